@@ -1,0 +1,50 @@
+"""ShiftBench: fine-tune a pre-trained image classifier, and measure what it gains and what it loses under distribution shift.
+
+Names are loaded when first used, so that `import bench` (and `bench --help`) costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import evaluate as evaluate
+    from .api import load_runs as load_runs
+    from .api import run as run
+    from .classifier import Classifier as Classifier
+    from .classifier import interpolate as interpolate
+    from .method import Batch as Batch
+    from .method import FineTuner as FineTuner
+    from .method import Method as Method
+    from .method import Nested as Nested
+    from .method import Space as Space
+    from .method import searched as searched
+    from .task import Task as Task
+
+_HOME = {
+    "run": "api",
+    "evaluate": "api",
+    "load_runs": "api",
+    "Classifier": "classifier",
+    "interpolate": "classifier",
+    "Batch": "method",
+    "FineTuner": "method",
+    "Method": "method",
+    "Nested": "method",
+    "Space": "method",
+    "searched": "method",
+    "Task": "task",
+}
+
+__all__ = list(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bench' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

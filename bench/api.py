@@ -1,0 +1,185 @@
+"""The Python interface: what the command line does, as calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .data.locations import cache_dir
+from .data.suite import open_suite
+from .errors import BenchError
+from .method import Method
+from .plugins import build_method, find_card, load_backbone
+from .runs.execute import execute, execute_external
+from .runs.experiment import Experiment
+from .runs.lease import is_live
+from .runs.record import RunRecord
+from .runs.store import Store, store_root
+from .spec import DEFAULT_BACKBONE, RunSpec
+from .training.engine import Engine, default_device
+from .training.loop import Reporter
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Silent:
+    """A reporter that tells nothing."""
+
+    stop = 0
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Ignore."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run to do: its experiment (backbone, suite, seed) and its method with all parameters."""
+
+    experiment: Experiment
+    method: Method
+
+    @property
+    def fit_id(self) -> str:
+        """Identity of its fit."""
+        return self.experiment.fit_id(self.method)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the store has the fit already."""
+        return self.experiment.store.fit(self.fit_id) is not None
+
+
+def experiments(
+    spec: RunSpec, *, store: Path | None = None, engine: Engine | None = None, reporter: Reporter | None = None
+) -> list[Experiment]:
+    """The spec's backbone and suite, opened, once per seed; nothing is trained.
+
+    Raises:
+        UsageError: a name is wrong. MissingPrerequisite: data or weights are not here.
+    """
+    reporter = reporter or Silent()
+    card, card_path = find_card(spec.suite)
+    engine = engine or Engine(device=default_device())
+    engine.apply()
+    backbone = load_backbone(spec.backbone or card.backbone or DEFAULT_BACKBONE)
+    suite = open_suite(
+        card,
+        card_path=card_path,
+        data_root=spec.data_root,
+        limit=spec.limit,
+        skip_unreadable=spec.skip_unreadable,
+        progress=lambda what, done, of: reporter.event("data", what=what, done=done, of=of),
+    )
+    for warning in suite.warnings:
+        reporter.event("warning", text=warning)
+    root = Store(store_root(store))
+    return [
+        Experiment(backbone=backbone, suite=suite, seed=seed, store=root, engine=engine, reporter=reporter, cache=cache_dir())
+        for seed in spec.seeds
+    ]
+
+
+def plan(
+    spec: RunSpec, *, store: Path | None = None, engine: Engine | None = None, reporter: Reporter | None = None
+) -> list[Planned]:
+    """Every run of a spec, validated: names, parameters, backbone, data. Nothing is trained.
+
+    Raises:
+        UsageError: a name or parameter is wrong. MissingPrerequisite: data or weights are not here.
+    """
+    card, _ = find_card(spec.suite)
+    methods = [build_method(name, spec.values(name), card.recipe) for name in spec.methods]
+    return [
+        Planned(experiment, method.resolved(experiment.traits))
+        for experiment in experiments(spec, store=store, engine=engine, reporter=reporter)
+        for method in methods
+    ]
+
+
+def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunRecord:
+    """Execute one planned run.
+
+    Args:
+        fresh: forget its fit, its checkpoint and its run first (not those of nested methods).
+
+    Raises:
+        BenchError: `fresh` on a fit that another process is training. Interrupted: a stop was asked for.
+    """
+    if fresh:
+        _forget(planned)
+    return execute(planned.experiment, planned.method, limit=spec.limit, search=spec.search, curve=spec.curve)
+
+
+def _forget(planned: Planned) -> None:
+    import shutil
+
+    store = planned.experiment.store
+    folder = store.fit_dir(planned.fit_id)
+    if is_live(folder):
+        raise BenchError("another process is training this fit", where=str(folder), fix="stop it first, or leave --fresh out")
+    if folder.exists():
+        shutil.rmtree(folder)
+    for path, record in list(store.records()):
+        if record.fit_id == planned.fit_id:
+            shutil.rmtree(path.parent)
+
+
+def run(
+    *methods: str,
+    store: Path | None = None,
+    engine: Engine | None = None,
+    reporter: Reporter | None = None,
+    fresh: bool = False,
+    **fields: Any,
+) -> list[RunRecord]:
+    """Fit and measure methods, as `bench run` does.
+
+    Example:
+        `bench.run("wise-ft", "linear-probe", suite="mini-shifts", seeds=[0, 1, 2])`
+
+    Args:
+        fields: those of `RunSpec`. store: folder of the results. fresh: start over.
+
+    Raises:
+        BenchError: see `plan`; a run that fails while training is a record with status `failed`.
+    """
+    from .spec import run_spec
+
+    spec = run_spec({"methods": methods, **fields})
+    return [run_planned(planned, spec, fresh=fresh) for planned in plan(spec, store=store, engine=engine, reporter=reporter)]
+
+
+def evaluate(
+    weights: Path,
+    spec: RunSpec,
+    *,
+    name: str,
+    store: Path | None = None,
+    engine: Engine | None = None,
+    reporter: Reporter | None = None,
+) -> RunRecord:
+    """Measure existing weights on a suite; the row is marked as external, its training unverified.
+
+    Args:
+        weights: a safetensors or torch file with the tensors of a classifier (`tower.*`, `head.weight`, `head.bias`).
+        name: label of the row.
+
+    Raises:
+        BenchError: the file is not such a state. UsageError, MissingPrerequisite: see `plan`.
+    """
+    experiment = experiments(spec, store=store, engine=engine, reporter=reporter)[0]
+    return execute_external(experiment, weights, name=name, limit=spec.limit)
+
+
+def load_runs(store: Path | None = None) -> pd.DataFrame:
+    """Every run of a store as a table: one row per run, one column per field and per split's score."""
+    import pandas as pd
+
+    rows = []
+    for path, record in Store(store_root(store)).records():
+        row = record.model_dump(exclude={"metrics", "provenance", "curve", "factors"})
+        row |= {f"score.{split}": metrics.score for split, metrics in record.metrics.items()}
+        rows.append({**row, "path": str(path)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,129 @@
+"""What a backbone is: a pre-trained image tower, its pixels, what it has seen and, if it has them, text tower and head."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..data.pixels import Pixels
+
+Layout = Literal["vit", "conv"]
+
+
+class ImageTower(nn.Module, ABC):
+    """Images to features, with what masking and class-activation maps need.
+
+    Attributes:
+        dim: length D of the feature vector.
+        grid: rows and columns of the patch grid (`vit`) or of the final feature map (`conv`); P = rows * columns.
+        layout: `vit` or `conv`.
+    """
+
+    dim: int
+    grid: tuple[int, int]
+    layout: Layout
+
+    @abstractmethod
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Features (N, D), not normalised, after the projection if the model has one.
+
+        Args:
+            images: (N, 3, H, W), RGB in [0, 1]; the tower normalises them itself.
+            keep: (N, P) bool. Patches that are False are as if they did not exist: equal to a minus-infinity key mask
+                in every layer (`vit` only).
+
+        Raises:
+            NotImplementedError: `keep` was given to a convolutional tower, which has no tokens to leave out.
+        """
+
+    @abstractmethod
+    def explain(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features (N, D) and, inside their autograd graph, what class-activation maps are computed from.
+
+        For `vit`: one post-softmax attention tensor (N, heads, L, L) per layer, first layer first, L = 1 + P with the
+        class token at index 0. For `conv`: one final feature map (N, C, rows, columns). The features equal `forward(images)`
+        up to rounding.
+        """
+
+
+class TextTower(nn.Module, ABC):
+    """Texts to embeddings in the image tower's feature space."""
+
+    @property
+    @abstractmethod
+    def scale(self) -> float:
+        """exp(logit scale): what a cosine similarity is multiplied by."""
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids (N, context length), int64."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embeddings (N, D), not normalised."""
+
+
+class Head(nn.Module):
+    """logits = weight @ f + bias, with f divided by its L2 norm first where `normalize` is set.
+
+    Args:
+        weight: (C, D). bias: (C,), zeros if not given.
+        normalize: whether the feature is L2-normalised inside the head.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, normalize: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone().float())
+        self.bias = nn.Parameter(torch.zeros(weight.shape[0]) if bias is None else bias.detach().clone().float())
+        self.normalize = normalize
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.normalize:
+            features = features / features.norm(dim=-1, keepdim=True)
+        return nn.functional.linear(features, self.weight, self.bias)
+
+
+class Backbone(ABC):
+    """A named, pre-trained encoder. Constructing one loads its weights once; `image_tower()` hands out fresh copies.
+
+    Attributes:
+        name: as given on the command line, such as `timm:tf_efficientnet_lite0`.
+        architecture: what the weights are put into, such as `ViT-B-32-quickgelu` (the same weights in another one are
+            another function). weights_sha256: hash of the weights' content (file or tensors), never of their path.
+        seen: what data it was pre-trained on, in words (`unknown` if nobody says).
+        pixels: how images are brought to its input.
+        seen_suites: names of suites whose training images it saw in pre-training (id-val is then seen data).
+    """
+
+    name: str
+    architecture: str
+    weights_sha256: str
+    seen: str = "unknown"
+    seen_suites: tuple[str, ...] = ()
+    pixels: Pixels
+
+    @abstractmethod
+    def image_tower(self) -> ImageTower:
+        """A fresh copy of the pre-trained image tower, in eval mode, float32, on the CPU."""
+
+    @property
+    @abstractmethod
+    def layout(self) -> Layout:
+        """`vit` or `conv`, without building a copy."""
+
+    def text_tower(self) -> TextTower | None:
+        """A fresh copy of the text tower, or None."""
+        return None
+
+    @property
+    def has_text(self) -> bool:
+        """Whether a zero-shot head can be built."""
+        return self.text_tower() is not None
+
+    def native_head(self, classes: Sequence[str]) -> Head | None:
+        """The backbone's own head if it was trained on exactly these classes (in any order, matched by name), else None."""
+        return None

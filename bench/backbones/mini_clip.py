@@ -1,0 +1,249 @@
+"""mini-clip: an image tower and a text tower of a million parameters, pre-trained on captioned renderings.
+
+It has the parts of CLIP at a size at which two cores suffice: a vision transformer whose tokens are patches of the
+image, a text transformer over words, one feature space. The weights lie beside this module, with a card
+(`mini-clip.json`) that states their hash, the vocabulary and what they have seen; `bench.datasets.mini.pretrain` is
+the command that made them.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load as read_tensors
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..data.pixels import Pixels
+from ..errors import MissingPrerequisite, UsageError
+from .backbone import Backbone, ImageTower, Layout, TextTower
+
+FOLDER = Path(__file__).parent
+IMAGE_SIZE, GRID = 48, 6
+DIM = 128
+CONTEXT_LENGTH = 16
+PAD, UNKNOWN, END = "<pad>", "<unknown>", "<end>"
+"""Ids 0, 1 and 2 of every vocabulary."""
+PIXEL_MEAN, PIXEL_SD = 0.45, 0.27
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: self-attention, then an MLP four times as wide."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, record: list[Tensor] | None = None) -> Tensor:
+        """(N, L, width) to (N, L, width).
+
+        Args:
+            mask: (N, 1, 1, L) bool, False for keys that nobody may attend to.
+            record: the post-softmax attention (N, heads, L, L) is appended to it, as a node of the graph.
+        """
+        n, length, width = tokens.shape
+        qkv = self.qkv(self.norm_1(tokens)).view(n, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if record is None:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        else:
+            scores = (query @ key.transpose(-2, -1)) * (width // self.heads) ** -0.5
+            if mask is not None:
+                scores = scores.masked_fill(~mask, -torch.inf)
+            attention = scores.softmax(dim=-1)
+            record.append(attention)
+            mixed = attention @ value
+        tokens = tokens + self.out(mixed.transpose(1, 2).reshape(n, length, width))
+        return tokens + self.narrow(F.gelu(self.widen(self.norm_2(tokens)), approximate="tanh"))
+
+
+class Stem(nn.Sequential):
+    """Six 3 x 3 convolutions, (N, 3, 48, 48) to (N, 128, 6, 6), one position per patch of 8 x 8 pixels.
+
+    In pre-training each is followed by batch normalisation; `folded()` merges that into the convolutions, so that the
+    tower that is shipped, fine-tuned and averaged has no running statistics.
+    """
+
+    PLAN = ((3, 24, 2), (24, 32, 1), (32, 48, 2), (48, 64, 1), (64, 96, 2), (96, 128, 1))
+
+    def __init__(self, *, batch_norm: bool = False) -> None:
+        layers: list[nn.Module] = []
+        for inputs, outputs, stride in self.PLAN:
+            layers.append(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=not batch_norm))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(outputs))
+            layers.append(nn.ReLU())
+        super().__init__(*layers[:-1])
+
+    def folded(self) -> Stem:
+        """The same function in evaluation mode, without batch normalisation."""
+        convolutions = [layer for layer in self if isinstance(layer, nn.Conv2d)]
+        norms = [layer for layer in self if isinstance(layer, nn.BatchNorm2d)]
+        stem = Stem()
+        targets = (layer for layer in stem if isinstance(layer, nn.Conv2d))
+        for target, convolution, norm in zip(targets, convolutions, norms, strict=True):
+            target.load_state_dict(fuse_conv_bn_eval(convolution.eval(), norm.eval()).state_dict())
+        return stem
+
+
+class MiniImageTower(ImageTower):
+    """A convolutional stem, then three transformer blocks over 36 patch tokens and a class token."""
+
+    dim = DIM
+    grid = (GRID, GRID)
+    layout: Layout = "vit"
+
+    def __init__(self, *, batch_norm: bool = False) -> None:
+        super().__init__()
+        self.stem = Stem(batch_norm=batch_norm)
+        self.class_token = nn.Parameter(torch.randn(DIM) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1 + GRID * GRID, DIM) * 0.02)
+        self.blocks = nn.ModuleList(Block(DIM, heads=4) for _ in range(3))
+        self.norm = nn.LayerNorm(DIM)
+        self.projection = nn.Linear(DIM, DIM, bias=False)
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Features (N, 128); see `ImageTower.forward`."""
+        return self._features(images, keep, None)
+
+    def explain(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features and three attention tensors (N, 4, 37, 37); see `ImageTower.explain`."""
+        attentions: list[Tensor] = []
+        return self._features(images, None, attentions), attentions
+
+    def _features(self, images: Tensor, keep: Tensor | None, record: list[Tensor] | None) -> Tensor:
+        patches = self.stem((images - PIXEL_MEAN) / PIXEL_SD).flatten(2).transpose(1, 2)
+        tokens = torch.cat((self.class_token.expand(len(images), 1, -1), patches), dim=1) + self.positions
+        mask = None if keep is None else F.pad(keep, (1, 0), value=True)[:, None, None, :]
+        for block in self.blocks:
+            tokens = block(tokens, mask, record)
+        features: Tensor = self.projection(self.norm(tokens[:, 0]))
+        return features
+
+
+class MiniTextTower(TextTower):
+    """Two transformer blocks over words; the embedding is the projected mean of the tokens.
+
+    Args:
+        vocabulary: all words; the first three are `PAD`, `UNKNOWN` and `END`.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], width: int = 96) -> None:
+        super().__init__()
+        self.vocabulary = tuple(vocabulary)
+        self._ids = {word: index for index, word in enumerate(self.vocabulary)}
+        self.words = nn.Embedding(len(self.vocabulary), width)
+        # With the customary small embeddings all captions start out looking alike.
+        nn.init.normal_(self.words.weight, std=0.7)
+        self.positions = nn.Parameter(torch.randn(CONTEXT_LENGTH, width) * 0.02)
+        self.blocks = nn.ModuleList(Block(width, heads=4) for _ in range(2))
+        self.norm = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, DIM, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
+
+    @property
+    def scale(self) -> float:
+        return float(self.log_scale.detach().exp())
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Ids (N, 16) of lower-case words; punctuation is ignored, words outside the vocabulary become `UNKNOWN`.
+
+        Texts of more than 15 words are cut.
+        """
+        tokens = torch.zeros(len(texts), CONTEXT_LENGTH, dtype=torch.int64)
+        for row, text in enumerate(texts):
+            words = re.findall(r"[a-z]+", text.lower())[: CONTEXT_LENGTH - 1]
+            ids = [self._ids.get(word, 1) for word in words] + [2]
+            tokens[row, : len(ids)] = torch.tensor(ids)
+        return tokens
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(N, L) ids to (N, 128); a text's embedding does not depend on its padding."""
+        present = tokens != 0
+        hidden = self.words(tokens) + self.positions[: tokens.shape[1]]
+        for block in self.blocks:
+            hidden = block(hidden, present[:, None, None, :])
+        weight = present.unsqueeze(-1).to(hidden.dtype)
+        embeddings: Tensor = self.projection(self.norm((hidden * weight).sum(dim=1) / weight.sum(dim=1)))
+        return embeddings
+
+
+class MiniClip(Backbone):
+    """The shipped pair of towers.
+
+    Args:
+        folder: where `mini-clip.json` and the weights are; default: those in the package.
+
+    Raises:
+        MissingPrerequisite: there is no card or there are no weights in the folder.
+        UsageError: the weights are not those that the card names.
+    """
+
+    name = "mini-clip"
+    pixels = Pixels(size=IMAGE_SIZE, resize=IMAGE_SIZE)
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        card_file = folder / "mini-clip.json"
+        try:
+            card: dict[str, Any] = json.loads(card_file.read_text(encoding="utf-8"))
+            content = (folder / card["weights"]).read_bytes()
+        except FileNotFoundError as error:
+            raise MissingPrerequisite(
+                "mini-clip's weights are not here",
+                where=str(error.filename),
+                fix=f"python -m bench.datasets.mini.pretrain {folder}",
+            ) from error
+        self.weights_sha256 = hashlib.sha256(content).hexdigest()
+        if self.weights_sha256 != card["sha256"]:
+            raise UsageError(
+                "mini-clip's weights are not those that its card names",
+                where=str(folder / card["weights"]),
+                fix="install the package again",
+            )
+        self.seen = str(card["seen"])
+        self._vocabulary: list[str] = card["vocabulary"]
+        self._state = {name: tensor.float() for name, tensor in read_tensors(content).items()}
+
+    @property
+    def layout(self) -> Layout:
+        return "vit"
+
+    @property
+    def has_text(self) -> bool:
+        return True
+
+    @cached_property
+    def _towers(self) -> tuple[MiniImageTower, MiniTextTower]:
+        towers = nn.ModuleDict({"image": MiniImageTower(), "text": MiniTextTower(self._vocabulary)})
+        towers.load_state_dict(self._state)
+        image, text = towers.eval().children()
+        assert isinstance(image, MiniImageTower) and isinstance(text, MiniTextTower)
+        return image, text
+
+    def image_tower(self) -> MiniImageTower:
+        """A fresh copy, in eval mode, float32, on the CPU."""
+        return copy.deepcopy(self._towers[0])
+
+    def text_tower(self) -> MiniTextTower:
+        """A fresh copy, in eval mode, float32, on the CPU."""
+        return copy.deepcopy(self._towers[1])
+
+
+def load(variant: str) -> MiniClip:
+    """`mini-clip`, or `mini-clip:FOLDER` for towers of one's own, written by `bench.datasets.mini.pretrain`."""
+    backbone = MiniClip(Path(variant) if variant else FOLDER)
+    if variant:
+        backbone.name = f"mini-clip:{variant}"
+    return backbone

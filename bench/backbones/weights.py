@@ -1,0 +1,100 @@
+"""Weights from outside: read safely, drawn reproducibly, freed of randomness in training, and identified by content."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from ..errors import BenchError, UsageError
+from ..identity import digest, seed_for, tensors_sha256
+
+
+@contextmanager
+def safely(path: Path, *, backbone: str) -> Iterator[None]:
+    """Turn what goes wrong while the weights in `path` are loaded into a UsageError that says what to do.
+
+    The loading itself must be restricted to tensors (safetensors, or torch.load with weights_only=True).
+
+    Raises:
+        UsageError: a TorchScript archive, a pickle with more than tensors in it, a damaged file, or other tensors than the
+            architecture has.
+    """
+    where = f"backbone {backbone}, file {path}"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(Path(entry).name == "constants.pkl" for entry in archive.namelist()):
+                raise UsageError(
+                    "this is a TorchScript archive, a program that would run while it is loaded",
+                    where,
+                    "use weights without code: a safetensors file, or the state dict of the model saved by torch.save",
+                )
+    try:
+        yield
+    except BenchError:
+        raise
+    except Exception as error:
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+            raise UsageError(
+                "this file is refused: it holds Python objects other than tensors, which could run code while they are loaded",
+                where,
+                "save the state dict alone (safetensors, or torch.save of a dict of tensors), where you trust the file",
+            ) from error
+        if isinstance(error, RuntimeError) and "state_dict" in str(error):
+            problem = " ".join(" ".join(str(error).split())[:300].split("\n"))
+            raise UsageError(f"the file does not fit the architecture: {problem}", where, "name the architecture of the file") from error
+        if isinstance(error, (OSError, RuntimeError, EOFError, KeyError, ValueError, safetensors.SafetensorError)):
+            raise UsageError(f"the file cannot be read as weights: {error}", where, "fetch the file again") from error
+        raise
+
+
+@contextmanager
+def drawn(library: str, architecture: str, seed: int) -> Iterator[None]:
+    """Draw random weights from a stream of their own, so that a name always gives the same ones; CPU only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for("random backbone", library, architecture, seed))
+        yield
+
+
+@contextmanager
+def quiet_root_logger() -> Iterator[None]:
+    """Keep a library that logs through the root logger from installing a handler there, which would print from then on."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
+def without_noise(model: nn.Module) -> None:
+    """Switch off dropout, stochastic depth and patch dropout in place: train() then equals eval() but for batch norm.
+
+    Robust fine-tuning recipes train without them; a method that wants such noise adds it where it can be seen.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        if isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+        # DropPath and DropBlock; PatchDropout; models that call F.dropout with a rate of their own
+        for rate in ("drop_prob", "prob", "drop_rate"):
+            if isinstance(getattr(module, rate, None), float):
+                setattr(module, rate, 0.0)
+
+
+def content_sha256(tensors: dict[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """SHA-256 of the tensors and of the facts without which they are not a function.
+
+    Equal tensors make different models under QuickGELU and GELU, TensorFlow's and PyTorch's padding, or other pixel
+    statistics; so `facts` names the architecture, mean and standard deviation. File formats and paths are not in it.
+    """
+    return digest({"tensors": tensors_sha256(tensors), "facts": dict(facts)})

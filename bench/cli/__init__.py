@@ -1,0 +1,95 @@
+"""The command line: one module per verb, nothing heavy imported before a verb runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+
+from ..errors import BenchError, Interrupted
+from ..plugins import entries
+
+_HELP = """Fine-tune a pre-trained image model, and measure what it gains in-distribution and loses under distribution shift.
+
+\b
+  bench run full-finetune wise-ft --seeds 3      fine-tune on the embedded suite, measure, record
+  bench leaderboard                              the trade-off of everything recorded so far
+  bench run ./my_method.py                       a method of your own, in one file
+  bench methods                                  what there is
+"""
+
+#: Verbs in the order of the help: run first, then look, then the inventory, then care.
+_VERBS = ("run", "evaluate", "show", "methods", "suites", "backbones", "check", "clean", "doctor")
+
+
+def build_app() -> typer.Typer:
+    """The application with every verb, those of plug-ins included."""
+    import importlib
+
+    app = typer.Typer(name="bench", help=_HELP, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+    @app.callback()
+    def options(
+        debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
+        version: bool = typer.Option(False, "--version", help="Show the version and exit.", callback=_version, is_eager=True),
+    ) -> None:
+        if debug:
+            os.environ["BENCH_DEBUG"] = "1"
+
+    for verb in _VERBS:
+        module = importlib.import_module(f".{verb}", __name__)
+        _add(app, verb, getattr(module, "app", None) or module.command)
+    for verb, entry in entries("bench.commands").items():
+        _add(app, verb, entry.load())
+    return app
+
+
+def _add(app: typer.Typer, verb: str, command: Any) -> None:
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=verb)
+    else:
+        app.command(verb)(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("shiftbench"))
+        raise typer.Exit
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted("interrupted", signal=number)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `bench`: exit codes as in the documentation, three-line errors, tracebacks only on demand."""
+    # Waiting torch threads must not burn the cores that other runs need; read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        build_app()(arguments, prog_name="bench")
+    except BenchError as error:
+        if os.environ.get("BENCH_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output went away (`bench leaderboard | head`), which is not a failure.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if os.environ.get("BENCH_DEBUG"):
+            raise
+        print(
+            f"error: a bug in ShiftBench: {type(error).__name__}: {error}\n"
+            "  to mend: run the command again as `bench --debug ...` and report the traceback",
+            file=sys.stderr,
+        )
+        sys.exit(4)

@@ -1,0 +1,323 @@
+"""What the command line prints: the answer as tables on stdout in five formats, the story and the errors on stderr."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ..errors import BenchError
+
+#: Version of the JSON layout; raised when a key changes its meaning.
+JSON_SCHEMA = 1
+#: What a missing value looks like to a person (machines get an empty field or null).
+HOLE = "\u2013"
+
+Cell = str | int | float | bool | None
+Row = Mapping[str, Cell]
+Kind = Literal["text", "count", "number", "percent", "seconds", "bytes"]
+
+
+class Format(StrEnum):
+    """How an answer is printed."""
+
+    table = "table"
+    md = "md"
+    csv = "csv"
+    json = "json"
+    latex = "latex"
+
+
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="table, md and latex are rounded; csv and json carry full precision")
+]
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", envvar="BENCH_STORE", help="folder of the fits and runs", show_default="bench-store")
+]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: name in csv and json, and key into the rows. title: heading for people; the key if empty.
+        kind: how people see a number; `percent` is kept as a share and shown times 100.
+        spread: key of the standard deviation that people see behind the value, and machines as a column of its own.
+        human: False for what only machines get.
+    """
+
+    key: str
+    title: str = ""
+    kind: Kind = "text"
+    spread: str = ""
+    human: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table. Rows are raw values by column key; None is a hole. Notes are sentences that stand below it."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    title: str = ""
+    notes: Sequence[str] = ()
+
+
+def print_tables(tables: Sequence[Table], form: Format) -> None:
+    """Print tables on stdout.
+
+    People on a terminal get rules and colour, people on a pipe plain text at its natural width, so that no cell is ever
+    cut. csv joins the tables into one (rows keep their own columns, others stay empty) and sends notes to stderr; json is
+    `{"schema", "tables": [{"title", "notes", "rows"}]}`.
+    """
+    if form is Format.csv:
+        _write(_csv(tables))
+        for note in _notes(tables):
+            say(f"note: {note}")
+    elif form is Format.json:
+        print_json({"tables": [{"title": t.title, "notes": list(t.notes), "rows": [_raw(t, r) for r in t.rows]} for t in tables]})
+    elif form is Format.md:
+        _write("\n".join(_markdown(table) for table in tables))
+    elif form is Format.latex:
+        _write("\n".join(_latex(table) for table in tables))
+    else:
+        for number, table in enumerate(tables):
+            if number:
+                _write("\n")
+            _print_for_people(table)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout with the layout's version; NaN becomes null."""
+    text = json.dumps({"schema": JSON_SCHEMA, **_finite(value)}, indent=2, allow_nan=False)
+    _write(text + "\n")
+
+
+def stderr_console() -> Console:
+    """The console of the story: stderr, without markup in what is printed, without any styling under NO_COLOR."""
+    return _console(stderr=True)
+
+
+def say(text: str) -> None:
+    """One line of the story on stderr."""
+    stderr_console().print(Text(plain(text)), soft_wrap=True)
+
+
+def print_error(error: BenchError) -> None:
+    """An error that the user can act on: what, where, what to do, a line each, on stderr."""
+    lines = [error.what, error.where and f"  where: {error.where}", error.fix and f"  to mend: {error.fix}"]
+    text = Text("\n".join(plain(line, strip=False) for line in lines if line))
+    stderr_console().print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+
+
+def plain(text: str, *, strip: bool = True) -> str:
+    """`text` on one line, with control characters (escape sequences of a terminal among them) made visible."""
+    one_line = re.sub(r"[ \t\r\n\v\f]*[\t\r\n\v\f][ \t\r\n\v\f]*", " ", text)
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in one_line)
+    return shown.strip() if strip else shown
+
+
+def duration(seconds: float) -> str:
+    """Such as `42 s`, `3.5 min`, `2.1 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _number(value: float, kind: Kind) -> str:
+    if kind == "percent":
+        return f"{100 * value:.1f}"
+    if kind == "seconds":
+        return duration(value)
+    if kind == "bytes":
+        return size(value)
+    if kind == "number":
+        return f"{value:.3f}"
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _shown(row: Row, column: Column) -> str:
+    """A cell as people see it: rounded, on one line, not yet escaped for any format."""
+    value = row.get(column.key)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return HOLE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return plain(value)
+    text = _number(value, column.kind)
+    spread = row.get(column.spread) if column.spread else None
+    if isinstance(spread, (int, float)) and not math.isnan(spread):
+        text += f" ± {_number(spread, column.kind)}"
+    return text
+
+
+def _human(table: Table) -> tuple[list[Column], list[str], list[list[str]]]:
+    columns = [column for column in table.columns if column.human]
+    titles = [plain(column.title or column.key) for column in columns]
+    return columns, titles, [[_shown(row, column) for column in columns] for row in table.rows]
+
+
+def _keys(table: Table) -> list[str]:
+    return [key for column in table.columns for key in (column.key, column.spread) if key]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _raw(table: Table, row: Row) -> dict[str, Cell]:
+    return {key: row.get(key) for key in _keys(table)}
+
+
+def _notes(tables: Sequence[Table]) -> list[str]:
+    return list(dict.fromkeys(note for table in tables for note in table.notes))
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    keys = list(dict.fromkeys(key for table in tables for key in _keys(table)))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, keys, lineterminator="\n")
+    writer.writeheader()
+    for table in tables:
+        writer.writerows({k: "" if v is None or v != v else v for k, v in _raw(table, row).items()} for row in table.rows)
+    return text.getvalue()
+
+
+def _markdown_text(text: str) -> str:
+    text = re.sub(r"([\\`*<>\[\]|])", r"\\\1", text)
+    # An underscore inside a word is no emphasis, and `art_painting` should stay readable.
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+
+
+def _markdown(table: Table) -> str:
+    columns, titles, rows = _human(table)
+    rule = ["---" if column.kind == "text" else "---:" for column in columns]
+    lines = [f"### {_markdown_text(plain(table.title))}", ""] if table.title else []
+    cells = [[_markdown_text(cell) for cell in line] for line in (titles, *rows)]
+    lines += ["| " + " | ".join(line) + " |" for line in (cells[0], rule, *cells[1:])]
+    if table.notes:
+        lines += ["", *(f"- {_markdown_text(plain(note))}" for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+_LATEX = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    HOLE: "--",
+}
+
+
+def _latex_text(text: str) -> str:
+    # A bracket after a row's `\\` would be read as that command's argument; braces keep it text everywhere.
+    return "".join(_LATEX.get(c, c) for c in text).replace("[", "{[}").replace("]", "{]}")
+
+
+def _latex(table: Table) -> str:
+    columns, titles, rows = _human(table)
+    lines = [f"% {plain(table.title)}"] if table.title else []
+    lines += [r"\begin{tabular}{" + "".join("l" if column.kind == "text" else "r" for column in columns) + "}", r"\toprule"]
+    cells = [" & ".join(map(_latex_text, line)) + r" \\" for line in (titles, *rows)]
+    lines += [cells[0], r"\midrule", *cells[1:], r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*lines, *(f"% {plain(note)}" for note in table.notes)]) + "\n"
+
+
+def _text(table: Table) -> str:
+    """Full-width text without rules: columns two spaces apart, numbers to the right."""
+    columns, titles, rows = _human(table)
+    widths = [max(cell_len(line[i]) for line in (titles, *rows)) for i in range(len(columns))]
+
+    def pad(cell: str, width: int, column: Column) -> str:
+        blank = " " * (width - cell_len(cell))
+        return cell + blank if column.kind == "text" else blank + cell
+
+    lines = [plain(table.title)] if table.title else []
+    lines += ["  ".join(map(pad, line, widths, columns)).rstrip() for line in (titles, *rows)]
+    return "\n".join([*lines, *map(plain, table.notes)]) + "\n"
+
+
+def _print_for_people(table: Table) -> None:
+    text, console = _text(table), _console()
+    columns, titles, rows = _human(table)
+    if not (sys.stdout.isatty() and _encodable(text) and _fits(columns, titles, rows, console.width)):
+        _write(text)
+        return
+    grid = RichTable(title=Text(plain(table.title), "bold") if table.title else None, title_justify="left")
+    for column, title in zip(columns, titles, strict=True):
+        if column.kind == "text":
+            grid.add_column(Text(title), overflow="fold")
+        else:
+            grid.add_column(Text(title), justify="right", no_wrap=True)
+    for line in rows:
+        grid.add_row(*map(Text, line))
+    console.print(grid)
+    for note in table.notes:
+        console.print(Text(plain(note), "dim"))
+
+
+def _fits(columns: Sequence[Column], titles: list[str], rows: list[list[str]], width: int) -> bool:
+    """Whether Rich can lay the table out by folding nothing but text: it would cut numbers to make room, losing digits."""
+    needed = 1
+    for i, column in enumerate(columns):
+        natural = max(cell_len(line[i]) for line in (titles, *rows))
+        needed += 3 + (min(natural, 16) if column.kind == "text" else natural)
+    return needed <= width
+
+
+def _console(*, stderr: bool = False) -> Console:
+    # Rich drops colours under NO_COLOR but keeps bold and dim; without a colour system it styles nothing at all.
+    colour: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, color_system=colour)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _write(text: str) -> None:
+    if not _encodable(text):
+        encoding = sys.stdout.encoding or "utf-8"
+        text = text.replace("±", "+/-").replace(HOLE, "-").encode(encoding, "backslashreplace").decode(encoding)
+    sys.stdout.write(text)
+    sys.stdout.flush()

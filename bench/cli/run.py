@@ -1,0 +1,166 @@
+"""`bench run`: fine-tune with a method, measure ID and every shift, record it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .engine_options import (
+    BackboneOption,
+    DataOption,
+    DeviceOption,
+    LimitOption,
+    SkipOption,
+    SuiteOption,
+    ThreadsOption,
+    engine,
+)
+from .output import Column, Format, FormatOption, Row, StoreOption, Table, duration, print_json, print_tables, say
+
+if TYPE_CHECKING:
+    from ..api import Planned
+    from ..runs.record import RunRecord
+
+
+def command(
+    methods: Annotated[list[str] | None, typer.Argument(help="names of methods, or files that end in .py", show_default=False)] = None,
+    suite: SuiteOption = None,
+    backbone: BackboneOption = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="run seeds 0 .. N-1", show_default="1")] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="run this seed; may be repeated", show_default=False)] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a parameter, such as lr=1e-4 or of.epochs=3")] = None,
+    of: Annotated[str | None, typer.Option("--of", help="the method that a wrapper wraps (wise-ft --of lp-ft)", show_default=False)] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file with these options as fields; options override it")] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="also the interpolation curve start -> fine-tuned, 11 points, all splits")] = False,
+    search: Annotated[bool, typer.Option("--search", help="fit and score id-val only, for choosing parameters; shifts stay closed")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="forget these fits and runs, and start over")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what is done, what would be trained, and what it cost before")] = False,
+    limit: LimitOption = None,
+    skip_unreadable: SkipOption = 0,
+    data_root: DataOption = None,
+    store: StoreOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = 1,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="threads that decode and augment training images ahead")] = 0,
+    micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1, help="images per forward pass in training; same result, less memory")] = None,
+    checkpoint_every: Annotated[float, typer.Option("--checkpoint-every", min=0, help="seconds between checkpoints")] = 60.0,
+    form: FormatOption = Format.table,
+) -> None:
+    """Fine-tune a backbone with one or more METHODS, measure ID and every shift, and record it.
+
+    What is done is skipped, what was interrupted continues: the same command again is the resume.
+
+    \b
+    Examples:
+      bench run wise-ft                                     embedded backbone and suite
+      bench run full-finetune wise-ft lp-ft --seeds 3
+      bench run wise-ft --of masked-counterfactual --set alpha=0.3
+      bench run full-finetune --suite pacs --backbone timm:tf_efficientnet_lite0 --data-root /data
+      bench run ./my_method.py --set strength=0.5           a method of your own
+      bench run masked-counterfactual --dry-run
+
+    Exit codes: 0 done, 1 a run failed, 2 usage, 3 data or weights are missing, 130/143 interrupted.
+    """
+    from ..errors import UsageError
+    from ..spec import parse_assignments, run_spec
+
+    if seeds is not None and seed:
+        raise UsageError("give either --seeds N or --seed K, not both")
+    chosen = tuple(seed) if seed else tuple(range(seeds)) if seeds else None
+    spec = run_spec(
+        {
+            "methods": tuple(methods) if methods else None,
+            "suite": suite,
+            "backbone": backbone,
+            "seeds": chosen,
+            "of": of,
+            "set": parse_assignments(assignments or []),
+            "data_root": data_root,
+            "limit": limit,
+            "skip_unreadable": skip_unreadable or None,
+            "curve": curve or None,
+            "search": search or None,
+        },
+        config,
+    )
+    check_names(spec.methods, spec.suite, spec.backbone)
+    from ..api import plan, run_planned
+    from .progress import ConsoleReporter
+
+    with ConsoleReporter() as reporter:
+        machine = engine(device, threads, workers, micro_batch, checkpoint_every)
+        planned = plan(spec, store=store, engine=machine, reporter=reporter)
+        if dry_run:
+            print_tables([_plan_table(planned)], form)
+            return
+        records = [run_planned(one, spec, fresh=fresh) for one in planned]
+    if form is Format.json:
+        print_json({"runs": [record.model_dump(mode="json") for record in records]})
+    else:
+        print_tables([result_table(records)], form)
+    failed = [record for record in records if record.status == "failed"]
+    for record in failed:
+        say(f"error: {record.label}, seed {record.seed}: {record.error}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> None:
+    """Wrong names are told at once, before torch is imported."""
+    from ..plugins import backbone_kinds, entries, find_card, method_names, unknown
+
+    for name in methods:
+        if not name.endswith(".py") and name not in entries("bench.methods"):
+            raise unknown("method", name, method_names(), fix="`bench methods` lists them; a file of your own ends in .py")
+    find_card(suite)
+    if backbone is not None and backbone.partition(":")[0] not in entries("bench.backbones"):
+        raise unknown("kind of backbone", backbone.partition(":")[0], backbone_kinds(), fix="`bench backbones` explains the names")
+
+
+def _plan_table(planned: list[Planned]) -> Table:
+    """What would happen, with the cost of earlier fits of the same method on this suite and backbone."""
+    from ..runs.execute import row_label
+
+    if not planned:
+        return Table([Column("method")], [])
+    store = planned[0].experiment.store
+    costs: dict[str, list[float]] = {}
+    for _, record in store.records():
+        same = record.suite == planned[0].experiment.suite.card.name and record.backbone == planned[0].experiment.backbone.name
+        if same and record.fit_seconds is not None and record.limit is None:
+            costs.setdefault(record.method["name"], []).append(record.fit_seconds)
+    rows: list[Row] = []
+    total = 0.0
+    for one in planned:
+        known = costs.get(one.method.name)
+        estimate = sum(known) / len(known) if known else None
+        if not one.fitted:
+            total += estimate or 0.0
+        rows.append(
+            {
+                "method": row_label(one.method, one.experiment),
+                "seed": one.experiment.seed,
+                "fit_id": one.fit_id,
+                "state": "trained" if one.fitted else "to train",
+                "estimate": 0.0 if one.fitted else estimate,
+            }
+        )
+    note = f"about {duration(total)} of training, by earlier runs" if total else "no earlier run tells how long training takes"
+    columns = [Column("method"), Column("seed", kind="count"), Column("fit_id", "fit"), Column("state"), Column("estimate", "about", "seconds")]
+    done = all(one.fitted for one in planned)
+    return Table(columns, rows, notes=["everything is trained already" if done else note])
+
+
+def result_table(records: list[RunRecord]) -> Table:
+    """One row per run: ID, every shift, their mean."""
+    splits = list(dict.fromkeys(name for record in records for name in ("id-val", "id-test", *record.shifts)))
+    rows: list[Row] = []
+    for record in records:
+        scores = {name: metrics.score for name, metrics in record.metrics.items()}
+        rows.append({"method": record.label, "seed": record.seed, **scores, "ood": record.ood, "status": record.status})
+    columns = [Column("method"), Column("seed", kind="count"), *(Column(name, kind="percent") for name in splits)]
+    columns += [Column("ood", "OOD", "percent"), Column("status")]
+    notes = [f"{name}: {reason}" for record in records for name, reason in record.holes.items()]
+    return Table(columns, rows, notes=[*dict.fromkeys(notes)])

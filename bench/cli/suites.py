@@ -1,0 +1,128 @@
+"""`bench suites`: the installed suites, what is in them, and whether their data is here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import BenchError, MissingPrerequisite
+from ..plugins import find_card, suite_names
+from .output import Cell, Column, Format, FormatOption, Table, plain, print_tables
+from .show import flat
+
+if TYPE_CHECKING:
+    from ..data.card import SuiteCard
+
+app = typer.Typer(help="List the suites (an ID data set and its shifts), or show one.", rich_markup_mode=None)
+
+DataRootOption = Annotated[Path | None, typer.Option("--data-root", help="look for data here first, then in BENCH_DATA")]
+
+
+@app.callback(invoke_without_command=True)
+def suites(context: typer.Context, data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
+    """List the suites (an ID data set and its shifts), or show one.
+
+    \b
+    Examples:
+      bench suites
+      bench suites show pacs-subset
+      bench suites show ./my_suite.toml --data-root ~/data
+    """
+    if context.invoked_subcommand is None:
+        print_suites(data_root, form)
+
+
+@app.command("list")
+def print_suites(data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
+    """List the installed suites."""
+    rows = [_row(name, data_root) for name in suite_names()]
+    columns = [Column("name"), Column("title"), Column("classes", kind="count"), Column("shifts"), Column("licence"), Column("data")]
+    print_tables([Table(columns, rows, notes=["`bench suites show NAME` lists splits and classes."])], form)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="a suite's name, or a card of your own (.toml)")],
+    data_root: DataRootOption = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Show a suite's splits, counts, classes, prompts, licence and training defaults."""
+    card, path = find_card(name)
+    found = data_state(card, path, data_root)
+    about: dict[str, Cell] = {
+        **{key: getattr(card, key) for key in ("name", "title", "licence", "citation", "homepage", "get", "metric", "backbone")},
+        "data": found,
+        "card": str(path),
+        "classes": ", ".join(card.classes),
+        "templates": "; ".join(card.templates),
+    }
+    pairs: list[dict[str, Cell]] = [{"field": key, "value": value} for key, value in about.items() if value]
+    recipe: list[dict[str, Cell]] = [{"parameter": key, "value": value} for key, value in flat(card.recipe).items()]
+    splits = Table(
+        [Column("split"), Column("role"), Column("images", kind="count"), Column("path"), Column("metric"), Column("factors")],
+        _splits(card),
+        "splits",
+    )
+    tables = [Table([Column("field"), Column("value")], pairs, card.title), splits]
+    if recipe:
+        tables.append(Table([Column("parameter"), Column("value")], recipe, "training defaults"))
+    print_tables(tables if form is not Format.csv else [splits], form)
+
+
+def data_state(card: SuiteCard, path: Path, data_root: Path | None = None) -> str:
+    """Where the images are, or that they are rendered, or that they are missing and how to get them."""
+    from ..data.locations import data_roots, find_root
+
+    if card.source.kind == "rendered":
+        return "rendered here, nothing to download"
+    try:
+        return str(find_root(card, data_roots(data_root), card_path=path))
+    except MissingPrerequisite as error:
+        return f"missing: {error.fix or error.where or error.what}"
+
+
+def _row(name: str, data_root: Path | None) -> dict[str, Cell]:
+    try:
+        card, path = find_card(name)
+        data = data_state(card, path, data_root)
+    except BenchError as error:
+        # One wrong card must not hide the others.
+        return {"name": name, "data": f"the card is wrong: {plain(error.what)}"}
+    shifts = ", ".join(shift.name for shift in card.shifts)
+    return {
+        "name": name,
+        "title": card.title,
+        "classes": len(card.classes),
+        "shifts": shifts,
+        "licence": card.licence,
+        "data": data,
+    }
+
+
+def _splits(card: SuiteCard) -> list[dict[str, Cell]]:
+    own = card.id
+    if own.path is not None:
+        train = 1 - own.val_fraction - own.test_fraction
+        shares = (("train", train), ("id-val", own.val_fraction), ("id-test", own.test_fraction))
+        # The split is stratified by class, so the share of the count is right up to a few images.
+        rows: list[dict[str, Cell]] = [
+            {"split": split, "role": f"{100 * share:.0f} % of ID", "images": _share(own.count, share), "path": own.path}
+            for split, share in shares
+        ]
+    else:
+        rows = [
+            {"split": split, "role": "ID", "path": path}
+            for split, path in (("train", own.train), ("id-val", own.val), ("id-test", own.test))
+        ]
+    for shift in card.shifts:
+        role = "shift" if shift.in_average else "shift, not in the OOD average"
+        factors = ", ".join(f"{key} {value}" for key, value in shift.factors.items())
+        rows.append({"split": shift.name, "role": role, "images": shift.count, "path": shift.path, "factors": factors})
+        rows[-1]["metric"] = shift.metric or card.metric
+    return rows
+
+
+def _share(count: int | None, share: float) -> int | None:
+    return None if count is None else round(count * share)

@@ -1,0 +1,82 @@
+"""What every suite must satisfy: a valid card, data that agree with it, classes that occur, splits that do not overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..data.pixels import Pixels
+from ..data.suite import Suite, open_suite
+from ..plugins import find_card
+from .outcome import NotApplicable, Outcome, outcome_of
+
+
+class SuiteChecks:
+    """Checks of one suite.
+
+    Args:
+        name: name of a suite or path of a card. pixels: at which its images are decoded.
+    """
+
+    def __init__(self, name: str, *, pixels: Pixels, data_root: Path | None = None) -> None:
+        self._name, self._pixels, self._data_root = name, pixels, data_root
+        self._suite: Suite | None = None
+
+    def run(self) -> Iterator[Outcome]:
+        """Every check in turn."""
+        yield outcome_of("the card is valid", self.card)
+        yield outcome_of("the data are found and agree with the card", self.opens)
+        yield outcome_of("every image of every split can be decoded", self.decodes)
+        yield outcome_of("every class occurs in the ID splits", self.classes)
+        yield outcome_of("train, id-val and id-test share no image", self.disjoint)
+
+    def suite(self) -> Suite:
+        """The opened suite."""
+        if self._suite is None:
+            card, path = find_card(self._name)
+            self._suite = open_suite(card, card_path=path, data_root=self._data_root)
+        return self._suite
+
+    def card(self) -> str:
+        """Parse and validate."""
+        card, path = find_card(self._name)
+        return f"{len(card.classes)} classes, {len(card.shifts)} shifts, {path.name}"
+
+    def opens(self) -> str:
+        """Missing shifts and differing counts are named."""
+        suite = self.suite()
+        remarks = [f"{name}: {reason}" for name, reason in suite.holes.items()] + list(suite.warnings)
+        return "; ".join(remarks)
+
+    def decodes(self) -> str:
+        """Counts per split."""
+        suite = self.suite()
+        sizes = {name: len(suite.load(name, self._pixels)) for name in suite.split_names if name not in suite.holes}
+        return ", ".join(f"{name} {size}" for name, size in sizes.items())
+
+    def classes(self) -> None:
+        """A class without images would silently shrink macro averages."""
+        suite = self.suite()
+        for name in ("train", "id-val", "id-test"):
+            present = np.unique(suite.load(name, self._pixels).labels)
+            missing = [c for i, c in enumerate(suite.card.classes) if i not in present]
+            if missing:
+                raise AssertionError(f"{name} has no image of: {', '.join(missing[:5])}")
+
+    def disjoint(self) -> str:
+        """By pixels, not by name."""
+        suite = self.suite()
+        seen: dict[bytes, str] = {}
+        shared = 0
+        for name in ("train", "id-val", "id-test"):
+            split = suite.load(name, self._pixels)
+            if len(split) > 20_000:
+                raise NotApplicable("too many images to compare here")
+            for row in range(len(split)):
+                image = split.take(np.array([row])).tobytes()
+                shared += seen.setdefault(image, name) != name
+        if shared:
+            raise AssertionError(f"{shared} images are in two of them")
+        return f"{len(seen)} different images"

@@ -1,0 +1,171 @@
+"""A set of labelled images before they are pixels, and how the ID images are divided: by content, never by place or order."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import BenchError
+from .card import InDistribution
+from .image_bytes import decode
+from .rendered import RenderedSplit
+
+Rows = NDArray[np.int64]
+
+
+class Originals(Protocol):
+    """The images of a collection at their full size."""
+
+    def open(self, row: int) -> Image.Image:
+        """The RGB image of a row; raises `Undecodable` or BenchError."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class FolderOriginals:
+    """Image files; `content` is what their SHA-256 has to be."""
+
+    root: Path
+    keys: NDArray[np.str_]
+    content: NDArray[np.str_]
+
+    def open(self, row: int) -> Image.Image:
+        """Raises Undecodable, or BenchError if the file is gone or has changed since it was indexed."""
+        path = self.root / str(self.keys[row])
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BenchError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+        if hashlib.sha256(data).hexdigest() != self.content[row]:
+            raise BenchError("the file changed while it was in use", where=str(path), fix="run the same command again")
+        return decode(data)
+
+
+@dataclass(frozen=True, eq=False)
+class RenderedOriginals:
+    """Rows of a .npy file, (N, H, W, 3) uint8."""
+
+    file: Path
+    order: Rows
+
+    def open(self, row: int) -> Image.Image:
+        """Never undecodable."""
+        return Image.fromarray(np.asarray(np.load(self.file, mmap_mode="r")[self.order[row]]))
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """Labelled images, sorted by content, so that their order is the same wherever they lie.
+
+    Attributes:
+        what: name for messages.
+        keys: (N,) path below the suite's root, or split and number of a rendered image.
+        labels: (N,) int64. groups: (N,) int64 or None.
+        content: (N,) SHA-256, ascending.
+        problems: (N,) "", or why the image is unusual (see `image_bytes`).
+        originals: the images.
+    """
+
+    what: str
+    keys: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64] | None
+    content: NDArray[np.str_]
+    problems: NDArray[np.str_]
+    originals: Originals
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def folder_collection(what: str, root: Path, images: pd.DataFrame, *, grouped: bool) -> Collection:
+    """From the rows of `folder.class_images`."""
+    images = images.sort_values(["sha256", "label", "group", "key"])
+    keys, content = images["key"].to_numpy(dtype=np.str_), images["sha256"].to_numpy(dtype=np.str_)
+    return Collection(
+        what=what,
+        keys=keys,
+        labels=images["label"].to_numpy(dtype=np.int64),
+        groups=images["group"].to_numpy(dtype=np.int64) if grouped else None,
+        content=content,
+        problems=images["problem"].to_numpy(dtype=np.str_),
+        originals=FolderOriginals(root, keys, content),
+    )
+
+
+def rendered_collection(what: str, split: RenderedSplit) -> Collection:
+    """From a rendered split."""
+    count = len(split.labels)
+    groups = np.full(count, -1, dtype=np.int64) if split.groups is None else split.groups
+    order = np.lexsort((np.arange(count), groups, split.labels, split.content)).astype(np.int64)
+    return Collection(
+        what=what,
+        keys=np.array([f"{what}/{number:06d}" for number in order], dtype=np.str_),
+        labels=split.labels[order],
+        groups=None if split.groups is None else split.groups[order],
+        content=split.content[order],
+        problems=np.full(count, "", dtype="U1"),
+        originals=RenderedOriginals(split.pixels, order),
+    )
+
+
+def divide(collection: Collection, id_data: InDistribution) -> dict[str, Rows]:
+    """Divide the ID images into train, id-val and id-test, stratified by class, by `split_seed`.
+
+    The division is a function of the images' contents alone. Equal contents stay together (under their smallest label,
+    should they carry several), so the fractions hold for distinct contents.
+
+    Raises:
+        BenchError: too few images for every class to be in every split.
+    """
+    from sklearn.model_selection import train_test_split
+
+    distinct, first, member = np.unique(collection.content, return_index=True, return_inverse=True)
+    labels = collection.labels[first]
+    count = len(distinct)
+    try:
+        rest, test = train_test_split(
+            np.arange(count), test_size=round(id_data.test_fraction * count), stratify=labels, random_state=id_data.split_seed
+        )
+        rest = np.sort(rest)
+        train, val = train_test_split(
+            rest, test_size=round(id_data.val_fraction * count), stratify=labels[rest], random_state=id_data.split_seed
+        )
+    except ValueError as error:
+        raise BenchError(
+            f"{count} distinct images are too few to divide into train, id-val and id-test: {error}", where=collection.what
+        ) from error
+    parts = {"train": train, "id-val": val, "id-test": test}
+    return {name: np.flatnonzero(np.isin(member, part)).astype(np.int64) for name, part in parts.items()}
+
+
+def limited(collection: Collection, rows: Rows, limit: int | None) -> Rows:
+    """At most `limit` of the rows, as many of every class as of any other where there are enough; the order stays."""
+    if limit is None or len(rows) <= limit:
+        return rows
+    labels = pd.Series(collection.labels[rows])
+    rank = labels.groupby(labels).cumcount().to_numpy()
+    chosen = np.lexsort((labels.to_numpy(), rank))[:limit]
+    return rows[np.sort(chosen)]
+
+
+def duplicates(collection: Collection) -> tuple[int, int]:
+    """How many images repeat another's content, and how many contents carry more than one label."""
+    frame = pd.DataFrame({"content": collection.content, "label": collection.labels})
+    frame = frame[collection.problems != "empty"]  # empty files are all alike and are reported as such
+    labels = frame.groupby("content")["label"].nunique()
+    return len(frame) - len(labels), int((labels > 1).sum())
+
+
+def fingerprint(collection: Collection, rows: Rows) -> str:
+    """SHA-256 over the sorted contents, labels and groups (-1 for none) of these rows: where the images lie is not in it."""
+    groups = np.full(len(collection), -1, dtype=np.int64) if collection.groups is None else collection.groups
+    lines = sorted(f"{collection.content[row]} {collection.labels[row]} {groups[row]}\n" for row in rows)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

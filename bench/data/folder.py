@@ -1,0 +1,230 @@
+"""The index of an image folder: what every file is and its SHA-256, remembered so that only changed files are read again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import PIL
+from PIL import Image
+
+from ..errors import BenchError
+from . import image_bytes
+from .image_bytes import MISNAMED, OTHER, SYSTEM, UNREADABLE
+from .pixel_cache import available_cores
+from .stored import Progress, replace_file
+
+#: Columns of an index, in order.
+COLUMNS = ("key", "folder", "size", "mtime_ns", "ctime_ns", "read_ns", "sha256", "format", "problem")
+
+#: A file read this soon after its last change may change again without a new time stamp; it is not believed next time.
+UNSETTLED_NS = 2_000_000_000
+
+_SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"})
+
+
+@dataclass(frozen=True)
+class _Found:
+    relative: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    system: bool
+
+
+def index_folder(root: Path, part: str, *, cache: Path, progress: Progress | None = None) -> pd.DataFrame:
+    """Every file below `root/part`, each once, sorted by key.
+
+    The index is kept below `cache` and is a hint only: a file whose size or time stamps differ from it is read again, and
+    the decoder compares the SHA-256 once more.
+
+    Returns:
+        The columns `COLUMNS`: `key` is the POSIX path relative to `root`; `folder` the first folder below `part` ("" for
+        a file that lies in none); `sha256` and `format` (by content) are "" for files that were not read; `problem` is ""
+        or one of the names in `image_bytes`. A system folder is one row; its files are not looked at.
+
+    Raises:
+        BenchError: a file or folder cannot be read, or its name is not valid Unicode.
+    """
+    folder = root / part
+    found = list(_walk(folder))
+    stored = cache / f"{_store_name(folder)}.parquet"
+    known = _read(stored)
+    rows: list[tuple[object, ...]] = []
+    changed: list[_Found] = []
+    for file in found:
+        row = known.get(file.relative)
+        if row is not None and _believed(row, file):
+            rows.append(row)
+        else:
+            changed.append(file)
+    if changed or len(rows) != len(known):
+        rows.extend(_read_files(folder, part, changed, progress))
+        _write(stored, rows)
+    index = pd.DataFrame(rows, columns=["relative", *COLUMNS[1:]])
+    prefix = "" if part in ("", ".") else part.strip("/") + "/"
+    index.insert(0, "key", prefix + index.pop("relative").astype(str))
+    return index.sort_values("key", ignore_index=True)
+
+
+def class_images(
+    index: pd.DataFrame, part: str, folders: Sequence[str], groups: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """The images of an index with their labels, unreadable ones included, and warnings on what is left out.
+
+    Args:
+        index: of `index_folder`.
+        part: folder of the index, for messages.
+        folders: name of each class's folder, in label order.
+        groups: names of the subfolders of every class folder, in the order of the group numbers.
+
+    Returns:
+        The index's image rows with the columns `label` and `group` (-1 without `groups`), and sentences for the user.
+
+    Raises:
+        BenchError: class folders are missing, or hold images without being on the card (both named in one message), or a
+            group's folder is not on the card.
+    """
+    images = index[~index["problem"].isin([SYSTEM, OTHER])]
+    label_of = {name: label for label, name in enumerate(folders)}
+    present = set(images["folder"]) - {""}
+    missing, extra = [name for name in folders if name not in present], sorted(present - set(folders))
+    if missing or extra:
+        parts = [f"missing or without images: {', '.join(missing)}"] * bool(missing) + [f"not on the card: {', '.join(extra)}"] * bool(extra)
+        raise BenchError(
+            f"the class folders of {part} do not match the card: {'; '.join(parts)}",
+            where=part,
+            fix="rename or restore the folders, or mend `classes` or `source.folders` on the card",
+        )
+    outside = images["folder"] == ""
+    labelled = images[~outside].copy()
+    labelled["label"] = labelled["folder"].map(label_of).astype("int64")
+    labelled["group"] = _groups(labelled, part, groups)
+    return labelled.reset_index(drop=True), _remarks(index, part, images[outside])
+
+
+def _groups(images: pd.DataFrame, part: str, groups: Sequence[str] | None) -> pd.Series[int]:
+    if groups is None:
+        return pd.Series(-1, index=images.index, dtype="int64")
+    depth = 0 if part in ("", ".") else len(part.strip("/").split("/"))
+    names = images["key"].str.split("/").str[depth + 1 : -1].str[0]
+    numbers = names.map({name: number for number, name in enumerate(groups)})
+    if numbers.isna().any():
+        key = images["key"][numbers.isna()].iloc[0]
+        raise BenchError(f"an image lies in no group's folder ({', '.join(groups)})", where=key, fix="mend `source.groups` on the card")
+    return numbers.astype("int64")
+
+
+def _remarks(index: pd.DataFrame, part: str, outside: pd.DataFrame) -> list[str]:
+    remarks = []
+    for problem, note in (
+        (MISNAMED, "another format than their names say (read all the same)"),
+        (SYSTEM, "system files (ignored)"),
+        (OTHER, "files that are no images (ignored)"),
+        *((problem, f"{problem}: cannot be read") for problem in UNREADABLE),
+    ):
+        keys = list(index["key"][index["problem"] == problem])
+        if keys:
+            remarks.append(f"{part}: {len(keys)} {note}: {_some(keys)}")
+    if len(outside):
+        remarks.append(f"{part}: {len(outside)} images outside every class folder (ignored): {_some(list(outside['key']))}")
+    return remarks
+
+
+def _some(keys: list[str], most: int = 3) -> str:
+    return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")
+
+
+def _walk(folder: Path) -> Iterator[_Found]:
+    """All files; links are followed (data sets are often linked together), each real folder only once on a path."""
+    pending: list[tuple[str, frozenset[str]]] = [("", frozenset({os.path.realpath(folder)}))]
+    while pending:
+        relative, above = pending.pop()
+        try:
+            with os.scandir(folder / relative) as entries:
+                for entry in entries:
+                    name = f"{relative}/{entry.name}" if relative else entry.name
+                    _check_name(name, folder)
+                    system = entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES
+                    if entry.is_dir() and not system:
+                        real = os.path.realpath(entry.path)
+                        if real not in above:
+                            pending.append((name, above | {real}))
+                        continue
+                    status = entry.stat()
+                    yield _Found(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, system)
+        except OSError as error:
+            raise BenchError(f"it cannot be read: {error.strerror}", where=str(error.filename or folder / relative)) from error
+
+
+def _check_name(name: str, folder: Path) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise BenchError("the name of a file is not valid Unicode", where=f"{folder}/{name!r}", fix="rename it") from error
+
+
+def _read_files(folder: Path, part: str, files: list[_Found], progress: Progress | None) -> Iterator[tuple[object, ...]]:
+    Image.init()  # loads the format plug-ins before several threads do
+    with ThreadPoolExecutor(available_cores(), thread_name_prefix="index") as pool:
+        for done, row in enumerate(pool.map(lambda file: _row(folder, file), files), start=1):
+            yield row
+            if progress is not None and (done % 64 == 0 or done == len(files)):
+                progress(f"indexing {part}", done, len(files))
+
+
+def _row(folder: Path, file: _Found) -> tuple[object, ...]:
+    path = folder / file.relative
+    read_ns = time.time_ns()
+    sha256, found, problem = "", "", SYSTEM
+    if not file.system:
+        try:
+            sha256, found, problem = _judge(path, file.relative)
+        except OSError as error:
+            raise BenchError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+    top = file.relative.partition("/")[0] if "/" in file.relative else ""
+    return (file.relative, top, file.size, file.mtime_ns, file.ctime_ns, read_ns, sha256, found, problem)
+
+
+def _judge(path: Path, name: str) -> tuple[str, str, str]:
+    """SHA-256, format and problem of a file; one that neither by its name nor by its first bytes is an image is not hashed."""
+    with path.open("rb") as file:
+        data = file.read(1 << 16)
+        if not image_bytes.has_image_suffix(name) and image_bytes.inspect(data, name)[1] == OTHER:
+            return "", "", OTHER
+        data += file.read()
+    found, problem = image_bytes.inspect(data, name)
+    return hashlib.sha256(data).hexdigest(), found, problem
+
+
+def _believed(row: tuple[object, ...], file: _Found) -> bool:
+    _, _, size, mtime_ns, ctime_ns, read_ns, _, _, problem = row
+    if (size, mtime_ns, ctime_ns, problem == SYSTEM) != (file.size, file.mtime_ns, file.ctime_ns, file.system):
+        return False
+    return int(str(read_ns)) - max(file.mtime_ns, file.ctime_ns) > UNSETTLED_NS
+
+
+def _store_name(folder: Path) -> str:
+    judged_by = f"{image_bytes.VERSION} {PIL.__version__}"
+    return hashlib.sha256(f"{folder.absolute().as_posix()}\n{judged_by}".encode()).hexdigest()[:32]
+
+
+def _read(stored: Path) -> dict[str, tuple[object, ...]]:
+    try:
+        table = pd.read_parquet(stored)
+        rows = table[["relative", *COLUMNS[1:]]].itertuples(index=False, name=None)
+        return {str(row[0]): tuple(row) for row in rows}
+    except (OSError, ValueError, KeyError):  # none yet, damaged, or of other columns: a cache is not worth an error
+        return {}
+
+
+def _write(stored: Path, rows: list[tuple[object, ...]]) -> None:
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows, columns=["relative", *COLUMNS[1:]])
+    replace_file(stored, lambda part: table.to_parquet(part, index=False))

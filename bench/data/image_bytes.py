@@ -1,0 +1,119 @@
+"""What the bytes of a file are: an image and of which format, or what is wrong with them; and their pixels."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Final
+
+from PIL import Image, UnidentifiedImageError
+
+#: Raised when the same bytes are judged differently, so that older indexes are not believed.
+VERSION = 1
+
+EMPTY: Final = "empty"
+NOT_IMAGE: Final = "not an image"
+BROKEN: Final = "broken image"
+MISNAMED: Final = "misnamed"
+SYSTEM: Final = "system file"
+OTHER: Final = "other file"
+
+#: Files that should be an image and are not.
+UNREADABLE = (EMPTY, NOT_IMAGE, BROKEN)
+
+#: Others are refused: decoders that run external programs have no place in reading data.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+_SUFFIXES = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+}
+_MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+
+
+class Undecodable(Exception):
+    """Bytes that are no image, or a damaged one; the message is the reason."""
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether a file of this name claims to be an image."""
+    return _suffix(name) in _SUFFIXES
+
+
+def inspect(data: bytes, name: str) -> tuple[str, str]:
+    """Format by content and problem of a file, each "" if there is none; the pixels are not decoded.
+
+    Damage that leaves the structure of a file intact, such as one changed byte, cannot be seen: JPEG has no checksum.
+    Truncation in the middle of the pixels is found when they are decoded (`decode`).
+    """
+    claimed = _SUFFIXES.get(_suffix(name), "")
+    if not data:
+        return "", EMPTY if claimed else OTHER
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            found = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with further views behind it
+    except Exception:  # PIL raises a dozen types on damaged headers
+        if not claimed:
+            return "", OTHER
+        return "", BROKEN if data.startswith(_MAGIC) else NOT_IMAGE
+    if found == "JPEG" and _scan_is_damaged(data):
+        return found, BROKEN
+    return found, "" if found == claimed else MISNAMED
+
+
+def decode(data: bytes) -> Image.Image:
+    """The image as RGB, before anything else is done to it, as torchvision's image folder reads it.
+
+    The order matters for palette and transparent images: resizing first would blend palette indices or alpha. EXIF orientation
+    is not applied, since the reference preprocessing does not. Of several frames the first is taken.
+
+    Raises:
+        Undecodable: not an image, or damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            damaged = image.format in ("JPEG", "MPO") and _scan_is_damaged(data)
+            pixels = image.convert("RGB")
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        raise Undecodable(BROKEN if data.startswith(_MAGIC) else NOT_IMAGE if data else EMPTY) from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damage
+        raise Undecodable(f"{BROKEN}: {error}") from error
+    if damaged:
+        raise Undecodable(f"{BROKEN}: invalid marker among the pixels")
+    return pixels
+
+
+def _suffix(name: str) -> str:
+    return "." + name.rpartition(".")[2].lower() if "." in name else ""
+
+
+_NEXT_MARKER = re.compile(rb"\xff+([^\xff\x00\xd0-\xd7])", re.DOTALL)
+#: What may follow a scan: tables, another scan, line count, application data, comment, end.
+_AFTER_SCAN = frozenset({0xC4, 0xDA, 0xD9, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
+
+
+def _scan_is_damaged(data: bytes) -> bool:
+    """Whether a JPEG's pixels contain a marker that cannot be there, as after a block of the file was overwritten.
+
+    libjpeg only warns then and fills the rest with grey, and PIL does not pass the warning on.
+    """
+    position, scanned = 2, False
+    while True:
+        marker = _NEXT_MARKER.search(data, position)
+        if marker is None:
+            return False  # no end marker: whether all pixels are there is the decoder's to say
+        code = marker[1][0]
+        if code == 0xD9:
+            return False
+        if scanned and code not in _AFTER_SCAN:
+            return True
+        scanned = scanned or code == 0xDA
+        position = marker.end()
+        if code not in (0x01, 0xD8):  # every other marker carries its length
+            position += int.from_bytes(data[position : position + 2])

@@ -1,0 +1,116 @@
+"""Where data sets are looked for and where caches are kept: option, environment, user configuration, in this order."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BenchError, MissingPrerequisite, UsageError
+from .card import FolderSource, SuiteCard
+
+_APPLICATION = "shiftbench"
+
+
+@dataclass(frozen=True)
+class DataRoot:
+    """A folder that holds data sets, and who named it (for messages)."""
+
+    path: Path
+    origin: str
+
+
+def user_configuration() -> Path:
+    """The user's configuration file; it need not exist."""
+    from platformdirs import user_config_dir
+
+    return Path(user_config_dir(_APPLICATION)) / "config.toml"
+
+
+def data_roots(argument: Path | None = None) -> list[DataRoot]:
+    """Every folder in which data sets are looked for, first choice first.
+
+    Args:
+        argument: value of `--data-root`.
+
+    Raises:
+        UsageError: the user configuration is not TOML, or its `data_roots` is not a list of paths.
+    """
+    roots = [DataRoot(argument.expanduser(), "--data-root")] if argument is not None else []
+    for entry in os.environ.get("BENCH_DATA", "").split(os.pathsep):
+        if entry:
+            roots.append(DataRoot(Path(entry).expanduser(), "BENCH_DATA"))
+    return roots + _configured_roots(user_configuration())
+
+
+def _configured_roots(file: Path) -> list[DataRoot]:
+    if not file.is_file():
+        return []
+    try:
+        entries = tomllib.loads(file.read_text(encoding="utf-8")).get("data_roots", [])
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"the user configuration cannot be read: {error}", where=str(file)) from error
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise UsageError("`data_roots` is not a list of paths", where=str(file), fix='write data_roots = ["/folder/of/data/sets"]')
+    return [DataRoot(Path(entry).expanduser(), str(file)) for entry in entries]
+
+
+def find_root(card: SuiteCard, roots: list[DataRoot], *, card_path: Path | None = None) -> Path:
+    """The folder of a suite's images: the first existing `<data root>/<source.root>`.
+
+    A `source.root` that is absolute, or that starts with `./` or `../` (then relative to the card's file), is taken as it is.
+
+    Raises:
+        MissingPrerequisite: it is nowhere; the message names every place looked at and how to obtain the data.
+        ValueError: the card's source is not a folder (nothing to find).
+    """
+    if not isinstance(card.source, FolderSource):
+        raise ValueError(f"{card.name} is not read from a folder")
+    wanted = card.source.root
+    if Path(wanted).is_absolute() or wanted in (".", "..") or wanted.startswith(("./", "../")):
+        beside = card_path.parent if card_path is not None else Path.cwd()
+        places = [(beside / wanted, "the card" if card_path is not None else "the card, from the current folder")]
+    else:
+        places = [(root.path / wanted, root.origin) for root in roots]
+    for place, _ in places:
+        if place.is_dir():
+            return place.resolve()
+    looked = "; ".join(f"{place} ({origin})" for place, origin in places)
+    raise MissingPrerequisite(
+        f"the images of {card.title} are not found",
+        where=f"looked at {looked}" if looked else "no data root is given: not by --data-root, BENCH_DATA or " + str(user_configuration()),
+        fix=_how_to_get(card, wanted, roots),
+    )
+
+
+def _how_to_get(card: SuiteCard, wanted: str, roots: list[DataRoot]) -> str:
+    for root in roots:
+        if root.path.name == wanted and root.path.is_dir():
+            return f"{root.path} looks like the data set itself; name the folder above it: export BENCH_DATA={root.path.parent}"
+    get = f"{card.get.strip().rstrip('.')}; then: " if card.get.strip() else ""
+    if Path(wanted).is_absolute() or wanted.startswith("."):
+        return f"{get}put the images there, or change source.root on the card"
+    return f"{get}export BENCH_DATA=/folder/that/holds/{wanted.partition('/')[0]}"
+
+
+def cache_folder(*parts: str) -> Path:
+    """A folder of the cache, made if it is not there: BENCH_CACHE, or the user's cache folder.
+
+    Raises:
+        BenchError: it cannot be made.
+    """
+    if os.environ.get("BENCH_CACHE"):
+        top = Path(os.environ["BENCH_CACHE"]).expanduser()
+    else:
+        from platformdirs import user_cache_dir
+
+        top = Path(user_cache_dir(_APPLICATION))
+    folder = top.joinpath(*parts).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(
+            f"the cache folder cannot be made: {error.strerror}", where=str(folder), fix="export BENCH_CACHE=/a/folder/you/may/write"
+        ) from error
+    return folder

@@ -1,0 +1,156 @@
+"""Images that are made by code: rendered once per split, kept in the cache, keyed by the code that makes them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BenchError, MissingPrerequisite, UsageError
+from ..identity import digest
+from .card import RenderedSource
+from .stored import Progress, stored_folder
+
+#: Packages whose arithmetic a renderer is likely to use.
+_ARITHMETIC = ("numpy", "scipy", "pillow", "torch")
+
+
+@dataclass(frozen=True)
+class RenderedSplit:
+    """One split of a world.
+
+    Attributes:
+        pixels: path of a .npy file, (N, H, W, 3) uint8.
+        labels: (N,) int64. groups: (N,) int64 or None.
+        content: (N,) SHA-256 of every image's shape and pixels, hexadecimal.
+    """
+
+    pixels: Path
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64] | None
+    content: NDArray[np.str_]
+
+
+def rendered_split(source: RenderedSource, split: str, *, cache: Path, progress: Progress | None = None) -> RenderedSplit:
+    """The images of a split, from the cache or rendered now.
+
+    Raises:
+        UsageError: `source.world` does not name a class.
+        MissingPrerequisite: the world's package is not installed.
+        BenchError: `render` returned something other than (N, H, W, 3) uint8 pixels with N labels (and N groups).
+    """
+    world, module = _world(source.world)
+    key = digest(
+        {
+            "world": source.world,
+            "options": source.options,
+            "source": _package_sha256(module),
+            "split": split,
+            "arithmetic": {name: _version(name) for name in _ARITHMETIC},
+        }
+    )
+    folder = cache / key[:32]
+
+    def build(part: Path) -> None:
+        if progress is not None:
+            progress(f"rendering {split}", 0, 1)
+        made = world(**source.options).render(split)
+        pixels, labels = np.asarray(made.pixels), np.asarray(made.labels)
+        groups = None if made.groups is None else np.asarray(made.groups)
+        _check(source.world, split, pixels, labels, groups)
+        np.save(part / "pixels.npy", pixels)
+        np.save(part / "labels.npy", labels.astype(np.int64))
+        if groups is not None:
+            np.save(part / "groups.npy", groups.astype(np.int64))
+        np.save(part / "content.npy", _content(pixels))
+        (part / "meta.json").write_text(json.dumps({"world": source.world, "split": split, "shape": pixels.shape}), encoding="utf-8")
+        if progress is not None:
+            progress(f"rendering {split}", 1, 1)
+
+    stored_folder(folder, build, _is_intact)
+    groups_file = folder / "groups.npy"
+    return RenderedSplit(
+        pixels=folder / "pixels.npy",
+        labels=np.load(folder / "labels.npy"),
+        groups=np.load(groups_file) if groups_file.exists() else None,
+        content=np.load(folder / "content.npy"),
+    )
+
+
+def _world(name: str) -> tuple[Any, ModuleType]:
+    module_name, _, class_name = name.partition(":")
+    fix = "write source.world as module:Class"
+    if not module_name or not class_name:
+        raise UsageError(f"the world {name!r} does not name a class", where="source.world", fix=fix)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise MissingPrerequisite(
+            f"the world {name!r} cannot be imported: {error}", where="source.world", fix="install the package that it comes from"
+        ) from error
+    world = getattr(module, class_name, None)
+    if world is None:
+        raise UsageError(f"{module_name} has no class {class_name}", where="source.world", fix=fix)
+    return world, module
+
+
+def _package_sha256(module: ModuleType) -> str:
+    """Hash of every file of the package that holds `module`, or of the module's file if it is in none."""
+    if module.__file__ is None:
+        raise UsageError(f"{module.__name__} has no source file", where="source.world")
+    file = Path(module.__file__)
+    in_package = hasattr(module, "__path__") or (module.__package__ or "") in sys.modules
+    files = sorted(path for path in file.parent.rglob("*") if path.is_file() and _is_source(path, file.parent)) if in_package else [file]
+    sha = hashlib.sha256()
+    for path in files:
+        sha.update(f"{path.relative_to(file.parent).as_posix()}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return sha.hexdigest()
+
+
+def _is_source(path: Path, package: Path) -> bool:
+    """Whether a file can shape a rendering: not byte code, not an editor's or a system's."""
+    return path.suffix != ".pyc" and not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(package).parts)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _check(
+    world: str, split: str, pixels: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any] | None
+) -> None:
+    problem = ""
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8:
+        problem = f"pixels are {pixels.dtype} {pixels.shape}, not uint8 (N, H, W, 3)"
+    elif labels.shape != (len(pixels),) or labels.dtype.kind not in "iu":
+        problem = f"labels are {labels.dtype} {labels.shape}, not integers ({len(pixels)},)"
+    elif groups is not None and (groups.shape != (len(pixels),) or groups.dtype.kind not in "iu"):
+        problem = f"groups are {groups.dtype} {groups.shape}, not integers ({len(pixels)},)"
+    if problem:
+        raise BenchError(f"the world renders wrongly: {problem}", where=f"{world}, split {split}", fix="mend its `render`")
+
+
+def _content(pixels: NDArray[np.uint8]) -> NDArray[np.str_]:
+    shape = f"{pixels.shape[1]}x{pixels.shape[2]}\n".encode()
+    hashes = [hashlib.sha256(shape + image.tobytes()).hexdigest() for image in pixels]
+    return np.array(hashes, dtype="U64")
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        shape = tuple(json.loads((folder / "meta.json").read_text(encoding="utf-8"))["shape"])
+        return np.load(folder / "pixels.npy", mmap_mode="r").shape == shape and len(np.load(folder / "content.npy")) == shape[0]
+    except (OSError, ValueError, KeyError):
+        return False

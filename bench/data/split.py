@@ -1,0 +1,76 @@
+"""One split of a suite, ready for use: keys, labels and pixels of its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import BenchError
+from .collection import Originals, Rows
+from .image_bytes import Undecodable
+
+
+@dataclass(eq=False)
+class MappedPixels:
+    """Rows of a .npy file of images, mapped into memory on first use and never pickled with their pixels."""
+
+    file: Path
+    rows: Rows
+    _array: NDArray[np.uint8] | None = field(default=None, init=False, repr=False)
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """A copy of these images, (n, S, S, 3)."""
+        if self._array is None:
+            self._array = np.load(self.file, mmap_mode="r")
+        return np.asarray(np.take(self._array, self.rows[rows], axis=0))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_array": None}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images of one split, in an order that depends on their contents only.
+
+    Attributes:
+        name: `train`, `id-val`, `id-test` or a shift.
+        keys: (N,) name of every image: its path below the suite's root, or split and number of a rendered one.
+        labels: (N,) int64. groups: (N,) int64, or None if the suite has none.
+        fingerprint: hash of contents, labels and groups, whatever their order or place.
+        skipped: unreadable images that were left out.
+        size: side of the images in pixels.
+    """
+
+    name: str
+    keys: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64] | None
+    fingerprint: str
+    skipped: int
+    size: int
+    _pixels: MappedPixels = field(repr=False)
+    _originals: Originals = field(repr=False)
+    _original_rows: Rows = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """A copy of the resized and cropped images of these rows, (n, S, S, 3) uint8 RGB."""
+        return self._pixels.take(rows)
+
+    def original(self, row: int) -> Image.Image:
+        """The RGB image of a row at its full size.
+
+        Raises:
+            BenchError: the file is gone, or has changed since it was indexed.
+        """
+        try:
+            return self._originals.open(int(self._original_rows[row]))
+        except Undecodable as error:
+            raise BenchError(f"the image cannot be read: {error}", where=str(self.keys[row])) from error

@@ -1,0 +1,66 @@
+"""Results that are computed once and kept: written beside their target, synced and renamed, so that a crash leaves no half."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+#: Called with what is being done, how many are done and how many there are.
+Progress = Callable[[str, int, int], None]
+
+
+def stored_folder(folder: Path, build: Callable[[Path], None], intact: Callable[[Path], bool]) -> None:
+    """Make `folder` by `build(empty folder)` unless it is there and `intact`; one process builds, the others wait for it.
+
+    Raises:
+        Whatever `build` raises; nothing is kept then.
+    """
+    from filelock import FileLock
+
+    if folder.is_dir() and intact(folder):
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir():
+            if intact(folder):
+                return
+            shutil.rmtree(folder)
+        for abandoned in folder.parent.glob(f"{folder.name}.part-*"):  # of a builder that was killed: we hold its lock
+            shutil.rmtree(abandoned, ignore_errors=True)
+        part = folder.parent / f"{folder.name}.part-{uuid.uuid4().hex}"
+        part.mkdir()
+        try:
+            build(part)
+            for file in part.iterdir():
+                sync(file)
+            sync(part)
+            part.rename(folder)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        sync(folder.parent)
+
+
+def replace_file(file: Path, write: Callable[[Path], None]) -> None:
+    """Let `write(path)` make a file beside `file`, then put it in its place at once."""
+    part = file.parent / f"{file.name}.part-{uuid.uuid4().hex}"
+    try:
+        write(part)
+        sync(part)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file or a folder's entries to disk, where the system can."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

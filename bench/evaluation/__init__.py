@@ -1,0 +1,1 @@
+"""One pass over the data for many classifiers, and the metrics."""

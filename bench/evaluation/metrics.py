@@ -1,0 +1,57 @@
+"""Scores of logits against labels. Accuracies, ECE and F1 are shares in [0, 1]; NLL is in nats."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from sklearn.metrics import f1_score
+
+from ..data.card import Metric
+from ..runs.record import SplitMetrics
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def expected_calibration_error(confidence: Floats, correct: NDArray[np.bool_], bins: int = 15) -> float:
+    """Mean over equal-width bins (0, 1/b], (1/b, 2/b], ... of |accuracy - confidence|, weighted by bin size (Guo et al., 2017)."""
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gap = np.bincount(index, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def score(logits: Floats, labels: Ints, groups: Ints | None, metric: Metric = "accuracy", skipped: int = 0) -> SplitMetrics:
+    """All metrics of one classifier on one split.
+
+    Args:
+        logits: (N, C). labels: (N,). groups: (N,) or None; negative numbers are in no group.
+        metric: which of them is the split's `score`.
+    """
+    log_p = log_softmax(logits.astype(np.float64), axis=1)
+    p = np.exp(log_p)
+    predicted = logits.argmax(axis=1)
+    correct = predicted == labels
+    truth = np.eye(logits.shape[1])[labels]
+    per_class = [correct[labels == c].mean() for c in np.unique(labels)]
+    worst = None
+    if groups is not None and (groups >= 0).any():
+        worst = float(min(correct[groups == g].mean() for g in np.unique(groups[groups >= 0])))
+    macro_f1 = float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0))
+    accuracy = float(correct.mean())
+    chosen = {"accuracy": accuracy, "macro_f1": macro_f1, "worst_group": worst}[metric]
+    if chosen is None:
+        raise ValueError("the card asks for the worst group, and the split has no groups")
+    return SplitMetrics(
+        images=len(labels),
+        score=chosen,
+        metric=metric,
+        accuracy=accuracy,
+        class_mean=float(np.mean(per_class)),
+        macro_f1=macro_f1,
+        nll=float(-log_p[np.arange(len(labels)), labels].mean()),
+        ece=expected_calibration_error(p.max(axis=1), correct),
+        brier=float(((p - truth) ** 2).sum(axis=1).mean()),
+        worst_group=worst,
+        skipped_unreadable=skipped,
+    )

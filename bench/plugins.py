@@ -1,0 +1,209 @@
+"""Names to plug-ins: methods, backbones, suites and commands, found through entry points or in a single file, lazily."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .backbones.backbone import Backbone
+    from .data.card import SuiteCard
+    from .method import Method
+
+
+@cache
+def entries(group: str) -> dict[str, EntryPoint]:
+    """Entry points of a group by name.
+
+    Raises:
+        UsageError: two installed packages claim the same name for different objects.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        if found.get(entry.name, entry).value != entry.value:
+            raise UsageError(
+                f"two installed packages provide `{entry.name}`: {found[entry.name].value} and {entry.value}",
+                where=f"entry-point group {group}",
+                fix="uninstall one of them",
+            )
+        found[entry.name] = entry
+    return dict(sorted(found.items()))
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, fix: str = "") -> UsageError:
+    """The error for a name that nobody provides, with the nearest known one."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean `{near[0]}`?" if near else fix
+    return UsageError(f"there is no {kind} `{name}`", where=f"known: {', '.join(known) or 'none'}", fix=hint or fix)
+
+
+def method_names() -> list[str]:
+    """Names of the installed methods."""
+    return list(entries("bench.methods"))
+
+
+def load_method(name: str) -> type[Method]:
+    """The class of a method, by its name or by the path of a Python file that defines one.
+
+    Raises:
+        UsageError: unknown name; the file is missing, fails to import, or does not define exactly one method.
+    """
+    if name.endswith(".py"):
+        return _method_from_file(Path(name))
+    if name not in entries("bench.methods"):
+        raise unknown("method", name, method_names(), fix="`bench methods` lists them; a file of your own ends in .py")
+    loaded: type[Method] = entries("bench.methods")[name].load()
+    return loaded
+
+
+@cache
+def _method_from_file(path: Path) -> type[Method]:
+    from .identity import file_sha256
+    from .method import Method
+
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}", fix=f"`bench methods new {path}` writes a scaffold")
+    sha = file_sha256(path)
+    name = f"bench_plugin_{path.stem}_{sha[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a plug-in raises is its author's to see, with its place
+        del sys.modules[name]
+        raise UsageError(
+            f"the method's file fails to import: {type(error).__name__}: {error}", where=str(path), fix="mend the file"
+        ) from error
+    own = [
+        item
+        for item in vars(module).values()
+        if inspect.isclass(item) and issubclass(item, Method) and item.__module__ == name and hasattr(item, "name")
+    ]
+    if len(own) != 1:
+        raise UsageError(
+            f"{len(own)} methods are defined in the file, and one is expected",
+            where=str(path),
+            fix="define one subclass of bench.Method or bench.FineTuner that has a `name`",
+        )
+    method: type[Method] = own[0]
+    if inspect.isabstract(method):
+        missing = ", ".join(sorted(method.__abstractmethods__))
+        raise UsageError(f"the method {method.name} does not implement: {missing}", where=str(path))
+    method.source_sha256 = sha
+    return method
+
+
+def build_method(name: str, values: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Method:
+    """`configure` for a method given by its name or file."""
+    return configure(load_method(name), values, recipe)
+
+
+def configure(method: type[Method], values: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Method:
+    """A method with its parameters: the class's defaults, then the suite's recipe, then `values`.
+
+    Args:
+        values: parameters by name; `of.lr` reaches into a nested method.
+        recipe: training defaults of a suite; keys that the method does not have are left out, and a table named after
+            a method holds for that method alone.
+
+    Raises:
+        UsageError: an unknown parameter or a value that is out of range.
+    """
+    from pydantic import ValidationError
+
+    from .method import Method
+
+    recipe = dict(recipe or {})
+    merged = {key: value for key, value in recipe.items() if key in method.model_fields and not isinstance(value, Mapping)}
+    merged |= recipe.get(method.name, {})
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        first, dot, rest = key.partition(".")
+        if first not in method.model_fields:
+            raise unknown(f"parameter of {method.name}", first, method.model_fields, fix=f"`bench methods show {method.name}`")
+        if dot:
+            nested.setdefault(first, {})[rest] = value
+        else:
+            merged[first] = value
+    for key, field in method.model_fields.items():
+        default = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+        if isinstance(default, Method):
+            chosen = merged.get(key, default.name)
+            if isinstance(chosen, Method):
+                continue
+            inner = {"name": chosen} if isinstance(chosen, str) else dict(chosen)
+            inner_name = inner.pop("name")
+            inner = inner.pop("parameters", inner)
+            merged[key] = build_method(inner_name, {**inner, **nested.pop(key, {})}, recipe)
+    if nested:
+        raise UsageError(f"{method.name} has no method nested in `{next(iter(nested))}`")
+    try:
+        return method.model_validate(merged)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors())
+        raise UsageError(f"a parameter of {method.name} is wrong: {problems}", fix=f"`bench methods show {method.name}`") from error
+
+
+def suite_paths() -> dict[str, Path]:
+    """Cards of the installed suites by name."""
+    found: dict[str, Path] = {}
+    for entry in entries("bench.suites").values():
+        for name, path in entry.load()().items():
+            if name in found:
+                raise UsageError(f"two cards are called `{name}`: {found[name]} and {path}", fix="rename one of them")
+            found[name] = path
+    return found
+
+
+def suite_names() -> list[str]:
+    """Names of the installed suites."""
+    return sorted(suite_paths())
+
+
+def find_card(name: str) -> tuple[SuiteCard, Path]:
+    """The card of a suite, by name or by the path of a TOML file, and where it lies.
+
+    Raises:
+        UsageError: unknown name, or the card is wrong.
+    """
+    from .data.card import read_card
+
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise UsageError(f"there is no file {name}", fix="`bench suites` lists the installed suites")
+        return read_card(Path(name)), Path(name).resolve()
+    paths = suite_paths()
+    if name not in paths:
+        raise unknown("suite", name, paths, fix="`bench suites` lists them; a card of your own ends in .toml")
+    return read_card(paths[name]), paths[name]
+
+
+def backbone_kinds() -> list[str]:
+    """Kinds of backbones: what stands before the first colon of a backbone's name."""
+    return list(entries("bench.backbones"))
+
+
+@cache
+def load_backbone(name: str) -> Backbone:
+    """A backbone with its weights, by name such as `timm:resnet50` (loaded once per process).
+
+    Raises:
+        UsageError: unknown kind or name. MissingPrerequisite: its weights are not here.
+    """
+    kind, _, rest = name.partition(":")
+    if kind not in entries("bench.backbones"):
+        raise unknown("kind of backbone", kind, backbone_kinds(), fix="`bench backbones` explains the names")
+    backbone: Backbone = entries("bench.backbones")[kind].load()(rest)
+    return backbone

@@ -1,0 +1,1 @@
+"""Execute one spec: the fit store, the run folder and its record."""

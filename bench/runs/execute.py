@@ -1,0 +1,260 @@
+"""Execute one run: fit (or reuse), evaluate on every split in one pass each, and leave a record whatever happens."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from scipy.special import logsumexp
+
+from ..classifier import Classifier, interpolate
+from ..data.card import Metric
+from ..data.suite import Split
+from ..errors import BenchError, Interrupted
+from ..evaluation.forward import logits_of
+from ..evaluation.metrics import score
+from ..identity import digest
+from ..method import FineTuner, Method
+from ..plugins import configure
+from .atomic import write_with
+from .experiment import Experiment, Fit
+from .lease import Lease
+from .provenance import peak_memory_mb, provenance
+from .record import CurvePoint, RunRecord
+
+ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
+
+
+def execute(
+    experiment: Experiment,
+    method: Method,
+    *,
+    limit: int | None = None,
+    search: bool = False,
+    curve: bool = False,
+) -> RunRecord:
+    """Fit `method` and measure it; the run's folder tells how it went.
+
+    A run that is done is returned as it is. With `search`, nothing but id-val is looked at and the shifts are not even opened.
+
+    Args:
+        limit: recorded, so that a run on fewer images never passes for a result.
+        curve: also the interpolation curve between the start and the end of the (underlying) fine-tuned fit.
+
+    Returns:
+        The record; its status is `done` or `failed`.
+
+    Raises:
+        Interrupted: a stop was asked for; the record says `cancelled`.
+    """
+    method = method.resolved(experiment.traits)
+    record = _planned(experiment, method, limit=limit, search=search)
+    store = experiment.store
+    path = store.run_dir(record) / "record.json"
+    with Lease(path.parent, waiting=lambda claim: experiment.reporter.event("waiting", **claim)) as lease:
+        if path.exists():
+            old = store.read_run(path)
+            if old.status == "done" and not (curve and not old.curve):
+                experiment.reporter.event("done-before", record=old, path=path)
+                return old
+        store.save_run(record)
+        try:
+            fit = experiment.fit(method)
+            splits = {name: experiment.split(name) for name in record.data}
+            if curve and not search:
+                record.curve = _curve(experiment, method, fit, splits, record)
+            _evaluate(experiment, fit.classifier, splits, record, path.parent)
+            record.fit_seconds = fit.record.total_seconds
+            record.facts, record.selection = fit.record.facts, fit.record.selection
+            record.peak_memory_mb = max(fit.record.peak_memory_mb or 0.0, peak_memory_mb(experiment.engine))
+            lease.check()
+            record.status = "done"
+        except Interrupted as stopped:
+            record.status, record.error = "cancelled", str(stopped)
+            raise
+        except Exception as error:
+            # Failed is a row: the error is recorded and told, the next seed goes on. A bug keeps its traceback.
+            record.status, record.error = "failed", f"{type(error).__name__}: {error}"
+            if not isinstance(error, BenchError | MemoryError):
+                raise
+        finally:
+            record.finished = _now()
+            if lease.held():
+                store.save_run(record)
+    experiment.reporter.event("run", record=record, path=path)
+    return record
+
+
+def _planned(experiment: Experiment, method: Method, *, limit: int | None, search: bool) -> RunRecord:
+    """The record of a run of `method`, before anything was done."""
+    phase: Literal["search", "final"] = "search" if search else "final"
+    label = row_label(method, experiment)
+    return _record(experiment, method.identity(), label, experiment.fit_id(method), limit=limit, phase=phase)
+
+
+def _record(
+    experiment: Experiment,
+    method: dict[str, Any],
+    label: str,
+    fit_id: str,
+    *,
+    limit: int | None,
+    phase: Literal["final", "search", "external"],
+) -> RunRecord:
+    """Loading every split here finds unreadable images before training, not after; a search opens id-val alone."""
+    backbone, suite, card = experiment.backbone, experiment.suite, experiment.suite.card
+    search = phase == "search"
+    shifts = () if search else card.shifts
+    present = [shift.name for shift in shifts if shift.name not in suite.holes]
+    data = {name: experiment.split(name).fingerprint for name in (["id-val"] if search else ["id-val", "id-test", *present])}
+    measured = {"data": data, "projection": "identity", "pixels": backbone.pixels.name, "metrics": _metrics_of(experiment)}
+    return RunRecord(
+        status="started",
+        method=method,
+        label=label,
+        backbone=backbone.name,
+        backbone_sha256=backbone.weights_sha256,
+        backbone_seen=backbone.seen,
+        suite=card.name,
+        seed=experiment.seed,
+        fit_id=fit_id,
+        eval_id=digest({"fit": fit_id, **measured})[:24],
+        pixels=backbone.pixels.name,
+        limit=limit,
+        phase=phase,
+        data=data,
+        shifts=[shift.name for shift in shifts],
+        averaged=[shift.name for shift in shifts if shift.in_average],
+        holes=dict(suite.holes) if shifts else {},
+        factors={shift.name: shift.factors for shift in shifts},
+        id_val_seen=card.name in backbone.seen_suites,
+        started=_now(),
+        provenance=provenance(experiment.engine),
+    )
+
+
+def _metrics_of(experiment: Experiment) -> dict[str, Metric]:
+    """The metric of every split whose card entry names one of its own, and of the suite."""
+    card = experiment.suite.card
+    return {"": card.metric, **{shift.name: shift.metric for shift in card.shifts if shift.metric}}
+
+
+def row_label(method: Method, experiment: Experiment) -> str:
+    """The method's name and the parameters that differ from what the suite's recipe gives it."""
+    usual = configure(type(method), {}, experiment.suite.card.recipe)
+    given, default = _flat(method), _flat(usual.resolved(experiment.traits))
+    differs = [f"{key}={value}" for key, value in given.items() if default.get(key) != value]
+    return method.name + (f" ({', '.join(differs)})" if differs else "")
+
+
+def _flat(method: Method, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key in type(method).model_fields:
+        value = getattr(method, key)
+        if isinstance(value, Method):
+            flat[prefix + key] = value.name
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _evaluate(experiment: Experiment, classifier: Classifier, splits: Mapping[str, Split], record: RunRecord, folder: Path) -> None:
+    """Metrics and predictions on every split, into the record and the folder."""
+    metrics = _metrics_of(experiment)
+    start = time.monotonic()
+    for name, split in splits.items():
+        logits = _measured(experiment, {"it": classifier}, split)["it"]
+        record.metrics[name] = score(logits, split.labels, split.groups, metrics.get(name, metrics[""]), split.skipped)
+        write_with(folder / "predictions" / f"{name}.parquet", lambda path, s=split, z=logits: _predictions(path, s, z))  # type: ignore[misc]
+    record.eval_seconds = time.monotonic() - start
+    record.ood = _average(record, {name: value.score for name, value in record.metrics.items()})
+
+
+def _measured(experiment: Experiment, classifiers: Mapping[str, Classifier], split: Split) -> dict[str, Any]:
+    def progress(done: int, of: int) -> None:
+        experiment.reporter.event("evaluate", split=split.name, done=done, of=of)
+        if experiment.reporter.stop:
+            raise Interrupted("stopped while evaluating; the fit is kept", fix="run the same command again", signal=experiment.reporter.stop)
+
+    return logits_of(classifiers, split, experiment.engine, progress)
+
+
+def _average(record: RunRecord, scores: Mapping[str, float]) -> float | None:
+    """Unweighted mean over the declared shifts; None while one of them is missing."""
+    if not record.averaged or any(name not in scores for name in record.averaged):
+        return None
+    return float(np.mean([scores[name] for name in record.averaged]))
+
+
+def _curve(
+    experiment: Experiment, method: Method, fit: Fit, splits: Mapping[str, Split], record: RunRecord
+) -> list[CurvePoint]:
+    """Scores along the straight line from the start to the end of the fine-tuned fit that `method` is or wraps."""
+    tuner = method
+    while not isinstance(tuner, FineTuner):
+        inner = [value for key in type(tuner).model_fields if isinstance(value := getattr(tuner, key), Method)]
+        if len(inner) != 1:
+            raise BenchError(f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out")
+        tuner = inner[0].resolved(experiment.traits)
+    assert tuner.head_init is not None
+    end = fit.classifier if tuner is method else experiment.fit(tuner).classifier
+    line = {str(alpha): interpolate(experiment.start(tuner.head_init), end, alpha) for alpha in ALPHAS}
+    metrics = _metrics_of(experiment)
+    scores: dict[str, dict[str, float]] = {key: {} for key in line}
+    for name, split in splits.items():
+        for key, logits in _measured(experiment, line, split).items():
+            scores[key][name] = score(logits, split.labels, split.groups, metrics.get(name, metrics[""])).score
+    return [CurvePoint(alpha=float(key), scores=scores[key], ood=_average(record, scores[key])) for key in line]
+
+
+def _predictions(path: Path, split: Split, logits: np.ndarray[Any, Any]) -> None:
+    """One row per image: key, label, group, prediction, what re-scoring needs, and the logits in half precision."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ordered = np.sort(logits, axis=1)
+    columns = {
+        "key": pa.array([str(key) for key in split.keys]),
+        "label": pa.array(split.labels),
+        "group": pa.array(split.groups if split.groups is not None else np.full(len(split), -1)),
+        "prediction": pa.array(logits.argmax(axis=1)),
+        "label_logit": pa.array(logits[np.arange(len(split)), split.labels]),
+        "maximum": pa.array(ordered[:, -1]),
+        "runner_up": pa.array(ordered[:, -2]),
+        "log_sum_exp": pa.array(logsumexp(logits.astype(np.float64), axis=1)),
+        "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.astype(np.float16).reshape(-1)), logits.shape[1]),
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def execute_external(experiment: Experiment, weights: Path, *, name: str, limit: int | None = None) -> RunRecord:
+    """Measure weights that somebody trained elsewhere.
+
+    Args:
+        weights: a file with the tensors of a classifier on this backbone, or the folder of a fit.
+
+    Raises:
+        BenchError: the file cannot be read safely, or its tensors do not fit the backbone and the classes.
+    """
+    from .external import load_external
+
+    backbone, suite = experiment.backbone, experiment.suite
+    classifier, sha = load_external(weights, experiment)
+    method = {"name": "external", "version": 1, "source": "", "parameters": {"name": name, "weights": sha}}
+    fit_id = digest({"external": sha, "architecture": backbone.architecture, "classes": list(suite.card.classes)})[:24]
+    record = _record(experiment, method, name, fit_id, limit=limit, phase="external")
+    path = experiment.store.run_dir(record) / "record.json"
+    _evaluate(experiment, classifier, {split: experiment.split(split) for split in record.data}, record, path.parent)
+    record.status, record.finished = "done", _now()
+    experiment.store.save_run(record)
+    experiment.reporter.event("run", record=record, path=path)
+    return record

@@ -1,0 +1,207 @@
+"""One backbone on one suite with one seed: fits methods through the store, each distinct one once."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..backbones.backbone import Backbone, Head, TextTower
+from ..backbones.heads import zero_shot_head
+from ..classifier import Classifier
+from ..data.suite import Split, Suite
+from ..errors import Interrupted, UsageError
+from ..identity import PROTOCOL_VERSION, digest, tensors_sha256, torch_stream
+from ..method import HeadInit, Method, Traits
+from ..plugins import build_method
+from ..task import Task
+from ..training.checkpoint import Checkpoints
+from ..training.engine import Engine
+from ..training.loop import Reporter
+from .lease import Lease
+from .provenance import peak_memory_mb, provenance
+from .store import FitRecord, Store
+
+#: The method that trains the head of `head_init = probe`.
+PROBE = "linear-probe"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished fit: its record and its classifier."""
+
+    record: FitRecord
+    classifier: Classifier
+
+
+class Experiment:
+    """Everything that a run shares with its nested fits.
+
+    Args:
+        suite: opened; its splits are loaded when first used. seed: of training. cache: folder for frozen features.
+    """
+
+    def __init__(
+        self, *, backbone: Backbone, suite: Suite, seed: int, store: Store, engine: Engine, reporter: Reporter, cache: Path
+    ) -> None:
+        self.backbone, self.suite, self.seed = backbone, suite, seed
+        self.store, self.engine, self.reporter, self.cache = store, engine, reporter, cache
+
+    @cached_property
+    def traits(self) -> Traits:
+        """What the backbone offers on this suite."""
+        native = self.backbone.native_head(self.suite.card.classes) is not None
+        return Traits(text=self.backbone.has_text, native=native, layout=self.backbone.layout)
+
+    @cached_property
+    def probe(self) -> Method:
+        """The method behind `head_init = probe`, with the suite's recipe."""
+        return build_method(PROBE, {}, self.suite.card.recipe)
+
+    def text(self) -> TextTower:
+        """A fresh copy of the text tower.
+
+        Raises:
+            UsageError: the backbone has none.
+        """
+        text = self.backbone.text_tower()
+        if text is None:
+            raise UsageError(
+                f"{self.backbone.name} has no text tower, so there is no zero-shot head",
+                fix="start from the probe or a random head (`--set head_init=probe`), or use a CLIP backbone",
+            )
+        return text
+
+    def start(self, init: HeadInit) -> Classifier:
+        """The pre-trained tower with a head of this kind.
+
+        Raises:
+            UsageError: the backbone does not offer this head.
+        """
+        classes, tower = self.suite.card.classes, self.backbone.image_tower()
+        if init == "probe":
+            return self.fit(self.probe).classifier
+        if init == "zero-shot":
+            head = zero_shot_head(self.text(), classes, self.suite.card.templates, device=self.engine.device)
+        elif init == "native":
+            native = self.backbone.native_head(classes)
+            if native is None:
+                raise UsageError(
+                    f"{self.backbone.name} was not trained on the classes of {self.suite.card.name}, so it has no native head",
+                    fix="`--set head_init=probe` or `--set head_init=random`",
+                )
+            head = native
+        else:
+            bound = tower.dim**-0.5  # as torch.nn.Linear initialises
+            weight = torch.empty(len(classes), tower.dim).uniform_(-bound, bound, generator=torch_stream(self.seed, "head"))
+            head = Head(weight, normalize=self.traits.text)
+        return Classifier(tower, head)
+
+    def split(self, name: str) -> Split:
+        """A split at the backbone's pixels."""
+        return self.suite.load(name, self.backbone.pixels)
+
+    def identity(self, method: Method) -> dict[str, Any]:
+        """Everything that shapes the weights of `method` here; the fit_id is its hash."""
+        card = self.suite.card
+        return {
+            "protocol": PROTOCOL_VERSION,
+            "method": method.resolved(self.traits).identity(),
+            "backbone": {"architecture": self.backbone.architecture, "weights": self.backbone.weights_sha256},
+            "pixels": self.backbone.pixels.name,
+            "train": self.split("train").fingerprint,
+            "id_val": self.split("id-val").fingerprint,
+            "classes": digest(list(card.classes)),
+            "templates": digest(list(card.templates)),
+            "metric": card.metric,
+            "seed": self.seed,
+        }
+
+    def fit_id(self, method: Method) -> str:
+        """Name of the fit: 24 hexadecimal digits."""
+        return digest(self.identity(method))[:24]
+
+    def fit(self, method: Method) -> Fit:
+        """Train, or load what the store has. A live fit of another process is waited for; a dead one is continued.
+
+        Raises:
+            BenchError: as `Method.fit`; a failed fit is not kept, its checkpoint is.
+        """
+        method = method.resolved(self.traits)
+        fit_id = self.fit_id(method)
+        record = self.store.fit(fit_id)
+        if record is not None:
+            self.reporter.event("reused", method=method.name, fit_id=fit_id)
+            return Fit(record, self.store.load_weights(record, self._empty(record)))
+        folder = self.store.fit_dir(fit_id)
+        with Lease(folder, waiting=self._waiting) as lease:
+            record = self.store.fit(fit_id)
+            if record is not None:
+                return Fit(record, self.store.load_weights(record, self._empty(record)))
+            return self._train(method, fit_id, lease)
+
+    def _train(self, method: Method, fit_id: str, lease: Lease) -> Fit:
+        checkpoints = Checkpoints(self.store.fit_dir(fit_id), lease)
+        task = Task(self, checkpoints)
+        self.reporter.event("fit", method=method.name, fit_id=fit_id, seed=self.seed)
+        start = time.monotonic()
+        classifier = method.fit(task).to("cpu").eval()
+        nested = self._closure(task.nested)
+        elapsed = time.monotonic() - start - sum(record.seconds for record in nested if record.fit_id in self._made_now)
+        # The loop's own clock runs over all attempts of a resumed fit; the rest (probe, interpolation) is cheap and of now.
+        seconds = task.trained_seconds if task.trained_seconds is not None else max(elapsed, 0.0)
+        record = FitRecord(
+            fit_id=fit_id,
+            identity=self.identity(method),
+            weights=f"weights-{lease.generation:06d}.safetensors",
+            weights_sha256=tensors_sha256(classifier.named_weights()),
+            normalize=classifier.head.normalize,
+            seconds=seconds,
+            nested=task.nested,
+            total_seconds=seconds + sum(record.seconds for record in nested),
+            facts=task.facts,
+            selection=task.selection,
+            history=task.history,
+            peak_memory_mb=peak_memory_mb(self.engine),
+            provenance=provenance(self.engine),
+        )
+        self.store.commit_fit(record, classifier, lease)
+        self._made_now.add(fit_id)
+        checkpoints.clear()
+        kept = self.store.fit(fit_id)
+        assert kept is not None
+        if kept.weights_sha256 != record.weights_sha256:
+            return Fit(kept, self.store.load_weights(kept, self._empty(kept)))
+        return Fit(kept, classifier)
+
+    def _closure(self, fit_ids: list[str]) -> list[FitRecord]:
+        """The records of these fits and of all that they used, each once."""
+        found: dict[str, FitRecord] = {}
+        waiting = list(fit_ids)
+        while waiting:
+            fit_id = waiting.pop()
+            record = None if fit_id in found else self.store.fit(fit_id)
+            if record is not None:
+                found[fit_id] = record
+                waiting += record.nested
+        return list(found.values())
+
+    @cached_property
+    def _made_now(self) -> set[str]:
+        return set()
+
+    def _empty(self, record: FitRecord) -> Classifier:
+        """A classifier of the right shape, to load weights into."""
+        tower = self.backbone.image_tower()
+        return Classifier(tower, Head(torch.zeros(len(self.suite.card.classes), tower.dim), normalize=record.normalize))
+
+    def _waiting(self, claim: dict[str, Any]) -> None:
+        self.reporter.event("waiting", pid=claim.get("pid"), host=claim.get("host"))
+        if self.reporter.stop:
+            raise Interrupted(
+                "stopped while waiting for another process", fix="run the same command again", signal=self.reporter.stop
+            )

@@ -1,0 +1,74 @@
+"""The record of a run: what was asked, what came out, and everything needed to trust or repeat it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class SplitMetrics(_Part):
+    """Scores of one classifier on one split; accuracies and ECE are shares in [0, 1]."""
+
+    images: int
+    score: float = Field(description="the split's own metric (accuracy unless its card says otherwise); what averages use")
+    metric: str = "accuracy"
+    accuracy: float
+    class_mean: float = Field(description="mean over classes of the per-class accuracy")
+    macro_f1: float
+    nll: float = Field(description="mean negative log-likelihood, nats")
+    ece: float = Field(description="expected calibration error, 15 equal-width bins")
+    brier: float = Field(description="mean over images of the squared distance of the probabilities to the one-hot label")
+    worst_group: float | None = None
+    skipped_unreadable: int = 0
+
+
+class CurvePoint(_Part):
+    """One point of the interpolation curve between the start (alpha 0) and the end (alpha 1) of a fit."""
+
+    alpha: float
+    scores: dict[str, float] = Field(description="split -> score")
+    ood: float | None
+
+
+class RunRecord(_Part):
+    """`record.json` of a run folder."""
+
+    record_schema: int = SCHEMA
+    status: Literal["started", "done", "failed", "cancelled"]
+    method: dict[str, Any] = Field(description="identity of the method: name, version, source, parameters")
+    label: str = Field(description="short row name: the method and the parameters that differ from the suite's recipe")
+    backbone: str
+    backbone_sha256: str
+    backbone_seen: str = "unknown"
+    suite: str
+    seed: int
+    fit_id: str
+    eval_id: str = ""
+    pixels: str = ""
+    limit: int | None = Field(None, description="images per split at most; such a run is a trial of the machinery, not a result")
+    phase: Literal["final", "search", "external"] = "final"
+    data: dict[str, str] = Field(default_factory=dict, description="split -> fingerprint of its images and labels")
+    metrics: dict[str, SplitMetrics] = Field(default_factory=dict, description="split -> metrics; id-val and id-test included")
+    shifts: list[str] = Field(default_factory=list, description="the suite's shifts in the card's order")
+    averaged: list[str] = Field(default_factory=list, description="the shifts that the OOD average is declared over")
+    holes: dict[str, str] = Field(default_factory=dict, description="split -> why it has no result")
+    ood: float | None = Field(None, description="unweighted mean of the scores on `averaged`; None while one is missing")
+    factors: dict[str, dict[str, str]] = Field(default_factory=dict, description="shift -> its declared factors")
+    selection: dict[str, Any] = Field(default_factory=dict, description="what was chosen on id-val, and among how many")
+    facts: dict[str, float] = Field(default_factory=dict, description="measured constants, such as teacher_ms")
+    id_val_seen: bool = Field(False, description="the backbone was pre-trained on the suite's own training images")
+    curve: list[CurvePoint] = Field(default_factory=list)
+    fit_seconds: float | None = Field(None, description="wall time of training, of all nested fits, whenever they were made")
+    eval_seconds: float | None = None
+    peak_memory_mb: float | None = None
+    started: str = ""
+    finished: str = ""
+    error: str = ""
+    provenance: dict[str, Any] = Field(default_factory=dict)

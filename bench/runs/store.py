@@ -1,0 +1,147 @@
+"""The store: fits (trained weights) and runs (their measurements) as folders on disk; all state is derived from them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import BenchError
+from .atomic import write_text, write_with
+from .record import SCHEMA, RunRecord
+
+if TYPE_CHECKING:
+    from ..classifier import Classifier
+    from .lease import Lease
+
+
+def store_root(given: Path | None = None) -> Path:
+    """The store's folder: `--store`, else BENCH_STORE, else `bench-store` in the working directory."""
+    return given or Path(os.environ.get("BENCH_STORE") or "bench-store")
+
+
+class FitRecord(BaseModel):
+    """`fit.json`: what was trained and what was measured while training."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    record_schema: int = SCHEMA
+    fit_id: str
+    identity: dict[str, Any] = Field(description="everything that the fit_id is the hash of")
+    weights: str = Field(description="file name of the weights, beside this file")
+    weights_sha256: str = Field(description="hash of the tensors' content")
+    normalize: bool = Field(description="whether the head normalises features")
+    seconds: float = Field(description="wall time of this fit alone, over all its attempts")
+    nested: list[str] = Field(default_factory=list, description="fit_ids of the fits that it used")
+    total_seconds: float = Field(description="wall time including nested fits, whenever they were made")
+    facts: dict[str, float] = Field(default_factory=dict)
+    selection: dict[str, Any] = Field(default_factory=dict)
+    history: list[dict[str, Any]] = Field(default_factory=list, description="one entry per epoch")
+    peak_memory_mb: float | None = None
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+class Store:
+    """Fits and runs below one folder.
+
+    Args:
+        root: the folder; created when something is first written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.fits_dir = root / "fits"
+        self.runs_dir = root / "runs"
+
+    def fit_dir(self, fit_id: str) -> Path:
+        """Folder of a fit."""
+        return self.fits_dir / fit_id
+
+    def fit(self, fit_id: str) -> FitRecord | None:
+        """The record of a finished fit, or None.
+
+        Raises:
+            BenchError: the record exists but cannot be read.
+        """
+        path = self.fit_dir(fit_id) / "fit.json"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        try:
+            return FitRecord.model_validate_json(text)
+        except ValidationError as error:
+            raise BenchError("a fit's record is damaged", where=str(path), fix=f"remove the folder {path.parent} and train again") from error
+
+    def commit_fit(self, record: FitRecord, classifier: Classifier, lease: Lease) -> None:
+        """Write weights and record; the record appears last and only once, whoever is first.
+
+        Raises:
+            LeaseLost: another process has taken the fit over.
+        """
+        from safetensors.torch import save_file
+
+        folder = self.fit_dir(record.fit_id)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in classifier.named_weights().items()}
+        lease.check()
+        write_with(folder / record.weights, lambda path: save_file(tensors, path))
+        lease.check()
+        write_text(folder / "fit.json", record.model_dump_json(indent=1), exclusive=True)
+
+    def load_weights(self, record: FitRecord, like: Classifier) -> Classifier:
+        """A copy of `like` with the fit's weights.
+
+        Raises:
+            BenchError: the weights are missing or are not those of the record.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from ..identity import tensors_sha256
+
+        path = self.fit_dir(record.fit_id) / record.weights
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise BenchError(f"a fit's weights cannot be read: {error}", where=str(path), fix=f"remove the folder {path.parent} and train again") from error
+        if tensors_sha256(tensors) != record.weights_sha256:
+            raise BenchError("a fit's weights are not those that were recorded", where=str(path), fix=f"remove the folder {path.parent} and train again")
+        return like.with_weights(tensors)
+
+    def run_dir(self, record: RunRecord) -> Path:
+        """Folder of a run: `runs/<suite>/<backbone>/<method>/<eval_id>`."""
+        backbone = "".join(c if c.isalnum() or c in "-_." else "_" for c in record.backbone)
+        return self.runs_dir / record.suite / backbone / record.method["name"] / record.eval_id
+
+    def save_run(self, record: RunRecord) -> Path:
+        """Write a run's record and return its path."""
+        path = self.run_dir(record) / "record.json"
+        write_text(path, record.model_dump_json(indent=1))
+        return path
+
+    def read_run(self, path: Path) -> RunRecord:
+        """One record; every earlier schema is accepted.
+
+        Raises:
+            BenchError: not a record, damaged, or written by a newer ShiftBench.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.get("record_schema", 0) > SCHEMA:
+                raise BenchError(
+                    f"the record has schema {content['record_schema']}, and this version reads up to {SCHEMA}",
+                    where=str(path),
+                    fix="use a newer ShiftBench",
+                )
+            return RunRecord.model_validate(content)
+        except (json.JSONDecodeError, ValidationError, AttributeError, UnicodeDecodeError) as error:
+            raise BenchError("a run's record is damaged", where=str(path), fix="remove its folder and run again; the fit is kept") from error
+
+    def records(self) -> Iterator[tuple[Path, RunRecord]]:
+        """Every readable record with its path, in the order of the paths; a damaged one raises when it is reached."""
+        for path in sorted(self.runs_dir.glob("*/*/*/*/record.json")):
+            yield path, self.read_run(path)

@@ -1,0 +1,91 @@
+"""What was asked for: the fields of `bench run`, from the command line, a TOML file or Python, validated in one place."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import UsageError
+
+DEFAULT_SUITE = "mini-shifts"
+DEFAULT_BACKBONE = "mini-clip"
+
+
+class RunSpec(BaseModel):
+    """Methods to run on one backbone and one suite, with their parameters and seeds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    methods: tuple[str, ...] = Field(min_length=1, description="names, or files that end in .py")
+    suite: str = DEFAULT_SUITE
+    backbone: str | None = Field(None, description="default: the suite's own, else mini-clip")
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    of: str | None = Field(None, description="the method that a wrapper such as wise-ft wraps")
+    set: dict[str, Any] = Field(default_factory=dict, description="parameters of the methods; `of.lr` reaches a nested one")
+    data_root: Path | None = None
+    limit: int | None = Field(None, ge=1, description="at most this many images per split: a trial of the machinery")
+    skip_unreadable: int = Field(0, ge=0, description="how many undecodable images to leave out, counted in the record")
+    curve: bool = False
+    search: bool = Field(False, description="fit and measure id-val only; the shifts are not even opened")
+
+    def values(self, method: str) -> dict[str, Any]:
+        """Parameters for one method.
+
+        Raises:
+            UsageError: `of` was given for a method that wraps nothing.
+        """
+        from .plugins import load_method
+
+        if self.of is None:
+            return dict(self.set)
+        if "of" not in load_method(method).model_fields:
+            raise UsageError(f"{method} wraps no other method, so --of has no meaning for it", fix="leave --of out, or run wise-ft")
+        return {"of": self.of, **self.set}
+
+
+def parse_value(text: str) -> Any:
+    """A parameter's value as typed: a JSON number, true, false, null, list or table, else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def parse_assignments(texts: list[str]) -> dict[str, Any]:
+    """`key=value` pairs.
+
+    Raises:
+        UsageError: one has no `=`.
+    """
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"`{text}` is not key=value", where="--set", fix="such as `--set lr=1e-4 --set of.epochs=3`")
+        pairs[key.strip()] = parse_value(value.strip())
+    return pairs
+
+
+def run_spec(options: dict[str, Any], config: Path | None = None) -> RunSpec:
+    """The spec from options over a TOML file over defaults; None in `options` means not given.
+
+    Raises:
+        UsageError: the file cannot be read, or a field is unknown or wrong.
+    """
+    merged: dict[str, Any] = {}
+    if config is not None:
+        try:
+            merged = tomllib.loads(config.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"the configuration cannot be read: {error}", where=str(config)) from error
+    given = {key: value for key, value in options.items() if value is not None}
+    given["set"] = {**merged.get("set", {}), **given.get("set", {})}
+    try:
+        return RunSpec.model_validate({**merged, **given})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"the run is not well specified: {problems}", where=str(config or "options"), fix="`bench run --help`") from error

@@ -1,0 +1,144 @@
+"""The task that a method is given: everything it may use, and no way to reach a test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .backbones.backbone import ImageTower, TextTower
+from .classifier import Classifier
+from .data.batches import TrainBatches
+from .errors import UsageError
+from .evaluation.forward import frozen_features, logits_of
+from .evaluation.metrics import score
+from .identity import torch_stream
+from .method import FineTuner, HeadInit, Method, Traits
+from .training.loop import train
+
+if TYPE_CHECKING:
+    from .runs.experiment import Experiment
+    from .training.checkpoint import Checkpoints
+
+
+class Task:
+    """One backbone, the training and id-val images of one suite, and a seed.
+
+    Attributes:
+        traits: what the backbone offers. classes: C class names. templates: prompt templates.
+        seed: of this run. device: where to compute.
+    """
+
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints) -> None:
+        self._experiment = experiment
+        self._checkpoints = checkpoints
+        self.traits: Traits = experiment.traits
+        self.classes: tuple[str, ...] = experiment.suite.card.classes
+        self.templates: tuple[str, ...] = experiment.suite.card.templates
+        self.seed: int = experiment.seed
+        self.device: str = experiment.engine.device
+        #: what the fit's record keeps
+        self.facts: dict[str, float] = {}
+        self.selection: dict[str, Any] = {}
+        self.history: list[dict[str, Any]] = []
+        self.nested: list[str] = []
+        self.trained_seconds: float | None = None
+
+    def tower(self) -> ImageTower:
+        """A fresh copy of the pre-trained image tower."""
+        return self._experiment.backbone.image_tower()
+
+    def text(self) -> TextTower:
+        """A fresh copy of the text tower.
+
+        Raises:
+            UsageError: the backbone has none.
+        """
+        return self._experiment.text()
+
+    def start(self, init: HeadInit) -> Classifier:
+        """The starting classifier: the pre-trained tower with a head of this kind.
+
+        Raises:
+            UsageError: the backbone does not offer this head.
+        """
+        if init == "probe":
+            return self.fit(self._experiment.probe)
+        return self._experiment.start(init)
+
+    def features(self, split: Literal["train", "id-val"]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Frozen features (N, D) of the pre-trained tower, cached on disk, and labels (N,).
+
+        Raises:
+            UsageError: another split was asked for; test images are out of a method's reach.
+        """
+        if split not in ("train", "id-val"):
+            raise UsageError(f"a method may see the splits train and id-val, not `{split}`")
+        images = self._experiment.split(split)
+        stored = frozen_features(self._experiment.backbone, images, self._experiment.engine, self._experiment.cache, self.tower())
+        return np.array(stored), images.labels
+
+    def fit(self, method: Method) -> Classifier:
+        """Another method's result on this task, trained once and reused by everyone who asks."""
+        fit = self._experiment.fit(method)
+        if fit.record.fit_id not in self.nested:
+            self.nested.append(fit.record.fit_id)
+        return fit.classifier
+
+    def train(self, start: Classifier, method: FineTuner) -> Classifier:
+        """Train `method.loss` from `start`: progress, checkpoints, resume and selection are taken care of. Once per fit.
+
+        Raises:
+            Diverged: the loss is not finite. Interrupted: a stop was asked for; the state is saved.
+        """
+        if self.trained_seconds is not None:
+            raise UsageError(f"{method.name} trains twice within one fit", fix="make the first training a method of its own and use task.fit")
+        experiment = self._experiment
+        self.facts |= dict(method.prepare(self, start))
+        split = experiment.split("train")
+        batches = TrainBatches(
+            split,
+            batch_size=method.batch_size,
+            seed=self.seed,
+            augment=method.augment,
+            size=experiment.backbone.pixels.size,
+            workers=experiment.engine.workers,
+        )
+        trained = train(
+            start,
+            method,
+            batches,
+            seed=self.seed,
+            constants=self.facts,
+            score=self.score,
+            checkpoints=self._checkpoints,
+            engine=experiment.engine,
+            reporter=experiment.reporter,
+        )
+        self.history, self.trained_seconds = trained.history, trained.seconds
+        self.selection |= trained.selection
+        return trained.classifier
+
+    def score(self, classifier: Classifier) -> tuple[float, float]:
+        """(score by the suite's metric, NLL in nats) on id-val."""
+        split = self._experiment.split("id-val")
+        logits = logits_of({"it": classifier}, split, self._experiment.engine)["it"]
+        metrics = score(logits, split.labels, split.groups, self._experiment.suite.card.metric)
+        return metrics.score, metrics.nll
+
+    def choose(self, name: str, candidates: Sequence[tuple[Any, float, float]]) -> Any:
+        """The best of (value, id-val score, id-val NLL): highest score, then lowest NLL, then first. Recorded as a selection."""
+        best = min(candidates, key=lambda candidate: (-candidate[1], candidate[2]))
+        self.selection[name] = {"value": best[0], "id_val": best[1], "among": len(candidates)}
+        return best[0]
+
+    def note(self, **facts: float) -> None:
+        """Put measured constants into the fit's record."""
+        self.facts |= facts
+
+    def generator(self, purpose: str, *step: int) -> torch.Generator:
+        """A CPU generator of its own for this seed, purpose and step."""
+        return torch_stream(self.seed, purpose, *step)

@@ -1,0 +1,58 @@
+"""How a machine is used: device, threads, workers, micro-batches. None of it is part of a fit's meaning; all is recorded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ..errors import UsageError
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Settings of one process.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:1`, `mps`. threads: torch threads (they change the bits of a result, so they are fixed).
+        workers: threads that decode and augment training images ahead.
+        micro_batch: images per forward pass in training; None takes the whole batch at once.
+        checkpoint_seconds: time between two checkpoints.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    workers: int = 0
+    micro_batch: int | None = None
+    eval_batch: int = 256
+    checkpoint_seconds: float = 60.0
+
+    @property
+    def device_type(self) -> str:
+        """`cpu`, `cuda` or `mps`."""
+        return self.device.partition(":")[0]
+
+    def apply(self) -> None:
+        """Set what torch keeps globally.
+
+        Raises:
+            UsageError: the device does not exist here.
+        """
+        # cuBLAS is deterministic only with this workspace, and reads it when it starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        import torch
+
+        torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"the device `{self.device}` cannot be used here: {error}", fix="--device cpu") from error
+
+
+def default_device() -> str:
+    """`cuda` if there is one, else `mps`, else `cpu`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,85 @@
+"""`bench leaderboard`: the measured trade-off between ID and OOD, from the run folders of a store."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from bench.cli.output import Format, FormatOption, StoreOption, print_tables
+from bench.errors import NothingMatched, UsageError
+
+
+class By(StrEnum):
+    """What stands between ID and OOD."""
+
+    shift = "shift"
+    factor = "factor"
+
+
+def leaderboard(
+    store: StoreOption = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="only this suite; repeat it, or use * and ?")] = None,
+    backbone: Annotated[list[str] | None, typer.Option("--backbone", help="only this backbone, likewise")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", help="only this method or row, likewise")] = None,
+    sort: Annotated[str, typer.Option("--sort", help="column to sort by, best first: ood, id, a shift, cost ...")] = "ood",
+    by: Annotated[By, typer.Option("--by", help="columns between ID and OOD: shifts, or means over their factors")] = By.shift,
+    columns: Annotated[
+        str,
+        typer.Option(
+            "--columns",
+            help="more columns, with commas: accuracy, class_mean, macro_f1, worst_group, nll, ece, brier, id_val, memory, "
+            "eval_seconds",
+        ),
+    ] = "",
+    include_limited: Annotated[bool, typer.Option("--include-limited", help="show runs made with --limit too, apart")] = False,
+    form: FormatOption = Format.table,
+) -> None:
+    """Show what was measured: ID, every shift, the OOD average and the cost of every method, averaged over seeds.
+
+    Only comparable rows share a table: same suite, backbone weights, images and pixels. What differs is listed apart, under
+    a title that says in what. Exit code 5 if nothing matched.
+
+    \b
+    Examples:
+      bench leaderboard
+      bench leaderboard --suite pacs-subset --sort id
+      bench leaderboard --method 'wise-ft*' --columns nll,ece --by factor
+      bench leaderboard --format csv > board.csv
+      bench leaderboard --format json | jq '.tables[0].rows[] | {method, id, ood}'
+    """
+    from bench.runs.store import Store, store_root
+
+    from .board import EXTRAS, load, select
+    from .tables import View, tables
+
+    extras = [name.strip().replace("-", "_") for name in columns.split(",") if name.strip()]
+    for name in extras:
+        if name not in EXTRAS:
+            raise UsageError(f"there is no column `{name}`", where="--columns", fix=f"one of: {', '.join(EXTRAS)}")
+    root = store_root(store)
+    everything = load(Store(root))
+    chosen = select(everything, suites=suite or (), backbones=backbone or (), methods=method or ())
+    made = tables(chosen, View(sort=sort, by=by.value, extras=extras, limited=include_limited))
+    if made:
+        print_tables(made, form)
+        return
+    if chosen:
+        limited = any(record.limit is not None for record in chosen)
+        raise NothingMatched(
+            f"{len(chosen)} run(s) match, and none is a result: they are trials (--limit) or search runs",
+            where=str(root),
+            fix="add --include-limited to see the trials" if limited else "`bench run` the selected configuration",
+        )
+    if not everything:
+        raise NothingMatched(
+            "there are no runs yet", where=str(root), fix="`bench run METHOD` makes one; --store is another folder"
+        )
+    there = {
+        "--suite": {record.suite for record in everything},
+        "--backbone": {record.backbone for record in everything},
+        "--method": {str(record.method.get("name")) for record in everything},
+    }
+    would = "; ".join(f"{option} {', '.join(sorted(names))}" for option, names in there.items())
+    raise NothingMatched("no run matches these filters", where=str(root), fix=f"these would match: {would}")

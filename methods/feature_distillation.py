@@ -1,0 +1,66 @@
+"""Fine-tuning that is held to the features of the frozen starting classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch.nn import functional as F
+
+from bench.method import Batch, FineTuner, HeadInit, Space, searched
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.classifier import Classifier
+    from bench.task import Task
+
+
+class FeatureDistillation(FineTuner):
+    """CE(head(f_s(x)), y) + w MSE(f_s(x), f_t(x)), f_t being the frozen starting tower (unmasked baseline of Xiao et al., 2023).
+
+    MSE is the mean over images and feature dimensions of un-normalised features, so that a raw weight means nothing across
+    backbones: in the unit `teacher_ms` it is divided by the teacher's mean-square feature. A search draws it in that unit.
+    The training recipe is that of the paper's repository where it differs from WiSE-FT's.
+    """
+
+    name: ClassVar[str] = "feature-distillation"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2303.03052"
+    bibtex: ClassVar[str] = """@inproceedings{xiao2023masked,
+  title = {Masked Images Are Counterfactual Samples for Robust Fine-Tuning},
+  author = {Xiao, Yao and Tang, Ziyi and Wei, Pengxu and Liu, Cong and Lin, Liang},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  pages = {20301--20310},
+  year = {2023}
+}"""
+
+    weight: float = searched(30.0, Space(low=0.5, high=20, log=True), ge=0, description="w, in the unit `weight_unit`")
+    weight_unit: Literal["raw", "teacher_ms"] = searched(
+        "raw", Space(choices=("teacher_ms",)), description="`raw`: as in the paper; `teacher_ms`: per mean-square teacher feature"
+    )
+    schedule: Literal["warmup-cosine", "one-cycle"] = "one-cycle"
+    warmup: float = Field(0.02, ge=0, description="steps; a share of all steps if below 1")
+    augment: Literal["none", "flip", "shift-flip", "resized-crop"] = "none"
+    select: Literal["best", "last"] = Field("best", description="which epoch is kept: best on id-val, or the last")
+
+    _heads: ClassVar[tuple[HeadInit, ...]] = ("zero-shot", "native", "probe")
+
+    def prepare(self, task: Task, start: Classifier) -> Mapping[str, float]:
+        """Measure `teacher_ms`, the mean square of the frozen tower's features over the training images; recorded in any unit."""
+        features, _ = task.features("train")
+        return {"teacher_ms": float(np.square(features, dtype=np.float64).mean())}
+
+    def raw_weight(self, constants: Mapping[str, float]) -> float:
+        """w as it stands before the MSE."""
+        return self.weight / constants["teacher_ms"] if self.weight_unit == "teacher_ms" else self.weight
+
+    def loss(self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]) -> Tensor:
+        """CE(head(f_s(x)), y) + w MSE(f_s(x), f_t(x)); one student forward serves both terms."""
+        with torch.no_grad():
+            target = teacher.features(batch.images)
+        features = student.features(batch.images)
+        cross_entropy = F.cross_entropy(student.head(features), batch.labels)
+        return cross_entropy + self.raw_weight(constants) * F.mse_loss(features, target)

@@ -1,0 +1,165 @@
+"""A linear head on the frozen backbone's features, which are computed once and cached."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch.nn import functional as F
+
+from bench.backbones.backbone import Head
+from bench.classifier import Classifier
+from bench.errors import UsageError
+from bench.method import HeadInit, Method, Traits
+from bench.training.schedules import one_cycle, warmup_cosine
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bench.task import Task
+
+#: Logit of a class without a training image: never predicted, and finite, so that weights can still be averaged.
+ABSENT = -1e3
+
+
+class LinearProbe(Method):
+    """Logistic regression on frozen features.
+
+    `lbfgs` (default) is the probe of Kumar et al. (2022): scikit-learn's L-BFGS, warm-started along 50 values of C from 1e-7
+    to 100, the best on id-val kept. `adamw` is the gradient recipe of Xiao et al. (2023), from the zero-shot head.
+    """
+
+    name: ClassVar[str] = "linear-probe"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2202.10054"
+    bibtex: ClassVar[str] = """@inproceedings{kumar2022finetuning,
+  title = {Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution},
+  author = {Kumar, Ananya and Raghunathan, Aditi and Jones, Robbie and Ma, Tengyu and Liang, Percy},
+  booktitle = {International Conference on Learning Representations},
+  year = {2022}
+}"""
+
+    solver: Literal["lbfgs", "adamw"] = "lbfgs"
+    normalize: bool | None = Field(
+        None, description="L2-normalise features; default: if there is a text tower (lbfgs), as the starting head does (adamw)"
+    )
+    grid: int = Field(50, ge=1, description="lbfgs: values of C, from 1e-7 to 100")
+    max_iter: int = Field(200, ge=1, description="lbfgs: iterations for each C")
+    head_init: HeadInit | None = Field(None, description="adamw: first head; default: zero-shot, else native, else random")
+    lr: float = Field(3e-5, gt=0, description="adamw: peak learning rate")
+    epochs: int = Field(10, ge=1, description="adamw: epochs, of which the best on id-val is kept")
+    batch_size: int = Field(512, ge=1, description="adamw: images per step")
+    schedule: Literal["warmup-cosine", "one-cycle"] = Field("one-cycle", description="adamw: as in full fine-tuning")
+    warmup: float = Field(0.02, ge=0, description="adamw: steps; a share of all steps if below 1")
+    clip: float = Field(1.0, ge=0, description="adamw: maximum global L2 norm of the gradient; 0 does not clip")
+
+    def resolved(self, traits: Traits) -> Self:
+        """Decide on normalisation (`lbfgs`) or on the starting head (`adamw`)."""
+        if self.solver == "lbfgs":
+            return self.model_copy(update={"normalize": traits.text if self.normalize is None else self.normalize})
+        return self.model_copy(update={"head_init": self.head_init or traits.first_head("zero-shot", "native", "random")})
+
+    def fit(self, task: Task) -> Classifier:
+        """Train the head; the tower stays as it is."""
+        head = self._by_lbfgs(task) if self.solver == "lbfgs" else self._by_adamw(task)
+        return Classifier(task.tower(), head)
+
+    def _by_lbfgs(self, task: Task) -> Head:
+        assert self.normalize is not None, "a method is resolved before it is fitted"
+        x, y = task.features("train")
+        x_val, y_val = (torch.from_numpy(np.ascontiguousarray(part)) for part in task.features("id-val"))
+        if self.normalize:
+            x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        heads: dict[float, Head] = {}
+        for c, weight, bias in regularization_path(x, y, len(task.classes), np.logspace(-7, 2, self.grid), self.max_iter):
+            heads[c] = Head(torch.from_numpy(weight), torch.from_numpy(bias), normalize=self.normalize)
+        chosen: float = task.choose("C", [(c, *_score(head, x_val, y_val)) for c, head in heads.items()])
+        return heads[chosen]
+
+    def _by_adamw(self, task: Task) -> Head:
+        assert self.head_init is not None, "a method is resolved before it is fitted"
+        x, y, x_val, y_val = (
+            torch.from_numpy(np.ascontiguousarray(part)).to(task.device)
+            for split in (task.features("train"), task.features("id-val"))
+            for part in split
+        )
+        start = task.start(self.head_init).head
+        normalize = start.normalize if self.normalize is None else self.normalize
+        head = Head(start.weight, start.bias, normalize=normalize).to(task.device)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr, weight_decay=0)
+        size = min(self.batch_size, len(y))
+        per_epoch = len(y) // size
+        total, heads = per_epoch * self.epochs, {}
+        for epoch in range(self.epochs):
+            order = torch.randperm(len(y), generator=task.generator("linear-probe", epoch)).to(task.device)
+            for step in range(per_epoch):
+                self._set_rate(optimizer, epoch * per_epoch + step, total)
+                rows = order[step * size : (step + 1) * size]
+                optimizer.zero_grad(set_to_none=True)
+                F.cross_entropy(head(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+                if self.clip:
+                    torch.nn.utils.clip_grad_norm_(head.parameters(), self.clip)
+                optimizer.step()
+            heads[epoch + 1] = Head(head.weight, head.bias, normalize=normalize)
+        chosen: int = task.choose("epoch", [(epoch, *_score(kept, x_val, y_val)) for epoch, kept in heads.items()])
+        return heads[chosen].cpu()
+
+    def _set_rate(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
+        group = optimizer.param_groups[0]
+        if self.schedule == "one-cycle":
+            group["lr"], beta = one_cycle(step, total, self.lr, self.warmup)
+            group["betas"] = (beta, 0.999)
+        else:
+            warmup = min(round(self.warmup * total if self.warmup < 1 else self.warmup), total - 1)
+            group["lr"] = warmup_cosine(step, total, self.lr, warmup)
+
+
+def regularization_path(
+    x: NDArray[Any], y: NDArray[Any], classes: int, grid: NDArray[np.float64], max_iter: int
+) -> Iterator[tuple[float, NDArray[np.float64], NDArray[np.float64]]]:
+    """Multinomial logistic regression for each C of `grid`, each warm-started from the one before.
+
+    Features are standardised by one scalar mean m and one scalar standard deviation s, whatever their dimension, and the
+    weights are mapped back to the features as given: W / s and b - (m / s) * sum over dimensions of W.
+
+    Args:
+        x: (N, D) features. y: (N,) labels below `classes`. grid: values of C, in scikit-learn's sense (times the sum of losses).
+
+    Yields:
+        C, weight (classes, D) and bias (classes,).
+
+    Raises:
+        UsageError: fewer than two classes have an image.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    present = np.unique(y)
+    if len(present) < 2:
+        raise UsageError("a linear probe needs training images of two classes", where="linear-probe", fix="raise --limit")
+    mean, deviation = float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64))
+    standardized = (x.astype(np.float64) - mean) / deviation
+    model = LogisticRegression(solver="lbfgs", max_iter=max_iter, warm_start=True)
+    for c in grid:
+        # BLAS has threads of its own, and their number changes the last bits.
+        with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # `max_iter` is part of the recipe
+            model.set_params(C=float(c)).fit(standardized, y)
+        w, b = model.coef_, model.intercept_
+        if len(present) == 2:  # scikit-learn then has one row, for the logit's difference
+            w, b = np.concatenate([-w / 2, w / 2]), np.concatenate([-b / 2, b / 2])
+        weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, ABSENT)
+        weight[present] = w / deviation
+        bias[present] = b - mean / deviation * w.sum(axis=1)
+        yield float(c), weight, bias
+
+
+@torch.no_grad()
+def _score(head: Head, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
+    """(accuracy, NLL) of a head on features."""
+    logits = head(x)
+    return float((logits.argmax(dim=1) == y).double().mean()), float(F.cross_entropy(logits, y))
