@@ -22,7 +22,8 @@ test: .venv/installed  ## install and run the test suite
 check: .venv/installed  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	rm -rf build && $(BIN)/python -m pip install --quiet --no-deps --target build/installed .
+	cd build/installed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p bench
 
 perf: .venv/installed  ## timings, on demand
 	$(BIN)/python -m pytest -m perf tests/perf -s

@@ -138,12 +138,12 @@ def configure(method: type[Method], values: Mapping[str, Any], recipe: Mapping[s
         else:
             merged[first] = value
     for key, field in method.model_fields.items():
-        default = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+        default = field.get_default(call_default_factory=True)
         if isinstance(default, Method):
             chosen = merged.get(key, default.name)
             if isinstance(chosen, Method):
                 continue
-            inner = {"name": chosen} if isinstance(chosen, str) else dict(chosen)
+            inner: dict[str, Any] = {"name": chosen} if isinstance(chosen, str) else dict(chosen)
             inner_name = inner.pop("name")
             inner = inner.pop("parameters", inner)
             merged[key] = build_method(inner_name, {**inner, **nested.pop(key, {})}, recipe)

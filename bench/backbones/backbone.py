@@ -92,15 +92,14 @@ class Backbone(ABC):
 
     Attributes:
         name: as given on the command line, such as `timm:tf_efficientnet_lite0`.
-        architecture: what the weights are put into, such as `ViT-B-32-quickgelu` (the same weights in another one are
-            another function). weights_sha256: hash of the weights' content (file or tensors), never of their path.
+        weights_sha256: hash of the tensors and of what they are put into (architecture, activation, normalisation),
+            never of a path: the same weights in another architecture are another function.
         seen: what data it was pre-trained on, in words (`unknown` if nobody says).
         pixels: how images are brought to its input.
         seen_suites: names of suites whose training images it saw in pre-training (id-val is then seen data).
     """
 
     name: str
-    architecture: str
     weights_sha256: str
     seen: str = "unknown"
     seen_suites: tuple[str, ...] = ()

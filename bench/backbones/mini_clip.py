@@ -66,7 +66,9 @@ class Block(nn.Module):
             record.append(attention)
             mixed = attention @ value
         tokens = tokens + self.out(mixed.transpose(1, 2).reshape(n, length, width))
-        return tokens + self.narrow(F.gelu(self.widen(self.norm_2(tokens)), approximate="tanh"))
+        widened = F.gelu(self.widen(self.norm_2(tokens)), approximate="tanh")
+        output: Tensor = tokens + self.narrow(widened)
+        return output
 
 
 class Stem(nn.Sequential):
@@ -229,7 +231,8 @@ class MiniClip(Backbone):
         towers = nn.ModuleDict({"image": MiniImageTower(), "text": MiniTextTower(self._vocabulary)})
         towers.load_state_dict(self._state)
         image, text = towers.eval().children()
-        assert isinstance(image, MiniImageTower) and isinstance(text, MiniTextTower)
+        assert isinstance(image, MiniImageTower)
+        assert isinstance(text, MiniTextTower)
         return image, text
 
     def image_tower(self) -> MiniImageTower:

@@ -58,7 +58,8 @@ class TimmBackbone(Backbone):
         facts = {"library": "timm", "architecture": arch, "mean": mean, "std": std}
         self.weights_sha256 = content_sha256(model.state_dict(), facts)
         without_noise(model)
-        self._classifier = _take_classifier(model, self.pixels.size) if trained else None
+        classifier = _take_classifier(model, self.pixels.size)
+        self._classifier = classifier if trained else None
         try:
             self._tower = tower_of(model, mean, std, self.pixels.size).eval()
         except UsageError as error:
@@ -202,13 +203,15 @@ def _pixels(name: ModelName, model: Any) -> tuple[Pixels, tuple[float, ...], tup
 
 
 def _take_classifier(model: Any, size: int) -> tuple[Tensor, Tensor] | None:
-    """Replace the classifier by the identity and return its weight (C, D) and bias (C,), if it is a linear layer.
+    """Remove the classifier and return its weight (C, D) and bias (C,) if it is a linear layer.
 
     Verified on one image: features times weight plus bias must be the model's logits, whatever its architecture does in between.
     """
     path = model.pretrained_cfg.get("classifier")
     classifier = model.get_submodule(path) if isinstance(path, str) else None
     if not isinstance(classifier, nn.Linear):
+        if not isinstance(classifier, nn.Identity):
+            model.reset_classifier(0)
         return None
     was_training = model.training
     model.eval()

@@ -90,7 +90,9 @@ def show(name: Annotated[str, typer.Argument(help="a method's name or file")], f
 
 
 @app.command()
-def new(file: Annotated[Path, typer.Argument(help="the file to write, such as my_method.py; the method is named after it")]) -> None:
+def new(
+    file: Annotated[Path, typer.Argument(help="the file to write, such as my_method.py; the method is named after it")],
+) -> None:
     """Write a method of your own to start from: one short file that already runs.
 
     \b

@@ -16,7 +16,20 @@ if TYPE_CHECKING:
     from ..runs.store import Store
 
 _SCORES = ("score", "accuracy", "class_mean", "macro_f1", "nll", "ece", "brier", "worst_group")
-_APART = {"method", "data", "metrics", "holes", "factors", "selection", "facts", "curve", "provenance", "error", "shifts", "averaged"}
+_APART = {
+    "method",
+    "data",
+    "metrics",
+    "holes",
+    "factors",
+    "selection",
+    "facts",
+    "curve",
+    "provenance",
+    "error",
+    "shifts",
+    "averaged",
+}
 
 
 def command(
@@ -72,7 +85,9 @@ def find_run(store: Store, name: str, seed: int | None = None) -> RunRecord:
     if len(found) > 1:
         for record in found:
             say(f"{record.eval_id[:12]}  {record.label}, seed {record.seed}, {record.suite}, {record.backbone}, {record.status}")
-        raise UsageError(f"`{name}` means {len(found)} runs", where=str(store.root), fix="give one of the numbers above, or --seed")
+        raise UsageError(
+            f"`{name}` means {len(found)} runs", where=str(store.root), fix="give one of the numbers above, or --seed"
+        )
     return found[0]
 
 
@@ -105,7 +120,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Cell]:
 
 
 def _pairs(title: str, values: Mapping[str, Any]) -> Table:
-    return Table([Column("field"), Column("value")], [{"field": key, "value": value} for key, value in flat(values).items()], title)
+    return Table(
+        [Column("field"), Column("value")], [{"field": key, "value": value} for key, value in flat(values).items()], title
+    )
 
 
 def _metrics(record: RunRecord) -> Table:
@@ -127,5 +144,9 @@ def _metrics(record: RunRecord) -> Table:
 def _curve(record: RunRecord) -> Table:
     splits = list(dict.fromkeys(split for point in record.curve for split in point.scores))
     rows: list[dict[str, Cell]] = [{"alpha": point.alpha, **point.scores, "ood": point.ood} for point in record.curve]
-    columns = [Column("alpha", kind="number"), *(Column(split, kind="percent") for split in splits), Column("ood", "OOD", "percent")]
+    columns = [
+        Column("alpha", kind="number"),
+        *(Column(split, kind="percent") for split in splits),
+        Column("ood", "OOD", "percent"),
+    ]
     return Table(columns, rows, "interpolation curve")

@@ -38,7 +38,14 @@ def suites(context: typer.Context, data_root: DataRootOption = None, form: Forma
 def print_suites(data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
     """List the installed suites."""
     rows = [_row(name, data_root) for name in suite_names()]
-    columns = [Column("name"), Column("title"), Column("classes", kind="count"), Column("shifts"), Column("licence"), Column("data")]
+    columns = [
+        Column("name"),
+        Column("title"),
+        Column("classes", kind="count"),
+        Column("shifts"),
+        Column("licence"),
+        Column("data"),
+    ]
     print_tables([Table(columns, rows, notes=["`bench suites show NAME` lists splits and classes."])], form)
 
 

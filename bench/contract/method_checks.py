@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from ..api import experiments
-from ..data.suite import Split
+from ..data.split import Split
 from ..errors import Interrupted
 from ..method import FineTuner, Method
 from ..plugins import configure, load_method

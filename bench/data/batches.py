@@ -157,7 +157,7 @@ def _shifted(images: NDArray[np.uint8], across: NDArray[np.float32], down: NDArr
 
     def source(uniform: NDArray[np.float32]) -> NDArray[np.int64]:
         offset = (uniform.astype(np.float64) * (2 * most + 1)).astype(np.int64) - most
-        place = np.abs(np.arange(side) + offset[:, None])
+        place: NDArray[np.int64] = np.abs(np.arange(side) + offset[:, None])
         return np.where(place >= side, 2 * (side - 1) - place, place)
 
     return images[np.arange(count)[:, None, None], source(down)[:, :, None], source(across)[:, None, :]]

@@ -24,7 +24,7 @@ class FolderSource(_Card):
     """Image files in class folders, below a root that is looked up in the data roots."""
 
     kind: Literal["folder"] = "folder"
-    root: str = Field(description="name of the data set's folder below a data root, such as `pacs`; absolute or ./relative paths too")
+    root: str = Field(description="folder of the data set below a data root, such as `pacs`; an absolute or ./relative path too")
     folders: tuple[str, ...] | None = Field(None, description="folder of each class in label order; default: the class names")
     groups: tuple[str, ...] | None = Field(
         None, description="names of the subfolders that divide every class folder into groups, in the order of the group numbers"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..errors import BenchError
 from .card import InDistribution
-from .image_bytes import decode
+from .image_bytes import EMPTY, decode
 from .rendered import RenderedSplit
 
 Rows = NDArray[np.int64]
@@ -159,7 +159,7 @@ def limited(collection: Collection, rows: Rows, limit: int | None) -> Rows:
 def duplicates(collection: Collection) -> tuple[int, int]:
     """How many images repeat another's content, and how many contents carry more than one label."""
     frame = pd.DataFrame({"content": collection.content, "label": collection.labels})
-    frame = frame[collection.problems != "empty"]  # empty files are all alike and are reported as such
+    frame = frame[collection.problems != EMPTY]  # empty files are all alike and are reported as such
     labels = frame.groupby("content")["label"].nunique()
     return len(frame) - len(labels), int((labels > 1).sum())
 

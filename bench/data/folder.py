@@ -96,9 +96,9 @@ def class_images(
     present = set(images["folder"]) - {""}
     missing, extra = [name for name in folders if name not in present], sorted(present - set(folders))
     if missing or extra:
-        parts = [f"missing or without images: {', '.join(missing)}"] * bool(missing) + [f"not on the card: {', '.join(extra)}"] * bool(extra)
         raise BenchError(
-            f"the class folders of {part} do not match the card: {'; '.join(parts)}",
+            f"the class folders of {part} do not match the card; missing or without images: {', '.join(missing) or 'none'}; "
+            f"not on the card: {', '.join(extra) or 'none'}",
             where=part,
             fix="rename or restore the folders, or mend `classes` or `source.folders` on the card",
         )
@@ -117,7 +117,7 @@ def _groups(images: pd.DataFrame, part: str, groups: Sequence[str] | None) -> pd
     numbers = names.map({name: number for number, name in enumerate(groups)})
     if numbers.isna().any():
         key = images["key"][numbers.isna()].iloc[0]
-        raise BenchError(f"an image lies in no group's folder ({', '.join(groups)})", where=key, fix="mend `source.groups` on the card")
+        raise BenchError(f"an image lies in no group's folder ({', '.join(groups)})", where=key, fix="mend `source.groups`")
     return numbers.astype("int64")
 
 

@@ -52,7 +52,7 @@ def _configured_roots(file: Path) -> list[DataRoot]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"the user configuration cannot be read: {error}", where=str(file)) from error
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise UsageError("`data_roots` is not a list of paths", where=str(file), fix='write data_roots = ["/folder/of/data/sets"]')
+        raise UsageError("`data_roots` is not a list of paths", where=str(file), fix='data_roots = ["/folder/of/data/sets"]')
     return [DataRoot(Path(entry).expanduser(), str(file)) for entry in entries]
 
 
@@ -76,10 +76,11 @@ def find_root(card: SuiteCard, roots: list[DataRoot], *, card_path: Path | None 
     for place, _ in places:
         if place.is_dir():
             return place.resolve()
-    looked = "; ".join(f"{place} ({origin})" for place, origin in places)
+    looked = "looked at " + "; ".join(f"{place} ({origin})" for place, origin in places)
+    nowhere = f"no data root is given: not by --data-root, not by BENCH_DATA, not in {user_configuration()}"
     raise MissingPrerequisite(
         f"the images of {card.title} are not found",
-        where=f"looked at {looked}" if looked else "no data root is given: not by --data-root, BENCH_DATA or " + str(user_configuration()),
+        where=looked if places else nowhere,
         fix=_how_to_get(card, wanted, roots),
     )
 
@@ -94,7 +95,7 @@ def _how_to_get(card: SuiteCard, wanted: str, roots: list[DataRoot]) -> str:
     return f"{get}export BENCH_DATA=/folder/that/holds/{wanted.partition('/')[0]}"
 
 
-def cache_folder(*parts: str) -> Path:
+def cache_dir(*parts: str) -> Path:
     """A folder of the cache, made if it is not there: BENCH_CACHE, or the user's cache folder.
 
     Raises:
@@ -111,6 +112,6 @@ def cache_folder(*parts: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BenchError(
-            f"the cache folder cannot be made: {error.strerror}", where=str(folder), fix="export BENCH_CACHE=/a/folder/you/may/write"
+            f"the cache folder cannot be made: {error.strerror}", where=str(folder), fix="export BENCH_CACHE=/a/writable/folder"
         ) from error
     return folder

@@ -188,7 +188,7 @@ def _is_intact(folder: Path, shape: tuple[int, ...]) -> bool:
         array = np.load(folder / "pixels.npy", mmap_mode="r")
     except (OSError, ValueError, KeyError):
         return False
-    return array.shape == shape and array.dtype == np.uint8
+    return bool(array.shape == shape and array.dtype == np.uint8)
 
 
 def _write_json(file: Path, value: object) -> None:

@@ -72,7 +72,8 @@ def rendered_split(source: RenderedSource, split: str, *, cache: Path, progress:
         if groups is not None:
             np.save(part / "groups.npy", groups.astype(np.int64))
         np.save(part / "content.npy", _content(pixels))
-        (part / "meta.json").write_text(json.dumps({"world": source.world, "split": split, "shape": pixels.shape}), encoding="utf-8")
+        meta = {"world": source.world, "split": split, "shape": pixels.shape}
+        (part / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         if progress is not None:
             progress(f"rendering {split}", 1, 1)
 
@@ -108,17 +109,18 @@ def _package_sha256(module: ModuleType) -> str:
     if module.__file__ is None:
         raise UsageError(f"{module.__name__} has no source file", where="source.world")
     file = Path(module.__file__)
-    in_package = hasattr(module, "__path__") or (module.__package__ or "") in sys.modules
-    files = sorted(path for path in file.parent.rglob("*") if path.is_file() and _is_source(path, file.parent)) if in_package else [file]
+    files = [file]
+    if hasattr(module, "__path__") or (module.__package__ or "") in sys.modules:
+        files = sorted(path for path in file.parent.rglob("*") if path.is_file() and _is_source(path.relative_to(file.parent)))
     sha = hashlib.sha256()
     for path in files:
         sha.update(f"{path.relative_to(file.parent).as_posix()}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return sha.hexdigest()
 
 
-def _is_source(path: Path, package: Path) -> bool:
-    """Whether a file can shape a rendering: not byte code, not an editor's or a system's."""
-    return path.suffix != ".pyc" and not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(package).parts)
+def _is_source(path: Path) -> bool:
+    """Whether a file of a package can shape a rendering: not byte code, not an editor's or a system's."""
+    return path.suffix != ".pyc" and not any(part.startswith(".") or part == "__pycache__" for part in path.parts)
 
 
 def _version(package: str) -> str:
@@ -128,9 +130,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def _check(
-    world: str, split: str, pixels: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any] | None
-) -> None:
+def _check(world: str, split: str, pixels: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any] | None) -> None:
     problem = ""
     if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8:
         problem = f"pixels are {pixels.dtype} {pixels.shape}, not uint8 (N, H, W, 3)"
@@ -151,6 +151,7 @@ def _content(pixels: NDArray[np.uint8]) -> NDArray[np.str_]:
 def _is_intact(folder: Path) -> bool:
     try:
         shape = tuple(json.loads((folder / "meta.json").read_text(encoding="utf-8"))["shape"])
-        return np.load(folder / "pixels.npy", mmap_mode="r").shape == shape and len(np.load(folder / "content.npy")) == shape[0]
+        pixels, content = np.load(folder / "pixels.npy", mmap_mode="r"), np.load(folder / "content.npy")
+        return bool(pixels.shape == shape and len(content) == shape[0])
     except (OSError, ValueError, KeyError):
         return False

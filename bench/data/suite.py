@@ -14,13 +14,15 @@ from ..errors import BenchError, MissingPrerequisite, UsageError
 from .card import FolderSource, RenderedSource, SuiteCard
 from .collection import Collection, Rows, divide, duplicates, fingerprint, folder_collection, limited, rendered_collection
 from .folder import class_images, index_folder
-from .image_bytes import UNREADABLE
-from .locations import cache_folder, data_roots, find_root
+from .image_bytes import EMPTY, UNREADABLE
+from .locations import cache_dir, data_roots, find_root
 from .pixel_cache import cached_pixels
 from .pixels import Pixels
 from .rendered import rendered_split
 from .split import MappedPixels, Split
 from .stored import Progress
+
+__all__ = ["Split", "Suite", "open_suite"]
 
 _ID_SPLITS = ("train", "id-val", "id-test")
 #: Name of the collection of ID images that the card's seed divides.
@@ -79,7 +81,7 @@ class Suite:
         if split not in self.split_names:
             raise UsageError(f"no split {split!r}", where=f"suite {self.card.name}", fix=f"one of {', '.join(self.split_names)}")
         if split in self.holes:
-            raise MissingPrerequisite(f"the shift {split} is missing: {self.holes[split]}", where=self.card.name, fix=self.card.get)
+            raise MissingPrerequisite(f"the shift {split} is missing", where=self.holes[split], fix=self.card.get)
         if (split, pixels) not in self._splits:
             self._splits[split, pixels] = self._load(split, pixels)
         return self._splits[split, pixels]
@@ -111,10 +113,10 @@ class Suite:
         if name not in self._collections:
             source = self.card.source
             assert isinstance(source, RenderedSource), "folders are indexed when the suite is opened"
-            made = rendered_split(source, self._paths[name], cache=cache_folder("rendered"), progress=self._progress)
+            made = rendered_split(source, self._paths[name], cache=cache_dir("rendered"), progress=self._progress)
             collection = rendered_collection(self._paths[name], made)
-            if int(collection.labels.min(initial=0)) < 0 or int(collection.labels.max(initial=0)) >= len(self.card.classes):
-                raise BenchError(f"a label is not below {len(self.card.classes)}", where=f"{source.world}, split {self._paths[name]}")
+            if not np.isin(collection.labels, np.arange(len(self.card.classes))).all():
+                raise BenchError("a label is not the number of a class", where=f"{source.world}, split {self._paths[name]}")
             self._add(name, collection)
             self._check_counts({name: len(collection)})
         return self._collections[name]
@@ -142,7 +144,7 @@ class Suite:
             [str(content) for content in contents],
             lambda row: collection.originals.open(int(wanted[first[row]])),
             pixels,
-            cache=cache_folder("pixels"),
+            cache=cache_dir("pixels"),
             what=f"{self.card.name} {name}",
             progress=self._progress,
         )
@@ -160,7 +162,7 @@ class Suite:
         named = [f"{self._place(collection, row)} ({reason})" for row, reason in sorted(reasons.items())]
         some = "; ".join(named[:5]) + (f"; and {len(named) - 5} more" if len(named) > 5 else "")
         raise BenchError(
-            f"{len(named)} image{'s' * (len(named) > 1)} of {self.card.name} {collection.what} cannot be read (allowed: {self._skip})",
+            f"unreadable images in {self.card.name} {collection.what}: {len(named)} (allowed: {self._skip})",
             where=some,
             fix=f"restore the files, or go on without them, counted in the record: --skip-unreadable {len(named)}",
         )
@@ -174,12 +176,11 @@ class Suite:
         for name, part in self._paths.items():
             if not (root / part).is_dir():
                 if name in _ID_SPLITS or name == _WHOLE:
-                    raise MissingPrerequisite(
-                        f"the ID images of {self.card.title} are missing", where=f"no folder {root / part}", fix=self.card.get or "restore it"
-                    )
+                    what = f"the ID images of {self.card.title} are missing"
+                    raise MissingPrerequisite(what, where=f"no folder {root / part}", fix=self.card.get or "restore it")
                 self.holes[name] = f"no folder {root / part}"
                 continue
-            index = index_folder(root, part, cache=cache_folder("index"), progress=self._progress)
+            index = index_folder(root, part, cache=cache_dir("index"), progress=self._progress)
             images, remarks = class_images(index, part, self.card.class_folders, source.groups)
             self.warnings += remarks
             problems.append(index[index["problem"] != ""])
@@ -217,9 +218,10 @@ class Suite:
         base = _WHOLE if _WHOLE in self._collections else "train"
         seen: NDArray[np.str_] = self._collections[base].content
         for name, collection in self._collections.items():
-            shared = int(np.isin(collection.content[collection.problems != "empty"], seen).sum()) if name != base else 0
-            if shared:
-                self.warnings.append(f"{collection.what}: {shared} images are also in {self._collections[base].what} (same bytes)")
+            shared = int(np.isin(collection.content[collection.problems != EMPTY], seen).sum())
+            if shared and name != base:
+                what, where = collection.what, self._collections[base].what
+                self.warnings.append(f"{what}: {shared} images are also in {where} (same bytes)")
 
 
 def open_suite(
@@ -246,8 +248,10 @@ def open_suite(
             for lack of permission.
         UsageError: a limit below 1 or a negative `skip_unreadable`.
     """
-    if (limit is not None and limit < 1) or skip_unreadable < 0:
-        raise UsageError("the limit is at least 1 image and the number of unreadable images at least 0", where="--limit, --skip-unreadable")
+    if limit is not None and limit < 1:
+        raise UsageError(f"{limit} images are no split", where="--limit", fix="give at least 1")
+    if skip_unreadable < 0:
+        raise UsageError(f"{skip_unreadable} is no number of images", where="--skip-unreadable", fix="give at least 0")
     source = card.source
     if not isinstance(source, FolderSource):
         return Suite(card, None, limit=limit, skip_unreadable=skip_unreadable, progress=progress)

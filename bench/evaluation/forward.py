@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..backbones.backbone import Backbone, ImageTower
 from ..classifier import Classifier
-from ..data.suite import Split
+from ..data.split import Split
 from ..identity import digest
 from ..runs.atomic import write_with
 from ..training.engine import Engine

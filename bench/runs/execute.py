@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 
 from ..classifier import Classifier, interpolate
 from ..data.card import Metric
-from ..data.suite import Split
+from ..data.split import Split
 from ..errors import BenchError, Interrupted
 from ..evaluation.forward import logits_of
 from ..evaluation.metrics import score
@@ -250,7 +250,7 @@ def execute_external(experiment: Experiment, weights: Path, *, name: str, limit:
     backbone, suite = experiment.backbone, experiment.suite
     classifier, sha = load_external(weights, experiment)
     method = {"name": "external", "version": 1, "source": "", "parameters": {"name": name, "weights": sha}}
-    fit_id = digest({"external": sha, "architecture": backbone.architecture, "classes": list(suite.card.classes)})[:24]
+    fit_id = digest({"external": sha, "backbone": backbone.weights_sha256, "classes": list(suite.card.classes)})[:24]
     record = _record(experiment, method, name, fit_id, limit=limit, phase="external")
     path = experiment.store.run_dir(record) / "record.json"
     _evaluate(experiment, classifier, {split: experiment.split(split) for split in record.data}, record, path.parent)

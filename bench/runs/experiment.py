@@ -13,7 +13,8 @@ import torch
 from ..backbones.backbone import Backbone, Head, TextTower
 from ..backbones.heads import zero_shot_head
 from ..classifier import Classifier
-from ..data.suite import Split, Suite
+from ..data.split import Split
+from ..data.suite import Suite
 from ..errors import Interrupted, UsageError
 from ..identity import PROTOCOL_VERSION, digest, tensors_sha256, torch_stream
 from ..method import HeadInit, Method, Traits
@@ -111,7 +112,7 @@ class Experiment:
         return {
             "protocol": PROTOCOL_VERSION,
             "method": method.resolved(self.traits).identity(),
-            "backbone": {"architecture": self.backbone.architecture, "weights": self.backbone.weights_sha256},
+            "backbone": self.backbone.weights_sha256,
             "pixels": self.backbone.pixels.name,
             "train": self.split("train").fingerprint,
             "id_val": self.split("id-val").fingerprint,

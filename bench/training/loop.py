@@ -168,7 +168,7 @@ def _step(
         )
         with torch.autocast(engine.device_type, torch.bfloat16, enabled=method.precision == "bf16"):
             loss = method.loss(batch, student, teacher, constants) * (len(rows) / size)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     if method.clip:
         nn.utils.clip_grad_norm_(student.parameters(), method.clip)

