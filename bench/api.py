@@ -17,6 +17,7 @@ from .runs.lease import is_live
 from .runs.record import RunRecord
 from .runs.store import Store, store_root
 from .spec import DEFAULT_BACKBONE, RunSpec
+from .sweep.search import SEARCH_SEED, Found, search
 from .training.engine import Engine, default_device
 from .training.loop import Reporter
 
@@ -39,6 +40,7 @@ class Planned:
 
     experiment: Experiment
     method: Method
+    found: Found | None = None
 
     @property
     def fit_id(self) -> str:
@@ -91,11 +93,25 @@ def plan(
     """
     card, _ = find_card(spec.suite)
     methods = [build_method(name, spec.values(name), card.recipe) for name in spec.methods]
-    return [
-        Planned(experiment, method.resolved(experiment.traits))
-        for experiment in experiments(spec, store=store, engine=engine, reporter=reporter)
-        for method in methods
-    ]
+    opened = experiments(spec, store=store, engine=engine, reporter=reporter)
+    return [Planned(one, method.resolved(one.traits)) for one in opened for method in methods]
+
+
+def searched(planned: list[Planned], spec: RunSpec) -> list[Planned]:
+    """The plan with every method's parameters chosen by `spec.trials` trials on id-val (a plan of its own if 0).
+
+    Raises:
+        BenchError: every trial of a method failed. Interrupted: a stop was asked for; finished trials are kept.
+    """
+    if not spec.trials:
+        return planned
+    found: dict[str, Found] = {}
+    for one in planned:
+        if one.method.name not in found:
+            experiment = one.experiment.with_seed(SEARCH_SEED)
+            fixed = spec.values(one.method.name) if not one.method.source_sha256 else spec.set
+            found[one.method.name] = search(experiment, one.method, spec.trials, fixed, limit=spec.limit)
+    return [Planned(one.experiment, found[one.method.name].method, found[one.method.name]) for one in planned]
 
 
 def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunRecord:
@@ -109,7 +125,15 @@ def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunR
     """
     if fresh:
         _forget(planned)
-    return execute(planned.experiment, planned.method, limit=spec.limit, search=spec.search, curve=spec.curve)
+    return execute(
+        planned.experiment,
+        planned.method,
+        limit=spec.limit,
+        search=spec.search,
+        curve=spec.curve,
+        search_trials=len(planned.found.trials) if planned.found else 0,
+        search_seconds=planned.found.seconds if planned.found else None,
+    )
 
 
 def _forget(planned: Planned) -> None:
@@ -148,7 +172,8 @@ def run(
     from .spec import run_spec
 
     spec = run_spec({"methods": methods, **fields})
-    return [run_planned(planned, spec, fresh=fresh) for planned in plan(spec, store=store, engine=engine, reporter=reporter)]
+    planned = searched(plan(spec, store=store, engine=engine, reporter=reporter), spec)
+    return [run_planned(one, spec, fresh=fresh) for one in planned]
 
 
 def evaluate(

@@ -35,12 +35,16 @@ class Traits:
 
 @dataclass(frozen=True)
 class Space:
-    """The values that a search draws a hyper-parameter from: a list of choices, or an interval (log-uniform if `log`)."""
+    """The values that a search draws a hyper-parameter from: a list of choices, or an interval (log-uniform if `log`).
+
+    With `relative`, the drawn number multiplies the value that the suite's recipe gives.
+    """
 
     choices: tuple[Any, ...] = ()
     low: float = 0.0
     high: float = 0.0
     log: bool = False
+    relative: bool = False
 
     def draw(self, uniform: float) -> Any:
         """The value at quantile `uniform` in [0, 1)."""
@@ -139,7 +143,7 @@ class FineTuner(Method):
     The defaults are WiSE-FT's end-to-end recipe (Wortsman et al., 2022); a suite's card may set others.
     """
 
-    lr: float = searched(3e-5, Space(low=1e-6, high=1e-3, log=True), gt=0, description="peak learning rate of AdamW")
+    lr: float = searched(3e-5, Space(low=0.2, high=5, log=True, relative=True), gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.1, ge=0)
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(512, ge=2, description="images per optimiser step, over all micro-batches")

@@ -31,6 +31,7 @@ class RunSpec(BaseModel):
     skip_unreadable: int = Field(0, ge=0, description="how many undecodable images to leave out, counted in the record")
     curve: bool = False
     search: bool = Field(False, description="fit and measure id-val only; the shifts are not even opened")
+    trials: int = Field(0, ge=0, description="search trials per method, on id-val; 0 takes the recipe as it stands")
 
     def values(self, method: str) -> dict[str, Any]:
         """Parameters for one method.

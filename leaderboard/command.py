@@ -36,9 +36,9 @@ def leaderboard(
     include_limited: Annotated[bool, typer.Option("--include-limited", help="show runs made with --limit too, apart")] = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Show what was measured: ID, every shift, the OOD average and the cost of every method, averaged over seeds.
+    """Show the measured trade-off.
 
-    Only comparable rows share a table: same suite, backbone weights, images and pixels. What differs is listed apart, under
+    ID, every shift, the OOD average and the cost of every method, averaged over seeds. Only comparable rows share a table: same suite, backbone weights, images and pixels. What differs is listed apart, under
     a title that says in what. Exit code 5 if nothing matched.
 
     \b

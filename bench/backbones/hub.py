@@ -1,4 +1,4 @@
-"""Weight files from the Hugging Face hub: from its cache if they are there, else downloaded; without a network, one quick error."""
+"""Weight files from the Hugging Face hub: cached or downloaded; without a network, one quick error."""
 
 from __future__ import annotations
 

@@ -97,7 +97,9 @@ def parse(library: str, rest: str, *, options: Iterable[str]) -> ModelName:
     for item in query.split("&") if mark else ():
         key, equals, value = item.partition("=")
         if not equals or not value or key in chosen:
-            raise UsageError(f"{item!r} is not an option of the form NAME=VALUE, given once", where, "write for example ?size=128")
+            raise UsageError(
+                f"{item!r} is not an option of the form NAME=VALUE, given once", where, "write for example ?size=128"
+            )
         if key not in options:
             raise UsageError(f"unknown option {key!r}", where, f"the options of {library} are {', '.join(sorted(options))}")
         chosen[key] = value
@@ -112,7 +114,9 @@ def parse(library: str, rest: str, *, options: Iterable[str]) -> ModelName:
         elif weights.endswith(SUFFIXES):
             file = Path(weights).expanduser()
             if not file.is_file():
-                raise MissingPrerequisite(f"there is no weight file {file}", where, "give the path of an existing file after the @")
+                raise MissingPrerequisite(
+                    f"there is no weight file {file}", where, "give the path of an existing file after the @"
+                )
         else:
             what = f"after the @ comes a file ({', '.join(SUFFIXES)}) or `random`, not {weights!r}"
             raise UsageError(what, where, f"write {library}:{model}@random or {library}:{model}@FILE.safetensors")
@@ -128,7 +132,9 @@ def parse(library: str, rest: str, *, options: Iterable[str]) -> ModelName:
     if slash and (not tag or "/" in tag or tag.endswith(SUFFIXES)):
         raise UsageError(f"{tag!r} is not a tag", where, f"name a weight file with @: {library}:{model}@FILE")
     if tag and at:
-        raise UsageError("both a tag and other weights are named", where, f"write {library}:{model}/{tag} or {library}:{model}@{weights}")
+        raise UsageError(
+            "both a tag and other weights are named", where, f"write {library}:{model}/{tag} or {library}:{model}@{weights}"
+        )
     return ModelName(full, model, tag, file, seed, chosen)
 
 

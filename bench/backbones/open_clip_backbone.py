@@ -93,7 +93,9 @@ def load(rest: str) -> OpenClipBackbone:
     config = _config(name)
     _check_parts(name, config)
     if name.options.get("quickgelu") and name.file is None:
-        raise name.error("quickgelu is stated for weight files only", "leave it out: tags and folders say which activation is theirs")
+        raise name.error(
+            "quickgelu is stated for weight files only", "leave it out: tags and folders say which activation is theirs"
+        )
     arguments: dict[str, Any] = {}
     if name.size is not None:
         _check_size(name, config, name.size)
@@ -149,7 +151,9 @@ def _config(name: ModelName) -> dict[str, Any]:
         try:
             config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
         except OSError as error:
-            raise MissingPrerequisite(f"there is no {path}", f"backbone {name.full}", "name a folder made by open_clip") from error
+            raise MissingPrerequisite(
+                f"there is no {path}", f"backbone {name.full}", "name a folder made by open_clip"
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise name.error(f"{path} is not an open_clip configuration: {error!r}", "it needs an entry model_cfg") from error
     else:
@@ -157,7 +161,9 @@ def _config(name: ModelName) -> dict[str, Any]:
             known = open_clip.list_models()
             config = open_clip.get_model_config(name.model) if name.model in known else None
         if config is None:
-            raise name.error(f"open_clip has no architecture {name.model!r}", nearest(name.model, known) or "see open_clip.list_models()")
+            raise name.error(
+                f"open_clip has no architecture {name.model!r}", nearest(name.model, known) or "see open_clip.list_models()"
+            )
     config["quick_gelu"] = bool(config.get("quick_gelu", False))
     result: dict[str, Any] = config
     return result
@@ -192,7 +198,9 @@ def _activation_of_file(name: ModelName, config: dict[str, Any]) -> bool:
     stated = name.choice("quickgelu", ("yes", "no"))
     if name.model.endswith("-quickgelu"):
         if stated == "no":
-            raise name.error("the architecture says QuickGELU and the option says no", f"write {name.model.removesuffix('-quickgelu')}")
+            raise name.error(
+                "the architecture says QuickGELU and the option says no", f"write {name.model.removesuffix('-quickgelu')}"
+            )
         return True
     if stated is None and f"{name.model}-quickgelu" in open_clip.list_models():
         file = f"{name.model}@{name.file}"

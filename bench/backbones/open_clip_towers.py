@@ -28,7 +28,7 @@ class OpenClipViT(NormalisingTower):
 
     layout: Layout = "vit"
 
-    def __init__(self, visual: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, visual: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(mean, std)
         self.visual: Any = visual
         rows, columns = self.visual.grid_size
@@ -72,7 +72,7 @@ class OpenClipResNet(NormalisingTower):
 
     layout: Layout = "conv"
 
-    def __init__(self, visual: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, visual: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(mean, std)
         self.visual: Any = visual
         size = self.visual.image_size
@@ -104,7 +104,7 @@ class OpenClipText(TextTower):
         model: an open_clip model whose image tower was taken out. tokenizer: open_clip's, texts to ids (N, context length).
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
+    def __init__(self, model: Any, tokenizer: Callable[[list[str]], Tensor]) -> None:
         super().__init__()
         self.model: Any = model
         self._tokenizer = tokenizer

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import timm
 import torch
-from timm.data import ImageNetInfo, resolve_model_data_config
+from timm.data import config as data_config
+from timm.data.imagenet_info import ImageNetInfo
 from timm.models import get_pretrained_cfg, load_state_dict, split_model_name_tag
 from torch import Tensor, nn
 
@@ -84,7 +85,7 @@ class TimmBackbone(Backbone):
         """
         if self._classifier is None or self._classifier[0].shape[0] != 1000 or len(classes) != 1000:
             return None
-        info = ImageNetInfo()
+        info: Any = ImageNetInfo()
         wnids, lemmas = info.label_names(), info.label_descriptions()
         row = {lemma: index for index, lemma in enumerate(lemmas) if lemmas.count(lemma) == 1}
         row |= {wnid: index for index, wnid in enumerate(wnids)}
@@ -109,7 +110,7 @@ def load(rest: str) -> TimmBackbone:
     if not timm.is_model(arch):
         raise name.error(f"timm has no model {arch!r}", nearest(arch, timm.list_models()) or "`timm.list_models()` lists them")
     try:
-        config = get_pretrained_cfg(name.model)
+        config: Any = get_pretrained_cfg(name.model)
     except RuntimeError:
         tags = [known.partition(".")[2] for known in timm.list_models(f"{arch}.*", pretrained=True)]
         raise name.error(f"{arch} has no tag {tag!r}", f"its tags: {', '.join(tags)}") from None
@@ -138,7 +139,9 @@ def _from_hub(name: ModelName, fields: dict[str, Any]) -> Any:
         fix = f"download {url} and name it: timm:{name.model}@FILE"
         raise MissingPrerequisite("timm knows these weights by an address only", f"backbone {name.full}", fix)
     else:
-        raise name.error("nobody has published weights for it", f"name a file, or ask for random weights: timm:{name.model}@random")
+        raise name.error(
+            "nobody has published weights for it", f"name a file, or ask for random weights: timm:{name.model}@random"
+        )
     with safely(path, backbone=name.full):
         model = timm.create_model(name.model, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
     return _without_sources(model)
@@ -184,7 +187,8 @@ def _resized(name: ModelName, model: Any) -> Any:
 
 def _pixels(name: ModelName, model: Any) -> tuple[Pixels, tuple[float, ...], tuple[float, ...]]:
     """Resize, crop, mean and std from timm's data configuration of the model (crop_pct = crop / resize)."""
-    config = resolve_model_data_config(model)
+    resolve: Any = data_config.resolve_model_data_config
+    config = resolve(model)
     _, height, width = config["input_size"]
     centred = name.choice("crop", ("center",)) or config["crop_mode"] == "center"
     size = name.size or height
@@ -196,7 +200,9 @@ def _pixels(name: ModelName, model: Any) -> tuple[Pixels, tuple[float, ...], tup
     elif config["interpolation"] not in ("bicubic", "bilinear"):
         problem = f"its images are resized by {config['interpolation']!r}, not bicubic or bilinear"
     if problem:
-        raise name.error(problem, "write ?crop=center to accept a resize of the short side and a centre crop" if not centred else "")
+        raise name.error(
+            problem, "write ?crop=center to accept a resize of the short side and a centre crop" if not centred else ""
+        )
     interpolation: Literal["bicubic", "bilinear"] = config["interpolation"]
     pixels = Pixels(size=size, resize=math.floor(size / config["crop_pct"]), interpolation=interpolation)
     return pixels, tuple(config["mean"]), tuple(config["std"])

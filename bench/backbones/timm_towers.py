@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import Attention
+from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ class TimmViT(NormalisingTower):
 
     layout: Layout = "vit"
 
-    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], projection: nn.Module | None = None) -> None:
+    def __init__(self, model: Any, mean: Sequence[float], std: Sequence[float], projection: nn.Module | None = None) -> None:
         super().__init__(mean, std)
         self.model: Any = model
         self.projection: Any = projection or nn.Identity()
@@ -80,7 +80,7 @@ class TimmConv(NormalisingTower):
     layout: Layout = "conv"
 
     def __init__(
-        self, model: nn.Module, mean: Sequence[float], std: Sequence[float], size: int, projection: nn.Module | None = None
+        self, model: Any, mean: Sequence[float], std: Sequence[float], size: int, projection: nn.Module | None = None
     ) -> None:
         super().__init__(mean, std)
         self.model: Any = model

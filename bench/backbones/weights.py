@@ -49,8 +49,9 @@ def safely(path: Path, *, backbone: str) -> Iterator[None]:
                 "save the state dict alone (safetensors, or torch.save of a dict of tensors), where you trust the file",
             ) from error
         if isinstance(error, RuntimeError) and "state_dict" in str(error):
-            problem = " ".join(" ".join(str(error).split())[:300].split("\n"))
-            raise UsageError(f"the file does not fit the architecture: {problem}", where, "name the architecture of the file") from error
+            problem = " ".join(str(error).split())[:300]
+            what = f"the file does not fit the architecture: {problem}"
+            raise UsageError(what, where, "name the architecture that the file was saved from") from error
         if isinstance(error, (OSError, RuntimeError, EOFError, KeyError, ValueError, safetensors.SafetensorError)):
             raise UsageError(f"the file cannot be read as weights: {error}", where, "fetch the file again") from error
         raise

@@ -13,7 +13,9 @@ from .output import Cell, Column, Format, FormatOption, Table, print_tables
 
 
 def command(form: FormatOption = Format.table) -> None:
-    """List the kinds of backbones, the grammar of their names, and the weights that are usable here without a network.
+    """List the backbones.
+
+    Their kinds, the grammar of their names, and the weights that are usable here without a network.
 
     \b
     Examples:

@@ -59,8 +59,9 @@ def command(
     store: StoreOption = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Show what takes space, and free it by policy. Nothing is removed without --yes.
+    """Show what takes space, and free it.
 
+    Nothing is removed without --yes.
     Run folders (records and predictions) are never touched, nor a fit that another process is training.
 
     \b
@@ -177,7 +178,8 @@ def _held(item: Item) -> Iterator[None]:
 
     if item.kind == "cache":
         try:
-            with FileLock(f"{item.path}.lock", timeout=0):
+            # A folder in the making, `NAME.part-...`, is guarded by the lock of NAME.
+            with FileLock(str(item.path).partition(".part-")[0] + ".lock", timeout=0):
                 yield
         except Timeout as error:
             raise BenchError("another process is making it") from error
@@ -204,7 +206,7 @@ def _table(items: Sequence[Item], note: str) -> Table:
         Column("what"),
         Column("size", kind="bytes"),
         Column("used_by", "runs", "count"),
-        Column("age_days", "days", "count"),
+        Column("age_days", "days", "number"),
         Column("state"),
         Column("path"),
     ]

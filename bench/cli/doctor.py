@@ -38,9 +38,9 @@ Finding = tuple[str, State, str]
 
 
 def command(store: StoreOption = None, data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
-    """Check versions, devices, threads, plug-ins, disk, permissions and data. Exit code 1 if something is broken.
+    """Check what this machine has and lacks.
 
-    Weight hubs are not contacted.
+    Versions, devices, plug-ins, disk, permissions and data; weight hubs are not contacted. Exit code 1 if something is broken.
 
     \b
     Example:
@@ -87,7 +87,7 @@ def _versions() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     import torch
 
-    yield "cores", "ok", f"{os.cpu_count()}, of which torch uses {torch.get_num_threads()} unless --threads says otherwise"
+    yield "cores", "ok", f"{os.cpu_count()}; a run computes on --threads of them (default 1)"
     if not torch.cuda.is_available():
         yield "gpu", "note", "none that torch can use: training runs on the CPU"
     for index in range(torch.cuda.device_count()):

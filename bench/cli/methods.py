@@ -175,6 +175,8 @@ def _type_name(annotation: Any) -> str:
     origin = get_origin(annotation)
     if origin is Literal:
         return " | ".join(map(str, get_args(annotation)))
+    if origin is Annotated:
+        return _type_name(get_args(annotation)[0])
     if origin in (Union, UnionType):
         return " | ".join(_type_name(part) for part in get_args(annotation) if part is not NoneType)
     return str(getattr(annotation, "__name__", annotation))

@@ -88,6 +88,9 @@ class ConsoleReporter:
     def _reused(self, method: str, fit_id: str) -> None:
         self._line(f"fit {fit_id[:8]}: {method}, trained before")
 
+    def _trial(self, method: str, number: int, of: int) -> None:
+        self._line(f"search: {method}, trial {number} of {of}")
+
     def _resumed(self, step: int, total: int) -> None:
         self._line(f"continuing at step {step} of {total}")
 

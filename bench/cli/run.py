@@ -35,6 +35,9 @@ def command(
     config: Annotated[Path | None, typer.Option("--config", help="TOML file with these options as fields; options override it")] = None,
     curve: Annotated[bool, typer.Option("--curve", help="also the interpolation curve start -> fine-tuned, 11 points, all splits")] = False,
     search: Annotated[bool, typer.Option("--search", help="fit and score id-val only, for choosing parameters; shifts stay closed")] = False,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=0, help="choose parameters first: this many trials per method on id-val, with a seed of their own")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="forget these fits and runs, and start over")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what is done, what would be trained, and what it cost before")] = False,
     limit: LimitOption = None,
@@ -59,6 +62,7 @@ def command(
       bench run wise-ft --of masked-counterfactual --set alpha=0.3
       bench run full-finetune --suite pacs --backbone timm:tf_efficientnet_lite0 --data-root /data
       bench run ./my_method.py --set strength=0.5           a method of your own
+      bench run full-finetune masked-counterfactual --trials 8 --seeds 3
       bench run masked-counterfactual --dry-run
 
     Exit codes: 0 done, 1 a run failed, 2 usage, 3 data or weights are missing, 130/143 interrupted.
@@ -82,11 +86,12 @@ def command(
             "skip_unreadable": skip_unreadable or None,
             "curve": curve or None,
             "search": search or None,
+            "trials": trials,
         },
         config,
     )
     check_names(spec.methods, spec.suite, spec.backbone)
-    from ..api import plan, run_planned
+    from ..api import plan, run_planned, searched
     from .progress import ConsoleReporter
 
     with ConsoleReporter() as reporter:
@@ -95,7 +100,7 @@ def command(
         if dry_run:
             print_tables([_plan_table(planned)], form)
             return
-        records = [run_planned(one, spec, fresh=fresh) for one in planned]
+        records = [run_planned(one, spec, fresh=fresh) for one in searched(planned, spec)]
     if form is Format.json:
         print_json({"runs": [record.model_dump(mode="json") for record in records]})
     else:

@@ -38,9 +38,9 @@ def command(
     store: StoreOption = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Show one run: what was asked, what came out, what was selected, and where it was made.
+    """Show one run.
 
-    csv holds the metrics alone; json is the record itself.
+    What was asked, what came out, what was selected, and where it was made. csv holds the metrics alone; json is the record.
 
     \b
     Examples:

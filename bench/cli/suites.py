@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,14 +98,14 @@ def _row(name: str, data_root: Path | None) -> dict[str, Cell]:
     except BenchError as error:
         # One wrong card must not hide the others.
         return {"name": name, "data": f"the card is wrong: {plain(error.what)}"}
-    shifts = ", ".join(shift.name for shift in card.shifts)
     return {
         "name": name,
         "title": card.title,
         "classes": len(card.classes),
-        "shifts": shifts,
-        "licence": card.licence,
-        "data": data,
+        "shifts": ", ".join(shift.name for shift in card.shifts),
+        # A list shows what kind of licence and whether there is data; `show` has the sentences.
+        "licence": re.split(r"[:;]|\. ", card.licence)[0],
+        "data": re.split(r"[:,]", data)[0] if data.startswith(("missing", "rendered")) else data,
     }
 
 
@@ -115,19 +116,25 @@ def _splits(card: SuiteCard) -> list[dict[str, Cell]]:
         shares = (("train", train), ("id-val", own.val_fraction), ("id-test", own.test_fraction))
         # The split is stratified by class, so the share of the count is right up to a few images.
         rows: list[dict[str, Cell]] = [
-            {"split": split, "role": f"{100 * share:.0f} % of ID", "images": _share(own.count, share), "path": own.path}
+            {
+                "split": split,
+                "role": f"{100 * share:.0f} % of ID",
+                "images": _share(own.count, share),
+                "path": own.path,
+                "metric": card.metric,
+            }
             for split, share in shares
         ]
     else:
         rows = [
-            {"split": split, "role": "ID", "path": path}
+            {"split": split, "role": "ID", "path": path, "metric": card.metric}
             for split, path in (("train", own.train), ("id-val", own.val), ("id-test", own.test))
         ]
     for shift in card.shifts:
         role = "shift" if shift.in_average else "shift, not in the OOD average"
         factors = ", ".join(f"{key} {value}" for key, value in shift.factors.items())
-        rows.append({"split": shift.name, "role": role, "images": shift.count, "path": shift.path, "factors": factors})
-        rows[-1]["metric"] = shift.metric or card.metric
+        row: dict[str, Cell] = {"split": shift.name, "role": role, "images": shift.count, "path": shift.path}
+        rows.append({**row, "metric": shift.metric or card.metric, "factors": factors})
     return rows
 
 

@@ -36,6 +36,8 @@ def execute(
     limit: int | None = None,
     search: bool = False,
     curve: bool = False,
+    search_trials: int = 0,
+    search_seconds: float | None = None,
 ) -> RunRecord:
     """Fit `method` and measure it; the run's folder tells how it went.
 
@@ -44,6 +46,7 @@ def execute(
     Args:
         limit: recorded, so that a run on fewer images never passes for a result.
         curve: also the interpolation curve between the start and the end of the (underlying) fine-tuned fit.
+        search_trials, search_seconds: how the parameters were chosen, for the record.
 
     Returns:
         The record; its status is `done` or `failed`.
@@ -53,6 +56,7 @@ def execute(
     """
     method = method.resolved(experiment.traits)
     record = _planned(experiment, method, limit=limit, search=search)
+    record.search_trials, record.search_seconds = search_trials, search_seconds
     store = experiment.store
     path = store.run_dir(record) / "record.json"
     with Lease(path.parent, waiting=lambda claim: experiment.reporter.event("waiting", **claim)) as lease:
@@ -147,7 +151,7 @@ def row_label(method: Method, experiment: Experiment) -> str:
     """The method's name and the parameters that differ from what the suite's recipe gives it."""
     usual = configure(type(method), {}, experiment.suite.card.recipe)
     given, default = _flat(method), _flat(usual.resolved(experiment.traits))
-    differs = [f"{key}={value}" for key, value in given.items() if default.get(key) != value]
+    differs = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in given.items() if default.get(key) != value]
     return method.name + (f" ({', '.join(differs)})" if differs else "")
 
 
@@ -203,7 +207,8 @@ def _curve(
         tuner = inner[0].resolved(experiment.traits)
     assert tuner.head_init is not None
     end = fit.classifier if tuner is method else experiment.fit(tuner).classifier
-    line = {str(alpha): interpolate(experiment.start(tuner.head_init), end, alpha) for alpha in ALPHAS}
+    start = experiment.start(tuner.head_init)
+    line = {str(alpha): interpolate(start, end, alpha) for alpha in ALPHAS}
     metrics = _metrics_of(experiment)
     scores: dict[str, dict[str, float]] = {key: {} for key in line}
     for name, split in splits.items():

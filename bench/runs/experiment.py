@@ -52,6 +52,18 @@ class Experiment:
         self.backbone, self.suite, self.seed = backbone, suite, seed
         self.store, self.engine, self.reporter, self.cache = store, engine, reporter, cache
 
+    def with_seed(self, seed: int) -> Experiment:
+        """The same backbone, suite and store with another seed."""
+        return Experiment(
+            backbone=self.backbone,
+            suite=self.suite,
+            seed=seed,
+            store=self.store,
+            engine=self.engine,
+            reporter=self.reporter,
+            cache=self.cache,
+        )
+
     @cached_property
     def traits(self) -> Traits:
         """What the backbone offers on this suite."""

@@ -62,6 +62,8 @@ class RunRecord(_Part):
     ood: float | None = Field(None, description="unweighted mean of the scores on `averaged`; None while one is missing")
     factors: dict[str, dict[str, str]] = Field(default_factory=dict, description="shift -> its declared factors")
     selection: dict[str, Any] = Field(default_factory=dict, description="what was chosen on id-val, and among how many")
+    search_trials: int = Field(0, description="trials in which the parameters were chosen on id-val; 0 is the recipe as it stands")
+    search_seconds: float | None = Field(None, description="training time of those trials")
     facts: dict[str, float] = Field(default_factory=dict, description="measured constants, such as teacher_ms")
     id_val_seen: bool = Field(False, description="the backbone was pre-trained on the suite's own training images")
     curve: list[CurvePoint] = Field(default_factory=list)

@@ -89,13 +89,14 @@ def test_the_teachers_mean_square_is_measured_on_the_training_features() -> None
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(pair.values()))
-def test_masked_distillation_by_hand(pair: dict[str, str]) -> None:
-    method = MaskedCounterfactual(**pair).resolved(VIT)  # type: ignore[arg-type]
+def test_masked_distillation_by_hand(pair: dict[str, Any]) -> None:
+    method = MaskedCounterfactual(**pair).resolved(VIT)
     (student, teacher), (pool, labels) = pair_of("vit"), global_batch()
     batch = micro_batch(method, pool, labels, torch.arange(8))
     look = method.look(batch, student)
     assert 0 < look.mask.float().mean() < 1
     if look.cam is not None:
+        assert method.threshold is not None
         above = look.cam / look.cam.amax(dim=1, keepdim=True) > method.threshold
         assert torch.equal(look.mask, above if pair["mask"] == "object" else ~above)
     images, keep = pool.float() / 255, None
@@ -136,8 +137,8 @@ class Spy(Classifier):
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(pair.values()))
-def test_student_and_teacher_see_the_same_masked_image_and_the_clean_one_is_seen_once(pair: dict[str, str]) -> None:
-    method = MaskedCounterfactual(**pair).resolved(VIT)  # type: ignore[arg-type]
+def test_student_and_teacher_see_the_same_masked_image_and_the_clean_one_is_seen_once(pair: dict[str, Any]) -> None:
+    method = MaskedCounterfactual(**pair).resolved(VIT)
     student, teacher = (Spy(model) for model in pair_of("vit"))
     pool, labels = global_batch()
     batch = micro_batch(method, pool, labels, torch.arange(8))

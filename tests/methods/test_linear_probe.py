@@ -106,7 +106,7 @@ def test_the_gradient_recipe_learns_from_the_starting_head_and_repeats_exactly(s
     assert torch.equal(heads[0].weight, heads[1].weight)
     x, y = (torch.from_numpy(part) for part in tasks[0].id_val)
     before, after = (float((head(x).argmax(dim=1) == y).float().mean()) for head in (classifier().head, heads[0]))
-    assert after > max(before + 0.1, 0.5)
+    assert after > before + 0.1
 
 
 def test_a_batch_larger_than_the_training_set_is_one_step_per_epoch() -> None:

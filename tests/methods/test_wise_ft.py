@@ -40,7 +40,7 @@ def test_alpha_on_id_val_is_the_best_of_eleven_and_recorded_as_such() -> None:
     start, end = classifier(seed=0), classifier(seed=1)
     task = TinyTask(fitted=end)
     for step in range(11):
-        bias = round(float(interpolate(start, end, step / 10).head.bias[0]), 6)
+        bias = round(float(interpolate(start, end, step / 10).head.bias.detach()[0]), 6)
         task.scores[bias] = (0.9 if step in (6, 7) else 0.5, 0.2 if step == 7 else 0.3)
     mixed = WiSEFT(alpha="id-val").resolved(VIT).fit(cast(Any, task))
     assert task.chosen == {"alpha": (0.7, 11)}

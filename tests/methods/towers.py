@@ -164,7 +164,7 @@ class TinyTask:
         return {"train": self.train, "id-val": self.id_val}[split]
 
     def score(self, model: Classifier) -> tuple[float, float]:
-        return self.scores[round(float(model.head.bias[0]), 6)]
+        return self.scores[round(float(model.head.bias.detach()[0]), 6)]
 
     def choose(self, name: str, candidates: Sequence[tuple[Any, float, float]]) -> Any:
         best = min(candidates, key=lambda candidate: (-candidate[1], candidate[2]))

@@ -1,0 +1,1 @@
+"""Choosing parameters by a search with the same budget for every method."""
