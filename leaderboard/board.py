@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -221,7 +220,7 @@ def factor_measures(records: Sequence[RunRecord], shared: Sequence[str]) -> list
 
 
 _TAKEN = {"group", "suite", "backbone", "method", "external", "runs", "seeds", "fits", "id", "ood", "cost"}
-_TAKEN |= {"status", "seed", "error", "started"}
+_TAKEN |= {"status", "seed", "error", "started", "trials", "search_seconds"}
 
 
 def measures(records: Sequence[RunRecord], shifts: Shifts, *, by: str = "shift", extras: Sequence[str] = ()) -> list[Measure]:
@@ -261,24 +260,27 @@ def by_row(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
 def rows(records: Sequence[RunRecord], columns: Sequence[Measure]) -> list[dict[str, Any]]:
     """Rows of one group (from `one_per_seed`): what names them, and per measure the mean and sample SD over seeds."""
     named = labels(records)
+    numbers = pd.DataFrame([[m.of(r) for m in columns] for r in records], columns=[m.key for m in columns], dtype="float64")
+    seeds = numbers.groupby([row_key(r) for r in records], sort=False)
+    # pandas divides by n - 1 (ddof = 1), and leaves the SD of a single seed empty.
+    means, deviations = seeds.mean().to_dict("index"), seeds.std(ddof=1).to_dict("index")
     found = []
     for key, runs in by_row(records).items():
-        numbers = pd.DataFrame({m.key: pd.Series([m.of(r) for r in runs], dtype="float64") for m in columns})
-        # pandas divides by n - 1 (ddof = 1), and leaves the SD of a single seed empty.
-        mean, deviation = numbers.mean(), numbers.std(ddof=1)
         row: dict[str, Any] = {
             "suite": runs[0].suite,
             "backbone": runs[0].backbone,
             "method": named[key],
             "external": runs[0].phase == "external",
+            "trials": max(r.search_trials for r in runs),
+            "search_seconds": max((r.search_seconds for r in runs if r.search_seconds is not None), default=None),
             "runs": len(runs),
             "seeds": " ".join(str(r.seed) for r in runs),
             "fits": " ".join(r.fit_id for r in runs),
         }
         for measure in columns:
-            row[measure.key] = _known(mean[measure.key])
+            row[measure.key] = _known(means[key][measure.key])
             if measure.spread:
-                row[f"{measure.key}_sd"] = _known(deviation[measure.key])
+                row[f"{measure.key}_sd"] = _known(deviations[key][measure.key])
         found.append(row)
     return found
 
@@ -301,12 +303,14 @@ def labels(records: Iterable[RunRecord]) -> dict[str, str]:
     first: dict[str, RunRecord] = {}
     for record in records:
         first.setdefault(row_key(record), record)
-    times = Counter(record.label for record in first.values())
+    twins: dict[str, list[RunRecord]] = {}
+    for record in first.values():
+        twins.setdefault(record.label, []).append(record)
     named = {}
     for key, record in first.items():
         mark = " (external, training unverified)" if record.phase == "external" else ""
-        twins = [r for r in first.values() if r.label == record.label]
-        named[key] = record.label + (_difference(record, twins) if times[record.label] > 1 else "") + mark
+        alike = twins[record.label]
+        named[key] = record.label + (_difference(record, alike) if len(alike) > 1 else "") + mark
     return named
 
 

@@ -38,8 +38,9 @@ def leaderboard(
 ) -> None:
     """Show the measured trade-off.
 
-    ID, every shift, the OOD average and the cost of every method, averaged over seeds. Only comparable rows share a table: same suite, backbone weights, images and pixels. What differs is listed apart, under
-    a title that says in what. Exit code 5 if nothing matched.
+    ID, every shift, the OOD average and the cost of every method, averaged over seeds. Only comparable rows share a table:
+    same suite, backbone weights, images and pixels. What differs is listed apart, under a title that says in what. Rows that
+    are close are not shown to differ: that takes a test. Exit code 5 if nothing matched.
 
     \b
     Examples:

@@ -57,7 +57,7 @@ def _board(group: Group, view: View, kind: str, sortable: dict[str, None]) -> Ta
     records = one_per_seed(group.records)
     shifts = shifts_of(records)
     columns = measures(records, shifts, by=view.by, extras=view.extras)
-    keys = ["method", "runs", *(m.key for m in columns)]
+    keys = ["method", "trials", "runs", *(m.key for m in columns)]
     sortable.update(dict.fromkeys(keys))
     found = [{"group": kind, **row} for row in rows(records, columns)]
     title = f"{group.suite} · {group.backbone}"
@@ -75,6 +75,8 @@ def _board(group: Group, view: View, kind: str, sortable: dict[str, None]) -> Ta
         *NAMES,
         Column("external", human=False),
         *(Column(m.key, m.title, m.kind, spread=f"{m.key}_sd" if m.spread else "") for m in columns),
+        Column("trials", "search trials", "count", human=any(r.search_trials for r in records)),
+        Column("search_seconds", "search", "seconds", human=any(r.search_seconds is not None for r in records)),
         Column("runs", kind="count"),
         Column("seeds", human=False),
         Column("fits", human=False),
@@ -136,6 +138,9 @@ def _seeds(records: Sequence[RunRecord], aside: int) -> list[str]:
 
 def _marks(records: Sequence[RunRecord]) -> list[str]:
     notes = []
+    trials = sorted({r.search_trials for r in records if r.phase != "external"})
+    if len(trials) > 1:
+        notes.append(f"The rows had unequal search budgets: {trials[0]} to {trials[-1]} trials (0: the recipe as it stands).")
     if any(r.id_val_seen for r in records):
         notes.append(
             "id-val is seen data: this backbone was pre-trained on the suite's own training images, so what is selected "

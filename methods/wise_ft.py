@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
+from bench.classifier import Classifier, interpolate
 from bench.method import FineTuner, Method, Nested, Traits
 
 from .full_finetune import FullFinetune
 
 if TYPE_CHECKING:
-    from bench.classifier import Classifier
     from bench.task import Task
 
 ALPHAS = tuple(step / 10 for step in range(11))
@@ -53,8 +53,6 @@ class WiSEFT(Method):
 
     def fit(self, task: Task) -> Classifier:
         """Fine-tune (or reuse the fine-tuned classifier) and interpolate."""
-        from bench.classifier import interpolate
-
         assert self._of.head_init is not None, "a method is resolved before it is fitted"
         start, end = task.start(self._of.head_init), task.fit(self._of)
         alpha = self.alpha

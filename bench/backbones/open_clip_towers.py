@@ -111,7 +111,7 @@ class OpenClipText(TextTower):
 
     @property
     def scale(self) -> float:
-        return float(self.model.logit_scale.exp())
+        return float(self.model.logit_scale.detach().exp())
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         return self._tokenizer(list(texts))

@@ -125,10 +125,11 @@ def tower_of(
         UsageError: it is neither a transformer with a plain class token nor a convolutional network; the message is one clause
             about the model and leaves naming it to the caller.
     """
-    if not isinstance(model, VisionTransformer):
+    kind = type(model)
+    if not issubclass(kind, VisionTransformer):
         return TimmConv(model, mean, std, size, projection)
-    if type(model) is not VisionTransformer:
-        raise UsageError(f"{type(model).__name__} is a transformer of another kind than timm's VisionTransformer")
+    if kind is not VisionTransformer:
+        raise UsageError(f"{kind.__name__} is a transformer of another kind than timm's VisionTransformer")
     if model.global_pool != "token" or model.attn_pool is not None:
         raise UsageError(f"it pools by {model.global_pool!r}, not by the class token that masks and attention maps refer to")
     if model.num_prefix_tokens != 1:

@@ -168,7 +168,8 @@ def _space(space: Space | None) -> str:
         return ""
     if space.choices:
         return "one of " + ", ".join(map(str, space.choices))
-    return f"{space.low:g} to {space.high:g}" + (" (log)" if space.log else "")
+    times = " times the suite's value" if space.relative else ""
+    return f"{space.low:g} to {space.high:g}{times}" + (" (log)" if space.log else "")
 
 
 def _type_name(annotation: Any) -> str:

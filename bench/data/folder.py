@@ -73,6 +73,11 @@ def index_folder(root: Path, part: str, *, cache: Path, progress: Progress | Non
     return index.sort_values("key", ignore_index=True)
 
 
+def has_images(index: pd.DataFrame) -> bool:
+    """Whether any file of an index is, or claims to be, an image."""
+    return bool((~index["problem"].isin([SYSTEM, OTHER])).any())
+
+
 def class_images(
     index: pd.DataFrame, part: str, folders: Sequence[str], groups: Sequence[str] | None = None
 ) -> tuple[pd.DataFrame, list[str]]:

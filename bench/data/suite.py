@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import BenchError, MissingPrerequisite, UsageError
 from .card import FolderSource, RenderedSource, SuiteCard
 from .collection import Collection, Rows, divide, duplicates, fingerprint, folder_collection, limited, rendered_collection
-from .folder import class_images, index_folder
+from .folder import class_images, has_images, index_folder
 from .image_bytes import EMPTY, UNREADABLE
 from .locations import cache_dir, data_roots, find_root
 from .pixel_cache import cached_pixels
@@ -174,13 +174,15 @@ class Suite:
         """Index all folders; find holes and what the user should know."""
         problems: list[pd.DataFrame] = []
         for name, part in self._paths.items():
-            if not (root / part).is_dir():
-                if name in _ID_SPLITS or name == _WHOLE:
-                    what = f"the ID images of {self.card.title} are missing"
-                    raise MissingPrerequisite(what, where=f"no folder {root / part}", fix=self.card.get or "restore it")
-                self.holes[name] = f"no folder {root / part}"
+            hole = "" if (root / part).is_dir() else f"no folder {root / part}"
+            if not hole:
+                index = index_folder(root, part, cache=cache_dir("index"), progress=self._progress)
+                hole = "" if has_images(index) else f"no image below {root / part}"
+            if hole and (name in _ID_SPLITS or name == _WHOLE):
+                raise MissingPrerequisite(f"the ID images of {self.card.title} are missing", where=hole, fix=self.card.get)
+            if hole:
+                self.holes[name] = hole
                 continue
-            index = index_folder(root, part, cache=cache_dir("index"), progress=self._progress)
             images, remarks = class_images(index, part, self.card.class_folders, source.groups)
             self.warnings += remarks
             problems.append(index[index["problem"] != ""])

@@ -101,7 +101,7 @@ def train(
         epoch, first = divmod(progress.step, per_epoch)
         for pool, labels in batches.epoch(epoch, first):
             _set_rate(optimizer, method, progress.step, total)
-            loss = _step(student, teacher, optimizer, method, pool, labels, progress.step, seed, constants, engine)
+            loss = take_step(student, teacher, optimizer, method, pool, labels, progress.step, seed, constants, engine)
             losses += loss
             progress.step += 1
             due = clock.since_lap() > engine.checkpoint_seconds
@@ -136,7 +136,7 @@ def train(
     return Trained(student.eval().requires_grad_(True), progress.history, selection, progress.seconds)
 
 
-def _step(
+def take_step(
     student: Classifier,
     teacher: Classifier,
     optimizer: torch.optim.Optimizer,

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.classifier import Classifier
 from bench.methods.cam import attention_rollout, class_activation_map, grad_cam, normalized
 
-from .towers import classifier, global_batch
-
-
-def score_of(logits: Tensor, labels: Tensor) -> Tensor:
-    return logits.gather(1, labels[:, None]).sum()
-
-
-def full_rollout(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """The textbook way, in float64: all gradients at once, L x L products from the first layer to the last."""
-    model = copy.deepcopy(model).double()
-    logits, _, attentions = model.explain(images.double())
-    gradients = torch.autograd.grad(score_of(logits, labels), attentions)
-    length = attentions[0].shape[-1]
-    rolled = torch.eye(length, dtype=torch.float64).expand(len(images), length, length)
-    for attention, gradient in zip(attentions, gradients, strict=True):
-        a_bar = (gradient * attention).clamp(min=0).mean(dim=1)
-        rolled = rolled + a_bar @ rolled
-    return rolled[:, 0, 1:].detach()
+from .towers import classifier, full_rollout, global_batch, score_of
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

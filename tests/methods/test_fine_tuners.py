@@ -20,7 +20,7 @@ from bench.methods.full_finetune import FullFinetune
 from bench.methods.lp_ft import LPFT
 from bench.methods.masked_counterfactual import MaskedCounterfactual
 
-from .towers import CONV, VIT, TinyTask, classifier, global_batch, micro_batch, step
+from .towers import CONV, VIT, TinyTask, classifier, full_rollout, global_batch, micro_batch, step
 
 BARE = Traits(text=False, native=False, layout="vit")
 PAIRS: list[dict[str, Any]] = [
@@ -97,6 +97,7 @@ def test_masked_distillation_by_hand(pair: dict[str, Any]) -> None:
     assert 0 < look.mask.float().mean() < 1
     if look.cam is not None:
         assert method.threshold is not None
+        torch.testing.assert_close(look.cam.double(), full_rollout(student, batch.images, labels), atol=1e-5, rtol=1e-5)
         above = look.cam / look.cam.amax(dim=1, keepdim=True) > method.threshold
         assert torch.equal(look.mask, above if pair["mask"] == "object" else ~above)
     images, keep = pool.float() / 255, None

@@ -106,6 +106,24 @@ def global_batch(size: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
     return pool, torch.randint(0, CLASSES, (size,), generator=generator)
 
 
+def score_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over images of the true class's logit."""
+    return logits.gather(1, labels[:, None]).sum()
+
+
+def full_rollout(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    """The textbook way, in float64: all gradients at once, L x L products from the first layer to the last."""
+    model = copy.deepcopy(model).double()
+    logits, _, attentions = model.explain(images.double())
+    gradients = torch.autograd.grad(score_of(logits, labels), attentions)
+    length = attentions[0].shape[-1]
+    rolled = torch.eye(length, dtype=torch.float64).expand(len(images), length, length)
+    for attention, gradient in zip(attentions, gradients, strict=True):
+        a_bar = (gradient * attention).clamp(min=0).mean(dim=1)
+        rolled = rolled + a_bar @ rolled
+    return rolled[:, 0, 1:].detach()
+
+
 def micro_batch(method: FineTuner, pool: Tensor, labels: Tensor, rows: Tensor, grid: tuple[int, int] = (3, 3)) -> Batch:
     """The part `rows` of a global batch, with the method's draws for it."""
     draws = method.draw(len(pool), grid, torch.Generator().manual_seed(7))

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import transforms
+
+from bench.data import pixel_cache
+from bench.data.image_bytes import Undecodable, decode
+from bench.data.pixel_cache import CachedPixels, cached_pixels, prepared
+from bench.data.pixels import Pixels
+from bench.errors import BenchError
+
+NewPicture = Callable[..., Image.Image]
+SMALL = Pixels(size=8, resize=10)
+
+
+def build(pictures: list[Image.Image], cache: Path, content: list[str] | None = None) -> CachedPixels:
+    names = content or [f"picture {number}" for number in range(len(pictures))]
+    return cached_pixels(names, pictures.__getitem__, SMALL, cache=cache, what="pictures")
+
+
+@pytest.mark.parametrize("size", [(227, 227), (300, 201), (201, 333), (40, 500), (33, 17), (7, 9), (1, 50), (226, 225)])
+@pytest.mark.parametrize(
+    "pixels", [Pixels(size=32, resize=37), Pixels(size=33, resize=33, interpolation="bilinear"), Pixels(size=41, resize=30)]
+)
+def test_pixels_are_those_of_torchvision(size: tuple[int, int], pixels: Pixels, new_picture: NewPicture) -> None:
+    image = new_picture(3, size)
+    mode = transforms.InterpolationMode(pixels.interpolation)
+    reference = transforms.Compose([transforms.Resize(pixels.resize, interpolation=mode), transforms.CenterCrop(pixels.size)])
+    np.testing.assert_array_equal(prepared(image, pixels), np.asarray(reference(image)))
+
+
+def test_the_cache_holds_the_same_bits(tmp_path: Path, new_picture: NewPicture) -> None:
+    pictures = [new_picture(seed, (20 + seed % 7, 30)) for seed in range(100)]
+    stored = np.load(build(pictures, tmp_path).path, mmap_mode="r")
+    assert stored.dtype == np.uint8
+    np.testing.assert_array_equal(stored, np.stack([prepared(picture, SMALL) for picture in pictures]))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
+def test_other_colour_modes_become_rgb_before_anything_else(mode: str, new_picture: NewPicture) -> None:
+    data = io.BytesIO()
+    image = new_picture(5).convert("L").convert(mode) if mode == "LA" else new_picture(5).convert(mode)
+    image.save(data, format="TIFF")
+    np.testing.assert_array_equal(np.asarray(decode(data.getvalue())), np.asarray(Image.open(data).convert("RGB")))
+
+
+def test_the_orientation_tag_is_not_applied(new_picture: NewPicture) -> None:
+    data, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    new_picture(5, (30, 20)).save(data, format="JPEG", exif=exif)
+    assert decode(data.getvalue()).size == (30, 20)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_a_file_cut_in_the_middle_is_undecodable(image_format: str, new_picture: NewPicture) -> None:
+    data = io.BytesIO()
+    new_picture(5, (90, 90)).save(data, format=image_format)
+    with pytest.raises(Undecodable, match="broken image"):
+        decode(data.getvalue()[: len(data.getvalue()) // 2])
+
+
+def test_garbage_in_the_middle_is_undecodable(new_picture: NewPicture) -> None:
+    for image_format in ("PNG", "JPEG"):
+        data = io.BytesIO()
+        new_picture(5, (90, 90)).save(data, format=image_format)
+        middle = len(data.getvalue()) // 2
+        garbage = b"\xff\x13" * 300
+        with pytest.raises(Undecodable, match="broken image"):
+            decode(data.getvalue()[:middle] + garbage + data.getvalue()[middle + len(garbage) :])
+
+
+def test_a_second_use_decodes_nothing(tmp_path: Path, new_picture: NewPicture) -> None:
+    pictures = [new_picture(seed) for seed in range(3)]
+    first = build(pictures, tmp_path)
+    assert build([], tmp_path, [f"picture {number}" for number in range(3)]) == first
+
+
+def test_other_content_pixels_or_decoder_are_another_cache(
+    tmp_path: Path, new_picture: NewPicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [new_picture(1), new_picture(2)]
+    paths = {build(pictures, tmp_path).path, build(pictures, tmp_path, ["picture 0", "changed"]).path}
+    for pixels in (Pixels(size=8, resize=9), Pixels(size=8, resize=10, interpolation="bilinear")):
+        paths.add(cached_pixels(["picture 0", "picture 1"], pictures.__getitem__, pixels, cache=tmp_path, what="pictures").path)
+    monkeypatch.setattr("PIL.__version__", "0.0")
+    paths.add(build(pictures, tmp_path).path)
+    assert len(paths) == 5
+
+
+@pytest.mark.parametrize("name", ["pixels.npy", "meta.json"])
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, new_picture: NewPicture, name: str) -> None:
+    pictures = [new_picture(1), new_picture(2)]
+    first = build(pictures, tmp_path)
+    expected = np.load(first.path)
+    damaged = first.path.parent / name
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    np.testing.assert_array_equal(np.load(build(pictures, tmp_path).path), expected)
+
+
+def test_undecodable_images_are_remembered_with_their_reason(tmp_path: Path, new_picture: NewPicture) -> None:
+    def open_image(row: int) -> Image.Image:
+        if row == 1:
+            raise Undecodable("broken image: truncated")
+        return new_picture(row)
+
+    for _ in range(2):
+        cached = cached_pixels(["a", "b", "c"], open_image, SMALL, cache=tmp_path, what="pictures")
+        assert cached.unreadable == {1: "broken image: truncated"}
+
+
+def test_an_error_while_decoding_leaves_nothing_behind(tmp_path: Path) -> None:
+    def open_image(row: int) -> Image.Image:
+        raise BenchError("the disk is on fire")
+
+    with pytest.raises(BenchError, match="on fire"):
+        cached_pixels(["a"], open_image, SMALL, cache=tmp_path, what="pictures")
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_what_a_killed_builder_left_is_removed(tmp_path: Path, new_picture: NewPicture) -> None:
+    folder = build([new_picture(1)], tmp_path).path.parent
+    folder.rename(folder.with_name(f"{folder.name}.part-killed"))
+    build([new_picture(1)], tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
+
+
+def test_a_full_disk_is_an_error_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixel_cache, "_SPARE_BYTES", 1 << 62)
+    with pytest.raises(BenchError, match=r"GB are free[\s\S]*BENCH_CACHE"):
+        build([], tmp_path, ["a"])
+
+
+def test_progress_counts_up_to_the_number_of_images(tmp_path: Path, new_picture: NewPicture) -> None:
+    seen: list[tuple[str, int, int]] = []
+    pictures = [new_picture(seed) for seed in range(70)]
+    names = [str(seed) for seed in range(70)]
+    cached_pixels(names, pictures.__getitem__, SMALL, cache=tmp_path, what="pets", progress=lambda *step: seen.append(step))
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1] == ("decoding pets", 70, 70)
+
+
+_BUILDER = """
+import sys, time
+from pathlib import Path
+from PIL import Image
+from bench.data.pixel_cache import cached_pixels
+from bench.data.pixels import Pixels
+
+def open_image(row):
+    with open(sys.argv[2], "a") as log:
+        log.write(f"{row}\\n")
+    time.sleep(0.02)
+    return Image.new("RGB", (9, 9), (row, 0, 0))
+
+names = [str(row) for row in range(64)]
+print(cached_pixels(names, open_image, Pixels(size=8, resize=8), cache=Path(sys.argv[1]), what="pictures").path)
+"""
+
+
+def test_of_several_processes_one_builds_and_the_others_use_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _BUILDER, str(tmp_path / "cache"), str(tmp_path / "log")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)]
+    paths = {builder.communicate(timeout=60)[0].strip() for builder in builders}
+    assert [builder.returncode for builder in builders] == [0, 0, 0]
+    assert len(paths) == 1
+    assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(64))
+    assert np.load(paths.pop())[:, 0, 0, 0].tolist() == list(range(64))
+    assert json.loads(next((tmp_path / "cache").glob("*/meta.json")).read_text())["unreadable"] == {}

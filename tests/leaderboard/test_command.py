@@ -1,0 +1,104 @@
+"""`bench leaderboard` as it is typed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from bench.cli import build_app
+from bench.errors import NothingMatched, UsageError
+from bench.runs.record import RunRecord
+from bench.runs.store import Store
+
+Make = Callable[..., RunRecord]
+
+
+def board(store: Store, *options: str) -> Result:
+    return CliRunner().invoke(build_app(), ["leaderboard", "--store", str(store.root), *options])
+
+
+def failure(result: Result, kind: type[Any]) -> Any:
+    assert isinstance(result.exception, kind), result.output
+    return result.exception
+
+
+def test_every_format_carries_every_row(make: Make, store: Store) -> None:
+    for record in (make("a"), make("a", 1), make("b", status="failed", error="boom", scores={})):
+        store.save_run(record)
+    whole = json.loads(board(store, "--format", "json").stdout)
+    assert whole["schema"] == 1
+    ranked, unfinished = whole["tables"]
+    assert ranked["rows"][0]["id"] == pytest.approx(0.9)
+    assert unfinished["rows"][0]["error"] == "boom"
+    rows = list(csv.DictReader(io.StringIO(board(store, "--format", "csv").stdout)))
+    assert [(row["group"], row["method"]) for row in rows] == [("ranked", "a"), ("unfinished", "b")]
+    assert float(rows[0]["sketch"]) == pytest.approx(0.5)
+    for form, mark in (("table", "90.0 ± 0.0"), ("md", "| 90.0 ± 0.0 |"), ("latex", r"90.0 $\pm$ 0.0")):
+        text = board(store, "--format", form).stdout
+        assert mark in text
+        assert "boom" in text
+
+
+def test_a_pipe_never_loses_a_column(make: Make, store: Store) -> None:
+    shifts = [f"a-shift-with-a-long-name-{i}" for i in range(12)]
+    store.save_run(make("m" * 60, scores={"id-test": 0.9, **dict.fromkeys(shifts, 0.5)}, shifts=shifts))
+    lines = board(store).stdout.splitlines()
+    assert all(shift in lines[1] for shift in shifts)
+    assert "m" * 60 in lines[2]
+    assert lines[2].count("50.0") == 13
+    assert "…" not in "".join(lines)
+
+
+def test_an_empty_store_says_how_to_fill_it(store: Store) -> None:
+    error = failure(board(store), NothingMatched)
+    assert error.exit_code == 5
+    assert "bench run" in error.fix
+
+
+def test_a_filter_that_leaves_nothing_says_what_would_match(make: Make, store: Store) -> None:
+    store.save_run(make())
+    error = failure(board(store, "--suite", "birds"), NothingMatched)
+    assert "pets" in error.fix
+    assert "wise-ft" in error.fix
+
+
+def test_trials_alone_are_nothing_to_show(make: Make, store: Store) -> None:
+    store.save_run(make(limit=8))
+    assert "--include-limited" in failure(board(store), NothingMatched).fix
+    assert "at most 8 images" in board(store, "--include-limited").stdout
+
+
+def test_an_unknown_column_is_a_usage_error(make: Make, store: Store) -> None:
+    store.save_run(make())
+    assert failure(board(store, "--columns", "beauty"), UsageError).exit_code == 2
+    assert failure(board(store, "--sort", "beauty"), UsageError).exit_code == 2
+    assert board(store, "--format", "xml").exit_code == 2
+
+
+def test_extra_columns(make: Make, store: Store) -> None:
+    store.save_run(make(peak_memory_mb=100.0))
+    (table,) = json.loads(board(store, "--columns", "nll,memory,id-val", "--format", "json").stdout)["tables"]
+    row = table["rows"][0]
+    assert row["nll_id"] == pytest.approx(0.1)
+    assert row["nll_ood"] == pytest.approx(0.45)
+    assert row["memory_bytes"] == 100 * 2**20
+    assert row["id_val"] is None
+
+
+def test_the_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, contextlib\nfrom bench.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print(*({'torch', 'pandas', 'ray', 'sklearn', 'scipy', 'huggingface_hub'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "leaderboard" in done.stdout
+    assert done.stderr.strip() == ""

@@ -1,0 +1,67 @@
+"""30 kills at random moments of one short training: it must end with the very weights of an undisturbed one.
+
+Run with `make perf`; the number of kills is BENCH_KILLS.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench.runs.store import Store
+from bench.training.engine import Engine
+
+pytestmark = pytest.mark.perf
+
+TRAIN = """
+import sys
+from pathlib import Path
+import bench
+from bench.training.engine import Engine
+bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), set={"epochs": 60},
+          engine=Engine(checkpoint_seconds=0.02, workers=int(sys.argv[3])))
+print("READY")
+"""
+
+
+def test_thirty_kills(tiny_suite: Path, tmp_path: Path) -> None:
+    kills = int(os.environ.get("BENCH_KILLS", "30"))
+    (whole,) = bench.run("masked-counterfactual", suite=str(tiny_suite), store=tmp_path / "whole", engine=Engine(), set={"epochs": 60})
+    store, done, moments = tmp_path / "killed", 0, random.Random(0)
+    steps: list[int] = []
+    while done < kills:
+        process = subprocess.Popen([sys.executable, "-c", TRAIN, str(tiny_suite), str(store), str(done % 3)], env=os.environ)
+        start = time.monotonic()
+        # Until training (or what comes before it) goes on; then a random moment of its few seconds.
+        while process.poll() is None and not list(store.glob("fits/*/lease/*.json")) and time.monotonic() - start < 60:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 12))
+        if process.poll() is None:
+            process.kill()
+            done += 1
+        process.wait()
+        finished = [path for path in store.glob("fits/*/fit.json")]
+        steps.append(len(finished))
+        if len(finished) == 2:  # probe and method: start over, to have something to kill
+            (record,) = [r for _, r in Store(store).records()]
+            _compare(tmp_path / "whole", whole.fit_id, store)
+            import shutil
+
+            shutil.rmtree(store)
+    bench.run("masked-counterfactual", suite=str(tiny_suite), store=store, engine=Engine(), set={"epochs": 60})
+    _compare(tmp_path / "whole", whole.fit_id, store)
+    print(f"\n{done} kills; finished trainings compared: {sum(n == 2 for n in steps) + 1}, all identical")
+
+
+def _compare(whole: Path, fit_id: str, store: Path) -> None:
+    one, other = Store(whole).fit(fit_id), Store(store).fit(fit_id)
+    assert one is not None
+    assert other is not None
+    assert one.weights_sha256 == other.weights_sha256

@@ -1,0 +1,107 @@
+"""Claims on a folder: one owner, takeover of the dead and the stalled, and no way back for a stalled owner."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.runs.atomic import write_text
+from bench.runs.lease import Lease, LeaseLost, is_live
+
+
+def claim_of_another_machine(folder: Path, generation: int = 1) -> Path:
+    path = folder / "lease" / f"{generation:06d}.json"
+    write_text(path, json.dumps({"host": "elsewhere", "boot": 1, "pid": 1, "born": 1.0, "token": "x", "beat": 1, "released": False}))
+    return path
+
+
+def test_released_folder_is_taken_at_once(tmp_path: Path) -> None:
+    with Lease(tmp_path) as first:
+        assert is_live(tmp_path)
+        first.check()
+    assert not is_live(tmp_path)
+    with Lease(tmp_path) as second:
+        assert second.generation == first.generation + 1
+
+
+def test_silent_owner_elsewhere_is_taken_over_on_our_clock(tmp_path: Path) -> None:
+    claim_of_another_machine(tmp_path)
+    start = time.monotonic()
+    with Lease(tmp_path, stale_after=0.4) as lease:
+        assert lease.generation == 2
+    assert time.monotonic() - start >= 0.4
+
+
+def test_beating_owner_is_waited_for(tmp_path: Path) -> None:
+    path = claim_of_another_machine(tmp_path)
+
+    class Enough(Exception):
+        pass
+
+    beats = 0
+
+    def waiting(claim: dict[str, object]) -> None:
+        nonlocal beats
+        beats += 1
+        write_text(path, path.read_text().replace(f'"beat": {beats}', f'"beat": {beats + 1}'))
+        if beats == 8:
+            raise Enough
+
+    with pytest.raises(Enough), Lease(tmp_path, stale_after=0.5, waiting=waiting):
+        pass  # never reached: 8 waits are far longer than stale_after, but the beat moved each time
+    assert beats == 8
+
+
+def test_stalled_owner_cannot_commit_after_waking_up(tmp_path: Path) -> None:
+    with Lease(tmp_path, beat=1000) as stalled:
+        write_text(tmp_path / "lease" / "000002.json", json.dumps({"host": "elsewhere", "released": False}))
+        assert not stalled.held()
+        with pytest.raises(LeaseLost):
+            stalled.check()
+    # Leaving the block must not touch the new owner's claim.
+    assert json.loads((tmp_path / "lease" / "000002.json").read_text()) == {"host": "elsewhere", "released": False}
+
+
+def hold_and_count(folder: str, log: str) -> None:
+    with Lease(Path(folder)) as lease, open(log, "a") as file:
+        file.write(f"in {lease.generation}\n")
+        file.flush()
+        time.sleep(0.05)
+        file.write(f"out {lease.generation}\n")
+
+
+def test_many_takers_never_overlap(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    takers = [spawn.Process(target=hold_and_count, args=(str(tmp_path / "f"), str(tmp_path / "log"))) for _ in range(4)]
+    for taker in takers:
+        taker.start()
+    for taker in takers:
+        taker.join()
+    lines = (tmp_path / "log").read_text().split("\n")[:-1]
+    assert [line.split()[0] for line in lines] == ["in", "out"] * 4
+    assert [line.split()[1] for line in lines[::2]] == [line.split()[1] for line in lines[1::2]]
+
+
+def hold_forever(folder: str) -> None:
+    with Lease(Path(folder)):
+        time.sleep(60)
+
+
+def test_killed_owner_on_this_machine_is_replaced_quickly(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=hold_forever, args=(str(tmp_path),))
+    process.start()
+    while not is_live(tmp_path):
+        time.sleep(0.02)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    start = time.monotonic()
+    with Lease(tmp_path, stale_after=1000) as lease:
+        assert lease.generation == 2
+    assert time.monotonic() - start < 5
