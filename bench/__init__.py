@@ -37,7 +37,7 @@ _HOME = {
     "Task": "task",
 }
 
-__all__ = list(_HOME)  # noqa: PLE0605
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

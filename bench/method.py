@@ -66,7 +66,6 @@ class Method(BaseModel, ABC):
     Class attributes:
         name: as on the command line. version: raised whenever the algorithm changes, so that old fits are not reused.
         paper: address of the source. bibtex: how to cite it.
-        batch_coupled: whether the loss of an image depends on the other images of its batch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,9 +74,13 @@ class Method(BaseModel, ABC):
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
     bibtex: ClassVar[str] = ""
-    batch_coupled: ClassVar[bool] = False
     #: SHA-256 of the file that a plug-in was loaded from; empty for installed plug-ins, whose `version` speaks for them.
     source_sha256: ClassVar[str] = ""
+
+    @property
+    def batch_coupled(self) -> bool:
+        """Whether the loss of an image depends on the other images of its batch (fills, contrastive pairs)."""
+        return False
 
     @abstractmethod
     def fit(self, task: Task) -> Classifier:

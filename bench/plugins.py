@@ -115,18 +115,19 @@ def configure(method: type[Method], values: Mapping[str, Any], recipe: Mapping[s
 
     Args:
         values: parameters by name; `of.lr` reaches into a nested method.
-        recipe: training defaults of a suite; keys that the method does not have are left out, and a table named after
-            a method holds for that method alone.
+        recipe: training defaults of a suite for every fine-tuner that has such a field; a table named after a method holds
+            for that method alone, fine-tuner or not.
 
     Raises:
         UsageError: an unknown parameter or a value that is out of range.
     """
     from pydantic import ValidationError
 
-    from .method import Method
+    from .method import FineTuner, Method
 
     recipe = dict(recipe or {})
-    merged = {key: value for key, value in recipe.items() if key in method.model_fields and not isinstance(value, Mapping)}
+    trains = issubclass(method, FineTuner)
+    merged = {k: value for k, value in recipe.items() if trains and k in method.model_fields and not isinstance(value, Mapping)}
     merged |= recipe.get(method.name, {})
     nested: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
@@ -153,7 +154,9 @@ def configure(method: type[Method], values: Mapping[str, Any], recipe: Mapping[s
         return method.model_validate(merged)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors())
-        raise UsageError(f"a parameter of {method.name} is wrong: {problems}", fix=f"`bench methods show {method.name}`") from error
+        raise UsageError(
+            f"a parameter of {method.name} is wrong: {problems}", fix=f"`bench methods show {method.name}`"
+        ) from error
 
 
 def suite_paths() -> dict[str, Path]:

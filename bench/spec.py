@@ -44,7 +44,9 @@ class RunSpec(BaseModel):
         if self.of is None:
             return dict(self.set)
         if "of" not in load_method(method).model_fields:
-            raise UsageError(f"{method} wraps no other method, so --of has no meaning for it", fix="leave --of out, or run wise-ft")
+            raise UsageError(
+                f"{method} wraps no other method, so --of has no meaning for it", fix="leave --of out, or run wise-ft"
+            )
         return {"of": self.of, **self.set}
 
 
@@ -89,4 +91,6 @@ def run_spec(options: dict[str, Any], config: Path | None = None) -> RunSpec:
         return RunSpec.model_validate({**merged, **given})
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UsageError(f"the run is not well specified: {problems}", where=str(config or "options"), fix="`bench run --help`") from error
+        raise UsageError(
+            f"the run is not well specified: {problems}", where=str(config or "options"), fix="`bench run --help`"
+        ) from error

@@ -95,7 +95,9 @@ class Task:
             Diverged: the loss is not finite. Interrupted: a stop was asked for; the state is saved.
         """
         if self.trained_seconds is not None:
-            raise UsageError(f"{method.name} trains twice within one fit", fix="make the first training a method of its own and use task.fit")
+            raise UsageError(
+                f"{method.name} trains twice within one fit", fix="make the first training a method of its own and use task.fit"
+            )
         experiment = self._experiment
         self.facts |= dict(method.prepare(self, start))
         split = experiment.split("train")
@@ -125,7 +127,11 @@ class Task:
     def score(self, classifier: Classifier) -> tuple[float, float]:
         """(score by the suite's metric, NLL in nats) on id-val."""
         split = self._experiment.split("id-val")
-        logits = logits_of({"it": classifier}, split, self._experiment.engine)["it"]
+        return self.score_logits(logits_of({"it": classifier}, split, self._experiment.engine)["it"])
+
+    def score_logits(self, logits: NDArray[np.float32]) -> tuple[float, float]:
+        """As `score`, for logits (N, C) of the id-val images in the order of `features("id-val")`."""
+        split = self._experiment.split("id-val")
         metrics = score(logits, split.labels, split.groups, self._experiment.suite.card.metric)
         return metrics.score, metrics.nll
 

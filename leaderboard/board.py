@@ -80,7 +80,7 @@ class Group:
 
 
 def _facts(record: RunRecord) -> dict[str, str]:
-    facts = {"backbone weights": record.backbone_sha256, "pixels": record.pixels}
+    facts = {"backbone weights": record.backbone_sha256, "pixels": record.pixels, "protocol": str(record.protocol)}
     facts |= {f"data of {split}": fingerprint for split, fingerprint in record.data.items()}
     facts |= {f"metric of {split}": metrics.metric for split, metrics in record.metrics.items()}
     facts["images per split"] = "all" if record.limit is None else f"at most {record.limit}"

@@ -70,22 +70,19 @@ class LinearProbe(Method):
     def _by_lbfgs(self, task: Task) -> Head:
         assert self.normalize is not None, "a method is resolved before it is fitted"
         x, y = task.features("train")
-        x_val, y_val = (torch.from_numpy(np.ascontiguousarray(part)) for part in task.features("id-val"))
+        x_val = torch.from_numpy(task.features("id-val")[0])
         if self.normalize:
             x = x / np.linalg.norm(x, axis=1, keepdims=True)
         heads: dict[float, Head] = {}
         for c, weight, bias in regularization_path(x, y, len(task.classes), np.logspace(-7, 2, self.grid), self.max_iter):
             heads[c] = Head(torch.from_numpy(weight), torch.from_numpy(bias), normalize=self.normalize)
-        chosen: float = task.choose("C", [(c, *_score(head, x_val, y_val)) for c, head in heads.items()])
+        chosen: float = task.choose("C", [(c, *_score(task, head, x_val)) for c, head in heads.items()])
         return heads[chosen]
 
     def _by_adamw(self, task: Task) -> Head:
         assert self.head_init is not None, "a method is resolved before it is fitted"
-        x, y, x_val, y_val = (
-            torch.from_numpy(np.ascontiguousarray(part)).to(task.device)
-            for split in (task.features("train"), task.features("id-val"))
-            for part in split
-        )
+        x, y = (torch.from_numpy(part).to(task.device) for part in task.features("train"))
+        x_val = torch.from_numpy(task.features("id-val")[0]).to(task.device)
         start = task.start(self.head_init).head
         normalize = start.normalize if self.normalize is None else self.normalize
         head = Head(start.weight, start.bias, normalize=normalize).to(task.device)
@@ -104,7 +101,7 @@ class LinearProbe(Method):
                     torch.nn.utils.clip_grad_norm_(head.parameters(), self.clip)
                 optimizer.step()
             heads[epoch + 1] = Head(head.weight, head.bias, normalize=normalize)
-        chosen: int = task.choose("epoch", [(epoch, *_score(kept, x_val, y_val)) for epoch, kept in heads.items()])
+        chosen: int = task.choose("epoch", [(epoch, *_score(task, kept, x_val)) for epoch, kept in heads.items()])
         return heads[chosen].cpu()
 
     def _set_rate(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
@@ -136,7 +133,7 @@ def regularization_path(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     present = np.unique(y)
     if len(present) < 2:
@@ -159,7 +156,7 @@ def regularization_path(
 
 
 @torch.no_grad()
-def _score(head: Head, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
-    """(accuracy, NLL) of a head on features."""
-    logits = head(x)
-    return float((logits.argmax(dim=1) == y).double().mean()), float(F.cross_entropy(logits, y))
+@torch.no_grad()
+def _score(task: Task, head: Head, x: torch.Tensor) -> tuple[float, float]:
+    """(score, NLL) of a head on the features of id-val."""
+    return task.score_logits(head(x).cpu().numpy())

@@ -47,8 +47,6 @@ class MaskedCounterfactual(FeatureDistillation):
     """
 
     name: ClassVar[str] = "masked-counterfactual"
-    #: Coupled by the fills, which are planned on the global batch; without a fill nothing couples the images.
-    batch_coupled: ClassVar[bool] = True
 
     mask: Literal["object", "context", "random"] = "object"
     fill: Literal["none", "single", "multi"] = "single"
@@ -65,6 +63,11 @@ class MaskedCounterfactual(FeatureDistillation):
         None, gt=0, lt=1, description="random masks: share of masked patches, exact without a fill; default: 0.5, or 0.75 without"
     )
 
+    @property
+    def batch_coupled(self) -> bool:
+        """Fills couple images; they are planned on the global batch."""
+        return self.fill != "none"
+
     def resolved(self, traits: Traits) -> Self:
         """Fill in the paper's threshold or probability; UsageError for options that contradict each other or the backbone."""
         if self.fill == "none" and traits.layout == "conv":
@@ -72,6 +75,10 @@ class MaskedCounterfactual(FeatureDistillation):
                 "a convolutional backbone has no tokens to leave out, so a mask needs a fill",
                 where=f"method {self.name}, fill=none",
                 fix="--set fill=single, or --set fill=multi",
+            )
+        if self.norm == "train":
+            self._contradiction(
+                "map and cross-entropy share one forward, which needs frozen batch statistics", "--set norm=frozen"
             )
         if self.mask == "random" and (self.threshold, self.mask_share) != (None, None):
             self._contradiction("random masks have neither a threshold nor a share", "--set probability=...")

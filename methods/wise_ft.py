@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, field_validator
 
 from bench.classifier import Classifier, interpolate
+from bench.errors import UsageError
 from bench.method import FineTuner, Method, Nested, Traits
 
 from .full_finetune import FullFinetune
@@ -47,6 +48,12 @@ class WiSEFT(Method):
     def resolved(self, traits: Traits) -> Self:
         """Resolve `of`; where it would start from a random head, it starts from the probe's, since a random head is no base."""
         of = self._of.resolved(traits)
+        if of.norm == "train":
+            raise UsageError(
+                "batch statistics that were trained cannot be interpolated",
+                where=f"method {self.name}",
+                fix="--set of.norm=frozen",
+            )
         if self._of.head_init is None and of.head_init == "random":
             of = of.model_copy(update={"head_init": "probe"})
         return self.model_copy(update={"of": of})

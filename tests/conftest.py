@@ -54,7 +54,11 @@ def shape(kind: str, rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[:40, :40]
     cx, cy, r = rng.uniform(14, 26), rng.uniform(14, 26), rng.uniform(7, 11)
     dx, dy = np.abs(x - cx), np.abs(y - cy)
-    mask = {"square": np.maximum(dx, dy) < r, "disc": np.hypot(dx, dy) < r, "cross": (np.minimum(dx, dy) < r / 3) & (np.maximum(dx, dy) < r)}[kind]
+    mask = {
+        "square": np.maximum(dx, dy) < r,
+        "disc": np.hypot(dx, dy) < r,
+        "cross": (np.minimum(dx, dy) < r / 3) & (np.maximum(dx, dy) < r),
+    }[kind]
     image = np.where(mask[..., None], rng.uniform(150, 255, 3), rng.uniform(0, 90, 3)) + rng.normal(0, 6, (40, 40, 3))
     return image.clip(0, 255).astype(np.uint8)
 

@@ -31,8 +31,8 @@ FOLDER = Path(__file__).parent
 IMAGE_SIZE, GRID = 48, 6
 DIM = 128
 CONTEXT_LENGTH = 16
-PAD, UNKNOWN, END = "<pad>", "<unknown>", "<end>"
-"""Ids 0, 1 and 2 of every vocabulary."""
+PAD, UNKNOWN = "<pad>", "<unknown>"
+"""Ids 0 and 1 of every vocabulary."""
 PIXEL_MEAN, PIXEL_SD = 0.45, 0.27
 
 
@@ -139,7 +139,7 @@ class MiniTextTower(TextTower):
     """Two transformer blocks over words; the embedding is the projected mean of the tokens.
 
     Args:
-        vocabulary: all words; the first three are `PAD`, `UNKNOWN` and `END`.
+        vocabulary: all words; the first two are `PAD` and `UNKNOWN`.
     """
 
     def __init__(self, vocabulary: Sequence[str], width: int = 96) -> None:
@@ -162,12 +162,12 @@ class MiniTextTower(TextTower):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Ids (N, 16) of lower-case words; punctuation is ignored, words outside the vocabulary become `UNKNOWN`.
 
-        Texts of more than 15 words are cut.
+        Texts of more than 16 words are cut; one without words is one unknown word.
         """
         tokens = torch.zeros(len(texts), CONTEXT_LENGTH, dtype=torch.int64)
         for row, text in enumerate(texts):
-            words = re.findall(r"[a-z]+", text.lower())[: CONTEXT_LENGTH - 1]
-            ids = [self._ids.get(word, 1) for word in words] + [2]
+            words = re.findall(r"[a-z]+", text.lower())[:CONTEXT_LENGTH]
+            ids = [self._ids.get(word, 1) for word in words] or [1]
             tokens[row, : len(ids)] = torch.tensor(ids)
         return tokens
 

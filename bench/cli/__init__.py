@@ -78,7 +78,9 @@ def main(arguments: list[str] | None = None) -> None:
     except BenchError as error:
         if os.environ.get("BENCH_DEBUG"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        from .output import print_error
+
+        print_error(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output went away (`bench leaderboard | head`), which is not a failure.

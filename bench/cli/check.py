@@ -62,7 +62,9 @@ def _outcomes(name: str, suite: str | None, backbone: str | None, data_root: Pat
         pixels = load_backbone(backbone or card.backbone or DEFAULT_BACKBONE).pixels
         return SuiteChecks(name, pixels=pixels, data_root=data_root).run()
     if not name.endswith(".py") and name not in method_names():
-        raise unknown("method or suite", name, [*method_names(), *suite_names()], fix="files end in .py (method) or .toml (suite)")
+        raise unknown(
+            "method or suite", name, [*method_names(), *suite_names()], fix="files end in .py (method) or .toml (suite)"
+        )
     from ..contract.method_checks import MethodChecks
 
     return MethodChecks(name, suite=suite or DEFAULT_SUITE, backbone=backbone, data_root=data_root).run()

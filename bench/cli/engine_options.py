@@ -10,17 +10,23 @@ import typer
 if TYPE_CHECKING:
     from ..training.engine import Engine
 
-SuiteOption = Annotated[str | None, typer.Option("--suite", help="name of a suite, or a card of your own (.toml)", show_default="mini-shifts")]
+SuiteOption = Annotated[
+    str | None, typer.Option("--suite", help="name of a suite, or a card of your own (.toml)", show_default="mini-shifts")
+]
 BackboneOption = Annotated[
-    str | None, typer.Option("--backbone", help="such as timm:tf_efficientnet_lite0 (`bench backbones`)", show_default="the suite's own")
+    str | None,
+    typer.Option("--backbone", help="such as timm:tf_efficientnet_lite0 (`bench backbones`)", show_default="the suite's own"),
 ]
 DataOption = Annotated[Path | None, typer.Option("--data-root", help="folder that holds the data sets; also BENCH_DATA")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps", show_default="the best there is")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="torch threads; part of what makes results bit-identical")]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", min=1, help="at most this many images per split: tries the machinery, never enters a board")
+    int | None,
+    typer.Option("--limit", min=1, help="at most this many images per split: tries the machinery, never enters a board"),
 ]
-SkipOption = Annotated[int, typer.Option("--skip-unreadable", min=0, help="leave out up to this many undecodable images, and record how many")]
+SkipOption = Annotated[
+    int, typer.Option("--skip-unreadable", min=0, help="leave out up to this many undecodable images, and record how many")
+]
 
 
 def engine(device: str | None, threads: int, workers: int = 0, micro_batch: int | None = None, every: float = 60.0) -> Engine:

@@ -12,7 +12,9 @@ from .output import Format, FormatOption, StoreOption, print_json, print_tables
 
 
 def command(
-    weights: Annotated[Path, typer.Argument(help="safetensors or torch file with a state dict, or a fit's folder", show_default=False)],
+    weights: Annotated[
+        Path, typer.Argument(help="safetensors or torch file with a state dict, or a fit's folder", show_default=False)
+    ],
     name: Annotated[str | None, typer.Option("--name", help="label of the row", show_default="the file's name")] = None,
     suite: SuiteOption = None,
     backbone: BackboneOption = None,
@@ -51,7 +53,9 @@ def command(
     )
     check_names((), spec.suite, spec.backbone)
     with ConsoleReporter() as reporter:
-        record = evaluate(weights, spec, name=name or weights.name, store=store, engine=engine(device, threads), reporter=reporter)
+        record = evaluate(
+            weights, spec, name=name or weights.name, store=store, engine=engine(device, threads), reporter=reporter
+        )
     if form is Format.json:
         print_json({"runs": [record.model_dump(mode="json")]})
     else:

@@ -18,7 +18,7 @@ from .output import Cell, Column, Format, FormatOption, Table, print_tables, say
 if TYPE_CHECKING:
     from ..method import Method, Space
 
-app = typer.Typer(help="List the methods, show one's parameters, or start your own.", rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None)
 
 _SCAFFOLD = '''\
 """{title}: full fine-tuning with label smoothing (Szegedy et al., 2016). A scaffold: make it yours."""

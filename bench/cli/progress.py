@@ -112,8 +112,9 @@ class ConsoleReporter:
             return
         ood = "–" if record.ood is None else f"{100 * record.ood:.1f}"
         split = "id-test" if "id-test" in record.metrics else "id-val"
-        self._line(f"done: {record.label}, seed {record.seed}: {split} {100 * record.metrics[split].score:.1f}, OOD {ood} -> {path}")
+        self._line(
+            f"done: {record.label}, seed {record.seed}: {split} {100 * record.metrics[split].score:.1f}, OOD {ood} -> {path}"
+        )
 
     def _done_before(self, record: RunRecord, path: object) -> None:
         self._line(f"done before: {record.label}, seed {record.seed} -> {path}")
-

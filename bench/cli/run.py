@@ -25,21 +25,38 @@ if TYPE_CHECKING:
 
 
 def command(
-    methods: Annotated[list[str] | None, typer.Argument(help="names of methods, or files that end in .py", show_default=False)] = None,
+    methods: Annotated[
+        list[str] | None, typer.Argument(help="names of methods, or files that end in .py", show_default=False)
+    ] = None,
     suite: SuiteOption = None,
     backbone: BackboneOption = None,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="run seeds 0 .. N-1", show_default="1")] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="run this seed; may be repeated", show_default=False)] = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a parameter, such as lr=1e-4 or of.epochs=3")] = None,
-    of: Annotated[str | None, typer.Option("--of", help="the method that a wrapper wraps (wise-ft --of lp-ft)", show_default=False)] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file with these options as fields; options override it")] = None,
-    curve: Annotated[bool, typer.Option("--curve", help="also the interpolation curve start -> fine-tuned, 11 points, all splits")] = False,
-    search: Annotated[bool, typer.Option("--search", help="fit and score id-val only, for choosing parameters; shifts stay closed")] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a parameter, such as lr=1e-4 or of.epochs=3")
+    ] = None,
+    of: Annotated[
+        str | None, typer.Option("--of", help="the method that a wrapper wraps (wise-ft --of lp-ft)", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with these options as fields; options override it")
+    ] = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="also the interpolation curve start -> fine-tuned, 11 points, all splits")
+    ] = False,
+    search: Annotated[
+        bool, typer.Option("--search", help="fit and score id-val only, for choosing parameters; shifts stay closed")
+    ] = False,
     trials: Annotated[
-        int | None, typer.Option("--trials", min=0, help="choose parameters first: this many trials per method on id-val, with a seed of their own")
+        int | None,
+        typer.Option(
+            "--trials", min=0, help="choose parameters first: this many trials per method on id-val, with a seed of their own"
+        ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="forget these fits and runs, and start over")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what is done, what would be trained, and what it cost before")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show what is done, what would be trained, and what it cost before")
+    ] = False,
     limit: LimitOption = None,
     skip_unreadable: SkipOption = 0,
     data_root: DataOption = None,
@@ -47,7 +64,9 @@ def command(
     device: DeviceOption = None,
     threads: ThreadsOption = 1,
     workers: Annotated[int, typer.Option("--workers", min=0, help="threads that decode and augment training images ahead")] = 0,
-    micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1, help="images per forward pass in training; same result, less memory")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option("--micro-batch", min=1, help="images per forward pass in training; same result, less memory")
+    ] = None,
     checkpoint_every: Annotated[float, typer.Option("--checkpoint-every", min=0, help="seconds between checkpoints")] = 60.0,
     form: FormatOption = Format.table,
 ) -> None:
@@ -121,7 +140,9 @@ def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> N
             raise unknown("method", name, method_names(), fix="`bench methods` lists them; a file of your own ends in .py")
     find_card(suite)
     if backbone is not None and backbone.partition(":")[0] not in entries("bench.backbones"):
-        raise unknown("kind of backbone", backbone.partition(":")[0], backbone_kinds(), fix="`bench backbones` explains the names")
+        raise unknown(
+            "kind of backbone", backbone.partition(":")[0], backbone_kinds(), fix="`bench backbones` explains the names"
+        )
 
 
 def _plan_table(planned: list[Planned]) -> Table:
@@ -153,7 +174,13 @@ def _plan_table(planned: list[Planned]) -> Table:
             }
         )
     note = f"about {duration(total)} of training, by earlier runs" if total else "no earlier run tells how long training takes"
-    columns = [Column("method"), Column("seed", kind="count"), Column("fit_id", "fit"), Column("state"), Column("estimate", "about", "seconds")]
+    columns = [
+        Column("method"),
+        Column("seed", kind="count"),
+        Column("fit_id", "fit"),
+        Column("state"),
+        Column("estimate", "about", "seconds"),
+    ]
     done = all(one.fitted for one in planned)
     return Table(columns, rows, notes=["everything is trained already" if done else note])
 

@@ -16,7 +16,7 @@ from .show import flat
 if TYPE_CHECKING:
     from ..data.card import SuiteCard
 
-app = typer.Typer(help="List the suites (an ID data set and its shifts), or show one.", rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None)
 
 DataRootOption = Annotated[Path | None, typer.Option("--data-root", help="look for data here first, then in BENCH_DATA")]
 

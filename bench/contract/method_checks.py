@@ -23,7 +23,7 @@ from ..training.engine import Engine
 from .outcome import NotApplicable, Outcome, outcome_of
 
 #: Small enough for seconds, large enough for several steps and epochs.
-_IMAGES, _SMALL = 96, {"epochs": 2, "batch_size": 24, "select": "best", "augment": "flip"}
+_IMAGES, _SMALL = 96, {"epochs": 2, "batch_size": 8, "select": "best", "augment": "flip"}
 
 
 class _Quiet:
@@ -124,7 +124,9 @@ class MethodChecks:
                 tried += 1
         for key, space in self.type.search_space().items():
             for uniform in (0.0, 0.5, 0.999):
-                self.type.model_validate({**{k: getattr(with_defaults, k) for k in self.type.model_fields}, key: space.draw(uniform)})
+                self.type.model_validate(
+                    {**{k: getattr(with_defaults, k) for k in self.type.model_fields}, key: space.draw(uniform)}
+                )
         return f"{tried} bounds and {len(self.type.search_space())} search spaces tried"
 
     def can_be_sent(self) -> str | None:
@@ -179,8 +181,8 @@ class MethodChecks:
         return f"stopped after step {reporter.steps}"
 
     def accumulates(self) -> str | None:
-        """The same global batch in parts of 7 gives the same weights up to rounding."""
-        experiment = self.experiment("micro", micro_batch=7)
+        """The same global batch in parts of 3 gives the same weights up to rounding."""
+        experiment = self.experiment("micro", micro_batch=3)
         method = self.method(experiment)
         if not isinstance(method, FineTuner):
             raise NotApplicable("it does not train by steps of the loop itself")

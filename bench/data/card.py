@@ -93,7 +93,7 @@ class SuiteCard(_Card):
     backbone: str | None = Field(None, description="default backbone of this suite")
     recipe: dict[str, Any] = Field(
         default_factory=dict,
-        description="training defaults of this suite for every method that has such a field; a table named after a method "
+        description="training defaults of this suite for every fine-tuner that has such a field; a table named after a method "
         "holds for that method alone",
     )
 

@@ -50,7 +50,9 @@ def write_with(path: Path, write: Callable[[Path], object], *, exclusive: bool =
         return True
     except OSError as error:
         raise BenchError(
-            f"a file cannot be written: {error.strerror or error}", where=str(path), fix="free space or mend the permissions, then run the same command again"
+            f"a file cannot be written: {error.strerror or error}",
+            where=str(path),
+            fix="free space or mend the permissions, then run the same command again",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from ..data.split import Split
 from ..errors import BenchError, Interrupted
 from ..evaluation.forward import logits_of
 from ..evaluation.metrics import score
-from ..identity import digest
+from ..identity import PROTOCOL_VERSION, digest
 from ..method import FineTuner, Method
 from ..plugins import configure
 from .atomic import write_with
@@ -128,6 +128,7 @@ def _record(
         fit_id=fit_id,
         eval_id=digest({"fit": fit_id, **measured})[:24],
         pixels=backbone.pixels.name,
+        protocol=PROTOCOL_VERSION,
         limit=limit,
         phase=phase,
         data=data,
@@ -151,7 +152,11 @@ def row_label(method: Method, experiment: Experiment) -> str:
     """The method's name and the parameters that differ from what the suite's recipe gives it."""
     usual = configure(type(method), {}, experiment.suite.card.recipe)
     given, default = _flat(method), _flat(usual.resolved(experiment.traits))
-    differs = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in given.items() if default.get(key) != value]
+    differs = [
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in given.items()
+        if default.get(key) != value
+    ]
     return method.name + (f" ({', '.join(differs)})" if differs else "")
 
 
@@ -167,7 +172,9 @@ def _flat(method: Method, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _evaluate(experiment: Experiment, classifier: Classifier, splits: Mapping[str, Split], record: RunRecord, folder: Path) -> None:
+def _evaluate(
+    experiment: Experiment, classifier: Classifier, splits: Mapping[str, Split], record: RunRecord, folder: Path
+) -> None:
     """Metrics and predictions on every split, into the record and the folder."""
     metrics = _metrics_of(experiment)
     start = time.monotonic()
@@ -183,7 +190,9 @@ def _measured(experiment: Experiment, classifiers: Mapping[str, Classifier], spl
     def progress(done: int, of: int) -> None:
         experiment.reporter.event("evaluate", split=split.name, done=done, of=of)
         if experiment.reporter.stop:
-            raise Interrupted("stopped while evaluating; the fit is kept", fix="run the same command again", signal=experiment.reporter.stop)
+            raise Interrupted(
+                "stopped while evaluating; the fit is kept", fix="run the same command again", signal=experiment.reporter.stop
+            )
 
     return logits_of(classifiers, split, experiment.engine, progress)
 
@@ -195,9 +204,7 @@ def _average(record: RunRecord, scores: Mapping[str, float]) -> float | None:
     return float(np.mean([scores[name] for name in record.averaged]))
 
 
-def _curve(
-    experiment: Experiment, method: Method, fit: Fit, splits: Mapping[str, Split], record: RunRecord
-) -> list[CurvePoint]:
+def _curve(experiment: Experiment, method: Method, fit: Fit, splits: Mapping[str, Split], record: RunRecord) -> list[CurvePoint]:
     """Scores along the straight line from the start to the end of the fine-tuned fit that `method` is or wraps."""
     tuner = method
     while not isinstance(tuner, FineTuner):

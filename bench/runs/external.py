@@ -26,7 +26,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if path.is_dir():
         found = sorted(path.glob("weights-*.safetensors"))
         if not found:
-            raise MissingPrerequisite("the folder holds no weights-*.safetensors", where=str(path), fix="name a weights file or a fit's folder")
+            raise MissingPrerequisite(
+                "the folder holds no weights-*.safetensors", where=str(path), fix="name a weights file or a fit's folder"
+            )
         path = found[-1]
     if not path.is_file():
         raise MissingPrerequisite("there is no such file", where=str(path), fix="name a weights file or a fit's folder")
@@ -52,7 +54,9 @@ def load_external(path: Path, experiment: Experiment) -> tuple[Classifier, str]:
     """
     state = read_state(path)
     tower = experiment.backbone.image_tower()
-    classifier = Classifier(tower, Head(torch.zeros(len(experiment.suite.card.classes), tower.dim), normalize=experiment.traits.text))
+    classifier = Classifier(
+        tower, Head(torch.zeros(len(experiment.suite.card.classes), tower.dim), normalize=experiment.traits.text)
+    )
     wanted = classifier.named_weights()
     problems = [f"{name} is missing" for name in wanted.keys() - state.keys()]
     problems += [f"{name} is unknown" for name in state.keys() - wanted.keys()]

@@ -157,5 +157,3 @@ def is_live(folder: Path) -> bool:
     except (OSError, json.JSONDecodeError):
         return True
     return not claim.get("released") and not _surely_dead(claim)
-
-

@@ -52,6 +52,7 @@ class RunRecord(_Part):
     fit_id: str
     eval_id: str = ""
     pixels: str = ""
+    protocol: int = Field(1, description="version of the engine's arithmetic and rules; runs of two versions are not comparable")
     limit: int | None = Field(None, description="images per split at most; such a run is a trial of the machinery, not a result")
     phase: Literal["final", "search", "external"] = "final"
     data: dict[str, str] = Field(default_factory=dict, description="split -> fingerprint of its images and labels")
@@ -62,7 +63,9 @@ class RunRecord(_Part):
     ood: float | None = Field(None, description="unweighted mean of the scores on `averaged`; None while one is missing")
     factors: dict[str, dict[str, str]] = Field(default_factory=dict, description="shift -> its declared factors")
     selection: dict[str, Any] = Field(default_factory=dict, description="what was chosen on id-val, and among how many")
-    search_trials: int = Field(0, description="trials in which the parameters were chosen on id-val; 0 is the recipe as it stands")
+    search_trials: int = Field(
+        0, description="trials in which the parameters were chosen on id-val; 0 is the recipe as it stands"
+    )
     search_seconds: float | None = Field(None, description="training time of those trials")
     facts: dict[str, float] = Field(default_factory=dict, description="measured constants, such as teacher_ms")
     id_val_seen: bool = Field(False, description="the backbone was pre-trained on the suite's own training images")

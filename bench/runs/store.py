@@ -75,7 +75,9 @@ class Store:
         try:
             return FitRecord.model_validate_json(text)
         except ValidationError as error:
-            raise BenchError("a fit's record is damaged", where=str(path), fix=f"remove the folder {path.parent} and train again") from error
+            raise BenchError(
+                "a fit's record is damaged", where=str(path), fix=f"remove the folder {path.parent} and train again"
+            ) from error
 
     def commit_fit(self, record: FitRecord, classifier: Classifier, lease: Lease) -> None:
         """Write weights and record; the record appears last and only once, whoever is first.
@@ -107,15 +109,23 @@ class Store:
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
-            raise BenchError(f"a fit's weights cannot be read: {error}", where=str(path), fix=f"remove the folder {path.parent} and train again") from error
+            raise BenchError(
+                f"a fit's weights cannot be read: {error}",
+                where=str(path),
+                fix=f"remove the folder {path.parent} and train again",
+            ) from error
         if tensors_sha256(tensors) != record.weights_sha256:
-            raise BenchError("a fit's weights are not those that were recorded", where=str(path), fix=f"remove the folder {path.parent} and train again")
+            raise BenchError(
+                "a fit's weights are not those that were recorded",
+                where=str(path),
+                fix=f"remove the folder {path.parent} and train again",
+            )
         return like.with_weights(tensors)
 
     def run_dir(self, record: RunRecord) -> Path:
         """Folder of a run: `runs/<suite>/<backbone>/<method>/<eval_id>`."""
         backbone = "".join(c if c.isalnum() or c in "-_." else "_" for c in record.backbone)
-        return self.runs_dir / record.suite / backbone / record.method["name"] / record.eval_id
+        return self.runs_dir / record.suite / backbone / str(record.method["name"]) / record.eval_id
 
     def save_run(self, record: RunRecord) -> Path:
         """Write a run's record and return its path."""
@@ -139,7 +149,9 @@ class Store:
                 )
             return RunRecord.model_validate(content)
         except (json.JSONDecodeError, ValidationError, AttributeError, UnicodeDecodeError) as error:
-            raise BenchError("a run's record is damaged", where=str(path), fix="remove its folder and run again; the fit is kept") from error
+            raise BenchError(
+                "a run's record is damaged", where=str(path), fix="remove its folder and run again; the fit is kept"
+            ) from error
 
     def records(self) -> Iterator[tuple[Path, RunRecord]]:
         """Every readable record with its path, in the order of the paths; a damaged one raises when it is reached."""

@@ -59,7 +59,9 @@ def trial_of(method: Method, number: int, fixed: Collection[str] = ()) -> Method
     return type(method).model_validate({**{k: getattr(method, k) for k in type(method).model_fields}, **update})
 
 
-def search(experiment: Experiment, method: Method, trials: int, fixed: Collection[str] = (), *, limit: int | None = None) -> Found:
+def search(
+    experiment: Experiment, method: Method, trials: int, fixed: Collection[str] = (), *, limit: int | None = None
+) -> Found:
     """Fit each trial on `experiment` (which should have SEARCH_SEED) and choose by id-val: score, then NLL, then first.
 
     Raises:

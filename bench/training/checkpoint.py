@@ -55,7 +55,9 @@ class Checkpoints:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
                 state: dict[str, Any] = json.loads(file.metadata()["state"])
         except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise BenchError(f"a checkpoint cannot be read: {error}", where=str(files[-1]), fix="start over with --fresh") from error
+            raise BenchError(
+                f"a checkpoint cannot be read: {error}", where=str(files[-1]), fix="start over with --fresh"
+            ) from error
         return tensors, state
 
     def clear(self) -> None:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ...backbones.mini_clip import END, PAD, UNKNOWN, MiniImageTower, MiniTextTower
+from ...backbones.mini_clip import PAD, UNKNOWN, MiniImageTower, MiniTextTower
 from .captions import vocabulary, write_captions
 from .render import CHUNK, paint_chunks, paint_scenes
 from .scenes import Recipe, Streams, draw_scenes
@@ -188,7 +188,7 @@ def pretrain(plan: Plan, folder: Path) -> str:
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(plan.seed)
-    text = MiniTextTower([PAD, UNKNOWN, END, *vocabulary()])
+    text = MiniTextTower([PAD, UNKNOWN, *vocabulary()])
     image = MiniImageTower(batch_norm=True).to(memory_format=torch.channels_last)
     log: list[dict[str, Any]] = []
     train(plan, image, text, log)

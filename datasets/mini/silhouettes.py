@@ -110,9 +110,7 @@ def moon(pen: Pen, rng: np.random.Generator) -> None:
 @silhouette
 def arrow(pen: Pen, rng: np.random.Generator) -> None:
     shaft, head, neck = rng.uniform(0.15, 0.27), rng.uniform(0.55, 0.75), rng.uniform(-0.05, 0.25)
-    pen.polygon(
-        [(-1, -shaft), (neck, -shaft), (neck, -head), (1, 0), (neck, head), (neck, shaft), (-1, shaft)]
-    )
+    pen.polygon([(-1, -shaft), (neck, -shaft), (neck, -head), (1, 0), (neck, head), (neck, shaft), (-1, shaft)])
 
 
 @silhouette
@@ -194,8 +192,9 @@ def leaf(pen: Pen, rng: np.random.Generator) -> None:
     pen.line((0, 0.55), (rng.uniform(-0.12, 0.12), 1.0), 0.1)
     for level in (-0.1, 0.3):
         for way in (-1.0, 1.0):
-            pen.polygon([(0, level + 0.04), (0, level - 0.05), (way * width, level - 0.42), (way * width, level - 0.3)],
-                        erase=True)
+            pen.polygon(
+                [(0, level + 0.04), (0, level - 0.05), (way * width, level - 0.42), (way * width, level - 0.3)], erase=True
+            )
 
 
 @silhouette
@@ -226,9 +225,7 @@ def boat(pen: Pen, rng: np.random.Generator) -> None:
 @silhouette
 def crown(pen: Pen, rng: np.random.Generator) -> None:
     dip, middle = rng.uniform(-0.05, 0.15), rng.uniform(-0.8, -0.65)
-    pen.polygon(
-        [(-0.85, 0.7), (-1.0, -0.5), (-0.45, dip), (0.0, middle), (0.45, dip), (1.0, -0.5), (0.85, 0.7)]
-    )
+    pen.polygon([(-0.85, 0.7), (-1.0, -0.5), (-0.45, dip), (0.0, middle), (0.45, dip), (1.0, -0.5), (0.85, 0.7)])
     for x, y in ((-0.98, -0.55), (0.0, middle - 0.05), (0.98, -0.55)):
         pen.ellipse(x, y, 0.13, 0.13)
 

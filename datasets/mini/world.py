@@ -158,6 +158,4 @@ class MiniWorld:
         try:
             return SPLITS[name]
         except KeyError:
-            raise UsageError(
-                f"the mini world has no split {name!r}", fix=f"name one of: {', '.join(SPLITS)}"
-            ) from None
+            raise UsageError(f"the mini world has no split {name!r}", fix=f"name one of: {', '.join(SPLITS)}") from None

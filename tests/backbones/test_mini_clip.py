@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench.datasets.mini import MiniWorld
 from torch import nn
 
 from bench.backbones.heads import zero_shot_head
 from bench.backbones.mini_clip import FOLDER, MiniClip, MiniImageTower, Stem, load
+from bench.datasets.mini import MiniWorld
 from bench.errors import MissingPrerequisite, UsageError
 
 
@@ -53,7 +53,6 @@ def test_every_prompt_of_the_suite_is_in_the_vocabulary(backbone: MiniClip) -> N
     text = backbone.text_tower()
     tokens = text.tokenize([template.format(name) for template in card["templates"] for name in card["classes"]])
     assert (tokens != 1).all()
-    assert (tokens == 2).sum(dim=1).eq(1).all()
 
 
 def test_words_outside_the_vocabulary_are_one_unknown_word_and_long_texts_are_cut(backbone: MiniClip) -> None:
@@ -61,6 +60,7 @@ def test_words_outside_the_vocabulary_are_one_unknown_word_and_long_texts_are_cu
     one, two = text.tokenize(["A photo of a zebra!", "a photo of a xylophone"])
     assert torch.equal(one, two)
     assert text.tokenize(["a " * 50]).shape == (1, 16)
+    assert torch.isfinite(text(text.tokenize(["", "42!"]))).all()
 
 
 def test_an_embedding_does_not_depend_on_the_padding_of_its_text(backbone: MiniClip) -> None:
@@ -70,9 +70,7 @@ def test_an_embedding_does_not_depend_on_the_padding_of_its_text(backbone: MiniC
         torch.testing.assert_close(text(tokens), text(tokens[:, :8]), rtol=1e-5, atol=1e-5)
 
 
-def test_explain_gives_the_same_features_and_attention_rows_that_sum_to_one(
-    backbone: MiniClip, images: torch.Tensor
-) -> None:
+def test_explain_gives_the_same_features_and_attention_rows_that_sum_to_one(backbone: MiniClip, images: torch.Tensor) -> None:
     tower = backbone.image_tower()
     features, attentions = tower.explain(images)
     torch.testing.assert_close(features, tower(images), rtol=1e-5, atol=1e-5)
@@ -88,9 +86,7 @@ def test_attention_is_inside_the_graph_of_the_features(backbone: MiniClip, image
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
-def test_patches_that_are_not_kept_have_no_influence_through_their_tokens(
-    backbone: MiniClip, images: torch.Tensor
-) -> None:
+def test_patches_that_are_not_kept_have_no_influence_through_their_tokens(backbone: MiniClip, images: torch.Tensor) -> None:
     tower = backbone.image_tower()
     keep = torch.rand(40, 36, generator=torch.Generator().manual_seed(0)) < 0.6
     with torch.no_grad():
@@ -129,9 +125,7 @@ def test_folding_batch_normalisation_keeps_the_function(images: torch.Tensor) ->
         torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_shipped_tower_has_no_running_statistics_and_no_randomness(
-    backbone: MiniClip, images: torch.Tensor
-) -> None:
+def test_the_shipped_tower_has_no_running_statistics_and_no_randomness(backbone: MiniClip, images: torch.Tensor) -> None:
     tower = backbone.image_tower()
     assert list(tower.buffers()) == []
     assert not tower.training

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bench.datasets import cards
 from pydantic import ValidationError
 
 from bench.data.card import SuiteCard, read_card
+from bench.datasets import cards
 from bench.errors import UsageError
 
 Make = Callable[..., SuiteCard]

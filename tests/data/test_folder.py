@@ -114,15 +114,31 @@ def test_only_changed_files_are_read_again(
     assert list(both["key"][both["sha256_x"] != both["sha256_y"]]) == ["photo/cat/000.png"]
 
 
-def test_new_content_of_the_same_size_and_time_is_noticed(pets: Path, tmp_path: Path) -> None:
+def test_new_content_of_the_same_size_and_time_is_noticed(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "UNSETTLED_NS", -1)
     file = pets / "photo/cat/000.png"
     before, status = index(pets, tmp_path), file.stat()
     data = bytearray(file.read_bytes())
     data[-20] ^= 1
     file.write_bytes(data)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    after = index(pets, tmp_path)
-    assert before.set_index("key").loc["photo/cat/000.png", "sha256"] != after.set_index("key").loc["photo/cat/000.png", "sha256"]
+    both = before.merge(index(pets, tmp_path), on="key")
+    assert list(both["key"][both["sha256_x"] != both["sha256_y"]]) == ["photo/cat/000.png"]
+
+
+def test_a_file_that_was_read_right_after_its_change_is_read_once_more(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = pets / "photo/cat/000.png"
+    settled = new.stat().st_mtime_ns + 2 * folder_module.UNSETTLED_NS
+    reads: list[str] = []
+    judge = folder_module._judge
+    monkeypatch.setattr(folder_module, "_judge", lambda path, name: (reads.append(name), judge(path, name))[1])
+    for clock, expected in ((new.stat().st_mtime_ns, 60), (settled, 60), (settled, 0)):
+        monkeypatch.setattr(folder_module.time, "time_ns", lambda clock=clock: clock)
+        reads.clear()
+        index(pets, tmp_path)
+        assert len(reads) == expected
 
 
 def test_a_damaged_index_is_made_anew(pets: Path, tmp_path: Path) -> None:

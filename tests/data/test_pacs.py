@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.datasets import cards
 
 from bench.data.card import read_card
 from bench.data.pixels import Pixels
 from bench.data.suite import open_suite
+from bench.datasets import cards
 from bench.errors import BenchError
 
 PIXELS = Pixels(size=32, resize=36)

@@ -94,7 +94,8 @@ def test_labels_and_contents_are_in_the_fingerprint(card_of: Make, data: Path, n
 def test_another_split_seed_is_another_division(card_of: Make, data: Path) -> None:
     one = open_suite(card_of(), data_root=data)
     other = open_suite(card_of(id={"path": "photo", "split_seed": 1}), data_root=data)
-    assert one.load("train", PIXELS).fingerprint != other.load("train", PIXELS).fingerprint
+    for name in ID_SPLITS:
+        assert one.load(name, PIXELS).fingerprint != other.load(name, PIXELS).fingerprint
 
 
 def test_changed_content_reaches_the_pixels(card_of: Make, data: Path, new_picture: NewPicture) -> None:

@@ -9,6 +9,7 @@ from importlib import resources
 import numpy as np
 import pytest
 import torch
+
 from bench.datasets.mini import MiniWorld
 from bench.datasets.mini.captions import vocabulary, write_captions
 from bench.datasets.mini.render import CHUNK
@@ -16,7 +17,6 @@ from bench.datasets.mini.scenes import HOME, Scenes
 from bench.datasets.mini.silhouettes import CLASSES, distance_bank
 from bench.datasets.mini.streams import stream
 from bench.datasets.mini.styles import STYLES
-
 from bench.errors import UsageError
 
 CARDS = ("mini-shifts", "mini-shifts-bias0", "mini-shifts-bias60", "mini-shifts-bias90")
@@ -112,9 +112,7 @@ def test_object_and_background_never_have_the_same_colour() -> None:
         ("id-test", "corrupted", {"corruption"}),
     ],
 )
-def test_splits_that_are_compared_show_the_same_scenes_but_for_one_factor(
-    split: str, other: str, changed: set[str]
-) -> None:
+def test_splits_that_are_compared_show_the_same_scenes_but_for_one_factor(split: str, other: str, changed: set[str]) -> None:
     factors = {
         "style": ["style"],
         "context": ["family", "ground"],

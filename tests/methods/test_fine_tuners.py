@@ -19,6 +19,7 @@ from bench.methods.feature_distillation import FeatureDistillation
 from bench.methods.full_finetune import FullFinetune
 from bench.methods.lp_ft import LPFT
 from bench.methods.masked_counterfactual import MaskedCounterfactual
+from bench.methods.wise_ft import WiSEFT
 
 from .towers import CONV, VIT, TinyTask, classifier, full_rollout, global_batch, micro_batch, step
 
@@ -239,3 +240,11 @@ def test_a_search_draws_the_weight_in_teacher_units() -> None:
     space = MaskedCounterfactual.search_space()
     assert space["weight_unit"].draw(0.9) == "teacher_ms"
     assert (space["weight"].draw(0.0), space["weight"].log) == (0.5, True)
+
+
+def test_trained_batch_statistics_are_refused_where_they_would_be_wrong() -> None:
+    traits = Traits(text=False, native=False, layout="conv")
+    with pytest.raises(UsageError, match="interpolated"):
+        WiSEFT(of=FullFinetune(norm="train")).resolved(traits)
+    with pytest.raises(UsageError, match="frozen"):
+        MaskedCounterfactual(norm="train").resolved(traits)

@@ -184,6 +184,11 @@ class TinyTask:
     def score(self, model: Classifier) -> tuple[float, float]:
         return self.scores[round(float(model.head.bias.detach()[0]), 6)]
 
+    def score_logits(self, logits: NDArray[Any]) -> tuple[float, float]:
+        labels = torch.from_numpy(self.id_val[1])
+        nll = torch.nn.functional.cross_entropy(torch.from_numpy(logits), labels)
+        return float((logits.argmax(1) == self.id_val[1]).mean()), float(nll)
+
     def choose(self, name: str, candidates: Sequence[tuple[Any, float, float]]) -> Any:
         best = min(candidates, key=lambda candidate: (-candidate[1], candidate[2]))
         self.chosen[name] = (best[0], len(candidates))

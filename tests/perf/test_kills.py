@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -33,7 +34,9 @@ print("READY")
 
 def test_thirty_kills(tiny_suite: Path, tmp_path: Path) -> None:
     kills = int(os.environ.get("BENCH_KILLS", "30"))
-    (whole,) = bench.run("masked-counterfactual", suite=str(tiny_suite), store=tmp_path / "whole", engine=Engine(), set={"epochs": 60})
+    (whole,) = bench.run(
+        "masked-counterfactual", suite=str(tiny_suite), store=tmp_path / "whole", engine=Engine(), set={"epochs": 60}
+    )
     store, done, moments = tmp_path / "killed", 0, random.Random(0)
     steps: list[int] = []
     while done < kills:
@@ -47,13 +50,10 @@ def test_thirty_kills(tiny_suite: Path, tmp_path: Path) -> None:
             process.kill()
             done += 1
         process.wait()
-        finished = [path for path in store.glob("fits/*/fit.json")]
+        finished = list(store.glob("fits/*/fit.json"))
         steps.append(len(finished))
         if len(finished) == 2:  # probe and method: start over, to have something to kill
-            (record,) = [r for _, r in Store(store).records()]
             _compare(tmp_path / "whole", whole.fit_id, store)
-            import shutil
-
             shutil.rmtree(store)
     bench.run("masked-counterfactual", suite=str(tiny_suite), store=store, engine=Engine(), set={"epochs": 60})
     _compare(tmp_path / "whole", whole.fit_id, store)

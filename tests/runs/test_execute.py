@@ -42,7 +42,9 @@ class Listener:
         return [fields["method"] for kind, fields in self.events if kind == "fit"]
 
 
-def run(*methods: str, suite: Path, store: Path, stop_at: int | None = None, engine: Engine | None = None, **fields: Any) -> tuple[list[RunRecord], Listener]:
+def run(
+    *methods: str, suite: Path, store: Path, stop_at: int | None = None, engine: Engine | None = None, **fields: Any
+) -> tuple[list[RunRecord], Listener]:
     listener = Listener(stop_at)
     return bench.run(*methods, suite=str(suite), store=store, reporter=listener, engine=engine or Engine(), **fields), listener
 
@@ -203,7 +205,7 @@ def test_old_and_newer_records(tiny_suite: Path, tmp_path: Path) -> None:
     assert Store(tmp_path).read_run(path).metrics == record.metrics
     content["record_schema"] = 99
     path.write_text(json.dumps(content))
-    with pytest.raises(BenchError, match="newer|schema 99"):
+    with pytest.raises(BenchError, match="schema 99"):
         Store(tmp_path).read_run(path)
 
 

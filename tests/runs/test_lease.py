@@ -17,7 +17,9 @@ from bench.runs.lease import Lease, LeaseLost, is_live
 
 def claim_of_another_machine(folder: Path, generation: int = 1) -> Path:
     path = folder / "lease" / f"{generation:06d}.json"
-    write_text(path, json.dumps({"host": "elsewhere", "boot": 1, "pid": 1, "born": 1.0, "token": "x", "beat": 1, "released": False}))
+    write_text(
+        path, json.dumps({"host": "elsewhere", "boot": 1, "pid": 1, "born": 1.0, "token": "x", "beat": 1, "released": False})
+    )
     return path
 
 
