@@ -76,7 +76,7 @@ def show(name: Annotated[str, typer.Argument(help="a method's name or file")], f
         "version": method.version,
         "summary": inspect.getdoc(method) or "",
         "paper": method.paper,
-        "images of a batch interact": method.batch_coupled,
+        "images of a batch interact": method().batch_coupled,
     }
     space = method.search_space()
     parameters = [_parameter(key, field, space.get(key)) for key, field in method.model_fields.items()]

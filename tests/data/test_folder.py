@@ -99,7 +99,7 @@ def test_linked_folders_are_followed_and_a_circle_ends(pets: Path, tmp_path: Pat
 def test_only_changed_files_are_read_again(
     pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_picture: NewPicture
 ) -> None:
-    monkeypatch.setattr(folder_module, "UNSETTLED_NS", -1)
+    monkeypatch.setattr(folder_module, "UNSETTLED_NS", -(10**30))
     first = index(pets, tmp_path)
     reads: list[str] = []
     judge = folder_module._judge
@@ -115,7 +115,7 @@ def test_only_changed_files_are_read_again(
 
 
 def test_new_content_of_the_same_size_and_time_is_noticed(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "UNSETTLED_NS", -1)
+    monkeypatch.setattr(folder_module, "UNSETTLED_NS", -(10**30))
     file = pets / "photo/cat/000.png"
     before, status = index(pets, tmp_path), file.stat()
     data = bytearray(file.read_bytes())
