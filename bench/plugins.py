@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
+from .identity import file_sha256
 
 if TYPE_CHECKING:
     from .backbones.backbone import Backbone
@@ -59,7 +60,10 @@ def load_method(name: str) -> type[Method]:
         UsageError: unknown name; the file is missing, fails to import, or does not define exactly one method.
     """
     if name.endswith(".py"):
-        return _method_from_file(Path(name))
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"there is no file {path}", fix=f"`bench methods new {path}` writes a scaffold")
+        return _method_from_file(path.resolve(), file_sha256(path))
     if name not in entries("bench.methods"):
         raise unknown("method", name, method_names(), fix="`bench methods` lists them; a file of your own ends in .py")
     loaded: type[Method] = entries("bench.methods")[name].load()
@@ -67,13 +71,9 @@ def load_method(name: str) -> type[Method]:
 
 
 @cache
-def _method_from_file(path: Path) -> type[Method]:
-    from .identity import file_sha256
+def _method_from_file(path: Path, sha: str) -> type[Method]:
     from .method import Method
 
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}", fix=f"`bench methods new {path}` writes a scaffold")
-    sha = file_sha256(path)
     name = f"bench_plugin_{path.stem}_{sha[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None

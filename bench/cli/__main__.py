@@ -1,0 +1,5 @@
+"""`python -m bench.cli`: the same as `bench`."""
+
+from . import main
+
+main()

@@ -1,0 +1,172 @@
+"""`bench run`, `evaluate` and `check` as a user meets them: exit codes, messages, what goes to stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+
+BENCH = [sys.executable, "-m", "bench.cli"]
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def bench(*arguments: str, cwd: Path | None = None) -> Done:
+    """The command in this process, where torch is imported already."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd or Path.cwd()):
+        try:
+            main(list(arguments))
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else 0
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_help_is_quick_and_light() -> None:
+    code = "import sys, bench.cli\ntry: bench.cli.main(['--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch','ray','pandas','sklearn','scipy') if m in sys.modules])"
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("[]"), done.stdout[-200:]
+    assert "run" in done.stdout
+    assert time.monotonic() - start < 30
+
+
+def test_answer_on_stdout_story_on_stderr(tiny_suite: Path, tmp_path: Path) -> None:
+    done = bench("run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path), "--format", "json", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)["runs"]
+    assert record["status"] == "done"
+    assert "done: linear-probe, seed 0" in done.stderr
+    plan = bench("run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path), "--dry-run", "--format", "csv")
+    assert "trained" in plan.stdout
+    board = bench("leaderboard", "--store", str(tmp_path), "--format", "json")
+    (row,) = [row for table in json.loads(board.stdout)["tables"] for row in table["rows"]]
+    assert row["id"] == record["metrics"]["id-test"]["score"]
+
+
+def test_dry_run_leaves_no_store(tiny_suite: Path, tmp_path: Path) -> None:
+    done = bench("run", "full-finetune", "--suite", str(tiny_suite), "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "to train" in done.stdout
+    assert not (tmp_path / "bench-store").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["run", "full-finetun"], 2, "did you mean `full-finetune`?"),
+        (["run", "full-finetune", "--set", "lr"], 2, "key=value"),
+        (["run", "full-finetune", "--set", "lr=-1"], 2, "greater than 0"),
+        (["run", "full-finetune", "--of", "lp-ft"], 2, "wraps no other method"),
+        (["run", "full-finetune", "--seeds", "2", "--seed", "3"], 2, "not both"),
+        (["run", "zero-shot"], 2, "neither a text tower nor a head"),
+        (["run", "full-finetune", "--backbone", "tim:resnet18"], 2, "did you mean `timm`?"),
+        (["run", "full-finetune", "--device", "cuda:77"], 2, "cannot be used here"),
+        (["run", "./missing.py"], 2, "bench methods new"),
+    ],
+)
+def test_mistakes_are_told_in_three_lines(arguments: list[str], code: int, said: str, tiny_suite: Path, tmp_path: Path) -> None:
+    done = bench(*arguments, "--suite", str(tiny_suite), "--store", str(tmp_path))
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_missing_data_is_exit_3_with_the_repair() -> None:
+    done = bench("run", "full-finetune", "--suite", "pacs", "--backbone", "timm:test_vit@random")
+    assert done.returncode == 3
+    assert "BENCH_DATA" in done.stderr
+
+
+def test_config_file_below_options(tiny_suite: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(f'methods = ["linear-probe"]\nsuite = "{tiny_suite}"\nseeds = [4]\nset = {{ grid = 3 }}\n')
+    done = bench("run", "--config", str(config), "--seed", "5", "--store", str(tmp_path / "s"), "--format", "json")
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)["runs"]
+    assert (record["seed"], record["method"]["parameters"]["grid"]) == (5, 3)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_signal_saves_and_stops(number: signal.Signals, code: int, tiny_suite: Path, tmp_path: Path) -> None:
+    command = [*BENCH, "run", "full-finetune", "--suite", str(tiny_suite), "--store", str(tmp_path), "--set", "epochs=100000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch 2/" in line:
+            process.send_signal(number)
+            break
+    _, story = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "the same command" in story
+    assert list(tmp_path.glob("fits/*/checkpoint/*.safetensors"))
+
+
+def test_evaluate_marks_the_row_as_external(tiny_suite: Path, tmp_path: Path) -> None:
+    assert bench("run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path)).returncode == 0
+    (weights,) = tmp_path.glob("fits/*/weights-*.safetensors")
+    done = bench("evaluate", str(weights), "--suite", str(tiny_suite), "--store", str(tmp_path), "--name", "theirs", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    (external,) = json.loads(done.stdout)["runs"]
+    (own,) = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/*/linear-probe/*/record.json")]
+    assert external["metrics"] == own["metrics"]
+    assert "unverified" in bench("leaderboard", "--store", str(tmp_path)).stdout
+
+
+def test_evaluate_refuses_what_does_not_fit_or_is_unsafe(tiny_suite: Path, tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"head.weight": torch.zeros(2, 2)}, tmp_path / "small.pt")
+    done = bench("evaluate", str(tmp_path / "small.pt"), "--suite", str(tiny_suite), "--store", str(tmp_path))
+    assert done.returncode == 1
+    assert "head.weight has shape" in done.stderr
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path}/pwned",)
+
+    torch.save(Evil(), tmp_path / "evil.pt")
+    done = bench("evaluate", str(tmp_path / "evil.pt"), "--suite", str(tiny_suite), "--store", str(tmp_path))
+    assert done.returncode == 1
+    assert "safely" in done.stderr
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_method_of_ones_own(tiny_suite: Path, tmp_path: Path) -> None:
+    assert bench("methods", "new", "mine.py", cwd=tmp_path).returncode == 0
+    assert len((tmp_path / "mine.py").read_text().splitlines()) <= 25
+    first = bench("run", "./mine.py", "--suite", str(tiny_suite), "--format", "json", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text() + "# edited\n")
+    second = bench("run", "./mine.py", "--suite", str(tiny_suite), "--format", "json", cwd=tmp_path)
+    ids = [json.loads(done.stdout)["runs"][0]["fit_id"] for done in (first, second)]
+    assert ids[0] != ids[1], "an edited file is another method"
+    checked = bench("check", "./mine.py", "--suite", str(tiny_suite), cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    assert "7 passed, 0 failed" in checked.stdout

@@ -1,0 +1,72 @@
+"""A small open_clip ViT of random weights through every method, and every mask with every fill."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench.runs.store import Store
+from bench.training.engine import Engine
+
+CONFIG = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder that open_clip takes for a model, with random weights in it."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("clip") / "model"
+    folder.mkdir()
+    torch.manual_seed(0)
+    model = open_clip.CLIP(embed_dim=24, vision_cfg=CONFIG["vision_cfg"], text_cfg=CONFIG["text_cfg"])  # type: ignore[arg-type]
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
+    return f"open_clip:{folder}"
+
+
+METHODS = ("zero-shot", "linear-probe", "full-finetune", "lp-ft", "wise-ft", "feature-distillation", "masked-counterfactual")
+
+
+def test_every_method(backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
+    records = bench.run(*METHODS, suite=str(tiny_suite), backbone=backbone, store=tmp_path, engine=Engine(), set={})
+    assert {record.method["name"]: record.status for record in records} == dict.fromkeys(METHODS, "done")
+    for record in records:
+        assert all(math.isfinite(metrics.nll) for metrics in record.metrics.values())
+    # With a text tower, fine-tuning starts from the zero-shot head, and wise-ft reuses that very fit.
+    finetune, wise = records[2], records[4]
+    assert finetune.method["parameters"]["head_init"] == "zero-shot"
+    fit = Store(tmp_path).fit(wise.fit_id)
+    assert fit is not None
+    assert finetune.fit_id in fit.nested
+
+
+@pytest.mark.parametrize("fill", ["none", "single", "multi"])
+@pytest.mark.parametrize("mask", ["object", "context", "random"])
+def test_every_mask_and_fill(mask: str, fill: str, backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
+    (record,) = bench.run(
+        "masked-counterfactual", suite=str(tiny_suite), backbone=backbone, store=tmp_path, engine=Engine(), set={"mask": mask, "fill": fill}
+    )
+    assert record.status == "done", record.error
+    fit = Store(tmp_path).fit(record.fit_id)
+    assert fit is not None
+    assert all(math.isfinite(epoch["loss"]) for epoch in fit.history)
+    assert fit.facts["teacher_ms"] > 0
+
+
+def test_wise_ft_of_an_end_is_that_end(backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
+    def metrics(method: str, **values: object) -> object:
+        return bench.run(method, suite=str(tiny_suite), backbone=backbone, store=tmp_path, engine=Engine(), set=values)[0].metrics
+
+    assert metrics("wise-ft", alpha=0) == metrics("zero-shot")
+    assert metrics("wise-ft", alpha=1) == metrics("full-finetune")
