@@ -180,6 +180,10 @@ class FineTuner(Method):
         """Random numbers for one global batch of `size` images, first dimension `size`; drawn on the CPU."""
         return {}
 
+    def illustrate(self, batch: Batch, student: Classifier) -> Mapping[str, Tensor]:
+        """Pictures of what the method does to a batch, each (n, 3, H, W) in [0, 1], for `bench show --masks`; none by default."""
+        return {}
+
     @abstractmethod
     def loss(self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]) -> Tensor:
         """Mean loss over the micro-batch. `teacher` is the frozen starting classifier; `constants` come from `prepare`."""

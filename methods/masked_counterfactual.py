@@ -129,6 +129,24 @@ class MaskedCounterfactual(FeatureDistillation):
             return batch.images, ~mask
         return masking.refill(batch.images, batch.pool, mask, batch.draws["source"], grid), None
 
+    def illustrate(self, batch: Batch, student: Classifier) -> Mapping[str, Tensor]:
+        """The images, their map (where the mask follows from one), the mask in grey, and the counterfactual images."""
+        _, mask, cam = self.look(batch, student)
+        grid, size = student.tower.grid, batch.images.shape[-2:]
+
+        def in_pixels(patches: Tensor) -> Tensor:
+            return F.interpolate(patches.float().view(-1, 1, *grid), size=size, mode="nearest")
+
+        covered = torch.where(in_pixels(mask) > 0, 0.5, batch.images)
+        pictures = {"image": batch.images}
+        if cam is not None:
+            heat = in_pixels(masking.normalized(cam))
+            pictures["map"] = 0.35 * batch.images + 0.65 * torch.cat([heat, 0.25 * heat, 1 - heat], dim=1)
+        pictures["mask"] = covered
+        filled, keep = self.counterfactual(batch, mask, grid)
+        pictures["counterfactual"] = covered if keep is not None else filled
+        return pictures
+
     def loss(self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]) -> Tensor:
         """CE(head(f_s(x)), y) + w MSE(f_s(x~), f_t(x~))."""
         logits, mask, _ = self.look(batch, student)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import NothingMatched, UsageError
+from .engine_options import DataOption, SuiteOption
 from .output import Cell, Column, Format, FormatOption, StoreOption, Table, print_json, print_tables, say
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ def command(
     run: Annotated[str, typer.Argument(help="a run's folder, the beginning of its fit_id or eval_id, or its name on the board")],
     seed: Annotated[int | None, typer.Option("--seed", help="which seed, where a name has several")] = None,
     store: StoreOption = None,
+    masks: Annotated[bool, typer.Option("--masks", help="draw what the method does to training images: maps, masks, fills")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="with --masks: the picture's file")] = Path("masks.png"),
+    suite: SuiteOption = None,
+    data_root: DataOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Show one run.
@@ -47,10 +52,17 @@ def command(
       bench show wise-ft --seed 0
       bench show 3f9c1a
       bench show 3f9c1a --format json | jq .record.metrics
+      bench show masked-counterfactual --masks -o masks.png
     """
     from ..runs.store import Store, store_root
 
     record = find_run(Store(store_root(store)), run, seed)
+    if masks:
+        from ..runs.illustrate import illustrate
+
+        illustrate(record, output, suite=suite or record.suite, store=store, data_root=data_root)
+        say(f"wrote {output}")
+        return
     if form is Format.json:
         print_json({"record": record.model_dump(mode="json")})
         return

@@ -170,3 +170,16 @@ def test_a_method_of_ones_own(tiny_suite: Path, tmp_path: Path) -> None:
     checked = bench("check", "./mine.py", "--suite", str(tiny_suite), cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
     assert "7 passed, 0 failed" in checked.stdout
+
+
+def test_show_draws_the_masks(tiny_suite: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    where = ("--suite", str(tiny_suite), "--store", str(tmp_path))
+    assert bench("run", "masked-counterfactual", *where).returncode == 0
+    done = bench("show", "masked-counterfactual", *where, "--masks", "-o", str(tmp_path / "masks.png"))
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "masks.png") as picture:
+        assert picture.width == 4 * 128, "image, map, mask and counterfactual, 32 pixels enlarged four times"
+    assert bench("run", "full-finetune", *where).returncode == 0
+    assert bench("show", "full-finetune", *where, "--masks").returncode == 2
