@@ -18,10 +18,14 @@ class ConsoleReporter:
     """Tells what happens, and turns the first Ctrl-C or SIGTERM into a request to stop; the second stops now.
 
     Use as a context manager: signal handlers and the bar are put back at the end.
+
+    Args:
+        bar: whether a bar may be drawn; never where several processes share the terminal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, bar: bool = True) -> None:
         self.stop = 0
+        self._may_draw = bar
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -32,7 +36,7 @@ class ConsoleReporter:
     def __enter__(self) -> ConsoleReporter:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._old[number] = signal.signal(number, self._on_signal)
-        if self._console.is_terminal:
+        if self._console.is_terminal and self._may_draw:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._bar.start()
@@ -52,6 +56,13 @@ class ConsoleReporter:
             signal.raise_signal(number)
         self.stop = number
         self._line("stopping: saving the state (once more to stop at once)")
+
+    @classmethod
+    def of_a_child(cls) -> ConsoleReporter:
+        """The reporter of a process beside others: lines only, SIGTERM asks to stop."""
+        reporter = cls(bar=False)
+        signal.signal(signal.SIGTERM, reporter._on_signal)
+        return reporter
 
     def event(self, kind: str, **fields: Any) -> None:
         """Show an event; unknown kinds are not shown."""

@@ -64,6 +64,7 @@ def command(
     device: DeviceOption = None,
     threads: ThreadsOption = 1,
     workers: Annotated[int, typer.Option("--workers", min=0, help="threads that decode and augment training images ahead")] = 0,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="runs side by side, a process each, --threads threads each")] = 1,
     micro_batch: Annotated[
         int | None, typer.Option("--micro-batch", min=1, help="images per forward pass in training; same result, less memory")
     ] = None,
@@ -119,7 +120,20 @@ def command(
         if dry_run:
             print_tables([_plan_table(planned)], form)
             return
-        records = [run_planned(one, spec, fresh=fresh) for one in searched(planned, spec)]
+        if jobs > 1 and len(planned) > 1:
+            from ..sweep.local import side_by_side
+
+            records = side_by_side(
+                spec,
+                jobs=jobs,
+                store=store,
+                engine=machine,
+                fresh=fresh,
+                reporter=reporter,
+                child_reporter=ConsoleReporter.of_a_child,
+            )
+        else:
+            records = [run_planned(one, spec, fresh=fresh) for one in searched(planned, spec)]
     if form is Format.json:
         print_json({"runs": [record.model_dump(mode="json") for record in records]})
     else:

@@ -183,3 +183,15 @@ def test_show_draws_the_masks(tiny_suite: Path, tmp_path: Path) -> None:
         assert picture.width == 4 * 128, "image, map, mask and counterfactual, 32 pixels enlarged four times"
     assert bench("run", "full-finetune", *where).returncode == 0
     assert bench("show", "full-finetune", *where, "--masks").returncode == 2
+
+
+def test_side_by_side_equals_one_after_another(tiny_suite: Path, tmp_path: Path) -> None:
+    arguments = ["run", "wise-ft", "full-finetune", "linear-probe", "--seeds", "2", "--suite", str(tiny_suite), "--format", "json"]
+    one = bench(*arguments, "--store", str(tmp_path / "one"))
+    two = bench(*arguments, "--store", str(tmp_path / "two"), "--jobs", "2")
+    assert two.returncode == 0, two.stderr
+
+    def essence(done: Done) -> list[object]:
+        return [[run["method"], run["seed"], run["fit_id"], run["metrics"]] for run in json.loads(done.stdout)["runs"]]
+
+    assert essence(one) == essence(two)
