@@ -1,0 +1,36 @@
+"""The distance above the curve, by hand; the interval against scipy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from bench.leaderboard.tradeoff import envelope, interval_over_seeds
+from scipy import stats
+
+CURVE = [(0.60, 0.58), (0.70, 0.60), (0.80, 0.56), (0.90, 0.50), (0.88, 0.48)]
+
+
+@pytest.mark.parametrize(
+    ("at", "offered"),
+    [
+        (0.60, 0.60),  # the start itself is dominated by the point at .70
+        (0.65, 0.60),  # flat, not the line through the dominated start
+        (0.70, 0.60),
+        (0.75, 0.58),  # half way between .60 and .56
+        (0.85, 0.53),
+        (0.89, 0.506),  # the dominated point at .88 is no offer
+        (0.90, 0.50),
+        (0.59, None),  # never extrapolated
+        (0.91, None),
+    ],
+)
+def test_envelope_by_hand(at: float, offered: float | None) -> None:
+    assert envelope(CURVE, at) == (None if offered is None else pytest.approx(offered))
+
+
+def test_interval_is_scipys() -> None:
+    values = [0.1, 0.4, 0.2, 0.35, 0.3]
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    assert interval_over_seeds(values) == pytest.approx((0.27, low, high))
+    assert math.isnan(interval_over_seeds([0.5])[1])
