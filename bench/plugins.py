@@ -76,7 +76,8 @@ def _method_from_file(path: Path, sha: str) -> type[Method]:
 
     name = f"bench_plugin_{path.stem}_{sha[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

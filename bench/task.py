@@ -108,6 +108,7 @@ class Task:
             augment=method.augment,
             size=experiment.backbone.pixels.size,
             workers=experiment.engine.workers,
+            pin=experiment.engine.device_type == "cuda",
         )
         trained = train(
             start,

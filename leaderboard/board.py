@@ -13,6 +13,8 @@ from bench.cli.output import Kind, Row
 from bench.identity import canonical_json
 from bench.runs.record import RunRecord, SplitMetrics
 
+from .tradeoff import above_curve, yardsticks
+
 if TYPE_CHECKING:
     from bench.runs.store import Store
 
@@ -207,19 +209,34 @@ def _memory(record: RunRecord) -> float | None:
     return None if record.peak_memory_mb is None else record.peak_memory_mb * 2**20
 
 
-def factor_measures(records: Sequence[RunRecord], shared: Sequence[str]) -> list[Measure]:
-    """One column per declared combination of factors: the mean over the shared shifts that declare exactly it."""
+def factor_measures(records: Sequence[RunRecord], measured: Sequence[str]) -> list[Measure]:
+    """One column per declared combination of factors: the mean over the shifts that declare exactly it.
+
+    Args:
+        measured: shifts that every run has, whether the OOD average includes them or not: crossing the factors needs both.
+    """
     declared: dict[str, dict[str, str]] = {}
     for record in sorted(records, key=_when):
         declared |= record.factors
     members: dict[str, list[str]] = {}
-    for shift in shared:
+    for shift in measured:
         combination = ", ".join(f"{key} {value}" for key, value in sorted(declared.get(shift, {}).items()))
         members.setdefault(combination or "no declared factor", []).append(shift)
     return [Measure(name, f"{name} ({len(of)})", "percent", _ood("score", of)) for name, of in members.items()]
 
 
-_TAKEN = {"group", "suite", "backbone", "method", "external", "runs", "seeds", "fits", "id", "ood", "cost"}
+def _above(records: Sequence[RunRecord]) -> list[Measure]:
+    """OOD above the interpolation curve of the same seed's full fine-tuning, where such a curve was measured."""
+    curves = yardsticks(records)
+
+    def distance(record: RunRecord) -> float | None:
+        curve = curves.get(record.seed)
+        return None if curve is None else above_curve(record, curve)
+
+    return [Measure("above_curve", "above curve", "percent", distance)] if curves else []
+
+
+_TAKEN = {"group", "suite", "backbone", "method", "external", "runs", "seeds", "fits", "id", "ood", "above_curve", "cost"}
 _TAKEN |= {"status", "seed", "error", "started", "trials", "search_seconds"}
 
 
@@ -227,7 +244,7 @@ def measures(records: Sequence[RunRecord], shifts: Shifts, *, by: str = "shift",
     """All columns of a group: ID, its shifts (or factors), the OOD average, extras, cost."""
     taken = _TAKEN | {m.key for name in extras for m in extra_measures(name, ())}
     if by == "factor":
-        middle = factor_measures(records, shifts.shared)
+        middle = factor_measures(records, [s for s in shifts.all if all(s in r.metrics for r in records)])
     else:
         # A shift may have any name, also that of another column or of another column's SD.
         keys = {s: f"shift {s}" if s in taken or s.endswith("_sd") else s for s in shifts.all}
@@ -236,6 +253,7 @@ def measures(records: Sequence[RunRecord], shifts: Shifts, *, by: str = "shift",
         Measure("id", "ID", "percent", _metric(ID, "score")),
         *middle,
         Measure("ood", "OOD", "percent", _ood("score", shifts.shared)),
+        *_above(records),
         *(measure for name in dict.fromkeys(extras) for measure in extra_measures(name, shifts.shared)),
         Measure("cost", "training", "seconds", lambda r: r.fit_seconds, "low", spread=False),
     ]

@@ -10,6 +10,7 @@ from bench.errors import UsageError
 from bench.runs.record import RunRecord
 
 from .board import ID, Group, Measure, Shifts, by_row, groups, labels, measures, one_per_seed, ranked, row_key, rows, shifts_of
+from .tradeoff import YARDSTICK
 
 NAMES = [Column("group", human=False), Column("suite", human=False), Column("backbone", human=False), Column("method")]
 
@@ -95,12 +96,20 @@ def _reading(records: Sequence[RunRecord], shifts: Shifts, columns: Sequence[Mea
     counts = sorted({len(runs) for runs in by_row(records).values()})
     seeds = "1 seed" if counts == [1] else f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     spread = f"mean ± sample SD over {seeds}" if counts[-1] > 1 else "one seed, so no spread"
-    factors = " In brackets: the number of averaged shifts behind a factor." if view.by == "factor" else ""
+    above = (
+        f" Above curve = OOD minus what the interpolation curve of the same seed's {YARDSTICK} offers at that ID."
+        if any(column.key == "above_curve" for column in columns)
+        else ""
+    )
+    factors = (
+        " In brackets: the number of shifts behind a factor, those outside the OOD average included."
+        if view.by == "factor"
+        else ""
+    )
     metrics = {r.metrics[s].metric for r in records for s in (ID, *shifts.all) if s in r.metrics} - {metric}
     other = f" (some shifts: {', '.join(sorted(metrics))})" if metrics else ""
-    return (
-        f"ID = {metric} on {ID}, OOD = {over}, in percent{other}; {spread}. Training = mean wall time with nested fits.{factors}"
-    )
+    return f"ID = {metric} on {ID}, OOD = {over}, in percent{other}; {spread}. "
+        f"Training = mean wall time with nested fits.{factors}{above}"
 
 
 def _missing(records: Sequence[RunRecord], shifts: Shifts) -> list[str]:

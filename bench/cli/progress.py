@@ -121,7 +121,7 @@ class ConsoleReporter:
         if record.status == "failed":
             self._line(f"FAILED {record.label}, seed {record.seed}: {record.error}")
             return
-        ood = "–" if record.ood is None else f"{100 * record.ood:.1f}"
+        ood = "none" if record.ood is None else f"{100 * record.ood:.1f}"
         split = "id-test" if "id-test" in record.metrics else "id-val"
         self._line(
             f"done: {record.label}, seed {record.seed}: {split} {100 * record.metrics[split].score:.1f}, OOD {ood} -> {path}"

@@ -64,7 +64,9 @@ def command(
     device: DeviceOption = None,
     threads: ThreadsOption = 1,
     workers: Annotated[int, typer.Option("--workers", min=0, help="threads that decode and augment training images ahead")] = 0,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="runs side by side, a process each, --threads threads each")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="runs side by side, a process each, --threads threads each")
+    ] = 1,
     micro_batch: Annotated[
         int | None, typer.Option("--micro-batch", min=1, help="images per forward pass in training; same result, less memory")
     ] = None,

@@ -37,7 +37,9 @@ def command(
     run: Annotated[str, typer.Argument(help="a run's folder, the beginning of its fit_id or eval_id, or its name on the board")],
     seed: Annotated[int | None, typer.Option("--seed", help="which seed, where a name has several")] = None,
     store: StoreOption = None,
-    masks: Annotated[bool, typer.Option("--masks", help="draw what the method does to training images: maps, masks, fills")] = False,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="draw what the method does to training images: maps, masks, fills")
+    ] = False,
     output: Annotated[Path, typer.Option("-o", "--output", help="with --masks: the picture's file")] = Path("masks.png"),
     suite: SuiteOption = None,
     data_root: DataOption = None,

@@ -43,19 +43,22 @@ class TrainBatches:
             torchvision's RandomResizedCrop, bicubic) and does not mirror.
         size: side of the images in pixels.
         workers: threads that prepare batches ahead; 0 prepares them when asked.
+        pin: whether batches lie in page-locked memory, from which a GPU copies while it computes.
 
     Raises:
         UsageError: `size` differs from the split's, an empty batch, or an unknown augmentation.
     """
 
-    def __init__(self, split: Split, *, batch_size: int, seed: int, augment: Augment, size: int, workers: int = 0) -> None:
+    def __init__(
+        self, split: Split, *, batch_size: int, seed: int, augment: Augment, size: int, workers: int = 0, pin: bool = False
+    ) -> None:
         if augment not in _DRAWS:
             raise UsageError(f"no augmentation {augment!r}", where="augment", fix=f"one of {', '.join(_DRAWS)}")
         if size != split.size:
             raise UsageError(f"batches of {size} pixels from images of {split.size}", where="size")
         if batch_size < 1 or workers < 0:
             raise UsageError("a batch has at least one image, and workers are not negative", where="batch_size, workers")
-        self.split, self.seed, self.augment, self.size, self.workers = split, seed, augment, size, workers
+        self.split, self.seed, self.augment, self.size, self.workers, self.pin = split, seed, augment, size, workers, pin
         self.batch_size = min(batch_size, len(split))
         self._plan_lock = threading.Lock()
         self._plan: tuple[int, NDArray[np.int64], NDArray[np.float32]] | None = None
@@ -88,8 +91,9 @@ class TrainBatches:
             if self.augment != "none":
                 flip = draws[:, 0] < 0.5
                 images[flip] = images[flip, :, ::-1]
-        channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        return torch.from_numpy(channels_first), torch.from_numpy(self.split.labels[rows])
+        pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        labels = torch.from_numpy(self.split.labels[rows])
+        return (pixels.pin_memory(), labels.pin_memory()) if self.pin else (pixels, labels)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch from `first_step` on, prepared ahead if there are workers."""

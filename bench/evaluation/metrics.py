@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 
 
 def expected_calibration_error(confidence: Floats, correct: NDArray[np.bool_], bins: int = 15) -> float:
-    """Mean over equal-width bins (0, 1/b], (1/b, 2/b], ... of |accuracy - confidence|, weighted by bin size (Guo et al., 2017)."""
+    """Mean of |accuracy - confidence| over bins (0, 1/b], (1/b, 2/b], ..., weighted by their size (Guo et al., 2017)."""
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(index, weights=correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(confidence))

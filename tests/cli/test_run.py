@@ -48,7 +48,8 @@ def _signals_as_they_were() -> Iterator[None]:
 
 
 def test_help_is_quick_and_light() -> None:
-    code = "import sys, bench.cli\ntry: bench.cli.main(['--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch','ray','pandas','sklearn','scipy') if m in sys.modules])"
+    heavy = "torch", "ray", "pandas", "sklearn", "scipy"
+    code = f"import sys, bench.cli\ntry: bench.cli.main(['--help'])\nexcept SystemExit: print([m for m in {heavy} if m in sys.modules])"
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip().endswith("[]"), done.stdout[-200:]
@@ -57,7 +58,9 @@ def test_help_is_quick_and_light() -> None:
 
 
 def test_answer_on_stdout_story_on_stderr(tiny_suite: Path, tmp_path: Path) -> None:
-    done = bench("run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path), "--format", "json", "--device", "cpu")
+    done = bench(
+        "run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path), "--format", "json", "--device", "cpu"
+    )
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)["runs"]
     assert record["status"] == "done"
@@ -131,7 +134,9 @@ def test_one_signal_saves_and_stops(number: signal.Signals, code: int, tiny_suit
 def test_evaluate_marks_the_row_as_external(tiny_suite: Path, tmp_path: Path) -> None:
     assert bench("run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path)).returncode == 0
     (weights,) = tmp_path.glob("fits/*/weights-*.safetensors")
-    done = bench("evaluate", str(weights), "--suite", str(tiny_suite), "--store", str(tmp_path), "--name", "theirs", "--format", "json")
+    done = bench(
+        "evaluate", str(weights), "--suite", str(tiny_suite), "--store", str(tmp_path), "--name", "theirs", "--format", "json"
+    )
     assert done.returncode == 0, done.stderr
     (external,) = json.loads(done.stdout)["runs"]
     (own,) = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/*/linear-probe/*/record.json")]
@@ -186,7 +191,18 @@ def test_show_draws_the_masks(tiny_suite: Path, tmp_path: Path) -> None:
 
 
 def test_side_by_side_equals_one_after_another(tiny_suite: Path, tmp_path: Path) -> None:
-    arguments = ["run", "wise-ft", "full-finetune", "linear-probe", "--seeds", "2", "--suite", str(tiny_suite), "--format", "json"]
+    arguments = [
+        "run",
+        "wise-ft",
+        "full-finetune",
+        "linear-probe",
+        "--seeds",
+        "2",
+        "--suite",
+        str(tiny_suite),
+        "--format",
+        "json",
+    ]
     one = bench(*arguments, "--store", str(tmp_path / "one"))
     two = bench(*arguments, "--store", str(tmp_path / "two"), "--jobs", "2")
     assert two.returncode == 0, two.stderr

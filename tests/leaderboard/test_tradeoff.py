@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from bench.leaderboard.tradeoff import envelope, interval_over_seeds
 from scipy import stats
+
+from bench.leaderboard.tradeoff import envelope, interval_over_seeds
 
 CURVE = [(0.60, 0.58), (0.70, 0.60), (0.80, 0.56), (0.90, 0.50), (0.88, 0.48)]
 

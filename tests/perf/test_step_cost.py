@@ -66,9 +66,8 @@ def test_step_cost() -> None:
     base = float(np.median(seconds["full-finetune"]))
     print(f"\n{threads} threads, batch {batch}, {rounds} interleaved rounds, medians")
     for name, times in seconds.items():
-        print(
-            f"{name:24s} {np.median(times):6.2f} s  ({min(times):.2f} - {max(times):.2f})  {np.median(times) / base:.2f} x full-finetune"
-        )
+        middle = np.median(times)
+        print(f"{name:24s} {middle:6.2f} s  ({min(times):.2f} - {max(times):.2f})  {middle / base:.2f} x full-finetune")
     print(f"peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     method = build_method("masked-counterfactual", {}).resolved(Traits(text=True, native=False, layout="vit"))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:

@@ -55,7 +55,12 @@ def test_every_method(backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mask", ["object", "context", "random"])
 def test_every_mask_and_fill(mask: str, fill: str, backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
     (record,) = bench.run(
-        "masked-counterfactual", suite=str(tiny_suite), backbone=backbone, store=tmp_path, engine=Engine(), set={"mask": mask, "fill": fill}
+        "masked-counterfactual",
+        suite=str(tiny_suite),
+        backbone=backbone,
+        store=tmp_path,
+        engine=Engine(),
+        set={"mask": mask, "fill": fill},
     )
     assert record.status == "done", record.error
     fit = Store(tmp_path).fit(record.fit_id)
