@@ -108,8 +108,10 @@ def _reading(records: Sequence[RunRecord], shifts: Shifts, columns: Sequence[Mea
     )
     metrics = {r.metrics[s].metric for r in records for s in (ID, *shifts.all) if s in r.metrics} - {metric}
     other = f" (some shifts: {', '.join(sorted(metrics))})" if metrics else ""
-    return f"ID = {metric} on {ID}, OOD = {over}, in percent{other}; {spread}. "
+    return (
+        f"ID = {metric} on {ID}, OOD = {over}, in percent{other}; {spread}. "
         f"Training = mean wall time with nested fits.{factors}{above}"
+    )
 
 
 def _missing(records: Sequence[RunRecord], shifts: Shifts) -> list[str]:

@@ -49,7 +49,10 @@ def _signals_as_they_were() -> Iterator[None]:
 
 def test_help_is_quick_and_light() -> None:
     heavy = "torch", "ray", "pandas", "sklearn", "scipy"
-    code = f"import sys, bench.cli\ntry: bench.cli.main(['--help'])\nexcept SystemExit: print([m for m in {heavy} if m in sys.modules])"
+    code = (
+        "import sys, bench.cli\ntry: bench.cli.main(['--help'])\n"
+        f"except SystemExit: print([m for m in {heavy} if m in sys.modules])"
+    )
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip().endswith("[]"), done.stdout[-200:]
