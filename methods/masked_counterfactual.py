@@ -13,7 +13,7 @@ from bench.errors import UsageError
 from bench.method import Batch, Traits
 
 from . import masking
-from .cam import class_activation_map
+from .cam import class_activation_map, normalized
 from .feature_distillation import FeatureDistillation
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class MaskedCounterfactual(FeatureDistillation):
         covered = torch.where(in_pixels(mask) > 0, 0.5, batch.images)
         pictures = {"image": batch.images}
         if cam is not None:
-            heat = in_pixels(masking.normalized(cam))
+            heat = in_pixels(normalized(cam))
             pictures["map"] = 0.35 * batch.images + 0.65 * torch.cat([heat, 0.25 * heat, 1 - heat], dim=1)
         pictures["mask"] = covered
         filled, keep = self.counterfactual(batch, mask, grid)

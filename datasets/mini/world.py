@@ -52,7 +52,7 @@ SPLITS: dict[str, Split] = {
     "id-val": Split(Recipe(), "id-val"),
     "id-test": Split(Recipe(), "id-test"),
     # The five roles of the ImageNet shifts.
-    "v2": Split(Recipe(noise=0.085, clutter=0.6, texture=0.7, deform=0.12), "v2"),
+    "v2": Split(Recipe(noise=0.07, clutter=0.5, texture=0.7, deform=0.12), "v2"),
     "sketch": Split(Recipe(("sketch",), context="random"), "sketch"),
     "rendition": Split(Recipe(_RENDITIONS, context="random"), "rendition", "style"),
     "objectnet": Split(replace(_MOVED, context="random"), "objectnet"),
