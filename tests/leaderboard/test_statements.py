@@ -1,0 +1,47 @@
+"""Verdicts from per-seed differences, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.leaderboard.statements import Inequality, differences, table, verdict
+from bench.runs.record import RunRecord, SplitMetrics
+
+
+def run(name: str, seed: int, id_: float, ood: float, **parameters: object) -> RunRecord:
+    def metrics(score: float) -> SplitMetrics:
+        return SplitMetrics(images=10, score=score, accuracy=score, class_mean=score, macro_f1=score, nll=1, ece=0, brier=0)
+
+    return RunRecord(
+        status="done", method={"name": name, "parameters": {"head_init": "zero-shot", **parameters}}, label=name, backbone="b",
+        backbone_sha256="s", suite="suite", seed=seed, fit_id=f"{name}{seed}", metrics={"id-test": metrics(id_)}, ood=ood,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([[1.0, 1.1, 0.9]], "holds"),
+        ([[-1.0, -1.1, -0.9]], "fails"),
+        ([[1.0, -1.0, 0.5]], "undecided"),
+        ([[1.0, 1.1, 0.9], [-1.0, -1.1, -0.9]], "fails"),
+        ([[1.0, 1.1, 0.9], [1.0, -1.0, 0.5]], "undecided"),
+        ([[1.0]], "not measured"),
+        ([[]], "not measured"),
+    ],
+)
+def test_verdict(found: list[list[float]], expected: str) -> None:
+    assert verdict(found) == expected
+
+
+def test_differences_pair_the_seeds() -> None:
+    records = [run("full-finetune", 0, 0.9, 0.5), run("full-finetune", 1, 0.8, 0.4), run("zero-shot", 1, 0.6, 0.6)]
+    assert differences(Inequality("ID", "full-finetune", "zero-shot"), records) == [pytest.approx(0.2)]
+
+
+def test_table_marks_gain_and_loss() -> None:
+    records = [run("full-finetune", s, 0.9 + s / 100, 0.5) for s in range(3)]
+    records += [run("zero-shot", s, 0.6, 0.6 + s / 100) for s in range(3)]
+    rows = {row["key"]: row["verdict"] for row in table(records).rows}
+    assert rows["b"] == "holds"
+    assert rows["f"] == "not measured"
