@@ -25,6 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..data.pixels import Pixels
 from ..errors import MissingPrerequisite, UsageError
+from .attention import attend, pack_kept
 from .backbone import Backbone, ImageTower, Layout, TextTower
 
 FOLDER = Path(__file__).parent
@@ -46,26 +47,14 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None, record: list[Tensor] | None = None) -> Tensor:
-        """(N, L, width) to (N, L, width).
-
-        Args:
-            mask: (N, 1, 1, L) bool, False for keys that nobody may attend to.
-            record: the post-softmax attention (N, heads, L, L) is appended to it, as a node of the graph.
-        """
+    def forward(
+        self, tokens: Tensor, key_mask: Tensor | None = None, maps: list[Tensor] | None = None
+    ) -> Tensor:
+        """(N, L, width) to (N, L, width); `key_mask` (N, L) and `maps` as in `attend`."""
         n, length, width = tokens.shape
         qkv = self.qkv(self.norm_1(tokens)).view(n, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        if record is None:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        else:
-            scores = (query @ key.transpose(-2, -1)) * (width // self.heads) ** -0.5
-            if mask is not None:
-                scores = scores.masked_fill(~mask, -torch.inf)
-            attention = scores.softmax(dim=-1)
-            record.append(attention)
-            mixed = attention @ value
-        tokens = tokens + self.out(mixed.transpose(1, 2).reshape(n, length, width))
+        tokens = tokens + self.out(attend(query, key, value, key_mask=key_mask, maps=maps))
         widened = F.gelu(self.widen(self.norm_2(tokens)), approximate="tanh")
         output: Tensor = tokens + self.narrow(widened)
         return output
@@ -122,15 +111,17 @@ class MiniImageTower(ImageTower):
 
     def explain(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features and three attention tensors (N, 4, 37, 37); see `ImageTower.explain`."""
-        attentions: list[Tensor] = []
-        return self._features(images, None, attentions), attentions
+        maps: list[Tensor] = []
+        return self._features(images, None, maps), maps
 
-    def _features(self, images: Tensor, keep: Tensor | None, record: list[Tensor] | None) -> Tensor:
+    def _features(self, images: Tensor, keep: Tensor | None, maps: list[Tensor] | None) -> Tensor:
         patches = self.stem((images - PIXEL_MEAN) / PIXEL_SD).flatten(2).transpose(1, 2)
         tokens = torch.cat((self.class_token.expand(len(images), 1, -1), patches), dim=1) + self.positions
-        mask = None if keep is None else F.pad(keep, (1, 0), value=True)[:, None, None, :]
+        key_mask = None
+        if keep is not None:
+            tokens, key_mask = pack_kept(tokens, keep)
         for block in self.blocks:
-            tokens = block(tokens, mask, record)
+            tokens = block(tokens, key_mask, maps)
         features: Tensor = self.projection(self.norm(tokens[:, 0]))
         return features
 
@@ -176,7 +167,7 @@ class MiniTextTower(TextTower):
         present = tokens != 0
         hidden = self.words(tokens) + self.positions[: tokens.shape[1]]
         for block in self.blocks:
-            hidden = block(hidden, present[:, None, None, :])
+            hidden = block(hidden, present)
         weight = present.unsqueeze(-1).to(hidden.dtype)
         embeddings: Tensor = self.projection(self.norm((hidden * weight).sum(dim=1) / weight.sum(dim=1)))
         return embeddings

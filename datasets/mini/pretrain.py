@@ -62,7 +62,7 @@ class Plan:
     """Everything that shapes the weights, with the machine's arithmetic."""
 
     seed: int = 7
-    steps: int = 1300
+    steps: int = 800
     batch: int = 64
     easy_images: int = 16_000
     hard_images: int = 40_000

@@ -42,6 +42,7 @@ class Recipe:
         styles: names of styles, drawn with `style_weights` (uniform if empty).
         context: `home`, the class's own background with probability `bias` and a uniform one otherwise; `another`,
             always the home of one of the other classes; `random`, uniform.
+        home_share: what `bias` is multiplied by.
         scale: range of the object's half extent.
         rotation: sd of the object's rotation, cut at two sd.
         deform: sd of squash and shear.
@@ -55,12 +56,13 @@ class Recipe:
     styles: tuple[str, ...] = ("photo",)
     style_weights: tuple[float, ...] = ()
     context: Context = "home"
+    home_share: float = 1.0
     scale: tuple[float, float] = (0.40, 0.66)
     rotation: float = 0.3
     deform: float = 0.06
     centred: float = 0.25
     texture: float = 0.5
-    noise: float = 0.06
+    noise: float = 0.065
     clutter: float = 0.35
     occluder: float = 0.0
     corrupted: bool = False
@@ -226,7 +228,8 @@ def _draw_context(
     else:
         kept = recipe.context == "home"
         host = labels
-        placed, painted = (background_coin < bias) & kept, (paint_coin < paint_bias) & kept
+        placed = (background_coin < bias * recipe.home_share) & kept
+        painted = (paint_coin < paint_bias * recipe.home_share) & kept
     family, ground = np.where(placed, HOME.family[host], family), np.where(placed, HOME.ground[host], ground)
     paint = np.where(painted, HOME.paint[host], paint)
     family = np.where(plain_coin < recipe.plain, 0, family)

@@ -52,7 +52,7 @@ SPLITS: dict[str, Split] = {
     "id-val": Split(Recipe(), "id-val"),
     "id-test": Split(Recipe(), "id-test"),
     # The five roles of the ImageNet shifts.
-    "v2": Split(Recipe(noise=0.07, clutter=0.5, texture=0.7, deform=0.12), "v2"),
+    "v2": Split(Recipe(home_share=0.7, noise=0.075, clutter=0.5, texture=0.7, deform=0.12), "v2"),
     "sketch": Split(Recipe(("sketch",), context="random"), "sketch"),
     "rendition": Split(Recipe(_RENDITIONS, context="random"), "rendition", "style"),
     "objectnet": Split(replace(_MOVED, context="random"), "objectnet"),
@@ -99,7 +99,7 @@ class MiniWorld:
     def __init__(
         self,
         *,
-        bias: float = 0.75,
+        bias: float = 0.9,
         train_size: int = 2000,
         val_size: int = 1000,
         test_size: int = 1500,

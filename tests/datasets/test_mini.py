@@ -19,7 +19,7 @@ from bench.datasets.mini.streams import stream
 from bench.datasets.mini.styles import STYLES
 from bench.errors import UsageError
 
-CARDS = ("mini-shifts", "mini-shifts-bias0", "mini-shifts-bias60", "mini-shifts-bias90")
+CARDS = ("mini-shifts", "mini-shifts-bias0", "mini-shifts-bias60", "mini-shifts-bias75")
 IMAGES = 20 * CHUNK
 
 
@@ -78,7 +78,8 @@ def test_every_split_is_balanced_over_the_classes() -> None:
 @pytest.mark.parametrize("bias", [0.0, 0.6, 0.75, 0.9])
 @pytest.mark.parametrize("split", ["train", "id-val", "id-test", "v2", "viewpoint", "sketch-in-context"])
 def test_where_context_is_kept_a_class_is_at_home_as_often_as_the_bias_says(split: str, bias: float) -> None:
-    expected = bias + (1 - bias) / 100  # a uniform background is the class's own one time in a hundred
+    placed = bias * (0.7 if split == "v2" else 1.0)
+    expected = placed + (1 - placed) / 100  # a uniform background is the class's own one time in a hundred
     spread = max(np.sqrt(expected * (1 - expected) / IMAGES), 1 / IMAGES)
     assert abs(share_at_home(MiniWorld(bias=bias, seed=5), split) - expected) < 4 * spread
 
@@ -137,8 +138,9 @@ def test_the_factors_on_the_card_are_those_of_the_scenes(name: str) -> None:
         assert (set(part.style.tolist()) == {0}) == (factors["style"] == "kept")
         turned = part.rotation.std() > 1.5 * training.rotation.std()
         assert bool(turned) == (factors["geometry"] == "changed")
-        if world.bias > 0.5:
-            assert (share_at_home(world, shift["path"]) > 0.5) == (factors["context"] == "kept")
+        if world.bias > 0:
+            ratio = share_at_home(world, shift["path"]) / share_at_home(world, "train")
+            assert ratio == pytest.approx({"kept": 1.0, "weakened": 0.7, "broken": 0.0}[factors["context"]], abs=0.06)
 
 
 @pytest.mark.parametrize("name", CARDS)
