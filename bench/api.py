@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from .data.locations import cache_dir
 from .data.suite import open_suite
-from .errors import BenchError
 from .method import Method
 from .plugins import build_method, find_card, load_backbone
 from .runs.execute import execute, execute_external
 from .runs.experiment import Experiment
-from .runs.lease import is_live
+from .runs.lease import Lease
 from .runs.record import RunRecord
 from .runs.store import Store, store_root
-from .spec import DEFAULT_BACKBONE, RunSpec
-from .sweep.search import SEARCH_SEED, Found, search
+from .spec import DEFAULT_BACKBONE, SEARCH_SEED, RunSpec
+from .stopping import Reporter, stop_if_asked
+from .sweep.search import Found, search
 from .training.engine import Engine, default_device
-from .training.loop import Reporter
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,10 +35,11 @@ class Silent:
 
 @dataclass(frozen=True)
 class Planned:
-    """One run to do: its experiment (backbone, suite, seed) and its method with all parameters."""
+    """One run to do: its experiment (backbone, suite, seed), its method with all parameters, and how the method was named."""
 
     experiment: Experiment
     method: Method
+    asked: str
     found: Found | None = None
 
     @property
@@ -65,6 +65,11 @@ def experiments(
     card, card_path = find_card(spec.suite)
     engine = engine or Engine(device=default_device())
     engine.apply()
+
+    def told(what: str, done: int, of: int) -> None:
+        reporter.event("data", what=what, done=done, of=of)
+        stop_if_asked(reporter)
+
     backbone = load_backbone(spec.backbone or card.backbone or DEFAULT_BACKBONE)
     suite = open_suite(
         card,
@@ -72,7 +77,7 @@ def experiments(
         data_root=spec.data_root,
         limit=spec.limit,
         skip_unreadable=spec.skip_unreadable,
-        progress=lambda what, done, of: reporter.event("data", what=what, done=done, of=of),
+        progress=told,
     )
     for warning in suite.warnings:
         reporter.event("warning", text=warning)
@@ -92,9 +97,9 @@ def plan(
         UsageError: a name or parameter is wrong. MissingPrerequisite: data or weights are not here.
     """
     card, _ = find_card(spec.suite)
-    methods = [build_method(name, spec.values(name), card.recipe) for name in spec.methods]
+    methods = {name: build_method(name, spec.values(name), card.recipe) for name in spec.methods}
     opened = experiments(spec, store=store, engine=engine, reporter=reporter)
-    return [Planned(one, method.resolved(one.traits)) for one in opened for method in methods]
+    return [Planned(one, method.resolved(one.traits), name) for one in opened for name, method in methods.items()]
 
 
 def searched(planned: list[Planned], spec: RunSpec) -> list[Planned]:
@@ -107,21 +112,20 @@ def searched(planned: list[Planned], spec: RunSpec) -> list[Planned]:
         return planned
     found: dict[str, Found] = {}
     for one in planned:
-        if one.method.name not in found:
+        if one.asked not in found:
             experiment = one.experiment.with_seed(SEARCH_SEED)
-            fixed = spec.values(one.method.name) if not one.method.source_sha256 else spec.set
-            found[one.method.name] = search(experiment, one.method, spec.trials, fixed, limit=spec.limit)
-    return [Planned(one.experiment, found[one.method.name].method, found[one.method.name]) for one in planned]
+            found[one.asked] = search(experiment, one.method, spec.trials, spec.values(one.asked), limit=spec.limit)
+    return [Planned(one.experiment, found[one.asked].method, one.asked, found[one.asked]) for one in planned]
 
 
 def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunRecord:
     """Execute one planned run.
 
     Args:
-        fresh: forget its fit, its checkpoint and its run first (not those of nested methods).
+        fresh: forget its fit, its checkpoint and its run first (not those of nested methods); waits for a process that trains it.
 
     Raises:
-        BenchError: `fresh` on a fit that another process is training. Interrupted: a stop was asked for.
+        Interrupted: a stop was asked for.
     """
     if fresh:
         _forget(planned)
@@ -131,7 +135,7 @@ def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunR
         limit=spec.limit,
         search=spec.search,
         curve=spec.curve,
-        search_trials=len(planned.found.trials) if planned.found else 0,
+        search_trials=planned.found.budget if planned.found else 0,
         search_seconds=planned.found.seconds if planned.found else None,
     )
 
@@ -141,10 +145,11 @@ def _forget(planned: Planned) -> None:
 
     store = planned.experiment.store
     folder = store.fit_dir(planned.fit_id)
-    if is_live(folder):
-        raise BenchError("another process is training this fit", where=str(folder), fix="stop it first, or leave --fresh out")
     if folder.exists():
-        shutil.rmtree(folder)
+        with Lease(folder, waiting=planned.experiment.waiting):
+            for item in folder.iterdir():
+                if item.name != "lease":
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
     for path, record in list(store.records()):
         if record.fit_id == planned.fit_id:
             shutil.rmtree(path.parent)
@@ -181,6 +186,7 @@ def evaluate(
     spec: RunSpec,
     *,
     name: str,
+    normalize: bool | None = None,
     store: Path | None = None,
     engine: Engine | None = None,
     reporter: Reporter | None = None,
@@ -189,13 +195,13 @@ def evaluate(
 
     Args:
         weights: a safetensors or torch file with the tensors of a classifier (`tower.*`, `head.weight`, `head.bias`).
-        name: label of the row.
+        name: label of the row. normalize: whether the head divides features by their norm.
 
     Raises:
         BenchError: the file is not such a state. UsageError, MissingPrerequisite: see `plan`.
     """
     experiment = experiments(spec, store=store, engine=engine, reporter=reporter)[0]
-    return execute_external(experiment, weights, name=name, limit=spec.limit)
+    return execute_external(experiment, weights, name=name, normalize=normalize, limit=spec.limit)
 
 
 def load_runs(store: Path | None = None) -> pd.DataFrame:

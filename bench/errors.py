@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 
-class BenchError(Exception):
-    """A failure that the user can act on, shown in three lines without a traceback.
+class Told(BaseException):
+    """What is shown in three lines without a traceback.
 
     Args:
         what: one sentence on what is wrong.
@@ -25,6 +25,10 @@ class BenchError(Exception):
         if self.fix:
             lines.append(f"  to mend: {self.fix}")
         return "\n".join(lines)
+
+
+class BenchError(Told, Exception):
+    """A failure that the user can act on."""
 
 
 class UsageError(BenchError):
@@ -49,8 +53,10 @@ class Diverged(BenchError):
     """Training produced a value that is not finite."""
 
 
-class Interrupted(BenchError):
+class Interrupted(Told):
     """A stop was asked for (Ctrl-C, SIGTERM) and the state is saved; the same command continues.
+
+    Like KeyboardInterrupt it is no Exception, so that nothing which handles failures takes a stop for one.
 
     Args:
         signal: number of the signal, from which the exit code 128 + signal follows.

@@ -37,7 +37,8 @@ class Traits:
 class Space:
     """The values that a search draws a hyper-parameter from: a list of choices, or an interval (log-uniform if `log`).
 
-    With `relative`, the drawn number multiplies the value that the suite's recipe gives.
+    With `relative`, the drawn number multiplies the value that the suite's recipe gives. `together` names a field without
+    which this one means nothing: if the user sets either, neither is drawn.
     """
 
     choices: tuple[Any, ...] = ()
@@ -45,6 +46,7 @@ class Space:
     high: float = 0.0
     log: bool = False
     relative: bool = False
+    together: str = ""
 
     def draw(self, uniform: float) -> Any:
         """The value at quantile `uniform` in [0, 1)."""
@@ -68,7 +70,8 @@ class Method(BaseModel, ABC):
         paper: address of the source. bibtex: how to cite it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Defaults are validated like given values, so that 500 and 500.0 are the same parameter and the same fit.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
@@ -92,11 +95,7 @@ class Method(BaseModel, ABC):
 
     def identity(self) -> dict[str, Any]:
         """Name, version, source and every parameter, nested methods included: what the fit's hash covers."""
-        parameters = {
-            key: value.identity() if isinstance(value, Method) else value
-            for key in sorted(type(self).model_fields)
-            for value in [getattr(self, key)]
-        }
+        parameters = {key: _plain(getattr(self, key)) for key in sorted(type(self).model_fields)}
         return {"name": self.name, "version": self.version, "source": self.source_sha256, "parameters": parameters}
 
     @classmethod
@@ -104,6 +103,17 @@ class Method(BaseModel, ABC):
         """The fields that a search draws, by name."""
         extras = {key: field.json_schema_extra for key, field in cls.model_fields.items()}
         return {key: Space(**extra["search"]) for key, extra in extras.items() if isinstance(extra, dict) and "search" in extra}  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as JSON knows it."""
+    if isinstance(value, Method):
+        return value.identity()
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, dict, type(None))) else str(value)
 
 
 def _as_method(value: Any) -> Any:

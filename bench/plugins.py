@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
+import hashlib
 import inspect
+import re
 import sys
+import types
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -13,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .identity import file_sha256
 
 if TYPE_CHECKING:
     from .backbones.backbone import Backbone
@@ -56,6 +57,8 @@ def method_names() -> list[str]:
 def load_method(name: str) -> type[Method]:
     """The class of a method, by its name or by the path of a Python file that defines one.
 
+    The file's own bytes are part of its fits' identity; modules of yours that it imports are not.
+
     Raises:
         UsageError: unknown name; the file is missing, fails to import, or does not define exactly one method.
     """
@@ -63,7 +66,7 @@ def load_method(name: str) -> type[Method]:
         path = Path(name)
         if not path.is_file():
             raise UsageError(f"there is no file {path}", fix=f"`bench methods new {path}` writes a scaffold")
-        return _method_from_file(path.resolve(), file_sha256(path))
+        return _method_from_file(path.resolve(), path.read_bytes())
     if name not in entries("bench.methods"):
         raise unknown("method", name, method_names(), fix="`bench methods` lists them; a file of your own ends in .py")
     loaded: type[Method] = entries("bench.methods")[name].load()
@@ -71,17 +74,17 @@ def load_method(name: str) -> type[Method]:
 
 
 @cache
-def _method_from_file(path: Path, sha: str) -> type[Method]:
+def _method_from_file(path: Path, content: bytes) -> type[Method]:
     from .method import Method
 
+    sha = hashlib.sha256(content).hexdigest()
     name = f"bench_plugin_{path.stem}_{sha[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        # The very bytes that were hashed are run: an import might take older bytecode from a cache beside the file.
+        exec(compile(content, str(path), "exec"), module.__dict__)
     except Exception as error:  # whatever a plug-in raises is its author's to see, with its place
         del sys.modules[name]
         raise UsageError(
@@ -99,6 +102,10 @@ def _method_from_file(path: Path, sha: str) -> type[Method]:
             fix="define one subclass of bench.Method or bench.FineTuner that has a `name`",
         )
     method: type[Method] = own[0]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", method.name):
+        raise UsageError(f"`{method.name}` cannot be a method's name", where=str(path), fix="letters, digits, `-`, `_` and `.`")
+    if method.name in entries("bench.methods"):
+        raise UsageError(f"`{method.name}` is an installed method", where=str(path), fix="give yours a `name` of its own")
     if inspect.isabstract(method):
         missing = ", ".join(sorted(method.__abstractmethods__))
         raise UsageError(f"the method {method.name} does not implement: {missing}", where=str(path))

@@ -7,12 +7,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UsageError
 
 DEFAULT_SUITE = "mini-shifts"
 DEFAULT_BACKBONE = "mini-clip"
+#: Far from any seed of a final run, so that parameters are not chosen on the very draws that they are reported with.
+SEARCH_SEED = 1_000_003
 
 
 class RunSpec(BaseModel):
@@ -32,6 +34,12 @@ class RunSpec(BaseModel):
     curve: bool = False
     search: bool = Field(False, description="fit and measure id-val only; the shifts are not even opened")
     trials: int = Field(0, ge=0, description="search trials per method, on id-val; 0 takes the recipe as it stands")
+
+    @model_validator(mode="after")
+    def _seeds_are_apart(self) -> RunSpec:
+        if SEARCH_SEED in self.seeds:
+            raise ValueError(f"the seed {SEARCH_SEED} is that of searches; report another one")
+        return self
 
     def values(self, method: str) -> dict[str, Any]:
         """Parameters for one method.
@@ -86,8 +94,9 @@ def run_spec(options: dict[str, Any], config: Path | None = None) -> RunSpec:
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"the configuration cannot be read: {error}", where=str(config)) from error
     given = {key: value for key, value in options.items() if value is not None}
-    given["set"] = {**merged.get("set", {}), **given.get("set", {})}
     try:
+        in_file = RunSpec.model_validate({"methods": ("none",), **merged}).set
+        given["set"] = {**in_file, **given.get("set", {})}
         return RunSpec.model_validate({**merged, **given})
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

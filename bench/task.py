@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from .evaluation.forward import frozen_features, logits_of
 from .evaluation.metrics import score
 from .identity import torch_stream
 from .method import FineTuner, HeadInit, Method, Traits
+from .stopping import Reporter, stop_if_asked
 from .training.loop import train
 
 if TYPE_CHECKING:
@@ -32,9 +34,10 @@ class Task:
         seed: of this run. device: where to compute.
     """
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints) -> None:
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, reporter: Reporter) -> None:
         self._experiment = experiment
         self._checkpoints = checkpoints
+        self._reporter = reporter
         self.traits: Traits = experiment.traits
         self.classes: tuple[str, ...] = experiment.suite.card.classes
         self.templates: tuple[str, ...] = experiment.suite.card.templates
@@ -45,7 +48,9 @@ class Task:
         self.selection: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         self.nested: list[str] = []
-        self.trained_seconds: float | None = None
+        self.nested_seconds = 0.0
+        self.earlier_seconds = 0.0
+        self._trained = False
 
     def tower(self) -> ImageTower:
         """A fresh copy of the pre-trained image tower."""
@@ -78,12 +83,15 @@ class Task:
         if split not in ("train", "id-val"):
             raise UsageError(f"a method may see the splits train and id-val, not `{split}`")
         images = self._experiment.split(split)
-        stored = frozen_features(self._experiment.backbone, images, self._experiment.engine, self._experiment.cache, self.tower())
+        experiment = self._experiment
+        stored = frozen_features(experiment.backbone, images, experiment.engine, experiment.cache, self.stop_if_asked)
         return np.array(stored), images.labels
 
     def fit(self, method: Method) -> Classifier:
         """Another method's result on this task, trained once and reused by everyone who asks."""
+        begin = time.monotonic()
         fit = self._experiment.fit(method)
+        self.nested_seconds += time.monotonic() - begin
         if fit.record.fit_id not in self.nested:
             self.nested.append(fit.record.fit_id)
         return fit.classifier
@@ -94,11 +102,16 @@ class Task:
         Raises:
             Diverged: the loss is not finite. Interrupted: a stop was asked for; the state is saved.
         """
-        if self.trained_seconds is not None:
+        if self._trained:
             raise UsageError(
                 f"{method.name} trains twice within one fit", fix="make the first training a method of its own and use task.fit"
             )
-        experiment = self._experiment
+        self._trained = True
+        experiment, engine = self._experiment, self._experiment.engine
+        if method.norm == "train" and engine.micro_batch is not None and engine.micro_batch < method.batch_size:
+            raise UsageError(
+                "batch statistics that are trained depend on the micro-batch", where="norm=train", fix="leave --micro-batch out"
+            )
         self.facts |= dict(method.prepare(self, start))
         split = experiment.split("train")
         batches = TrainBatches(
@@ -107,8 +120,8 @@ class Task:
             seed=self.seed,
             augment=method.augment,
             size=experiment.backbone.pixels.size,
-            workers=experiment.engine.workers,
-            pin=experiment.engine.device_type == "cuda",
+            workers=engine.workers,
+            pin=engine.device_type == "cuda",
         )
         trained = train(
             start,
@@ -118,17 +131,18 @@ class Task:
             constants=self.facts,
             score=self.score,
             checkpoints=self._checkpoints,
-            engine=experiment.engine,
-            reporter=experiment.reporter,
+            engine=engine,
+            reporter=self._reporter,
         )
-        self.history, self.trained_seconds = trained.history, trained.seconds
+        self.history, self.earlier_seconds = trained.history, trained.earlier_seconds
         self.selection |= trained.selection
         return trained.classifier
 
     def score(self, classifier: Classifier) -> tuple[float, float]:
         """(score by the suite's metric, NLL in nats) on id-val."""
         split = self._experiment.split("id-val")
-        return self.score_logits(logits_of({"it": classifier}, split, self._experiment.engine)["it"])
+        logits = logits_of({"it": classifier}, split, self._experiment.engine, lambda done, of: self.stop_if_asked())
+        return self.score_logits(logits["it"])
 
     def score_logits(self, logits: NDArray[np.float32]) -> tuple[float, float]:
         """As `score`, for logits (N, C) of the id-val images in the order of `features("id-val")`."""
@@ -141,6 +155,14 @@ class Task:
         best = min(candidates, key=lambda candidate: (-candidate[1], candidate[2]))
         self.selection[name] = {"value": best[0], "id_val": best[1], "among": len(candidates)}
         return best[0]
+
+    def stop_if_asked(self) -> None:
+        """Call between two pieces of long work of one's own; `train`, `features`, `score` and `fit` do so themselves.
+
+        Raises:
+            Interrupted: a stop was asked for.
+        """
+        stop_if_asked(self._reporter)
 
     def note(self, **facts: float) -> None:
         """Put measured constants into the fit's record."""

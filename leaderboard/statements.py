@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.cli.output import Column, Format, FormatOption, StoreOption, Table, print_tables
+from bench.cli.output import Column, Format, FormatOption, Row, StoreOption, Table, print_tables
 from bench.runs.record import RunRecord
 
 from .tradeoff import above_curve, interval_over_seeds, yardsticks
@@ -143,7 +143,7 @@ def verdict(found: Iterable[Sequence[float]]) -> Verdict:
 def table(records: Sequence[RunRecord]) -> Table:
     """Every statement with its differences in points, intervals and verdict."""
     done = [r for r in records if r.status == "done" and r.phase == "final" and r.limit is None]
-    rows = []
+    rows: list[Row] = []
     for key, (text, inequalities) in STATEMENTS.items():
         found = [differences(inequality, done) for inequality in inequalities]
         shown = []

@@ -37,9 +37,13 @@ class FeatureDistillation(FineTuner):
   year = {2023}
 }"""
 
-    weight: float = searched(30.0, Space(low=0.5, high=20, log=True), ge=0, description="w, in the unit `weight_unit`")
+    weight: float = searched(
+        30.0, Space(low=0.5, high=20, log=True, together="weight_unit"), ge=0, description="w, in the unit `weight_unit`"
+    )
     weight_unit: Literal["raw", "teacher_ms"] = searched(
-        "raw", Space(choices=("teacher_ms",)), description="`raw`: as in the paper; `teacher_ms`: per mean-square teacher feature"
+        "raw",
+        Space(choices=("teacher_ms",), together="weight"),
+        description="`raw`: as in the paper; `teacher_ms`: per mean-square teacher feature",
     )
     schedule: Literal["warmup-cosine", "one-cycle"] = "one-cycle"
     warmup: float = Field(0.02, ge=0, description="steps; a share of all steps if below 1")

@@ -76,6 +76,7 @@ class LinearProbe(Method):
         heads: dict[float, Head] = {}
         for c, weight, bias in regularization_path(x, y, len(task.classes), np.logspace(-7, 2, self.grid), self.max_iter):
             heads[c] = Head(torch.from_numpy(weight), torch.from_numpy(bias), normalize=self.normalize)
+            task.stop_if_asked()
         chosen: float = task.choose("C", [(c, *_score(task, head, x_val)) for c, head in heads.items()])
         return heads[chosen]
 

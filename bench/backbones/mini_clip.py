@@ -47,9 +47,7 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(
-        self, tokens: Tensor, key_mask: Tensor | None = None, maps: list[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, key_mask: Tensor | None = None, maps: list[Tensor] | None = None) -> Tensor:
         """(N, L, width) to (N, L, width); `key_mask` (N, L) and `maps` as in `attend`."""
         n, length, width = tokens.shape
         qkv = self.qkv(self.norm_1(tokens)).view(n, length, 3, self.heads, width // self.heads)
@@ -153,12 +151,13 @@ class MiniTextTower(TextTower):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Ids (N, 16) of lower-case words; punctuation is ignored, words outside the vocabulary become `UNKNOWN`.
 
+        "an" is read as "a", the one article that the captions had.
         Texts of more than 16 words are cut; one without words is one unknown word.
         """
         tokens = torch.zeros(len(texts), CONTEXT_LENGTH, dtype=torch.int64)
         for row, text in enumerate(texts):
-            words = re.findall(r"[a-z]+", text.lower())[:CONTEXT_LENGTH]
-            ids = [self._ids.get(word, 1) for word in words] or [1]
+            words = ["a" if word == "an" else word for word in re.findall(r"[a-z]+", text.lower())]
+            ids = [self._ids.get(word, 1) for word in words[:CONTEXT_LENGTH]] or [1]
             tokens[row, : len(ids)] = torch.tensor(ids)
         return tokens
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from ..errors import BenchError, Interrupted
+from ..errors import Interrupted, Told
 from ..plugins import entries
 
 _HELP = """Fine-tune a pre-trained image model, and measure what it gains in-distribution and loses under distribution shift.
@@ -75,17 +75,13 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         build_app()(arguments, prog_name="bench")
-    except BenchError as error:
+    except Told as error:
         if os.environ.get("BENCH_DEBUG"):
             raise
         from .output import print_error
 
         print_error(error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output went away (`bench leaderboard | head`), which is not a failure.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         if os.environ.get("BENCH_DEBUG"):
             raise

@@ -25,14 +25,26 @@ LimitOption = Annotated[
     typer.Option("--limit", min=1, help="at most this many images per split: tries the machinery, never enters a board"),
 ]
 SkipOption = Annotated[
-    int, typer.Option("--skip-unreadable", min=0, help="leave out up to this many undecodable images, and record how many")
+    int | None, typer.Option("--skip-unreadable", min=0, help="leave out up to this many undecodable images, and record how many")
 ]
 
 
-def engine(device: str | None, threads: int, workers: int = 0, micro_batch: int | None = None, every: float = 60.0) -> Engine:
+def engine(
+    device: str | None,
+    threads: int,
+    workers: int = 0,
+    micro_batch: int | None = None,
+    every: float = 60.0,
+    deterministic: bool = True,
+) -> Engine:
     """The engine that the options describe."""
     from ..training.engine import Engine, default_device
 
     return Engine(
-        device=device or default_device(), threads=threads, workers=workers, micro_batch=micro_batch, checkpoint_seconds=every
+        device=device or default_device(),
+        threads=threads,
+        workers=workers,
+        micro_batch=micro_batch,
+        checkpoint_seconds=every,
+        deterministic=deterministic,
     )

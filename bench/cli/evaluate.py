@@ -19,7 +19,11 @@ def command(
     suite: SuiteOption = None,
     backbone: BackboneOption = None,
     limit: LimitOption = None,
-    skip_unreadable: SkipOption = 0,
+    skip_unreadable: SkipOption = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option("--normalize/--no-normalize", show_default=False, help="whether the head divides features by their norm"),
+    ] = None,
     data_root: DataOption = None,
     store: StoreOption = None,
     device: DeviceOption = None,
@@ -47,14 +51,20 @@ def command(
             "suite": suite,
             "backbone": backbone,
             "limit": limit,
-            "skip_unreadable": skip_unreadable or None,
+            "skip_unreadable": skip_unreadable,
             "data_root": data_root,
         }
     )
     check_names((), spec.suite, spec.backbone)
     with ConsoleReporter() as reporter:
         record = evaluate(
-            weights, spec, name=name or weights.name, store=store, engine=engine(device, threads), reporter=reporter
+            weights,
+            spec,
+            name=name or weights.name,
+            normalize=normalize,
+            store=store,
+            engine=engine(device, threads),
+            reporter=reporter,
         )
     if form is Format.json:
         print_json({"runs": [record.model_dump(mode="json")]})

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..errors import BenchError
+from ..errors import Told
 
 #: Version of the JSON layout; raised when a key changes its meaning.
 JSON_SCHEMA = 1
@@ -119,7 +119,7 @@ def say(text: str) -> None:
     stderr_console().print(Text(plain(text)), soft_wrap=True)
 
 
-def print_error(error: BenchError) -> None:
+def print_error(error: Told) -> None:
     """An error that the user can act on: what, where, what to do, a line each, on stderr."""
     lines = [error.what, error.where and f"  where: {error.where}", error.fix and f"  to mend: {error.fix}"]
     text = Text("\n".join(plain(line, strip=False) for line in lines if line))

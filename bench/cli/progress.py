@@ -59,7 +59,7 @@ class ConsoleReporter:
 
     @classmethod
     def of_a_child(cls) -> ConsoleReporter:
-        """The reporter of a process beside others: lines only, SIGTERM asks to stop."""
+        """The reporter of a process beside others: lines only, and SIGTERM asks to stop."""
         reporter = cls(bar=False)
         signal.signal(signal.SIGTERM, reporter._on_signal)
         return reporter

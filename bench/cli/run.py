@@ -39,11 +39,17 @@ def command(
         str | None, typer.Option("--of", help="the method that a wrapper wraps (wise-ft --of lp-ft)", show_default=False)
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with these options as fields; options override it")
+        Path | None,
+        typer.Option(
+            "--config", help="TOML file with the fields methods, suite, backbone, seeds, of, set, ...; options override it"
+        ),
     ] = None,
     curve: Annotated[
-        bool, typer.Option("--curve", help="also the interpolation curve start -> fine-tuned, 11 points, all splits")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--curve/--no-curve", show_default=False, help="also the interpolation curve start -> fine-tuned, 11 points"
+        ),
+    ] = None,
     search: Annotated[
         bool, typer.Option("--search", help="fit and score id-val only, for choosing parameters; shifts stay closed")
     ] = False,
@@ -58,7 +64,7 @@ def command(
         bool, typer.Option("--dry-run", help="show what is done, what would be trained, and what it cost before")
     ] = False,
     limit: LimitOption = None,
-    skip_unreadable: SkipOption = 0,
+    skip_unreadable: SkipOption = None,
     data_root: DataOption = None,
     store: StoreOption = None,
     device: DeviceOption = None,
@@ -70,6 +76,12 @@ def command(
     micro_batch: Annotated[
         int | None, typer.Option("--micro-batch", min=1, help="images per forward pass in training; same result, less memory")
     ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic/--no-deterministic", help="refuse operations that do not repeat to the bit (GPUs have some)"
+        ),
+    ] = True,
     checkpoint_every: Annotated[float, typer.Option("--checkpoint-every", min=0, help="seconds between checkpoints")] = 60.0,
     form: FormatOption = Format.table,
 ) -> None:
@@ -105,8 +117,8 @@ def command(
             "set": parse_assignments(assignments or []),
             "data_root": data_root,
             "limit": limit,
-            "skip_unreadable": skip_unreadable or None,
-            "curve": curve or None,
+            "skip_unreadable": skip_unreadable,
+            "curve": curve,
             "search": search or None,
             "trials": trials,
         },
@@ -117,7 +129,7 @@ def command(
     from .progress import ConsoleReporter
 
     with ConsoleReporter() as reporter:
-        machine = engine(device, threads, workers, micro_batch, checkpoint_every)
+        machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic)
         planned = plan(spec, store=store, engine=machine, reporter=reporter)
         if dry_run:
             print_tables([_plan_table(planned)], form)

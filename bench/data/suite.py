@@ -45,6 +45,7 @@ class Suite:
         split_names: `train`, `id-val`, `id-test` and the shifts, those that are missing included.
         holes: reason for every shift that is missing.
         warnings: what the user should know about the data, one sentence each.
+        cut: whether the limit has left out an image of a loaded split.
         problems: every file that is not a plain image under its right name: columns of `folder.COLUMNS`.
         root: folder of the images; None for a rendered suite.
     """
@@ -62,6 +63,7 @@ class Suite:
         self.split_names = (*_ID_SPLITS, *(shift.name for shift in card.shifts))
         self.holes: dict[str, str] = {}
         self.warnings: list[str] = []
+        self.cut = False
         self.problems = pd.DataFrame()
         self._limit, self._skip, self._progress = limit, skip_unreadable, progress
         self._paths = _paths(card)
@@ -128,6 +130,7 @@ class Suite:
             whole = {name: np.arange(len(collection), dtype=np.int64)}
             parts = divide(collection, self.card.id) if name == _WHOLE else whole
             self._divisions[name] = {split: limited(collection, rows, self._limit) for split, rows in parts.items()}
+            self.cut |= any(len(self._divisions[name][split]) < len(rows) for split, rows in parts.items())
         return self._divisions[name]
 
     def _pixels(self, name: str, pixels: Pixels) -> _Decoded:

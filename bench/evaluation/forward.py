@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from ..backbones.backbone import Backbone, ImageTower
+from ..backbones.backbone import Backbone
 from ..classifier import Classifier
 from ..data.split import Split
-from ..identity import digest
+from ..identity import PROTOCOL_VERSION, digest
 from ..runs.atomic import write_with
 from ..training.engine import Engine
 
@@ -46,11 +47,18 @@ def logits_of(
     return {name: np.concatenate(rows) for name, rows in parts.items()}
 
 
-def frozen_features(backbone: Backbone, split: Split, engine: Engine, cache: Path, tower: ImageTower) -> Floats:
+def frozen_features(
+    backbone: Backbone, split: Split, engine: Engine, cache: Path, between: Callable[[], None] = lambda: None
+) -> Floats:
     """Features (N, D) of the pre-trained tower, computed once and memory-mapped from the cache afterwards.
 
-    The key covers the weights, the pixels, the images and what changes the last bits (threads, device, batch size).
+    The key covers the weights, the pixels, the images, the libraries that decode and compute, and what changes the last bits
+    (threads, device, batch size).
+
+    Args:
+        between: called between two batches; may raise to stop.
     """
+    libraries = [version(name) for name in ("torch", "timm", "open_clip_torch", "pillow", "shiftbench")]
     key = digest(
         {
             "weights": backbone.weights_sha256,
@@ -58,16 +66,20 @@ def frozen_features(backbone: Backbone, split: Split, engine: Engine, cache: Pat
             "pixels": backbone.pixels.name,
             "images": split.fingerprint,
             "order": digest(list(map(str, split.keys))),
-            "arithmetic": [engine.device_type, engine.threads, engine.eval_batch, torch.__version__],
+            "arithmetic": [engine.device_type, engine.threads, engine.eval_batch],
+            "libraries": libraries,
+            "protocol": PROTOCOL_VERSION,
         }
     )
     path = cache / "features" / f"{key[:32]}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            tower = tower.to(engine.device).eval()
+            tower, rows = backbone.image_tower().to(engine.device).eval(), []
             with torch.inference_mode():
-                rows = [tower(images).float().cpu().numpy() for _, images in _batches(split, engine)]
+                for _, images in _batches(split, engine):
+                    between()
+                    rows.append(tower(images).float().cpu().numpy())
             write_with(path, lambda temporary: _save(temporary, np.concatenate(rows)))
         stored: Floats = np.load(path, mmap_mode="r")
     return stored

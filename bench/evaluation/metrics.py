@@ -8,6 +8,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import f1_score
 
 from ..data.card import Metric
+from ..errors import Diverged
 from ..runs.record import SplitMetrics
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
@@ -27,7 +28,12 @@ def score(logits: Floats, labels: Ints, groups: Ints | None, metric: Metric = "a
     Args:
         logits: (N, C). labels: (N,). groups: (N,) or None; negative numbers are in no group.
         metric: which of them is the split's `score`.
+
+    Raises:
+        Diverged: a logit is not finite.
     """
+    if not np.isfinite(logits).all():
+        raise Diverged("the classifier gives logits that are not finite", fix="its training went astray: lower the learning rate")
     log_p = log_softmax(logits.astype(np.float64), axis=1)
     p = np.exp(log_p)
     predicted = logits.argmax(axis=1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from ..errors import BenchError
 
@@ -17,9 +20,8 @@ def _sync_folder(folder: Path) -> None:
     except OSError:
         return
     try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -33,9 +35,9 @@ def write_with(path: Path, write: Callable[[Path], object], *, exclusive: bool =
     Raises:
         BenchError: the disk is full or the folder cannot be written; nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -48,14 +50,17 @@ def write_with(path: Path, write: Callable[[Path], object], *, exclusive: bool =
             os.replace(temporary, path)
         _sync_folder(path.parent)
         return True
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise BenchError(
-            f"a file cannot be written: {error.strerror or error}",
+            f"a file cannot be written: {reason}",
             where=str(path),
             fix="free space or mend the permissions, then run the same command again",
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # On a file system that has become read-only even this fails, which must not hide the error above.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, *, exclusive: bool = False) -> bool:

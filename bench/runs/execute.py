@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import os
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +22,7 @@ from ..evaluation.metrics import score
 from ..identity import PROTOCOL_VERSION, digest
 from ..method import FineTuner, Method
 from ..plugins import configure
+from ..stopping import stop_if_asked
 from .atomic import write_with
 from .experiment import Experiment, Fit
 from .lease import Lease
@@ -57,19 +60,23 @@ def execute(
     method = method.resolved(experiment.traits)
     record = _planned(experiment, method, limit=limit, search=search)
     record.search_trials, record.search_seconds = search_trials, search_seconds
-    store = experiment.store
+    store, curve = experiment.store, curve and not search
     path = store.run_dir(record) / "record.json"
-    with Lease(path.parent, waiting=lambda claim: experiment.reporter.event("waiting", **claim)) as lease:
-        if path.exists():
-            old = store.read_run(path)
-            if old.status == "done" and not (curve and not old.curve):
-                experiment.reporter.event("done-before", record=old, path=path)
-                return old
+    old = _done(experiment, path)
+    if old is not None and (old.curve or not curve):
+        return _refreshed(experiment, old, record, path)
+    with Lease(path.parent, waiting=experiment.waiting) as lease:
+        old = _done(experiment, path)  # another process may have finished it while this one waited
+        if old is not None:
+            if curve and not old.curve:
+                old.curve = _curve(experiment, method, experiment.fit(method), _splits(experiment, record), record)
+                store.save_run(old)
+            return _refreshed(experiment, old, record, path)
         store.save_run(record)
         try:
             fit = experiment.fit(method)
-            splits = {name: experiment.split(name) for name in record.data}
-            if curve and not search:
+            splits = _splits(experiment, record)
+            if curve:
                 record.curve = _curve(experiment, method, fit, splits, record)
             _evaluate(experiment, fit.classifier, splits, record, path.parent)
             record.fit_seconds = fit.record.total_seconds
@@ -77,20 +84,56 @@ def execute(
             record.peak_memory_mb = max(fit.record.peak_memory_mb or 0.0, peak_memory_mb(experiment.engine))
             lease.check()
             record.status = "done"
-        except Interrupted as stopped:
+        except (Interrupted, KeyboardInterrupt) as stopped:
             record.status, record.error = "cancelled", str(stopped)
             raise
         except Exception as error:
-            # Failed is a row: the error is recorded and told, the next seed goes on. A bug keeps its traceback.
+            # Failed is a row: told and recorded with its traceback, and the other runs go on.
             record.status, record.error = "failed", f"{type(error).__name__}: {error}"
-            if not isinstance(error, BenchError | MemoryError):
+            if not isinstance(error, BenchError):
+                record.traceback = traceback.format_exc()
+            if os.environ.get("BENCH_DEBUG"):
                 raise
         finally:
             record.finished = _now()
             if lease.held():
-                store.save_run(record)
+                _save_whatever_happens(experiment, record)
     experiment.reporter.event("run", record=record, path=path)
     return record
+
+
+def _done(experiment: Experiment, path: Path) -> RunRecord | None:
+    """The record of a run that is done already, or None."""
+    record = experiment.store.read_run(path) if path.exists() else None
+    return record if record is not None and record.status == "done" else None
+
+
+def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord, path: Path) -> RunRecord:
+    """A done run with what the card and the search say today; its measurements stay."""
+    searched = now if now.search_trials > old.search_trials else old
+    update = {
+        **{key: getattr(now, key) for key in ("label", "shifts", "averaged", "holes", "factors", "id_val_seen", "limit")},
+        "search_trials": searched.search_trials,
+        "search_seconds": searched.search_seconds,
+    }
+    record = old.model_copy(update=update)
+    record.ood = _average(record, {name: value.score for name, value in record.metrics.items()})
+    if record != old:
+        experiment.store.save_run(record)
+    experiment.reporter.event("done-before", record=record, path=path)
+    return record
+
+
+def _splits(experiment: Experiment, record: RunRecord) -> dict[str, Split]:
+    return {name: experiment.split(name) for name in record.data}
+
+
+def _save_whatever_happens(experiment: Experiment, record: RunRecord) -> None:
+    """Save the last word on a run; where even that fails (a full disk), the error that is on its way says more."""
+    try:
+        experiment.store.save_run(record)
+    except BenchError as error:
+        experiment.reporter.event("warning", text=f"the record could not be saved: {error.what}")
 
 
 def _planned(experiment: Experiment, method: Method, *, limit: int | None, search: bool) -> RunRecord:
@@ -115,6 +158,8 @@ def _record(
     shifts = () if search else card.shifts
     present = [shift.name for shift in shifts if shift.name not in suite.holes]
     data = {name: experiment.split(name).fingerprint for name in (["id-val"] if search else ["id-val", "id-test", *present])}
+    if not suite.cut:
+        limit = None  # a limit that leaves every image in is none
     measured = {"data": data, "projection": "identity", "pixels": backbone.pixels.name, "metrics": _metrics_of(experiment)}
     return RunRecord(
         status="started",
@@ -189,10 +234,7 @@ def _evaluate(
 def _measured(experiment: Experiment, classifiers: Mapping[str, Classifier], split: Split) -> dict[str, Any]:
     def progress(done: int, of: int) -> None:
         experiment.reporter.event("evaluate", split=split.name, done=done, of=of)
-        if experiment.reporter.stop:
-            raise Interrupted(
-                "stopped while evaluating; the fit is kept", fix="run the same command again", signal=experiment.reporter.stop
-            )
+        stop_if_asked(experiment.reporter)
 
     return logits_of(classifiers, split, experiment.engine, progress)
 
@@ -248,25 +290,29 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def execute_external(experiment: Experiment, weights: Path, *, name: str, limit: int | None = None) -> RunRecord:
+def execute_external(
+    experiment: Experiment, weights: Path, *, name: str, normalize: bool | None = None, limit: int | None = None
+) -> RunRecord:
     """Measure weights that somebody trained elsewhere.
 
     Args:
         weights: a file with the tensors of a classifier on this backbone, or the folder of a fit.
+        normalize: whether the head divides features by their norm; default: as the fit says, else if there is a text tower.
 
     Raises:
         BenchError: the file cannot be read safely, or its tensors do not fit the backbone and the classes.
     """
     from .external import load_external
 
-    backbone, suite = experiment.backbone, experiment.suite
-    classifier, sha = load_external(weights, experiment)
-    method = {"name": "external", "version": 1, "source": "", "parameters": {"name": name, "weights": sha}}
-    fit_id = digest({"external": sha, "backbone": backbone.weights_sha256, "classes": list(suite.card.classes)})[:24]
+    classifier, sha = load_external(weights, experiment, normalize)
+    parameters = {"name": name, "weights": sha, "normalize": classifier.head.normalize}
+    method = {"name": "external", "version": 1, "source": "", "parameters": parameters}
+    fit_id = digest({"external": parameters, "backbone": experiment.backbone.weights_sha256})[:24]
     record = _record(experiment, method, name, fit_id, limit=limit, phase="external")
     path = experiment.store.run_dir(record) / "record.json"
-    _evaluate(experiment, classifier, {split: experiment.split(split) for split in record.data}, record, path.parent)
-    record.status, record.finished = "done", _now()
-    experiment.store.save_run(record)
+    with Lease(path.parent, waiting=experiment.waiting):
+        _evaluate(experiment, classifier, _splits(experiment, record), record, path.parent)
+        record.status, record.finished = "done", _now()
+        experiment.store.save_run(record)
     experiment.reporter.event("run", record=record, path=path)
     return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,16 +16,16 @@ from ..backbones.heads import zero_shot_head
 from ..classifier import Classifier
 from ..data.split import Split
 from ..data.suite import Suite
-from ..errors import Interrupted, UsageError
+from ..errors import Diverged, UsageError
 from ..identity import PROTOCOL_VERSION, digest, tensors_sha256, torch_stream
 from ..method import HeadInit, Method, Traits
 from ..plugins import build_method
+from ..stopping import Reporter, stop_if_asked
 from ..task import Task
 from ..training.checkpoint import Checkpoints
 from ..training.engine import Engine
-from ..training.loop import Reporter
 from .lease import Lease
-from .provenance import peak_memory_mb, provenance
+from .provenance import peak_memory_mb, provenance, reset_peak_memory
 from .store import FitRecord, Store
 
 #: The method that trains the head of `head_init = probe`.
@@ -95,9 +96,9 @@ class Experiment:
         Raises:
             UsageError: the backbone does not offer this head.
         """
-        classes, tower = self.suite.card.classes, self.backbone.image_tower()
         if init == "probe":
             return self.fit(self.probe).classifier
+        classes, tower = self.suite.card.classes, self.backbone.image_tower()
         if init == "zero-shot":
             head = zero_shot_head(self.text(), classes, self.suite.card.templates, device=self.engine.device)
         elif init == "native":
@@ -121,9 +122,11 @@ class Experiment:
     def identity(self, method: Method) -> dict[str, Any]:
         """Everything that shapes the weights of `method` here; the fit_id is its hash."""
         card = self.suite.card
+        method = method.resolved(self.traits)
         return {
             "protocol": PROTOCOL_VERSION,
-            "method": method.resolved(self.traits).identity(),
+            "method": method.identity(),
+            "probe": self.probe.resolved(self.traits).identity() if _starts_from_probe(method) else None,
             "backbone": self.backbone.weights_sha256,
             "pixels": self.backbone.pixels.name,
             "train": self.split("train").fingerprint,
@@ -144,29 +147,32 @@ class Experiment:
         Raises:
             BenchError: as `Method.fit`; a failed fit is not kept, its checkpoint is.
         """
+        stop_if_asked(self.reporter)
         method = method.resolved(self.traits)
         fit_id = self.fit_id(method)
         record = self.store.fit(fit_id)
         if record is not None:
             self.reporter.event("reused", method=method.name, fit_id=fit_id)
-            return Fit(record, self.store.load_weights(record, self._empty(record)))
+            return Fit(record, self.load(record))
         folder = self.store.fit_dir(fit_id)
-        with Lease(folder, waiting=self._waiting) as lease:
+        with Lease(folder, waiting=self.waiting) as lease:
             record = self.store.fit(fit_id)
             if record is not None:
-                return Fit(record, self.store.load_weights(record, self._empty(record)))
+                return Fit(record, self.load(record))
             return self._train(method, fit_id, lease)
 
     def _train(self, method: Method, fit_id: str, lease: Lease) -> Fit:
-        checkpoints = Checkpoints(self.store.fit_dir(fit_id), lease)
-        task = Task(self, checkpoints)
+        folder = self.store.fit_dir(fit_id)
+        checkpoints = Checkpoints(folder, lease)
+        task = Task(self, checkpoints, LoggedReporter(self.reporter, folder / "log.jsonl"))
+        reset_peak_memory(self.engine)
         self.reporter.event("fit", method=method.name, fit_id=fit_id, seed=self.seed)
         start = time.monotonic()
         classifier = method.fit(task).to("cpu").eval()
+        _check_weights(method, classifier)
         nested = self._closure(task.nested)
-        elapsed = time.monotonic() - start - sum(record.seconds for record in nested if record.fit_id in self._made_now)
-        # The loop's own clock runs over all attempts of a resumed fit; the rest (probe, interpolation) is cheap and of now.
-        seconds = task.trained_seconds if task.trained_seconds is not None else max(elapsed, 0.0)
+        # Own time is what was not spent in nested fits; the loop's clock adds what earlier attempts of a resumed fit took.
+        seconds = time.monotonic() - start - task.nested_seconds + task.earlier_seconds
         record = FitRecord(
             fit_id=fit_id,
             identity=self.identity(method),
@@ -183,12 +189,11 @@ class Experiment:
             provenance=provenance(self.engine),
         )
         self.store.commit_fit(record, classifier, lease)
-        self._made_now.add(fit_id)
         checkpoints.clear()
         kept = self.store.fit(fit_id)
         assert kept is not None
         if kept.weights_sha256 != record.weights_sha256:
-            return Fit(kept, self.store.load_weights(kept, self._empty(kept)))
+            return Fit(kept, self.load(kept))
         return Fit(kept, classifier)
 
     def _closure(self, fit_ids: list[str]) -> list[FitRecord]:
@@ -203,18 +208,50 @@ class Experiment:
                 waiting += record.nested
         return list(found.values())
 
-    @cached_property
-    def _made_now(self) -> set[str]:
-        return set()
+    def load(self, record: FitRecord) -> Classifier:
+        """The classifier of a finished fit.
 
-    def _empty(self, record: FitRecord) -> Classifier:
-        """A classifier of the right shape, to load weights into."""
+        Raises:
+            BenchError: its weights are missing or damaged.
+        """
         tower = self.backbone.image_tower()
-        return Classifier(tower, Head(torch.zeros(len(self.suite.card.classes), tower.dim), normalize=record.normalize))
+        head = Head(torch.zeros(len(self.suite.card.classes), tower.dim), normalize=record.normalize)
+        return self.store.load_weights(record, Classifier(tower, head))
 
-    def _waiting(self, claim: dict[str, Any]) -> None:
+    def waiting(self, claim: dict[str, Any]) -> None:
+        """Told while another process holds what this one wants; gives up if a stop was asked for."""
         self.reporter.event("waiting", pid=claim.get("pid"), host=claim.get("host"))
-        if self.reporter.stop:
-            raise Interrupted(
-                "stopped while waiting for another process", fix="run the same command again", signal=self.reporter.stop
-            )
+        stop_if_asked(self.reporter)
+
+
+def _starts_from_probe(method: Method) -> bool:
+    """Whether the method, or one nested in it, starts from the probe's head, which then shapes its weights."""
+    values = [getattr(method, key) for key in type(method).model_fields]
+    return getattr(method, "head_init", None) == "probe" or any(_starts_from_probe(v) for v in values if isinstance(v, Method))
+
+
+def _check_weights(method: Method, classifier: Classifier) -> None:
+    """A result is finite or it is no result: a last step may spoil weights that no later loss looks at."""
+    for name, tensor in classifier.named_weights().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise Diverged(f"{method.name} ended with weights that are not finite: {name}", fix="lower `--set lr=...`")
+
+
+class LoggedReporter:
+    """Passes events on and appends those that tell how training went to a fit's `log.jsonl`."""
+
+    def __init__(self, reporter: Reporter, path: Path) -> None:
+        self._reporter, self._path = reporter, path
+
+    @property
+    def stop(self) -> int:
+        """As the reporter's."""
+        return self._reporter.stop
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Pass on; log epochs and resumptions."""
+        if kind in ("epoch", "resumed"):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"time": time.time(), "event": kind, **fields}) + "\n")
+        self._reporter.event(kind, **fields)

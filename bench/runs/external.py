@@ -15,21 +15,15 @@ from ..classifier import Classifier
 from ..errors import BenchError, MissingPrerequisite
 from ..identity import tensors_sha256
 from .experiment import Experiment
+from .store import Store
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file, or of a fit's folder; prefixes of wrappers (`module.`) are dropped.
+    """The tensors of a safetensors or torch file; prefixes of wrappers (`module.`) are dropped.
 
     Raises:
         MissingPrerequisite: no such file. BenchError: it holds something else than tensors, or cannot be read.
     """
-    if path.is_dir():
-        found = sorted(path.glob("weights-*.safetensors"))
-        if not found:
-            raise MissingPrerequisite(
-                "the folder holds no weights-*.safetensors", where=str(path), fix="name a weights file or a fit's folder"
-            )
-        path = found[-1]
     if not path.is_file():
         raise MissingPrerequisite("there is no such file", where=str(path), fix="name a weights file or a fit's folder")
     try:
@@ -46,17 +40,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def load_external(path: Path, experiment: Experiment) -> tuple[Classifier, str]:
-    """The classifier and the hash of its tensors.
+def load_external(path: Path, experiment: Experiment, normalize: bool | None = None) -> tuple[Classifier, str]:
+    """The classifier and the hash of its tensors; the folder of a fit says itself which file, and whether to normalise.
 
     Raises:
         BenchError: names or shapes differ from the backbone's classifier; the first differences are named.
     """
+    if path.is_dir():
+        fit = Store(path.parent.parent).fit(path.name)
+        if fit is None:
+            raise MissingPrerequisite(
+                "the folder is not that of a finished fit", where=str(path), fix="name a weights file or a fit's folder"
+            )
+        path, normalize = path / fit.weights, fit.normalize
     state = read_state(path)
+    normalize = experiment.traits.text if normalize is None else normalize
     tower = experiment.backbone.image_tower()
-    classifier = Classifier(
-        tower, Head(torch.zeros(len(experiment.suite.card.classes), tower.dim), normalize=experiment.traits.text)
-    )
+    classifier = Classifier(tower, Head(torch.zeros(len(experiment.suite.card.classes), tower.dim), normalize=normalize))
     wanted = classifier.named_weights()
     problems = [f"{name} is missing" for name in wanted.keys() - state.keys()]
     problems += [f"{name} is unknown" for name in state.keys() - wanted.keys()]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from ..api import experiments
-from ..errors import UsageError
+from ..errors import MissingPrerequisite, UsageError
 from ..identity import torch_stream
 from ..method import Batch, FineTuner
 from ..plugins import build_method
@@ -30,10 +30,17 @@ def illustrate(
     """
     spec = RunSpec(methods=("illustrated",), suite=suite, backbone=record.backbone, seeds=(record.seed,), data_root=data_root)
     (experiment,) = experiments(spec, store=store)
+    if record.method["source"]:
+        raise UsageError(
+            "the method came from a file of yours, which the record does not hold", fix="name a run of an installed method"
+        )
     method = build_method(record.method["name"], record.method["parameters"])
     if not isinstance(method, FineTuner):
         raise UsageError(f"{method.name} does nothing to images that could be drawn", fix="name a run of masked-counterfactual")
-    classifier = experiment.fit(method).classifier.to(experiment.engine.device)
+    fit = experiment.store.fit(record.fit_id)
+    if fit is None:
+        raise MissingPrerequisite("the run's weights are gone", where=record.fit_id, fix="run its command again")
+    classifier = experiment.load(fit)
     split = experiment.split("train")
     _, rows = np.unique(split.labels, return_index=True)
     rows = np.resize(rows, count) if len(rows) < count else rows[:count]
@@ -41,7 +48,7 @@ def illustrate(
     draws = method.draw(count, classifier.tower.grid, torch_stream(record.seed, "draw", 0))
     labels = torch.from_numpy(split.labels[rows])
     batch = Batch(pool.float() / 255, labels, torch.arange(count), pool, draws, 0)
-    pictures = {name: images.detach() for name, images in method.illustrate(batch, classifier.cpu()).items()}
+    pictures = {name: images.detach() for name, images in method.illustrate(batch, classifier).items()}
     if not pictures:
         raise UsageError(f"{method.name} does nothing to images that could be drawn", fix="name a run of masked-counterfactual")
     write_with(output, lambda path: _sheet(pictures).save(path, format="PNG"))

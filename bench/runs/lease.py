@@ -9,7 +9,9 @@ its last check can still overwrite nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
 import threading
 import time
@@ -31,13 +33,27 @@ class LeaseLost(BenchError):
 
 def _this_process() -> dict[str, Any]:
     process = psutil.Process()
-    return {"host": socket.gethostname(), "boot": int(psutil.boot_time()), "pid": process.pid, "born": process.create_time()}
+    return {
+        "host": socket.gethostname(),
+        "boot": int(psutil.boot_time()),
+        "space": _process_space(),
+        "pid": process.pid,
+        "born": process.create_time(),
+    }
+
+
+def _process_space() -> str:
+    """The namespace in which a process number means something: two containers of one host do not share it."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _surely_dead(claim: dict[str, Any]) -> bool:
     """Whether the owner was a process of this machine that no longer exists (quicker than waiting for its beat)."""
     here = _this_process()
-    if claim.get("host") != here["host"] or abs(claim.get("boot", 0) - here["boot"]) > 5:
+    if claim.get("host") != here["host"] or claim.get("space") != here["space"] or abs(claim.get("boot", 0) - here["boot"]) > 5:
         return False
     try:
         process = psutil.Process(claim["pid"])
@@ -73,7 +89,13 @@ class Lease:
         self.generation = 0
 
     def __enter__(self) -> Lease:
-        self._claims.mkdir(parents=True, exist_ok=True)
+        try:
+            self._claims.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"the store cannot be written: {error.strerror}"
+            raise BenchError(
+                what, where=str(self._claims), fix="mend its permissions, or use another one with --store"
+            ) from error
         seen: tuple[int, str] | None = None
         since = time.monotonic()
         while True:
@@ -101,11 +123,13 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
         if self.held():
-            write_text(self._path(self.generation), self._text(released=True))
+            # Best effort, since an error is on its way perhaps: a claim that stays is judged by its owner's death.
+            with contextlib.suppress(BenchError):
+                write_text(self._path(self.generation), self._text(released=True))
 
     def held(self) -> bool:
         """Whether this process is still the owner."""
-        return self._top() == self.generation
+        return self._top() == self.generation and self._token in self._read(self.generation)
 
     def check(self) -> None:
         """Call before every commit.

@@ -72,6 +72,7 @@ def provenance(engine: Engine) -> dict[str, Any]:
         "threads": engine.threads,
         "workers": engine.workers,
         "micro_batch": engine.micro_batch,
+        "deterministic": engine.deterministic,
     }
 
 
@@ -81,6 +82,14 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def reset_peak_memory(engine: Engine) -> None:
+    """Start measuring anew, where the device allows it (a process cannot forget its own peak)."""
+    if engine.device_type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(engine.device)
 
 
 def peak_memory_mb(engine: Engine) -> float:

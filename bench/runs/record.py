@@ -76,4 +76,5 @@ class RunRecord(_Part):
     started: str = ""
     finished: str = ""
     error: str = ""
+    traceback: str = Field("", description="of an error that nobody expected")
     provenance: dict[str, Any] = Field(default_factory=dict)

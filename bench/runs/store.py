@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 def store_root(given: Path | None = None) -> Path:
     """The store's folder: `--store`, else BENCH_STORE, else `bench-store` in the working directory."""
     return given or Path(os.environ.get("BENCH_STORE") or "bench-store")
+
+
+#: Without a handler, Python prints warnings on stderr.
+_log = logging.getLogger(__name__)
 
 
 class FitRecord(BaseModel):
@@ -154,6 +159,9 @@ class Store:
             ) from error
 
     def records(self) -> Iterator[tuple[Path, RunRecord]]:
-        """Every readable record with its path, in the order of the paths; a damaged one raises when it is reached."""
+        """Every readable record with its path, in the order of the paths; a damaged one is told on stderr and left out."""
         for path in sorted(self.runs_dir.glob("*/*/*/*/record.json")):
-            yield path, self.read_run(path)
+            try:
+                yield path, self.read_run(path)
+            except BenchError as error:
+                _log.warning("warning: %s", error)

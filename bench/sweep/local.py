@@ -7,18 +7,20 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
-from ..errors import Interrupted
+from ..errors import BenchError, Interrupted
 from ..method import Method
 from ..plugins import load_method
 from ..spec import RunSpec
 
 if TYPE_CHECKING:
     from ..runs.record import RunRecord
+    from ..stopping import Reporter
     from ..training.engine import Engine
-    from ..training.loop import Reporter
 
 
 def side_by_side(
@@ -45,9 +47,14 @@ def side_by_side(
     with ProcessPoolExecutor(min(jobs, len(parts)), mp_context=context, initializer=_start, initargs=(child_reporter,)) as pool:
         futures = [pool.submit(_run, part, store, engine, fresh) for part in parts]
         _wait(futures, pool, reporter)
-        found = {(record.method["name"], record.seed): record for future in futures for record in future.result()}
-    names = [load_method(method).name for method in spec.methods]
-    return [found[name, seed] for seed in spec.seeds for name in names]
+        try:
+            found = {(asked, record.seed): record for future in futures for asked, record in future.result()}
+        except BrokenProcessPool as error:
+            raise BenchError(
+                "a process died (killed, or out of memory); what it had saved is kept",
+                fix="run the same command again, perhaps with fewer --jobs",
+            ) from error
+    return [found[asked, seed] for seed in spec.seeds for asked in spec.methods]
 
 
 def _parts(spec: RunSpec) -> list[RunSpec]:
@@ -62,7 +69,7 @@ def _parts(spec: RunSpec) -> list[RunSpec]:
     return [spec.model_copy(update={"methods": (method,), "seeds": part}) for part in seeds for method in methods]
 
 
-def _wait(futures: list[Future[list[RunRecord]]], pool: ProcessPoolExecutor, reporter: Reporter) -> None:
+def _wait(futures: list[Future[list[tuple[str, RunRecord]]]], pool: ProcessPoolExecutor, reporter: Reporter) -> None:
     told, pending = 0, set(futures)
     while pending:
         _, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -77,18 +84,37 @@ def _wait(futures: list[Future[list[RunRecord]]], pool: ProcessPoolExecutor, rep
         raise Interrupted("stopped; the state is saved", fix="run the same command again: it continues", signal=told)
 
 
-_reporter: Reporter | None = None
+class _Child:
+    """State of a child process: its reporter, and whether a run is going on that has something to save."""
+
+    reporter: Reporter
+    busy = False
 
 
 def _start(child_reporter: Callable[[], Reporter]) -> None:
-    global _reporter
+    _Child.reporter = child_reporter()
     # Ctrl-C reaches the whole process group; the parent alone decides and sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _reporter = child_reporter()
+    saves = signal.getsignal(signal.SIGTERM)
+
+    def on_term(number: int, frame: FrameType | None) -> None:
+        if not _Child.busy:
+            os._exit(128 + number)
+        if callable(saves):
+            saves(number, frame)
+
+    signal.signal(signal.SIGTERM, on_term)
 
 
-def _run(spec: RunSpec, store: Path | None, engine: Engine, fresh: bool) -> list[RunRecord]:
+def _run(spec: RunSpec, store: Path | None, engine: Engine, fresh: bool) -> list[tuple[str, RunRecord]]:
     from ..api import plan, run_planned, searched
 
-    planned = searched(plan(spec, store=store, engine=engine, reporter=_reporter), spec)
-    return [run_planned(one, spec, fresh=fresh) for one in planned]
+    _Child.busy = True
+    try:
+        planned = searched(plan(spec, store=store, engine=engine, reporter=_Child.reporter), spec)
+        return [(one.asked, run_planned(one, spec, fresh=fresh)) for one in planned]
+    finally:
+        _Child.busy = False
+        if _Child.reporter.stop:
+            # The parent is stopping, or gone: nobody waits for an answer, and the state is saved.
+            os._exit(128 + _Child.reporter.stop)

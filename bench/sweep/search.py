@@ -13,9 +13,6 @@ from ..runs.execute import execute
 from ..runs.experiment import Experiment
 from ..runs.record import RunRecord
 
-#: Far from any seed of a final run, so that parameters are not chosen on the very draws that they are reported with.
-SEARCH_SEED = 1_000_003
-
 
 @dataclass(frozen=True)
 class Found:
@@ -26,9 +23,14 @@ class Found:
     chosen: int
 
     @property
+    def budget(self) -> int:
+        """Number of trials that differ (a method without a search space has but one)."""
+        return len({trial.fit_id for trial in self.trials})
+
+    @property
     def seconds(self) -> float:
-        """Training time that the search took, fits that were reused included."""
-        return sum(trial.fit_seconds or 0.0 for trial in self.trials)
+        """Training time of the trials that differ, whenever they were made."""
+        return sum({trial.fit_id: trial.fit_seconds or 0.0 for trial in self.trials}.values())
 
 
 def trial_of(method: Method, number: int, fixed: Collection[str] = ()) -> Method:
@@ -45,7 +47,7 @@ def trial_of(method: Method, number: int, fixed: Collection[str] = ()) -> Method
         return method
     update: dict[str, Any] = {}
     for key, space in type(method).search_space().items():
-        if key not in fixed:
+        if key not in fixed and space.together not in fixed:
             draw = space.draw(float(numpy_stream("search", method.name, key, number).random()))
             if space.relative:
                 draw *= getattr(method, key)

@@ -17,6 +17,7 @@ class Engine:
         workers: threads that decode and augment training images ahead.
         micro_batch: images per forward pass in training; None takes the whole batch at once.
         checkpoint_seconds: time between two checkpoints.
+        deterministic: refuse operations that do not repeat to the bit (some have no such form on a GPU).
     """
 
     device: str = "cpu"
@@ -25,6 +26,7 @@ class Engine:
     micro_batch: int | None = None
     eval_batch: int = 256
     checkpoint_seconds: float = 60.0
+    deterministic: bool = True
 
     @property
     def device_type(self) -> str:
@@ -42,7 +44,11 @@ class Engine:
         import torch
 
         torch.set_num_threads(self.threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(self.deterministic)
+        # The memory-efficient attention has no deterministic backward; TF32 would make fp32 something else.
+        torch.backends.cuda.enable_mem_efficient_sdp(not self.deterministic)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:

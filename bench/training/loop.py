@@ -6,38 +6,30 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..classifier import Classifier
 from ..data.batches import TrainBatches
-from ..errors import Diverged, Interrupted
+from ..errors import BenchError, Diverged, Interrupted
 from ..identity import torch_stream
 from ..method import Batch, FineTuner
+from ..stopping import Reporter, stop_if_asked
 from .checkpoint import Checkpoints
 from .engine import Engine
 from .schedules import one_cycle, warmup_cosine
 
 
-class Reporter(Protocol):
-    """Where progress goes; `stop` is the number of a signal that asked to stop, or 0."""
-
-    stop: int
-
-    def event(self, kind: str, **fields: Any) -> None:
-        """Tell that something happened (`step`, `epoch`, `resumed`, ...)."""
-
-
 @dataclass
 class Trained:
-    """What the loop returns: the kept classifier, one entry per epoch, and the seconds spent over all attempts."""
+    """What the loop returns: the kept classifier, one entry per epoch, and the seconds that earlier attempts took."""
 
     classifier: Classifier
     history: list[dict[str, Any]]
     selection: dict[str, Any]
-    seconds: float
+    earlier_seconds: float
 
 
 @dataclass
@@ -85,8 +77,13 @@ def train(
     saved = checkpoints.load()
     if saved is not None:
         kept = _restore(saved[0], student, optimizer)
-        progress = _Progress(**saved[1])
+        try:
+            progress = _Progress(**saved[1])
+        except TypeError as error:
+            raise BenchError(f"the checkpoint is of another version: {error}", fix="start over with --fresh") from error
         reporter.event("resumed", step=progress.step, total=total)
+
+    earlier = progress.seconds
 
     def save() -> None:
         progress.seconds += clock.lap()
@@ -96,44 +93,46 @@ def train(
     exact = torch.float32 if engine.device_type == "mps" else torch.float64
     losses = torch.tensor(progress.loss_sum, dtype=exact, device=engine.device)
     # On a GPU a look at the loss waits for the device, so it is rare there; before anything is saved it is always taken.
-    look_every = 1 if engine.device == "cpu" else 50
-    while progress.step < total:
-        epoch, first = divmod(progress.step, per_epoch)
-        for pool, labels in batches.epoch(epoch, first):
+    look_every = 1 if engine.device_type == "cpu" else 50
+    while True:
+        if len(progress.history) < progress.step // per_epoch:
+            try:
+                accuracy, nll = score(student)
+            except Interrupted:
+                save()
+                raise
+            _refreeze(student, method)
+            epoch = progress.step // per_epoch
+            entry = {"epoch": epoch, "loss": progress.loss_sum / per_epoch, "id_val": accuracy, "id_val_nll": nll}
+            progress.history.append(entry)
+            reporter.event("epoch", **entry, epochs=method.epochs)
+            best = progress.best
+            if method.select == "best" and (best is None or (-accuracy, nll) < (-best["id_val"], best["id_val_nll"])):
+                progress.best = entry
+                kept = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
+            progress.loss_sum = 0.0
+            losses.zero_()
+        if progress.step == total:
+            break
+        for pool, labels in batches.epoch(*divmod(progress.step, per_epoch)):
             _set_rate(optimizer, method, progress.step, total)
             loss = take_step(student, teacher, optimizer, method, pool, labels, progress.step, seed, constants, engine)
             losses += loss
             progress.step += 1
             due = clock.since_lap() > engine.checkpoint_seconds
-            ends = progress.step % per_epoch == 0
-            if reporter.stop or due or ends or progress.step % look_every == 0:
+            if reporter.stop or due or progress.step % per_epoch == 0 or progress.step % look_every == 0:
                 _check_finite(losses, loss, method, progress.step, optimizer)
                 progress.loss_sum = float(losses)
                 in_epoch = (progress.step - 1) % per_epoch + 1
                 reporter.event("step", step=progress.step, total=total, loss=progress.loss_sum / in_epoch)
-            if (reporter.stop or due) and not ends:
-                save()
-                _stop_if_asked(reporter)
-        accuracy, nll = score(student)
-        _refreeze(student, method)
-        entry = {"epoch": epoch + 1, "loss": progress.loss_sum / per_epoch, "id_val": accuracy, "id_val_nll": nll}
-        progress.history.append(entry)
-        reporter.event("epoch", **entry, epochs=method.epochs)
-        best = progress.best
-        if method.select == "best" and (best is None or (-accuracy, nll) < (-best["id_val"], best["id_val_nll"])):
-            progress.best = entry
-            kept = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
-        progress.loss_sum = 0.0
-        losses.zero_()
-        if progress.step < total and (reporter.stop or clock.since_lap() > engine.checkpoint_seconds):
-            save()
-            _stop_if_asked(reporter)
-    progress.seconds += clock.lap()
+                if reporter.stop or due:
+                    save()
+                    stop_if_asked(reporter)
     selection: dict[str, Any] = {}
     if method.select == "best" and progress.best is not None:
         student.load_state_dict(kept)
         selection = {"epoch": {"value": progress.best["epoch"], "id_val": progress.best["id_val"], "among": method.epochs}}
-    return Trained(student.eval().requires_grad_(True), progress.history, selection, progress.seconds)
+    return Trained(student.eval().requires_grad_(True), progress.history, selection, earlier)
 
 
 def take_step(
@@ -152,22 +151,25 @@ def take_step(
     size = len(labels)
     pool = pool.to(engine.device, non_blocking=True)
     labels = labels.to(engine.device, non_blocking=True)
-    draws = method.draw(size, student.tower.grid, torch_stream(seed, "draw", step))
+    # Drawn on the CPU, so that the numbers are the same on every device; moved once.
+    draws = {
+        name: values.to(engine.device, non_blocking=True)
+        for name, values in method.draw(size, student.tower.grid, torch_stream(seed, "draw", step)).items()
+    }
     total = torch.zeros((), device=engine.device)
     optimizer.zero_grad(set_to_none=True)
     for first in range(0, size, engine.micro_batch or size):
-        rows = torch.arange(first, min(first + (engine.micro_batch or size), size))
-        on_device = rows.to(engine.device)
+        last = min(first + (engine.micro_batch or size), size)
         batch = Batch(
-            images=pool[on_device].float() / 255,
-            labels=labels[on_device],
-            rows=on_device,
+            images=pool[first:last].float() / 255,
+            labels=labels[first:last],
+            rows=torch.arange(first, last, device=engine.device),
             pool=pool,
-            draws={name: values[rows].to(engine.device) for name, values in draws.items()},
+            draws={name: values[first:last] for name, values in draws.items()},
             step=step,
         )
         with torch.autocast(engine.device_type, torch.bfloat16, enabled=method.precision == "bf16"):
-            loss = method.loss(batch, student, teacher, constants) * (len(rows) / size)
+            loss = method.loss(batch, student, teacher, constants) * ((last - first) / size)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     if method.clip:
@@ -206,11 +208,6 @@ def _check_finite(losses: Tensor, loss: Tensor, method: FineTuner, step: int, op
             f"the loss of {method.name} is {float(loss)} at step {step} (learning rate {rate:.2g}, precision {method.precision})",
             fix="lower `--set lr=...`, raise `--set warmup=...`, or keep `--set clip=1`; nothing of this fit is kept as a result",
         )
-
-
-def _stop_if_asked(reporter: Reporter) -> None:
-    if reporter.stop:
-        raise Interrupted("stopped; the state is saved", fix="run the same command again: it continues", signal=reporter.stop)
 
 
 def _tensors(student: Classifier, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -189,6 +189,9 @@ class TinyTask:
         nll = torch.nn.functional.cross_entropy(torch.from_numpy(logits), labels)
         return float((logits.argmax(1) == self.id_val[1]).mean()), float(nll)
 
+    def stop_if_asked(self) -> None:
+        pass
+
     def choose(self, name: str, candidates: Sequence[tuple[Any, float, float]]) -> Any:
         best = min(candidates, key=lambda candidate: (-candidate[1], candidate[2]))
         self.chosen[name] = (best[0], len(candidates))

@@ -267,3 +267,147 @@ def test_two_processes_share_one_fit(tiny_suite: Path, tmp_path: Path) -> None:
     assert [record.status for record in records] == ["done"]
     fits = list((tmp_path / "fits").glob("*/fit.json"))
     assert len(fits) == 2, "the probe and the method, each trained once"
+
+
+def test_the_probe_is_part_of_what_starts_from_it(tiny_suite: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    shutil.copytree(tiny_suite.parent, suite)
+    (one,), _ = run("lp-ft", suite=suite / "tiny.toml", store=tmp_path / "store")
+    card = suite / "tiny.toml"
+    card.write_text(card.read_text().replace("grid = 5", "grid = 2"))
+    (other,), _ = run("lp-ft", suite=card, store=tmp_path / "store")
+    assert one.fit_id != other.fit_id
+
+
+NAN = """
+import torch
+from bench import FineTuner
+class Nan(FineTuner):
+    name = "nan-at-the-end"
+    def loss(self, batch, student, teacher, constants):
+        loss = student(batch.images).square().mean()
+        if batch.step == 7:  # the last step: no later loss looks at the weights
+            student.head.bias.register_hook(lambda gradient: gradient * float("nan"))
+        return loss
+"""
+
+
+def test_weights_that_are_not_finite_are_no_result(tiny_suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "nan.py").write_text(NAN)
+    (record,), _ = run(str(tmp_path / "nan.py"), suite=tiny_suite, store=tmp_path / "store")
+    assert record.status == "failed"
+    assert "finite" in record.error
+
+
+def test_a_damaged_record_does_not_hide_the_others(tiny_suite: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run("linear-probe", suite=tiny_suite, store=tmp_path)
+    (path,) = [path for path, _ in Store(tmp_path).records()]
+    (path.parent.parent / "torn").mkdir()
+    (path.parent.parent / "torn" / "record.json").write_text('{"status": "do')
+    assert [found for found, _ in Store(tmp_path).records()] == [path]
+    assert "damaged" in caplog.text
+
+
+RAISES = """
+from bench import FineTuner
+class Raises(FineTuner):
+    name = "raises"
+    def loss(self, batch, student, teacher, constants):
+        raise RuntimeError("a bug of the plug-in")
+"""
+
+
+def test_a_methods_bug_is_a_row_with_its_traceback_and_the_rest_goes_on(tiny_suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text(RAISES)
+    records, _ = run(str(tmp_path / "raises.py"), "linear-probe", suite=tiny_suite, store=tmp_path / "store")
+    assert [record.status for record in records] == ["failed", "done"]
+    assert "raises.py" in records[0].traceback
+
+
+def test_a_file_that_is_rewritten_at_once_is_read_anew(tmp_path: Path) -> None:
+    from bench.plugins import load_method
+
+    path = tmp_path / "mine.py"
+    for value in ("0.1", "0.2"):
+        path.write_text(NAN.replace('float("nan")', value).replace("nan-at-the-end", "mine"))
+        method = load_method(str(path))
+        assert value in Path(method.loss.__code__.co_filename).read_text()
+        assert float(value) in [
+            c for code in method.loss.__code__.co_consts if hasattr(code, "co_consts") for c in code.co_consts
+        ]
+
+
+def test_a_file_may_not_take_an_installed_name(tmp_path: Path) -> None:
+    from bench.plugins import load_method
+
+    (tmp_path / "copy.py").write_text(NAN.replace("nan-at-the-end", "full-finetune"))
+    with pytest.raises(UsageError, match="installed"):
+        load_method(str(tmp_path / "copy.py"))
+
+
+def test_a_curve_is_added_to_a_done_run_without_touching_it(tiny_suite: Path, tmp_path: Path) -> None:
+    (before,), _ = run("full-finetune", suite=tiny_suite, store=tmp_path, trials=1)
+    (after,), listener = run("full-finetune", suite=tiny_suite, store=tmp_path, curve=True)
+    assert listener.trained() == []
+    assert (after.metrics, after.search_trials) == (before.metrics, 1)
+    assert len(after.curve) == 11
+
+
+def test_a_limit_that_cuts_nothing_is_none(tiny_suite: Path, tmp_path: Path) -> None:
+    (whole,), _ = run("linear-probe", suite=tiny_suite, store=tmp_path, limit=5000)
+    (part,), _ = run("linear-probe", suite=tiny_suite, store=tmp_path, limit=9)
+    assert (whole.limit, part.limit) == (None, 9)
+
+
+def test_a_card_that_changes_its_average_changes_old_runs_without_measuring(tiny_suite: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    shutil.copytree(tiny_suite.parent, suite)
+    card = suite / "tiny.toml"
+    (before,), _ = run("linear-probe", suite=card, store=tmp_path / "store")
+    card.write_text(card.read_text().replace("in_average = false", "in_average = true"))
+    (after,), _ = run("linear-probe", suite=card, store=tmp_path / "store")
+    both = [before.metrics[name].score for name in ("inverted", "noisy")]
+    assert after.eval_id == before.eval_id
+    assert after.ood == pytest.approx(sum(both) / 2)
+
+
+def test_whole_numbers_and_floats_are_the_same_parameter() -> None:
+    from bench.identity import digest
+
+    ids = {digest(build_method("full-finetune", values).identity()) for values in ({}, {"warmup": 500}, {"warmup": 500.0})}
+    assert len(ids) == 1
+
+
+def test_methods_without_a_search_space_count_one_trial(tiny_suite: Path, tmp_path: Path) -> None:
+    (record,), _ = run("linear-probe", suite=tiny_suite, store=tmp_path, trials=3)
+    assert record.search_trials == 1
+
+
+def test_trained_batch_statistics_refuse_micro_batches(tiny_suite: Path, tmp_path: Path) -> None:
+    backbone = "timm:test_resnet@random?size=32"
+    (record,), _ = run(
+        "full-finetune", suite=tiny_suite, store=tmp_path, backbone=backbone, set={"norm": "train"}, engine=Engine(micro_batch=3)
+    )
+    assert "micro-batch" in record.error
+
+
+@pytest.mark.parametrize("kind", ["data", "waiting"])
+def test_a_stop_is_obeyed_outside_training_too(kind: str, tiny_suite: Path, tmp_path: Path) -> None:
+    class Stops(Listener):
+        def event(self, name: str, **fields: Any) -> None:
+            super().event(name, **fields)
+            if name == kind:
+                self.stop = signal.SIGINT
+
+    suite = tmp_path / "suite"
+    shutil.copytree(tiny_suite.parent, suite)  # nothing of it is in the cache yet
+    for image in (suite / "images").rglob("*.png"):
+        image.write_bytes(image.read_bytes() + b"\n")
+    if kind == "waiting":
+        (record,), _ = run("linear-probe", suite=suite / "tiny.toml", store=tmp_path / "store")
+        claim = next((tmp_path / "store" / "fits" / record.fit_id / "lease").glob("*.json"))
+        shutil.rmtree(tmp_path / "store" / "runs")
+        (tmp_path / "store" / "fits" / record.fit_id / "fit.json").unlink()
+        claim.write_text(json.dumps({"host": "elsewhere", "released": False}))
+    with pytest.raises(Interrupted):
+        bench.run("linear-probe", suite=str(suite / "tiny.toml"), store=tmp_path / "store", reporter=Stops(), engine=Engine())
