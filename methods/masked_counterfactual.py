@@ -57,7 +57,7 @@ class MaskedCounterfactual(FeatureDistillation):
         None,
         gt=0,
         lt=1,
-        description="in place of a threshold: mask this share of patches, highest (object) or lowest (context)",
+        description="mask this share of patches: those with the highest (object) or lowest (context) map values, or random ones",
     )
     probability: float | None = Field(
         None, gt=0, lt=1, description="random masks: share of masked patches, exact without a fill; default: 0.5, or 0.75 without"
@@ -80,15 +80,17 @@ class MaskedCounterfactual(FeatureDistillation):
             self._contradiction(
                 "map and cross-entropy share one forward, which needs frozen batch statistics", "--set norm=frozen"
             )
-        if self.mask == "random" and (self.threshold, self.mask_share) != (None, None):
-            self._contradiction("random masks have neither a threshold nor a share", "--set probability=...")
+        if self.mask == "random" and self.threshold is not None:
+            self._contradiction("random masks have no threshold", "--set probability=...")
+        if self.mask_share is not None and self.probability is not None:
+            self._contradiction("mask_share and probability say the same of random masks", "give one of the two")
         if self.mask != "random" and self.probability is not None:
             self._contradiction("only random masks have a probability", "--set mask=random, or --set threshold=...")
         if self.threshold is not None and self.mask_share is not None:
             self._contradiction("threshold and mask_share exclude each other", "give one of the two")
         chosen = super().resolved(traits)
         if self.mask == "random":
-            return chosen.model_copy(update={"probability": self.probability or PROBABILITIES[self.fill]})
+            return chosen.model_copy(update={"probability": self.probability or self.mask_share or PROBABILITIES[self.fill]})
         if self.mask_share is None and self.threshold is None:
             return chosen.model_copy(update={"threshold": THRESHOLDS[self.mask, self.fill]})
         return chosen

@@ -201,6 +201,7 @@ def test_resolving_twice_changes_nothing(method: FineTuner) -> None:
     once = method.resolved(VIT)
     assert once.resolved(VIT) == once
     assert MaskedCounterfactual(mask_share=0.3).resolved(VIT).threshold is None
+    assert MaskedCounterfactual(mask="random", mask_share=0.3).resolved(VIT).probability == 0.3
 
 
 def test_heads_by_traits() -> None:
@@ -225,7 +226,7 @@ def test_leaving_patches_out_is_refused_on_a_convolutional_backbone(mask: Any) -
     "fields",
     [
         {"mask": "random", "threshold": 0.3},
-        {"mask": "random", "mask_share": 0.3},
+        {"mask": "random", "mask_share": 0.3, "probability": 0.4},
         {"probability": 0.5},
         {"threshold": 0.3, "mask_share": 0.3},
     ],
