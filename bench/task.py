@@ -14,7 +14,7 @@ from .backbones.backbone import ImageTower, TextTower
 from .classifier import Classifier
 from .data.batches import TrainBatches
 from .errors import UsageError
-from .evaluation.forward import frozen_features, logits_of
+from .evaluation.forward import logits_of
 from .evaluation.metrics import score
 from .identity import torch_stream
 from .method import FineTuner, HeadInit, Method, Traits
@@ -83,9 +83,7 @@ class Task:
         if split not in ("train", "id-val"):
             raise UsageError(f"a method may see the splits train and id-val, not `{split}`")
         images = self._experiment.split(split)
-        experiment = self._experiment
-        stored = frozen_features(experiment.backbone, images, experiment.engine, experiment.cache, self.stop_if_asked)
-        return np.array(stored), images.labels
+        return np.array(self._experiment.features(images)), images.labels
 
     def fit(self, method: Method) -> Classifier:
         """Another method's result on this task, trained once and reused by everyone who asks."""

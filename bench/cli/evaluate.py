@@ -27,7 +27,7 @@ def command(
     data_root: DataOption = None,
     store: StoreOption = None,
     device: DeviceOption = None,
-    threads: ThreadsOption = 1,
+    threads: ThreadsOption = 2,
     form: FormatOption = Format.table,
 ) -> None:
     """Measure existing WEIGHTS on a suite; the row is marked as external, its training unverified.

@@ -68,7 +68,7 @@ def command(
     data_root: DataOption = None,
     store: StoreOption = None,
     device: DeviceOption = None,
-    threads: ThreadsOption = 1,
+    threads: ThreadsOption = 2,
     workers: Annotated[int, typer.Option("--workers", min=0, help="threads that decode and augment training images ahead")] = 0,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="runs side by side, a process each, --threads threads each")

@@ -103,14 +103,14 @@ class MethodChecks:
     def experiment(self, store: str, *, reporter: _Quiet | None = None, micro_batch: int | None = None) -> Experiment:
         """A guarded experiment with a store of its own; the suite is opened once."""
         if self._opened is None:
-            self._opened = experiments(self._spec, store=Path(self._folder.name), engine=Engine())[0]
+            self._opened = experiments(self._spec, store=Path(self._folder.name), engine=Engine(threads=1))[0]
         first = self._opened
         return Experiment(
             backbone=first.backbone,
             suite=cast(Suite, _Guarded(first.suite)),
             seed=0,
             store=type(first.store)(Path(self._folder.name) / store),
-            engine=Engine(micro_batch=micro_batch),
+            engine=Engine(threads=1, micro_batch=micro_batch),
             reporter=reporter or _Quiet(),
             cache=first.cache,
         )

@@ -38,6 +38,8 @@ def logits_of(
 
     Classifiers are moved to the device and put into eval mode; all are resident at a time.
     """
+    if not classifiers:
+        return {}
     models = {name: classifier.to(engine.device).eval() for name, classifier in classifiers.items()}
     parts: dict[str, list[Floats]] = {name: [] for name in models}
     for first, images in _batches(split, engine):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from scipy.special import logsumexp
 
 from ..classifier import Classifier, interpolate
@@ -236,7 +237,14 @@ def _measured(experiment: Experiment, classifiers: Mapping[str, Classifier], spl
         experiment.reporter.event("evaluate", split=split.name, done=done, of=of)
         stop_if_asked(experiment.reporter)
 
-    return logits_of(classifiers, split, experiment.engine, progress)
+    # A frozen tower's features are the same for every head: they come from the cache, one forward pass per split, ever.
+    frozen = {name: model for name, model in classifiers.items() if experiment.is_frozen(model.tower)}
+    logits = logits_of({n: m for n, m in classifiers.items() if n not in frozen}, split, experiment.engine, progress)
+    if frozen:
+        features = torch.from_numpy(np.array(experiment.features(split)))
+        with torch.inference_mode():
+            logits |= {name: model.head.cpu()(features).numpy() for name, model in frozen.items()}
+    return logits
 
 
 def _average(record: RunRecord, scores: Mapping[str, float]) -> float | None:

@@ -9,14 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ..backbones.backbone import Backbone, Head, TextTower
+from ..backbones.backbone import Backbone, Head, ImageTower, TextTower
 from ..backbones.heads import zero_shot_head
 from ..classifier import Classifier
 from ..data.split import Split
 from ..data.suite import Suite
 from ..errors import Diverged, UsageError
+from ..evaluation.forward import frozen_features
 from ..identity import PROTOCOL_VERSION, digest, tensors_sha256, torch_stream
 from ..method import HeadInit, Method, Traits
 from ..plugins import build_method
@@ -114,6 +117,21 @@ class Experiment:
             weight = torch.empty(len(classes), tower.dim).uniform_(-bound, bound, generator=torch_stream(self.seed, "head"))
             head = Head(weight, normalize=self.traits.text)
         return Classifier(tower, head)
+
+    def is_frozen(self, tower: ImageTower) -> bool:
+        """Whether a tower's weights are those of the pre-trained one."""
+        mine = tower.state_dict()
+        return mine.keys() == self._pretrained.keys() and all(
+            torch.equal(tensor.cpu(), self._pretrained[name]) for name, tensor in mine.items()
+        )
+
+    @cached_property
+    def _pretrained(self) -> dict[str, torch.Tensor]:
+        return self.backbone.image_tower().state_dict()
+
+    def features(self, split: Split) -> NDArray[np.float32]:
+        """Features (N, D) of the pre-trained tower on a split, cached on disk (read-only, memory-mapped)."""
+        return frozen_features(self.backbone, split, self.engine, self.cache, lambda: stop_if_asked(self.reporter))
 
     def split(self, name: str) -> Split:
         """A split at the backbone's pixels."""

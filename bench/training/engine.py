@@ -21,7 +21,7 @@ class Engine:
     """
 
     device: str = "cpu"
-    threads: int = 1
+    threads: int = 2
     workers: int = 0
     micro_batch: int | None = None
     eval_batch: int = 256

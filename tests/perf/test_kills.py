@@ -27,7 +27,7 @@ from pathlib import Path
 import bench
 from bench.training.engine import Engine
 bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), set={"epochs": 60},
-          engine=Engine(checkpoint_seconds=0.02, workers=int(sys.argv[3])))
+          engine=Engine(threads=1, checkpoint_seconds=0.02, workers=int(sys.argv[3])))
 print("READY")
 """
 
@@ -35,7 +35,7 @@ print("READY")
 def test_thirty_kills(tiny_suite: Path, tmp_path: Path) -> None:
     kills = int(os.environ.get("BENCH_KILLS", "30"))
     (whole,) = bench.run(
-        "masked-counterfactual", suite=str(tiny_suite), store=tmp_path / "whole", engine=Engine(), set={"epochs": 60}
+        "masked-counterfactual", suite=str(tiny_suite), store=tmp_path / "whole", engine=Engine(threads=1), set={"epochs": 60}
     )
     store, done, moments = tmp_path / "killed", 0, random.Random(0)
     steps: list[int] = []
@@ -55,7 +55,7 @@ def test_thirty_kills(tiny_suite: Path, tmp_path: Path) -> None:
         if len(finished) == 2:  # probe and method: start over, to have something to kill
             _compare(tmp_path / "whole", whole.fit_id, store)
             shutil.rmtree(store)
-    bench.run("masked-counterfactual", suite=str(tiny_suite), store=store, engine=Engine(), set={"epochs": 60})
+    bench.run("masked-counterfactual", suite=str(tiny_suite), store=store, engine=Engine(threads=1), set={"epochs": 60})
     _compare(tmp_path / "whole", whole.fit_id, store)
     print(f"\n{done} kills; finished trainings compared: {sum(n == 2 for n in steps) + 1}, all identical")
 

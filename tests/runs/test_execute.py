@@ -46,7 +46,7 @@ def run(
     *methods: str, suite: Path, store: Path, stop_at: int | None = None, engine: Engine | None = None, **fields: Any
 ) -> tuple[list[RunRecord], Listener]:
     listener = Listener(stop_at)
-    return bench.run(*methods, suite=str(suite), store=store, reporter=listener, engine=engine or Engine(), **fields), listener
+    return bench.run(*methods, suite=str(suite), store=store, reporter=listener, engine=engine or Engine(threads=1), **fields), listener
 
 
 def weights(store: Path, record: RunRecord) -> str:
@@ -95,7 +95,7 @@ def test_stop_and_continue_gives_the_same_bits(method: str, tiny_suite: Path, tm
             run(method, suite=tiny_suite, store=store, stop_at=stop_at)
         (cancelled,) = [record for _, record in Store(store).records()]
         assert cancelled.status == "cancelled"
-        (continued,), listener = run(method, suite=tiny_suite, store=store, engine=Engine(workers=2))
+        (continued,), listener = run(method, suite=tiny_suite, store=store, engine=Engine(threads=1, workers=2))
         assert [fields["step"] for kind, fields in listener.events if kind == "resumed"] == [stop_at]
         assert continued.metrics == whole.metrics
         assert weights(store, continued) == weights(tmp_path / "whole", whole)
@@ -133,7 +133,7 @@ def test_a_changed_training_image_is_another_fit(tiny_suite: Path, tmp_path: Pat
 def test_identity_covers_what_it_should(tiny_suite: Path, tmp_path: Path) -> None:
     def fit_id(*, seed: int = 0, backbone: str | None = None, name: str = "full-finetune", **values: Any) -> str:
         spec = RunSpec(methods=(name,), suite=str(tiny_suite), backbone=backbone, seeds=(seed,))
-        (experiment,) = experiments(spec, store=tmp_path, engine=Engine())
+        (experiment,) = experiments(spec, store=tmp_path, engine=Engine(threads=1))
         return experiment.fit_id(build_method(name, values, experiment.suite.card.recipe))
 
     usual = fit_id()
@@ -162,7 +162,7 @@ def test_failed_is_a_row_and_the_rest_goes_on(tiny_suite: Path, tmp_path: Path) 
 def test_micro_batches_equal_the_large_batch(tiny_suite: Path, tmp_path: Path) -> None:
     for method in ("full-finetune", "masked-counterfactual"):
         (whole,), _ = run(method, suite=tiny_suite, store=tmp_path / "whole")
-        (parts,), _ = run(method, suite=tiny_suite, store=tmp_path / "parts", engine=Engine(micro_batch=3))
+        (parts,), _ = run(method, suite=tiny_suite, store=tmp_path / "parts", engine=Engine(threads=1, micro_batch=3))
         assert whole.fit_id == parts.fit_id
         for split, metrics in whole.metrics.items():
             assert parts.metrics[split].nll == pytest.approx(metrics.nll, rel=1e-3)
@@ -242,7 +242,7 @@ import sys
 from pathlib import Path
 import bench
 from bench.training.engine import Engine
-bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), engine=Engine(checkpoint_seconds=0.0, workers=1))
+bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), engine=Engine(threads=1, checkpoint_seconds=0.0, workers=1))
 """
 
 
@@ -386,7 +386,7 @@ def test_methods_without_a_search_space_count_one_trial(tiny_suite: Path, tmp_pa
 def test_trained_batch_statistics_refuse_micro_batches(tiny_suite: Path, tmp_path: Path) -> None:
     backbone = "timm:test_resnet@random?size=32"
     (record,), _ = run(
-        "full-finetune", suite=tiny_suite, store=tmp_path, backbone=backbone, set={"norm": "train"}, engine=Engine(micro_batch=3)
+        "full-finetune", suite=tiny_suite, store=tmp_path, backbone=backbone, set={"norm": "train"}, engine=Engine(threads=1, micro_batch=3)
     )
     assert "micro-batch" in record.error
 
@@ -410,4 +410,4 @@ def test_a_stop_is_obeyed_outside_training_too(kind: str, tiny_suite: Path, tmp_
         (tmp_path / "store" / "fits" / record.fit_id / "fit.json").unlink()
         claim.write_text(json.dumps({"host": "elsewhere", "released": False}))
     with pytest.raises(Interrupted):
-        bench.run("linear-probe", suite=str(suite / "tiny.toml"), store=tmp_path / "store", reporter=Stops(), engine=Engine())
+        bench.run("linear-probe", suite=str(suite / "tiny.toml"), store=tmp_path / "store", reporter=Stops(), engine=Engine(threads=1))

@@ -39,7 +39,7 @@ METHODS = ("zero-shot", "linear-probe", "full-finetune", "lp-ft", "wise-ft", "fe
 
 
 def test_every_method(backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
-    records = bench.run(*METHODS, suite=str(tiny_suite), backbone=backbone, store=tmp_path, engine=Engine(), set={})
+    records = bench.run(*METHODS, suite=str(tiny_suite), backbone=backbone, store=tmp_path, engine=Engine(threads=1), set={})
     assert {record.method["name"]: record.status for record in records} == dict.fromkeys(METHODS, "done")
     for record in records:
         assert all(math.isfinite(metrics.nll) for metrics in record.metrics.values())
@@ -59,7 +59,7 @@ def test_every_mask_and_fill(mask: str, fill: str, backbone: str, tiny_suite: Pa
         suite=str(tiny_suite),
         backbone=backbone,
         store=tmp_path,
-        engine=Engine(),
+        engine=Engine(threads=1),
         set={"mask": mask, "fill": fill},
     )
     assert record.status == "done", record.error
@@ -71,7 +71,7 @@ def test_every_mask_and_fill(mask: str, fill: str, backbone: str, tiny_suite: Pa
 
 def test_wise_ft_of_an_end_is_that_end(backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
     def metrics(method: str, **values: object) -> object:
-        return bench.run(method, suite=str(tiny_suite), backbone=backbone, store=tmp_path, engine=Engine(), set=values)[0].metrics
+        return bench.run(method, suite=str(tiny_suite), backbone=backbone, store=tmp_path, engine=Engine(threads=1), set=values)[0].metrics
 
     assert metrics("wise-ft", alpha=0) == metrics("zero-shot")
     assert metrics("wise-ft", alpha=1) == metrics("full-finetune")
