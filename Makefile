@@ -13,7 +13,7 @@ STORE ?= bench-store
 	touch $@
 
 demo: .venv/installed  ## install, fine-tune with every method on the embedded suite, print the leaderboard
-	$(BIN)/bench run zero-shot linear-probe full-finetune lp-ft wise-ft masked-counterfactual --store $(STORE)
+	$(BIN)/bench run zero-shot linear-probe full-finetune lp-ft wise-ft masked-counterfactual --store $(STORE) --jobs 2 --threads 1
 	$(BIN)/bench leaderboard --store $(STORE)
 
 test: .venv/installed  ## install and run the test suite

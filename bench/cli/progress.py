@@ -90,7 +90,7 @@ class ConsoleReporter:
     def _data(self, what: str, done: int, of: int) -> None:
         self._advance(what, done, of, f"{done}/{of}")
         if self._bar is None and done == of:
-            self._line(f"data: {what}, {of} images")
+            self._line(f"data: {what}" + (f", {of} images" if of > 1 else ""))
 
     def _fit(self, method: str, fit_id: str, seed: int) -> None:
         self._method = method

@@ -46,7 +46,9 @@ def run(
     *methods: str, suite: Path, store: Path, stop_at: int | None = None, engine: Engine | None = None, **fields: Any
 ) -> tuple[list[RunRecord], Listener]:
     listener = Listener(stop_at)
-    return bench.run(*methods, suite=str(suite), store=store, reporter=listener, engine=engine or Engine(threads=1), **fields), listener
+    return bench.run(
+        *methods, suite=str(suite), store=store, reporter=listener, engine=engine or Engine(threads=1), **fields
+    ), listener
 
 
 def weights(store: Path, record: RunRecord) -> str:
@@ -242,7 +244,8 @@ import sys
 from pathlib import Path
 import bench
 from bench.training.engine import Engine
-bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), engine=Engine(threads=1, checkpoint_seconds=0.0, workers=1))
+engine = Engine(threads=1, checkpoint_seconds=0.0, workers=1)
+bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), engine=engine)
 """
 
 
@@ -386,7 +389,12 @@ def test_methods_without_a_search_space_count_one_trial(tiny_suite: Path, tmp_pa
 def test_trained_batch_statistics_refuse_micro_batches(tiny_suite: Path, tmp_path: Path) -> None:
     backbone = "timm:test_resnet@random?size=32"
     (record,), _ = run(
-        "full-finetune", suite=tiny_suite, store=tmp_path, backbone=backbone, set={"norm": "train"}, engine=Engine(threads=1, micro_batch=3)
+        "full-finetune",
+        suite=tiny_suite,
+        store=tmp_path,
+        backbone=backbone,
+        set={"norm": "train"},
+        engine=Engine(threads=1, micro_batch=3),
     )
     assert "micro-batch" in record.error
 
@@ -410,4 +418,6 @@ def test_a_stop_is_obeyed_outside_training_too(kind: str, tiny_suite: Path, tmp_
         (tmp_path / "store" / "fits" / record.fit_id / "fit.json").unlink()
         claim.write_text(json.dumps({"host": "elsewhere", "released": False}))
     with pytest.raises(Interrupted):
-        bench.run("linear-probe", suite=str(suite / "tiny.toml"), store=tmp_path / "store", reporter=Stops(), engine=Engine(threads=1))
+        bench.run(
+            "linear-probe", suite=str(suite / "tiny.toml"), store=tmp_path / "store", reporter=Stops(), engine=Engine(threads=1)
+        )

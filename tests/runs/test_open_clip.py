@@ -71,7 +71,9 @@ def test_every_mask_and_fill(mask: str, fill: str, backbone: str, tiny_suite: Pa
 
 def test_wise_ft_of_an_end_is_that_end(backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
     def metrics(method: str, **values: object) -> object:
-        return bench.run(method, suite=str(tiny_suite), backbone=backbone, store=tmp_path, engine=Engine(threads=1), set=values)[0].metrics
+        return bench.run(method, suite=str(tiny_suite), backbone=backbone, store=tmp_path, engine=Engine(threads=1), set=values)[
+            0
+        ].metrics
 
     assert metrics("wise-ft", alpha=0) == metrics("zero-shot")
     assert metrics("wise-ft", alpha=1) == metrics("full-finetune")
