@@ -5,6 +5,7 @@ Run with `make perf`. It asserts nothing about time; it prints seconds, ratios a
 
 from __future__ import annotations
 
+import copy
 import os
 import resource
 import time
@@ -17,6 +18,7 @@ import torch
 
 from bench.backbones.backbone import Head
 from bench.classifier import Classifier
+from bench.method import FineTuner, Traits
 from bench.plugins import build_method, load_backbone
 from bench.training.engine import Engine
 from bench.training.loop import take_step
@@ -44,18 +46,18 @@ def test_step_cost() -> None:
     pool = torch.randint(0, 256, (batch, 3, 224, 224), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 1000, (batch,), generator=generator)
     steps: dict[str, Callable[[], object]] = {}
-    import copy
-
     teacher = copy.deepcopy(start).requires_grad_(False)
     student = copy.deepcopy(start).train()
+    # One optimiser for all cases, as one training has: its moments are twice the weights.
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-8)
+    chosen = os.environ.get("BENCH_PERF_CASES", "")
     for name, (method_name, values) in CASES.items():
-        from bench.method import FineTuner, Traits
-
+        if chosen and name not in chosen.split(";"):
+            continue
         method = build_method(method_name, values).resolved(Traits(text=True, native=False, layout="vit"))
         assert isinstance(method, FineTuner)
-        optimizer = torch.optim.AdamW(student.parameters(), lr=1e-8)
         constants: Mapping[str, float] = {"teacher_ms": 1.0}
-        steps[name] = lambda m=method, o=optimizer, c=constants: take_step(student, teacher, o, m, pool, labels, 0, 0, c, engine)
+        steps[name] = lambda m=method, c=constants: take_step(student, teacher, optimizer, m, pool, labels, 0, 0, c, engine)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(rounds + 1):
         for name, step in steps.items():
@@ -69,7 +71,6 @@ def test_step_cost() -> None:
         middle = np.median(times)
         print(f"{name:24s} {middle:6.2f} s  ({min(times):.2f} - {max(times):.2f})  {middle / base:.2f} x full-finetune")
     print(f"peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
-    method = build_method("masked-counterfactual", {}).resolved(Traits(text=True, native=False, layout="vit"))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         steps["object, single fill"]()
     print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
