@@ -32,7 +32,7 @@ class RunSpec(BaseModel):
     limit: int | None = Field(None, ge=1, description="at most this many images per split: a trial of the machinery")
     skip_unreadable: int = Field(0, ge=0, description="how many undecodable images to leave out, counted in the record")
     curve: bool = False
-    search: bool = Field(False, description="fit and measure id-val only; the shifts are not even opened")
+    search: bool = Field(False, description="fit and measure id-val only; no image of a shift is decoded")
     trials: int = Field(0, ge=0, description="search trials per method, on id-val; 0 takes the recipe as it stands")
 
     @model_validator(mode="after")

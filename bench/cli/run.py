@@ -51,7 +51,7 @@ def command(
         ),
     ] = None,
     search: Annotated[
-        bool, typer.Option("--search", help="fit and score id-val only, for choosing parameters; shifts stay closed")
+        bool, typer.Option("--search", help="fit and score id-val only, for choosing parameters; no shift is looked at")
     ] = False,
     trials: Annotated[
         int | None,

@@ -45,7 +45,7 @@ def execute(
 ) -> RunRecord:
     """Fit `method` and measure it; the run's folder tells how it went.
 
-    A run that is done is returned as it is. With `search`, nothing but id-val is looked at and the shifts are not even opened.
+    A run that is done is returned as it is. With `search`, nothing but id-val is scored, and no image of a shift is decoded.
 
     Args:
         limit: recorded, so that a run on fewer images never passes for a result.
