@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,8 @@ class ConsoleReporter:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.stop = number
-        self._line("stopping: saving the state (once more to stop at once)")
+        # A handler may interrupt a print half way, and a buffered stream refuses to be entered twice: write past it.
+        os.write(2, b"stopping: saving the state (once more to stop at once)\n")
 
     @classmethod
     def of_a_child(cls) -> ConsoleReporter:
