@@ -26,26 +26,25 @@ import sys
 from pathlib import Path
 import bench
 from bench.training.engine import Engine
-bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), set={"epochs": 60},
+bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), set={"epochs": 30},
           engine=Engine(threads=1, checkpoint_seconds=0.02, workers=int(sys.argv[3])))
-print("READY")
 """
 
 
 def test_thirty_kills(tiny_suite: Path, tmp_path: Path) -> None:
     kills = int(os.environ.get("BENCH_KILLS", "30"))
     (whole,) = bench.run(
-        "masked-counterfactual", suite=str(tiny_suite), store=tmp_path / "whole", engine=Engine(threads=1), set={"epochs": 60}
+        "masked-counterfactual", suite=str(tiny_suite), store=tmp_path / "whole", engine=Engine(threads=1), set={"epochs": 30}
     )
     store, done, moments = tmp_path / "killed", 0, random.Random(0)
     steps: list[int] = []
     while done < kills:
         process = subprocess.Popen([sys.executable, "-c", TRAIN, str(tiny_suite), str(store), str(done % 3)], env=os.environ)
-        start = time.monotonic()
-        # Until training (or what comes before it) goes on; then a random moment of its few seconds.
-        while process.poll() is None and not list(store.glob("fits/*/lease/*.json")) and time.monotonic() - start < 60:
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 12))
+        started = time.time()
+        # Until this process has saved something of its own; then a random moment, between two steps or in the middle of a write.
+        while process.poll() is None and not any(f.stat().st_mtime > started for f in _checkpoints(store) if f.exists()):
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.8))
         if process.poll() is None:
             process.kill()
             done += 1
@@ -55,9 +54,16 @@ def test_thirty_kills(tiny_suite: Path, tmp_path: Path) -> None:
         if len(finished) == 2:  # probe and method: start over, to have something to kill
             _compare(tmp_path / "whole", whole.fit_id, store)
             shutil.rmtree(store)
-    bench.run("masked-counterfactual", suite=str(tiny_suite), store=store, engine=Engine(threads=1), set={"epochs": 60})
+    bench.run("masked-counterfactual", suite=str(tiny_suite), store=store, engine=Engine(threads=1), set={"epochs": 30})
     _compare(tmp_path / "whole", whole.fit_id, store)
     print(f"\n{done} kills; finished trainings compared: {sum(n == 2 for n in steps) + 1}, all identical")
+
+
+def _checkpoints(store: Path) -> list[Path]:
+    try:
+        return [path for path in store.glob("fits/*/checkpoint/*.safetensors") if path.exists()]
+    except OSError:
+        return []
 
 
 def _compare(whole: Path, fit_id: str, store: Path) -> None:
