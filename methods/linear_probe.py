@@ -15,7 +15,7 @@ from bench.backbones.backbone import Head
 from bench.classifier import Classifier
 from bench.errors import UsageError
 from bench.method import HeadInit, Method, Traits
-from bench.training.schedules import one_cycle, warmup_cosine
+from bench.training.schedules import set_rate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,7 +94,7 @@ class LinearProbe(Method):
         for epoch in range(self.epochs):
             order = torch.randperm(len(y), generator=task.generator("linear-probe", epoch)).to(task.device)
             for step in range(per_epoch):
-                self._set_rate(optimizer, epoch * per_epoch + step, total)
+                set_rate(optimizer, self.schedule, self.lr, self.warmup, epoch * per_epoch + step, total)
                 rows = order[step * size : (step + 1) * size]
                 optimizer.zero_grad(set_to_none=True)
                 F.cross_entropy(head(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
@@ -104,15 +104,6 @@ class LinearProbe(Method):
             heads[epoch + 1] = Head(head.weight, head.bias, normalize=normalize)
         chosen: int = task.choose("epoch", [(epoch, *_score(task, kept, x_val)) for epoch, kept in heads.items()])
         return heads[chosen].cpu()
-
-    def _set_rate(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
-        group = optimizer.param_groups[0]
-        if self.schedule == "one-cycle":
-            group["lr"], beta = one_cycle(step, total, self.lr, self.warmup)
-            group["betas"] = (beta, 0.999)
-        else:
-            warmup = min(round(self.warmup * total if self.warmup < 1 else self.warmup), total - 1)
-            group["lr"] = warmup_cosine(step, total, self.lr, warmup)
 
 
 def regularization_path(

@@ -19,7 +19,7 @@ from ..method import Batch, FineTuner
 from ..stopping import Reporter, stop_if_asked
 from .checkpoint import Checkpoints
 from .engine import Engine
-from .schedules import one_cycle, warmup_cosine
+from .schedules import set_rate
 
 
 @dataclass
@@ -115,7 +115,7 @@ def train(
         if progress.step == total:
             break
         for pool, labels in batches.epoch(*divmod(progress.step, per_epoch)):
-            _set_rate(optimizer, method, progress.step, total)
+            set_rate(optimizer, method.schedule, method.lr, method.warmup, progress.step, total)
             loss = take_step(student, teacher, optimizer, method, pool, labels, progress.step, seed, constants, engine)
             losses += loss
             progress.step += 1
@@ -176,16 +176,6 @@ def take_step(
         nn.utils.clip_grad_norm_(student.parameters(), method.clip)
     optimizer.step()
     return total
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, method: FineTuner, step: int, total: int) -> None:
-    group = optimizer.param_groups[0]
-    if method.schedule == "one-cycle":
-        group["lr"], beta = one_cycle(step, total, method.lr, method.warmup)
-        group["betas"] = (beta, 0.999)
-    else:
-        warmup = min(round(method.warmup * total if method.warmup < 1 else method.warmup), total - 1)
-        group["lr"] = warmup_cosine(step, total, method.lr, warmup)
 
 
 def _freeze_norm(model: nn.Module) -> None:

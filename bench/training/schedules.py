@@ -3,6 +3,31 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+
+def set_rate(
+    optimizer: torch.optim.Optimizer,
+    schedule: Literal["warmup-cosine", "one-cycle"],
+    lr: float,
+    warmup: float,
+    step: int,
+    total: int,
+) -> None:
+    """Set the rate (and, for one-cycle, AdamW's first beta) of the optimiser's only group for a step.
+
+    Args:
+        warmup: steps, or a share of all steps if below 1.
+    """
+    group = optimizer.param_groups[0]
+    if schedule == "one-cycle":
+        group["lr"], beta = one_cycle(step, total, lr, warmup)
+        group["betas"] = (beta, 0.999)
+    else:
+        group["lr"] = warmup_cosine(step, total, lr, min(round(warmup * total if warmup < 1 else warmup), total - 1))
 
 
 def warmup_cosine(step: int, total: int, lr: float, warmup: int) -> float:
