@@ -77,3 +77,26 @@ def test_wise_ft_of_an_end_is_that_end(backbone: str, tiny_suite: Path, tmp_path
 
     assert metrics("wise-ft", alpha=0) == metrics("zero-shot")
     assert metrics("wise-ft", alpha=1) == metrics("full-finetune")
+
+
+def test_map_equals_the_full_matrix_rollout(backbone: str) -> None:
+    """Recipe of Chefer et al. (2021) with whole L x L products in double precision, on the open_clip tower itself."""
+    import torch
+
+    from bench.backbones.backbone import Head
+    from bench.classifier import Classifier
+    from bench.methods.cam import attention_rollout
+    from bench.plugins import load_backbone
+
+    generator = torch.Generator().manual_seed(0)
+    tower = load_backbone(backbone).image_tower()
+    classifier = Classifier(tower, Head(100 * torch.randn(3, tower.dim, generator=generator), normalize=True))
+    logits, _, maps = classifier.explain(torch.rand(4, 3, 32, 32, generator=generator))
+    score = logits[torch.arange(4), torch.tensor([0, 1, 2, 0])].sum()
+    gradients = torch.autograd.grad(score, maps, retain_graph=True)
+    rollout = torch.eye(maps[0].shape[-1], dtype=torch.float64).expand(4, -1, -1)
+    for attention, gradient in zip(maps, gradients, strict=True):
+        rollout = rollout + (attention.double() * gradient.double()).clamp(min=0).mean(dim=1).detach() @ rollout
+    expected = rollout[:, 0, 1:]
+    assert expected.max() > 0
+    torch.testing.assert_close(attention_rollout(score, maps).double(), expected, rtol=1e-5, atol=1e-5)
