@@ -17,7 +17,7 @@ from .runs.record import RunRecord
 from .runs.store import Store, store_root
 from .spec import DEFAULT_BACKBONE, SEARCH_SEED, RunSpec
 from .stopping import Reporter, stop_if_asked
-from .sweep.search import Found, search
+from .sweeps.search import Found, search
 from .training.engine import Engine, default_device
 
 if TYPE_CHECKING:

@@ -135,7 +135,7 @@ def command(
             print_tables([_plan_table(planned)], form)
             return
         if jobs > 1 and len(planned) > 1:
-            from ..sweep.local import side_by_side
+            from ..sweeps.local import side_by_side
 
             records = side_by_side(
                 spec,
