@@ -1,0 +1,199 @@
+"""Ray Tune as the dispatcher: its searcher takes jobs from the queue, its callback settles them, one trial per attempt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from .job import Job, Outcome
+from .queue import Queue
+from .ray_trial import Board, do, timed_out
+from .runner import Resources, Watch
+from .work import Work
+
+#: Seconds between two readings of the board.
+_READ = 0.25
+#: Variables that a worker on another machine should see as the driver does.
+_CARRIED = ("BENCH_DATA", "BENCH_CACHE", "BENCH_DEBUG", "HF_HUB_OFFLINE", "HF_HOME")
+
+
+class StoppedNow(BaseException):
+    """The second signal: leave Tune's loop without its cleaning up."""
+
+
+class Dispatch:
+    """What searcher and callback share. Tune pickles both for a restore that never happens; this part stays in the driver."""
+
+    def __init__(self, queue: Queue, watch: Watch, resources: Resources, slots: int) -> None:
+        self.queue, self.watch, self.resources, self.slots = queue, watch, resources, slots
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        self.attempts: dict[str, tuple[Job, float]] = {}
+        self._told = 0
+        self._news: Any = None
+        self._read_at = 0.0
+
+    def next(self, attempt: str) -> Job | None:
+        """A job for a new attempt, if one is ready and may start."""
+        if len(self.attempts) >= self.slots:
+            return None
+        job = self.queue.take()
+        if job is not None:
+            self.attempts[attempt] = (job, time.monotonic())
+        return job
+
+    def turn(self) -> None:
+        """Called about ten times a second: pass on a stop, and tell what trials posted."""
+        if self.watch.now:
+            raise StoppedNow
+        if self.watch.stop and not self._told:
+            self._told = self.watch.stop
+            self.board.ask_to_stop.remote(self._told)
+        self.read()
+
+    def read(self) -> None:
+        """Tell what trials posted, without waiting for the answer."""
+        if self._news is None and time.monotonic() - self._read_at > _READ:
+            self._news, self._read_at = self.board.read.remote(), time.monotonic()
+        if self._news is not None and ray.wait([self._news], timeout=0)[0]:
+            news, self._news = self._news, None
+            self._tell(ray.get(news))
+
+    def _tell(self, news: list[tuple[str, str, dict[str, Any]]]) -> None:
+        for attempt, kind, fields in news:
+            if attempt not in self.attempts:
+                continue
+            job, _ = self.attempts[attempt]
+            if kind == "started":
+                self.attempts[attempt] = (job, time.monotonic())
+                self.watch.started(job, fields["where"])
+            else:
+                self.watch.progress(job, kind, fields)
+
+    def settle(self, attempt: str, outcome: Outcome | None, error: str = "") -> None:
+        """An attempt ended: with an outcome, or with its process."""
+        # Its last words come before its end.
+        if self._news is not None:
+            self._tell(ray.get(self._news))
+            self._news = None
+        self._tell(ray.get(self.board.read.remote()))
+        job, began = self.attempts.pop(attempt)
+        seconds = time.monotonic() - began
+        if outcome is None and self.resources.timeout is not None and seconds > self.resources.timeout:
+            outcome = timed_out(self.resources, seconds)
+        outcome = outcome or Outcome("lost", error, seconds)
+        self.queue.settle(job.id, outcome)
+        self.watch.settled(job, outcome)
+
+
+class QueueSearcher(Searcher):
+    """Suggests ready jobs: a stage's dependents appear when it has settled, so that no trial waits while it holds a slot."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        super().__init__()
+        self._dispatch = dispatch
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """A trial's configuration; None while nothing is ready; FINISHED at the end."""
+        if self._dispatch.watch.stop or self._dispatch.queue.over:
+            return str(Searcher.FINISHED)
+        job = self._dispatch.next(trial_id)
+        return None if job is None else {"attempt": trial_id, "job": job.as_json()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The callback settles, since it also sees why a trial died."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the store is the truth."""
+
+
+class QueueCallback(tune.Callback):
+    """Settles attempts, and lets the driver breathe between Tune's steps."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune's loop went around once."""
+        self._dispatch.turn()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial returned (or was stopped before it began)."""
+        values = trial.last_result.get("outcome") if trial.last_result else None
+        self._dispatch.settle(trial.config["attempt"], Outcome(**values) if values else Outcome("cancelled"))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's process died, or Ray could not start it."""
+        self._dispatch.settle(trial.config["attempt"], None, _why(trial))
+
+
+def dispatch(queue: Queue, work: Work, watch: Watch, resources: Resources, slots: int) -> None:
+    """Run Tune until the queue is over or a stop was asked for.
+
+    Args:
+        resources: with `gpus` decided. slots: how many trials may be wanted at once.
+    """
+    shared = Dispatch(queue, watch, resources, slots)
+    environment = {name: os.environ[name] for name in _CARRIED if name in os.environ}
+    board = shared.board
+
+    def trial(config: dict[str, Any]) -> dict[str, Any]:
+        return {"outcome": do(Job.from_json(config["job"]), config["attempt"], work, resources, environment, board)}
+
+    bundle = {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {}), **dict(resources.custom)}
+    # Tune insists on a folder that every node reaches; nothing in it outlives the sweep.
+    folder = work.store / "ray" / uuid.uuid4().hex[:12]
+    # As many actors may start at once as there are slots; Tune's own figure for a searcher is one.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+    tuner = tune.Tuner(
+        tune.with_resources(trial, tune.PlacementGroupFactory([bundle])),
+        tune_config=tune.TuneConfig(
+            search_alg=QueueSearcher(shared),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name, storage_path=str(folder.parent), callbacks=[QueueCallback(shared)], verbose=0
+        ),
+    )
+    try:
+        tuner.fit()
+    except StoppedNow:
+        watch.note("stopped without saving")
+    finally:
+        os.environ.pop("TUNE_MAX_PENDING_TRIALS_PG", None)
+        shutil.rmtree(folder, ignore_errors=True)
+        _remove_if_empty(folder.parent)
+
+
+def _name(trial: Any) -> str:
+    return f"{trial.config['job']['id']}-{trial.trial_id}"
+
+
+def _why(trial: Any) -> str:
+    """One sentence on why a trial's process died."""
+    error = trial.get_error() or trial.get_pickled_error()
+    lines = [line for line in str(error or "").strip().splitlines() if line.strip()]
+    return f"its process or its machine died: {lines[0].strip() if lines else 'Ray tells no reason'}"
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
