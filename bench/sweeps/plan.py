@@ -79,10 +79,9 @@ class Plan:
         """One final run, on everything."""
         experiment = entrant.experiment.with_seed(seed)
         record = planned_record(experiment, method, limit=self.spec.limit)
-        drawn = {"none": False, "baseline": method.name == BASELINE, "all": True}[self.spec.curve]
-        planned = self._run(
-            entrant, experiment, method, record, curve=drawn and fine_tuned(method, experiment.traits) is not None
-        )
+        curve = {"none": False, "baseline": method.name == BASELINE, "all": True}[self.spec.curve]
+        curve = curve and fine_tuned(method, experiment.traits) is not None
+        planned = self._run(entrant, experiment, method, record, curve=curve)
         if found is None:
             return planned
         return replace(planned, job=replace(planned.job, search_trials=found.budget, search_seconds=found.seconds))

@@ -77,7 +77,7 @@ class Queue:
         if not self.searches:
             self._add_finals([(entrant, entrant.method, None) for entrant in plan.entrants])
         # Trial by trial, not method by method: what the methods share comes up together.
-        while any([self._extend(search) for search in self.searches]):
+        while sum(self._extend(search) for search in self.searches):
             pass
         self._add_stages()
         self._conclude()

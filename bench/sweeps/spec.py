@@ -1,4 +1,4 @@
-"""What a sweep is asked for: the fields of `bench sweep`, from the command line, a TOML file or Python, validated in one place."""
+"""What a sweep is asked for: the fields of `bench sweep`, from options, a TOML file or Python, validated in one place."""
 
 from __future__ import annotations
 
@@ -203,9 +203,7 @@ def _plain(contender: Contender) -> bool:
 
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
-        return (
-            "{ " + ", ".join(f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
-        )
+        return "{" + ", ".join(f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml, value)) + "]"
     # JSON's strings, numbers and truth values are TOML's as well.
