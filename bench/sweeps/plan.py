@@ -53,11 +53,13 @@ class Impossible:
 
 @dataclass(frozen=True)
 class Planned:
-    """A job together with what the driver knows of it: the objects that it is made of and, of a run, the place of its record."""
+    """A job together with what the driver knows of it: the objects that it is made of and, of a run, who asked for it first and
+    where its record lies."""
 
     job: Job
     experiment: Experiment
     method: Method
+    entrant: Entrant | None = None
     path: Path | None = None
 
 
@@ -109,7 +111,7 @@ class Plan:
             trial=trial,
             curve=curve,
         )
-        return Planned(job, experiment, method, experiment.store.run_dir(record) / "record.json")
+        return Planned(job, experiment, method, entrant, experiment.store.run_dir(record) / "record.json")
 
 
 def stages(experiment: Experiment, method: Method) -> list[Method]:
@@ -174,7 +176,7 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
     for suite in spec.suites:
         card, card_path = find_card(suite)
         named = str(card_path) if suite.endswith(".toml") else suite
-        values = {contender.asked: (contender.name, spec.values(contender)) for contender in spec.methods}
+        values = {contender.asked: (contender.name, spec.values(contender)) for contender in spec.contenders}
         methods = {asked: build_method(name, given, card.recipe) for asked, (name, given) in values.items()}
         for backbone in spec.backbones or (card.backbone or DEFAULT_BACKBONE,):
             experiment = experiments(spec.run_spec(named, backbone), store=store, engine=engine, reporter=reporter)[0]
@@ -189,7 +191,7 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
                     continue
                 entrants.append(Entrant(*place, experiment, resolved, frozenset(values[asked][1])))
     for asked, error in refused.items():
-        if all(entrant.asked != asked for entrant in entrants):
+        if not spec.takes_all and all(entrant.asked != asked for entrant in entrants):
             raise error
     return Plan(spec, entrants, impossible)
 

@@ -73,7 +73,7 @@ class Queue:
         self._fits: set[str] = set()
         self._dealt: Counter[Phase] = Counter()
         entrants = plan.entrants if plan.spec.searches else []
-        self.searches = [Search(entrant, sampler(plan.spec.sampler, plan.spec.most_trials)) for entrant in entrants]
+        self.searches = [Search(entrant, sampler(plan.spec.search, plan.spec.most_trials)) for entrant in entrants]
         if not self.searches:
             self._add_finals([(entrant, entrant.method, None) for entrant in plan.entrants])
         # Trial by trial, not method by method: what the methods share comes up together.
@@ -145,6 +145,11 @@ class Queue:
     def finals_to_come(self) -> int:
         """Number of final runs that are not planned yet, since their parameters are still searched for."""
         return sum(not search.over for search in self.searches) * len(self.plan.spec.seeds)
+
+    @property
+    def elsewhere(self) -> int:
+        """Number of jobs of other shards that are not done."""
+        return sum(not entry.mine and entry.state == "to do" for entry in self)
 
     def waits_for(self, entry: Entry) -> list[Entry]:
         """What has to be done before a job can start."""

@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError
-from ..plugins import load_method, unknown
+from ..plugins import load_method, method_names, unknown
 from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, parse_value
 
 #: The method whose interpolation curve others are measured against; its final runs get one unless `curve` says otherwise.
 BASELINE = "full-finetune"
+#: Instead of names: every installed method.
+ALL = "all"
 #: Runs of a sweep unless the command says otherwise.
 SEEDS = (0, 1, 2)
 
@@ -51,7 +53,7 @@ class SweepSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     methods: tuple[Annotated[Contender, BeforeValidator(_contender)], ...] = Field(
-        min_length=1, description="`NAME`, `NAME:KEY=VALUE,...`, or a table with `name` and `set`"
+        min_length=1, description="`NAME`, `NAME:KEY=VALUE,...`, a table with `name` and `set`, or `all` alone"
     )
     suites: tuple[str, ...] = Field((DEFAULT_SUITE,), min_length=1)
     backbones: tuple[str, ...] = Field((), description="default: each suite's own")
@@ -62,7 +64,7 @@ class SweepSpec(BaseModel):
     )
     trials: int | None = Field(None, ge=0, description="search trials per method; 0 takes the recipes as they stand; default 8")
     hours: float | None = Field(None, gt=0, description="search budget per method in hours of training, instead of trials")
-    sampler: Literal["random", "grid", "tpe"] = "random"
+    search: Literal["random", "grid", "tpe"] = Field("random", description="how trials are drawn; tpe looks back at earlier ones")
     curve: Literal["none", "baseline", "all"] = Field(
         "baseline", description=f"interpolation curves of the final runs: of {BASELINE}, or of every fine-tuned method"
     )
@@ -96,6 +98,16 @@ class SweepSpec(BaseModel):
         return self
 
     @property
+    def contenders(self) -> tuple[Contender, ...]:
+        """The methods, with `all` spelled out as every installed one."""
+        return tuple(Contender(name=name) for name in method_names()) if self.takes_all else self.methods
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every installed method is asked for, but for those that the backbone has no use for."""
+        return [contender.asked for contender in self.methods] == [ALL]
+
+    @property
     def searches(self) -> bool:
         """Whether parameters are chosen before the final runs."""
         return self.trials != 0
@@ -110,7 +122,7 @@ class SweepSpec(BaseModel):
     def run_spec(self, suite: str, backbone: str | None) -> RunSpec:
         """Where and on what part of the data, as a run is told."""
         return RunSpec(
-            methods=tuple(contender.name for contender in self.methods),
+            methods=tuple(contender.name for contender in self.contenders),
             suite=suite,
             backbone=backbone,
             seeds=self.seeds,
@@ -137,9 +149,9 @@ class SweepSpec(BaseModel):
     def _check_shared(self) -> None:
         shared = dict(self.set) if self.of is None else {"of": self.of, **self.set}
         for key in shared:
-            given = [_place(one.name, key, {"of": self.of, **one.set} if self.of else one.set) for one in self.methods]
+            given = [_place(one.name, key, {"of": self.of, **one.set} if self.of else one.set) for one in self.contenders]
             if not any(given):
-                known = {field for one in self.methods for field in load_method(one.name).model_fields}
+                known = {field for one in self.contenders for field in load_method(one.name).model_fields}
                 raise unknown("parameter of these methods", key, known, fix="`bench methods show METHOD`")
 
 

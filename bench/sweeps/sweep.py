@@ -119,8 +119,10 @@ class Sweep:
             raise Interrupted("stopped; the state is saved", fix="run the same command again: it continues", signal=watch.stop)
 
     def records(self) -> list[RunRecord]:
-        """The records of the final runs that there are, in the plan's order."""
-        paths = [entry.planned.path for entry in self.queue if entry.job.phase == "final"]
+        """The records of the final runs that there are, by suite, backbone, method and seed in the plan's order."""
+        finals = [entry for entry in self.queue if entry.job.phase == "final"]
+        finals.sort(key=lambda entry: (self.plan.entrants.index(entry.planned.entrant), self.spec.seeds.index(entry.job.seed)))
+        paths = [entry.planned.path for entry in finals]
         return [self.store.read_run(path) for path in paths if path is not None and path.exists()]
 
     def free_disk(self) -> int:
