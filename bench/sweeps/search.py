@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import BenchError
 from ..identity import numpy_stream
-from ..method import Method
+from ..method import Method, Space
 from ..runs.execute import execute
 from ..runs.experiment import Experiment
 from ..runs.record import RunRecord
@@ -33,7 +34,65 @@ class Found:
         return sum({trial.fit_id: trial.fit_seconds or 0.0 for trial in self.trials}.values())
 
 
-def trial_of(method: Method, number: int, fixed: Collection[str] = ()) -> Method:
+#: From a stage's name, its fields to draw and the trial's number to where in its space each field lies, in [0, 1).
+Draws = Callable[[str, Mapping[str, Space], int], Mapping[str, float]]
+
+
+def at_random(stage: str, spaces: Mapping[str, Space], number: int) -> dict[str, float]:
+    """Independent uniform draws, each with a stream of its own."""
+    return {key: float(numpy_stream("search", stage, key, number).random()) for key in spaces}
+
+
+def on_a_grid(trials: int) -> Draws:
+    """Points of a regular grid, in an order that is shuffled once.
+
+    The grid has just as many levels per interval as `trials` trials need (choices have their own number), so that every method
+    gets the same number of trials, whatever the number of its parameters.
+    """
+
+    def draw(stage: str, spaces: Mapping[str, Space], number: int) -> dict[str, float]:
+        chosen = [len(space.choices) for space in spaces.values() if space.choices]
+        intervals = len(spaces) - len(chosen)
+        needed = max(1, math.ceil((trials - 1) / math.prod(chosen)))
+        levels = next(n for n in range(1, trials + 1) if n**intervals >= needed) if intervals else 1
+        sizes = [len(space.choices) or levels for space in spaces.values()]
+        order = numpy_stream("grid", stage, trials).permutation(math.prod(sizes))
+        point = int(order[(number - 1) % len(order)])
+        found = {}
+        for key, size in zip(spaces, sizes, strict=True):
+            point, level = divmod(point, size)
+            found[key] = (level + 0.5) / size
+        return found
+
+    return draw
+
+
+def drawn_fields(method: Method, fixed: Collection[str]) -> dict[str, Space]:
+    """The fields of this stage that a search draws: all that have a space, but for what the user set."""
+    spaces = type(method).search_space()
+    return {key: space for key, space in spaces.items() if key not in fixed and space.together not in fixed}
+
+
+def fixed_below(fixed: Collection[str], key: str) -> set[str]:
+    """The parameters that the user set of the method nested in `key`, by their names there."""
+    return {name.partition(".")[2] for name in fixed if name.startswith(f"{key}.")}
+
+
+def with_values(method: Method, update: Mapping[str, Any]) -> Method:
+    """A copy with some fields replaced, validated."""
+    return type(method).model_validate({**{key: getattr(method, key) for key in type(method).model_fields}, **update})
+
+
+def value_at(method: Method, key: str, space: Space, uniform: float) -> Any:
+    """The value of a field at a quantile of its space."""
+    value = space.draw(uniform)
+    if space.relative:
+        value *= getattr(method, key)
+    # Three digits are more than a search resolves, and can be read in a table.
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def trial_of(method: Method, number: int, fixed: Collection[str] = (), draws: Draws = at_random) -> Method:
     """The method with the parameters of one trial.
 
     Trial 0 is the recipe as it stands. Later trials draw every field that has a search space, by the name of the stage
@@ -45,20 +104,19 @@ def trial_of(method: Method, number: int, fixed: Collection[str] = ()) -> Method
     """
     if number == 0:
         return method
-    update: dict[str, Any] = {}
-    for key, space in type(method).search_space().items():
-        if key not in fixed and space.together not in fixed:
-            draw = space.draw(float(numpy_stream("search", method.name, key, number).random()))
-            if space.relative:
-                draw *= getattr(method, key)
-            # Three digits are more than a search resolves, and can be read in a table.
-            update[key] = float(f"{draw:.3g}") if isinstance(draw, float) else draw
+    spaces = drawn_fields(method, fixed)
+    update = {key: value_at(method, key, spaces[key], at) for key, at in draws(method.name, spaces, number).items()}
     for key in type(method).model_fields:
         inner = getattr(method, key)
         if isinstance(inner, Method):
-            below = {name.partition(".")[2] for name in fixed if name.startswith(f"{key}.")}
-            update[key] = trial_of(inner, number, below)
-    return type(method).model_validate({**{k: getattr(method, k) for k in type(method).model_fields}, **update})
+            update[key] = trial_of(inner, number, fixed_below(fixed, key), draws)
+    return with_values(method, update)
+
+
+def best_of(records: Collection[RunRecord]) -> int | None:
+    """Which trial did best on id-val: highest score, then lowest NLL, then first; None if none is done."""
+    scores = {number: record.metrics["id-val"] for number, record in enumerate(records) if record.status == "done"}
+    return min(scores, key=lambda number: (-scores[number].score, scores[number].nll, number), default=None)
 
 
 def search(
@@ -74,8 +132,46 @@ def search(
     for number, candidate in enumerate(candidates):
         experiment.reporter.event("trial", method=method.name, number=number + 1, of=trials)
         records.append(execute(experiment, candidate, limit=limit, search=True))
-    done = [number for number, record in enumerate(records) if record.status == "done"]
-    if not done:
+    best = best_of(records)
+    if best is None:
         raise BenchError(f"all {trials} trials of {method.name} failed: {records[0].error}", fix="`bench run` it once to see why")
-    best = min(done, key=lambda n: (-records[n].metrics["id-val"].score, records[n].metrics["id-val"].nll, n))
     return Found(candidates[best], records, best)
+
+
+class Sampler(Protocol):
+    """Proposes the parameters of a trial.
+
+    Attributes:
+        looks_back: whether a proposal depends on how earlier trials did, so that they have to be done first.
+    """
+
+    looks_back: bool
+
+    def trial(self, method: Method, number: int, fixed: Collection[str], history: Sequence[RunRecord]) -> Method:
+        """The method of trial `number`; 0 is the recipe as it stands. `history`: of all trials before it, if it looks back."""
+        ...
+
+
+@dataclass(frozen=True)
+class Beforehand:
+    """Draws that are fixed before the first trial runs, and shared by the stages that methods share."""
+
+    draws: Draws
+    looks_back: bool = False
+
+    def trial(self, method: Method, number: int, fixed: Collection[str], history: Sequence[RunRecord]) -> Method:
+        """As `trial_of`."""
+        return trial_of(method, number, fixed, self.draws)
+
+
+def sampler(name: str, trials: int) -> Sampler:
+    """The sampler of one method's search: `random`, `grid` or `tpe`.
+
+    Raises:
+        MissingPrerequisite: TPE is Optuna's, which is not installed.
+    """
+    if name == "tpe":
+        from .tpe import TPE
+
+        return TPE()
+    return Beforehand(on_a_grid(trials) if name == "grid" else at_random)
