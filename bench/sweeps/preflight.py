@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError, MissingPrerequisite
+from .ray_session import carried
 
 if TYPE_CHECKING:
     from .queue import Queue
@@ -33,6 +34,7 @@ class Question:
     Args:
         places: (suite, backbone) of the jobs. files: those of methods. store, data_root: absolute paths.
         token: what the driver wrote to `<store>/<mark>`. gpus: how many Ray offers there, 0 if trials use none.
+        environment: variables of the driver.
     """
 
     places: tuple[tuple[str, str], ...]
@@ -69,7 +71,7 @@ def preflight(queue: Queue, work: Work, watch: Watch, resources: Resources, node
         MissingPrerequisite: a node lacks something or would compute something else; all of them are named.
     """
     mark, token = f".preflight-{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
-    jobs = list(queue.jobs)
+    jobs = [entry.job for entry in queue if entry.state != "done"]
     question = Question(
         places=tuple(dict.fromkeys((job.suite, job.backbone) for job in jobs)),
         files=tuple(dict.fromkeys(job.method["name"] for job in jobs if job.method["name"].endswith(".py"))),
@@ -77,6 +79,7 @@ def preflight(queue: Queue, work: Work, watch: Watch, resources: Resources, node
         mark=mark,
         token=token,
         data_root=work.spec.data_root,
+        environment=tuple(carried().items()),
     )
     uses_gpus = bool(resources.gpus) and (work.device is None or work.device.startswith("cuda"))
     offered = {node["NodeID"]: int(node["Resources"].get("GPU", 0)) if uses_gpus else 0 for node in nodes}
@@ -142,6 +145,7 @@ def _ask(question: Question, offered: dict[str, int]) -> list[Answer]:
 def _inspect_on_node(question: Question) -> Answer:
     # A task without a GPU may be shown none; here all of them are of interest.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    os.environ.update(question.environment)
     return inspect(question)
 
 

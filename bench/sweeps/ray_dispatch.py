@@ -16,14 +16,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .job import Job, Outcome
 from .queue import Queue
-from .ray_trial import Board, do, timed_out
+from .ray_session import carried
+from .ray_trial import GRACE, Board, do
 from .runner import Resources, Watch
 from .work import Work
 
 #: Seconds between two readings of the board.
 _READ = 0.25
-#: Variables that a worker on another machine should see as the driver does.
-_CARRIED = ("BENCH_DATA", "BENCH_CACHE", "BENCH_DEBUG", "HF_HUB_OFFLINE", "HF_HOME")
 
 
 class StoppedNow(BaseException):
@@ -31,16 +30,19 @@ class StoppedNow(BaseException):
 
 
 class Dispatch:
-    """What searcher and callback share. Tune pickles both for a restore that never happens; this part stays in the driver."""
+    """What searcher and callback share. Tune pickles them for a restore that never happens; this stays in the driver."""
 
-    def __init__(self, queue: Queue, watch: Watch, resources: Resources, slots: int) -> None:
-        self.queue, self.watch, self.resources, self.slots = queue, watch, resources, slots
+    def __init__(self, queue: Queue, watch: Watch, timeout: float | None, slots: int) -> None:
+        self.queue, self.watch, self.timeout, self.slots = queue, watch, timeout, slots
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self.attempts: dict[str, tuple[Job, float]] = {}
         self._told = 0
         self._news: Any = None
         self._read_at = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
     def next(self, attempt: str) -> Job | None:
         """A job for a new attempt, if one is ready and may start."""
@@ -88,8 +90,8 @@ class Dispatch:
         self._tell(ray.get(self.board.read.remote()))
         job, began = self.attempts.pop(attempt)
         seconds = time.monotonic() - began
-        if outcome is None and self.resources.timeout is not None and seconds > self.resources.timeout:
-            outcome = timed_out(self.resources, seconds)
+        if outcome is None and self.timeout is not None and seconds > self.timeout + GRACE / 2:
+            outcome = Outcome("failed", f"not done within {self.timeout:g} s, nor stopped when it was told to", seconds)
         outcome = outcome or Outcome("lost", error, seconds)
         self.queue.settle(job.id, outcome)
         self.watch.settled(job, outcome)
@@ -104,6 +106,7 @@ class QueueSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """A trial's configuration; None while nothing is ready; FINISHED at the end."""
+        self._dispatch.turn()  # while nothing runs, Tune's loop asks for trials and does nothing else
         if self._dispatch.watch.stop or self._dispatch.queue.over:
             return str(Searcher.FINISHED)
         job = self._dispatch.next(trial_id)
@@ -125,9 +128,6 @@ class QueueCallback(tune.Callback):
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune's loop went around once."""
         self._dispatch.turn()
@@ -148,9 +148,8 @@ def dispatch(queue: Queue, work: Work, watch: Watch, resources: Resources, slots
     Args:
         resources: with `gpus` decided. slots: how many trials may be wanted at once.
     """
-    shared = Dispatch(queue, watch, resources, slots)
-    environment = {name: os.environ[name] for name in _CARRIED if name in os.environ}
-    board = shared.board
+    shared = Dispatch(queue, watch, work.timeout, slots)
+    environment, board = carried(), shared.board
 
     def trial(config: dict[str, Any]) -> dict[str, Any]:
         return {"outcome": do(Job.from_json(config["job"]), config["attempt"], work, resources, environment, board)}

@@ -10,8 +10,9 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from filelock import FileLock, Timeout
 
@@ -36,10 +37,16 @@ _LOCAL = {
     # A trial without a GPU must see none, rather than all.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
+_CARRIED = ("BENCH_DATA", "BENCH_CACHE", "BENCH_DEBUG", "HF_HUB_OFFLINE", "HF_HOME")
 #: The object store carries jobs and outcomes, a few kB each.
 _OBJECT_STORE = 100 * 2**20
-#: Bytes of each of Ray's log files that are kept.
-_KEPT = 50_000
+#: Which of Ray's log files are kept, and how many bytes of each.
+_TELLING, _KEPT = ("worker-*.out", "worker-*.err", "raylet.out", "raylet.err", "gcs_server.err"), 20_000
+
+
+def carried() -> dict[str, str]:
+    """The variables that a process on another machine should see as this one does."""
+    return {name: os.environ[name] for name in _CARRIED if name in os.environ}
 
 
 @contextlib.contextmanager
@@ -69,10 +76,11 @@ def session(address: str | None, log: Path) -> Iterator[None]:
             _reach(address)
             how = {"address": address}
         file = stack.enter_context(log.open("a", encoding="utf-8"))
-        stack.enter_context(_logged(file))
+        attach = stack.enter_context(_logged(file))
         # Ray prints what its nodes tell (a node that died) on stdout, where a command's answer goes.
         stack.enter_context(contextlib.redirect_stdout(file))
         _start(how, address, log)
+        attach()  # starting has detached it
         import ray
 
         stack.callback(ray.shutdown)
@@ -146,21 +154,25 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logged(file: object) -> Iterator[None]:
-    """Ray's loggers write to the file alone."""
-    logger = logging.getLogger("ray")
-    before = logger.handlers, logger.propagate, logger.level
-    handler = logging.StreamHandler(file)  # type: ignore[type-var]
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
-    import ray  # noqa: F401 - installs its own handlers when first imported
+def _logged(file: TextIO) -> Iterator[Callable[[], None]]:
+    """Ray's loggers write to the file alone; yields what attaches it (again)."""
+    import ray  # noqa: F401 - installs handlers of its own when first imported
 
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
+    logger = logging.getLogger("ray")
+    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+    handler = logging.StreamHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+
+    def attach() -> None:
+        logger.handlers[:], logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+
+    attach()
     try:
-        yield
+        yield attach
     finally:
-        logger.handlers, logger.propagate = before[0], before[1]
-        logger.setLevel(before[2])
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def _token() -> Path:
@@ -200,9 +212,9 @@ def _remove_if_dead(folder: Path) -> None:
 
 
 def _keep_logs(folder: Path, log: Path) -> None:
-    """The end of whatever Ray's processes wrote, appended to the log."""
+    """The end of what Ray's processes had to say, appended to the log."""
     with contextlib.suppress(OSError), log.open("ab") as out:
-        for path in sorted(folder.glob("session_2*/logs/*")):
+        for path in sorted(path for name in _TELLING for path in folder.glob(f"session_2*/logs/{name}")):
             content = path.read_bytes()[-_KEPT:] if path.is_file() else b""
             if content.strip():
                 out.write(f"\n===== {path.name}\n".encode() + content)

@@ -13,14 +13,16 @@ from typing import Any
 
 import ray
 
-from .job import Job, Outcome
+from .job import Job
 from .runner import Resources, progress_of
 from .work import Work
 
 #: Kinds of events that come many times a second, of which one every so many seconds travels.
 _OFTEN, _EVERY = ("step", "data", "evaluate"), 0.5
-#: Seconds between two looks at the board, and after a timeout until a trial that does not react is ended.
-_LOOK, _GRACE = 0.2, 60.0
+#: Seconds between two looks at the board.
+_LOOK = 0.2
+#: Seconds after its timeout until a trial that does not react is ended.
+GRACE = 60.0
 
 
 @ray.remote(num_cpus=0)
@@ -55,23 +57,20 @@ class BoardReporter:
     """The reporter of a trial.
 
     Args:
-        attempt: names this attempt to the driver. timeout: seconds after which the trial asks itself to stop.
+        attempt: names this attempt to the driver.
     """
 
-    def __init__(self, board: Any, attempt: str, timeout: float | None) -> None:
-        self._board, self._attempt, self._timeout = board, attempt, timeout
+    def __init__(self, board: Any, attempt: str) -> None:
+        self._board, self._attempt = board, attempt
         self._asked = board.stop.remote()
-        self._began = self._looked = time.monotonic()
+        self._looked = 0.0
         self._posted: dict[str, float] = {}
         self._stop = 0
-        self.timed_out = False
 
     @property
     def stop(self) -> int:
         """Number of the signal that asked to stop, or 0; cheap enough for every step."""
         now = time.monotonic()
-        if not self._stop and self._timeout is not None and now - self._began > self._timeout:
-            self._stop, self.timed_out = signal.SIGTERM, True
         if not self._stop and now - self._looked > _LOOK:
             self._looked = now
             if ray.wait([self._asked], timeout=0)[0]:
@@ -105,23 +104,15 @@ def do(job: Job, attempt: str, work: Work, resources: Resources, environment: di
         work = replace(work, device="cpu")
     elif work.device is not None and work.device.startswith("cuda"):
         work = replace(work, device="cuda")  # Ray shows a trial its own devices, numbered from 0
-    reporter = BoardReporter(board, attempt, resources.timeout)
+    reporter = BoardReporter(board, attempt)
     board.post.remote(attempt, "started", {"where": _where(resources)})
-    last_resort = _end_after(resources.timeout)
+    last_resort = _end_after(work.timeout)
     try:
-        outcome = work.do(job, reporter)
+        return asdict(work.do(job, reporter))
     finally:
         if last_resort is not None:
             last_resort.cancel()
         _free_memory()
-    if reporter.timed_out and outcome.status == "cancelled":
-        outcome = timed_out(resources, outcome.seconds)
-    return asdict(outcome)
-
-
-def timed_out(resources: Resources, seconds: float) -> Outcome:
-    """How an attempt ends that took too long."""
-    return Outcome("failed", f"stopped after {resources.timeout:g} s (--timeout); its state is saved, and it can go on", seconds)
 
 
 def _where(resources: Resources) -> str:
@@ -130,10 +121,10 @@ def _where(resources: Resources) -> str:
 
 
 def _end_after(timeout: float | None) -> threading.Timer | None:
-    """A trial that hangs (a dead device, a dead file server) does not look whether it should stop."""
+    """A trial that hangs (a dead device, a dead file server) does not look whether its time is up."""
     if timeout is None:
         return None
-    timer = threading.Timer(timeout + _GRACE, os._exit, (1,))
+    timer = threading.Timer(timeout + GRACE, os._exit, (1,))
     timer.daemon = True
     timer.start()
     return timer
