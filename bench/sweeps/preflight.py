@@ -103,11 +103,13 @@ def preflight(queue: Queue, work: Work, watch: Watch, resources: Resources, node
     for answer in answers:
         for text in answer.notes:
             watch.note(f"{answer.host}: {text}")
-    wrong = [f"{answer.host}: {text}" for answer in answers for text in (*answer.problems, *_differences(here, answer))]
-    if wrong:
+    if not answers:
+        raise MissingPrerequisite("no node of the cluster answers", where=f"--address {resources.address}", fix="`ray status`")
+    wrong = {index: [*answer.problems, *_differences(here, answer)] for index, answer in enumerate(answers)}
+    if any(wrong.values()):
         raise MissingPrerequisite(
-            f"{len({text.partition(':')[0] for text in wrong})} of {len(answers)} nodes cannot take part",
-            where="; ".join(dict.fromkeys(wrong)),
+            f"{sum(map(bool, wrong.values()))} of {len(answers)} nodes cannot take part",
+            where="; ".join(dict.fromkeys(f"{answers[index].host}: {text}" for index, texts in wrong.items() for text in texts)),
             fix="mend these nodes, or leave them out of the cluster; `bench doctor` on a node tells more",
         )
 
@@ -135,6 +137,8 @@ def _ask(question: Question, offered: dict[str, int]) -> list[Answer]:
             answers.append(ray.get(answer, timeout=_PATIENCE))
         except ray.exceptions.GetTimeoutError:
             answers.append(Answer(f"node {node[:8]}", {}, (f"no answer within {_PATIENCE:g} s",)))
+        except ray.exceptions.TaskUnschedulableError:
+            continue  # it has died a moment ago, and Ray lists it still
         except ray.exceptions.RayError as error:
             # A node without ShiftBench cannot even unpickle the question.
             reason = str(error).strip().splitlines()[-1]
