@@ -173,8 +173,8 @@ def command(
     settings = Settings(device, threads, workers, micro_batch, deterministic, checkpoint_every)
     with ConsoleReporter() as reporter:
         sweep = Sweep(spec, store=store, settings=settings, reporter=reporter, shard=part)
-    for one in sweep.plan.impossible:
-        say(f"note: {one.asked} is left out on {one.backbone}: {one.reason}")
+    for left_out in sweep.plan.impossible:
+        say(f"note: {left_out.asked} is left out on {left_out.backbone}: {left_out.reason}")
     if dry_run:
         print_tables([plan_table(sweep)], form)
         return
@@ -214,7 +214,7 @@ def _do_one(sweep: Sweep, job_id: str) -> None:
         raise NothingMatched(
             f"the plan has no job `{job_id}`",
             where="--job",
-            fix="its command came from another configuration or other data, or its search has ended since: --print-commands again",
+            fix="it came from another configuration or other data, or its search has ended since: --print-commands again",
         )
     if entry.state == "done":
         say(f"done before: {entry.job.label}, seed {entry.job.seed}")
@@ -237,9 +237,8 @@ def _summary(sweep: Sweep) -> list[str]:
             lines.append(f"error: {what} {entry.job.label}, seed {entry.job.seed}: {entry.reason}")
     lines.append(f"sweep {sweep.id}: {queue.count('done')} jobs done, {queue.count('failed')} failed")
     if queue.elsewhere:
-        lines.append(
-            f"note: {queue.elsewhere} jobs are other shards'; final runs whose search is not over there wait for the next start"
-        )
+        what = "jobs are other shards'; final runs whose search is not over there wait for the next start"
+        lines.append(f"note: {queue.elsewhere} {what}")
     return lines
 
 

@@ -100,13 +100,11 @@ class SweepConsole:
         if trial is None:
             return
         if kind == "step":
-            trial.doing, trial.loss, trial.share = (
-                f"step {fields['step']}/{fields['total']}",
-                fields["loss"],
-                _share(fields, "step", "total"),
-            )
+            trial.doing, trial.loss = f"step {fields['step']}/{fields['total']}", fields["loss"]
+            trial.share = fields["step"] / max(1, fields["total"])
         elif kind == "epoch":
-            trial.epoch, trial.loss, trial.id_val = f"{fields['epoch']}/{fields['epochs']}", fields["loss"], fields["id_val"]
+            trial.epoch = f"{fields['epoch']}/{fields['epochs']}"
+            trial.loss, trial.id_val = fields["loss"], fields["id_val"]
         elif kind == "evaluate":
             trial.doing, trial.share = f"evaluating {fields['split']}", 1.0
         elif kind == "data":
@@ -176,10 +174,6 @@ class SweepConsole:
             return ""
         left = (time.monotonic() - self._begin) / here * (total - parts)
         return f"about {duration(left)} left"
-
-
-def _share(fields: dict[str, Any], done: str, of: str) -> float:
-    return float(fields[done]) / max(1.0, float(fields[of]))
 
 
 def _name(job: Job, *, seed: bool = True) -> str:

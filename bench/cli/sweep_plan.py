@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -18,8 +17,6 @@ from .output import Column, Row, Table, duration, say, size
 
 def plan_table(sweep: Sweep) -> Table:
     """Every job with its state, and what the rest will take."""
-    from ..sweeps.estimate import Costs, estimate
-
     queue, spec = sweep.queue, sweep.spec
     expected = estimate(queue, Costs(sweep.store))
     rows: list[Row] = [_row(queue, entry, expected.seconds.get(entry.job.id)) for entry in queue if entry.mine]
@@ -86,11 +83,7 @@ def _notes(sweep: Sweep, seconds: float, unknown: int, disk: int) -> list[str]:
         notes.append(f"{len(stages)} fits are trained for others to build on, each once; they serve {sum(served)} jobs.")
     if spec.searches:
         budget = f"{spec.hours:g} h of training" if spec.hours is not None else f"{spec.most_trials} trials"
-        drawn = {
-            "random": "drawn at random beforehand",
-            "grid": "taken from a grid",
-            "tpe": "each proposed from the results before it",
-        }
+        drawn = {"random": "drawn at random beforehand", "grid": "from a grid", "tpe": "each proposed from the results before it"}
         notes.append(f"Search: {budget} for every method, {drawn[spec.search]}, on id-val with a seed of its own.")
     if seconds:
         partial = f", {unknown} jobs left out of which no earlier fit tells" if unknown else ""
@@ -115,9 +108,8 @@ def print_commands_of(sweep: Sweep, settings: Settings) -> None:
         if level:
             typer.echo("# after all of the above:")
         for entry in ready:
-            typer.echo(
-                shlex.join([*common, "--job", entry.job.id]) + f"  # {entry.job.phase}: {entry.job.label}, seed {entry.job.seed}"
-            )
+            comment = f"{entry.job.phase}: {entry.job.label}, seed {entry.job.seed}"
+            typer.echo(f"{shlex.join([*common, '--job', entry.job.id])}  # {comment}")
         left = [entry for entry in left if entry not in ready]
         level += 1
     if sweep.queue.finals_to_come:

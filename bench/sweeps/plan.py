@@ -190,9 +190,9 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
                     impossible.append(Impossible(*place, reason=error.what))
                     continue
                 entrants.append(Entrant(*place, experiment, resolved, frozenset(values[asked][1])))
-    for asked, error in refused.items():
+    for asked, refusal in refused.items():
         if not spec.takes_all and all(entrant.asked != asked for entrant in entrants):
-            raise error
+            raise refusal
     return Plan(spec, entrants, impossible)
 
 

@@ -139,13 +139,12 @@ def search(
 
 
 class Sampler(Protocol):
-    """Proposes the parameters of a trial.
+    """Proposes the parameters of a trial."""
 
-    Attributes:
-        looks_back: whether a proposal depends on how earlier trials did, so that they have to be done first.
-    """
-
-    looks_back: bool
+    @property
+    def looks_back(self) -> bool:
+        """Whether a proposal depends on how earlier trials did, so that they have to be done first."""
+        ...
 
     def trial(self, method: Method, number: int, fixed: Collection[str], history: Sequence[RunRecord]) -> Method:
         """The method of trial `number`; 0 is the recipe as it stands. `history`: of all trials before it, if it looks back."""

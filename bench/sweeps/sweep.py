@@ -120,10 +120,13 @@ class Sweep:
 
     def records(self) -> list[RunRecord]:
         """The records of the final runs that there are, by suite, backbone, method and seed in the plan's order."""
-        finals = [entry for entry in self.queue if entry.job.phase == "final"]
-        finals.sort(key=lambda entry: (self.plan.entrants.index(entry.planned.entrant), self.spec.seeds.index(entry.job.seed)))
-        paths = [entry.planned.path for entry in finals]
-        return [self.store.read_run(path) for path in paths if path is not None and path.exists()]
+        entrants, seeds = self.plan.entrants, self.spec.seeds
+        paths = {
+            (entrants.index(planned.entrant), seeds.index(planned.job.seed)): planned.path
+            for planned in (entry.planned for entry in self.queue)
+            if planned.entrant is not None and planned.path is not None and planned.job.trial is None
+        }
+        return [self.store.read_run(path) for _, path in sorted(paths.items()) if path.exists()]
 
     def free_disk(self) -> int:
         """Bytes free where the store is."""

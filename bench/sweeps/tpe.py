@@ -38,7 +38,9 @@ class TPE:
         """The method of trial `number`, given the records of all trials before it."""
         import optuna
 
-        cube = {key: optuna.distributions.FloatDistribution(0.0, 1.0 - 1e-9) for key in _drawn(method, fixed)}
+        cube: dict[str, optuna.distributions.BaseDistribution] = {
+            key: optuna.distributions.FloatDistribution(0.0, 1.0 - 1e-9) for key in _drawn(method, fixed)
+        }
         point: dict[str, float] = {}
         if number and cube:
             sampler = optuna.samplers.TPESampler(seed=seed_for("tpe", method.name, number) % 2**32, n_startup_trials=4)
