@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..api import forget
 from ..errors import BenchError, Interrupted
 from ..method import Method
 from ..runs.execute import record_failure
@@ -64,11 +65,12 @@ class Queue:
     Args:
         max_failures: how often a job is offered again after its process died.
         shard: (i, n): hand out only every n-th run, from the i-th (from 1), with what it is built on; others do the rest.
+        fresh: forget the final runs and their own fits first.
     """
 
-    def __init__(self, plan: Plan, *, max_failures: int = 3, shard: tuple[int, int] = (1, 1)) -> None:
+    def __init__(self, plan: Plan, *, max_failures: int = 3, shard: tuple[int, int] = (1, 1), fresh: bool = False) -> None:
         self.plan = plan
-        self._max_failures, self._shard = max_failures, shard
+        self._max_failures, self._shard, self._fresh = max_failures, shard, fresh
         self._entries: dict[str, Entry] = {}
         self._fits: set[str] = set()
         self._dealt: Counter[Phase] = Counter()
@@ -131,6 +133,11 @@ class Queue:
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All jobs known so far."""
+        return [entry.job for entry in self]
 
     @property
     def running(self) -> list[Entry]:
@@ -218,6 +225,8 @@ class Queue:
     def _add(self, planned: Planned) -> Entry:
         if planned.job.id not in self._entries:
             entry = self._entries[planned.job.id] = Entry(planned)
+            if self._fresh and planned.final:
+                forget(planned.experiment, planned.job.fit_id)
             if planned.job.phase != "stage":
                 self._dealt[planned.job.phase] += 1
                 entry.mine = (self._dealt[planned.job.phase] - self._shard[0]) % self._shard[1] == 0
