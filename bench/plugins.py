@@ -19,6 +19,7 @@ from .errors import UsageError
 if TYPE_CHECKING:
     from .backbones.backbone import Backbone
     from .data.card import SuiteCard
+    from .data.data_set import DataSetCard
     from .method import Method
 
 
@@ -199,6 +200,41 @@ def find_card(name: str) -> tuple[SuiteCard, Path]:
     if name not in paths:
         raise unknown("suite", name, paths, fix="`bench suites` lists them; a card of your own ends in .toml")
     return read_card(paths[name]), paths[name]
+
+
+def data_set_paths() -> dict[str, Path]:
+    """Cards of the installed data sets by name."""
+    found: dict[str, Path] = {}
+    for entry in entries("bench.data_sets").values():
+        for name, path in entry.load()().items():
+            if name in found:
+                raise UsageError(
+                    f"two cards of data sets are called `{name}`: {found[name]} and {path}", fix="rename one of them"
+                )
+            found[name] = path
+    return dict(sorted(found.items()))
+
+
+def find_data_set(name: str, beside: Path | None = None) -> tuple[DataSetCard, Path]:
+    """The card of a data set, by name or by the path of a TOML file, and where it lies.
+
+    Args:
+        beside: folder that the path of a file is relative to; default: the working directory.
+
+    Raises:
+        UsageError: unknown name, or the card is wrong.
+    """
+    from .data.data_set import read_data_set
+
+    if name.endswith(".toml"):
+        path = (beside or Path()) / name
+        if not path.is_file():
+            raise UsageError(f"there is no file {path}", fix="`bench data list` lists the data sets")
+        return read_data_set(path), path.resolve()
+    paths = data_set_paths()
+    if name not in paths:
+        raise unknown("data set", name, paths, fix="`bench data list` lists them; a card of your own ends in .toml")
+    return read_data_set(paths[name]), paths[name]
 
 
 def backbone_kinds() -> list[str]:
