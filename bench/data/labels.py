@@ -153,4 +153,3 @@ def projection(space: Sequence[str], classes: ClassList, protocol: Protocol = "m
     else:
         name = f"masked{kept}" if len(flat) == kept else f"max{len(flat)}to{kept}"
     return Projection(name, tuple(members), kept), labels
-
