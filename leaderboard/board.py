@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from bench.runs.record import RunRecord
 
 from .groups import Group, by_row, labels, one_per_seed
-from .intervals import Interval, over_seeds
+from .intervals import Interval, mean_and_sd, over_seeds
 from .measures import Measure, Shifts, image_interval, measures, shifts_of
 from .tradeoff import on_front
 
@@ -131,11 +129,11 @@ def _cell(measure: Measure, records: Sequence[RunRecord], shifts: Shifts) -> Cel
     known = [value for value in found if value is not None]
     if not known:
         return Cell(None, hole=_why(measure, records, shifts))
+    mean, sd = mean_and_sd(known)
     if not measure.spread:
-        return Cell(float(np.mean(known)))
-    sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    seeds = over_seeds(known) if records[0].phase != "external" else None
-    return Cell(float(np.mean(known)), sd, seeds, image_interval(measure, records))
+        return Cell(mean)
+    seeds = None if records[0].phase == "external" else over_seeds(known)
+    return Cell(mean, sd, seeds, image_interval(measure, records))
 
 
 def _why(measure: Measure, records: Sequence[RunRecord], shifts: Shifts) -> str:
