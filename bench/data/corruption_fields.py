@@ -21,7 +21,7 @@ def smoothed(image: Floats, sigma: float, *, mode: str = "nearest", truncate: fl
 
 @lru_cache
 def disk(radius: int, softness: float) -> Floats:
-    """A disk of sum 1 (1.01 at radius 8: the rim is mirrored, as published), softened by a small Gaussian of standard deviation `softness` pixels."""
+    """A disk of sum 1 (1.01 at radius 8: its rim is mirrored, as published), softened by a Gaussian of `softness` pixels."""
     reach, taps = (8, 3) if radius <= 8 else (radius, 5)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     flat = (x**2 + y**2 <= radius**2).astype(np.float64)
