@@ -13,5 +13,10 @@ def cards() -> dict[str, Path]:
 
 
 def data_sets() -> dict[str, Path]:
-    """File of every data set's card, by name. Lists of classes lie in `lists` beside the cards' folder."""
+    """File of every data set's card, by name."""
     return {path.stem: path for path in sorted((_HERE / "sets").glob("*.toml"))}
+
+
+def lists() -> dict[str, Path]:
+    """File of every list of classes (.tsv) or prompts (.txt), by name."""
+    return {path.stem: path for path in sorted((_HERE / "lists").iterdir()) if path.suffix in (".tsv", ".txt")}

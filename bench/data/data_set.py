@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from ..errors import UsageError
+from .inheritance import read_table
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -111,6 +111,11 @@ class DataSetCard(_Part):
         min_length=1, description="what its folder below a data root may be called, usual name first"
     )
     classes: str | tuple[str, ...] = Field(description="name of a list of classes (`lists/NAME.tsv`), or the classes themselves")
+    identity: Literal["content", "listing"] = Field(
+        "content",
+        description="what makes an image the same: the hash of its bytes, or its class, file name and size, for sets that "
+        "are too large to be read for that",
+    )
     parts: dict[str, Part] = Field(min_length=1)
     fetch: Fetch = Fetch()
 
@@ -129,9 +134,7 @@ def read_data_set(path: Path) -> DataSetCard:
         UsageError: the file is not TOML, or a field is wrong (named in the message).
     """
     try:
-        return DataSetCard.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"the data set's card cannot be read: {error}", where=str(path)) from error
+        return DataSetCard.model_validate(read_table(path))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
         raise UsageError(f"the data set's card is wrong: {problems}", where=str(path), fix="mend these fields") from error

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
-from importlib import resources
 
 import numpy as np
 import pytest
 import torch
 
+from bench.data.inheritance import read_table
+from bench.datasets import cards
 from bench.datasets.mini import MiniWorld
 from bench.datasets.mini.captions import vocabulary, write_captions
 from bench.datasets.mini.render import CHUNK
@@ -31,7 +31,7 @@ def _threads() -> Iterator[None]:
 
 
 def card(name: str) -> dict:  # type: ignore[type-arg]
-    return tomllib.loads((resources.files("bench.datasets") / f"{name}.toml").read_text(encoding="utf-8"))
+    return read_table(cards()[name])
 
 
 def scenes(world: MiniWorld, split: str) -> list[Scenes]:
