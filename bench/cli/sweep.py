@@ -64,7 +64,7 @@ def command(
     ] = False,
     shard: Annotated[
         str | None,
-        typer.Option("--shard", metavar="I/N", help="do every N-th run, from the I-th; others on the same store the rest"),
+        typer.Option("--shard", metavar="I/N", help="the I-th of N parts of the runs; others on this store do the rest"),
     ] = None,
     job: Annotated[str | None, typer.Option("--job", help="do this one job of the plan, here", show_default=False)] = None,
     runner: Annotated[

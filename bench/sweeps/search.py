@@ -47,8 +47,8 @@ def on_a_grid(trials: int) -> Draws:
     """Points of a regular grid, in an order that is shuffled once.
 
     The grid has just as many levels per interval as `trials` trials need (choices have their own number), so that every method
-    gets the same number of trials, whatever the number of its parameters. The number is even, since the middle of a space is often
-    the recipe, which is trial 0 already.
+    gets the same number of trials, whatever the number of its parameters. The number is even: the middle of a space is often the
+    recipe, which is trial 0 already.
     """
 
     def draw(stage: str, spaces: Mapping[str, Space], number: int) -> dict[str, float]:

@@ -65,7 +65,7 @@ class Sweep:
     """A planned sweep on a store. Planning trains nothing and writes nothing.
 
     Args:
-        shard: (i, n): this process does every n-th run, from the i-th; others on the same store do the rest.
+        shard: (i, n): this process does the i-th of n parts of the runs; others on the same store do the rest.
         fresh: forget the final runs and their own fits first. blind: final runs look at id-val alone.
 
     Raises:

@@ -8,8 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from bench.runs.store import Store
 
 from .tiny import METHODS, Listener, plan
@@ -34,12 +32,12 @@ class Dies(FineTuner):
 def test_a_dead_trial_is_started_again_and_one_that_always_dies_is_a_row(tiny_suite: Path, tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(DIES)
     file, marker = tmp_path / "dies.py", tmp_path / "marker"
-    methods = (f"{file}:marker={marker}", f"{file}:marker=", "linear-probe")
+    methods = (f"{file}:marker={marker}", f"{file}:marker=")
     fields = {"trials": 0, "seeds": (0,), "runner": "local", "max_concurrent": 1, "max_failures": 1}
     planned, listener = plan(tiny_suite, tmp_path / "s", *methods, every=0.0, **fields), Listener()
     planned.run(listener)
-    once, always, probe = planned.records()
-    assert (once.status, always.status, probe.status) == ("done", "failed", "done")
+    once, always = planned.records()
+    assert (once.status, always.status) == ("done", "failed")
     assert "killed by SIGKILL" in always.error
     assert "2 attempts" in always.error
     assert [outcome.status for _, outcome in listener.ends].count("lost") == 3
@@ -71,13 +69,12 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("moment", [3, 12])
-def test_a_killed_driver_is_continued_by_the_same_sweep(moment: int, tiny_suite: Path, tmp_path: Path, finished: Path) -> None:
+def test_a_killed_driver_is_continued_by_the_same_sweep(tiny_suite: Path, tmp_path: Path, finished: Path) -> None:
     (tmp_path / "driver.py").write_text(DRIVER)
     store = tmp_path / "s"
     command = [sys.executable, str(tmp_path / "driver.py"), str(tiny_suite), str(store), "0", *METHODS]
     process = subprocess.Popen(command, env=os.environ)
-    while process.poll() is None and len(list(store.glob("fits/*/fit.json"))) < moment:
+    while process.poll() is None and len(list(store.glob("fits/*/fit.json"))) < 6:
         time.sleep(0.01)
     assert process.poll() is None, "it was to be killed before it ended"
     process.kill()

@@ -146,10 +146,10 @@ def test_shards_share_the_work(tiny_suite: Path, tmp_path: Path, finished: Path)
     listeners = [Listener(), Listener()]
     for part, listener in zip(parts, listeners, strict=True):
         part.run(listener)
+    plan(tiny_suite, tmp_path, *METHODS, trials=2, shard=(1, 2)).run(listeners[0])  # its part of what the other's search chose
     runs = [{job.id for job in listener.starts if job.phase != "stage"} for listener in listeners]
     assert not runs[0] & runs[1]
     assert all(runs)
-    plan(tiny_suite, tmp_path, *METHODS, trials=2, shard=(1, 2)).run(Listener())  # its share of what the other's search chose
     assert plan(tiny_suite, tmp_path, *METHODS, trials=2).queue.over
     assert {p.parent.name for p, _ in Store(tmp_path).records()} == {p.parent.name for p, _ in Store(finished).records()}
 
