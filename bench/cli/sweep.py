@@ -64,7 +64,7 @@ def command(
     ] = False,
     shard: Annotated[
         str | None,
-        typer.Option("--shard", metavar="I/N", help="do every N-th run, from the I-th; others on the same store the rest"),
+        typer.Option("--shard", metavar="I/N", help="the I-th of N parts of the runs; others on this store do the rest"),
     ] = None,
     job: Annotated[str | None, typer.Option("--job", help="do this one job of the plan, here", show_default=False)] = None,
     runner: Annotated[
@@ -90,6 +90,9 @@ def command(
     ] = None,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="seconds per trial; its state is saved, and it counts as failed")
+    ] = None,
+    track: Annotated[
+        list[str] | None, typer.Option("--track", help="also tell tensorboard, mlflow or wandb; may be repeated")
     ] = None,
     limit: LimitOption = None,
     skip_unreadable: SkipOption = None,
@@ -124,7 +127,7 @@ def command(
 
     Exit codes: 0 done, 1 a run failed, 2 usage, 3 data or weights are missing, 130/143 interrupted.
     """
-    from ..errors import UsageError
+    from ..errors import Interrupted, UsageError
     from ..spec import parse_assignments
     from ..sweeps.spec import as_toml, sweep_spec
 
@@ -153,6 +156,7 @@ def command(
             "address": address,
             "max_failures": max_failures,
             "timeout": timeout,
+            "track": track or None,
         },
         config,
     )
@@ -184,8 +188,12 @@ def command(
     if job is not None:
         _do_one(sweep, job)
         return
-    with SweepConsole(sweep.queue, again=shlex.join(["bench", *sys.argv[1:]]), patient=spec.runner != "inline") as console:
-        sweep.run(console)
+    try:
+        with SweepConsole(sweep.queue, patient=spec.runner != "inline") as console:
+            sweep.run(console)
+    except Interrupted as stopped:
+        stopped.fix = f"`{shlex.join(['bench', *sys.argv[1:]])}` continues"
+        raise
     for line in _summary(sweep):
         say(line)
     _print_board(sweep, form)

@@ -42,14 +42,13 @@ class SweepConsole:
     Use as a context manager: signal handlers and the terminal are put back at the end.
 
     Args:
-        again: the command that continues the sweep.
         patient: whether the runner looks at `now`; one that trains in this process cannot, and is ended by the signal itself.
     """
 
-    def __init__(self, queue: Queue, *, again: str, patient: bool = True) -> None:
+    def __init__(self, queue: Queue, *, patient: bool = True) -> None:
         self.stop = 0
         self.now = False
-        self._queue, self._again, self._patient = queue, again, patient
+        self._queue, self._patient = queue, patient
         self._console: Console = stderr_console()
         self._live: Live | None = None
         self._trials: dict[str, _Trial] = {}

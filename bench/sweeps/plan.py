@@ -62,14 +62,24 @@ class Planned:
     entrant: Entrant | None = None
     path: Path | None = None
 
+    @property
+    def final(self) -> bool:
+        """Whether it is one of the runs that the sweep is for."""
+        return self.job.phase != "stage" and self.job.trial is None
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Entrants in the order of suites, backbones and methods."""
+    """Entrants in the order of suites, backbones and methods.
+
+    Attributes:
+        blind: final runs, too, look at id-val and at nothing else.
+    """
 
     spec: SweepSpec
     entrants: list[Entrant]
     impossible: list[Impossible]
+    blind: bool = False
 
     def trial(self, entrant: Entrant, method: Method, number: int) -> Planned:
         """One trial of a search, on id-val."""
@@ -80,7 +90,7 @@ class Plan:
     def final(self, entrant: Entrant, method: Method, seed: int, found: Found | None) -> Planned:
         """One final run, on everything."""
         experiment = entrant.experiment.with_seed(seed)
-        record = planned_record(experiment, method, limit=self.spec.limit)
+        record = planned_record(experiment, method, limit=self.spec.limit, search=self.blind)
         curve = {"none": False, "baseline": method.name == BASELINE, "all": True}[self.spec.curve]
         curve = curve and fine_tuned(method, experiment.traits) is not None
         planned = self._run(entrant, experiment, method, record, curve=curve)
@@ -100,7 +110,7 @@ class Plan:
     ) -> Planned:
         job = Job(
             id=f"run-{record.eval_id}",
-            phase="final" if trial is None else "search",
+            phase="search" if self.blind or trial is not None else "final",
             method=portable(method),
             label=record.label,
             suite=entrant.suite,
@@ -163,7 +173,7 @@ def _portable_value(value: Any) -> Any:
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
 
 
-def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporter) -> Plan:
+def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporter, blind: bool = False) -> Plan:
     """Open every suite and backbone, and build every method on each.
 
     Raises:
@@ -193,7 +203,7 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
     for asked, refusal in refused.items():
         if not spec.takes_all and all(entrant.asked != asked for entrant in entrants):
             raise refusal
-    return Plan(spec, entrants, impossible)
+    return Plan(spec, entrants, impossible, blind)
 
 
 def _check_portable(method: Method) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..api import forget
 from ..errors import BenchError, Interrupted
 from ..method import Method
 from ..runs.execute import record_failure
 from ..runs.lease import is_live
 from ..runs.record import RunRecord
-from .job import Job, Outcome, Phase
+from .job import Job, Outcome
 from .plan import Entrant, Plan, Planned, stage_task, stages
 from .search import Found, Sampler, best_of, sampler
 
@@ -63,15 +63,15 @@ class Queue:
 
     Args:
         max_failures: how often a job is offered again after its process died.
-        shard: (i, n): hand out only every n-th run, from the i-th (from 1), with what it is built on; others do the rest.
+        shard: (i, n): hand out only the i-th (from 1) of n parts of the runs, with what they are built on; others do the rest.
+        fresh: forget the final runs and their own fits first.
     """
 
-    def __init__(self, plan: Plan, *, max_failures: int = 3, shard: tuple[int, int] = (1, 1)) -> None:
+    def __init__(self, plan: Plan, *, max_failures: int = 3, shard: tuple[int, int] = (1, 1), fresh: bool = False) -> None:
         self.plan = plan
-        self._max_failures, self._shard = max_failures, shard
+        self._max_failures, self._shard, self._fresh = max_failures, shard, fresh
         self._entries: dict[str, Entry] = {}
         self._fits: set[str] = set()
-        self._dealt: Counter[Phase] = Counter()
         entrants = plan.entrants if plan.spec.searches else []
         self.searches = [Search(entrant, sampler(plan.spec.search, plan.spec.most_trials)) for entrant in entrants]
         if not self.searches:
@@ -131,6 +131,11 @@ class Queue:
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All jobs known so far."""
+        return [entry.job for entry in self]
 
     @property
     def running(self) -> list[Entry]:
@@ -218,9 +223,12 @@ class Queue:
     def _add(self, planned: Planned) -> Entry:
         if planned.job.id not in self._entries:
             entry = self._entries[planned.job.id] = Entry(planned)
+            if self._fresh and planned.final:
+                forget(planned.experiment, planned.job.fit_id)
             if planned.job.phase != "stage":
-                self._dealt[planned.job.phase] += 1
-                entry.mine = (self._dealt[planned.job.phase] - self._shard[0]) % self._shard[1] == 0
+                # By what the run is, so that every shard comes to the same division, whatever it knows already.
+                number = int(planned.job.id.removeprefix("run-"), 16)
+                entry.mine = number % self._shard[1] == self._shard[0] - 1
             self._has(planned.job.fit_id)
             if self._is_done(planned):
                 entry.state, entry.before = "done", True

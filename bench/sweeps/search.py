@@ -47,14 +47,15 @@ def on_a_grid(trials: int) -> Draws:
     """Points of a regular grid, in an order that is shuffled once.
 
     The grid has just as many levels per interval as `trials` trials need (choices have their own number), so that every method
-    gets the same number of trials, whatever the number of its parameters.
+    gets the same number of trials, whatever the number of its parameters. The number is even: the middle of a space is often the
+    recipe, which is trial 0 already.
     """
 
     def draw(stage: str, spaces: Mapping[str, Space], number: int) -> dict[str, float]:
         chosen = [len(space.choices) for space in spaces.values() if space.choices]
         intervals = len(spaces) - len(chosen)
         needed = max(1, math.ceil((trials - 1) / math.prod(chosen)))
-        levels = next(n for n in range(1, trials + 1) if n**intervals >= needed) if intervals else 1
+        levels = next(n for n in range(2, trials + 3, 2) if n**intervals >= needed) if intervals else 1
         sizes = [len(space.choices) or levels for space in spaces.values()]
         order = numpy_stream("grid", stage, trials).permutation(math.prod(sizes))
         point = int(order[(number - 1) % len(order)])

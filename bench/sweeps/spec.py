@@ -82,6 +82,7 @@ class SweepSpec(BaseModel):
     address: str | None = Field(None, description="of an existing Ray cluster")
     max_failures: int = Field(3, ge=0, description="how often a trial whose process or machine died is started again")
     timeout: float | None = Field(None, gt=0, description="seconds per trial")
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -169,6 +170,25 @@ def _place(method: str, key: str, chosen: Mapping[str, Any]) -> str | None:
             if inner is not None:
                 return f"{name}.{inner}"
     return None
+
+
+def sweep_of(run: RunSpec, jobs: int) -> SweepSpec:
+    """The sweep that makes the runs of `bench run --jobs`."""
+    return SweepSpec(
+        methods=tuple(Contender(name=name) for name in dict.fromkeys(run.methods)),
+        suites=(run.suite,),
+        backbones=() if run.backbone is None else (run.backbone,),
+        seeds=tuple(dict.fromkeys(run.seeds)),
+        of=run.of,
+        set=run.set,
+        trials=run.trials,
+        curve="all" if run.curve else "none",
+        data_root=run.data_root,
+        limit=run.limit,
+        skip_unreadable=run.skip_unreadable,
+        runner="local",
+        max_concurrent=jobs,
+    )
 
 
 def sweep_spec(options: Mapping[str, Any], config: Path | None = None) -> SweepSpec:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Interrupted
 from ..identity import digest
 from ..runs.store import Store, store_root
 from ..training.engine import Engine
+from .job import Job, Outcome
 from .journal import Journal
 from .plan import Plan, make_plan
 from .queue import Queue
@@ -40,11 +42,31 @@ class Settings:
     checkpoint_seconds: float = 60.0
 
 
+class Unwatched:
+    """A watch that tells nothing and never asks to stop."""
+
+    stop = 0
+    now = False
+
+    def started(self, job: Job, where: str) -> None:
+        """Ignore."""
+
+    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
+        """Ignore."""
+
+    def settled(self, job: Job, outcome: Outcome) -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+
 class Sweep:
     """A planned sweep on a store. Planning trains nothing and writes nothing.
 
     Args:
-        shard: (i, n): this process does every n-th run, from the i-th; others on the same store do the rest.
+        shard: (i, n): this process does the i-th of n parts of the runs; others on the same store do the rest.
+        fresh: forget the final runs and their own fits first. blind: final runs look at id-val alone.
 
     Raises:
         UsageError: a name or a parameter is wrong. MissingPrerequisite: data or weights are not here.
@@ -58,6 +80,8 @@ class Sweep:
         settings: Settings | None = None,
         reporter: Reporter,
         shard: tuple[int, int] = (1, 1),
+        fresh: bool = False,
+        blind: bool = False,
     ) -> None:
         settings = settings or Settings()
         self.spec = spec
@@ -70,8 +94,8 @@ class Sweep:
             checkpoint_seconds=settings.checkpoint_seconds,
         )
         # The driver itself computes nothing, so it takes no memory of any GPU.
-        self.plan: Plan = make_plan(spec, store=self.store.root, engine=engine, reporter=reporter)
-        self.queue = Queue(self.plan, max_failures=spec.max_failures, shard=shard)
+        self.plan: Plan = make_plan(spec, store=self.store.root, engine=engine, reporter=reporter, blind=blind)
+        self.queue = Queue(self.plan, max_failures=spec.max_failures, shard=shard, fresh=fresh)
         where = spec.run_spec(spec.suites[0], None).model_copy(
             update={"data_root": spec.data_root.absolute() if spec.data_root else None}
         )
@@ -113,18 +137,26 @@ class Sweep:
         queue = self.queue
         journal.write("planned", done=queue.count("done"), todo=queue.count("to do"), finals_to_come=queue.finals_to_come)
         if not queue.over:
-            self.runner().run(queue, self.work, journal)
+            with self._tracked(journal) as tracked:
+                self.runner().run(queue, self.work, tracked)
         journal.write("ended", done=queue.count("done"), failed=queue.count("failed"), signal=watch.stop)
         if watch.stop and not queue.over:
             raise Interrupted("stopped; the state is saved", fix="run the same command again: it continues", signal=watch.stop)
 
+    def _tracked(self, watch: Watch) -> AbstractContextManager[Watch]:
+        if not self.spec.track:
+            return nullcontext(watch)
+        from .trackers import tracked
+
+        return tracked(watch, self.spec.track, self.store.root)
+
     def records(self) -> list[RunRecord]:
-        """The records of the final runs that there are, by suite, backbone, method and seed in the plan's order."""
+        """The records of the final runs that there are, seed by seed in the plan's order."""
         entrants, seeds = self.plan.entrants, self.spec.seeds
         paths = {
-            (entrants.index(planned.entrant), seeds.index(planned.job.seed)): planned.path
+            (seeds.index(planned.job.seed), entrants.index(planned.entrant)): planned.path
             for planned in (entry.planned for entry in self.queue)
-            if planned.entrant is not None and planned.path is not None and planned.job.trial is None
+            if planned.final and planned.entrant is not None and planned.path is not None
         }
         return [self.store.read_run(path) for _, path in sorted(paths.items()) if path.exists()]
 
