@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -29,7 +30,7 @@ def _measure(suite: Path, store: Path, runner: str) -> tuple[float, float, float
     started = [event["time"] for event in events if event["event"] == "started"]
     epochs = [event["time"] for event in events if event["event"] == "epoch"]
     settled = [event for event in events if event["event"] == "settled"]
-    gaps = [after["time"] - before["time"] - after["seconds"] for before, after in zip(settled, settled[1:], strict=False)]
+    gaps = [after["time"] - before["time"] - after["seconds"] for before, after in pairwise(settled)]
     return started[0] - began, epochs[0] - began, median(gaps)
 
 
@@ -40,6 +41,4 @@ def test_ray_against_local_processes(tiny_suite: Path, tmp_path: Path) -> None:
             figures.append(_measure(tiny_suite, tmp_path / f"{runner}{number}", runner))
     for runner, figures in found.items():
         start, epoch, gap = (median(column) for column in zip(*figures, strict=True))
-        print(
-            f"\n{runner}: first trial starts after {start:.1f} s, first epoch ends after {epoch:.1f} s, {gap:.2f} s between trials"
-        )
+        print(f"\n{runner}: first trial after {start:.1f} s, first epoch over after {epoch:.1f} s, {gap:.2f} s between trials")
