@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,22 @@ class StoppedNow(BaseException):
     """The second signal: leave Tune's loop without its cleaning up."""
 
 
+@dataclass
+class _Attempt:
+    """A trial of Tune's: its job, and when its process began, if it has."""
+
+    job: Job
+    began: float | None = None
+
+
 class Dispatch:
     """What searcher and callback share. Tune pickles them for a restore that never happens; this stays in the driver."""
 
-    def __init__(self, queue: Queue, watch: Watch, timeout: float | None, slots: int) -> None:
-        self.queue, self.watch, self.timeout, self.slots = queue, watch, timeout, slots
+    def __init__(self, queue: Queue, watch: Watch, timeout: float | None, slots: int, most: int | None) -> None:
+        self.queue, self.watch, self.timeout, self.slots, self.most = queue, watch, timeout, slots, most
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        self.attempts: dict[str, tuple[Job, float]] = {}
+        self.attempts: dict[str, _Attempt] = {}
         self._told = 0
         self._news: Any = None
         self._read_at = 0.0
@@ -46,11 +55,13 @@ class Dispatch:
 
     def next(self, attempt: str) -> Job | None:
         """A job for a new attempt, if one is ready and may start."""
-        if len(self.attempts) >= self.slots:
+        wanted = sum(one.began is None for one in self.attempts.values())
+        # One more than there is room for: a node that joins, or an autoscaler, finds something to do.
+        if wanted >= max(1, self.slots - (len(self.attempts) - wanted)) or len(self.attempts) == self.most:
             return None
         job = self.queue.take()
         if job is not None:
-            self.attempts[attempt] = (job, time.monotonic())
+            self.attempts[attempt] = _Attempt(job)
         return job
 
     def turn(self) -> None:
@@ -72,14 +83,14 @@ class Dispatch:
 
     def _tell(self, news: list[tuple[str, str, dict[str, Any]]]) -> None:
         for attempt, kind, fields in news:
-            if attempt not in self.attempts:
+            one = self.attempts.get(attempt)
+            if one is None:
                 continue
-            job, _ = self.attempts[attempt]
             if kind == "started":
-                self.attempts[attempt] = (job, time.monotonic())
-                self.watch.started(job, fields["where"])
+                one.began = time.monotonic()
+                self.watch.started(one.job, fields["where"])
             else:
-                self.watch.progress(job, kind, fields)
+                self.watch.progress(one.job, kind, fields)
 
     def settle(self, attempt: str, outcome: Outcome | None, error: str = "") -> None:
         """An attempt ended: with an outcome, or with its process."""
@@ -88,13 +99,14 @@ class Dispatch:
             self._tell(ray.get(self._news))
             self._news = None
         self._tell(ray.get(self.board.read.remote()))
-        job, began = self.attempts.pop(attempt)
-        seconds = time.monotonic() - began
+        one = self.attempts.pop(attempt)
+        seconds = 0.0 if one.began is None else time.monotonic() - one.began
         if outcome is None and self.timeout is not None and seconds > self.timeout + GRACE / 2:
             outcome = Outcome("failed", f"not done within {self.timeout:g} s, nor stopped when it was told to", seconds)
         outcome = outcome or Outcome("lost", error, seconds)
-        self.queue.settle(job.id, outcome)
-        self.watch.settled(job, outcome)
+        self.queue.settle(one.job.id, outcome)
+        if one.began is not None or outcome.status != "cancelled":
+            self.watch.settled(one.job, outcome)
 
 
 class QueueSearcher(Searcher):
@@ -146,9 +158,9 @@ def dispatch(queue: Queue, work: Work, watch: Watch, resources: Resources, slots
     """Run Tune until the queue is over or a stop was asked for.
 
     Args:
-        resources: with `gpus` decided. slots: how many trials may be wanted at once.
+        resources: with `gpus` decided. slots: for how many trials there is room now.
     """
-    shared = Dispatch(queue, watch, work.timeout, slots)
+    shared = Dispatch(queue, watch, work.timeout, slots, resources.most)
     environment, board = carried(), shared.board
 
     def trial(config: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class RayRunner:
             resources = replace(self.resources, gpus=_gpus(self.resources, work, nodes))
             fitting = _slots(resources, nodes)
             preflight(queue, work, watch, resources, [node for node in nodes if fitting[node["NodeID"]]])
-            slots = min(sum(fitting.values()), resources.most or 2**31)
+            slots = min(sum(fitting.values()), resources.most or sum(fitting.values()))
             watch.note(f"Ray: {slots} trials at once on {sum(map(bool, fitting.values()))} nodes; its log: {self.log}")
             dispatch(queue, work, watch, resources, slots)
 

@@ -6,14 +6,15 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import ray
 
-from .job import Job
+from .job import Job, Outcome
 from .runner import Resources, progress_of
 from .work import Work
 
@@ -31,7 +32,7 @@ class Board:
 
     def __init__(self) -> None:
         self._posted: list[tuple[str, str, dict[str, Any]]] = []
-        self._stop, self._asked = 0, asyncio.Event()
+        self._stop, self._event = 0, asyncio.Event()
 
     async def post(self, attempt: str, kind: str, fields: dict[str, Any]) -> None:
         """Something happened in an attempt."""
@@ -45,11 +46,15 @@ class Board:
     async def ask_to_stop(self, number: int) -> None:
         """From now on every trial is asked to stop by this signal."""
         self._stop = number
-        self._asked.set()
+        self._event.set()
 
-    async def stop(self) -> int:
+    async def asked(self) -> int:
+        """Number of the signal that has asked to stop, or 0."""
+        return self._stop
+
+    async def wait_for_stop(self) -> int:
         """Answered only when a stop is asked for: the number of the signal."""
-        await self._asked.wait()
+        await self._event.wait()
         return self._stop
 
 
@@ -62,10 +67,10 @@ class BoardReporter:
 
     def __init__(self, board: Any, attempt: str) -> None:
         self._board, self._attempt = board, attempt
-        self._asked = board.stop.remote()
+        self._answer = board.wait_for_stop.remote()
         self._looked = 0.0
         self._posted: dict[str, float] = {}
-        self._stop = 0
+        self._stop: int = ray.get(board.asked.remote())
 
     @property
     def stop(self) -> int:
@@ -73,9 +78,9 @@ class BoardReporter:
         now = time.monotonic()
         if not self._stop and now - self._looked > _LOOK:
             self._looked = now
-            if ray.wait([self._asked], timeout=0)[0]:
+            if ray.wait([self._answer], timeout=0)[0]:
                 try:
-                    self._stop = ray.get(self._asked)
+                    self._stop = ray.get(self._answer)
                 except ray.exceptions.RayError:  # the driver is gone, and nobody waits for a result
                     self._stop = signal.SIGTERM
         return self._stop
@@ -84,8 +89,7 @@ class BoardReporter:
         """Post what travels, without waiting."""
         told = progress_of(kind, fields)
         now = time.monotonic()
-        often = kind in _OFTEN and fields.get("done", fields.get("step")) not in (1, fields.get("of", fields.get("total")))
-        if told is not None and not (often and now - self._posted.get(kind, 0.0) < _EVERY):
+        if told is not None and not (kind in _OFTEN and now - self._posted.get(kind, 0.0) < _EVERY):
             self._posted[kind] = now
             self._board.post.remote(self._attempt, kind, told)
 
@@ -94,17 +98,20 @@ def do(job: Job, attempt: str, work: Work, resources: Resources, environment: di
     """Do a job in this process, and return its outcome as a dictionary.
 
     Args:
+        work: of this process, which does one job after another with it.
         environment: variables of the driver that a process on another machine lacks.
     """
     os.environ.update(environment)
     # Read when torch is imported: waiting threads must not burn the cores of other trials.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not resources.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        work = replace(work, device="cpu")
-    elif work.device is not None and work.device.startswith("cuda"):
-        work = replace(work, device="cuda")  # Ray shows a trial its own devices, numbered from 0
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray would show all of them
+    if work.device is not None and work.device.startswith("cuda"):
+        # Ray shows a trial its own devices, numbered from 0.
+        work.device = "cuda" if resources.gpus else "cpu"
     reporter = BoardReporter(board, attempt)
+    if reporter.stop:
+        return asdict(Outcome("cancelled"))
     board.post.remote(attempt, "started", {"where": _where(resources)})
     last_resort = _end_after(work.timeout)
     try:
@@ -132,8 +139,6 @@ def _end_after(timeout: float | None) -> threading.Timer | None:
 
 def _free_memory() -> None:
     """Give a shared GPU's memory back between two jobs of one process."""
-    import sys
-
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
