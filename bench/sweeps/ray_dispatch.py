@@ -26,8 +26,8 @@ from .work import Work
 _READ = 0.25
 
 
-class StoppedNow(BaseException):
-    """The second signal: leave Tune's loop without its cleaning up."""
+class Leave(BaseException):
+    """Leave Tune's loop without its cleaning up: nothing runs that has something to save, or it is not to be waited for."""
 
 
 @dataclass
@@ -66,12 +66,12 @@ class Dispatch:
 
     def turn(self) -> None:
         """Called about ten times a second: pass on a stop, and tell what trials posted."""
-        if self.watch.now:
-            raise StoppedNow
         if self.watch.stop and not self._told:
             self._told = self.watch.stop
             self.board.ask_to_stop.remote(self._told)
         self.read()
+        if self.watch.now or (self._told and all(one.began is None for one in self.attempts.values())):
+            raise Leave
 
     def read(self) -> None:
         """Tell what trials posted, without waiting for the answer."""
@@ -186,8 +186,9 @@ def dispatch(queue: Queue, work: Work, watch: Watch, resources: Resources, slots
     )
     try:
         tuner.fit()
-    except StoppedNow:
-        watch.note("stopped without saving")
+    except Leave:
+        for attempt in shared.attempts.values():
+            queue.settle(attempt.job.id, Outcome("cancelled"))
     finally:
         os.environ.pop("TUNE_MAX_PENDING_TRIALS_PG", None)
         shutil.rmtree(folder, ignore_errors=True)
