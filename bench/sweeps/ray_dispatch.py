@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -151,7 +152,7 @@ class QueueCallback(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died, or Ray could not start it."""
-        self._dispatch.settle(trial.config["attempt"], None, _why(trial))
+        self._dispatch.settle(trial.config["attempt"], *_ended(trial))
 
 
 def dispatch(queue: Queue, work: Work, watch: Watch, resources: Resources, slots: int) -> None:
@@ -199,11 +200,16 @@ def _name(trial: Any) -> str:
     return f"{trial.config['job']['id']}-{trial.trial_id}"
 
 
-def _why(trial: Any) -> str:
-    """One sentence on why a trial's process died."""
-    error = trial.get_error() or trial.get_pickled_error()
-    lines = [line for line in str(error or "").strip().splitlines() if line.strip()]
-    return f"its process or its machine died: {lines[0].strip() if lines else 'Ray tells no reason'}"
+def _ended(trial: Any) -> tuple[Outcome | None, str]:
+    """How a trial ended that returned nothing: failed if its code raised, else lost (None) and why."""
+    try:
+        error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except (OSError, TypeError):
+        error = None
+    if isinstance(error, RayTaskError):
+        return Outcome("failed", f"{type(error.cause).__name__}: {error.cause}"), ""
+    first = next(iter(str(error or "").strip().splitlines()), "Ray tells no reason")
+    return None, f"its process or its machine died: {first}"
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -81,12 +81,18 @@ def test_four_trials_run_at_once_each_with_a_gpu_of_its_own(cluster: Any, tmp_pa
 
 
 def test_a_failure_and_a_killed_process_do_not_stop_the_rest(cluster: Any, tmp_path: Path) -> None:
-    jobs = [pretend.job("bad", fail="on purpose"), pretend.job("dies", die=True), pretend.job("fine")]
+    jobs = [
+        pretend.job("bad", fail="on purpose"),
+        pretend.job("odd", bug="ours"),
+        pretend.job("dies", die=True),
+        pretend.job("ok"),
+    ]
     queue, told = sweep(cluster, tmp_path, jobs)
-    assert queue.state == {"bad": "failed", "dies": "done", "fine": "done"}
+    assert queue.state == {"bad": "failed", "odd": "failed", "dies": "done", "ok": "done"}
     assert queue.lost == ["dies"]
-    (lost,) = (outcome for name, outcome in told.of("settled") if outcome.status == "lost")
-    assert "died" in lost.error
+    errors = {name: outcome.error for name, outcome in told.of("settled") if outcome.error}
+    assert errors.pop("dies").startswith("its process or its machine died: The actor died unexpectedly")
+    assert errors == {"bad": "on purpose", "odd": "RuntimeError: ours"}
 
 
 def test_a_lost_node_loses_no_job(cluster: Any, tmp_path: Path) -> None:
@@ -103,14 +109,16 @@ def test_a_lost_node_loses_no_job(cluster: Any, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.done"))) == 6  # each created exclusively: none was done twice
 
 
-def test_a_stop_lets_trials_save_their_state_and_starts_nothing_new(cluster: Any, tmp_path: Path) -> None:
+def test_halves_share_a_gpu_and_a_stop_lets_them_save_their_state(cluster: Any, tmp_path: Path) -> None:
     def when(told: Any) -> None:
-        if len(told.of("started")) == 2:
+        if len(told.of("started")) == 5:
             told.stop = signal.SIGINT
 
-    jobs = [pretend.job(f"job{i}", until="never") for i in range(4)]
-    queue, _ = sweep(cluster, tmp_path, jobs, pretend.Told(when), most=2)
-    assert sorted(queue.state.values()) == ["cancelled", "cancelled", "to do", "to do"]
+    jobs = [pretend.job(f"job{i}", until="never") for i in range(6)]
+    queue, told = sweep(cluster, tmp_path, jobs, pretend.Told(when), gpus=0.5, cpus=0.25, most=5)
+    assert max(places(tmp_path).values()) == 2  # five at once on four GPUs
+    assert sorted(queue.state.values()) == [*["cancelled"] * 5, "to do"]
+    assert [outcome.status for _, outcome in told.of("settled")] == ["cancelled"] * 5
 
 
 def test_what_no_node_offers_is_told_at_once(cluster: Any, tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def test_ctrl_c_and_the_same_command_again(tiny_suite: Path, tmp_path: Path) -> 
     told = log.read_text(encoding="utf-8")
     assert process.returncode == 130, told
     assert addresses == {"127.0.0.1"}
-    assert "stopped: full-finetune" in told
-    assert "run the same command again" in told
+    assert "stopped: run full-finetune" in told
+    assert "continues" in told
     assert out == b""
     assert not psutil.wait_procs(family, timeout=20)[1]
 
