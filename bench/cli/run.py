@@ -11,6 +11,7 @@ from .engine_options import (
     BackboneOption,
     DataOption,
     DeviceOption,
+    DevicesOption,
     LimitOption,
     SkipOption,
     SuiteOption,
@@ -68,6 +69,7 @@ def command(
     data_root: DataOption = None,
     store: StoreOption = None,
     device: DeviceOption = None,
+    devices: DevicesOption = 1,
     threads: ThreadsOption = 2,
     workers: Annotated[int, typer.Option("--workers", min=0, help="threads that decode and augment training images ahead")] = 0,
     jobs: Annotated[
@@ -129,7 +131,7 @@ def command(
     from .progress import ConsoleReporter
 
     with ConsoleReporter() as reporter:
-        machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic)
+        machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic, devices)
         planned = plan(spec, store=store, engine=machine, reporter=reporter)
         if dry_run:
             print_tables([_plan_table(planned)], form)
