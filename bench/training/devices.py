@@ -84,10 +84,10 @@ class Ranks:
         most = -(-size // self.count)
         padded = mine.new_zeros(most, *mine.shape[1:])
         padded[: len(mine)] = mine
-        gathered = mine.new_empty(self.count * most, *mine.shape[1:])
-        self._exchange(dist.all_gather_into_tensor, gathered, padded)
+        gathered = [torch.empty_like(padded) for _ in range(self.count)]
+        self._exchange(dist.all_gather, gathered, padded)
         lengths = [len(range(size)[share(size, rank, self.count)]) for rank in range(self.count)]
-        return torch.cat([gathered[rank * most : rank * most + length] for rank, length in enumerate(lengths)])
+        return torch.cat([rows[:length] for rows, length in zip(gathered, lengths, strict=True)])
 
     def anywhere(self, *here: bool) -> list[bool]:
         """For each statement, whether it holds in any of the processes (which wait for each other here, their GPUs do not)."""
@@ -124,13 +124,20 @@ class Ranks:
         """Why an exchange failed: what a follower told last, else the way in which one ended."""
         for follower in self._followers:
             with contextlib.suppress(EOFError, OSError):
-                if follower.pipe.poll():
-                    return RuntimeError(f"on {follower.name}: {follower.pipe.recv()}")
+                if follower.pipe.poll(1.0):
+                    return _raised(follower, *follower.pipe.recv())
         for follower in self._followers:
             follower.process.join(1.0)
             if follower.process.exitcode:
                 return DeviceLost("a process that trains with this one was killed", where=_how_it_ended(follower), fix=_AGAIN)
         return DeviceLost(f"the processes that train together lost each other: {error}", fix=_AGAIN)
+
+
+def _raised(follower: _Follower, what: str, trace: str) -> RuntimeError:
+    """The error of a follower, as this process raises it."""
+    error = RuntimeError(f"{what} (on {follower.name})")
+    error.add_note(trace)
+    return error
 
 
 def _how_it_ended(follower: _Follower) -> str:
@@ -148,7 +155,8 @@ def together(
         plugin: a method's file, to be loaded before `work` is unpickled.
 
     Raises:
-        BenchError: a process could not start. Interrupted: a stop was asked for while they started.
+        BenchError: a process did not start. RuntimeError: it does not understand its work.
+        Interrupted: a stop was asked for while they started.
     """
     if engine.devices == 1:
         yield Ranks()
@@ -159,32 +167,36 @@ def together(
         raise BenchError(f"the training cannot be sent to another process: {error}", fix="--devices 1") from error
     with tempfile.TemporaryDirectory(prefix="bench-devices-") as folder, contextlib.ExitStack() as ending:
         meeting = Path(folder) / "meeting"
-        followers = [_started(rank, engine, meeting, ending) for rank in range(1, engine.devices)]
+        followers = [_started(rank, engine, meeting) for rank in range(1, engine.devices)]
         for follower in followers:
-            follower.pipe.send((plugin, pickled))
+            ending.callback(_end, follower)
+        for follower in followers:
+            with contextlib.suppress(OSError):  # one that has died already is found out below
+                follower.pipe.send((plugin, pickled))
         for follower in followers:
             _await(follower, reporter)
         ending.enter_context(_joined(0, engine, meeting))
+        for follower in followers:
+            ending.callback(follower.pipe.close)  # all leave the group at the same time
         yield Ranks(0, engine.devices, followers)
 
 
-def _started(rank: int, engine: Engine, meeting: Path, ending: contextlib.ExitStack) -> _Follower:
+def _started(rank: int, engine: Engine, meeting: Path) -> _Follower:
     context = multiprocessing.get_context("spawn")
     pipe, others = context.Pipe()
     name = f"device {rank + 1} of {engine.devices}"
     process = context.Process(target=_follow, args=(rank, engine, meeting, others), name=f"bench, {name}", daemon=True)
     process.start()
     others.close()
-
-    def end() -> None:
-        pipe.close()  # which tells it that no further step comes
-        process.join(5.0)
-        if process.is_alive():
-            process.kill()  # it writes nothing, so there is nothing to lose
-            process.join()
-
-    ending.callback(end)
     return _Follower(name, process, pipe)
+
+
+def _end(follower: _Follower) -> None:
+    follower.pipe.close()  # which tells it that no further step comes
+    follower.process.join(5.0)
+    if follower.process.is_alive():
+        follower.process.kill()  # it writes nothing, so there is nothing to lose
+        follower.process.join()
 
 
 def _await(follower: _Follower, reporter: Reporter) -> None:
@@ -196,8 +208,8 @@ def _await(follower: _Follower, reporter: Reporter) -> None:
     except EOFError:
         follower.process.join()
         raise BenchError("a process for a further device ended as it started", where=_how_it_ended(follower)) from None
-    if told:
-        raise BenchError(f"a process for a further device could not start: {told}", where=follower.name)
+    if told is not None:
+        raise _raised(follower, *told)
 
 
 @contextlib.contextmanager
@@ -240,7 +252,7 @@ def _follow(rank: int, engine: Engine, meeting: Path, pipe: Connection) -> None:
 
             load_method(plugin)
         work = pickle.loads(pickled)
-        pipe.send("")
+        pipe.send(None)
         with _joined(rank, engine, meeting):
             work(Ranks(rank, engine.devices), told_to_go_on)
     except (DeviceLost, EOFError):
@@ -248,7 +260,7 @@ def _follow(rank: int, engine: Engine, meeting: Path, pipe: Connection) -> None:
     except Exception as error:
         # It ends, and with it the exchange that the run's process waits in, which then reads this.
         with contextlib.suppress(OSError):
-            pipe.send(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+            pipe.send((f"{type(error).__name__}: {error}", traceback.format_exc()))
 
 
 def _end_with_the_run() -> None:

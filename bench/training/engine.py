@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass, replace
 
@@ -76,3 +77,12 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def release_memory() -> None:
+    """Give back what a computation that ran out of memory has left behind."""
+    import torch
+
+    gc.collect()  # autograd graphs and their hooks may refer to each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

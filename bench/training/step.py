@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..errors import BenchError
 from ..identity import torch_stream
 from ..method import Batch, FineTuner
 from .devices import Ranks
-from .engine import Engine
+from .engine import Engine, release_memory
 from .schedules import set_rate
 
 
@@ -133,9 +132,7 @@ class Learner:
                 fix="`--set norm=frozen`, a smaller `--set batch_size=...` (both are other fits), or a device with more memory",
             )
         if used == 1:
-            raise BenchError(
-                "one image at a time does not fit into memory", fix="use a device with more memory, or a smaller backbone"
-            )
+            raise BenchError("not even one image at a time fits into memory", fix="use a device with more, or a smaller backbone")
         self.micro_batch = used // 2
         self.retries.append({"step": step, "micro_batch": self.micro_batch})
         self._warn(f"out of memory with {used} images at a time; repeating step {step + 1} with {self.micro_batch}, same batch")
@@ -164,10 +161,3 @@ class Learner:
         if retries:
             fitted = retries[-1]["micro_batch"]
             self.micro_batch = min(fitted, self.micro_batch or fitted)
-
-
-def release_memory() -> None:
-    """Give back what a computation that ran out of memory has left behind."""
-    gc.collect()  # autograd graphs and hooks may refer to each other
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
