@@ -125,6 +125,10 @@ class Task:
             workers=engine.workers,
             pin=engine.device_type == "cuda",
         )
+        if engine.devices > batches.batch_size:
+            raise UsageError(
+                f"{engine.devices} devices cannot share a batch of {batches.batch_size} images", fix="fewer --devices"
+            )
         trained = train(
             start,
             method,
