@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from bench.identity import canonical_json
+from bench.runs.index import records as indexed
 from bench.runs.record import RunRecord, SplitMetrics
 
 from .measures import when
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def load(store: Store) -> list[RunRecord]:
     """The records that count: per (fit_id, eval_id) the latest done one; unfinished ones where nothing done has replaced them."""
     newest: dict[tuple[str, str, bool], RunRecord] = {}
-    for _, record in store.records():
+    for _, record in indexed(store):
         key = (record.fit_id, record.eval_id, record.status == "done")
         if key not in newest or when(record) >= when(newest[key]):
             newest[key] = record

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 
@@ -24,20 +24,29 @@ class Interval:
 
     low: float
     high: float
-    over: Literal["seeds", "images", "images and curve"]
+    over: Literal["seeds", "images"]
     method: str
     level: float = LEVEL
 
 
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample SD (ddof = 1); no SD for a single value."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
 def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """Student's t-interval of the mean over seeds (sample SD, ddof = 1); None for fewer than two seeds.
+    """Student's t-interval of the mean over seeds; None for fewer than two.
 
     Example:
         `over_seeds([0.61, 0.63, 0.62])` is 0.62 plus or minus 4.30 x 0.01 / sqrt(3): with three seeds, intervals are wide.
     """
-    if len(values) < 2:
+    mean, sd = mean_and_sd(values) if values else (0.0, None)
+    if sd is None:
         return None
-    mean, half = float(np.mean(values)), float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
+    half = _t(len(values) - 1, level) * sd / math.sqrt(len(values))
     return Interval(mean - half, mean + half, "seeds", "t", level)
 
 
@@ -56,20 +65,30 @@ def over_images(shares: Sequence[tuple[float, int]], level: float = LEVEL) -> In
     """
     if not shares or any(images < 1 for _, images in shares):
         return None
-    means, counts = np.array([s for s, _ in shares]), np.array([n for _, n in shares])
-    low, high = wilson(means, counts, level)
-    mean, sets = float(means.mean()), len(shares)
-    below = float(np.sqrt(((means - low) ** 2).sum()) / sets)
-    above = float(np.sqrt(((high - means) ** 2).sum()) / sets)
-    return Interval(mean - below, mean + above, "images", "Wilson" if sets == 1 else "Wilson, MOVER", level)
+    limits = [wilson(share, images, level) for share, images in shares]
+    mean = math.fsum(share for share, _ in shares) / len(shares)
+    below = math.hypot(*(share - low for (share, _), (low, _) in zip(shares, limits, strict=True))) / len(shares)
+    above = math.hypot(*(high - share for (share, _), (_, high) in zip(shares, limits, strict=True))) / len(shares)
+    return Interval(mean - below, mean + above, "images", "Wilson" if len(shares) == 1 else "Wilson, MOVER", level)
 
 
-def wilson(
-    shares: NDArray[np.float64], counts: NDArray[np.int64], level: float = LEVEL
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Wilson's limits for shares of `counts` trials; shares need not be whole numbers of trials (means over seeds)."""
-    # Equal to statsmodels' proportion_confint (tested); written out, since importing statsmodels takes longer than a board.
-    z = stats.norm.ppf((1 + level) / 2)
-    middle = (shares + z**2 / (2 * counts)) / (1 + z**2 / counts)
-    half = z / (1 + z**2 / counts) * np.sqrt(shares * (1 - shares) / counts + z**2 / (4 * counts**2))
+# A board of thousands of rows asks for a hundred thousand intervals, and a call of scipy or statsmodels for one of them costs
+# more than the board; the two below are theirs (tested).
+
+
+def wilson(share: float, count: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's limits of a share of `count` trials, which need not be a whole number of trials (a mean over seeds)."""
+    z = _z(level)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     return middle - half, middle + half
+
+
+@lru_cache
+def _t(freedom: int, level: float) -> float:
+    return float(special.stdtrit(freedom, (1 + level) / 2))
+
+
+@lru_cache
+def _z(level: float) -> float:
+    return float(special.ndtri((1 + level) / 2))

@@ -56,7 +56,7 @@ def these_models(strata: Sequence[Floats], level: float = 0.95, draws: int = 20_
     """
     estimates = np.sum([x.sum(axis=0) for x in strata], axis=0)
     covariance = np.sum([covariance_of_sum(x) for x in strata], axis=0)
-    spread = np.sqrt(np.clip(_of_differences(covariance), 0, None))
+    spread = _spread(covariance)
     differences = estimates[None, :] - estimates[:, None]
     # Two rows that differ by the same amount on every image differ for certain; two that agree on every image do not.
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -70,15 +70,17 @@ def covariance_of_sum(x: Floats) -> Floats:
     return np.asarray(centred.T @ centred * (len(x) / max(len(x) - 1, 1)))
 
 
-def _of_differences(covariance: Floats) -> Floats:
-    variance = np.diag(covariance)
-    return np.asarray(variance[:, None] + variance[None, :] - 2 * covariance)
+def _spread(covariance: Floats) -> Floats:
+    """(K, K) standard errors of the differences; exactly zero where rounding is all there is."""
+    own = np.diag(covariance)
+    variance = own[:, None] + own[None, :] - 2 * covariance
+    return np.asarray(np.sqrt(np.where(variance > 1e-10 * own.max(), variance, 0.0)))
 
 
 def _critical(covariance: Floats, spread: Floats, level: float, draws: int, seed: int) -> float:
     """Quantile of the largest |difference| / spread over all pairs of a normal vector with that covariance."""
     first, second = np.triu_indices(len(covariance), 1)
-    told = spread[first, second] > 1e-12
+    told = spread[first, second] > 0
     first, second = first[told], second[told]
     if not len(first):
         return np.inf
@@ -110,6 +112,9 @@ def the_method(by_seed: Floats, level: float = 0.95) -> Pairs:
     differences = by_seed[:, first] - by_seed[:, second]
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.nan_to_num(differences.mean(axis=0) / stats.sem(differences, axis=0), posinf=np.inf, neginf=-np.inf)
+    # Equal differences are certain where no seed changes either row, and else a coincidence that tells nothing.
+    fixed = np.ptp(by_seed, axis=0) < 1e-12
+    t[(np.ptp(differences, axis=0) < 1e-12) & ~(fixed[first] & fixed[second])] = 0.0
     p = 2 * stats.t.sf(np.abs(t), len(by_seed) - 1)
     told = multipletests(p, alpha=1 - level, method="holm")[0] if len(p) else np.zeros(0, dtype=bool)
     worse = np.zeros((rows, rows), dtype=bool)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy import stats
 
 from bench.runs.record import RunRecord
+
+from .intervals import over_seeds
 
 #: The fine-tuner whose interpolation curve is the yardstick.
 YARDSTICK = "full-finetune"
@@ -60,11 +61,8 @@ def yardsticks(records: Iterable[RunRecord]) -> dict[int, RunRecord]:
 
 def interval_over_seeds(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
     """Mean and t-interval (low, high) over seeds; the interval is NaN for fewer than two."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return mean, mean - half, mean + half
+    mean, interval = float(np.mean(values)), over_seeds(values, level)
+    return (mean, interval.low, interval.high) if interval else (mean, float("nan"), float("nan"))
 
 
 def area_under_curve(record: RunRecord) -> float | None:
