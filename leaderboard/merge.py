@@ -274,19 +274,18 @@ def _tables(pack: Pack, packed: Packed, record: RunRecord, split: str) -> tuple[
     import pyarrow as pa
 
     rows = record.metrics[split].images
+    where = f"{record.label[:80]}, seed {record.seed}, {split}"
     images = {"key": pa.string(), "label": pa.int64(), "group": pa.int64()}
     condensed = {"prediction": pa.int32(), "label_logit": pa.float32(), "maximum": pa.float32(), "log_sum_exp": pa.float32()}
-    full = {"prediction": pa.int64(), "label_logit": pa.float32(), "maximum": pa.float32(), "runner_up": pa.float32(),
-            "log_sum_exp": pa.float64()}  # fmt: skip
-    where = f"{record.label[:80]}, seed {record.seed}, {split}"
-    outcomes = full if pack.manifest.logits else condensed
+    whole = condensed | {"prediction": pa.int64(), "runner_up": pa.float32(), "log_sum_exp": pa.float64()}
+    outcomes = whole if pack.manifest.logits else condensed
     return (
         _table(pack, packed.images[split], images, rows, where),
-        _table(pack, packed.outcomes[split], outcomes, rows, where, logits=pack.manifest.logits),
+        _table(pack, packed.outcomes[split], outcomes, rows, where),
     )
 
 
-def _table(pack: Pack, sha: str, columns: dict[str, Any], rows: int, where: str, *, logits: bool = False) -> pa.Table:
+def _table(pack: Pack, sha: str, columns: dict[str, Any], rows: int, where: str) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -296,9 +295,11 @@ def _table(pack: Pack, sha: str, columns: dict[str, Any], rows: int, where: str,
                 raise pack.refused(f"the record states {rows} images, and the pack holds {file.metadata.num_rows}", where)
             found = {field.name: field.type for field in file.schema_arrow}
             classes = 0
-            if logits and pa.types.is_fixed_size_list(found.get("logits")) and found["logits"].value_type == pa.float16():
-                classes = found.pop("logits").list_size
-            if found != columns or logits != (0 < classes <= _MOST_CLASSES):
+            # A run keeps no logits where images times classes are too many.
+            kind = found.get("logits", pa.null())
+            if "runner_up" in columns and pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16():
+                classes = min(found.pop("logits").list_size, _MOST_CLASSES)
+            if found != columns:
                 raise pack.refused("its predictions have other columns than predictions have", where)
             # What a blob unpacks to is bounded by what that many rows can need.
             groups = range(file.metadata.num_row_groups)
@@ -309,7 +310,7 @@ def _table(pack: Pack, sha: str, columns: dict[str, Any], rows: int, where: str,
     except (OSError, ValueError, pa.ArrowException, OverflowError) as error:
         raise pack.refused(f"its predictions cannot be read: {type(error).__name__}", where) from error
     holes = [name for name in table.column_names if table[name].null_count and name != "label_logit"]
-    if len(table) != rows or holes or (logits and table["label_logit"].null_count):
+    if len(table) != rows or holes or ("runner_up" in columns and table["label_logit"].null_count):
         raise pack.refused("its predictions have holes", where)
     if "key" in columns and any(len(key) > _LONGEST_KEY for key in table["key"].to_pylist()):
         raise pack.refused("an image has a name of over a thousand characters", where)
