@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -128,9 +128,22 @@ def beside(board: Board, y: str = "ood") -> pd.DataFrame:
 
 
 def stands_for(row: Reported, board: Board) -> BoardRow | None:
-    """The measured row of the same method: as it is by default if that is there, else the one with most seeds."""
+    """The measured row of a reported one: the one with its recipe's parameters; without a recipe the method by default."""
     same = [r for r in board.rows if str(r.records[0].method.get("name")) == row.method and not r.external]
-    return max(same, key=lambda r: (r.name == row.method, len(r.records)), default=None)
+    if row.recipe is not None:
+        same = [r for r in same if _has(r.records[0].method, row.recipe.set)]
+    return next((r for r in same if r.name == row.method), same[0] if row.recipe is not None and same else None)
+
+
+def _has(method: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+    """Whether a method's identity has these parameters; `of.lr` is `lr` of the method in `of`."""
+    for key, value in parameters.items():
+        inner: Any = method
+        for part in key.split("."):
+            inner = (inner.get("parameters") or {}).get(part) if isinstance(inner, dict) else None
+        if inner != value:
+            return False
+    return True
 
 
 def tables(boards: Sequence[Board], suites: Sequence[str] = (), backbones: Sequence[str] = ()) -> list[Table]:
@@ -185,4 +198,4 @@ def _table(suite: str, backbone: str, rows: Sequence[Reported], file: ReportedFi
         0,
         "Copied from their sources, each with its own protocol; OOD as the source averages it. Never ranked with measured rows.",
     )
-    return Table(columns, filled, f"{suite} · {backbone}: reported by others, not measured here", notes)
+    return Table(columns, filled, f"{suite} · {backbone}: reported, not measured in this store", notes)
