@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,6 +53,8 @@ def leaderboard(
         typer.Option("--baseline", help="TOML file that names standard backbones, for effective robustness on a suite of yours"),
     ] = None,
     include_limited: Annotated[bool, typer.Option("--include-limited", help="show runs made with --limit too, apart")] = False,
+    reported: Annotated[bool, typer.Option("--reported", help="published numbers too, in tables of their own")] = False,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="the literature of the methods shown, instead of the board")] = False,
     form: FormatOption = Format.table,
 ) -> None:
     """Show the measured trade-off.
@@ -65,6 +69,8 @@ def leaderboard(
       bench leaderboard --suite pacs-subset --sort id
       bench leaderboard --method 'wise-ft*' --columns nll,ece --by factor
       bench leaderboard --format csv > board.csv
+      bench leaderboard --format latex > board.tex; bench leaderboard --bibtex > board.bib
+      bench leaderboard --reported --suite imagenet-shifts
       bench leaderboard --format json | jq '.tables[0].rows[] | {method, id, ood}'
     """
     from bench.runs.store import Store, store_root
@@ -72,7 +78,7 @@ def leaderboard(
     from .groups import load, select
     from .measures import EXTRAS
     from .predictions import Predictions
-    from .tables import View, tables
+    from .tables import View, boards, tables
 
     extras = [name.strip().replace("-", "_") for name in columns.split(",") if name.strip()]
     for name in extras:
@@ -83,7 +89,16 @@ def leaderboard(
     chosen = select(everything, suites=suite or (), backbones=backbone or (), methods=method or ())
     asked: Literal["models", "method"] | None = None if ties is Ties.none else ties.value
     view = View(sort=sort, by=by.value, extras=extras, limited=include_limited, ties=asked, baseline=baseline)
+    if bibtex and chosen:
+        from .printed import bibtex as literature
+
+        sys.stdout.write(literature(chosen))
+        return
     made = tables(chosen, view, Predictions(Store(root)))
+    if reported:
+        from .reported import tables as reported_tables
+
+        made += reported_tables(boards(chosen, replace(view, ties=None)).boards, suite or (), backbone or ())
     if made:
         print_tables(made, form)
         return
