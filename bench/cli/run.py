@@ -158,6 +158,7 @@ def command(
 
 def _side_by_side(spec: RunSpec, jobs: int, store: Path | None, settings: Settings, *, fresh: bool) -> list[RunRecord]:
     """The runs as a sweep on this machine."""
+    from ..stopping import stop_if_asked
     from ..sweeps.spec import sweep_of
     from ..sweeps.sweep import Sweep
     from .progress import ConsoleReporter
@@ -165,6 +166,7 @@ def _side_by_side(spec: RunSpec, jobs: int, store: Path | None, settings: Settin
 
     with ConsoleReporter() as reporter:
         sweep = Sweep(sweep_of(spec, jobs), store=store, settings=settings, reporter=reporter, fresh=fresh, blind=spec.search)
+        stop_if_asked(reporter)
     with SweepConsole(sweep.queue) as console:
         sweep.run(console)
     return sweep.records()

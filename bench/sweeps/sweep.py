@@ -143,7 +143,7 @@ class Sweep:
             with self._tracked(journal) as tracked:
                 self.runner().run(queue, self.work, tracked)
         journal.write("ended", done=queue.count("done"), failed=queue.count("failed"), signal=watch.stop)
-        if watch.stop and not queue.over:
+        if watch.stop and queue.unfinished:
             raise Interrupted("stopped; the state is saved", fix="run the same command again: it continues", signal=watch.stop)
 
     def _tracked(self, watch: Watch) -> AbstractContextManager[Watch]:
