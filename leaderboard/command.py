@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from bench.cli.output import Format, FormatOption, StoreOption, print_tables
 from bench.errors import NothingMatched, UsageError
+
+
+class Ties(StrEnum):
+    """What a tie with the best is about."""
+
+    models = "models"
+    method = "method"
+    none = "none"
 
 
 class By(StrEnum):
@@ -33,6 +41,10 @@ def leaderboard(
             "eval_seconds",
         ),
     ] = "",
+    ties: Annotated[
+        Ties,
+        typer.Option("--ties", help="mark what cannot be told from the best: these trained models, or the method over seeds"),
+    ] = Ties.models,
     include_limited: Annotated[bool, typer.Option("--include-limited", help="show runs made with --limit too, apart")] = False,
     form: FormatOption = Format.table,
 ) -> None:
@@ -52,7 +64,9 @@ def leaderboard(
     """
     from bench.runs.store import Store, store_root
 
-    from .board import EXTRAS, load, select
+    from .groups import load, select
+    from .measures import EXTRAS
+    from .predictions import Predictions
     from .tables import View, tables
 
     extras = [name.strip().replace("-", "_") for name in columns.split(",") if name.strip()]
@@ -62,7 +76,9 @@ def leaderboard(
     root = store_root(store)
     everything = load(Store(root))
     chosen = select(everything, suites=suite or (), backbones=backbone or (), methods=method or ())
-    made = tables(chosen, View(sort=sort, by=by.value, extras=extras, limited=include_limited))
+    asked: Literal["models", "method"] | None = None if ties is Ties.none else ties.value
+    view = View(sort=sort, by=by.value, extras=extras, limited=include_limited, ties=asked)
+    made = tables(chosen, view, Predictions(Store(root)))
     if made:
         print_tables(made, form)
         return
