@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.runs.record import RunRecord
 
+from .baseline import Line, chosen
 from .groups import Group, by_row, labels, one_per_seed
 from .intervals import Interval, mean_and_sd, over_seeds
 from .measures import Measure, Shifts, image_interval, measures, shifts_of
@@ -76,6 +77,7 @@ class Board:
         trials on a part of the images. apart: field -> (value of the ranked board, value here).
         columns: the measures, in order. shifts: all, and those that the OOD average is over. aside: runs not counted, because
         a newer one of the same row and seed is. sort: key of the column that the rows are sorted by.
+        lines: shift -> the baseline line behind the column of effective robustness.
         ties_about: key of the column of `BoardRow.tie`; ties_question: `models` or `method`; ties_missing: why there are none.
     """
 
@@ -86,6 +88,7 @@ class Board:
     shifts: Shifts
     aside: int = 0
     sort: str = "ood"
+    lines: dict[str, Line] = field(default_factory=dict)
     ties_about: str = ""
     ties_question: Literal["models", "method", ""] = ""
     ties_missing: str = ""
@@ -107,11 +110,17 @@ def board(
     by: str = "shift",
     extras: Sequence[str] = (),
     sort: str = "ood",
+    lines: Mapping[str, Sequence[Line]] | None = None,
 ) -> Board:
-    """The board of one group: its newest run of every row and seed, measured, averaged and sorted."""
+    """The board of one group: its newest run of every row and seed, measured, averaged and sorted.
+
+    Args:
+        by, extras: see `measures`. sort: key of a column. lines: shift -> baseline lines of effective robustness.
+    """
     records = one_per_seed(group.records)
     shifts = shifts_of(records)
-    columns = measures(records, shifts, by=by, extras=extras)
+    baseline = chosen(lines or {}, records)
+    columns = measures(records, shifts, by=by, extras=extras, lines=baseline)
     named = labels(records)
     rows = [
         BoardRow(key, named[key], runs, {m.key: _cell(m, runs, shifts) for m in columns}) for key, runs in by_row(records).items()
@@ -119,7 +128,7 @@ def board(
     points = [(row.cells["id"].value, row.cells["ood"].value) for row in rows]
     for row, own in zip(rows, on_front(points), strict=True):
         row.front = own
-    made = Board(kind, group, columns, rows, shifts, len(group.records) - len(records), sort)
+    made = Board(kind, group, columns, rows, shifts, len(group.records) - len(records), sort, baseline)
     made.rows = ranked(made, sort)
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -45,6 +46,10 @@ def leaderboard(
         Ties,
         typer.Option("--ties", help="mark what cannot be told from the best: these trained models, or the method over seeds"),
     ] = Ties.models,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", help="TOML file that names standard backbones, for effective robustness on a suite of yours"),
+    ] = None,
     include_limited: Annotated[bool, typer.Option("--include-limited", help="show runs made with --limit too, apart")] = False,
     form: FormatOption = Format.table,
 ) -> None:
@@ -77,7 +82,7 @@ def leaderboard(
     everything = load(Store(root))
     chosen = select(everything, suites=suite or (), backbones=backbone or (), methods=method or ())
     asked: Literal["models", "method"] | None = None if ties is Ties.none else ties.value
-    view = View(sort=sort, by=by.value, extras=extras, limited=include_limited, ties=asked)
+    view = View(sort=sort, by=by.value, extras=extras, limited=include_limited, ties=asked, baseline=baseline)
     made = tables(chosen, view, Predictions(Store(root)))
     if made:
         print_tables(made, form)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from bench.cli.output import Kind
 from bench.runs.record import RunRecord
 
+from .baseline import Line, effective
 from .intervals import Interval, over_images
 from .tradeoff import above_curve, area_under_curve, yardsticks
 
@@ -166,23 +167,47 @@ def _above(records: Sequence[RunRecord]) -> list[Measure]:
 
 
 _TAKEN = {"group", "suite", "backbone", "method", "external", "runs", "seeds", "fits", "id", "ood", "above_curve", "cost"}
-_TAKEN |= {"status", "seed", "error", "started", "trials", "search_seconds", "tie", "rank_low", "rank_high", "front"}
+_TAKEN |= {"status", "seed", "error", "started", "trials", "search_seconds", "tie", "rank_low", "rank_high", "front", "effective"}
 
 
-def measures(records: Sequence[RunRecord], shifts: Shifts, *, by: str = "shift", extras: Sequence[str] = ()) -> list[Measure]:
-    """All columns of a group: ID, its shifts (or factors), the OOD average, extras, cost."""
+def _effective(lines: Mapping[str, Line], shifts: Sequence[str]) -> list[Measure]:
+    """Effective robustness on every shift that has a line and, where all of the OOD average do, their mean."""
+
+    def of(shift: str) -> Callable[[RunRecord], float | None]:
+        return lambda record: effective(record, shift, lines[shift])
+
+    single = [Measure(f"effective {s}", f"effective, {s}", "percent", of(s), human=False) for s in lines]
+    if not shifts or any(shift not in lines for shift in shifts):
+        return single
+    return [Measure("effective", "effective", "percent", lambda r: mean([of(s)(r) for s in shifts])), *single]
+
+
+def measures(
+    records: Sequence[RunRecord],
+    shifts: Shifts,
+    *,
+    by: str = "shift",
+    extras: Sequence[str] = (),
+    lines: Mapping[str, Line] | None = None,
+) -> list[Measure]:
+    """All columns of a group: ID, its shifts (or factors), the OOD average, effective robustness, extras, cost.
+
+    Args:
+        lines: shift -> baseline line of effective robustness; without any, there is no such column.
+    """
     taken = _TAKEN | {m.key for name in EXTRAS for m in extra_measures(name, ())}
     if by == "factor":
         middle = factor_measures(records, [s for s in shifts.all if all(s in r.metrics for r in records)])
     else:
         # A shift may have any name, also that of another column or of another column's SD or interval.
-        keys = {s: f"shift {s}" if s in taken or s.endswith(ENDINGS) else s for s in shifts.all}
+        keys = {s: f"shift {s}" if s in taken or s.endswith(ENDINGS) or s.startswith("effective ") else s for s in shifts.all}
         middle = [_scores(keys[s], s, [s]) for s in shifts.all]
     return [
         _scores("id", "ID", [ID]),
         *middle,
         _scores("ood", "OOD", shifts.shared),
         *_above(records),
+        *_effective(lines or {}, shifts.shared),
         *(m for name in dict.fromkeys((*extras, *_QUIET)) for m in extra_measures(name, shifts.shared, human=name in extras)),
         Measure("cost", "training", "seconds", lambda r: r.fit_seconds, "low", spread=False),
     ]

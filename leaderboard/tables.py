@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.cli.output import Cell, Column, Row, Table, plain
 from bench.errors import UsageError
 from bench.runs.record import RunRecord
 
+from .baseline import baselines
 from .board import Board, BoardRow, Kind, board
 from .groups import Group, by_row, groups, labels, row_key
 from .measures import ENDINGS, ID, Measure, Shifts
@@ -26,6 +28,7 @@ class View:
     Attributes:
         sort: key of a column. by: middle columns, `shift` or `factor`. extras: names of `EXTRAS`. limited: whether runs on
         a part of the images are shown, apart. ties: the question that marks of ties answer; None for no marks.
+        baseline: a file that declares standard backbones (see baselines.toml), for suites without published lines.
     """
 
     sort: str = "ood"
@@ -33,6 +36,7 @@ class View:
     extras: Sequence[str] = ()
     limited: bool = False
     ties: Question | None = None
+    baseline: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,11 @@ def boards(records: Sequence[RunRecord], view: View, predictions: Predictions | 
     whole = [r for r in final if r.limit is None]
     parts = [r for r in final if r.limit is not None] if view.limited else []
     made: list[Board] = []
+    lines = {suite: baselines(suite, whole, view.baseline) for suite in {r.suite for r in final}}
     for limited, chosen in ((False, whole), (True, parts)):
         for group in groups(r for r in chosen if r.status == "done"):
             kind: Kind = "limited" if limited else "apart" if group.apart else "ranked"
-            made.append(board(group, kind, by=view.by, extras=view.extras, sort=view.sort))
+            made.append(board(group, kind, by=view.by, extras=view.extras, sort=view.sort, lines=lines[group.suite]))
     sortable = list(dict.fromkeys(key for one in made for key in ("method", "trials", "runs", *(m.key for m in one.columns))))
     if made and view.sort not in sortable:
         raise UsageError(f"there is no column `{view.sort}` to sort by", where="--sort", fix=f"one of: {', '.join(sortable)}")
@@ -100,6 +105,7 @@ def notes(of: Board, view: View) -> list[str]:
     return [
         _reading(of.records, of.shifts, of.columns, view),
         *_ties(of),
+        *_baseline(of),
         *_missing(of.records, of.shifts),
         *_seeds(of.records, of.aside),
         *_marks(of.records),
@@ -168,6 +174,16 @@ def _ties(of: Board) -> list[str]:
     return [
         f"vs best: `tie` for rows not shown to be below the best {measure.title}, as {what}, family-wise error 5 %). A row with "
         "no mark is shown to be below another one."
+    ]
+
+
+def _baseline(of: Board) -> list[str]:
+    if of.measure("effective") is None:
+        return []
+    of_id = ", ".join(f"{shift} in {line.id}" for shift, line in of.lines.items())
+    return [
+        "Effective = mean over the OOD average's shifts of the accuracy above the line of standard models in logit space, at the "
+        f"row's own ID accuracy ({of_id}; {'; '.join(dict.fromkeys(line.source for line in of.lines.values()))})."
     ]
 
 
