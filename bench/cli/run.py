@@ -11,6 +11,7 @@ from .engine_options import (
     BackboneOption,
     DataOption,
     DeviceOption,
+    DevicesOption,
     LimitOption,
     SkipOption,
     SuiteOption,
@@ -70,6 +71,7 @@ def command(
     data_root: DataOption = None,
     store: StoreOption = None,
     device: DeviceOption = None,
+    devices: DevicesOption = 1,
     threads: ThreadsOption = 2,
     workers: Annotated[int, typer.Option("--workers", min=0, help="threads that decode and augment training images ahead")] = 0,
     jobs: Annotated[
@@ -133,11 +135,11 @@ def command(
     if jobs > 1 and len(spec.methods) * len(spec.seeds) > 1 and not dry_run:
         from ..sweeps.sweep import Settings
 
-        settings = Settings(device, threads, workers, micro_batch, deterministic, checkpoint_every)
+        settings = Settings(device, threads, workers, micro_batch, deterministic, checkpoint_every, devices)
         records = _side_by_side(spec, jobs, store, settings, fresh=fresh)
     else:
         with ConsoleReporter() as reporter:
-            machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic)
+            machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic, devices)
             planned = plan(spec, store=store, engine=machine, reporter=reporter)
             if dry_run:
                 print_tables([_plan_table(planned)], form)
@@ -156,6 +158,7 @@ def command(
 
 def _side_by_side(spec: RunSpec, jobs: int, store: Path | None, settings: Settings, *, fresh: bool) -> list[RunRecord]:
     """The runs as a sweep on this machine."""
+    from ..stopping import stop_if_asked
     from ..sweeps.spec import sweep_of
     from ..sweeps.sweep import Sweep
     from .progress import ConsoleReporter
@@ -163,6 +166,7 @@ def _side_by_side(spec: RunSpec, jobs: int, store: Path | None, settings: Settin
 
     with ConsoleReporter() as reporter:
         sweep = Sweep(sweep_of(spec, jobs), store=store, settings=settings, reporter=reporter, fresh=fresh, blind=spec.search)
+        stop_if_asked(reporter)
     with SweepConsole(sweep.queue) as console:
         sweep.run(console)
     return sweep.records()

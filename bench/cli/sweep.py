@@ -129,6 +129,7 @@ def command(
     """
     from ..errors import Interrupted, UsageError
     from ..spec import parse_assignments
+    from ..stopping import stop_if_asked
     from ..sweeps.spec import as_toml, sweep_spec
 
     if seeds is not None and seed:
@@ -177,6 +178,7 @@ def command(
     settings = Settings(device, threads, workers, micro_batch, deterministic, checkpoint_every)
     with ConsoleReporter() as reporter:
         sweep = Sweep(spec, store=store, settings=settings, reporter=reporter, shard=part)
+        stop_if_asked(reporter)
     for left_out in sweep.plan.impossible:
         say(f"note: {left_out.asked} is left out on {left_out.backbone}: {left_out.reason}")
     if dry_run:

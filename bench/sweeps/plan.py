@@ -203,6 +203,8 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
     for asked, refusal in refused.items():
         if not spec.takes_all and all(entrant.asked != asked for entrant in entrants):
             raise refusal
+    if not entrants:
+        raise UsageError("no installed method can run on these backbones", fix="`bench backbones` says what each of them offers")
     return Plan(spec, entrants, impossible, blind)
 
 

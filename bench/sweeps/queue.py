@@ -9,7 +9,7 @@ from typing import Literal
 from ..api import forget
 from ..errors import BenchError, Interrupted
 from ..method import Method
-from ..runs.execute import record_failure
+from ..runs.execute import planned_record, record_failure
 from ..runs.lease import is_live
 from ..runs.record import RunRecord
 from .job import Job, Outcome
@@ -122,10 +122,13 @@ class Queue:
 
     @property
     def over(self) -> bool:
-        """Nothing is running, and nothing is left that this process could do."""
-        return not any(entry.mine and entry.state in ("to do", "running") for entry in self) and not any(
-            not search.over and self._pending(search, mine=True) for search in self.searches
-        )
+        """Nothing is running, and nothing is left that this process could do in this start."""
+        return self.count("to do", "running") == 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Something is left, for this start or, after a stop, for the next one."""
+        return self.count("to do", "running", "stopped") > 0 or self.finals_to_come > 0
 
     # What is shown
 
@@ -176,8 +179,10 @@ class Queue:
                 entry.state = "done"
             elif all(fit_id in self._fits for fit_id in entry.job.needs) and (made or entry.job.fit_id not in training):
                 ready.append(entry)
-        # First what others wait for; last what a process elsewhere is working on, where a trial could only wait.
-        return min(ready, key=lambda entry: (self._elsewhere(entry), entry.job.fit_id not in wanted), default=None)
+        ready.sort(key=lambda entry: entry.job.fit_id not in wanted)  # first what others wait for
+        here = next((entry for entry in ready if not self._elsewhere(entry)), None)
+        # A fit that a process elsewhere is at could only be waited for, so it comes when there is nothing else to do.
+        return here if here is not None or training or not ready else ready[0]
 
     def _elsewhere(self, entry: Entry) -> bool:
         store = entry.planned.experiment.store
@@ -274,15 +279,20 @@ class Queue:
         search.ids.append(self._add(planned).job.id)
         return True
 
-    def _pending(self, search: Search, *, mine: bool = False) -> list[Entry]:
-        trials = [self._entries[job_id] for job_id in dict.fromkeys(search.ids)]
-        return [entry for entry in trials if entry.state not in ("done", "failed") and (entry.mine or not mine)]
+    def _pending(self, search: Search) -> bool:
+        """Whether a trial has not settled yet."""
+        return any(self._entries[job_id].state not in ("done", "failed") for job_id in search.ids)
 
     def _records(self, search: Search) -> list[RunRecord]:
+        """Of every trial that has settled; one that could not even leave a row has failed."""
         found = []
         for job_id in search.ids:
-            record = self._record(self._entries[job_id].planned)
-            assert record is not None, "a trial that has settled has left a record"
+            entry = self._entries[job_id]
+            record = self._record(entry.planned)
+            if record is None:
+                method, limit = entry.planned.method, self.plan.spec.limit
+                record = planned_record(entry.planned.experiment, method, limit=limit, search=True)
+                record.status, record.error = "failed", entry.reason
             found.append(record)
         return found
 

@@ -94,6 +94,8 @@ class SweepSpec(BaseModel):
                 raise ValueError(f"{what}: one is given twice")
         if self.hours is not None and self.trials == 0:
             raise ValueError("hours of search and no trial contradict each other")
+        if (self.gpus_per_trial or 0) > 1 and self.gpus_per_trial != int(self.gpus_per_trial or 0):
+            raise ValueError(f"a trial cannot have {self.gpus_per_trial:g} GPUs: below 1 a fraction, above 1 a whole number")
         if self.address is not None and self.runner != "ray":
             raise ValueError("an address is Ray's: it needs runner = ray")
         return self

@@ -32,6 +32,7 @@ class Settings:
 
     Args:
         device: as `--device`; None takes the best that the trial sees. threads: of torch; None: as many as a trial has cores.
+        devices: that train one model together; None: as many as a trial has GPUs.
     """
 
     device: str | None = None
@@ -40,6 +41,7 @@ class Settings:
     micro_batch: int | None = None
     deterministic: bool = True
     checkpoint_seconds: float = 60.0
+    devices: int | None = None
 
 
 class Unwatched:
@@ -92,6 +94,7 @@ class Sweep:
             micro_batch=settings.micro_batch,
             deterministic=settings.deterministic,
             checkpoint_seconds=settings.checkpoint_seconds,
+            devices=settings.devices or max(1, int(spec.gpus_per_trial or 1)),
         )
         # The driver itself computes nothing, so it takes no memory of any GPU.
         self.plan: Plan = make_plan(spec, store=self.store.root, engine=engine, reporter=reporter, blind=blind)
@@ -140,7 +143,7 @@ class Sweep:
             with self._tracked(journal) as tracked:
                 self.runner().run(queue, self.work, tracked)
         journal.write("ended", done=queue.count("done"), failed=queue.count("failed"), signal=watch.stop)
-        if watch.stop and (queue.count("stopped") or not queue.over):
+        if watch.stop and queue.unfinished:
             raise Interrupted("stopped; the state is saved", fix="run the same command again: it continues", signal=watch.stop)
 
     def _tracked(self, watch: Watch) -> AbstractContextManager[Watch]:
