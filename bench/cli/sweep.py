@@ -59,6 +59,9 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="show the plan: done, to do, waiting and why, time and disk; train nothing")
     ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="with --dry-run: measure a few steps of what no earlier record tells")
+    ] = False,
     print_commands: Annotated[
         bool, typer.Option("--print-commands", help="print one command per job, for another scheduler on this store, and stop")
     ] = False,
@@ -182,7 +185,7 @@ def command(
     for left_out in sweep.plan.impossible:
         say(f"note: {left_out.asked} is left out on {left_out.backbone}: {left_out.reason}")
     if dry_run:
-        print_tables([plan_table(sweep)], form)
+        print_tables([plan_table(sweep, probe=probe)], form)
         return
     if print_commands:
         print_commands_of(sweep, settings)

@@ -144,7 +144,8 @@ class Sweep:
                 self.runner().run(queue, self.work, tracked)
         journal.write("ended", done=queue.count("done"), failed=queue.count("failed"), signal=watch.stop)
         if watch.stop and queue.unfinished:
-            raise Interrupted("stopped; the state is saved", fix="run the same command again: it continues", signal=watch.stop)
+            what = "stopped at once; what was saved before is kept" if watch.now else "stopped; the state is saved"
+            raise Interrupted(what, fix="run the same command again: it continues", signal=watch.stop)
 
     def _tracked(self, watch: Watch) -> AbstractContextManager[Watch]:
         if not self.spec.track:

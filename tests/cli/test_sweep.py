@@ -61,7 +61,7 @@ def test_plan_then_board(tiny_suite: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     board = {row["method"]: row["trials"] for table in json.loads(done.stdout)["tables"] for row in table["rows"]}
     assert sorted(board.values()) == [2, 2]
-    assert "[10 of 10]" in done.stderr, "one line per change of state, counted"
+    assert "[11 of 11]" in done.stderr, "one line per change of state, counted"
 
     after = bench(*asked, *where, "--dry-run")
     (table,) = json.loads(after.stdout)["tables"]
