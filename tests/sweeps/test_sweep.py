@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,17 @@ def test_a_stop_saves_and_the_same_sweep_continues_it(tiny_suite: Path, tmp_path
     assert len(records) == 8
     for record in records:
         assert record.metrics == undisturbed[record.eval_id].metrics
+
+
+def test_a_fit_that_is_there_needs_nothing_below_it(tiny_suite: Path, tmp_path: Path) -> None:
+    ((record,), _) = sweep(tiny_suite, tmp_path, "wise-ft", trials=0, seeds=(0,))
+    shutil.rmtree(tmp_path / "runs")
+    for fit in (tmp_path / "fits").iterdir():
+        if fit.name != record.fit_id:
+            shutil.rmtree(fit)
+    ((again,), listener) = sweep(tiny_suite, tmp_path, "wise-ft", trials=0, seeds=(0,))
+    assert listener.trained() == []
+    assert again.metrics == record.metrics
 
 
 def test_the_baseline_gets_its_curve(finished: Path) -> None:
