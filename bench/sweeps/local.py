@@ -230,6 +230,7 @@ def _death(code: int | None) -> str:
 
 def _serve(pipe: Connection, work: Work) -> None:
     """The child: do jobs until the driver closes the pipe. Ctrl-C reaches the whole group; the driver alone decides."""
+    os.dup2(2, 1)  # stdout is the driver's, for the answer; what a method prints is part of the story
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reporter = _Piped(pipe)
     signal.signal(signal.SIGTERM, reporter.on_signal)
