@@ -43,7 +43,8 @@ class RayRunner:
             fitting = _slots(resources, nodes)
             preflight(queue, work, watch, resources, [node for node in nodes if fitting[node["NodeID"]]])
             slots = min(sum(fitting.values()), resources.most or sum(fitting.values()))
-            watch.note(f"Ray: {slots} trials at once on {sum(map(bool, fitting.values()))} nodes; its log: {self.log}")
+            usable = sum(map(bool, fitting.values()))
+            watch.note(f"Ray: {slots} at once on {usable} {'node' if usable == 1 else 'nodes'}; its log: {self.log}")
             dispatch(queue, work, watch, resources, slots)
 
 

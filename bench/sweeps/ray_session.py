@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -91,6 +92,8 @@ def _start(how: dict[str, object], address: str | None, log: Path) -> None:
     import ray
     from ray.exceptions import RayError
 
+    if ray.is_initialized():
+        raise UsageError("this process uses Ray already, and a sweep has one of its own", fix="call ray.shutdown() first")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(log_to_driver=False, configure_logging=False, **how)  # type: ignore[arg-type]
@@ -105,9 +108,10 @@ def _start(how: dict[str, object], address: str | None, log: Path) -> None:
             fix="use the cluster's Python and Ray versions; if it wants a token, export RAY_AUTH_MODE=token and that token",
         ) from error
     finally:
-        # Ray takes over SIGTERM.
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            # Ray takes over SIGTERM.
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _reach(address: str) -> None:
