@@ -139,11 +139,17 @@ def chosen(lines: Mapping[str, Sequence[Line]], records: Sequence[RunRecord]) ->
     return found
 
 
+def matched_id(record: RunRecord, shift: str, otherwise: float | None = None) -> float | None:
+    """Score on id-test under the shift's projection; `otherwise` where the shift has all classes, or it was not measured."""
+    found = getattr(record, "id_matched", {}).get(shift)
+    return otherwise if found is None else float(found.score)
+
+
 def effective(record: RunRecord, shift: str, line: Line) -> float | None:
     """Effective robustness of a run on a shift, in [-1, 1]: its accuracy minus the line's at its ID accuracy."""
     if shift not in record.metrics or "id-test" not in record.metrics:
         return None
-    own = record.metrics["id-test"].score if line.id == "id-test" else getattr(record, "id_matched", {}).get(shift)
+    own = record.metrics["id-test"].score if line.id == "id-test" else matched_id(record, shift)
     expected = None if own is None else line.at(own)
     return None if expected is None else record.metrics[shift].score - expected
 

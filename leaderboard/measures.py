@@ -9,7 +9,7 @@ from typing import Literal
 from bench.cli.output import Kind
 from bench.runs.record import RunRecord
 
-from .baseline import Line, effective
+from .baseline import Line, effective, matched_id
 from .intervals import Interval, over_images
 from .tradeoff import above_curve, area_under_curve, yardsticks
 
@@ -132,9 +132,8 @@ def _id_matched(shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
     """Mean over the shifts of ID scored on the shift's classes only; where a shift has all classes, that is ID itself."""
 
     def matched(record: RunRecord) -> float | None:
-        own: dict[str, float] = getattr(record, "id_matched", {})
-        plain = metric(ID, "score")(record)
-        return mean([own.get(shift, plain) for shift in shifts])
+        everything = metric(ID, "score")(record)
+        return mean([matched_id(record, shift, everything) for shift in shifts])
 
     return matched
 
@@ -170,6 +169,16 @@ _TAKEN = {"group", "suite", "backbone", "method", "external", "runs", "seeds", "
 _TAKEN |= {"status", "seed", "error", "started", "trials", "search_seconds", "tie", "rank_low", "rank_high", "front", "effective"}
 
 
+def _relative(records: Sequence[RunRecord]) -> list[Measure]:
+    """Scores relative to a reference's, such as mCE, where the suite's card defines one."""
+    names = dict.fromkeys(name for r in records for name in getattr(r, "relative", {}))
+
+    def of(name: str) -> Callable[[RunRecord], float | None]:
+        return lambda record: getattr(record, "relative", {}).get(name)
+
+    return [Measure(f"relative {name}", name, "number", of(name), "low") for name in names]
+
+
 def _effective(lines: Mapping[str, Line], shifts: Sequence[str]) -> list[Measure]:
     """Effective robustness on every shift that has a line and, where all of the OOD average do, their mean."""
 
@@ -200,7 +209,10 @@ def measures(
         middle = factor_measures(records, [s for s in shifts.all if all(s in r.metrics for r in records)])
     else:
         # A shift may have any name, also that of another column or of another column's SD or interval.
-        keys = {s: f"shift {s}" if s in taken or s.endswith(ENDINGS) or s.startswith("effective ") else s for s in shifts.all}
+        keys = {
+            s: f"shift {s}" if s in taken or s.endswith(ENDINGS) or s.startswith(("effective ", "relative ")) else s
+            for s in shifts.all
+        }
         middle = [_scores(keys[s], s, [s]) for s in shifts.all]
     return [
         _scores("id", "ID", [ID]),
@@ -208,6 +220,7 @@ def measures(
         _scores("ood", "OOD", shifts.shared),
         *_above(records),
         *_effective(lines or {}, shifts.shared),
+        *_relative(records),
         *(m for name in dict.fromkeys((*extras, *_QUIET)) for m in extra_measures(name, shifts.shared, human=name in extras)),
         Measure("cost", "training", "seconds", lambda r: r.fit_seconds, "low", spread=False),
     ]
