@@ -14,6 +14,7 @@ from bench.runs.record import RunRecord
 
 from .intervals import Interval, over_seeds
 from .measures import ID, shifts_of
+from .pairs import holm
 from .predictions import Predictions
 from .resampling import differences_over_images
 from .strata import NotPaired
@@ -177,7 +178,7 @@ def _method(a: Sequence[RunRecord], b: Sequence[RunRecord], about: str, splits: 
 def _corrected(found: list[Difference]) -> list[Difference]:
     """With Holm's correction over the data sets, and the verdicts that follow."""
     sets = [d.p for d in found if d.about != MEAN and d.p is not None]
-    corrected = iter(holm(sets))
+    corrected = iter(holm(sets).tolist())
     made = []
     for one in found:
         if one.p is None:
@@ -188,13 +189,6 @@ def _corrected(found: list[Difference]) -> list[Difference]:
         verdict: Verdict = "tie" if p > 0.05 or value == 0 else "better" if value > 0 else "worse"
         made.append(replace(one, p_holm=p, verdict=verdict))
     return made
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979) of p-values, family-wise."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(value) for value in multipletests(p, method="holm")[1]] if p else []
 
 
 def _image_by_image(
@@ -221,7 +215,7 @@ def _image_by_image(
     corrected = [
         replace(test, p_holm=p)
         for found in tests.values()
-        for test, p in zip(found, holm([test.p for test in found]), strict=True)
+        for test, p in zip(found, holm([test.p for test in found]).tolist(), strict=True)
     ]
     return corrected, alike
 

@@ -104,8 +104,6 @@ def the_method(by_seed: Floats, level: float = 0.95) -> Pairs:
     Args:
         by_seed: (seeds, K), every row on the same two or more seeds.
     """
-    from statsmodels.stats.multitest import multipletests
-
     estimates = by_seed.mean(axis=0)
     rows = by_seed.shape[1]
     first, second = np.triu_indices(rows, 1)
@@ -116,8 +114,19 @@ def the_method(by_seed: Floats, level: float = 0.95) -> Pairs:
     fixed = np.ptp(by_seed, axis=0) < 1e-12
     t[(np.ptp(differences, axis=0) < 1e-12) & ~(fixed[first] & fixed[second])] = 0.0
     p = 2 * stats.t.sf(np.abs(t), len(by_seed) - 1)
-    told = multipletests(p, alpha=1 - level, method="holm")[0] if len(p) else np.zeros(0, dtype=bool)
+    told = holm(p) <= 1 - level
     worse = np.zeros((rows, rows), dtype=bool)
     worse[first, second] = told & (t < 0)
     worse[second, first] = told & (t > 0)
     return Pairs(worse, estimates)
+
+
+def holm(p: Sequence[float] | Floats) -> Floats:
+    """p-values corrected by Holm's step-down procedure (1979): rejecting those up to 5 % errs anywhere in at most 5 %."""
+    # As statsmodels' multipletests (tested), which collects all of Python's garbage at every call: a second with large stores.
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values)
+    steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(steps, 1.0)
+    return corrected

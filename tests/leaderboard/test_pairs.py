@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 
-from bench.leaderboard.pairs import the_method, these_models
+from bench.leaderboard.pairs import holm, the_method, these_models
 from bench.leaderboard.predictions import Predictions
 from bench.leaderboard.tables import View, boards, tables
 from bench.runs.record import RunRecord
@@ -56,6 +57,12 @@ def test_few_seeds_leave_close_rows_tied() -> None:
 def test_rows_without_any_spread_differ_for_certain_and_coincidences_tell_nothing() -> None:
     assert the_method(np.array([[0.6, 0.5], [0.6, 0.5]])).tied_with_best.tolist() == [True, False]
     assert the_method(np.array([[0.60, 0.5], [0.61, 0.51]])).tied_with_best.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("p", [[], [0.04], [0.01, 0.04, 0.03, 0.005], [0.9, 0.5, 0.5]])
+def test_holm_is_statsmodels(p: list[float]) -> None:
+    expected = multipletests(p, method="holm")[1] if p else []
+    assert holm(p) == pytest.approx(np.asarray(expected))
 
 
 def kept(make: Make, predict: Predict) -> list[RunRecord]:
