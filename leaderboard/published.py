@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from scipy import stats
 
@@ -27,13 +28,17 @@ def reported(suite: str) -> list[dict[str, Any]]:
 
 
 def measured(records: Sequence[RunRecord]) -> dict[str, float]:
-    """Mean OOD average over seeds of every method, by its name (the row with most seeds where it has several)."""
-    rows: dict[str, dict[str, dict[int, float]]] = {}
+    """Mean OOD average over seeds of every method, by its name: of several rows the searched one, else that with most seeds."""
+    rows: dict[str, dict[str, dict[int, RunRecord]]] = {}
     for record in records:
         if record.status == "done" and record.phase == "final" and record.limit is None and record.ood is not None:
-            rows.setdefault(record.method["name"], {}).setdefault(record.label, {})[record.seed] = record.ood
-    best = {name: max(of.values(), key=len) for name, of in rows.items()}
-    return {name: sum(seeds.values()) / len(seeds) for name, seeds in best.items()}
+            rows.setdefault(record.method["name"], {}).setdefault(record.label, {})[record.seed] = record
+
+    def rank(runs: Mapping[int, RunRecord]) -> tuple[int, int]:
+        return max(run.search_trials for run in runs.values()), len(runs)
+
+    best = {name: max(of.values(), key=rank) for name, of in rows.items()}
+    return {name: float(np.mean([run.ood for run in runs.values()])) for name, runs in best.items()}
 
 
 def agreement(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, int]:

@@ -141,19 +141,24 @@ def _planned(experiment: Experiment, method: Method, *, limit: int | None, searc
     """The record of a run of `method`, before anything was done."""
     phase: Literal["search", "final"] = "search" if search else "final"
     label = row_label(method, experiment)
-    return _record(experiment, method.identity(), label, experiment.fit_id(method), limit=limit, phase=phase)
+    return _record(experiment, method.identity(), label, experiment.identity(method), limit=limit, phase=phase)
 
 
 def _record(
     experiment: Experiment,
     method: dict[str, Any],
     label: str,
-    fit_id: str,
+    fit: dict[str, Any],
     *,
     limit: int | None,
     phase: Literal["final", "search", "external"],
 ) -> RunRecord:
-    """Loading every split here finds unreadable images before training, not after; a search opens id-val alone."""
+    """Loading every split here finds unreadable images before training, not after; a search opens id-val alone.
+
+    Args:
+        fit: what the fit_id is the hash of.
+    """
+    fit_id = digest(fit)[:24]
     backbone, suite, card = experiment.backbone, experiment.suite, experiment.suite.card
     search = phase == "search"
     shifts = () if search else card.shifts
@@ -184,6 +189,7 @@ def _record(
         factors={shift.name: shift.factors for shift in shifts},
         id_val_seen=card.name in backbone.seen_suites,
         started=_now(),
+        identity={"fit": fit, "evaluation": measured},
         provenance=provenance(experiment.engine),
     )
 
@@ -315,8 +321,8 @@ def execute_external(
     classifier, sha = load_external(weights, experiment, normalize)
     parameters = {"name": name, "weights": sha, "normalize": classifier.head.normalize}
     method = {"name": "external", "version": 1, "source": "", "parameters": parameters}
-    fit_id = digest({"external": parameters, "backbone": experiment.backbone.weights_sha256})[:24]
-    record = _record(experiment, method, name, fit_id, limit=limit, phase="external")
+    fit = {"external": parameters, "backbone": experiment.backbone.weights_sha256}
+    record = _record(experiment, method, name, fit, limit=limit, phase="external")
     path = experiment.store.run_dir(record) / "record.json"
     with Lease(path.parent, waiting=experiment.waiting):
         _evaluate(experiment, classifier, _splits(experiment, record), record, path.parent)
