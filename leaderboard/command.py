@@ -38,8 +38,8 @@ def leaderboard(
         str,
         typer.Option(
             "--columns",
-            help="more columns, with commas: accuracy, class_mean, macro_f1, worst_group, nll, ece, brier, id_val, memory, "
-            "eval_seconds",
+            help="more columns, with commas: accuracy, class_mean, macro_f1, worst_group, nll, ece, brier, id_matched, "
+            "worst_shift, curve_area, id_val, memory, eval_seconds",
         ),
     ] = "",
     ties: Annotated[
@@ -57,7 +57,8 @@ def leaderboard(
 
     ID, every shift, the OOD average and the cost of every method, averaged over seeds. Only comparable rows share a table:
     same suite, backbone weights, images and pixels. What differs is listed apart, under a title that says in what. Rows that
-    are close are not shown to differ: that takes a test. Exit code 5 if nothing matched.
+    cannot be told from the best are marked as ties; two rows are told apart by `bench compare`. csv and json have intervals
+    over seeds and over images for every number. Exit code 5 if nothing matched.
 
     \b
     Examples:

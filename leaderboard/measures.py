@@ -166,7 +166,20 @@ def _above(records: Sequence[RunRecord]) -> list[Measure]:
 
 
 _TAKEN = {"group", "suite", "backbone", "method", "external", "runs", "seeds", "fits", "id", "ood", "above_curve", "cost"}
-_TAKEN |= {"status", "seed", "error", "started", "trials", "search_seconds", "tie", "rank_low", "rank_high", "front", "effective"}
+_TAKEN |= {
+    "status",
+    "seed",
+    "error",
+    "started",
+    "trials",
+    "search_seconds",
+    "tie",
+    "rank",
+    "rank_low",
+    "rank_high",
+    "front",
+    "effective",
+}
 
 
 def _relative(records: Sequence[RunRecord]) -> list[Measure]:

@@ -36,7 +36,7 @@ class Outcomes:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """(N,) whether the prediction is the label."""
-        return self.labels == self.predicted
+        return np.asarray(self.labels == self.predicted)
 
 
 class Predictions:

@@ -118,6 +118,7 @@ def _board(of: Board, view: View) -> Table:
         *NAMES,
         Column("external", human=False),
         Column("tie", "vs best", human=any(row.tie is not None for row in of.rows)),
+        Column("rank", human=any(row.ranks is not None for row in of.rows)),
         *(Column(m.key, m.title, m.kind, spread=f"{m.key}_sd" if m.spread else "", human=m.human) for m in of.columns),
         Column("rank_low", kind="count", human=False),
         Column("rank_high", kind="count", human=False),
@@ -148,7 +149,8 @@ def _row(row: BoardRow, of: Board) -> Row:
         "fits": " ".join(r.fit_id for r in row.records),
     }
     if row.ranks:
-        found |= {"rank_low": row.ranks[0], "rank_high": row.ranks[1]}
+        low, high = row.ranks
+        found |= {"rank": str(low) if low == high else f"{low}-{high}", "rank_low": low, "rank_high": high}
     for measure in of.columns:
         cell = row.cells[measure.key]
         found[measure.key] = cell.value
@@ -173,7 +175,7 @@ def _ties(of: Board) -> list[str]:
         what = "the methods over seeds (seeds vary; paired t-tests; Holm over all pairs of rows"
     return [
         f"vs best: `tie` for rows not shown to be below the best {measure.title}, as {what}, family-wise error 5 %). A row with "
-        "no mark is shown to be below another one."
+        "no mark is shown to be below another one. rank: interval, for all rows at once."
     ]
 
 
