@@ -202,7 +202,7 @@ def _image_by_image(
             one, other = next(r for r in a if r.seed == seed), next(r for r in b if r.seed == seed)
             left = predictions.outcomes(one, split) if predictions else None
             right = predictions.outcomes(other, split) if predictions else None
-            if left is None or right is None or not np.array_equal(left.keys, right.keys):
+            if left is None or right is None or not left.same_images(right):
                 continue
             x, y = left.correct, right.correct
             only_a, only_b = int((x & ~y).sum()), int((~x & y).sum())

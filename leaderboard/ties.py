@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from bench.errors import BenchError
 from bench.runs.record import RunRecord
 
 from .board import Board, BoardRow
@@ -36,8 +37,8 @@ def mark(board: Board, question: Question, predictions: Predictions | None) -> N
         if len(rows) > MOST_ROWS:
             raise NotPaired(f"there are {len(rows)} rows, and at most {MOST_ROWS} are tested; show fewer with --method")
         found = _models(board, about, rows, predictions) if question == "models" else _method(board, about, rows)
-    except NotPaired as why:
-        board.ties_missing = str(why)
+    except (NotPaired, BenchError) as why:  # a damaged file costs the marks, not the board
+        board.ties_missing = str(why).splitlines()[0]
         return
     best = int(np.argmax(found.estimates))
     for number, (row, tied, ranks) in enumerate(zip(rows, found.tied_with_best, found.ranks, strict=True)):

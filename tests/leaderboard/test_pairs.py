@@ -96,14 +96,22 @@ def test_marks_are_about_the_column_that_the_board_is_sorted_by(make: Make, pred
 def test_missing_predictions_are_a_reason_and_no_mark(make: Make, store: Store) -> None:
     (table,) = tables([make("a"), make("b")], View(ties="models"), Predictions(store))
     assert [row["tie"] for row in table.rows] == [None, None]
-    assert any("no predictions on cartoon are kept for a" in note for note in table.notes)
+    assert any("cartoon: no predictions are kept for a" in note for note in table.notes)
 
 
 def test_a_run_on_other_images_cannot_be_paired(make: Make, predict: Predict, store: Store) -> None:
     records = kept(make, predict)
     predict(records[0], "sketch", [True] * 400, key=[f"another/{i}" for i in range(400)])
     (board,) = boards(records, View(ties="models"), Predictions(store)).boards
-    assert "different images on sketch" in board.ties_missing
+    assert "sketch: the runs of a saw different images" in board.ties_missing
+
+
+def test_a_damaged_file_costs_the_marks_and_not_the_board(make: Make, predict: Predict, store: Store) -> None:
+    records = kept(make, predict)
+    (store.run_dir(records[0]) / "predictions" / "sketch.parquet").write_bytes(b"PAR1")
+    (board,) = boards(records, View(ties="models"), Predictions(store)).boards
+    assert "cannot be read" in board.ties_missing
+    assert len(board.rows) == 3
 
 
 @pytest.mark.parametrize("question", ["models", "method"])
