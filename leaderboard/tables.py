@@ -15,6 +15,7 @@ from .board import Board, BoardRow, Kind, board
 from .groups import Group, by_row, groups, labels, row_key
 from .measures import ENDINGS, ID, Measure, Shifts
 from .predictions import Predictions
+from .printed import bold, caption
 from .ties import Question, mark
 from .tradeoff import YARDSTICK
 
@@ -130,7 +131,9 @@ def _board(of: Board, view: View) -> Table:
         Column("seeds", human=False),
         Column("fits", human=False),
     ]
-    return Table(shown, [_row(row, of) for row in of.rows], title(of), notes(of, view))
+    below = notes(of, view)
+    rows = [_row(row, of) for row in of.rows]
+    return Table(shown, rows, title(of), below, caption(of, title(of), below), bold(of))
 
 
 def _row(row: BoardRow, of: Board) -> Row:
