@@ -25,6 +25,14 @@ class Ties(StrEnum):
     none = "none"
 
 
+class Spread(StrEnum):
+    """What stands behind a number."""
+
+    sd = "sd"
+    seeds = "seeds"
+    images = "images"
+
+
 class By(StrEnum):
     """What stands between ID and OOD."""
 
@@ -51,6 +59,10 @@ def leaderboard(
         Ties,
         typer.Option("--ties", help="mark what cannot be told from the best: these trained models, or the method over seeds"),
     ] = Ties.models,
+    spread: Annotated[
+        Spread,
+        typer.Option("--spread", help="what stands behind a number: SD over seeds, 95 % interval over seeds, or over images"),
+    ] = Spread.sd,
     baseline: Annotated[
         Path | None,
         typer.Option("--baseline", help="TOML file that names standard backbones, for effective robustness on a suite of yours"),
@@ -100,7 +112,8 @@ def leaderboard(
     everything = load(Store(root))
     chosen = select(everything, suites=suite or (), backbones=backbone or (), methods=method or ())
     asked: Literal["models", "method"] | None = None if ties is Ties.none else ties.value
-    view = View(sort=sort, by=by.value, extras=extras, limited=include_limited, ties=asked, baseline=baseline)
+    shown: Literal["sd", "seeds", "images"] = spread.value
+    view = View(sort, by.value, extras, include_limited, asked, baseline, shown)
     if bibtex and chosen:
         from .printed import bibtex as literature
 

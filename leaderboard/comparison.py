@@ -152,11 +152,7 @@ def _models(
         found = differences_over_images(a, b, splits, predictions)
     except NotPaired as why:
         return replace(made, hole=str(why))
-    low, high = np.quantile(found.draws, [0.025, 0.975])
-    below, above = (found.draws < 1e-12).sum(), (found.draws > -1e-12).sum()  # a draw of zero counts on both sides
-    p = min(1.0, 2 * (1 + float(min(below, above))) / (len(found.draws) + 1))
-    interval = Interval(float(low), float(high), "images", f"paired bootstrap, {len(found.draws)} draws")
-    return replace(made, interval=interval, p=p, units=found.images)
+    return replace(made, interval=found.interval, p=found.p, units=found.images)
 
 
 def _method(a: Sequence[RunRecord], b: Sequence[RunRecord], about: str, splits: list[str], seeds: Sequence[int]) -> Difference:

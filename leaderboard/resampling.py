@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bench.runs.record import RunRecord
 
+from .intervals import Interval
 from .predictions import Outcomes, Predictions
 from .strata import NotPaired, contributions, every_outcome
 
@@ -25,6 +26,18 @@ class Draws:
 
     draws: Floats
     images: int
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % percentile interval."""
+        low, high = np.quantile(self.draws, [0.025, 0.975])
+        return Interval(float(low), float(high), "images", f"paired bootstrap, {len(self.draws)} draws")
+
+    @property
+    def p(self) -> float:
+        """Two-sided: twice the smaller tail beyond zero. A draw of exactly zero counts on both sides."""
+        below, above = (self.draws < 1e-12).sum(), (self.draws > -1e-12).sum()
+        return min(1.0, 2 * (1 + float(min(below, above))) / (len(self.draws) + 1))
 
 
 def differences_over_images(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bench.cli.output import Cell, Column, Row, Table, plain
 from bench.errors import UsageError
@@ -19,6 +20,7 @@ from .printed import bold, caption
 from .ties import Question, mark
 from .tradeoff import YARDSTICK
 
+Spread = Literal["sd", "seeds", "images"]
 NAMES = [Column("group", human=False), Column("suite", human=False), Column("backbone", human=False), Column("method")]
 
 
@@ -30,6 +32,7 @@ class View:
         sort: key of a column. by: middle columns, `shift` or `factor`. extras: names of `EXTRAS`. limited: whether runs on
         a part of the images are shown, apart. ties: the question that marks of ties answer; None for no marks.
         baseline: a file that declares standard backbones (see baselines.toml), for suites without published lines.
+        spread: what people see behind a number, its sample SD over seeds or a 95 % interval over `seeds` or `images`.
     """
 
     sort: str = "ood"
@@ -38,6 +41,7 @@ class View:
     limited: bool = False
     ties: Question | None = None
     baseline: Path | None = None
+    spread: Spread = "sd"
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def _board(of: Board, view: View) -> Table:
         Column("external", human=False),
         Column("tie", "vs best", human=any(row.tie is not None for row in of.rows)),
         Column("rank", human=any(row.ranks is not None for row in of.rows)),
-        *(Column(m.key, m.title, m.kind, spread=f"{m.key}_sd" if m.spread else "", human=m.human) for m in of.columns),
+        *(_column(m, view.spread) for m in of.columns),
         Column("rank_low", kind="count", human=False),
         Column("rank_high", kind="count", human=False),
         Column("front", human=False),
@@ -134,6 +138,12 @@ def _board(of: Board, view: View) -> Table:
     below = notes(of, view)
     rows = [_row(row, of) for row in of.rows]
     return Table(shown, rows, title(of), below, caption(of, title(of), below), bold(of))
+
+
+def _column(measure: Measure, spread: Spread) -> Column:
+    interval = (f"{measure.key}_{spread}_low", f"{measure.key}_{spread}_high") if spread != "sd" and measure.spread else None
+    deviation = f"{measure.key}_sd" if measure.spread else ""
+    return Column(measure.key, measure.title, measure.kind, spread=deviation, interval=interval, human=measure.human)
 
 
 def _row(row: BoardRow, of: Board) -> Row:
@@ -203,6 +213,10 @@ def _reading(records: Sequence[RunRecord], shifts: Shifts, columns: Sequence[Mea
     counts = sorted({len(runs) for runs in by_row(records).values()})
     seeds = "1 seed" if counts == [1] else f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     spread = f"mean ± sample SD over {seeds}" if counts[-1] > 1 else "one seed, so no spread"
+    if view.spread == "seeds":
+        spread = f"mean over {seeds} with its 95 % t-interval over seeds"
+    elif view.spread == "images":
+        spread = f"mean over {seeds} with its 95 % Wilson interval over images (MOVER for means over shifts)"
     above = (
         f" Above curve = OOD minus what the interpolation curve of the same seed's {YARDSTICK} offers at that ID."
         if any(column.key == "above_curve" for column in columns)

@@ -13,7 +13,7 @@ from scipy import stats
 
 from bench.leaderboard.intervals import over_images, over_seeds
 from bench.leaderboard.pairs import Pairs, holm, the_method, these_models
-from bench.leaderboard.resampling import drawn_sums
+from bench.leaderboard.resampling import Draws, drawn_sums
 
 pytestmark = pytest.mark.perf
 Rng = np.random.Generator
@@ -22,7 +22,7 @@ Rng = np.random.Generator
 def told(what: str, share: float, low: float, high: float, times: int) -> None:
     """Print one row, and hold the share against its claim, give or take three standard errors of the simulation."""
     slack = 3 * np.sqrt(0.05 * 0.95 / times)
-    print(f"| {what} | {100 * share:.1f} % | {times:,} |")
+    print(f"\n| {what} | {100 * share:.1f} % | {times:,} |")
     assert low - slack <= share <= high + slack, what
 
 
@@ -72,9 +72,8 @@ def test_t_over_seeds(seeds: int) -> None:
     told(f"t over {seeds} seeds | covers", hits / times, 0.93, 0.97, times)
 
 
-def bootstrap(difference: np.ndarray, rng: Rng) -> tuple[float, float]:
-    low, high = np.quantile(drawn_sums(difference / len(difference), 2000, rng), [0.025, 0.975])
-    return float(low), float(high)
+def bootstrap(difference: np.ndarray, rng: Rng) -> Draws:
+    return Draws(drawn_sums(difference / len(difference), 4000, rng), len(difference))
 
 
 @pytest.mark.parametrize(("count", "skill"), [(1500, 0.5), (300, 0.5), (1500, 3.5)])
@@ -86,25 +85,24 @@ def test_paired_bootstrap(count: int, skill: float) -> None:
     for _ in range(times):
         right = images(rng, count, skills)
         difference = right[:, 1].mean(axis=1) - right[:, 0].mean(axis=1)
-        low, high = bootstrap(difference, rng)
-        hits += low <= truth <= high
+        interval = bootstrap(difference, rng).interval
+        hits += interval.low <= truth <= interval.high
         each = (right[:, 1].astype(float) - right[:, 0]).ravel()  # every seed's answer taken for one more image
         half = 1.96 * each.std(ddof=1) / np.sqrt(len(each))
         naive += abs(each.mean() - truth) <= half
     level = f"{count} images at {100 * expected(skill):.0f} %"
     told(f"paired bootstrap, 3 seeds, {level} | covers", hits / times, 0.93, 0.97, times)
-    print(f"| (seeds taken for images: covers, {level}) | {100 * naive / times:.1f} % | {times:,} |")
+    print(f"\n| (every seed taken for more images), {level} | covers | {100 * naive / times:.1f} % | {times:,} |")
 
 
 def test_paired_beats_unpaired() -> None:
-    rng, times, count = np.random.default_rng(4), 1500, 1500
-    for gain, claim in ((0.0, "rejects where nothing differs"), (0.2, "power")):
+    rng, count = np.random.default_rng(4), 1500
+    for gain, claim, times in ((0.0, "rejects where nothing differs", 8000), (0.2, "power", 1500)):
         skills = np.array([0.5, 0.5 + gain])
         boot = exact = unpaired = 0
         for _ in range(times):
             right = images(rng, count, skills, seeds=1)[:, :, 0]
-            low, high = bootstrap(right[:, 1].astype(float) - right[:, 0], rng)
-            boot += low > 0 or high < 0
+            boot += bootstrap(right[:, 1].astype(float) - right[:, 0], rng).p <= 0.05
             only = int((right[:, 0] & ~right[:, 1]).sum()), int((right[:, 1] & ~right[:, 0]).sum())
             exact += stats.binomtest(only[0], sum(only)).pvalue <= 0.05 if sum(only) else False
             pooled, difference = right.mean(), abs(right[:, 0].mean() - right[:, 1].mean())
@@ -113,9 +111,9 @@ def test_paired_beats_unpaired() -> None:
             told(f"paired bootstrap | {claim}", boot / times, 0.0, 0.05, times)
             told(f"exact McNemar | {claim}", exact / times, 0.0, 0.05, times)
             continue
-        print(f"| paired bootstrap | {claim} | {100 * boot / times:.1f} % | {times:,} |")
-        print(f"| exact McNemar | {claim} | {100 * exact / times:.1f} % | {times:,} |")
-        print(f"| unpaired test of two shares | {claim} | {100 * unpaired / times:.1f} % | {times:,} |")
+        print(f"\n| paired bootstrap | {claim} | {100 * boot / times:.1f} % | {times:,} |")
+        print(f"\n| exact McNemar | {claim} | {100 * exact / times:.1f} % | {times:,} |")
+        print(f"\n| unpaired test of two shares | {claim} | {100 * unpaired / times:.1f} % | {times:,} |")
         assert min(boot, exact) > unpaired
 
 
@@ -161,10 +159,10 @@ def test_ties_of_models(name: str) -> None:
         strata = [images(rng, 1000, skills).mean(axis=2) / 2000 for _ in range(2)]
         return these_models(strata, draws=2000), skills
 
-    times = 1000
+    times = 3000 if len(skills) < 10 else 500
     lost, gone, shown = marks(draw, times)
     told(f"ties, these models: {name} | a best row unmarked", lost, 0.0, 0.05, times)
-    print(f"| ties, these models: {name} | no best row marked; rows marked | {100 * gone:.1f} %; {shown:.1f} | {times:,} |")
+    print(f"\n| ties, these models: {name} | no best row marked; rows marked | {100 * gone:.1f} %; {shown:.1f} | {times:,} |")
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -177,4 +175,4 @@ def test_ties_of_methods(seeds: int) -> None:
     times = 1000
     lost, _, shown = marks(draw, times)
     told(f"ties, the method, {seeds} seeds: 3 equal best of 6 | a best row unmarked", lost, 0.0, 0.05, times)
-    print(f"| ties, the method, {seeds} seeds | rows marked | {shown:.1f} | {times:,} |")
+    print(f"\n| ties, the method, {seeds} seeds | rows marked | {shown:.1f} | {times:,} |")
