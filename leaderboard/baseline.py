@@ -175,7 +175,7 @@ def refitted(table: Path, breaks: Mapping[tuple[str, str], float]) -> dict[tuple
     models = pd.read_csv(table)
     kept = (models["model_type"] == "standard") & (models["val"] >= 55)
     models = models[kept & ~models["model"].str.contains("aws|batch64|subsample")]
-    made = {}
+    made: dict[tuple[str, str], tuple[Piece, ...]] = {}
     for shift, (column, matched) in _TESTBED.items():
         for kind, x in (("id-test", "val"), ("id_matched", matched)):
             if x is None:
@@ -197,9 +197,9 @@ def _breaks(suite: str = "imagenet-shifts") -> dict[tuple[str, str], float]:
 
 def main(table: Path) -> None:
     """Print the lines fitted from the Testbed's table."""
-    from bench.cli.output import Column, Format, Table, print_tables
+    from bench.cli.output import Column, Format, Row, Table, print_tables
 
-    rows = [
+    rows: list[Row] = [
         {"shift": shift, "id": kind, "below": piece.below, "slope": f"{piece.slope:.5f}", "intercept": f"{piece.intercept:.5f}"}
         for (shift, kind), pieces in refitted(table, _breaks()).items()
         for piece in pieces

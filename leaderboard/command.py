@@ -111,7 +111,7 @@ def leaderboard(
     root = store_root(store)
     everything = load(Store(root))
     chosen = select(everything, suites=suite or (), backbones=backbone or (), methods=method or ())
-    asked: Literal["models", "method"] | None = None if ties is Ties.none else ties.value
+    asked: Literal["models", "method"] | None = "models" if ties is Ties.models else "method" if ties is Ties.method else None
     shown: Literal["sd", "seeds", "images"] = spread.value
     view = View(sort, by.value, extras, include_limited, asked, baseline, shown)
     if bibtex and chosen:

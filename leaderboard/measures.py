@@ -29,6 +29,8 @@ class Measure:
         key: name for machines. title: heading for people. of: the number of a run; shares in [0, 1], seconds, bytes.
         splits: those whose mean score it is, if it is one; only then an interval over images can be given.
         human: whether people see it unasked; csv and json always have it.
+        among: the runs that it can be asked of. If one of them has no value, the row has none: a mean over the others would be
+        over runs that were selected by their outcome.
     """
 
     key: str
@@ -39,6 +41,7 @@ class Measure:
     spread: bool = True
     splits: tuple[str, ...] = ()
     human: bool = True
+    among: Callable[[RunRecord], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,8 @@ def _above(records: Sequence[RunRecord]) -> list[Measure]:
         curve = curves.get(record.seed)
         return None if curve is None else above_curve(record, curve)
 
-    return [Measure("above_curve", "above curve", "percent", distance)] if curves else []
+    measure = Measure("above_curve", "above curve", "percent", distance, among=lambda record: record.seed in curves)
+    return [measure] if curves else []
 
 
 _TAKEN = {"group", "suite", "backbone", "method", "external", "runs", "seeds", "fits", "id", "ood", "above_curve", "cost"}

@@ -111,6 +111,7 @@ def notes(of: Board, view: View) -> list[str]:
         _reading(of.records, of.shifts, of.columns, view),
         *_ties(of),
         *_baseline(of),
+        *_off_curve(of),
         *_missing(of.records, of.shifts),
         *_seeds(of.records, of.aside),
         *_marks(of.records),
@@ -188,8 +189,15 @@ def _ties(of: Board) -> list[str]:
         what = "the methods over seeds (seeds vary; paired t-tests; Holm over all pairs of rows"
     return [
         f"vs best: `tie` for rows not shown to be below the best {measure.title}, as {what}, family-wise error 5 %). A row with "
-        "no mark is shown to be below another one. rank: interval, for all rows at once."
+        "no mark is shown to be below another one. rank: interval, for all rows at once.",
+        *(f"{name} is not tested: {why}." for name, why in of.ties_untested.items()),
     ]
+
+
+def _off_curve(of: Board) -> list[str]:
+    blank = {row.name: row.cells["above_curve"].hole for row in of.rows if "above_curve" in row.cells}
+    names = [name for name, why in blank.items() if why]
+    return [f"Above curve is blank for {', '.join(names)}: {blank[names[0]]}."] if names else []
 
 
 def _baseline(of: Board) -> list[str]:

@@ -191,8 +191,9 @@ def _shown(row: Row, column: Column) -> str:
     text = _number(value, column.kind)
     if column.interval:
         low, high = (row.get(key) for key in column.interval)
-        known = isinstance(low, (int, float)) and isinstance(high, (int, float))
-        return text + (f" [{_number(low, column.kind)}, {_number(high, column.kind)}]" if known else "")
+        if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+            text += f" [{_number(low, column.kind)}, {_number(high, column.kind)}]"
+        return text
     spread = row.get(column.spread) if column.spread else None
     if isinstance(spread, (int, float)) and not math.isnan(spread):
         text += f" ± {_number(spread, column.kind)}"

@@ -103,15 +103,39 @@ def test_a_run_on_other_images_cannot_be_paired(make: Make, predict: Predict, st
     records = kept(make, predict)
     predict(records[0], "sketch", [True] * 400, key=[f"another/{i}" for i in range(400)])
     (board,) = boards(records, View(ties="models"), Predictions(store)).boards
-    assert "sketch: the runs of a saw different images" in board.ties_missing
+    assert board.ties_untested == {"a": "sketch: the runs of a saw different images"}
 
 
-def test_a_damaged_file_costs_the_marks_and_not_the_board(make: Make, predict: Predict, store: Store) -> None:
+def test_a_damaged_file_costs_its_row_the_mark_and_not_the_board(make: Make, predict: Predict, store: Store) -> None:
     records = kept(make, predict)
     (store.run_dir(records[0]) / "predictions" / "sketch.parquet").write_bytes(b"PAR1")
     (board,) = boards(records, View(ties="models"), Predictions(store)).boards
-    assert "cannot be read" in board.ties_missing
-    assert len(board.rows) == 3
+    assert "cannot be read" in board.ties_untested["a"]
+    assert {row.name: row.tie for row in board.rows} == {"a": None, "b": "best", "c": ""}
+
+
+def test_rows_share_seeds_pair_by_pair() -> None:
+    nan = np.nan
+    a, b, c = [0.67, 0.66, 0.68, nan], [0.20, 0.195, 0.21, 0.2], [nan, nan, nan, 0.1]
+    pairs = the_method(np.array([a, b, c]).T)
+    assert pairs.worse[1, 0]
+    assert not pairs.worse[2].any()  # one seed tells nothing
+
+
+def test_a_row_with_one_seed_is_left_out_and_said(make: Make) -> None:
+    levels = (("a", 0.7, 4), ("b", 0.5, 4), ("c", 0.6, 1))
+    records = [
+        make(
+            name,
+            seed,
+            scores={"id-test": 0.9, "cartoon": level + 0.001 * seed**2, "sketch": level + 0.002 * seed * (name == "a")},
+        )
+        for name, level, seeds in levels
+        for seed in range(seeds)
+    ]
+    (table,) = tables(records, View(ties="method"))
+    assert {row["method"]: row["tie"] for row in table.rows} == {"a": "best", "b": "", "c": None}
+    assert "c is not tested: fewer than two seeds." in table.notes
 
 
 @pytest.mark.parametrize("question", ["models", "method"])

@@ -15,7 +15,7 @@ from bench.leaderboard.intervals import over_images, over_seeds
 from bench.leaderboard.pairs import Pairs, holm, the_method, these_models
 from bench.leaderboard.resampling import Draws, drawn_sums
 
-pytestmark = pytest.mark.perf
+pytestmark = [pytest.mark.perf, pytest.mark.timeout(1800)]
 Rng = np.random.Generator
 
 
@@ -157,7 +157,7 @@ def test_ties_of_models(name: str) -> None:
 
     def draw(rng: Rng) -> tuple[Pairs, np.ndarray]:
         strata = [images(rng, 1000, skills).mean(axis=2) / 2000 for _ in range(2)]
-        return these_models(strata, draws=2000), skills
+        return these_models(strata), skills
 
     times = 3000 if len(skills) < 10 else 500
     lost, gone, shown = marks(draw, times)
