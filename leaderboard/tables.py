@@ -189,7 +189,7 @@ def _ties(of: Board) -> list[str]:
         what = "the methods over seeds (seeds vary; paired t-tests; Holm over all pairs of rows"
     return [
         f"vs best: `tie` for rows not shown to be below the best {measure.title}, as {what}, family-wise error 5 %). A row with "
-        "no mark is shown to be below another one. rank: interval, for all rows at once.",
+        "no mark is shown to be below another one. rank: interval, for all tested rows at once.",
         *(f"{name} is not tested: {why}." for name, why in of.ties_untested.items()),
     ]
 
