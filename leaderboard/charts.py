@@ -108,7 +108,7 @@ def scatter(
     ]
     below = [*([subtitle] if isinstance(subtitle, str) else subtitle), "; ".join(filter(None, drawn_lines))]
     head = alt.TitleParams(title, subtitle=[line for line in below if line])
-    chart: alt.LayerChart = alt.layer(*layers).properties(width=width, height=height, title=head)
+    chart = alt.layer(*layers).properties(width=width, height=height, title=head)
     finished: alt.LayerChart = configured(chart, dark)
     return finished
 
