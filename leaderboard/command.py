@@ -6,12 +6,15 @@ import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bench.cli.output import Format, FormatOption, StoreOption, print_tables
-from bench.errors import NothingMatched, UsageError
+from bench.cli.output import Format, FormatOption, StoreOption, print_tables, say
+from bench.errors import Interrupted, NothingMatched, UsageError
+
+if TYPE_CHECKING:
+    from .page.source import Source
 
 
 class Ties(StrEnum):
@@ -56,6 +59,11 @@ def leaderboard(
     reported: Annotated[bool, typer.Option("--reported", help="published numbers too, in tables of their own")] = False,
     bibtex: Annotated[bool, typer.Option("--bibtex", help="the literature of the methods shown, instead of the board")] = False,
     form: FormatOption = Format.table,
+    html: Annotated[Path | None, typer.Option("--html", help="write the interactive page into this file")] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="serve the page on this machine; it follows the runs, Ctrl-C ends it")
+    ] = False,
+    port: Annotated[int | None, typer.Option("--port", help="with --serve: the port", show_default="a free one")] = None,
 ) -> None:
     """Show the measured trade-off.
 
@@ -72,6 +80,8 @@ def leaderboard(
       bench leaderboard --format latex > board.tex; bench leaderboard --bibtex > board.bib
       bench leaderboard --reported --suite imagenet-shifts
       bench leaderboard --format json | jq '.tables[0].rows[] | {method, id, ood}'
+      bench leaderboard --html board.html
+      bench leaderboard --serve
     """
     from bench.runs.store import Store, store_root
 
@@ -84,6 +94,7 @@ def leaderboard(
     for name in extras:
         if name not in EXTRAS:
             raise UsageError(f"there is no column `{name}`", where="--columns", fix=f"one of: {', '.join(EXTRAS)}")
+    _check_outputs(form, html, serve, port)
     root = store_root(store)
     everything = load(Store(root))
     chosen = select(everything, suites=suite or (), backbones=backbone or (), methods=method or ())
@@ -94,8 +105,18 @@ def leaderboard(
 
         sys.stdout.write(literature(chosen))
         return
-    made = tables(chosen, view, Predictions(Store(root)))
-    if reported:
+    if serve or html is not None:
+        from .page.source import Source
+
+        page = Source(Store(root), view, suite or (), backbone or (), method or (), say)
+        if serve:
+            _serve(page, port or 0)
+            return
+        if html is not None and page.write(chosen, html):
+            typer.echo(html)
+            return
+    made = [] if html is not None else tables(chosen, view, Predictions(Store(root)))
+    if reported and html is None:
         from .reported import tables as reported_tables
 
         made += reported_tables(boards(chosen, replace(view, ties=None)).boards, suite or (), backbone or ())
@@ -120,3 +141,34 @@ def leaderboard(
     }
     would = "; ".join(f"{option} {', '.join(sorted(names))}" for option, names in there.items())
     raise NothingMatched("no run matches these filters", where=str(root), fix=f"these would match: {would}")
+
+
+def _check_outputs(form: Format, html: Path | None, serve: bool, port: int | None) -> None:
+    """One way of showing the board at a time.
+
+    Raises:
+        UsageError: two of them, or a port for none.
+    """
+    asked = [name for name, given in (("--html", html), ("--serve", serve), ("--format", form is not Format.table)) if given]
+    if len(asked) > 1:
+        raise UsageError("the board is shown in one way at a time", where=" and ".join(asked), fix=f"leave {asked[1]} out")
+    if port is not None and not serve:
+        raise UsageError("there is a port, and nothing is served", where="--port", fix="add --serve")
+
+
+def _serve(page: Source, port: int) -> None:
+    from bench.runs.index import stamps
+
+    from .serve import Server, serve
+
+    server = Server(port)
+    try:
+        serve(
+            server,
+            make=lambda: page.page(page.records(), live=True),
+            stamp=lambda: stamps(page.store.runs_dir),
+            ready=typer.echo,
+            tell=say,
+        )
+    except Interrupted:
+        say("stopped")  # the way in which a server ends
