@@ -166,7 +166,7 @@ def save(chart: Any, path: Path, title: str) -> None:
         page = _PAGE.format(
             title=html.escape(title),
             background=specification["config"]["background"],
-            library=vl_convert.javascript_bundle(None),
+            library=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
             # A name on the board may be a closing script tag; as an escape it stays text inside the JSON.
             specification=json.dumps(specification).replace("<", "\\u003c"),
         )
