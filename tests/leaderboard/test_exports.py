@@ -12,7 +12,10 @@ from typer.testing import CliRunner, Result
 from bench.cli import build_app
 from bench.cli.output import Column, Format, Table, render
 from bench.errors import UsageError
+from bench.identity import digest
 from bench.leaderboard import regenerate, reported
+from bench.leaderboard.merge import merge
+from bench.leaderboard.pack import write_pack
 from bench.leaderboard.printed import bibtex
 from bench.leaderboard.reproduce_command import verdict
 from bench.leaderboard.tables import View, boards, tables
@@ -170,6 +173,15 @@ def test_reproduce_runs_the_recipe_and_says_within_or_outside(tiny_suite: Path, 
     again = run(*options)
     assert again.exit_code == 0
     assert json.loads(again.stdout)["tables"][0]["rows"][0]["verdict"] == "within"
+    # What the engine writes states its own identity, and adds up.
+    ((_, record),) = Store(Path(store)).records()
+    assert digest(record.identity["fit"])[:24] == record.fit_id
+    assert digest({"fit": record.fit_id, **record.identity["evaluation"]})[:24] == record.eval_id
+    write_pack(Store(Path(store)), [record], tmp_path / "real.shiftpack")
+    (merged,) = merge([tmp_path / "real.shiftpack"], Store(tmp_path / "theirs"))
+    assert [found.eval_id for found in merged.runs["new"]] == [record.eval_id]
+    borrowed = run(*options[:4], "--store", str(tmp_path / "theirs"), *options[6:])
+    assert "reproduce nothing" in str(borrowed.exception)
 
 
 def test_reproduce_tells_what_it_does_not_know() -> None:
