@@ -106,10 +106,10 @@ class Relative(_Card):
 class Known(_Card):
     """Published zero-shot accuracies of a backbone; a run that lands elsewhere has something wrong with it."""
 
-    backbone: str
+    backbones: tuple[str, ...] = Field(description="names of the backbone, as on the command line")
     source: str
     accuracy: dict[str, float] = Field(description="split -> accuracy, a share in [0, 1]")
-    tolerance: float = Field(0.01, gt=0, description="largest difference that is no alarm; more where the table says so")
+    tolerance: float = Field(0.01, gt=0, description="largest difference that is no alarm")
 
 
 class SuiteCard(_Card):

@@ -88,6 +88,12 @@ class Suite:
             return self.load(split, pixels).fingerprint
         return fingerprint(collection, rows)
 
+    def complete(self, split: str) -> bool:
+        """Whether the card states how many images a split has, and they are all there and loaded."""
+        name = self._collection_of(split)
+        stated = self._index.counts.get(name)
+        return name == split and stated == len(self._division(name)[split]) == len(self._collection(name))
+
     def pixels_of(self, split: str, pixels: Pixels) -> Pixels:
         """How the images of a split are brought to a backbone's input: as the backbone says, unless the card knows better."""
         resize = next((shift.resize for shift in self.card.shifts if shift.name == split), None)

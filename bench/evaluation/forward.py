@@ -20,6 +20,9 @@ from ..training.engine import Engine
 
 Floats = NDArray[np.float32]
 
+#: Packages that decode images or compute features.
+LIBRARIES = ("torch", "timm", "open_clip_torch", "pillow", "shiftbench")
+
 
 def _batches(split: Split, engine: Engine) -> Iterator[tuple[int, torch.Tensor]]:
     for first in range(0, len(split), engine.eval_batch):
@@ -60,7 +63,6 @@ def frozen_features(
     Args:
         between: called between two batches; may raise to stop.
     """
-    libraries = [version(name) for name in ("torch", "timm", "open_clip_torch", "pillow", "shiftbench")]
     key = digest(
         {
             "weights": backbone.weights_sha256,
@@ -69,7 +71,7 @@ def frozen_features(
             "images": split.fingerprint,
             "order": digest(list(map(str, split.keys))),
             "arithmetic": [engine.device_type, engine.threads, engine.eval_batch],
-            "libraries": libraries,
+            "libraries": [version(name) for name in LIBRARIES],
             "protocol": PROTOCOL_VERSION,
         }
     )

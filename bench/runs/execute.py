@@ -18,6 +18,7 @@ from ..data.card import Metric
 from ..data.split import Split
 from ..errors import BenchError, Interrupted
 from ..evaluation.forward import logits_of
+from ..evaluation.guard import check_known
 from ..evaluation.metrics import score
 from ..evaluation.projection import matched, project
 from ..evaluation.relative import relative_scores
@@ -236,8 +237,11 @@ def _evaluate(
     """Metrics and predictions on every split, into the record and the folder."""
     metrics, projections = _metrics_of(experiment), experiment.suite.projections
     start = time.monotonic()
+    known = experiment.known_accuracies(classifier)
     for name, split in splits.items():
         logits = _measured(experiment, {"it": classifier}, split)["it"]
+        if known is not None and experiment.suite.complete(name):
+            check_known(known, name, logits, split.labels, projections.get(name))
         if name == "id-test":
             for shift in set(record.projections):
                 rows, labels = matched(split.labels, projections[shift])
