@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BenchError
+from ..identity import numpy_stream
 from .card import InDistribution
 from .image_bytes import EMPTY, decode
 from .rendered import RenderedSplit
@@ -216,6 +217,17 @@ def limited(collection: Collection, rows: Rows, limit: int | None) -> Rows:
     rank = labels.groupby(labels).cumcount().to_numpy()
     chosen = np.lexsort((labels.to_numpy(), rank))[:limit]
     return rows[np.sort(chosen)]
+
+
+def few(collection: Collection, rows: Rows, shots: int, seed: int) -> Rows:
+    """`shots` of the rows of every class (all of a class that has fewer), drawn by `seed`; the order stays.
+
+    The draw depends on the contents, the seed and the number of shots alone; a larger number contains a smaller one.
+    """
+    labels = collection.labels[rows]
+    rank = numpy_stream("few shots", seed).permutation(len(rows))
+    place = pd.Series(rank).groupby(labels).rank(method="first")
+    return rows[place.to_numpy() <= shots]
 
 
 def duplicates(collection: Collection) -> tuple[int, int]:

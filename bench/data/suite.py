@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
 from .card import FolderSource, RenderedSource, SuiteCard
-from .collection import Collection, Rows, divide, fingerprint, limited, rendered_collection
+from .collection import Collection, Rows, divide, few, fingerprint, limited, rendered_collection
 from .image_bytes import UNREADABLE
 from .indexing import ID_SPLITS, WHOLE, Index, index_data_sets, index_root, places
 from .labels import Projection
@@ -25,6 +25,9 @@ __all__ = ["Split", "Suite", "open_suite"]
 
 #: Splits whose pixels need more than this are decoded whenever they are read (ImageNet's training images: 193 GB).
 _MOST_CACHED_BYTES = 40e9
+
+#: Images per class, and the seed that draws them.
+Shots = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +59,14 @@ class Suite:
         self.cut = False
         self._limit, self._skip, self._progress = limit, skip_unreadable, progress
         self._divisions: dict[str, dict[str, Rows]] = {}
-        self._decoded: dict[tuple[str, tuple[str, ...], Pixels], _Decoded] = {}
-        self._splits: dict[tuple[str, Pixels], Split] = {}
+        self._decoded: dict[tuple[str, int, Pixels], _Decoded] = {}
+        self._splits: dict[tuple[str, Pixels, Shots | None], Split] = {}
 
-    def load(self, split: str, pixels: Pixels) -> Split:
+    def load(self, split: str, pixels: Pixels, shots: Shots | None = None) -> Split:
         """A split with its pixels, decoded now unless they are in the cache; kept in memory (as a memory map).
+
+        Args:
+            shots: how many images of every class to keep, and the seed that draws them.
 
         Raises:
             UsageError: there is no such split.
@@ -69,11 +75,11 @@ class Suite:
         """
         self._check_name(split)
         pixels = self.pixels_of(split, pixels)
-        if (split, pixels) not in self._splits:
-            self._splits[split, pixels] = self._load(split, pixels)
-        return self._splits[split, pixels]
+        if (split, pixels, shots) not in self._splits:
+            self._splits[split, pixels, shots] = self._load(split, pixels, shots)
+        return self._splits[split, pixels, shots]
 
-    def fingerprint(self, split: str, pixels: Pixels) -> str:
+    def fingerprint(self, split: str, pixels: Pixels, shots: Shots | None = None) -> str:
         """The fingerprint of a split, from the index alone: no image is decoded.
 
         Only where unreadable images may be left out do the pixels tell which ones remain.
@@ -83,9 +89,9 @@ class Suite:
         """
         self._check_name(split)
         name = self._collection_of(split)
-        collection, rows = self._collection(name), self._division(name)[split]
+        collection, rows = self._collection(name), self._rows(split, shots)
         if self._skip or np.isin(collection.problems[rows], UNREADABLE).any():
-            return self.load(split, pixels).fingerprint
+            return self.load(split, pixels, shots).fingerprint
         return fingerprint(collection, rows)
 
     def complete(self, split: str) -> bool:
@@ -105,9 +111,9 @@ class Suite:
         if split in self.holes:
             raise MissingPrerequisite(f"the shift {split} is missing", where=self.holes[split], fix=self._index.get_of(split))
 
-    def _load(self, split: str, pixels: Pixels) -> Split:
+    def _load(self, split: str, pixels: Pixels, shots: Shots | None) -> Split:
         name = self._collection_of(split)
-        collection, rows = self._collection(name), self._division(name)[split]
+        collection, rows = self._collection(name), self._rows(split, shots)
         taken: MappedPixels | DecodedPixels
         if len(rows) * pixels.size**2 * 3 > _MOST_CACHED_BYTES:
             readable = rows[~np.isin(collection.problems[rows], UNREADABLE)]
@@ -115,7 +121,7 @@ class Suite:
                 self._refuse(collection, {int(row): str(collection.problems[row]) for row in np.setdiff1d(rows, readable)})
             taken = DecodedPixels(collection.originals, readable, pixels)
         else:
-            decoded = self._pixels(name, split, pixels)
+            decoded = self._pixels(name, split, pixels, rows)
             readable = rows[decoded.position[rows] >= 0]
             taken = MappedPixels(decoded.file, decoded.position[readable])
         if not len(readable):
@@ -158,15 +164,20 @@ class Suite:
             self.cut |= any(len(self._divisions[name][split]) < len(rows) for split, rows in parts.items())
         return self._divisions[name]
 
-    def _pixels(self, name: str, split: str, pixels: Pixels) -> _Decoded:
+    def _rows(self, split: str, shots: Shots | None) -> Rows:
+        name = self._collection_of(split)
+        rows = self._division(name)[split]
+        return rows if shots is None else few(self._collection(name), rows, *shots)
+
+    def _pixels(self, name: str, split: str, pixels: Pixels, rows: Rows) -> _Decoded:
         """Decode what is needed, each distinct content once: of a suite's own images all splits of the collection together,
-        of data sets (whose training images may be many, and not asked for) the split alone."""
-        division = self._division(name)
-        together = tuple(division) if self.card.source is not None else (split,)
-        if (name, together, pixels) in self._decoded:
-            return self._decoded[name, together, pixels]
+        of data sets (whose training images may be many, and not asked for) the split's rows alone."""
+        together = self.card.source is not None
+        key = (name if together else split, 0 if together else hash(rows.tobytes()), pixels)
+        if key in self._decoded:
+            return self._decoded[key]
         collection = self._collection(name)
-        needed = np.sort(np.concatenate([division[one] for one in together]))
+        needed = np.sort(np.concatenate(list(self._division(name).values()))) if together else rows
         known_bad = np.isin(collection.problems[needed], UNREADABLE)
         reasons = {int(row): str(collection.problems[row]) for row in needed[known_bad]}
         wanted = needed[~known_bad]
@@ -187,8 +198,8 @@ class Suite:
             position[row] = -1
         if len(reasons) > self._skip:
             self._refuse(collection, reasons)
-        self._decoded[name, together, pixels] = _Decoded(cached.path, position)
-        return self._decoded[name, together, pixels]
+        self._decoded[key] = _Decoded(cached.path, position)
+        return self._decoded[key]
 
     def _refuse(self, collection: Collection, reasons: dict[int, str]) -> None:
         named = [f"{collection.originals.place(row)} ({reason})" for row, reason in sorted(reasons.items())]

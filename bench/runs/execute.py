@@ -144,7 +144,8 @@ def _planned(experiment: Experiment, method: Method, *, limit: int | None, searc
     """The record of a run of `method`, before anything was done."""
     phase: Literal["search", "final"] = "search" if search else "final"
     label = row_label(method, experiment)
-    return _record(experiment, method.identity(), label, experiment.fit_id(method), limit=limit, phase=phase)
+    few = {} if experiment.shots is None else {"shots": experiment.shots}
+    return _record(experiment, method.identity() | few, label, experiment.fit_id(method), limit=limit, phase=phase)
 
 
 def _record(
@@ -216,6 +217,8 @@ def row_label(method: Method, experiment: Experiment) -> str:
         for key, value in given.items()
         if default.get(key) != value
     ]
+    if experiment.shots is not None:
+        differs.insert(0, f"shots={experiment.shots}")
     return method.name + (f" ({', '.join(differs)})" if differs else "")
 
 

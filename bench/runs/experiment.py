@@ -53,12 +53,22 @@ class Experiment:
 
     Args:
         suite: opened; its splits are loaded when first used. seed: of training. cache: folder for frozen features.
+        shots: train on this many images per class, drawn by the seed; None trains on all.
     """
 
     def __init__(
-        self, *, backbone: Backbone, suite: Suite, seed: int, store: Store, engine: Engine, reporter: Reporter, cache: Path
+        self,
+        *,
+        backbone: Backbone,
+        suite: Suite,
+        seed: int,
+        store: Store,
+        engine: Engine,
+        reporter: Reporter,
+        cache: Path,
+        shots: int | None = None,
     ) -> None:
-        self.backbone, self.suite, self.seed = backbone, suite, seed
+        self.backbone, self.suite, self.seed, self.shots = backbone, suite, seed, shots
         self.store, self.engine, self.reporter, self.cache = store, engine, reporter, cache
 
     def with_seed(self, seed: int) -> Experiment:
@@ -71,6 +81,7 @@ class Experiment:
             engine=self.engine,
             reporter=self.reporter,
             cache=self.cache,
+            shots=self.shots,
         )
 
     @cached_property
@@ -175,7 +186,10 @@ class Experiment:
 
     def split(self, name: str) -> Split:
         """A split at the backbone's pixels."""
-        return self.suite.load(name, self.backbone.pixels)
+        return self.suite.load(name, self.backbone.pixels, self._shots(name))
+
+    def _shots(self, split: str) -> tuple[int, int] | None:
+        return (self.shots, self.seed) if self.shots is not None and split == "train" else None
 
     def pixels_of(self, split: str) -> str:
         """Name of the preprocessing of a split's images."""
@@ -191,7 +205,7 @@ class Experiment:
             "probe": self.probe.resolved(self.traits).identity() if _starts_from_probe(method) else None,
             "backbone": self.backbone.weights_sha256,
             "pixels": self.backbone.pixels.name,
-            "train": self.suite.fingerprint("train", self.backbone.pixels),
+            "train": self.suite.fingerprint("train", self.backbone.pixels, self._shots("train")),
             "id_val": self.suite.fingerprint("id-val", self.backbone.pixels),
             "classes": digest(list(card.classes)),
             "templates": digest(list(card.templates)),

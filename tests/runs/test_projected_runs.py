@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 import bench
-from bench.errors import UsageError
+from bench.api import experiments
 from bench.runs.record import RunRecord
 from bench.runs.store import Store
+from bench.spec import RunSpec
 from bench.training.engine import Engine
 
 SETS = {
@@ -134,3 +135,21 @@ def test_another_projection_is_another_evaluation_of_the_same_fit(own: Path, tmp
 def test_another_resize_is_another_evaluation(own: Path, tmp_path: Path) -> None:
     (own / "plain.toml").write_text('extends = "own.toml"\nname = "plain"\n[[shifts]]\nname = "dark"\nresize = 36\n')
     assert run(own, tmp_path).eval_id != run(own, tmp_path, "plain.toml").eval_id
+
+
+def test_few_shots_are_drawn_by_the_seed_and_are_another_fit(own: Path, tmp_path: Path) -> None:
+    whole = run(own, tmp_path)
+    few, more = run(own, tmp_path, shots=3), run(own, tmp_path, shots=5)
+    other = run(own, tmp_path, shots=3, seeds=[1])
+    assert len({whole.fit_id, few.fit_id, more.fit_id, other.fit_id}) == 4
+    assert few.label.startswith("linear-probe (shots=3")
+    assert few.data == whole.data, "the test images are the same"
+    splits = {}
+    for shots, seed in ((3, 0), (5, 0), (3, 1)):
+        spec = RunSpec(methods=("linear-probe",), suite=str(own / "own.toml"), shots=shots, seeds=(seed,))
+        (experiment,) = experiments(spec, store=tmp_path, engine=Engine(threads=1))
+        train = experiment.split("train")
+        assert np.bincount(train.labels).tolist() == [shots] * 4
+        splits[shots, seed] = set(train.keys)
+    assert splits[3, 0] < splits[5, 0]
+    assert splits[3, 0] != splits[3, 1]
