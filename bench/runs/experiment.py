@@ -71,7 +71,7 @@ class Experiment:
     @cached_property
     def traits(self) -> Traits:
         """What the backbone offers on this suite."""
-        native = self.backbone.native_head(self.suite.card.classes) is not None
+        native = self.backbone.native_head(self.suite.card.identities) is not None
         return Traits(text=self.backbone.has_text, native=native, layout=self.backbone.layout)
 
     @cached_property
@@ -105,7 +105,7 @@ class Experiment:
         if init == "zero-shot":
             head = zero_shot_head(self.text(), classes, self.suite.card.templates, device=self.engine.device)
         elif init == "native":
-            native = self.backbone.native_head(classes)
+            native = self.backbone.native_head(self.suite.card.identities)
             if native is None:
                 raise UsageError(
                     f"{self.backbone.name} was not trained on the classes of {self.suite.card.name}, so it has no native head",
@@ -137,6 +137,10 @@ class Experiment:
         """A split at the backbone's pixels."""
         return self.suite.load(name, self.backbone.pixels)
 
+    def pixels_of(self, split: str) -> str:
+        """Name of the preprocessing of a split's images."""
+        return self.suite.pixels_of(split, self.backbone.pixels).name
+
     def identity(self, method: Method) -> dict[str, Any]:
         """Everything that shapes the weights of `method` here; the fit_id is its hash."""
         card = self.suite.card
@@ -147,8 +151,8 @@ class Experiment:
             "probe": self.probe.resolved(self.traits).identity() if _starts_from_probe(method) else None,
             "backbone": self.backbone.weights_sha256,
             "pixels": self.backbone.pixels.name,
-            "train": self.split("train").fingerprint,
-            "id_val": self.split("id-val").fingerprint,
+            "train": self.suite.fingerprint("train", self.backbone.pixels),
+            "id_val": self.suite.fingerprint("id-val", self.backbone.pixels),
             "classes": digest(list(card.classes)),
             "templates": digest(list(card.templates)),
             "metric": card.metric,
