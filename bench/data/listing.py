@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -42,44 +43,41 @@ def list_folder(root: Path, part: str, *, cache: Path, progress: Progress | None
         BenchError: a folder cannot be read, or a name is not valid Unicode.
     """
     folder = root / part
-    name = hashlib.sha256(f"{folder.absolute().as_posix()}\n{image_bytes.VERSION} {_VERSION}".encode()).hexdigest()[:32]
+    name = hashlib.sha256(f"{root.absolute().as_posix()}\n{part}\n{image_bytes.VERSION} {_VERSION}".encode()).hexdigest()[:32]
     stored = cache / f"{name}.listing.parquet"
     table = None if refresh else _read(stored, folder)
     if table is None:
         table, folders = _list(folder, part, progress)
         if table.num_rows >= TRUSTED_FROM:
             _write(stored, table, folders)
-    return _frame(table, "" if part in ("", ".") else part.strip("/") + "/")
+    frame: pd.DataFrame = table.to_pandas(split_blocks=True)
+    return frame.assign(read_ns=0, sha256="", format="")[list(COLUMNS)]
 
 
 def _list(folder: Path, part: str, progress: Progress | None) -> tuple[pa.Table, dict[str, int]]:
     """The files, sorted by name, and the time stamp of every folder, taken before it was read."""
+    prefix = "" if part in ("", ".") else part.strip("/") + "/"
     folders: dict[str, int] = {}
-    names: list[str] = []
+    keys: list[str] = []
+    classes: list[str] = []
     numbers: tuple[list[int], list[int], list[int]] = ([], [], [])
     problems: list[str] = []
     for file in walk(folder, folders):
-        names.append(file.relative)
+        keys.append(prefix + file.relative)
+        classes.append(sys.intern(file.relative.partition("/")[0]) if "/" in file.relative else "")
         for values, value in zip(numbers, (file.size, file.mtime_ns, file.ctime_ns), strict=True):
             values.append(value)
         problem = SYSTEM if file.system else "" if image_bytes.has_image_suffix(file.relative) else OTHER
         problems.append(EMPTY if not file.size and not problem else problem)
-        if progress is not None and len(names) % 10_000 == 0:
-            progress(f"listing {part}", len(names), 0)
-    if progress is not None and len(names) >= TRUSTED_FROM:
-        progress(f"listing {part}", len(names), len(names))
+        if progress is not None and len(keys) % 10_000 == 0:
+            progress(f"listing {part}", len(keys), 0)
+    if progress is not None and len(keys) >= TRUSTED_FROM:
+        progress(f"listing {part}", len(keys), len(keys))
     size, mtime_ns, ctime_ns = (np.array(values, dtype=np.int64) for values in numbers)
-    table = pa.table({"relative": names, "size": size, "mtime_ns": mtime_ns, "ctime_ns": ctime_ns, "problem": problems})
-    return table.sort_by("relative"), folders
-
-
-def _frame(table: pa.Table, prefix: str) -> pd.DataFrame:
-    """As the columns of an index; the constant ones cost nothing, the class folders are stored once each."""
-    frame: pd.DataFrame = table.to_pandas()
-    relative = frame.pop("relative")
-    frame["key"] = prefix + relative if prefix else relative
-    frame["folder"] = relative.str.partition("/")[0].where(relative.str.contains("/", regex=False), "")
-    return frame.assign(read_ns=0, sha256="", format="")[list(COLUMNS)]
+    table = pa.table(
+        {"key": keys, "folder": classes, "size": size, "mtime_ns": mtime_ns, "ctime_ns": ctime_ns, "problem": problems}
+    )
+    return table.sort_by("key"), folders
 
 
 def _read(stored: Path, folder: Path) -> pa.Table | None:
