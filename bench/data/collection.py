@@ -99,6 +99,7 @@ class Collection:
         cached_as: (N,) what decoded pixels are kept under on this machine; default: the content.
         listed: whether `content` is a listing, which does not tell whether two images are equal.
         treatment: what is done to every image before the usual preprocessing; part of the identity.
+        kept: whether decoded pixels are worth keeping.
     """
 
     what: str
@@ -111,6 +112,7 @@ class Collection:
     cached_as: NDArray[np.str_] | None = None
     listed: bool = False
     treatment: str = ""
+    kept: bool = True
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -57,13 +57,56 @@ class Arrays(_Part):
     rows: tuple[int, int] | None = Field(None, description="first row and the one behind the last; default: all")
 
 
+class Tars(_Part):
+    """Images in tar archives that are read where they are: WebDataset's shards, or archives as they are downloaded."""
+
+    kind: Literal["tar"]
+    path: str = Field(
+        description="the archive, or shards: `*` stands for anything, `{000..127}` for numbers. Shards at http:// or https:// "
+        "are brought to the cache when they are first read"
+    )
+    class_in: Literal["folder", "archive", "cls", "list"] = Field(
+        "folder",
+        description="where an image's class is: its last folder; the inner archive that it lies in; a file of its name that ends "
+        "in .cls; a list",
+    )
+    lists: tuple[str, ...] = Field((), description="lists of classes (see `ground_truth`), the first that exists is read")
+    named_by: tuple[Naming, ...] = ("id",)
+
+
+class ParquetFiles(_Part):
+    """Images in Parquet files, as the Hugging Face hub keeps them."""
+
+    kind: Literal["parquet"]
+    path: str = Field(description="the files; `*` stands for anything")
+    image: str = Field("image", description="column of the images: encoded bytes, or a struct with `bytes` and `path`")
+    label: str = Field("label", description="column of the classes")
+    named_by: tuple[Naming, ...] = Field(("number",), description="what the labels are; names may be those in the files")
+
+
+class Corrupted(_Part):
+    """Images of another data set's part, corrupted when they are read (see `corruption`); nothing lies on disk."""
+
+    kind: Literal["corrupted"]
+    path: str = Field(description="data set and part whose images they are, such as `imagenet/val`")
+    corruption: str
+    severity: int
+    seed: int = 0
+
+
 def _kind(layout: Any) -> str:
     """Class folders unless the card says otherwise."""
     return str(layout.get("kind", "folders") if isinstance(layout, dict) else layout.kind)
 
 
 Layout = Annotated[
-    Annotated[Folders, Tag("folders")] | Annotated[Table, Tag("table")] | Annotated[Arrays, Tag("arrays")], Discriminator(_kind)
+    Annotated[Folders, Tag("folders")]
+    | Annotated[Table, Tag("table")]
+    | Annotated[Arrays, Tag("arrays")]
+    | Annotated[Tars, Tag("tar")]
+    | Annotated[ParquetFiles, Tag("parquet")]
+    | Annotated[Corrupted, Tag("corrupted")],
+    Discriminator(_kind),
 ]
 
 

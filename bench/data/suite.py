@@ -115,7 +115,7 @@ class Suite:
         name = self._collection_of(split)
         collection, rows = self._collection(name), self._rows(split, shots)
         taken: MappedPixels | DecodedPixels
-        if len(rows) * pixels.size**2 * 3 > _MOST_CACHED_BYTES:
+        if not collection.kept or len(rows) * pixels.size**2 * 3 > _MOST_CACHED_BYTES:
             readable = rows[~np.isin(collection.problems[rows], UNREADABLE)]
             if len(rows) - len(readable) > self._skip:
                 self._refuse(collection, {int(row): str(collection.problems[row]) for row in np.setdiff1d(rows, readable)})
