@@ -37,7 +37,9 @@ class DataSet:
     @property
     def get(self) -> str:
         """How to obtain it."""
-        return self.card.fetch.steps.strip() or f"bench data fetch {self.card.name}"
+        if self.card.fetch.archives:
+            return f"bench data fetch {self.card.name}"
+        return self.card.fetch.steps.strip() or f"put its images into {self.card.folders[0]}, or name their folder on its card"
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -
         if place.is_dir():
             return place.resolve(), ""
     if not places:
-        return None, "no data root: give --data-root, or set BENCH_DATA"
+        return None, "no folder, since there is no data root: give --data-root, or export BENCH_DATA"
     return None, "; ".join(map(str, places))
 
 
