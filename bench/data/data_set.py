@@ -162,6 +162,11 @@ class DataSetCard(_Part):
     parts: dict[str, Part] = Field(min_length=1)
     fetch: Fetch = Fetch()
 
+    @property
+    def generated(self) -> bool:
+        """Whether its images are made when they are read, so that nothing of it lies on disk."""
+        return all(isinstance(part.layouts[0], Corrupted) for part in self.parts.values())
+
     @model_validator(mode="after")
     def _folders_are_plain(self) -> DataSetCard:
         for folder in self.folders:

@@ -115,7 +115,7 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
         return read_corrupted(data_set, stated.layouts[0], labels, cache=cache, progress=progress)
     if data_set.folder is None:
         raise NotHere(f"{card.title}: {data_set.missing}")
-    layout = _present(stated, data_set.folder, data_set.classes)
+    layout = present_layout(stated, data_set.folder, data_set.classes)
     if layout is None:
         tried = ", ".join(str(data_set.folder / layout.path) for layout in stated.layouts)
         raise NotHere(f"{card.title}: nothing of `{part}` at {tried}")
@@ -133,7 +133,7 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
     return tables.read_arrays(data_set, stated, layout, labels)
 
 
-def _present(part: Part, folder: Path, classes: ClassList) -> Folders | Table | Arrays | Tars | ParquetFiles | None:
+def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Table | Arrays | Tars | ParquetFiles | None:
     """The first layout that is on disk; of class folders, the one with most folders that name a class."""
     best: Folders | None = None
     most = 0
