@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from ..errors import BenchError, UsageError
-from .collection import Collection
+from ..identity import digest
+from .collection import Collection, fingerprint
 from .data_set import Folders
 from .image_bytes import UNREADABLE, Undecodable
 from .locations import cache_dir
@@ -76,6 +78,7 @@ def prepare(data_set: DataSet, parts: Sequence[str], how: Preparation, folder: P
             collection = open_part(data_set, part, labels, cache=cache_dir("index"), progress=progress).collection
         except NotHere as why:
             raise BenchError(f"{part} of {data_set.card.title} is not here", where=str(why)) from why
+        _claim(folder / f"{part}.json", how, collection)
         _shards(collection, part, data_set.classes.ids, how, folder, progress)
     card = folder / f"{data_set.card.name}-{how.name}.toml"
     text = _card(data_set, parts, how)
@@ -122,16 +125,16 @@ def _shards(
                 progress(f"preparing {part}", stop, len(order))
     finally:
         pool.shutdown(cancel_futures=True)
-    _remove_surplus(folder, part, len(starts), digits)
 
 
-def _remove_surplus(folder: Path, part: str, count: int, digits: int) -> None:
-    wanted = {f"{part}-{number:0{digits}d}.tar" for number in range(count)}
-    surplus = sorted(path.name for path in folder.glob(f"{part}-*.tar") if path.name not in wanted)
-    if surplus:
+def _claim(note: Path, how: Preparation, collection: Collection) -> None:
+    """Shards that are there may be kept only if they were made from the same images in the same way."""
+    made = digest([_VERSION, PIL.__version__, how.name, fingerprint(collection, np.arange(len(collection))), SHARD])
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != made:
         raise BenchError(
-            f"the folder holds shards of another preparation: {', '.join(surplus[:3])}", where=str(folder), fix="choose another"
+            "the folder holds shards of another preparation", where=str(note.parent), fix="choose another with --out"
         )
+    replace_file(note, lambda file: file.write_text(json.dumps(made), encoding="utf-8") and None)
 
 
 def _names(collection: Collection, ids: Sequence[str], order: np.ndarray, how: Preparation) -> list[str]:
