@@ -259,7 +259,7 @@ def _row(name: str, data_root: Path | None, suites: list[str]) -> dict[str, Cell
         "download": download,
         "licence": card.licence.partition(";")[0].partition(":")[0],
         "suites": ", ".join(suites),
-        "data": str(data_set.folder) if data_set.folder else "generated" if card.generated else "missing",
+        "data": str(data_set.folder) if data_set.folder else "generated" if card.is_made else "missing",
     }
 
 

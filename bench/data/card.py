@@ -48,7 +48,9 @@ class InDistribution(_Card):
     """
 
     data: str = Field("", description="data set that the ID images are parts of; empty if the card has a source of its own")
-    path: str | None = Field(None, description="what holds all ID images; split by `split_seed`, stratified by class")
+    path: str | tuple[str, ...] | None = Field(
+        None, description="what holds all ID images, or several parts of a data set; split by `split_seed`, stratified by class"
+    )
     count: int | None = Field(None, description="true number of images below `path`")
     val_fraction: float = Field(0.2, gt=0, lt=1)
     test_fraction: float = Field(0.2, gt=0, lt=1)
@@ -64,6 +66,8 @@ class InDistribution(_Card):
         held_out = self.val_count is not None and None not in (self.train, self.test) and self.val is None
         if (self.path is None) == all(part is None for part in ready) or (self.path is None and None in ready and not held_out):
             raise ValueError("give `path` (split by the card), or all of `train`, `test` and one of `val` and `val_count`")
+        if isinstance(self.path, tuple) and not self.data:
+            raise ValueError("several paths are parts of a data set (`data`)")
         if self.val_count is not None and not held_out:
             raise ValueError("val_count goes with `train` and `test`, and without `val`")
         if self.path is not None and self.val_fraction + self.test_fraction >= 1:

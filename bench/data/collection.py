@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -173,6 +174,54 @@ def rendered_collection(what: str, split: RenderedSplit) -> Collection:
         content=split.content[order],
         problems=np.full(count, "", dtype="U1"),
         originals=RenderedOriginals(split.pixels, order),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class MergedOriginals:
+    """Images of several collections. member: (N,) which of them a row is in; row: (N,) its row there."""
+
+    parts: tuple[Originals, ...]
+    member: Rows
+    row: Rows
+
+    def open(self, row: int) -> Image.Image:
+        """As the collection that the image comes from."""
+        return self.parts[self.member[row]].open(int(self.row[row]))
+
+    def place(self, row: int) -> str:
+        """As the collection that the image comes from."""
+        return self.parts[self.member[row]].place(int(self.row[row]))
+
+
+def merged(parts: Sequence[Collection]) -> Collection:
+    """Several parts of one data set as one collection; groups stay those of the parts."""
+    if len(parts) == 1:
+        return parts[0]
+    if len({(part.groups is None, part.listed, part.treatment) for part in parts}) > 1:
+        raise ValueError("parts that are read in different ways cannot be one collection")
+
+    def joined(values: Iterable[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(list(values))[order]
+
+    content = np.concatenate([part.content for part in parts])
+    order = np.lexsort((*(np.concatenate([getattr(p, key) for p in parts]) for key in ("keys", "labels")), content))
+    cached_as = [part.content if part.cached_as is None else part.cached_as for part in parts]
+    return Collection(
+        what=", ".join(part.what for part in parts),
+        keys=joined(part.keys for part in parts),
+        labels=joined(part.labels for part in parts),
+        groups=None if parts[0].groups is None else joined(part.groups for part in parts if part.groups is not None),
+        content=content[order],
+        problems=joined(part.problems for part in parts),
+        originals=MergedOriginals(
+            tuple(part.originals for part in parts),
+            joined(np.full(len(part), number) for number, part in enumerate(parts)),
+            joined(np.arange(len(part), dtype=np.int64) for part in parts),
+        ),
+        cached_as=joined(cached_as),
+        listed=parts[0].listed,
+        treatment=parts[0].treatment,
     )
 
 

@@ -119,7 +119,7 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
     if layout is None:
         tried = ", ".join(str(data_set.folder / layout.path) for layout in stated.layouts)
         raise NotHere(f"{card.title}: nothing of `{part}` at {tried}")
-    from . import packed, tables
+    from . import arrays, packed, tables
     from .class_folders import read_class_folders
 
     if isinstance(layout, Folders):
@@ -130,7 +130,7 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
         return packed.read_tars(data_set, stated, layout, labels, cache=cache, progress=progress)
     if isinstance(layout, ParquetFiles):
         return packed.read_parquet(data_set, stated, layout, labels, progress=progress)
-    return tables.read_arrays(data_set, stated, layout, labels)
+    return arrays.read_arrays(data_set, stated, layout, labels)
 
 
 def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Table | Arrays | Tars | ParquetFiles | None:

@@ -144,7 +144,7 @@ class Suite:
 
     def _collection(self, name: str) -> Collection:
         if name not in self._index.collections:
-            source, place = self.card.source, self._index.places[name]
+            source, (place,) = self.card.source, self._index.places[name]
             assert isinstance(source, RenderedSource), "folders are indexed when the suite is opened"
             made = rendered_split(source, place, cache=cache_dir("rendered"), progress=self._progress)
             collection = rendered_collection(place, made)

@@ -1,4 +1,4 @@
-"""ImageNet and its shifts as people have them on disk, in miniature: all 1000, 200 and 113 classes, every pitfall that is known."""
+"""ImageNet and its shifts as people have them on disk, in miniature: all 1000, 200 and 113 classes, and every known pitfall."""
 
 from __future__ import annotations
 
