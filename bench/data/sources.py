@@ -70,11 +70,11 @@ def open_data_set(name: str, roots: Sequence[DataRoot], *, beside: Path | None =
         assert isinstance(card.classes, str)
         classes = read_class_list(find_list(card.classes, path.parent))
     folder, looked = find_folder(card, roots, beside=path.parent)
-    return DataSet(card, classes, folder, "" if folder else f"looked at {looked}", roots)
+    return DataSet(card, classes, folder, looked, roots)
 
 
 def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -> tuple[Path | None, str]:
-    """The folder of a data set, the first that exists, and the places that were looked at, for messages.
+    """The folder of a data set, the first that exists, and where it was looked for, for messages.
 
     Args:
         beside: folder of the card, which a folder such as `./images` is relative to.
@@ -88,8 +88,8 @@ def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -
         if place.is_dir():
             return place.resolve(), ""
     if not places:
-        return None, "no data root: give --data-root, or set BENCH_DATA"
-    return None, "; ".join(map(str, places))
+        return None, "no data root is given: not by --data-root, not by BENCH_DATA"
+    return None, "looked at " + "; ".join(map(str, places))
 
 
 def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Path, progress: Progress | None = None) -> Opened:
