@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -97,7 +99,7 @@ class Collection:
         content: (N,) what makes an image the same, ascending: SHA-256 of its bytes, or class, name and size of its file.
         problems: (N,) "", or why the image is unusual (see `image_bytes`).
         originals: the images.
-        cached_as: (N,) what decoded pixels are kept under on this machine; default: the content.
+        stamps: (N,) modification times of listed files, ns: what the pixels that are kept of them depend on beside the content.
         listed: whether `content` is a listing, which does not tell whether two images are equal.
         treatment: what is done to every image before the usual preprocessing; part of the identity.
         kept: whether decoded pixels are worth keeping.
@@ -110,13 +112,21 @@ class Collection:
     content: NDArray[np.str_]
     problems: NDArray[np.str_]
     originals: Originals
-    cached_as: NDArray[np.str_] | None = None
+    stamps: NDArray[np.int64] | None = None
     listed: bool = False
     treatment: str = ""
     kept: bool = True
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def cached_as(self, rows: Rows) -> NDArray[np.str_]:
+        """What the decoded pixels of these rows are kept under on this machine, (n,)."""
+        if self.stamps is None and not self.treatment:
+            return self.content[rows]
+        stamps = [""] * len(rows) if self.stamps is None else [f"\t{stamp}" for stamp in self.stamps[rows].tolist()]
+        pairs = zip(self.content[rows].tolist(), stamps, strict=True)
+        return np.array([f"{content}{stamp}\t{self.treatment}" for content, stamp in pairs], dtype=np.str_)
 
 
 def folder_collection(
@@ -131,12 +141,11 @@ def folder_collection(
     treatment = f"crop {pre_crop}" if pre_crop else ""
     if listed:
         images = images.assign(sha256=_listing(images))
-    images = images.sort_values(["sha256", "label", "group", "key"])
+    columns = ["sha256", "label", "group", "key"]
+    # Arrow sorts text as pandas does, by code points, in a fraction of the time that a million files take.
+    order = pc.sort_indices(pa.table(images[columns]), sort_keys=[(column, "ascending") for column in columns])
+    images = images.take(order.to_numpy())
     keys, content = images["key"].to_numpy(dtype=np.str_), images["sha256"].to_numpy(dtype=np.str_)
-    cached_as = None
-    if listed or treatment:
-        stamp = "\t" + images["mtime_ns"].astype(str) if listed else ""
-        cached_as = (images["sha256"] + stamp + f"\t{treatment}").to_numpy(dtype=np.str_)
     return Collection(
         what=what,
         keys=keys,
@@ -145,7 +154,7 @@ def folder_collection(
         content=content,
         problems=images["problem"].to_numpy(dtype=np.str_),
         originals=FolderOriginals(root, keys, None if listed else content, images["size"].to_numpy(dtype=np.int64), pre_crop),
-        cached_as=cached_as,
+        stamps=images["mtime_ns"].to_numpy(dtype=np.int64) if listed else None,
         listed=listed,
         treatment=treatment,
     )
@@ -157,7 +166,7 @@ def _listing(images: pd.DataFrame) -> pd.Series[str]:
     Another size is another image, which catches copies that were resized or compressed anew; `bench data verify` can read
     the bytes.
     """
-    names = images["key"].str.rpartition("/")[2]
+    names = images["key"].str.replace(r"(?s)^.*/", "", regex=True)
     return images["class"].astype(str) + "/" + names + ":" + images["size"].astype(str)
 
 

@@ -60,7 +60,7 @@ def read_corrupted(
         clean,
         what=f"{data_set.card.name} {layout.corruption}-{layout.severity}",
         originals=CorruptedOriginals(clean.originals, clean.content, layout),
-        cached_as=None,
+        stamps=None,
         treatment=f"{clean.treatment} {treatment}".strip(),
         kept=False,
     )

@@ -71,11 +71,11 @@ def open_data_set(name: str, roots: Sequence[DataRoot], *, beside: Path | None =
         assert isinstance(card.classes, str)
         classes = read_class_list(find_list(card.classes, path.parent))
     folder, looked = find_folder(card, roots, beside=path.parent)
-    return DataSet(card, classes, folder, "" if folder else f"looked at {looked}", roots)
+    return DataSet(card, classes, folder, looked, roots)
 
 
 def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -> tuple[Path | None, str]:
-    """The folder of a data set, the first that exists, and the places that were looked at, for messages.
+    """The folder of a data set, the first that exists, and where it was looked for, for messages.
 
     Args:
         beside: folder of the card, which a folder such as `./images` is relative to.
@@ -89,8 +89,8 @@ def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -
         if place.is_dir():
             return place.resolve(), ""
     if not places:
-        return None, "no folder, since there is no data root: give --data-root, or export BENCH_DATA"
-    return None, "; ".join(map(str, places))
+        return None, "no data root is given: not by --data-root, not by BENCH_DATA"
+    return None, "looked at " + "; ".join(map(str, places))
 
 
 def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Path, progress: Progress | None = None) -> Opened:
@@ -116,7 +116,7 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
         return read_corrupted(data_set, stated.layouts[0], labels, cache=cache, progress=progress)
     if data_set.folder is None:
         raise NotHere(f"{card.title}: {data_set.missing}")
-    layout = _present(stated, data_set.folder, data_set.classes)
+    layout = present_layout(stated, data_set.folder, data_set.classes)
     if layout is None:
         tried = ", ".join(str(data_set.folder / layout.path) for layout in stated.layouts)
         raise NotHere(f"{card.title}: nothing of `{part}` at {tried}")
@@ -134,7 +134,7 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
     return arrays.read_arrays(data_set, stated, layout, labels)
 
 
-def _present(part: Part, folder: Path, classes: ClassList) -> Folders | Table | Arrays | Tars | ParquetFiles | None:
+def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Table | Arrays | Tars | ParquetFiles | None:
     """The first layout that is on disk; of class folders, the one with most folders that name a class."""
     best: Folders | None = None
     most = 0

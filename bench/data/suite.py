@@ -185,8 +185,8 @@ class Suite:
         known_bad = np.isin(collection.problems[needed], UNREADABLE)
         reasons = {int(row): str(collection.problems[row]) for row in needed[known_bad]}
         wanted = needed[~known_bad]
-        cached_as = collection.content if collection.cached_as is None else collection.cached_as
-        contents, first = np.unique(cached_as[wanted], return_index=True)
+        cached_as = collection.cached_as(wanted)
+        contents, first = np.unique(cached_as, return_index=True)
         cached = cached_pixels(
             [str(content) for content in contents],
             lambda row: collection.originals.open(int(wanted[first[row]])),
@@ -196,7 +196,7 @@ class Suite:
             progress=self._progress,
         )
         position = np.full(len(collection), -1, dtype=np.int64)
-        position[wanted] = np.searchsorted(contents, cached_as[wanted])
+        position[wanted] = np.searchsorted(contents, cached_as)
         for row in wanted[np.isin(position[wanted], list(cached.unreadable))]:
             reasons[int(row)] = cached.unreadable[int(position[row])]
             position[row] = -1
