@@ -288,3 +288,28 @@ def test_a_broken_file_is_named(root: Path, tmp_path: Path) -> None:
 def test_without_imagenet_nothing_runs_and_the_places_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingPrerequisite, match=r"ILSVRC2012[\s\S]*image-net.org"):
         open_imagenet(tmp_path, tmp_path)
+
+
+def test_splits_too_large_for_the_cache_are_decoded_when_they_are_read(
+    suite: Suite, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.data.suite._MOST_CACHED_BYTES", 0)
+    monkeypatch.setattr("bench.data.suite.cached_pixels", None)
+    streamed, cached = open_imagenet(root, tmp_path).load("train", PIXELS), suite.load("train", PIXELS)
+    assert streamed.fingerprint == cached.fingerprint
+    rows = np.array([5, 1999, 0, 5])
+    np.testing.assert_array_equal(streamed.take(rows), cached.take(rows))
+
+
+def test_a_file_changed_in_place_reaches_pixels_and_cached_results(root: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "imagenet-a").mkdir(parents=True)
+    (data / "imagenet").symlink_to(root / "imagenet")
+    put(data / "imagenet-a/n01498041", "ray.jpg", image(6))
+    before = open_imagenet(data, tmp_path).load("imagenet-a", PIXELS)
+    first = before.take(np.array([0]))
+    put(data / "imagenet-a/n01498041", "ray.jpg", image(6, salt=99))
+    after = open_imagenet(data, tmp_path).load("imagenet-a", PIXELS)
+    assert after.fingerprint == before.fingerprint, "a listing is blind to it"
+    assert after.cached_as != before.cached_as
+    assert (after.take(np.array([0])) != first).any()
