@@ -215,7 +215,6 @@ def merged(parts: Sequence[Collection]) -> Collection:
 
     content = np.concatenate([part.content for part in parts])
     order = np.lexsort((*(np.concatenate([getattr(p, key) for p in parts]) for key in ("keys", "labels")), content))
-    cached_as = [part.content if part.cached_as is None else part.cached_as for part in parts]
     return Collection(
         what=", ".join(part.what for part in parts),
         keys=joined(part.keys for part in parts),
@@ -228,9 +227,10 @@ def merged(parts: Sequence[Collection]) -> Collection:
             joined(np.full(len(part), number) for number, part in enumerate(parts)),
             joined(np.arange(len(part), dtype=np.int64) for part in parts),
         ),
-        cached_as=joined(cached_as),
+        stamps=None if parts[0].stamps is None else joined(part.stamps for part in parts if part.stamps is not None),
         listed=parts[0].listed,
         treatment=parts[0].treatment,
+        kept=all(part.kept for part in parts),
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
-from ..identity import digest
 from .card import FolderSource, RenderedSource, SuiteCard
 from .collection import Collection, Rows, divide, few, fingerprint, limited, rendered_collection
 from .image_bytes import UNREADABLE
@@ -137,7 +138,7 @@ class Suite:
             skipped=len(rows) - len(readable),
             size=pixels.size,
             pixels=pixels.name,
-            cached_as=found if collection.cached_as is None else digest(collection.cached_as[readable].tolist()),
+            cached_as=found if collection.stamps is None else _hash(collection.cached_as(readable)),
             _pixels=taken,
             _originals=collection.originals,
             _original_rows=readable,
@@ -213,6 +214,10 @@ class Suite:
             where=some,
             fix=f"restore the files, or go on without them, counted in the record: --skip-unreadable {len(named)}",
         )
+
+
+def _hash(texts: NDArray[np.str_]) -> str:
+    return hashlib.sha256("\n".join(texts.tolist()).encode()).hexdigest()
 
 
 def open_suite(
