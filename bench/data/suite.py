@@ -104,8 +104,8 @@ class Suite:
 
     def pixels_of(self, split: str, pixels: Pixels) -> Pixels:
         """How the images of a split are brought to a backbone's input: as the backbone says, unless the card knows better."""
-        resize = next((shift.resize for shift in self.card.shifts if shift.name == split), None)
-        return pixels if resize is None else pixels.model_copy(update={"resize": max(resize, pixels.size)})
+        cropped = any(shift.cropped for shift in self.card.shifts if shift.name == split)
+        return pixels.model_copy(update={"resize": pixels.size}) if cropped else pixels
 
     def _check_name(self, split: str) -> None:
         if split not in self.split_names:
