@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..plugins import find_data_set, find_list
-from .archive import archives_at
 from .data_set import Arrays, Corrupted, DataSetCard, Folders, ParquetFiles, Part, Table, Tars
 from .labels import ClassList, read_class_list
 from .locations import DataRoot
@@ -151,5 +150,7 @@ def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Ta
 
 def _is_here(layout: Table | Arrays | Tars | ParquetFiles, folder: Path) -> bool:
     if isinstance(layout, Tars | ParquetFiles):
+        from .archive import archives_at  # pandas is slow to import, and listing data sets does not need it
+
         return layout.path.startswith(("http://", "https://")) or bool(archives_at(folder, layout.path))
     return (folder / layout.path).is_file()
