@@ -114,6 +114,11 @@ def _method_from_file(path: Path, content: bytes) -> type[Method]:
     return method
 
 
+def method_file(method: type[Method]) -> str | None:
+    """The file that a method was loaded from, which another process loads first to know the class; None if it is installed."""
+    return sys.modules[method.__module__].__file__ if method.source_sha256 else None
+
+
 def build_method(name: str, values: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Method:
     """`configure` for a method given by its name or file."""
     return configure(load_method(name), values, recipe)

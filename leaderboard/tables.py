@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from bench.cli.output import Column, Table, plain
+from bench.cli.output import Cell, Column, Row, Table, plain
 from bench.errors import UsageError
 from bench.runs.record import RunRecord
 
-from .board import ID, Group, Measure, Shifts, by_row, groups, labels, measures, one_per_seed, ranked, row_key, rows, shifts_of
+from .baseline import baselines
+from .board import Board, BoardRow, Kind, board
+from .groups import Group, by_row, groups, labels, row_key
+from .measures import ENDINGS, ID, Measure, Shifts
+from .predictions import Predictions
+from .printed import bold, caption
+from .ties import Question, mark
 from .tradeoff import YARDSTICK
 
 NAMES = [Column("group", human=False), Column("suite", human=False), Column("backbone", human=False), Column("method")]
@@ -21,68 +28,166 @@ class View:
 
     Attributes:
         sort: key of a column. by: middle columns, `shift` or `factor`. extras: names of `EXTRAS`. limited: whether runs on
-        a part of the images are shown, apart.
+        a part of the images are shown, apart. ties: the question that marks of ties answer; None for no marks.
+        baseline: a file that declares standard backbones (see baselines.toml), for suites without published lines.
     """
 
     sort: str = "ood"
     by: str = "shift"
     extras: Sequence[str] = ()
     limited: bool = False
+    ties: Question | None = None
+    baseline: Path | None = None
 
 
-def tables(records: Sequence[RunRecord], view: View) -> list[Table]:
-    """The board of every suite and backbone: the ranked table, what is not comparable with it, and what has no result.
+@dataclass(frozen=True)
+class Boards:
+    """What a selection of runs amounts to.
+
+    Attributes:
+        boards: ranked, apart and limited ones, by suite and backbone. unfinished: runs without a result.
+    """
+
+    boards: list[Board]
+    unfinished: list[RunRecord]
+
+
+def boards(records: Sequence[RunRecord], view: View, predictions: Predictions | None = None) -> Boards:
+    """The board of every suite and backbone, and what is not comparable with it or has no result.
+
+    Search runs never count; runs on a part of the images (`--limit`) only where the view asks for them, apart.
 
     Raises:
-        UsageError: no table has a column `view.sort`.
+        UsageError: no board has a column `view.sort`.
     """
     final = [r for r in records if r.phase != "search"]
     whole = [r for r in final if r.limit is None]
     parts = [r for r in final if r.limit is not None] if view.limited else []
-    sortable: dict[str, None] = {}
-    made: list[tuple[tuple[str, str, int], Table]] = []
-    for kind, chosen in ((0, whole), (1, parts)):
+    made: list[Board] = []
+    lines = {suite: baselines(suite, whole, view.baseline) for suite in {r.suite for r in final}}
+    for limited, chosen in ((False, whole), (True, parts)):
         for group in groups(r for r in chosen if r.status == "done"):
-            table = _board(group, view, "limited" if kind else "apart" if group.apart else "ranked", sortable)
-            made.append(((group.suite, group.backbone, kind), table))
-    if sortable and view.sort not in sortable:
+            kind: Kind = "limited" if limited else "apart" if group.apart else "ranked"
+            made.append(board(group, kind, by=view.by, extras=view.extras, sort=view.sort, lines=lines[group.suite]))
+    sortable = list(dict.fromkeys(key for one in made for key in ("method", "trials", "runs", *(m.key for m in one.columns))))
+    if made and view.sort not in sortable:
         raise UsageError(f"there is no column `{view.sort}` to sort by", where="--sort", fix=f"one of: {', '.join(sortable)}")
-    unfinished = [r for r in (*whole, *parts) if r.status != "done"]
-    for suite, backbone in dict.fromkeys((r.suite, r.backbone) for r in unfinished):
-        here = [r for r in unfinished if (r.suite, r.backbone) == (suite, backbone)]
-        made.append(((suite, backbone, 2), _unfinished(here)))
+    for one in made:
+        if view.ties and one.kind != "limited":
+            mark(one, view.ties, predictions)
+    made.sort(key=lambda one: (one.group.suite, one.group.backbone, one.kind == "limited"))
+    return Boards(made, [r for r in (*whole, *parts) if r.status != "done"])
+
+
+def tables(records: Sequence[RunRecord], view: View, predictions: Predictions | None = None) -> list[Table]:
+    """The boards as tables: the ranked one of every suite and backbone, what is apart from it, and what has no result.
+
+    Raises:
+        UsageError: no board has a column `view.sort`.
+    """
+    found = boards(records, view, predictions)
+    made = [((one.group.suite, one.group.backbone, 0), _board(one, view)) for one in found.boards]
+    for suite, backbone in dict.fromkeys((r.suite, r.backbone) for r in found.unfinished):
+        here = [r for r in found.unfinished if (r.suite, r.backbone) == (suite, backbone)]
+        made.append(((suite, backbone, 1), _unfinished(here)))
     return [table for _, table in sorted(made, key=lambda item: item[0])]
 
 
-def _board(group: Group, view: View, kind: str, sortable: dict[str, None]) -> Table:
-    records = one_per_seed(group.records)
-    shifts = shifts_of(records)
-    columns = measures(records, shifts, by=view.by, extras=view.extras)
-    keys = ["method", "trials", "runs", *(m.key for m in columns)]
-    sortable.update(dict.fromkeys(keys))
-    found = [{"group": kind, **row} for row in rows(records, columns)]
-    title = f"{group.suite} · {group.backbone}"
-    if kind == "limited":
-        title += f": {group.facts['images per split']} images per split, a trial of the machinery and not a result"
-    elif kind == "apart":
-        title += f": not comparable with the table above: {_differences(group)}"
-    notes = [
-        _reading(records, shifts, columns, view),
-        *_missing(records, shifts),
-        *_seeds(records, len(group.records) - len(records)),
-        *_marks(records),
+def title(of: Board) -> str:
+    """What a board is about and, for one that is not ranked with the main one, why."""
+    name = f"{of.group.suite} · {of.group.backbone}"
+    if of.kind == "limited":
+        return name + f": {of.group.facts['images per split']} images per split, a trial of the machinery and not a result"
+    return name + (f": not comparable with the table above: {_differences(of.group)}" if of.kind == "apart" else "")
+
+
+def notes(of: Board, view: View) -> list[str]:
+    """Sentences that stand below a board: what its numbers mean, what is missing and why, what makes rows uneven."""
+    return [
+        _reading(of.records, of.shifts, of.columns, view),
+        *_ties(of),
+        *_baseline(of),
+        *_missing(of.records, of.shifts),
+        *_seeds(of.records, of.aside),
+        *_marks(of.records),
     ]
+
+
+def _board(of: Board, view: View) -> Table:
+    records = of.records
     shown = [
         *NAMES,
         Column("external", human=False),
-        *(Column(m.key, m.title, m.kind, spread=f"{m.key}_sd" if m.spread else "") for m in columns),
+        Column("tie", "vs best", human=any(row.tie is not None for row in of.rows)),
+        *(Column(m.key, m.title, m.kind, spread=f"{m.key}_sd" if m.spread else "", human=m.human) for m in of.columns),
+        Column("rank_low", kind="count", human=False),
+        Column("rank_high", kind="count", human=False),
+        Column("front", human=False),
+        *(Column(m.key + ending, human=False) for m in of.columns if m.spread for ending in ENDINGS[1:]),
         Column("trials", "search trials", "count", human=any(r.search_trials for r in records)),
         Column("search_seconds", "search", "seconds", human=any(r.search_seconds is not None for r in records)),
         Column("runs", kind="count"),
         Column("seeds", human=False),
         Column("fits", human=False),
     ]
-    return Table(shown, ranked(found, columns, view.sort if view.sort in keys else "ood"), title, notes)
+    below = notes(of, view)
+    rows = [_row(row, of) for row in of.rows]
+    return Table(shown, rows, title(of), below, caption(of, title(of), below), bold(of))
+
+
+def _row(row: BoardRow, of: Board) -> Row:
+    found: dict[str, Cell] = {
+        "group": of.kind,
+        "suite": of.group.suite,
+        "backbone": of.group.backbone,
+        "method": row.name,
+        "external": row.external,
+        "tie": row.tie,
+        "front": row.front,
+        "trials": row.trials,
+        "search_seconds": row.search_seconds,
+        "runs": len(row.records),
+        "seeds": " ".join(str(r.seed) for r in row.records),
+        "fits": " ".join(r.fit_id for r in row.records),
+    }
+    if row.ranks:
+        found |= {"rank_low": row.ranks[0], "rank_high": row.ranks[1]}
+    for measure in of.columns:
+        cell = row.cells[measure.key]
+        found[measure.key] = cell.value
+        if measure.spread:
+            found[f"{measure.key}_sd"] = cell.sd
+            for name, interval in (("seeds", cell.seeds), ("images", cell.images)):
+                if interval:
+                    found |= {f"{measure.key}_{name}_low": interval.low, f"{measure.key}_{name}_high": interval.high}
+    return found
+
+
+def _ties(of: Board) -> list[str]:
+    if not of.ties_question:
+        return []
+    measure = of.measure(of.ties_about)
+    assert measure is not None
+    if of.ties_missing:
+        return [f"Ties with the best are not marked: {of.ties_missing}."]
+    if of.ties_question == "models":
+        what = "these trained models (test images vary; their outcomes paired by image; max-t over all pairs of rows"
+    else:
+        what = "the methods over seeds (seeds vary; paired t-tests; Holm over all pairs of rows"
+    return [
+        f"vs best: `tie` for rows not shown to be below the best {measure.title}, as {what}, family-wise error 5 %). A row with "
+        "no mark is shown to be below another one."
+    ]
+
+
+def _baseline(of: Board) -> list[str]:
+    if of.measure("effective") is None:
+        return []
+    of_id = ", ".join(f"{shift} in {line.id}" for shift, line in of.lines.items())
+    return [
+        "Effective = mean over the OOD average's shifts of the accuracy above the line of standard models in logit space, at the "
+        f"row's own ID accuracy ({of_id}; {'; '.join(dict.fromkeys(line.source for line in of.lines.values()))})."
+    ]
 
 
 def _differences(group: Group, most: int = 3) -> str:

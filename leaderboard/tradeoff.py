@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy import stats
 
 from bench.runs.record import RunRecord
+
+from .intervals import over_seeds
 
 #: The fine-tuner whose interpolation curve is the yardstick.
 YARDSTICK = "full-finetune"
@@ -60,8 +61,29 @@ def yardsticks(records: Iterable[RunRecord]) -> dict[int, RunRecord]:
 
 def interval_over_seeds(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
     """Mean and t-interval (low, high) over seeds; the interval is NaN for fewer than two."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return mean, mean - half, mean + half
+    mean, interval = float(np.mean(values)), over_seeds(values, level)
+    return (mean, interval.low, interval.high) if interval else (mean, float("nan"), float("nan"))
+
+
+def area_under_curve(record: RunRecord) -> float | None:
+    """Mean OOD that a run's own curve offers between its lowest and highest ID: the area under the envelope over its width.
+
+    Two areas are over two ranges of ID; they tell which curve lies higher only where the ranges are alike.
+
+    Returns:
+        None without a curve of some width.
+    """
+    curve = [(point.scores["id-test"], point.ood) for point in record.curve if point.ood is not None]
+    xs = sorted({x for x, _ in curve})
+    if len(xs) < 2:
+        return None
+    offered = [envelope(curve, x) for x in xs]
+    return float(np.trapezoid(np.array(offered, dtype=float), xs) / (xs[-1] - xs[0]))
+
+
+def on_front(points: Sequence[tuple[float | None, float | None]]) -> list[bool | None]:
+    """Whether no other point has at least as much of both and more of one; None for a point that lacks one."""
+    known = [(x, y) for x, y in points if x is not None and y is not None]
+    return [
+        None if x is None or y is None else not any(a >= x and b >= y and (a > x or b > y) for a, b in known) for x, y in points
+    ]

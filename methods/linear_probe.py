@@ -134,8 +134,8 @@ def regularization_path(
     standardized = (x.astype(np.float64) - mean) / deviation
     model = LogisticRegression(solver="lbfgs", max_iter=max_iter, warm_start=True)
     for c in grid:
-        # BLAS has threads of its own, and their number changes the last bits.
-        with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
+        # Matrices this small make BLAS threads spin (four times slower with two), and their number changes the last bits.
+        with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # `max_iter` is part of the recipe
             model.set_params(C=float(c)).fit(standardized, y)
         w, b = model.coef_, model.intercept_
@@ -147,7 +147,6 @@ def regularization_path(
         yield float(c), weight, bias
 
 
-@torch.no_grad()
 @torch.no_grad()
 def _score(task: Task, head: Head, x: torch.Tensor) -> tuple[float, float]:
     """(score, NLL) of a head on the features of id-val."""

@@ -90,7 +90,8 @@ class MaskedCounterfactual(FeatureDistillation):
             self._contradiction("threshold and mask_share exclude each other", "give one of the two")
         chosen = super().resolved(traits)
         if self.mask == "random":
-            return chosen.model_copy(update={"probability": self.probability or self.mask_share or PROBABILITIES[self.fill]})
+            probability = self.probability or self.mask_share or PROBABILITIES[self.fill]
+            return chosen.model_copy(update={"probability": probability, "mask_share": None})
         if self.mask_share is None and self.threshold is None:
             return chosen.model_copy(update={"threshold": THRESHOLDS[self.mask, self.fill]})
         return chosen

@@ -37,7 +37,9 @@ class DataSet:
     @property
     def get(self) -> str:
         """How to obtain it."""
-        return self.card.fetch.steps.strip() or f"bench data fetch {self.card.name}"
+        if self.card.fetch.archives:
+            return f"bench data fetch {self.card.name}"
+        return self.card.fetch.steps.strip() or f"put its images into {self.card.folders[0]}, or name their folder on its card"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
+from ..identity import digest
 from .card import FolderSource, RenderedSource, SuiteCard
 from .collection import Collection, Rows, divide, few, fingerprint, limited, rendered_collection
 from .image_bytes import UNREADABLE
@@ -126,14 +127,19 @@ class Suite:
             taken = MappedPixels(decoded.file, decoded.position[readable])
         if not len(readable):
             raise BenchError("no image is left", where=f"suite {self.card.name}, split {split}")
+        found = fingerprint(collection, readable)
         return Split(
             name=split,
             keys=collection.keys[readable],
             labels=collection.labels[readable],
             groups=None if collection.groups is None else collection.groups[readable],
-            fingerprint=fingerprint(collection, readable),
+            fingerprint=found,
             skipped=len(rows) - len(readable),
             size=pixels.size,
+            pixels=pixels.name,
+            cached_as=digest(collection.cached_as(readable).tolist())
+            if collection.stamps is not None or collection.treatment
+            else found,
             _pixels=taken,
             _originals=collection.originals,
             _original_rows=readable,

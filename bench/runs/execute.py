@@ -23,11 +23,11 @@ from ..evaluation.metrics import score
 from ..evaluation.projection import matched, project
 from ..evaluation.relative import relative_scores
 from ..identity import PROTOCOL_VERSION, digest
-from ..method import FineTuner, Method
+from ..method import FineTuner, Method, Traits
 from ..plugins import configure
 from ..stopping import stop_if_asked
 from .experiment import Experiment, Fit
-from .lease import Lease
+from .lease import Lease, is_live
 from .predictions import write_predictions
 from .provenance import peak_memory_mb, provenance
 from .record import CurvePoint, RunRecord
@@ -61,24 +61,24 @@ def execute(
         Interrupted: a stop was asked for; the record says `cancelled`.
     """
     method = method.resolved(experiment.traits)
-    record = _planned(experiment, method, limit=limit, search=search)
+    record = planned_record(experiment, method, limit=limit, search=search)
     record.search_trials, record.search_seconds = search_trials, search_seconds
     store, curve = experiment.store, curve and not search
     path = store.run_dir(record) / "record.json"
     old = _done(experiment, path)
     if old is not None and (old.curve or not curve):
         return _refreshed(experiment, old, record, path)
+    splits = _splits(experiment, record)  # finds unreadable images before training, not after
     with Lease(path.parent, waiting=experiment.waiting) as lease:
         old = _done(experiment, path)  # another process may have finished it while this one waited
         if old is not None:
             if curve and not old.curve:
-                old.curve = _curve(experiment, method, experiment.fit(method), _splits(experiment, record), record)
+                old.curve = _curve(experiment, method, experiment.fit(method), splits, record)
                 store.save_run(old)
             return _refreshed(experiment, old, record, path)
         store.save_run(record)
         try:
             fit = experiment.fit(method)
-            splits = _splits(experiment, record)
             if curve:
                 record.curve = _curve(experiment, method, fit, splits, record)
             _evaluate(experiment, fit.classifier, splits, record, path.parent)
@@ -140,29 +140,51 @@ def _save_whatever_happens(experiment: Experiment, record: RunRecord) -> None:
         experiment.reporter.event("warning", text=f"the record could not be saved: {error.what}")
 
 
-def _planned(experiment: Experiment, method: Method, *, limit: int | None, search: bool) -> RunRecord:
-    """The record of a run of `method`, before anything was done."""
+def planned_record(experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False) -> RunRecord:
+    """The record of a run of `method`, before anything was done: its `eval_id` tells where the run lies.
+
+    Raises:
+        BenchError: an image of a split that the run measures cannot be read.
+    """
     phase: Literal["search", "final"] = "search" if search else "final"
     label = row_label(method, experiment)
     few = {} if experiment.shots is None else {"shots": experiment.shots}
-    return _record(experiment, method.identity() | few, label, experiment.fit_id(method), limit=limit, phase=phase)
+    return _record(experiment, method.identity() | few, label, experiment.identity(method), limit=limit, phase=phase)
+
+
+def record_failure(experiment: Experiment, method: Method, error: str, *, limit: int | None = None, search: bool = False) -> None:
+    """Leave a row for a run that could not say itself how it failed: its process died, or what it is built on failed.
+
+    A run that is done, or that some process works on, is left alone.
+    """
+    record = planned_record(experiment, method, limit=limit, search=search)
+    path = experiment.store.run_dir(record) / "record.json"
+    if _done(experiment, path) is None and not is_live(path.parent):
+        with Lease(path.parent, waiting=experiment.waiting):
+            record.status, record.error, record.finished = "failed", error, _now()
+            experiment.store.save_run(record)
 
 
 def _record(
     experiment: Experiment,
     method: dict[str, Any],
     label: str,
-    fit_id: str,
+    fit: dict[str, Any],
     *,
     limit: int | None,
     phase: Literal["final", "search", "external"],
 ) -> RunRecord:
-    """Loading every split here finds unreadable images before training, not after; a search opens id-val alone."""
+    """The record of a run as it stands before anything was decoded or trained; a search opens id-val alone.
+
+    Args:
+        fit: what the fit_id is the hash of.
+    """
+    fit_id = digest(fit)[:24]
     backbone, suite, card = experiment.backbone, experiment.suite, experiment.suite.card
     search = phase == "search"
     shifts = () if search else card.shifts
     present = [shift.name for shift in shifts if shift.name not in suite.holes]
-    data = {name: experiment.split(name).fingerprint for name in (["id-val"] if search else ["id-val", "id-test", *present])}
+    data = {name: experiment.fingerprint(name) for name in (["id-val"] if search else ["id-val", "id-test", *present])}
     if not suite.cut:
         limit = None  # a limit that leaves every image in is none
     projections = {name: suite.projections[name] for name in data if name in suite.projections}
@@ -198,6 +220,7 @@ def _record(
         factors={shift.name: shift.factors for shift in shifts},
         id_val_seen=not {card.name, card.id.data}.isdisjoint(backbone.seen_suites),
         started=_now(),
+        identity={"fit": fit, "evaluation": measured},
         provenance=provenance(experiment.engine),
     )
 
@@ -281,14 +304,21 @@ def _average(record: RunRecord, scores: Mapping[str, float]) -> float | None:
     return float(np.mean([scores[name] for name in record.averaged]))
 
 
+def fine_tuned(method: Method, traits: Traits) -> FineTuner | None:
+    """The fine-tuner that a method is, or that it wraps and nothing beside it; None if there is none."""
+    while not isinstance(method, FineTuner):
+        inner = method.stages()
+        if len(inner) != 1:
+            return None
+        method = inner[0].resolved(traits)
+    return method
+
+
 def _curve(experiment: Experiment, method: Method, fit: Fit, splits: Mapping[str, Split], record: RunRecord) -> list[CurvePoint]:
     """Scores along the straight line from the start to the end of the fine-tuned fit that `method` is or wraps."""
-    tuner = method
-    while not isinstance(tuner, FineTuner):
-        inner = [value for key in type(tuner).model_fields if isinstance(value := getattr(tuner, key), Method)]
-        if len(inner) != 1:
-            raise BenchError(f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out")
-        tuner = inner[0].resolved(experiment.traits)
+    tuner = fine_tuned(method, experiment.traits)
+    if tuner is None:
+        raise BenchError(f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out")
     assert tuner.head_init is not None
     end = fit.classifier if tuner is method else experiment.fit(tuner).classifier
     start = experiment.start(tuner.head_init)
@@ -324,8 +354,8 @@ def execute_external(
     classifier, sha = load_external(weights, experiment, normalize)
     parameters = {"name": name, "weights": sha, "normalize": classifier.head.normalize}
     method = {"name": "external", "version": 1, "source": "", "parameters": parameters}
-    fit_id = digest({"external": parameters, "backbone": experiment.backbone.weights_sha256})[:24]
-    record = _record(experiment, method, name, fit_id, limit=limit, phase="external")
+    fit = {"external": parameters, "backbone": experiment.backbone.weights_sha256}
+    record = _record(experiment, method, name, fit, limit=limit, phase="external")
     path = experiment.store.run_dir(record) / "record.json"
     with Lease(path.parent, waiting=experiment.waiting):
         _evaluate(experiment, classifier, _splits(experiment, record), record, path.parent)

@@ -188,6 +188,10 @@ class Experiment:
         """A split at the backbone's pixels."""
         return self.suite.load(name, self.backbone.pixels, self._shots(name))
 
+    def fingerprint(self, name: str) -> str:
+        """That of a split, without decoding it."""
+        return self.suite.fingerprint(name, self.backbone.pixels, self._shots(name))
+
     def _shots(self, split: str) -> tuple[int, int] | None:
         return (self.shots, self.seed) if self.shots is not None and split == "train" else None
 
@@ -205,8 +209,8 @@ class Experiment:
             "probe": self.probe.resolved(self.traits).identity() if _starts_from_probe(method) else None,
             "backbone": self.backbone.weights_sha256,
             "pixels": self.backbone.pixels.name,
-            "train": self.suite.fingerprint("train", self.backbone.pixels, self._shots("train")),
-            "id_val": self.suite.fingerprint("id-val", self.backbone.pixels),
+            "train": self.fingerprint("train"),
+            "id_val": self.fingerprint("id-val"),
             "classes": digest(list(card.classes)),
             "templates": digest(list(card.templates)),
             "metric": card.metric,
@@ -261,6 +265,7 @@ class Experiment:
             facts=task.facts,
             selection=task.selection,
             history=task.history,
+            retries=task.retries,
             peak_memory_mb=peak_memory_mb(self.engine),
             provenance=provenance(self.engine),
         )

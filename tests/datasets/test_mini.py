@@ -143,7 +143,7 @@ def test_the_factors_on_the_card_are_those_of_the_scenes(name: str) -> None:
             assert ratio == pytest.approx({"kept": 1.0, "weakened": 0.7, "broken": 0.0}[factors["context"]], abs=0.06)
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", [*CARDS, "mini-shifts-small", "mini-shifts-large"])
 def test_a_card_and_the_world_agree_on_classes_splits_and_counts(name: str) -> None:
     content = card(name)
     world = MiniWorld(**content["source"]["options"])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from bench.errors import UsageError
-from bench.leaderboard.board import frame, groups, load, select
+from bench.leaderboard.groups import frame, groups, load, select
 from bench.leaderboard.tables import View, tables
 from bench.runs.record import RunRecord
 from bench.runs.store import Store

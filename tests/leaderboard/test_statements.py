@@ -34,6 +34,37 @@ def test_verdict(found: list[list[float]], expected: str) -> None:
     assert verdict(found) == expected
 
 
+@pytest.mark.parametrize(
+    ("ood", "identity", "expected"),
+    [
+        ([0.05, 0.06, 0.055], [0.001, -0.002, 0.0], "holds"),
+        ([0.05, 0.06, 0.055], [0.04, 0.05, 0.045], "holds"),
+        ([0.05, 0.06, 0.055], [-0.04, -0.05, -0.045], "undecided"),
+        ([-0.05, -0.06, -0.055], [0.001, -0.002, 0.0], "fails"),
+        ([-0.05, -0.06, -0.055], [0.04, 0.05, 0.045], "undecided"),
+        ([-0.05, 0.06, 0.0], [0.0, 0.0, 0.0], "undecided"),
+    ],
+)
+def test_more_ood_counts_only_at_equal_id(ood: list[float], identity: list[float], expected: str) -> None:
+    assert verdict([ood, identity], at_equal_id=True) == expected
+
+
+def test_masks_are_held_against_distillation_with_the_same_parameters() -> None:
+    records = [
+        run("masked-counterfactual", 0, 0.9, 0.60, mask="object", fill="single", weight=6),
+        run("masked-counterfactual", 0, 0.9, 0.70, mask="context", fill="single", weight=1),
+        run("feature-distillation", 0, 0.9, 0.55, weight=6),
+        run("feature-distillation", 0, 0.9, 0.68, weight=1),
+    ]
+
+    def gain(mask: str) -> list[float]:
+        return differences(Inequality("OOD", f"masked-counterfactual, {mask} single", "the same without masks"), records)
+
+    assert gain("object") == [pytest.approx(0.05)]
+    assert gain("context") == [pytest.approx(0.02)]
+    assert gain("random") == []
+
+
 def test_differences_pair_the_seeds() -> None:
     records = [run("full-finetune", 0, 0.9, 0.5), run("full-finetune", 1, 0.8, 0.4), run("zero-shot", 1, 0.6, 0.6)]
     assert differences(Inequality("ID", "full-finetune", "zero-shot"), records) == [pytest.approx(0.2)]

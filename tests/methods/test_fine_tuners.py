@@ -201,7 +201,9 @@ def test_resolving_twice_changes_nothing(method: FineTuner) -> None:
     once = method.resolved(VIT)
     assert once.resolved(VIT) == once
     assert MaskedCounterfactual(mask_share=0.3).resolved(VIT).threshold is None
-    assert MaskedCounterfactual(mask="random", mask_share=0.3).resolved(VIT).probability == 0.3
+    by_share = MaskedCounterfactual(mask="random", mask_share=0.3).resolved(VIT)
+    assert by_share.probability == 0.3
+    assert by_share.resolved(VIT) == by_share
 
 
 def test_heads_by_traits() -> None:

@@ -134,7 +134,10 @@ def test_another_projection_is_another_evaluation_of_the_same_fit(own: Path, tmp
 
 def test_another_resize_is_another_evaluation(own: Path, tmp_path: Path) -> None:
     (own / "plain.toml").write_text('extends = "own.toml"\nname = "plain"\n[[shifts]]\nname = "dark"\nresize = 36\n')
-    assert run(own, tmp_path).eval_id != run(own, tmp_path, "plain.toml").eval_id
+    one, other = run(own, tmp_path), run(own, tmp_path, "plain.toml")
+    assert one.eval_id != other.eval_id
+    assert one.metrics["dark"].nll != other.metrics["dark"].nll, "cached features of one are not those of the other"
+    assert one.metrics["id-test"] == other.metrics["id-test"]
 
 
 def test_few_shots_are_drawn_by_the_seed_and_are_another_fit(own: Path, tmp_path: Path) -> None:

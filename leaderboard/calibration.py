@@ -1,0 +1,149 @@
+"""Whether confidence means what it says: calibration errors, before and after temperature scaling fitted on id-val."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from bench.evaluation.metrics import expected_calibration_error
+from bench.runs.record import RunRecord
+
+from .predictions import Predictions
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+BINS = 15
+NO_LOGITS = "the logits of this split are not kept"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of one classifier on one split at one temperature.
+
+    Attributes:
+        nll: mean negative log-likelihood, nats. ece: expected calibration error over 15 bins of equal width (Guo et al., 2017).
+        ece_adaptive: the same over 15 bins of equal numbers of images (Nguyen and O'Connor, 2015). brier: mean squared distance
+        of the probabilities to the one-hot label; None where only the largest probability is known.
+    """
+
+    nll: float
+    ece: float
+    ece_adaptive: float
+    brier: float | None
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One bin of a reliability diagram: its images, their mean confidence and their accuracy (None without images)."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None
+    accuracy: float | None
+
+
+def temperature(logits: Floats, labels: Ints) -> float:
+    """The T > 0 for which softmax(logits / T) has the least NLL (Guo et al., 2017); between 1/50 and 50.
+
+    Args:
+        logits: (N, C) of id-val; selection and fitting see id-val only. labels: (N,).
+    """
+    rows = np.arange(len(labels))
+
+    def nll(log_t: float) -> float:
+        return float(-log_softmax(logits / np.exp(log_t), axis=1)[rows, labels].mean())
+
+    found = minimize_scalar(nll, bounds=(-np.log(50), np.log(50)), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))
+
+
+def adaptive_calibration_error(confidence: Floats, correct: NDArray[np.bool_], bins: int = BINS) -> float:
+    """Mean of |accuracy - confidence| over bins of (nearly) equal numbers of images, sorted by confidence."""
+    order = np.argsort(confidence, kind="stable")
+    parts = zip(np.array_split(confidence[order], bins), np.array_split(correct[order], bins), strict=True)
+    return float(sum(abs(right.sum() - said.sum()) for said, right in parts) / len(confidence))
+
+
+def calibration(logits: Floats, labels: Ints, t: float = 1.0) -> Calibration:
+    """Of softmax(logits / t).
+
+    Args:
+        logits: (N, C). labels: (N,).
+    """
+    log_p = log_softmax(logits / t, axis=1)
+    p = np.exp(log_p)
+    confidence, correct = p.max(axis=1), p.argmax(axis=1) == labels
+    truth = np.eye(p.shape[1])[labels]
+    return Calibration(
+        nll=float(-log_p[np.arange(len(labels)), labels].mean()),
+        ece=expected_calibration_error(confidence, correct, BINS),
+        ece_adaptive=adaptive_calibration_error(confidence, correct),
+        brier=float(((p - truth) ** 2).sum(axis=1).mean()),
+    )
+
+
+def reliability(confidence: Floats, correct: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
+    """Data of a reliability diagram: bins (0, 1/b], (1/b, 2/b], ..., empty ones included."""
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    made = []
+    for number in range(bins):
+        here = place == number
+        count = int(here.sum())
+        means = (float(confidence[here].mean()), float(correct[here].mean())) if count else (None, None)
+        made.append(Bin(number / bins, (number + 1) / bins, count, *means))
+    return made
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Calibration of a run on one split before and after temperature scaling.
+
+    Attributes:
+        temperature: fitted on id-val. before, after: see `Calibration`. diagram, scaled_diagram: of the same.
+        hole: why a part is missing, with what would have kept it.
+    """
+
+    before: Calibration | None = None
+    diagram: tuple[Bin, ...] = ()
+    temperature: float | None = None
+    after: Calibration | None = None
+    scaled_diagram: tuple[Bin, ...] = ()
+    hole: str = ""
+
+
+def scaled(record: RunRecord, split: str, predictions: Predictions) -> Scaled:
+    """Re-scored from what the run kept on `split` and on id-val, without a model.
+
+    Without logits, what the stored maxima, log-sum-exps and label logits determine is there, and the rest is a hole.
+    """
+    names = ("label", "prediction", "label_logit", "maximum", "log_sum_exp", "logits")
+    here, val = predictions.columns(record, split, names), predictions.columns(record, "id-val", ("label", "logits"))
+    if here is None:
+        return Scaled(hole=record.holes.get(split) or f"no predictions on {split} are kept")
+    labels = here["label"]
+    if "logits" not in here:
+        confidence = np.exp(here["maximum"].astype(float) - here["log_sum_exp"])
+        correct = here["prediction"] == labels
+        found = Calibration(
+            nll=float((here["log_sum_exp"] - here["label_logit"]).mean()),
+            ece=expected_calibration_error(confidence, correct, BINS),
+            ece_adaptive=adaptive_calibration_error(confidence, correct),
+            brier=None,
+        )
+        return Scaled(found, tuple(reliability(confidence, correct)), hole=f"{split}: {NO_LOGITS}")
+    logits = here["logits"].astype(float)
+    before = calibration(logits, labels)
+    diagram = _diagram(logits, labels, 1.0)
+    if val is None or "logits" not in val:
+        return Scaled(before, diagram, hole=f"id-val: {NO_LOGITS if val else 'no predictions are kept'}")
+    t = temperature(val["logits"].astype(float), val["label"])
+    return Scaled(before, diagram, t, calibration(logits, labels, t), _diagram(logits, labels, t))
+
+
+def _diagram(logits: Floats, labels: Ints, t: float) -> tuple[Bin, ...]:
+    return tuple(reliability(softmax(logits / t, axis=1).max(axis=1), logits.argmax(axis=1) == labels))

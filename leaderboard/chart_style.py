@@ -1,0 +1,172 @@
+"""What all charts share: colours and shapes, accuracy axes, light and dark, and files that need no network."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from bench.errors import UsageError
+from bench.runs.atomic import write_text, write_with
+
+#: Okabe and Ito's colours (2008), told apart under every common colour blindness; the yellow is darkened to be seen on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B8A800", "#7A7A7A")
+#: Their number has no divisor in common with that of the colours, so that 56 rows differ in the pair.
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+#: On a dark ground the blue and the vermilion need more light.
+COLOURS_ON_DARK = ("#4BA3E3", "#FF8A3D", "#19C494", "#E39BC6", "#8FD3FF", "#F5B72B", "#E5DA3A", "#B5B5B5")
+#: Where a logit-scaled axis may have a tick, from coarse to fine; the first that gives five of them is taken.
+_TICKS = (
+    (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99),
+    (0.01, 0.05, *(i / 10 for i in range(1, 10)), 0.95, 0.99),
+    (0.01, 0.02, *(i / 20 for i in range(1, 20)), 0.98, 0.99, 0.995),
+    tuple(i / 50 for i in range(1, 50)),
+    tuple(i / 100 for i in range(1, 100)),
+)
+EDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours of the ground, of what is written on it, and of the rows."""
+
+    background: str
+    ink: str
+    quiet: str
+    grid: str
+    rows: tuple[str, ...]
+
+
+LIGHT = Palette("#ffffff", "#1b1b1f", "#5f6368", "#e4e4e7", COLOURS)
+DARK = Palette("#16181d", "#f0f0f3", "#a3a8b1", "#33363d", COLOURS_ON_DARK)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An accuracy axis: plain, or scaled by the logit, on which equal steps are equal odds ratios (Taori et al., 2020)."""
+
+    title: str
+    logit: bool = False
+
+    def place(self, share: Any) -> Any:
+        """Where a share, or a series of them, stands on the axis; shares beyond 0.1 % of either end are drawn there."""
+        if not self.logit:
+            return share
+        held = pd.to_numeric(pd.Series(share)).clip(EDGE, 1 - EDGE)
+        placed = (held / (1 - held)).map(math.log, na_action="ignore")
+        return placed if isinstance(share, pd.Series) else float(placed.iloc[0])
+
+    def axis(self, low: float, high: float) -> alt.Axis:
+        """Ticks and labels in per cent for data between the shares `low` and `high`."""
+        if not self.logit:
+            return alt.Axis(title=f"{self.title} (%)", labelExpr="format(100 * datum.value, '~g')")
+        inside = [[tick for tick in ticks if low <= tick <= high] for ticks in _TICKS]
+        ticks = [self.place(tick) for tick in next((ticks for ticks in inside if len(ticks) >= 5), inside[-1])]
+        label = "format(100 / (1 + exp(-datum.value)), '~g')"
+        return alt.Axis(title=f"{self.title} (%, logit scale)", values=ticks or alt.Undefined, labelExpr=label)
+
+
+def style(rows: Sequence[str], dark: bool = False) -> tuple[alt.Scale, alt.Scale]:
+    """Colour and shape of every row, the same in every chart that lists the rows in this order."""
+    names = list(dict.fromkeys(rows))
+    colours = (DARK if dark else LIGHT).rows
+    return (
+        alt.Scale(domain=names, range=[colours[i % len(colours)] for i in range(len(names))]),
+        alt.Scale(domain=names, range=[SHAPES[i % len(SHAPES)] for i in range(len(names))]),
+    )
+
+
+def configured(chart: Any, dark: bool) -> Any:
+    """The chart with colours and sizes for a light or a dark ground."""
+    palette = DARK if dark else LIGHT
+    axis = {"labelColor": palette.ink, "titleColor": palette.ink, "gridColor": palette.grid, "domainColor": palette.quiet}
+    return (
+        chart.configure(background=palette.background, padding=12, font="system-ui, -apple-system, 'Segoe UI', sans-serif")
+        .configure_axis(**axis, tickColor=palette.quiet, labelFontSize=12, titleFontSize=13, titleFontWeight=600, labelLimit=0)
+        .configure_legend(labelColor=palette.ink, titleColor=palette.ink, labelLimit=0, titleLimit=0, labelFontSize=12)
+        .configure_title(
+            color=palette.ink, subtitleColor=palette.quiet, anchor="start", fontSize=15, subtitleFontSize=12, limit=0
+        )
+        .configure_header(labelColor=palette.ink, titleColor=palette.ink, labelFontSize=12, labelLimit=0)
+        .configure_view(stroke=palette.grid)
+    )
+
+
+def inline(name: str, frame: pd.DataFrame) -> alt.InlineData:
+    """The frame as a data set of this name in the specification, so that a page can find and change it; NaN becomes null."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return alt.InlineData(values=rows, name=name)
+
+
+def percent(field: str, title: str) -> alt.Tooltip:
+    """A share in a tooltip, in per cent."""
+    return alt.Tooltip(field, type="quantitative", format=".1%", title=title)
+
+
+#: Endings of the files that `save` writes.
+FORMATS = (".svg", ".png", ".html")
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy"
+      content="default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:">
+<title>{title}</title>
+<style>body {{ margin: 0; background: {background}; }}</style>
+</head>
+<body>
+<div id="chart"></div>
+<script>{library}</script>
+<script type="application/json" id="specification">{specification}</script>
+<script>
+vegaEmbed("#chart", JSON.parse(document.getElementById("specification").textContent),
+          {{renderer: "svg", actions: {{export: true, source: false, compiled: false, editor: false}}}});
+</script>
+</body>
+</html>
+"""
+
+
+def check_ending(path: Path) -> None:
+    """Tell a wrong ending before anything is drawn.
+
+    Raises:
+        UsageError: it is not one of `FORMATS`.
+    """
+    if path.suffix not in FORMATS:
+        raise UsageError(f"a chart cannot be written as `{path.suffix}`", where=str(path), fix=f"end in {', '.join(FORMATS)}")
+
+
+def save(chart: Any, path: Path, title: str) -> None:
+    """Write a chart as SVG, PNG (two pixels a point) or a page that carries its JavaScript and may open no connection.
+
+    Raises:
+        UsageError: another ending. BenchError: the file cannot be written.
+    """
+    import vl_convert
+
+    check_ending(path)
+    specification = chart.to_dict()
+    if path.suffix == ".svg":
+        write_text(path, vl_convert.vegalite_to_svg(specification))
+    elif path.suffix == ".png":
+        picture = vl_convert.vegalite_to_png(specification, scale=2)
+        write_with(path, lambda temporary: temporary.write_bytes(picture))
+    else:
+        page = _PAGE.format(
+            title=html.escape(title),
+            background=specification["config"]["background"],
+            library=vl_convert.javascript_bundle(),
+            # A name on the board may be a closing script tag; as an escape it stays text inside the JSON.
+            specification=json.dumps(specification).replace("<", "\\u003c"),
+        )
+        write_text(path, page)

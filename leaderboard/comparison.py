@@ -1,0 +1,269 @@
+"""Two rows against each other: one answer about these trained models, another one about the method over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from bench.runs.record import RunRecord
+
+from .intervals import Interval, over_seeds
+from .measures import ID, shifts_of
+from .predictions import Predictions
+from .resampling import differences_over_images
+from .strata import NotPaired
+
+Floats = NDArray[np.float64]
+Verdict = Literal["better", "worse", "tie", "unknown"]
+MEAN = "OOD"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A minus B on one data set, or on the mean over shifts (`about` is then `OOD`).
+
+    Attributes:
+        a, b: scores in [0, 1], means over the seeds used. interval: of the difference, 95 %, this data set alone.
+        p: two-sided. p_holm: corrected over all data sets (the mean is one question of its own, not corrected).
+        verdict: of A, by `p_holm` at 5 %; `tie` is "not shown to differ"; `unknown` where nothing could be computed.
+        units: how many images or seeds were resampled or averaged. hole: why something is missing.
+    """
+
+    about: str
+    a: float | None = None
+    b: float | None = None
+    interval: Interval | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    verdict: Verdict = "unknown"
+    units: int = 0
+    hole: str = ""
+
+    @property
+    def value(self) -> float | None:
+        """A minus B."""
+        return None if self.a is None or self.b is None else self.a - self.b
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Exact McNemar test of the two models of one seed on one data set: the images that exactly one gets right.
+
+    Attributes:
+        p: two-sided binomial on the discordant images (McNemar, 1947). p_holm: corrected over the data sets of that seed.
+    """
+
+    about: str
+    seed: int
+    only_a: int
+    only_b: int
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike two rows err on one data set, means over the shared seeds; shares of its images.
+
+    Attributes:
+        same: same prediction. both_right, only_a, only_b, both_wrong: add up to 1. overlap: images that both get wrong among
+        those that at least one does. kappa: error consistency (Geirhos et al., 2020): 0 is what two independent models of
+        these accuracies show, 1 is erring on the same images; None where it is not defined.
+    """
+
+    about: str
+    same: float
+    both_right: float
+    only_a: float
+    only_b: float
+    both_wrong: float
+    overlap: float | None
+    kappa: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that two rows' runs say about each other.
+
+    Attributes:
+        models, method: ID, every shift that both have, then the mean over shifts. tests: exact McNemar per seed. alike: per
+        data set. seeds: those that both have.
+    """
+
+    a: str
+    b: str
+    models: list[Difference]
+    method: list[Difference]
+    tests: list[McNemar]
+    alike: list[Agreement]
+    seeds: list[int]
+
+    @property
+    def verdict(self) -> tuple[str, str]:
+        """In words: about these trained models, and about the method over seeds."""
+        return _words(self.models, "for these models"), _words(self.method, f"over {len(self.seeds)} seeds")
+
+
+def compare(
+    a: Sequence[RunRecord], b: Sequence[RunRecord], predictions: Predictions | None, names: tuple[str, str] = ("A", "B")
+) -> Comparison:
+    """Compare two rows of one board: the runs of `a` with those of `b`, one per seed each.
+
+    Args:
+        predictions: None leaves everything out that needs single images.
+    """
+    both = [*a, *b]
+    averaged = shifts_of(both).shared
+    shared = [split for split in (ID, *shifts_of(both).all) if all(split in r.metrics for r in both)]
+    seeds = sorted({r.seed for r in a} & {r.seed for r in b})
+    tests, alike = _image_by_image(a, b, shared, seeds, predictions)
+    return Comparison(
+        *names,
+        _corrected([_models(a, b, about, splits, predictions) for about, splits in _questions(shared, averaged)]),
+        _corrected([_method(a, b, about, splits, seeds) for about, splits in _questions(shared, averaged)]),
+        tests,
+        alike,
+        seeds,
+    )
+
+
+def _questions(shared: Sequence[str], averaged: Sequence[str]) -> list[tuple[str, list[str]]]:
+    return [*((split, [split]) for split in shared), *([(MEAN, list(averaged))] if averaged else [])]
+
+
+def _score(runs: Sequence[RunRecord], splits: Sequence[str]) -> Floats:
+    """(runs,) mean score over the splits."""
+    return np.array([np.mean([r.metrics[split].score for split in splits]) for r in runs])
+
+
+def _models(
+    a: Sequence[RunRecord], b: Sequence[RunRecord], about: str, splits: list[str], predictions: Predictions | None
+) -> Difference:
+    made = Difference(about, float(_score(a, splits).mean()), float(_score(b, splits).mean()))
+    try:
+        if predictions is None:
+            raise NotPaired("no predictions are at hand")
+        found = differences_over_images(a, b, splits, predictions)
+    except NotPaired as why:
+        return replace(made, hole=str(why))
+    low, high = np.quantile(found.draws, [0.025, 0.975])
+    below, above = (found.draws < 1e-12).sum(), (found.draws > -1e-12).sum()  # a draw of zero counts on both sides
+    p = min(1.0, 2 * (1 + float(min(below, above))) / (len(found.draws) + 1))
+    interval = Interval(float(low), float(high), "images", f"paired bootstrap, {len(found.draws)} draws")
+    return replace(made, interval=interval, p=p, units=found.images)
+
+
+def _method(a: Sequence[RunRecord], b: Sequence[RunRecord], about: str, splits: list[str], seeds: Sequence[int]) -> Difference:
+    if any(r.phase == "external" for r in (*a, *b)):
+        return Difference(about, hole="weights from elsewhere are not a recipe with seeds")
+    if len(seeds) < 2:
+        return Difference(about, hole=f"{len(seeds)} shared seed(s); at least two are needed, and five say much more")
+    left = _score([r for seed in seeds for r in a if r.seed == seed], splits)
+    right = _score([r for seed in seeds for r in b if r.seed == seed], splits)
+    differences = left - right
+    made = Difference(about, float(left.mean()), float(right.mean()), over_seeds(list(differences)), units=len(seeds))
+    if np.ptp(left) < 1e-12 and np.ptp(right) < 1e-12:  # nothing depends on the seed: what was measured is the difference
+        return replace(made, p=1.0 if abs(differences[0]) < 1e-12 else 0.0)
+    if np.ptp(differences) < 1e-12:
+        return replace(made, interval=None, hole="the differences of all seeds happen to be equal, and there is no t-test then")
+    return replace(made, p=float(stats.ttest_1samp(differences, 0).pvalue))
+
+
+def _corrected(found: list[Difference]) -> list[Difference]:
+    """With Holm's correction over the data sets, and the verdicts that follow."""
+    sets = [d.p for d in found if d.about != MEAN and d.p is not None]
+    corrected = iter(holm(sets))
+    made = []
+    for one in found:
+        if one.p is None:
+            made.append(one)
+            continue
+        p = one.p if one.about == MEAN else next(corrected)
+        value = one.value or 0.0
+        verdict: Verdict = "tie" if p > 0.05 or value == 0 else "better" if value > 0 else "worse"
+        made.append(replace(one, p_holm=p, verdict=verdict))
+    return made
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979) of p-values, family-wise."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(value) for value in multipletests(p, method="holm")[1]] if p else []
+
+
+def _image_by_image(
+    a: Sequence[RunRecord], b: Sequence[RunRecord], splits: Sequence[str], seeds: Sequence[int], predictions: Predictions | None
+) -> tuple[list[McNemar], list[Agreement]]:
+    tests: dict[int, list[McNemar]] = {seed: [] for seed in seeds}
+    alike: list[Agreement] = []
+    for split in splits:
+        tables, same = [], []
+        for seed in seeds:
+            one, other = next(r for r in a if r.seed == seed), next(r for r in b if r.seed == seed)
+            left = predictions.outcomes(one, split) if predictions else None
+            right = predictions.outcomes(other, split) if predictions else None
+            if left is None or right is None or not np.array_equal(left.keys, right.keys):
+                continue
+            x, y = left.correct, right.correct
+            only_a, only_b = int((x & ~y).sum()), int((~x & y).sum())
+            p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+            tests[seed].append(McNemar(split, seed, only_a, only_b, p, p))
+            tables.append((float((x & y).mean()), float((x & ~y).mean()), float((~x & y).mean()), float((~x & ~y).mean())))
+            same.append(float((left.predicted == right.predicted).mean()))
+        if tables:
+            alike.append(_agreement(split, np.mean(tables, axis=0), float(np.mean(same))))
+    corrected = [
+        replace(test, p_holm=p)
+        for found in tests.values()
+        for test, p in zip(found, holm([test.p for test in found]), strict=True)
+    ]
+    return corrected, alike
+
+
+def _agreement(about: str, table: Floats, same: float) -> Agreement:
+    both_right, only_a, only_b, both_wrong = map(float, table)
+    right_a, right_b = both_right + only_a, both_right + only_b
+    chance = right_a * right_b + (1 - right_a) * (1 - right_b)
+    wrong = only_a + only_b + both_wrong
+    return Agreement(
+        about,
+        same,
+        both_right,
+        only_a,
+        only_b,
+        both_wrong,
+        both_wrong / wrong if wrong else None,
+        (both_right + both_wrong - chance) / (1 - chance) if chance < 1 else None,
+    )
+
+
+def _words(found: Sequence[Difference], ending: str) -> str:
+    """Such as `better on 3 of 5 shifts, tie on 2; ID tie; mean difference +1.2 [+0.4, +2.0] for these models`."""
+    shifts = [d for d in found if d.about not in (ID, MEAN) and d.verdict != "unknown"]
+    holes = [d.hole for d in found if d.verdict == "unknown"]
+    if not shifts and all(d.verdict == "unknown" for d in found):
+        return f"unknown: {holes[0]}" if holes else "unknown: nothing is shared"
+    parts = []
+    if shifts:
+        parts.append(_counted(shifts))
+    parts += [f"ID: {d.verdict}" for d in found if d.about == ID and d.verdict != "unknown"]
+    for d in found:
+        if d.about == MEAN and d.value is not None and d.interval is not None:
+            low, high = 100 * d.interval.low, 100 * d.interval.high
+            text = f"mean difference {100 * d.value:+.1f} [{low:+.1f}, {high:+.1f}] {ending}"
+            parts.append(text + (": undecided" if d.verdict == "tie" else f": {d.verdict}"))
+    return "; ".join(parts)
+
+
+def _counted(shifts: Iterable[Difference]) -> str:
+    every = [d.verdict for d in shifts]
+    counts = [(verdict, every.count(verdict)) for verdict in ("better", "worse", "tie") if verdict in every]
+    first, *rest = counts
+    noun = "shift" if len(every) == 1 else "shifts"
+    return ", ".join([f"{first[0]} on {first[1]} of {len(every)} {noun}", *(f"{verdict} on {n}" for verdict, n in rest)])

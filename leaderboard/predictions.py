@@ -1,0 +1,105 @@
+"""What a run said about every image, read from its folder: `predictions/<split>.parquet`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import BenchError
+from bench.runs.record import RunRecord
+
+if TYPE_CHECKING:
+    from bench.runs.store import Store
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Predictions of one run on the N images of one split.
+
+    Attributes:
+        keys: (N,) names of the images, unique. labels, predicted, groups: (N,) integers; a negative group is none.
+    """
+
+    keys: NDArray[np.str_]
+    labels: Ints
+    predicted: Ints
+    groups: Ints
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """(N,) whether the prediction is the label."""
+        return self.labels == self.predicted
+
+
+class Predictions:
+    """The predictions below a store; what was read stays in memory."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._outcomes = lru_cache(maxsize=4096)(self._read_outcomes)
+
+    def outcomes(self, record: RunRecord, split: str) -> Outcomes | None:
+        """Labels and predictions, sorted by key; None where the run kept none on that split.
+
+        Raises:
+            BenchError: the file cannot be read, or does not add up with the record.
+        """
+        metrics = record.metrics.get(split)
+        return self._outcomes(str(self._store.run_dir(record)), split, metrics.images if metrics else -1)
+
+    def columns(self, record: RunRecord, split: str, names: Sequence[str]) -> Mapping[str, NDArray[Any]] | None:
+        """Columns of the file as arrays in its own order, those that are there: `logits` is (N, C), others (N,).
+
+        Returns:
+            None where there is no file.
+
+        Raises:
+            BenchError: the file cannot be read.
+        """
+        return self._read(str(self._store.run_dir(record)), split, names)
+
+    def _read(self, folder: str, split: str, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = f"{folder}/predictions/{split}.parquet"
+        try:
+            with pq.ParquetFile(path) as file:
+                table = file.read(columns=[name for name in names if name in file.schema_arrow.names])
+        except FileNotFoundError:
+            return None
+        except (OSError, pa.ArrowException) as error:
+            raise BenchError(
+                f"predictions cannot be read: {error}", where=path, fix="remove the run's folder and run again; the fit is kept"
+            ) from error
+        found: dict[str, NDArray[Any]] = {}
+        for name in table.column_names:
+            column = table.column(name).combine_chunks()
+            if pa.types.is_fixed_size_list(column.type):
+                values = column.flatten().to_numpy(zero_copy_only=False)
+                found[name] = values.reshape(len(column), column.type.list_size)
+            else:
+                found[name] = column.to_numpy(zero_copy_only=False)
+        return found
+
+    def _read_outcomes(self, folder: str, split: str, images: int) -> Outcomes | None:
+        found = self._read(folder, split, ("key", "label", "prediction", "group"))
+        if found is None:
+            return None
+        keys = found["key"].astype(str)
+        order = np.argsort(keys, kind="stable")
+        if (keys[order][1:] == keys[order][:-1]).any() or len(keys) != images:
+            raise BenchError(
+                f"predictions do not add up: {len(keys)} rows, {len(np.unique(keys))} images, {images} in the record",
+                where=f"{folder}/predictions/{split}.parquet",
+                fix="remove the run's folder and run again; the fit is kept",
+            )
+        return Outcomes(keys[order], found["label"][order], found["prediction"][order], found["group"][order])

@@ -1,0 +1,69 @@
+"""Sets of images that are drawn together: what an image adds to the estimates of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.runs.record import RunRecord
+
+from .predictions import Predictions
+
+Floats = NDArray[np.float64]
+
+
+class NotPaired(Exception):
+    """Rows cannot be compared image by image; the text says why."""
+
+
+def per_image(runs: Sequence[RunRecord], split: str, predictions: Predictions) -> tuple[NDArray[np.str_], Floats]:
+    """Keys and, per image, the share of the runs (seeds) that get it right: an image's outcomes stay together.
+
+    Raises:
+        NotPaired: a run kept no predictions on that split, or the runs saw different images.
+    """
+    keys, total = None, None
+    for run in runs:
+        found = predictions.outcomes(run, split)
+        if found is None:
+            raise NotPaired(f"no predictions on {split} are kept for {run.label} (seed {run.seed})")
+        if keys is None or total is None:
+            keys, total = found.keys, found.correct.astype(float)
+        elif not np.array_equal(keys, found.keys):
+            raise NotPaired(f"the runs of {run.label} saw different images on {split}")
+        else:
+            total = total + found.correct
+    if keys is None or total is None:
+        raise NotPaired("there are no runs")
+    return keys, total / len(runs)
+
+
+def contributions(rows: Sequence[Sequence[RunRecord]], splits: Sequence[str], predictions: Predictions) -> list[Floats]:
+    """Strata of the mean accuracy over `splits`, (images, rows) each; summing all of them gives the rows' means.
+
+    An image that occurs in several splits (by its key) is drawn once for all of them; images are drawn within the group that
+    occurs in the same splits, so that the sets keep their sizes.
+
+    Raises:
+        NotPaired: see `per_image`; or rows saw different images, or a split is not scored by accuracy.
+    """
+    if not splits:
+        raise NotPaired("there is no split that all rows have")
+    keys: list[NDArray[np.str_]] = []
+    shares: list[Floats] = []
+    for split in splits:
+        if any(run.metrics[split].metric != "accuracy" for row in rows for run in row if split in run.metrics):
+            raise NotPaired(f"{split} is not scored by accuracy, which is what single images add up to")
+        found = [per_image(row, split, predictions) for row in rows]
+        if any(not np.array_equal(found[0][0], other) for other, _ in found[1:]):
+            raise NotPaired(f"the rows saw different images on {split}")
+        keys.append(found[0][0])
+        shares.append(np.stack([share for _, share in found], axis=1) / (len(found[0][0]) * len(splits)))
+    images, place = np.unique(np.concatenate(keys), return_inverse=True)
+    total, member = np.zeros((len(images), len(rows))), np.zeros((len(images), len(splits)), dtype=bool)
+    np.add.at(total, place, np.concatenate(shares))
+    member[place, np.repeat(np.arange(len(splits)), [len(k) for k in keys])] = True
+    kinds, kind = np.unique(member, axis=0, return_inverse=True)
+    return [total[kind == number] for number in range(len(kinds))]
