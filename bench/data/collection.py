@@ -120,9 +120,14 @@ class Collection:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def has_other_pixels(self) -> bool:
+        """Whether the content alone does not tell the pixels: it is a listing, or something is done to every image first."""
+        return self.stamps is not None or bool(self.treatment)
+
     def cached_as(self, rows: Rows) -> NDArray[np.str_]:
         """What the decoded pixels of these rows are kept under on this machine, (n,)."""
-        if self.stamps is None and not self.treatment:
+        if not self.has_other_pixels:
             return self.content[rows]
         stamps = [""] * len(rows) if self.stamps is None else [f"\t{stamp}" for stamp in self.stamps[rows].tolist()]
         pairs = zip(self.content[rows].tolist(), stamps, strict=True)
@@ -215,7 +220,6 @@ def merged(parts: Sequence[Collection]) -> Collection:
 
     content = np.concatenate([part.content for part in parts])
     order = np.lexsort((*(np.concatenate([getattr(p, key) for p in parts]) for key in ("keys", "labels")), content))
-    cached_as = [part.content if part.cached_as is None else part.cached_as for part in parts]
     return Collection(
         what=", ".join(part.what for part in parts),
         keys=joined(part.keys for part in parts),
@@ -228,7 +232,7 @@ def merged(parts: Sequence[Collection]) -> Collection:
             joined(np.full(len(part), number) for number, part in enumerate(parts)),
             joined(np.arange(len(part), dtype=np.int64) for part in parts),
         ),
-        cached_as=joined(cached_as),
+        stamps=None if parts[0].stamps is None else joined(part.stamps for part in parts if part.stamps is not None),
         listed=parts[0].listed,
         treatment=parts[0].treatment,
     )

@@ -137,9 +137,7 @@ class Suite:
             skipped=len(rows) - len(readable),
             size=pixels.size,
             pixels=pixels.name,
-            cached_as=digest(collection.cached_as(readable).tolist())
-            if collection.stamps is not None or collection.treatment
-            else found,
+            cached_as=digest(collection.cached_as(readable).tolist()) if collection.has_other_pixels else found,
             _pixels=taken,
             _originals=collection.originals,
             _original_rows=readable,
