@@ -83,8 +83,10 @@ class Shift(_Card):
     data: str = Field("", description="data set, in place of `path`; a card's file ends in .toml")
     part: str = Field("test", description="part of the data set")
     projection: Protocol | None = Field(None, description="default: the suite's")
-    resize: int | None = Field(
-        None, gt=0, description="short side, where it differs from the backbone's: 224 leaves files of 224 pixels as they are"
+    cropped: bool = Field(
+        False,
+        description="whether the files are crops already: their short side is brought to that of the backbone's crop, so that "
+        "files of 224 pixels stay as they are for a backbone of 224",
     )
     family: str = Field("", description="shifts of one kind, such as the severities of a corruption, that boards may show as one")
     count: int | None = Field(None, description="true number of images")

@@ -184,7 +184,8 @@ def _id_labels(space: Sequence[str], data_set: DataSet) -> list[int]:
     """The suite's label of every class of the ID data set, -1 for classes that the suite leaves out."""
     number = {identity: label for label, identity in enumerate(space)}
     labels = [number.get(identity, -1) for identity in data_set.classes.ids]
-    lacking = [identity for identity in space if identity not in set(data_set.classes.ids)]
+    there = set(data_set.classes.ids)
+    lacking = [identity for identity in space if identity not in there]
     if lacking:
         raise UsageError(
             f"the ID data set {data_set.card.name} has no class {', '.join(lacking[:5])}" + (", ..." if lacking[5:] else ""),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
-from ..identity import digest
 from .card import FolderSource, RenderedSource, SuiteCard
 from .collection import Collection, Rows, divide, few, fingerprint, limited, rendered_collection
 from .image_bytes import UNREADABLE
@@ -103,8 +104,8 @@ class Suite:
 
     def pixels_of(self, split: str, pixels: Pixels) -> Pixels:
         """How the images of a split are brought to a backbone's input: as the backbone says, unless the card knows better."""
-        resize = next((shift.resize for shift in self.card.shifts if shift.name == split), None)
-        return pixels if resize is None else pixels.model_copy(update={"resize": max(resize, pixels.size)})
+        cropped = any(shift.cropped for shift in self.card.shifts if shift.name == split)
+        return pixels.model_copy(update={"resize": pixels.size}) if cropped else pixels
 
     def _check_name(self, split: str) -> None:
         if split not in self.split_names:
@@ -137,7 +138,7 @@ class Suite:
             skipped=len(rows) - len(readable),
             size=pixels.size,
             pixels=pixels.name,
-            cached_as=digest(collection.cached_as(readable).tolist()) if collection.has_other_pixels else found,
+            cached_as=found if collection.stamps is None else _hash(collection.cached_as(readable)),
             _pixels=taken,
             _originals=collection.originals,
             _original_rows=readable,
@@ -213,6 +214,10 @@ class Suite:
             where=some,
             fix=f"restore the files, or go on without them, counted in the record: --skip-unreadable {len(named)}",
         )
+
+
+def _hash(texts: NDArray[np.str_]) -> str:
+    return hashlib.sha256("\n".join(texts.tolist()).encode()).hexdigest()
 
 
 def open_suite(

@@ -6,6 +6,8 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from bench.datasets import cards, lists
 from bench.errors import BenchError, MissingPrerequisite
 from bench.evaluation.metrics import score
 from bench.evaluation.projection import matched, project
+from bench.evaluation.relative import relative_scores
 from bench.plugins import data_set_paths, find_card, find_data_set
 
 IMAGENET = read_class_list(lists()["imagenet-1k"])
@@ -288,3 +291,55 @@ def test_a_broken_file_is_named(root: Path, tmp_path: Path) -> None:
 def test_without_imagenet_nothing_runs_and_the_places_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingPrerequisite, match=r"ILSVRC2012[\s\S]*image-net.org"):
         open_imagenet(tmp_path, tmp_path)
+
+
+def test_splits_too_large_for_the_cache_are_decoded_when_they_are_read(
+    suite: Suite, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.data.suite._MOST_CACHED_BYTES", 0)
+    monkeypatch.setattr("bench.data.suite.cached_pixels", None)
+    streamed, cached = open_imagenet(root, tmp_path).load("train", PIXELS), suite.load("train", PIXELS)
+    assert streamed.fingerprint == cached.fingerprint
+    rows = np.array([5, 1999, 0, 5])
+    np.testing.assert_array_equal(streamed.take(rows), cached.take(rows))
+
+
+def test_a_file_changed_in_place_reaches_pixels_and_cached_results(root: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "imagenet-a").mkdir(parents=True)
+    (data / "imagenet").symlink_to(root / "imagenet")
+    put(data / "imagenet-a/n01498041", "ray.jpg", image(6))
+    before = open_imagenet(data, tmp_path).load("imagenet-a", PIXELS)
+    first = before.take(np.array([0]))
+    put(data / "imagenet-a/n01498041", "ray.jpg", image(6, salt=99))
+    after = open_imagenet(data, tmp_path).load("imagenet-a", PIXELS)
+    assert after.fingerprint == before.fingerprint, "a listing is blind to it"
+    assert after.cached_as != before.cached_as
+    assert (after.take(np.array([0])) != first).any()
+
+
+def test_official_corrupted_files_are_the_crop_already(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "imagenet").symlink_to(root / "imagenet")
+    noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    for place in ("gaussian_noise/1", "weather/fog/5"):  # as most people have it, and as the archives unpack
+        put(tmp_path / "imagenet-c" / place / "n01440764", "ILSVRC2012_val_00000293.JPEG", b"P6 224 224 255\n" + noise.tobytes())
+    suite = open_imagenet(tmp_path, tmp_path, name="imagenet-c")
+    present = [name for name in suite.split_names[3:] if name not in suite.holes]
+    assert present == ["gaussian_noise-1", "fog-5"]
+    for pixels in (Pixels(size=224, resize=256), Pixels(size=224, resize=224)):
+        np.testing.assert_array_equal(suite.load("fog-5", pixels).take(np.array([0]))[0], noise)
+    assert suite.pixels_of("fog-5", Pixels(size=128, resize=146)) == Pixels(size=128, resize=128)
+    assert suite.pixels_of("id-test", Pixels(size=128, resize=146)) == Pixels(size=128, resize=146)
+
+
+def test_mce_is_relative_to_alexnet_and_needs_every_corruption() -> None:
+    card, _ = find_card("imagenet-c")
+    assert card.relative is not None
+    assert len(card.relative.reference) == 15
+    assert [shift.in_average for shift in card.shifts].count(True) == 75
+    errors = {shift.name: card.relative.reference.get(shift.family, 0.5) / 2 for shift in card.shifts}
+    metrics = {name: SimpleNamespace(accuracy=1 - error) for name, error in errors.items()}
+    record: Any = SimpleNamespace(metrics=metrics)
+    assert relative_scores(card, record) == {"mCE": pytest.approx(50)}
+    del metrics["fog-3"]
+    assert relative_scores(card, record) == {}

@@ -56,7 +56,7 @@ name = "dark"
 data = "./shapes.toml"
 part = "dark"
 family = "darkness"
-resize = 40
+cropped = true
 [relative]
 name = "mDE"
 source = "made up"
@@ -132,8 +132,8 @@ def test_another_projection_is_another_evaluation_of_the_same_fit(own: Path, tmp
     assert one.data == other.data
 
 
-def test_another_resize_is_another_evaluation(own: Path, tmp_path: Path) -> None:
-    (own / "plain.toml").write_text('extends = "own.toml"\nname = "plain"\n[[shifts]]\nname = "dark"\nresize = 36\n')
+def test_another_preprocessing_of_a_shift_is_another_evaluation(own: Path, tmp_path: Path) -> None:
+    (own / "plain.toml").write_text('extends = "own.toml"\nname = "plain"\n[[shifts]]\nname = "dark"\ncropped = false\n')
     one, other = run(own, tmp_path), run(own, tmp_path, "plain.toml")
     assert one.eval_id != other.eval_id
     assert one.metrics["dark"].nll != other.metrics["dark"].nll, "cached features of one are not those of the other"
