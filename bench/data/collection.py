@@ -120,14 +120,9 @@ class Collection:
     def __len__(self) -> int:
         return len(self.keys)
 
-    @property
-    def has_other_pixels(self) -> bool:
-        """Whether the content alone does not tell the pixels: it is a listing, or something is done to every image first."""
-        return self.stamps is not None or bool(self.treatment)
-
     def cached_as(self, rows: Rows) -> NDArray[np.str_]:
         """What the decoded pixels of these rows are kept under on this machine, (n,)."""
-        if not self.has_other_pixels:
+        if self.stamps is None and not self.treatment:
             return self.content[rows]
         stamps = [""] * len(rows) if self.stamps is None else [f"\t{stamp}" for stamp in self.stamps[rows].tolist()]
         pairs = zip(self.content[rows].tolist(), stamps, strict=True)
