@@ -19,6 +19,7 @@ from .errors import UsageError
 if TYPE_CHECKING:
     from .backbones.backbone import Backbone
     from .data.card import SuiteCard
+    from .data.data_set import DataSetCard
     from .method import Method
 
 
@@ -113,6 +114,11 @@ def _method_from_file(path: Path, content: bytes) -> type[Method]:
     return method
 
 
+def method_file(method: type[Method]) -> str | None:
+    """The file that a method was loaded from, which another process loads first to know the class; None if it is installed."""
+    return sys.modules[method.__module__].__file__ if method.source_sha256 else None
+
+
 def build_method(name: str, values: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Method:
     """`configure` for a method given by its name or file."""
     return configure(load_method(name), values, recipe)
@@ -169,13 +175,18 @@ def configure(method: type[Method], values: Mapping[str, Any], recipe: Mapping[s
 
 def suite_paths() -> dict[str, Path]:
     """Cards of the installed suites by name."""
+    return _files("bench.suites", "card")
+
+
+def _files(group: str, kind: str) -> dict[str, Path]:
+    """Files that the entry points of a group name, by name."""
     found: dict[str, Path] = {}
-    for entry in entries("bench.suites").values():
+    for entry in entries(group).values():
         for name, path in entry.load()().items():
             if name in found:
-                raise UsageError(f"two cards are called `{name}`: {found[name]} and {path}", fix="rename one of them")
+                raise UsageError(f"two {kind}s are called `{name}`: {found[name]} and {path}", fix="rename one of them")
             found[name] = path
-    return found
+    return dict(sorted(found.items()))
 
 
 def suite_names() -> list[str]:
@@ -191,14 +202,71 @@ def find_card(name: str) -> tuple[SuiteCard, Path]:
     """
     from .data.card import read_card
 
+    path = suite_file(name)
+    return read_card(path), path
+
+
+def suite_file(name: str, beside: Path | None = None) -> Path:
+    """Where the card of a suite lies.
+
+    Args:
+        beside: folder that the path of a file is relative to; default: the working directory.
+
+    Raises:
+        UsageError: unknown name, or there is no such file.
+    """
     if name.endswith(".toml"):
-        if not Path(name).is_file():
-            raise UsageError(f"there is no file {name}", fix="`bench suites` lists the installed suites")
-        return read_card(Path(name)), Path(name).resolve()
+        path = (beside or Path()) / name
+        if not path.is_file():
+            raise UsageError(f"there is no file {path}", fix="`bench suites` lists the installed suites")
+        return path.resolve()
     paths = suite_paths()
     if name not in paths:
         raise unknown("suite", name, paths, fix="`bench suites` lists them; a card of your own ends in .toml")
-    return read_card(paths[name]), paths[name]
+    return paths[name]
+
+
+def data_set_paths() -> dict[str, Path]:
+    """Cards of the installed data sets by name."""
+    return _files("bench.data_sets", "data set's card")
+
+
+def find_list(name: str, beside: Path) -> Path:
+    """The file of a list of classes or prompts: an installed one by its name, or a file (.tsv or .txt) beside a card.
+
+    Raises:
+        UsageError: unknown name, or there is no such file.
+    """
+    if name.endswith((".tsv", ".txt")):
+        if not (beside / name).is_file():
+            raise UsageError(f"there is no list {beside / name}", fix="a list has a class or a prompt on every line")
+        return beside / name
+    lists = _files("bench.lists", "list")
+    if name not in lists:
+        raise unknown("list", name, lists, fix="a list of your own ends in .tsv or .txt")
+    return lists[name]
+
+
+def find_data_set(name: str, beside: Path | None = None) -> tuple[DataSetCard, Path]:
+    """The card of a data set, by name or by the path of a TOML file, and where it lies.
+
+    Args:
+        beside: folder that the path of a file is relative to; default: the working directory.
+
+    Raises:
+        UsageError: unknown name, or the card is wrong.
+    """
+    from .data.data_set import read_data_set
+
+    if name.endswith(".toml"):
+        path = (beside or Path()) / name
+        if not path.is_file():
+            raise UsageError(f"there is no file {path}", fix="`bench data list` lists the data sets")
+        return read_data_set(path), path.resolve()
+    paths = data_set_paths()
+    if name not in paths:
+        raise unknown("data set", name, paths, fix="`bench data list` lists them; a card of your own ends in .toml")
+    return read_data_set(paths[name]), paths[name]
 
 
 def backbone_kinds() -> list[str]:

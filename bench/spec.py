@@ -66,7 +66,7 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def parse_assignments(texts: list[str]) -> dict[str, Any]:
+def parse_assignments(texts: list[str], option: str = "--set") -> dict[str, Any]:
     """`key=value` pairs.
 
     Raises:
@@ -76,7 +76,7 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UsageError(f"`{text}` is not key=value", where="--set", fix="such as `--set lr=1e-4 --set of.epochs=3`")
+            raise UsageError(f"`{text}` is not key=value", where=option, fix=f"such as `{option} lr=1e-4`")
         pairs[key.strip()] = parse_value(value.strip())
     return pairs
 

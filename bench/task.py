@@ -50,6 +50,7 @@ class Task:
         self.nested: list[str] = []
         self.nested_seconds = 0.0
         self.earlier_seconds = 0.0
+        self.retries: list[dict[str, int]] = []
         self._trained = False
 
     def tower(self) -> ImageTower:
@@ -106,9 +107,12 @@ class Task:
             )
         self._trained = True
         experiment, engine = self._experiment, self._experiment.engine
-        if method.norm == "train" and engine.micro_batch is not None and engine.micro_batch < method.batch_size:
+        parts = engine.devices > 1 or (engine.micro_batch is not None and engine.micro_batch < method.batch_size)
+        if method.norm == "train" and parts:
             raise UsageError(
-                "batch statistics that are trained depend on the micro-batch", where="norm=train", fix="leave --micro-batch out"
+                "batch statistics that are trained depend on the micro-batch and on the number of devices",
+                where="norm=train",
+                fix="leave --micro-batch and --devices out",
             )
         self.facts |= dict(method.prepare(self, start))
         split = experiment.split("train")
@@ -121,6 +125,10 @@ class Task:
             workers=engine.workers,
             pin=engine.device_type == "cuda",
         )
+        if engine.devices > batches.batch_size:
+            raise UsageError(
+                f"{engine.devices} devices cannot share a batch of {batches.batch_size} images", fix="fewer --devices"
+            )
         trained = train(
             start,
             method,
@@ -132,7 +140,7 @@ class Task:
             engine=engine,
             reporter=self._reporter,
         )
-        self.history, self.earlier_seconds = trained.history, trained.earlier_seconds
+        self.history, self.earlier_seconds, self.retries = trained.history, trained.earlier_seconds, trained.retries
         self.selection |= trained.selection
         return trained.classifier
 

@@ -136,6 +136,16 @@ vegaEmbed("#chart", JSON.parse(document.getElementById("specification").textCont
 """
 
 
+def check_ending(path: Path) -> None:
+    """Tell a wrong ending before anything is drawn.
+
+    Raises:
+        UsageError: it is not one of `FORMATS`.
+    """
+    if path.suffix not in FORMATS:
+        raise UsageError(f"a chart cannot be written as `{path.suffix}`", where=str(path), fix=f"end in {', '.join(FORMATS)}")
+
+
 def save(chart: Any, path: Path, title: str) -> None:
     """Write a chart as SVG, PNG (two pixels a point) or a page that carries its JavaScript and may open no connection.
 
@@ -144,8 +154,7 @@ def save(chart: Any, path: Path, title: str) -> None:
     """
     import vl_convert
 
-    if path.suffix not in FORMATS:
-        raise UsageError(f"a chart cannot be written as `{path.suffix}`", where=str(path), fix=f"end in {', '.join(FORMATS)}")
+    check_ending(path)
     specification = chart.to_dict()
     if path.suffix == ".svg":
         write_text(path, vl_convert.vegalite_to_svg(specification))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -16,7 +15,7 @@ def scatter(
     points: pd.DataFrame,
     *,
     curve: pd.DataFrame | None = None,
-    baseline: tuple[float, float] | None = None,
+    baseline: Callable[[float], float | None] | None = None,
     logit: bool = False,
     dark: bool = False,
     title: str = "",
@@ -34,7 +33,7 @@ def scatter(
             `ood_low`, `ood_high` (ends of the intervals), `kind` (`measured` or `reported`, drawn hollow), `front` (whether no
             other measured row beats it on both axes; found here if the column is missing), `seeds`.
         curve: `alpha`, `id`, `ood`, and `of` (what is interpolated) where there are several curves; drawn in the order of alpha.
-        baseline: (slope, intercept) of OOD on ID, both as logits: what standard models reach (Taori et al., 2020).
+        baseline: ID accuracy -> accuracy that standard models reach (Taori et al., 2020).
         logit: scale both axes by the logit. zoom: wheel and drag zoom and move.
 
     Returns:
@@ -150,17 +149,20 @@ def _curve(curve: pd.DataFrame, across: Axis, up: Axis, palette: Palette) -> lis
 
 
 def _baseline(
-    fit: tuple[float, float], across: Axis, up: Axis, xs: tuple[float, float], ys: tuple[float, float], palette: Palette
+    reached: Callable[[float], float | None],
+    across: Axis,
+    up: Axis,
+    xs: tuple[float, float],
+    ys: tuple[float, float],
+    palette: Palette,
 ) -> alt.Chart:
-    slope, intercept = fit
-    steps = [xs[0] + (xs[1] - xs[0]) * i / 60 for i in range(61)]
-    held = [min(max(share, EDGE), 1 - EDGE) for share in steps]
-    ood = pd.Series([1 / (1 + math.exp(-slope * math.log(share / (1 - share)) - intercept)) for share in held])
-    line = pd.DataFrame({"x": across.place(pd.Series(held)), "y": up.place(ood), "ood": ood})
+    steps = [min(max(xs[0] + (xs[1] - xs[0]) * i / 60, EDGE), 1 - EDGE) for i in range(61)]
+    line = pd.DataFrame({"id": steps, "ood": [reached(step) for step in steps]}).dropna()
     # Only what lies within the picture: the baseline must not squeeze the marks into a corner.
-    line = line[(line["ood"] >= ys[0] - 0.03) & (line["ood"] <= ys[1] + 0.03)]
+    line = line[line["ood"].between(ys[0] - 0.03, ys[1] + 0.03)]
+    line = line.assign(x=across.place(line["id"]), y=up.place(line["ood"]))
     chart = alt.Chart(inline("baseline", line)).mark_line(color=palette.ink, strokeDash=[7, 4], strokeWidth=1.4, clip=True)
-    return chart.encode(x="x:Q", y="y:Q", tooltip=alt.value("baseline of standard models"))
+    return chart.encode(x="x:Q", y="y:Q", tooltip=alt.value("what standard models reach"))
 
 
 def pareto(ids: pd.Series[float], oods: pd.Series[float]) -> list[bool]:

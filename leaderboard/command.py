@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -23,6 +25,14 @@ class Ties(StrEnum):
     none = "none"
 
 
+class Spread(StrEnum):
+    """What stands behind a number."""
+
+    sd = "sd"
+    seeds = "seeds"
+    images = "images"
+
+
 class By(StrEnum):
     """What stands between ID and OOD."""
 
@@ -41,19 +51,25 @@ def leaderboard(
         str,
         typer.Option(
             "--columns",
-            help="more columns, with commas: accuracy, class_mean, macro_f1, worst_group, nll, ece, brier, id_val, memory, "
-            "eval_seconds",
+            help="more columns, with commas: accuracy, class_mean, macro_f1, worst_group, nll, ece, brier, id_matched, "
+            "worst_shift, curve_area, id_val, memory, eval_seconds",
         ),
     ] = "",
     ties: Annotated[
         Ties,
         typer.Option("--ties", help="mark what cannot be told from the best: these trained models, or the method over seeds"),
     ] = Ties.models,
+    spread: Annotated[
+        Spread,
+        typer.Option("--spread", help="what stands behind a number: SD over seeds, 95 % interval over seeds, or over images"),
+    ] = Spread.sd,
     baseline: Annotated[
         Path | None,
         typer.Option("--baseline", help="TOML file that names standard backbones, for effective robustness on a suite of yours"),
     ] = None,
     include_limited: Annotated[bool, typer.Option("--include-limited", help="show runs made with --limit too, apart")] = False,
+    reported: Annotated[bool, typer.Option("--reported", help="published numbers too, in tables of their own")] = False,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="the literature of the methods shown, instead of the board")] = False,
     form: FormatOption = Format.table,
     html: Annotated[Path | None, typer.Option("--html", help="write the interactive page into this file")] = None,
     serve: Annotated[
@@ -65,7 +81,8 @@ def leaderboard(
 
     ID, every shift, the OOD average and the cost of every method, averaged over seeds. Only comparable rows share a table:
     same suite, backbone weights, images and pixels. What differs is listed apart, under a title that says in what. Rows that
-    are close are not shown to differ: that takes a test. Exit code 5 if nothing matched.
+    cannot be told from the best are marked as ties; two rows are told apart by `bench compare`. csv and json have intervals
+    over seeds and over images for every number. Exit code 5 if nothing matched.
 
     \b
     Examples:
@@ -73,6 +90,8 @@ def leaderboard(
       bench leaderboard --suite pacs-subset --sort id
       bench leaderboard --method 'wise-ft*' --columns nll,ece --by factor
       bench leaderboard --format csv > board.csv
+      bench leaderboard --format latex > board.tex; bench leaderboard --bibtex > board.bib
+      bench leaderboard --reported --suite imagenet-shifts
       bench leaderboard --format json | jq '.tables[0].rows[] | {method, id, ood}'
       bench leaderboard --html board.html
       bench leaderboard --serve
@@ -82,7 +101,7 @@ def leaderboard(
     from .groups import load, select
     from .measures import EXTRAS
     from .predictions import Predictions
-    from .tables import View, tables
+    from .tables import View, boards, tables
 
     extras = [name.strip().replace("-", "_") for name in columns.split(",") if name.strip()]
     for name in extras:
@@ -92,8 +111,14 @@ def leaderboard(
     root = store_root(store)
     everything = load(Store(root))
     chosen = select(everything, suites=suite or (), backbones=backbone or (), methods=method or ())
-    asked: Literal["models", "method"] | None = None if ties is Ties.none else ties.value
-    view = View(sort=sort, by=by.value, extras=extras, limited=include_limited, ties=asked, baseline=baseline)
+    asked: Literal["models", "method"] | None = "models" if ties is Ties.models else "method" if ties is Ties.method else None
+    shown: Literal["sd", "seeds", "images"] = spread.value
+    view = View(sort, by.value, extras, include_limited, asked, baseline, shown)
+    if bibtex and chosen:
+        from .printed import bibtex as literature
+
+        sys.stdout.write(literature(chosen))
+        return
     if serve or html is not None:
         from .page.source import Source
 
@@ -105,6 +130,10 @@ def leaderboard(
             typer.echo(html)
             return
     made = [] if html is not None else tables(chosen, view, Predictions(Store(root)))
+    if reported and html is None:
+        from .reported import tables as reported_tables
+
+        made += reported_tables(boards(chosen, replace(view, ties=None)).boards, suite or (), backbone or ())
     if made:
         print_tables(made, form)
         return

@@ -20,6 +20,9 @@ BackboneOption = Annotated[
 DataOption = Annotated[Path | None, typer.Option("--data-root", help="folder that holds the data sets; also BENCH_DATA")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps", show_default="the best there is")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="torch threads; part of what makes results bit-identical")]
+DevicesOption = Annotated[
+    int, typer.Option("--devices", min=1, help="devices that train one model together, a process each; same result, less time")
+]
 LimitOption = Annotated[
     int | None,
     typer.Option("--limit", min=1, help="at most this many images per split: tries the machinery, never enters a board"),
@@ -36,6 +39,7 @@ def engine(
     micro_batch: int | None = None,
     every: float = 60.0,
     deterministic: bool = True,
+    devices: int = 1,
 ) -> Engine:
     """The engine that the options describe."""
     from ..training.engine import Engine, default_device
@@ -47,4 +51,5 @@ def engine(
         micro_batch=micro_batch,
         checkpoint_seconds=every,
         deterministic=deterministic,
+        devices=devices,
     )

@@ -11,6 +11,7 @@ from .engine_options import (
     BackboneOption,
     DataOption,
     DeviceOption,
+    DevicesOption,
     LimitOption,
     SkipOption,
     SuiteOption,
@@ -22,6 +23,8 @@ from .output import Column, Format, FormatOption, Row, StoreOption, Table, durat
 if TYPE_CHECKING:
     from ..api import Planned
     from ..runs.record import RunRecord
+    from ..spec import RunSpec
+    from ..sweeps.sweep import Settings
 
 
 def command(
@@ -68,6 +71,7 @@ def command(
     data_root: DataOption = None,
     store: StoreOption = None,
     device: DeviceOption = None,
+    devices: DevicesOption = 1,
     threads: ThreadsOption = 2,
     workers: Annotated[int, typer.Option("--workers", min=0, help="threads that decode and augment training images ahead")] = 0,
     jobs: Annotated[
@@ -128,25 +132,18 @@ def command(
     from ..api import plan, run_planned, searched
     from .progress import ConsoleReporter
 
-    with ConsoleReporter() as reporter:
-        machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic)
-        planned = plan(spec, store=store, engine=machine, reporter=reporter)
-        if dry_run:
-            print_tables([_plan_table(planned)], form)
-            return
-        if jobs > 1 and len(planned) > 1:
-            from ..sweep.local import side_by_side
+    if jobs > 1 and len(spec.methods) * len(spec.seeds) > 1 and not dry_run:
+        from ..sweeps.sweep import Settings
 
-            records = side_by_side(
-                spec,
-                jobs=jobs,
-                store=store,
-                engine=machine,
-                fresh=fresh,
-                reporter=reporter,
-                child_reporter=ConsoleReporter.of_a_child,
-            )
-        else:
+        settings = Settings(device, threads, workers, micro_batch, deterministic, checkpoint_every, devices)
+        records = _side_by_side(spec, jobs, store, settings, fresh=fresh)
+    else:
+        with ConsoleReporter() as reporter:
+            machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic, devices)
+            planned = plan(spec, store=store, engine=machine, reporter=reporter)
+            if dry_run:
+                print_tables([_plan_table(planned)], form)
+                return
             records = [run_planned(one, spec, fresh=fresh) for one in searched(planned, spec)]
     if form is Format.json:
         print_json({"runs": [record.model_dump(mode="json") for record in records]})
@@ -157,6 +154,22 @@ def command(
         say(f"error: {record.label}, seed {record.seed}: {record.error}")
     if failed:
         raise typer.Exit(1)
+
+
+def _side_by_side(spec: RunSpec, jobs: int, store: Path | None, settings: Settings, *, fresh: bool) -> list[RunRecord]:
+    """The runs as a sweep on this machine."""
+    from ..stopping import stop_if_asked
+    from ..sweeps.spec import sweep_of
+    from ..sweeps.sweep import Sweep
+    from .progress import ConsoleReporter
+    from .sweep_console import SweepConsole
+
+    with ConsoleReporter() as reporter:
+        sweep = Sweep(sweep_of(spec, jobs), store=store, settings=settings, reporter=reporter, fresh=fresh, blind=spec.search)
+        stop_if_asked(reporter)
+    with SweepConsole(sweep.queue) as console:
+        sweep.run(console)
+    return sweep.records()
 
 
 def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,6 +47,9 @@ class TrainBatches:
         workers: threads that prepare batches ahead; 0 prepares them when asked.
         pin: whether batches lie in page-locked memory, from which a GPU copies while it computes.
 
+    Attributes:
+        part: number of this part of every batch, and how many parts there are; see `of_part`.
+
     Raises:
         UsageError: `size` differs from the split's, an empty batch, or an unknown augmentation.
     """
@@ -60,8 +65,21 @@ class TrainBatches:
             raise UsageError("a batch has at least one image, and workers are not negative", where="batch_size, workers")
         self.split, self.seed, self.augment, self.size, self.workers, self.pin = split, seed, augment, size, workers, pin
         self.batch_size = min(batch_size, len(split))
+        self.part = (0, 1)
         self._plan_lock = threading.Lock()
         self._plan: tuple[int, NDArray[np.int64], NDArray[np.float32]] | None = None
+
+    def of_part(self, number: int, of: int) -> TrainBatches:
+        """The same batches, of whose images only those of one part are prepared (see `share`)."""
+        mine = copy.copy(self)
+        mine.part = (number, of)
+        return mine
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_plan_lock": None, "_plan": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state | {"_plan_lock": threading.Lock()}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -79,8 +97,9 @@ class TrainBatches:
         return self._planned(epoch)[0][index * self.batch_size : (index + 1) * self.batch_size]
 
     def batch(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, S, S) uint8 RGB and labels (N,) int64 of one batch."""
-        rows = self.rows(epoch, index)
+        """Images (n, 3, S, S) uint8 RGB of this part of one batch, and labels (N,) int64 of all of it."""
+        labels = torch.from_numpy(self.split.labels[self.rows(epoch, index)])
+        rows = self.rows(epoch, index)[share(self.batch_size, *self.part)]
         draws = self._planned(epoch)[1][rows]
         if self.augment == "resized-crop":
             images = np.stack([self._resized_crop(int(row), draw) for row, draw in zip(rows, draws, strict=True)])
@@ -92,8 +111,12 @@ class TrainBatches:
                 flip = draws[:, 0] < 0.5
                 images[flip] = images[flip, :, ::-1]
         pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-        labels = torch.from_numpy(self.split.labels[rows])
         return (pixels.pin_memory(), labels.pin_memory()) if self.pin else (pixels, labels)
+
+    def steps(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches from step `first` on, counted over all epochs, without end."""
+        for epoch in itertools.count(first // self.steps_per_epoch):
+            yield from self.epoch(epoch, max(first - epoch * self.steps_per_epoch, 0))
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch from `first_step` on, prepared ahead if there are workers."""
@@ -129,6 +152,11 @@ class TrainBatches:
         left, top, width, height = crop_box(*image.size, draws)
         crop = image.crop((left, top, left + width, top + height))
         return np.asarray(crop.resize((self.size, self.size), Image.Resampling.BICUBIC))
+
+
+def share(size: int, number: int, of: int) -> slice:
+    """The rows of a batch of `size` images that are part `number` of `of`: consecutive, and as many in each part up to one."""
+    return slice(size * number // of, size * (number + 1) // of)
 
 
 def crop_box(width: int, height: int, draws: NDArray[np.float32]) -> tuple[int, int, int, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError
+from .inheritance import read_table
+from .labels import Protocol, list_lines, read_class_list
 
 Metric = Literal["accuracy", "macro_f1", "worst_group"]
 
@@ -40,36 +41,75 @@ class RenderedSource(_Card):
 
 
 class InDistribution(_Card):
-    """Where the ID images are and how they are divided. Either one path that is split here, or three ready splits."""
+    """Where the ID images are and how they are divided.
 
-    path: str | None = Field(None, description="folder that holds all ID images; split by `split_seed`, stratified by class")
+    One `path` that is split here in three; or three ready splits; or ready `train` and `test`, and id-val taken out of train.
+    Each is a folder below the root, the name of a rendered split or, with `data`, a part of a data set.
+    """
+
+    data: str = Field("", description="data set that the ID images are parts of; empty if the card has a source of its own")
+    path: str | None = Field(None, description="what holds all ID images; split by `split_seed`, stratified by class")
     count: int | None = Field(None, description="true number of images below `path`")
     val_fraction: float = Field(0.2, gt=0, lt=1)
     test_fraction: float = Field(0.2, gt=0, lt=1)
     split_seed: int = 0
     train: str | None = None
     val: str | None = None
+    val_count: int | None = Field(None, gt=0, description="images that id-val takes out of train, stratified by class")
     test: str | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> InDistribution:
         ready = (self.train, self.val, self.test)
-        if (self.path is None) == all(part is None for part in ready) or (self.path is None and None in ready):
-            raise ValueError("give either `path` (split by the card) or all of `train`, `val` and `test`")
+        held_out = self.val_count is not None and None not in (self.train, self.test) and self.val is None
+        if (self.path is None) == all(part is None for part in ready) or (self.path is None and None in ready and not held_out):
+            raise ValueError("give `path` (split by the card), or all of `train`, `test` and one of `val` and `val_count`")
+        if self.val_count is not None and not held_out:
+            raise ValueError("val_count goes with `train` and `test`, and without `val`")
         if self.path is not None and self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction + test_fraction leave nothing to train on")
         return self
 
 
 class Shift(_Card):
-    """One OOD test set."""
+    """One OOD test set: a part of a data set, or a folder (or rendered split) of the card's own source."""
 
     name: str = Field(pattern=_SAFE_NAME)
-    path: str = Field(description="folder below the root, or name of a rendered split")
+    path: str = Field("", description="folder below the root, or name of a rendered split")
+    data: str = Field("", description="data set, in place of `path`; a card's file ends in .toml")
+    part: str = Field("test", description="part of the data set")
+    projection: Protocol | None = Field(None, description="default: the suite's")
+    resize: int | None = Field(
+        None, gt=0, description="short side, where it differs from the backbone's: 224 leaves files of 224 pixels as they are"
+    )
+    family: str = Field("", description="shifts of one kind, such as the severities of a corruption, that boards may show as one")
     count: int | None = Field(None, description="true number of images")
     in_average: bool = Field(True, description="whether the OOD average includes it")
     metric: Metric | None = Field(None, description="default: the suite's metric")
     factors: dict[str, str] = Field(default_factory=dict, description="what is changed and what is kept, such as style = changed")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Shift:
+        if bool(self.path) == bool(self.data):
+            raise ValueError("a shift has either a `path` or a data set (`data`)")
+        return self
+
+
+class Relative(_Card):
+    """A score relative to a reference's: 100 times the mean over families of (sum of errors / sum of the reference's errors)."""
+
+    name: str = Field(description="such as mCE")
+    source: str = Field(description="where the reference's errors are published")
+    reference: dict[str, float] = Field(description="family -> mean error of the reference over its shifts, a share in [0, 1]")
+
+
+class Known(_Card):
+    """Published zero-shot accuracies of a backbone; a run that lands elsewhere has something wrong with it."""
+
+    backbone: str
+    source: str
+    accuracy: dict[str, float] = Field(description="split -> accuracy, a share in [0, 1]")
+    tolerance: float = Field(0.01, gt=0, description="largest difference that is no alarm; more where the table says so")
 
 
 class SuiteCard(_Card):
@@ -81,10 +121,16 @@ class SuiteCard(_Card):
     citation: str = ""
     homepage: str = ""
     get: str = Field("", description="how to obtain the data, shown when it is missing")
-    classes: tuple[str, ...] = Field(min_length=2)
-    templates: tuple[str, ...] = ("a photo of a {}.",)
+    classes: tuple[str, ...] = Field(min_length=2, description="names in label order, or the name of a list of classes")
+    ids: tuple[str, ...] = Field((), description="identity of every class, by which data sets are matched; default: the names")
+    templates: tuple[str, ...] = Field(("a photo of a {}.",), description="prompts, or the name of a list of prompts")
     metric: Metric = "accuracy"
-    source: FolderSource | RenderedSource = Field(discriminator="kind")
+    projection: Protocol = Field(
+        "masked", description="of shifts with other classes: `masked` compares their classes alone, `full` lets all compete"
+    )
+    source: FolderSource | RenderedSource | None = Field(
+        None, discriminator="kind", description="where the images are; none if the ID data and the shifts are parts of data sets"
+    )
     id: InDistribution
     shifts: tuple[Shift, ...]
     strict_counts: bool = Field(
@@ -96,11 +142,36 @@ class SuiteCard(_Card):
         description="training defaults of this suite for every fine-tuner that has such a field; a table named after a method "
         "holds for that method alone",
     )
+    relative: Relative | None = None
+    known: tuple[Known, ...] = ()
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """Identity of every class, in label order."""
+        return self.ids or self.classes
+
+    @property
+    def data_sets(self) -> tuple[str, ...]:
+        """The data sets that the suite refers to, each once."""
+        return tuple(dict.fromkeys(name for name in (self.id.data, *(shift.data for shift in self.shifts)) if name))
+
+    @model_validator(mode="after")
+    def _places_agree(self) -> SuiteCard:
+        inline = [self.id.data == "", *(shift.data == "" for shift in self.shifts)]
+        if self.source is None and any(inline):
+            raise ValueError("a suite without a `source` takes its ID images and every shift from data sets (`data`)")
+        if self.source is not None and not all(inline):
+            raise ValueError("a suite has either a `source` of its own or data sets (`data`), not both")
+        if self.ids and len(self.ids) != len(self.classes):
+            raise ValueError(f"{len(self.ids)} ids for {len(self.classes)} classes")
+        if isinstance(self.source, RenderedSource) and self.id.val_count is not None:
+            raise ValueError("the splits of a rendered suite are ready; val_count has nothing to divide")
+        return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> SuiteCard:
         names = ["train", "id-val", "id-test", *(shift.name for shift in self.shifts)]
-        for kind, values in (("split", names), ("class", list(self.classes))):
+        for kind, values in (("split", names), ("class", list(self.identities))):
             double = sorted({value for value in values if values.count(value) > 1})
             if double:
                 raise ValueError(f"{kind} names must be unique, these are not: {', '.join(double)}")
@@ -127,15 +198,27 @@ class SuiteCard(_Card):
 
 
 def read_card(path: Path) -> SuiteCard:
-    """Read and validate a card.
+    """Read and validate a card; a card that `extends` another is that one with its own fields over it.
 
     Raises:
-        UsageError: the file is not TOML, or a field is wrong (named in the message).
+        UsageError: the file is not TOML, a card or list that it names is unknown, or a field is wrong (named in the message).
     """
+    table = read_table(path)
     try:
-        return SuiteCard.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"the suite card cannot be read: {error}", where=str(path)) from error
+        return SuiteCard.model_validate(_with_lists(table, path))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
         raise UsageError(f"the suite card is wrong: {problems}", where=str(path), fix="mend these fields") from error
+
+
+def _with_lists(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The card's table with the lists that it names put in."""
+    from ..plugins import find_list
+
+    table = dict(table)
+    if isinstance(table.get("classes"), str):
+        listed = read_class_list(find_list(table["classes"], path.parent))
+        table["classes"], table["ids"] = listed.names, listed.ids
+    if isinstance(table.get("templates"), str):
+        table["templates"] = tuple(list_lines(find_list(table["templates"], path.parent)))
+    return table

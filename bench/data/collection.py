@@ -27,14 +27,25 @@ class Originals(Protocol):
         """The RGB image of a row; raises `Undecodable` or BenchError."""
         ...
 
+    def place(self, row: int) -> str:
+        """Where a person finds the image of a row."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class FolderOriginals:
-    """Image files; `content` is what their SHA-256 has to be."""
+    """Image files.
+
+    Attributes:
+        content: what their SHA-256 has to be; None if their size alone is known (`sizes`, bytes).
+        pre_crop: pixels that are cut from every side, before anything else.
+    """
 
     root: Path
     keys: NDArray[np.str_]
-    content: NDArray[np.str_]
+    content: NDArray[np.str_] | None
+    sizes: NDArray[np.int64]
+    pre_crop: int = 0
 
     def open(self, row: int) -> Image.Image:
         """Raises Undecodable, or BenchError if the file is gone or has changed since it was indexed."""
@@ -43,9 +54,18 @@ class FolderOriginals:
             data = path.read_bytes()
         except OSError as error:
             raise BenchError(f"it cannot be read: {error.strerror}", where=str(path)) from error
-        if hashlib.sha256(data).hexdigest() != self.content[row]:
+        same = len(data) == self.sizes[row]
+        if not same or (self.content is not None and hashlib.sha256(data).hexdigest() != self.content[row]):
             raise BenchError("the file changed while it was in use", where=str(path), fix="run the same command again")
-        return decode(data)
+        image = decode(data)
+        if self.pre_crop:
+            width, height = image.size
+            image = image.crop((self.pre_crop, self.pre_crop, width - self.pre_crop, height - self.pre_crop))
+        return image
+
+    def place(self, row: int) -> str:
+        """The file's path."""
+        return str(self.root / str(self.keys[row]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +79,10 @@ class RenderedOriginals:
         """Never undecodable."""
         return Image.fromarray(np.asarray(np.load(self.file, mmap_mode="r")[self.order[row]]))
 
+    def place(self, row: int) -> str:
+        """The file of the array, and the row."""
+        return f"{self.file}, row {self.order[row]}"
+
 
 @dataclass(frozen=True, eq=False)
 class Collection:
@@ -68,9 +92,12 @@ class Collection:
         what: name for messages.
         keys: (N,) path below the suite's root, or split and number of a rendered image.
         labels: (N,) int64. groups: (N,) int64 or None.
-        content: (N,) SHA-256, ascending.
+        content: (N,) what makes an image the same, ascending: SHA-256 of its bytes, or class, name and size of its file.
         problems: (N,) "", or why the image is unusual (see `image_bytes`).
         originals: the images.
+        cached_as: (N,) what decoded pixels are kept under on this machine; default: the content.
+        listed: whether `content` is a listing, which does not tell whether two images are equal.
+        treatment: what is done to every image before the usual preprocessing; part of the identity.
     """
 
     what: str
@@ -80,15 +107,32 @@ class Collection:
     content: NDArray[np.str_]
     problems: NDArray[np.str_]
     originals: Originals
+    cached_as: NDArray[np.str_] | None = None
+    listed: bool = False
+    treatment: str = ""
 
     def __len__(self) -> int:
         return len(self.keys)
 
 
-def folder_collection(what: str, root: Path, images: pd.DataFrame, *, grouped: bool) -> Collection:
-    """From the rows of `folder.class_images`."""
+def folder_collection(
+    what: str, root: Path, images: pd.DataFrame, *, grouped: bool, listed: bool = False, pre_crop: int = 0
+) -> Collection:
+    """From image rows of an index with `label` and `group`: those of `folder.class_images`, or of a data set's part.
+
+    Args:
+        listed: identify an image by its class (column `class`), file name and size, not by its bytes.
+        pre_crop: pixels to cut from every side of every image.
+    """
+    treatment = f"crop {pre_crop}" if pre_crop else ""
+    if listed:
+        images = images.assign(sha256=_listing(images))
     images = images.sort_values(["sha256", "label", "group", "key"])
     keys, content = images["key"].to_numpy(dtype=np.str_), images["sha256"].to_numpy(dtype=np.str_)
+    cached_as = None
+    if listed or treatment:
+        stamp = "\t" + images["mtime_ns"].astype(str) if listed else ""
+        cached_as = (images["sha256"] + stamp + f"\t{treatment}").to_numpy(dtype=np.str_)
     return Collection(
         what=what,
         keys=keys,
@@ -96,8 +140,21 @@ def folder_collection(what: str, root: Path, images: pd.DataFrame, *, grouped: b
         groups=images["group"].to_numpy(dtype=np.int64) if grouped else None,
         content=content,
         problems=images["problem"].to_numpy(dtype=np.str_),
-        originals=FolderOriginals(root, keys, content),
+        originals=FolderOriginals(root, keys, None if listed else content, images["size"].to_numpy(dtype=np.int64), pre_crop),
+        cached_as=cached_as,
+        listed=listed,
+        treatment=treatment,
     )
+
+
+def _listing(images: pd.DataFrame) -> pd.Series[str]:
+    """`class/file name:size` of every file: the same wherever the data set lies and whatever its folders are called.
+
+    Another size is another image, which catches copies that were resized or compressed anew; `bench data verify` can read
+    the bytes.
+    """
+    names = images["key"].str.rpartition("/")[2]
+    return images["class"].astype(str) + "/" + names + ":" + images["size"].astype(str)
 
 
 def rendered_collection(what: str, split: RenderedSplit) -> Collection:
@@ -117,7 +174,7 @@ def rendered_collection(what: str, split: RenderedSplit) -> Collection:
 
 
 def divide(collection: Collection, id_data: InDistribution) -> dict[str, Rows]:
-    """Divide the ID images into train, id-val and id-test, stratified by class, by `split_seed`.
+    """Divide the ID images into train, id-val and (unless it is ready) id-test, stratified by class, by `split_seed`.
 
     The division is a function of the images' contents alone. Equal contents stay together (under their smallest label,
     should they carry several), so the fractions hold for distinct contents.
@@ -127,22 +184,27 @@ def divide(collection: Collection, id_data: InDistribution) -> dict[str, Rows]:
     """
     from sklearn.model_selection import train_test_split
 
-    distinct, first, member = np.unique(collection.content, return_index=True, return_inverse=True)
+    if collection.listed:  # every file is one of its own
+        first = member = np.arange(len(collection))
+    else:
+        _, first, member = np.unique(collection.content, return_index=True, return_inverse=True)
     labels = collection.labels[first]
-    count = len(distinct)
+    count, seed = len(first), id_data.split_seed
+    rest = np.arange(count)
+    parts: dict[str, NDArray[np.int64]] = {}
     try:
-        rest, test = train_test_split(
-            np.arange(count), test_size=round(id_data.test_fraction * count), stratify=labels, random_state=id_data.split_seed
-        )
-        rest = np.sort(rest)
-        train, val = train_test_split(
-            rest, test_size=round(id_data.val_fraction * count), stratify=labels[rest], random_state=id_data.split_seed
-        )
+        if id_data.path is not None:
+            rest, test = train_test_split(
+                rest, test_size=round(id_data.test_fraction * count), stratify=labels, random_state=seed
+            )
+            rest, parts["id-test"] = np.sort(rest), test
+        held_out = id_data.val_count if id_data.val_count is not None else round(id_data.val_fraction * count)
+        train, val = train_test_split(rest, test_size=held_out, stratify=labels[rest], random_state=seed)
     except ValueError as error:
         raise BenchError(
             f"{count} distinct images are too few to divide into train, id-val and id-test: {error}", where=collection.what
         ) from error
-    parts = {"train": train, "id-val": val, "id-test": test}
+    parts = {"train": train, "id-val": val} | parts
     return {name: np.flatnonzero(np.isin(member, part)).astype(np.int64) for name, part in parts.items()}
 
 
@@ -158,6 +220,8 @@ def limited(collection: Collection, rows: Rows, limit: int | None) -> Rows:
 
 def duplicates(collection: Collection) -> tuple[int, int]:
     """How many images repeat another's content, and how many contents carry more than one label."""
+    if collection.listed:
+        return 0, 0
     frame = pd.DataFrame({"content": collection.content, "label": collection.labels})
     frame = frame[collection.problems != EMPTY]  # empty files are all alike and are reported as such
     labels = frame.groupby("content")["label"].nunique()
@@ -166,6 +230,9 @@ def duplicates(collection: Collection) -> tuple[int, int]:
 
 def fingerprint(collection: Collection, rows: Rows) -> str:
     """SHA-256 over the sorted contents, labels and groups (-1 for none) of these rows: where the images lie is not in it."""
-    groups = np.full(len(collection), -1, dtype=np.int64) if collection.groups is None else collection.groups
-    lines = sorted(f"{collection.content[row]} {collection.labels[row]} {groups[row]}\n" for row in rows)
+    groups = np.full(len(rows), -1, dtype=np.int64) if collection.groups is None else collection.groups[rows]
+    triples = zip(collection.content[rows].tolist(), collection.labels[rows].tolist(), groups.tolist(), strict=True)
+    lines = sorted(f"{content} {label} {group}\n" for content, label, group in triples)
+    if collection.treatment:
+        lines.append(f"{collection.treatment}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()

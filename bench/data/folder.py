@@ -111,7 +111,7 @@ def class_images(
     labelled = images[~outside].copy()
     labelled["label"] = labelled["folder"].map(label_of).astype("int64")
     labelled["group"] = _groups(labelled, part, groups)
-    return labelled.reset_index(drop=True), _remarks(index, part, images[outside])
+    return labelled.reset_index(drop=True), remarks_on(index, part) + _outside(part, images[outside])
 
 
 def _groups(images: pd.DataFrame, part: str, groups: Sequence[str] | None) -> pd.Series[int]:
@@ -126,7 +126,8 @@ def _groups(images: pd.DataFrame, part: str, groups: Sequence[str] | None) -> pd
     return numbers.astype("int64")
 
 
-def _remarks(index: pd.DataFrame, part: str, outside: pd.DataFrame) -> list[str]:
+def remarks_on(index: pd.DataFrame, part: str) -> list[str]:
+    """What the user should know about the files of an index, a sentence per kind of problem."""
     remarks = []
     for problem, note in (
         (MISNAMED, "another format than their names say (read all the same)"),
@@ -137,9 +138,13 @@ def _remarks(index: pd.DataFrame, part: str, outside: pd.DataFrame) -> list[str]
         keys = list(index["key"][index["problem"] == problem])
         if keys:
             remarks.append(f"{part}: {len(keys)} {note}: {_some(keys)}")
-    if len(outside):
-        remarks.append(f"{part}: {len(outside)} images outside every class folder (ignored): {_some(list(outside['key']))}")
     return remarks
+
+
+def _outside(part: str, outside: pd.DataFrame) -> list[str]:
+    if outside.empty:
+        return []
+    return [f"{part}: {len(outside)} images outside every class folder (ignored): {_some(list(outside['key']))}"]
 
 
 def _some(keys: list[str], most: int = 3) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from PIL import Image
 from ..errors import BenchError
 from .collection import Originals, Rows
 from .image_bytes import Undecodable
+from .pixel_cache import available_cores, prepared
+from .pixels import Pixels
 
 
 @dataclass(eq=False)
@@ -31,6 +34,32 @@ class MappedPixels:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_array": None}
+
+
+@dataclass(eq=False)
+class DecodedPixels:
+    """Rows of a collection whose pixels are too many to keep: decoded whenever they are taken."""
+
+    originals: Originals
+    rows: Rows
+    pixels: Pixels
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """The images, (n, S, S, 3), decoded on all cores.
+
+        Raises:
+            BenchError: one cannot be read.
+        """
+        with ThreadPoolExecutor(available_cores(), thread_name_prefix="decode") as pool:
+            return np.stack(list(pool.map(self._decode, self.rows[rows].tolist())))
+
+    def _decode(self, row: int) -> NDArray[np.uint8]:
+        try:
+            return prepared(self.originals.open(row), self.pixels)
+        except Undecodable as error:
+            raise BenchError(
+                f"the image cannot be read: {error}", where=self.originals.place(row), fix="restore the file"
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +82,7 @@ class Split:
     fingerprint: str
     skipped: int
     size: int
-    _pixels: MappedPixels = field(repr=False)
+    _pixels: MappedPixels | DecodedPixels = field(repr=False)
     _originals: Originals = field(repr=False)
     _original_rows: Rows = field(repr=False)
 

@@ -7,26 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
 from .card import FolderSource, RenderedSource, SuiteCard
-from .collection import Collection, Rows, divide, duplicates, fingerprint, folder_collection, limited, rendered_collection
-from .folder import class_images, has_images, index_folder
-from .image_bytes import EMPTY, UNREADABLE
+from .collection import Collection, Rows, divide, fingerprint, limited, rendered_collection
+from .image_bytes import UNREADABLE
+from .indexing import ID_SPLITS, WHOLE, Index, index_data_sets, index_root, places
+from .labels import Projection
 from .locations import cache_dir, data_roots, find_root
 from .pixel_cache import cached_pixels
 from .pixels import Pixels
 from .rendered import rendered_split
-from .split import MappedPixels, Split
+from .split import DecodedPixels, MappedPixels, Split
 from .stored import Progress
 
 __all__ = ["Split", "Suite", "open_suite"]
 
-_ID_SPLITS = ("train", "id-val", "id-test")
-#: Name of the collection of ID images that the card's seed divides.
-_WHOLE = "ID data"
+#: Splits whose pixels need more than this are decoded whenever they are read (ImageNet's training images: 193 GB).
+_MOST_CACHED_BYTES = 40e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,32 +42,21 @@ class Suite:
         card: what the suite is.
         split_names: `train`, `id-val`, `id-test` and the shifts, those that are missing included.
         holes: reason for every shift that is missing.
+        projections: shift -> how its label space lies in the suite's, where they differ.
         warnings: what the user should know about the data, one sentence each.
         cut: whether the limit has left out an image of a loaded split.
         problems: every file that is not a plain image under its right name: columns of `folder.COLUMNS`.
-        root: folder of the images; None for a rendered suite.
     """
 
-    def __init__(
-        self,
-        card: SuiteCard,
-        root: Path | None,
-        *,
-        limit: int | None,
-        skip_unreadable: int,
-        progress: Progress | None,
-    ) -> None:
-        self.card, self.root = card, root
-        self.split_names = (*_ID_SPLITS, *(shift.name for shift in card.shifts))
-        self.holes: dict[str, str] = {}
-        self.warnings: list[str] = []
+    def __init__(self, index: Index, *, limit: int | None, skip_unreadable: int, progress: Progress | None) -> None:
+        self.card, self._index = index.card, index
+        self.split_names = (*ID_SPLITS, *(shift.name for shift in self.card.shifts))
+        self.holes, self.warnings, self.problems = index.holes, index.warnings, index.problems
+        self.projections: dict[str, Projection] = index.projections
         self.cut = False
-        self.problems = pd.DataFrame()
         self._limit, self._skip, self._progress = limit, skip_unreadable, progress
-        self._paths = _paths(card)
-        self._collections: dict[str, Collection] = {}
         self._divisions: dict[str, dict[str, Rows]] = {}
-        self._decoded: dict[tuple[str, Pixels], _Decoded] = {}
+        self._decoded: dict[tuple[str, tuple[str, ...], Pixels], _Decoded] = {}
         self._splits: dict[tuple[str, Pixels], Split] = {}
 
     def load(self, split: str, pixels: Pixels) -> Split:
@@ -80,19 +67,51 @@ class Suite:
             MissingPrerequisite: the shift is missing on disk (see `holes`).
             BenchError: more images than allowed cannot be read, each named with its reason.
         """
-        if split not in self.split_names:
-            raise UsageError(f"no split {split!r}", where=f"suite {self.card.name}", fix=f"one of {', '.join(self.split_names)}")
-        if split in self.holes:
-            raise MissingPrerequisite(f"the shift {split} is missing", where=self.holes[split], fix=self.card.get)
+        self._check_name(split)
+        pixels = self.pixels_of(split, pixels)
         if (split, pixels) not in self._splits:
             self._splits[split, pixels] = self._load(split, pixels)
         return self._splits[split, pixels]
 
+    def fingerprint(self, split: str, pixels: Pixels) -> str:
+        """The fingerprint of a split, from the index alone: no image is decoded.
+
+        Only where unreadable images may be left out do the pixels tell which ones remain.
+
+        Raises:
+            As `load`.
+        """
+        self._check_name(split)
+        name = self._collection_of(split)
+        collection, rows = self._collection(name), self._division(name)[split]
+        if self._skip or np.isin(collection.problems[rows], UNREADABLE).any():
+            return self.load(split, pixels).fingerprint
+        return fingerprint(collection, rows)
+
+    def pixels_of(self, split: str, pixels: Pixels) -> Pixels:
+        """How the images of a split are brought to a backbone's input: as the backbone says, unless the card knows better."""
+        resize = next((shift.resize for shift in self.card.shifts if shift.name == split), None)
+        return pixels if resize is None else pixels.model_copy(update={"resize": max(resize, pixels.size)})
+
+    def _check_name(self, split: str) -> None:
+        if split not in self.split_names:
+            raise UsageError(f"no split {split!r}", where=f"suite {self.card.name}", fix=f"one of {', '.join(self.split_names)}")
+        if split in self.holes:
+            raise MissingPrerequisite(f"the shift {split} is missing", where=self.holes[split], fix=self._index.get_of(split))
+
     def _load(self, split: str, pixels: Pixels) -> Split:
         name = self._collection_of(split)
         collection, rows = self._collection(name), self._division(name)[split]
-        decoded = self._pixels(name, pixels)
-        readable = rows[decoded.position[rows] >= 0]
+        taken: MappedPixels | DecodedPixels
+        if len(rows) * pixels.size**2 * 3 > _MOST_CACHED_BYTES:
+            readable = rows[~np.isin(collection.problems[rows], UNREADABLE)]
+            if len(rows) - len(readable) > self._skip:
+                self._refuse(collection, {int(row): str(collection.problems[row]) for row in np.setdiff1d(rows, readable)})
+            taken = DecodedPixels(collection.originals, readable, pixels)
+        else:
+            decoded = self._pixels(name, split, pixels)
+            readable = rows[decoded.position[rows] >= 0]
+            taken = MappedPixels(decoded.file, decoded.position[readable])
         if not len(readable):
             raise BenchError("no image is left", where=f"suite {self.card.name}, split {split}")
         return Split(
@@ -103,46 +122,50 @@ class Suite:
             fingerprint=fingerprint(collection, readable),
             skipped=len(rows) - len(readable),
             size=pixels.size,
-            _pixels=MappedPixels(decoded.file, decoded.position[readable]),
+            _pixels=taken,
             _originals=collection.originals,
             _original_rows=readable,
         )
 
     def _collection_of(self, split: str) -> str:
-        return _WHOLE if _WHOLE in self._paths and split in _ID_SPLITS else split
+        return split if split in self._index.places else WHOLE
 
     def _collection(self, name: str) -> Collection:
-        if name not in self._collections:
-            source = self.card.source
+        if name not in self._index.collections:
+            source, place = self.card.source, self._index.places[name]
             assert isinstance(source, RenderedSource), "folders are indexed when the suite is opened"
-            made = rendered_split(source, self._paths[name], cache=cache_dir("rendered"), progress=self._progress)
-            collection = rendered_collection(self._paths[name], made)
+            made = rendered_split(source, place, cache=cache_dir("rendered"), progress=self._progress)
+            collection = rendered_collection(place, made)
             if not np.isin(collection.labels, np.arange(len(self.card.classes))).all():
-                raise BenchError("a label is not the number of a class", where=f"{source.world}, split {self._paths[name]}")
-            self._add(name, collection)
-            self._check_counts({name: len(collection)})
-        return self._collections[name]
+                raise BenchError("a label is not the number of a class", where=f"{source.world}, split {place}")
+            self._index.add(name, collection)
+            self._index.check_counts([name], None)
+        return self._index.collections[name]
 
     def _division(self, name: str) -> dict[str, Rows]:
         """The rows of every split of a collection, after the limit."""
         if name not in self._divisions:
             collection = self._collection(name)
             whole = {name: np.arange(len(collection), dtype=np.int64)}
-            parts = divide(collection, self.card.id) if name == _WHOLE else whole
+            parts = divide(collection, self.card.id) if name == WHOLE else whole
             self._divisions[name] = {split: limited(collection, rows, self._limit) for split, rows in parts.items()}
             self.cut |= any(len(self._divisions[name][split]) < len(rows) for split, rows in parts.items())
         return self._divisions[name]
 
-    def _pixels(self, name: str, pixels: Pixels) -> _Decoded:
-        """Decode what the splits of a collection need, each distinct content once."""
-        if (name, pixels) in self._decoded:
-            return self._decoded[name, pixels]
+    def _pixels(self, name: str, split: str, pixels: Pixels) -> _Decoded:
+        """Decode what is needed, each distinct content once: of a suite's own images all splits of the collection together,
+        of data sets (whose training images may be many, and not asked for) the split alone."""
+        division = self._division(name)
+        together = tuple(division) if self.card.source is not None else (split,)
+        if (name, together, pixels) in self._decoded:
+            return self._decoded[name, together, pixels]
         collection = self._collection(name)
-        needed = np.sort(np.concatenate(list(self._division(name).values())))
+        needed = np.sort(np.concatenate([division[one] for one in together]))
         known_bad = np.isin(collection.problems[needed], UNREADABLE)
         reasons = {int(row): str(collection.problems[row]) for row in needed[known_bad]}
         wanted = needed[~known_bad]
-        contents, first = np.unique(collection.content[wanted], return_index=True)
+        cached_as = collection.content if collection.cached_as is None else collection.cached_as
+        contents, first = np.unique(cached_as[wanted], return_index=True)
         cached = cached_pixels(
             [str(content) for content in contents],
             lambda row: collection.originals.open(int(wanted[first[row]])),
@@ -152,81 +175,23 @@ class Suite:
             progress=self._progress,
         )
         position = np.full(len(collection), -1, dtype=np.int64)
-        position[wanted] = np.searchsorted(contents, collection.content[wanted])
+        position[wanted] = np.searchsorted(contents, cached_as[wanted])
         for row in wanted[np.isin(position[wanted], list(cached.unreadable))]:
             reasons[int(row)] = cached.unreadable[int(position[row])]
             position[row] = -1
         if len(reasons) > self._skip:
             self._refuse(collection, reasons)
-        self._decoded[name, pixels] = _Decoded(cached.path, position)
-        return self._decoded[name, pixels]
+        self._decoded[name, together, pixels] = _Decoded(cached.path, position)
+        return self._decoded[name, together, pixels]
 
     def _refuse(self, collection: Collection, reasons: dict[int, str]) -> None:
-        named = [f"{self._place(collection, row)} ({reason})" for row, reason in sorted(reasons.items())]
+        named = [f"{collection.originals.place(row)} ({reason})" for row, reason in sorted(reasons.items())]
         some = "; ".join(named[:5]) + (f"; and {len(named) - 5} more" if len(named) > 5 else "")
         raise BenchError(
             f"unreadable images in {self.card.name} {collection.what}: {len(named)} (allowed: {self._skip})",
             where=some,
             fix=f"restore the files, or go on without them, counted in the record: --skip-unreadable {len(named)}",
         )
-
-    def _place(self, collection: Collection, row: int) -> str:
-        return str(self.root / str(collection.keys[row])) if self.root is not None else str(collection.keys[row])
-
-    def _index(self, source: FolderSource, root: Path) -> None:
-        """Index all folders; find holes and what the user should know."""
-        problems: list[pd.DataFrame] = []
-        for name, part in self._paths.items():
-            hole = "" if (root / part).is_dir() else f"no folder {root / part}"
-            if not hole:
-                index = index_folder(root, part, cache=cache_dir("index"), progress=self._progress)
-                hole = "" if has_images(index) else f"no image below {root / part}"
-            if hole and (name in _ID_SPLITS or name == _WHOLE):
-                raise MissingPrerequisite(f"the ID images of {self.card.title} are missing", where=hole, fix=self.card.get)
-            if hole:
-                self.holes[name] = hole
-                continue
-            images, remarks = class_images(index, part, self.card.class_folders, source.groups)
-            self.warnings += remarks
-            problems.append(index[index["problem"] != ""])
-            self._add(name, folder_collection(part, root, images, grouped=source.groups is not None))
-        self.problems = pd.concat(problems, ignore_index=True)
-        self._check_counts({name: len(collection) for name, collection in self._collections.items()})
-        self._compare_contents()
-
-    def _add(self, name: str, collection: Collection) -> None:
-        self._collections[name] = collection
-        repeated, contradictory = duplicates(collection)
-        if repeated:
-            together = "; they stay on one side of the ID division" if name == _WHOLE else ""
-            self.warnings.append(f"{collection.what}: {repeated} images repeat another's content{together}")
-        if contradictory:
-            self.warnings.append(f"{collection.what}: {contradictory} contents appear under more than one class")
-
-    def _check_counts(self, found: dict[str, int]) -> None:
-        stated = {shift.name: shift.count for shift in self.card.shifts} | {_WHOLE: self.card.id.count}
-        wrong = [
-            f"{self._paths[name]} holds {count} images, the card says {stated[name]}"
-            for name, count in found.items()
-            if stated.get(name) not in (None, count)
-        ]
-        if wrong and self.card.strict_counts:
-            raise BenchError(
-                f"these are not the images of {self.card.title}: {'; '.join(wrong)}",
-                where=str(self.root or self.card.name),
-                fix="complete the copy, or use the card that describes it (`bench suites`)",
-            )
-        self.warnings += wrong
-
-    def _compare_contents(self) -> None:
-        """Warn of test images that are also ID images (of ready-made splits: in train)."""
-        base = _WHOLE if _WHOLE in self._collections else "train"
-        seen: NDArray[np.str_] = self._collections[base].content
-        for name, collection in self._collections.items():
-            shared = int(np.isin(collection.content[collection.problems != EMPTY], seen).sum())
-            if shared and name != base:
-                what, where = collection.what, self._collections[base].what
-                self.warnings.append(f"{what}: {shared} images are also in {where} (same bytes)")
 
 
 def open_suite(
@@ -257,17 +222,12 @@ def open_suite(
         raise UsageError(f"{limit} images are no split", where="--limit", fix="give at least 1")
     if skip_unreadable < 0:
         raise UsageError(f"{skip_unreadable} is no number of images", where="--skip-unreadable", fix="give at least 0")
-    source = card.source
-    if not isinstance(source, FolderSource):
-        return Suite(card, None, limit=limit, skip_unreadable=skip_unreadable, progress=progress)
-    root = find_root(card, data_roots(data_root), card_path=card_path)
-    suite = Suite(card, root, limit=limit, skip_unreadable=skip_unreadable, progress=progress)
-    suite._index(source, root)
-    return suite
-
-
-def _paths(card: SuiteCard) -> dict[str, str]:
-    """Folder or rendered split of every collection."""
-    ready = dict(zip(_ID_SPLITS, (card.id.train, card.id.val, card.id.test), strict=True))
-    paths = {name: path for name, path in ready.items() if path is not None} if card.id.path is None else {_WHOLE: card.id.path}
-    return paths | {shift.name: shift.path for shift in card.shifts}
+    source, roots = card.source, data_roots(data_root)
+    if isinstance(source, FolderSource):
+        index = index_root(card, source, find_root(card, roots, card_path=card_path), progress)
+    elif source is None:
+        index = index_data_sets(card, roots, card_path.parent if card_path is not None else None, progress)
+    else:
+        index = Index(card, places(card))
+        index.counts = {shift.name: shift.count for shift in card.shifts}
+    return Suite(index, limit=limit, skip_unreadable=skip_unreadable, progress=progress)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from torch import nn
 
 from ..backbones.backbone import Backbone
 from ..classifier import Classifier
 from ..data.split import Split
+from ..errors import BenchError
 from ..identity import PROTOCOL_VERSION, digest
 from ..runs.atomic import write_with
-from ..training.engine import Engine
+from ..training.engine import Engine, release_memory
 
+Result = TypeVar("Result")
+#: Without a handler, Python prints warnings on stderr.
+_log = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
 
 
@@ -27,20 +35,46 @@ def _batches(split: Split, engine: Engine) -> Iterator[tuple[int, torch.Tensor]]
         yield first, torch.from_numpy(split.take(rows)).to(engine.device).permute(0, 3, 1, 2).float() / 255
 
 
-@torch.inference_mode()
+def _in_batches_that_fit(compute: Callable[[Engine], Result], engine: Engine) -> Result:
+    """`compute`, tried again with half the batch whenever memory runs out.
+
+    Raises:
+        BenchError: not even one image at a time fits into memory.
+    """
+    while True:
+        try:
+            return compute(engine)
+        except torch.OutOfMemoryError:
+            if engine.eval_batch == 1:
+                fix = "use a device with more memory, or a smaller backbone"
+                raise BenchError("not even one image at a time fits into memory", fix=fix) from None
+        half = engine.eval_batch // 2
+        _log.warning("note: out of memory evaluating %d images at a time; trying again with %d", engine.eval_batch, half)
+        engine = replace(engine, eval_batch=half)
+        release_memory()
+
+
 def logits_of(
     classifiers: Mapping[str, Classifier],
     split: Split,
     engine: Engine,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Floats]:
-    """Logits (N, C) of every classifier, reading each image once.
+    """Logits (N, C) of every classifier, reading each image once (and once more for each time that memory runs out).
 
     Classifiers are moved to the device and put into eval mode; all are resident at a time.
+
+    Raises:
+        BenchError: not even one image at a time fits into memory.
     """
-    if not classifiers:
-        return {}
-    models = {name: classifier.to(engine.device).eval() for name, classifier in classifiers.items()}
+    return _in_batches_that_fit(lambda engine: _pass(classifiers, split, engine, progress), engine) if classifiers else {}
+
+
+@torch.inference_mode()
+def _pass(
+    modules: Mapping[str, nn.Module], split: Split, engine: Engine, progress: Callable[[int, int], None]
+) -> dict[str, Floats]:
+    models = {name: module.to(engine.device).eval() for name, module in modules.items()}
     parts: dict[str, list[Floats]] = {name: [] for name in models}
     for first, images in _batches(split, engine):
         for name, model in models.items():
@@ -59,7 +93,14 @@ def frozen_features(
 
     Args:
         between: called between two batches; may raise to stop.
+
+    Raises:
+        BenchError: not even one image at a time fits into memory.
     """
+    return _in_batches_that_fit(lambda engine: _stored_features(backbone, split, engine, cache, between), engine)
+
+
+def _stored_features(backbone: Backbone, split: Split, engine: Engine, cache: Path, between: Callable[[], None]) -> Floats:
     libraries = [version(name) for name in ("torch", "timm", "open_clip_torch", "pillow", "shiftbench")]
     key = digest(
         {
@@ -77,12 +118,8 @@ def frozen_features(
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            tower, rows = backbone.image_tower().to(engine.device).eval(), []
-            with torch.inference_mode():
-                for _, images in _batches(split, engine):
-                    between()
-                    rows.append(tower(images).float().cpu().numpy())
-            write_with(path, lambda temporary: _save(temporary, np.concatenate(rows)))
+            found = _pass({"tower": backbone.image_tower()}, split, engine, lambda done, of: between())
+            write_with(path, lambda temporary: _save(temporary, found["tower"]))
         stored: Floats = np.load(path, mmap_mode="r")
     return stored
 

@@ -21,12 +21,12 @@ from ..errors import BenchError, Interrupted
 from ..evaluation.forward import logits_of
 from ..evaluation.metrics import score
 from ..identity import PROTOCOL_VERSION, digest
-from ..method import FineTuner, Method
+from ..method import FineTuner, Method, Traits
 from ..plugins import configure
 from ..stopping import stop_if_asked
 from .atomic import write_with
 from .experiment import Experiment, Fit
-from .lease import Lease
+from .lease import Lease, is_live
 from .provenance import peak_memory_mb, provenance
 from .record import CurvePoint, RunRecord
 
@@ -59,7 +59,7 @@ def execute(
         Interrupted: a stop was asked for; the record says `cancelled`.
     """
     method = method.resolved(experiment.traits)
-    record = _planned(experiment, method, limit=limit, search=search)
+    record = planned_record(experiment, method, limit=limit, search=search)
     record.search_trials, record.search_seconds = search_trials, search_seconds
     store, curve = experiment.store, curve and not search
     path = store.run_dir(record) / "record.json"
@@ -137,11 +137,28 @@ def _save_whatever_happens(experiment: Experiment, record: RunRecord) -> None:
         experiment.reporter.event("warning", text=f"the record could not be saved: {error.what}")
 
 
-def _planned(experiment: Experiment, method: Method, *, limit: int | None, search: bool) -> RunRecord:
-    """The record of a run of `method`, before anything was done."""
+def planned_record(experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False) -> RunRecord:
+    """The record of a run of `method`, before anything was done: its `eval_id` tells where the run lies.
+
+    Raises:
+        BenchError: an image of a split that the run measures cannot be read.
+    """
     phase: Literal["search", "final"] = "search" if search else "final"
     label = row_label(method, experiment)
     return _record(experiment, method.identity(), label, experiment.identity(method), limit=limit, phase=phase)
+
+
+def record_failure(experiment: Experiment, method: Method, error: str, *, limit: int | None = None, search: bool = False) -> None:
+    """Leave a row for a run that could not say itself how it failed: its process died, or what it is built on failed.
+
+    A run that is done, or that some process works on, is left alone.
+    """
+    record = planned_record(experiment, method, limit=limit, search=search)
+    path = experiment.store.run_dir(record) / "record.json"
+    if _done(experiment, path) is None and not is_live(path.parent):
+        with Lease(path.parent, waiting=experiment.waiting):
+            record.status, record.error, record.finished = "failed", error, _now()
+            experiment.store.save_run(record)
 
 
 def _record(
@@ -260,14 +277,21 @@ def _average(record: RunRecord, scores: Mapping[str, float]) -> float | None:
     return float(np.mean([scores[name] for name in record.averaged]))
 
 
+def fine_tuned(method: Method, traits: Traits) -> FineTuner | None:
+    """The fine-tuner that a method is, or that it wraps and nothing beside it; None if there is none."""
+    while not isinstance(method, FineTuner):
+        inner = method.stages()
+        if len(inner) != 1:
+            return None
+        method = inner[0].resolved(traits)
+    return method
+
+
 def _curve(experiment: Experiment, method: Method, fit: Fit, splits: Mapping[str, Split], record: RunRecord) -> list[CurvePoint]:
     """Scores along the straight line from the start to the end of the fine-tuned fit that `method` is or wraps."""
-    tuner = method
-    while not isinstance(tuner, FineTuner):
-        inner = [value for key in type(tuner).model_fields if isinstance(value := getattr(tuner, key), Method)]
-        if len(inner) != 1:
-            raise BenchError(f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out")
-        tuner = inner[0].resolved(experiment.traits)
+    tuner = fine_tuned(method, experiment.traits)
+    if tuner is None:
+        raise BenchError(f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out")
     assert tuner.head_init is not None
     end = fit.classifier if tuner is method else experiment.fit(tuner).classifier
     start = experiment.start(tuner.head_init)

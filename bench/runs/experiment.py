@@ -203,6 +203,7 @@ class Experiment:
             facts=task.facts,
             selection=task.selection,
             history=task.history,
+            retries=task.retries,
             peak_memory_mb=peak_memory_mb(self.engine),
             provenance=provenance(self.engine),
         )

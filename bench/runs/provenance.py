@@ -69,6 +69,7 @@ def provenance(engine: Engine) -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": gpu,
         "device": engine.device,
+        "devices": engine.devices,
         "threads": engine.threads,
         "workers": engine.workers,
         "micro_batch": engine.micro_batch,

@@ -80,5 +80,7 @@ class RunRecord(_Part):
     identity: dict[str, Any] = Field(
         default_factory=dict, description="what the ids are hashes of: `fit` of fit_id, `evaluation` with it of eval_id"
     )
-    origin: dict[str, str] = Field(default_factory=dict, description="the pack that a run was merged from; empty for a run made here")
+    origin: dict[str, str] = Field(
+        default_factory=dict, description="the pack that a run was merged from; empty for a run made here"
+    )
     provenance: dict[str, Any] = Field(default_factory=dict)

@@ -46,6 +46,9 @@ class FitRecord(BaseModel):
     facts: dict[str, float] = Field(default_factory=dict)
     selection: dict[str, Any] = Field(default_factory=dict)
     history: list[dict[str, Any]] = Field(default_factory=list, description="one entry per epoch")
+    retries: list[dict[str, int]] = Field(
+        default_factory=list, description="steps that were repeated for want of memory, and the micro-batch from then on"
+    )
     peak_memory_mb: float | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 

@@ -41,26 +41,26 @@ class Checkpoints:
             if int(old.stem) < self._lease.generation:
                 old.unlink(missing_ok=True)
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest checkpoint of any generation, or None.
-
-        Raises:
-            BenchError: it cannot be read.
-        """
-        files = sorted(self._folder.glob("*.safetensors"))
-        if not files:
-            return None
-        try:
-            with safe_open(files[-1], framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-                state: dict[str, Any] = json.loads(file.metadata()["state"])
-        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise BenchError(
-                f"a checkpoint cannot be read: {error}", where=str(files[-1]), fix="start over with --fresh"
-            ) from error
-        return tensors, state
+    def newest(self) -> Path | None:
+        """The newest checkpoint of any generation, or None; see `read`."""
+        return max(self._folder.glob("*.safetensors"), default=None)
 
     def clear(self) -> None:
         """Remove all checkpoints (the fit is finished, or starts over)."""
         for file in self._folder.glob("*"):
             file.unlink(missing_ok=True)
+
+
+def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the state of a checkpoint.
+
+    Raises:
+        BenchError: it cannot be read.
+    """
+    try:
+        with safe_open(file, framework="pt") as content:
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
+            state: dict[str, Any] = json.loads(content.metadata()["state"])
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise BenchError(f"a checkpoint cannot be read: {error}", where=str(file), fix="start over with --fresh") from error
+    return tensors, state

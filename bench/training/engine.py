@@ -1,9 +1,10 @@
-"""How a machine is used: device, threads, workers, micro-batches. None of it is part of a fit's meaning; all is recorded."""
+"""How a machine is used: devices, threads, workers, micro-batches. None of it is part of a fit's meaning; all is recorded."""
 
 from __future__ import annotations
 
+import gc
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import UsageError
 
@@ -14,8 +15,9 @@ class Engine:
 
     Args:
         device: `cpu`, `cuda`, `cuda:1`, `mps`. threads: torch threads (they change the bits of a result, so they are fixed).
-        workers: threads that decode and augment training images ahead.
-        micro_batch: images per forward pass in training; None takes the whole batch at once.
+        devices: how many train one model together, `device` being the first; frozen features and scores come from the first.
+        workers: threads that decode and augment training images ahead, for each device.
+        micro_batch: images per forward pass in training, on each device; None takes a device's whole share at once.
         checkpoint_seconds: time between two checkpoints.
         deterministic: refuse operations that do not repeat to the bit (some have no such form on a GPU).
     """
@@ -27,17 +29,27 @@ class Engine:
     eval_batch: int = 256
     checkpoint_seconds: float = 60.0
     deterministic: bool = True
+    devices: int = 1
 
     @property
     def device_type(self) -> str:
         """`cpu`, `cuda` or `mps`."""
         return self.device.partition(":")[0]
 
+    def on(self, rank: int) -> Engine:
+        """The settings of the process that has the device number `rank`, 0 being the first."""
+        device = f"cuda:{self._first + rank}" if self.device_type == "cuda" else self.device
+        return replace(self, device=device, devices=1)
+
+    @property
+    def _first(self) -> int:
+        return int(self.device.partition(":")[2] or 0)
+
     def apply(self) -> None:
         """Set what torch keeps globally.
 
         Raises:
-            UsageError: the device does not exist here.
+            UsageError: the device does not exist here, or there are not so many.
         """
         # cuBLAS is deterministic only with this workspace, and reads it when it starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -53,6 +65,9 @@ class Engine:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
             raise UsageError(f"the device `{self.device}` cannot be used here: {error}", fix="--device cpu") from error
+        there = {"cuda": torch.cuda.device_count() - self._first, "mps": 1}.get(self.device_type, self.devices)
+        if self.devices > there:
+            raise UsageError(f"there are {there} devices from `{self.device}` on, not {self.devices}", fix=f"--devices {there}")
 
 
 def default_device() -> str:
@@ -62,3 +77,12 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def release_memory() -> None:
+    """Give back what a computation that ran out of memory has left behind."""
+    import torch
+
+    gc.collect()  # autograd graphs and their hooks may refer to each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..classifier import Classifier
 from ..data.batches import TrainBatches
 from ..errors import BenchError, Diverged, Interrupted
-from ..identity import torch_stream
-from ..method import Batch, FineTuner
+from ..method import FineTuner
+from ..plugins import method_file
 from ..stopping import Reporter, stop_if_asked
-from .checkpoint import Checkpoints
+from .checkpoint import Checkpoints, read
+from .devices import DeviceLost, Ranks, together
 from .engine import Engine
-from .schedules import set_rate
+from .step import Learner
 
 
 @dataclass
 class Trained:
-    """What the loop returns: the kept classifier, one entry per epoch, and the seconds that earlier attempts took."""
+    """What the loop returns: the kept classifier, one entry per epoch, and the seconds that earlier attempts took.
+
+    `retries` are the steps that were repeated with smaller micro-batches for want of memory.
+    """
 
     classifier: Classifier
     history: list[dict[str, Any]]
     selection: dict[str, Any]
     earlier_seconds: float
+    retries: list[dict[str, int]]
 
 
 @dataclass
@@ -41,6 +47,7 @@ class _Progress:
     best: dict[str, Any] | None = None
     loss_sum: float = 0.0
     seconds: float = 0.0
+    retries: list[dict[str, int]] = field(default_factory=list)
 
 
 def train(
@@ -55,7 +62,7 @@ def train(
     engine: Engine,
     reporter: Reporter,
 ) -> Trained:
-    """Minimise `method.loss` with AdamW from `start`.
+    """Minimise `method.loss` with AdamW from `start`, on the devices of `engine`.
 
     Args:
         batches: the training images; each step takes one global batch, in micro-batches of `engine.micro_batch`.
@@ -66,34 +73,50 @@ def train(
 
     Raises:
         Diverged: the loss is not finite. Interrupted: a stop was asked for and the state is saved.
+        DeviceLost: the process of another device was killed. BenchError: one image at a time does not fit into memory.
     """
-    teacher = copy.deepcopy(start).to(engine.device).eval().requires_grad_(False)
-    student = copy.deepcopy(start).to(engine.device).train()
-    if method.norm == "frozen":
-        _freeze_norm(student)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=method.lr, weight_decay=method.weight_decay)
-    per_epoch, total = batches.steps_per_epoch, batches.steps_per_epoch * method.epochs
-    progress, kept = _Progress(), {}
-    saved = checkpoints.load()
+    saved = checkpoints.newest()
+    total = batches.steps_per_epoch * method.epochs
+    learner = partial(Learner, start, method, total=total, seed=seed, constants=constants)
+    others = partial(_follow, learner, batches, saved, engine)
+    with together(others, engine, reporter, plugin=method_file(type(method))) as ranks:
+        first = learner(engine=engine, ranks=ranks, warn=lambda text: reporter.event("warning", text=text))
+        return _lead(first, ranks, batches, saved, total, score=score, checkpoints=checkpoints, engine=engine, reporter=reporter)
+
+
+def _lead(
+    learner: Learner,
+    ranks: Ranks,
+    batches: TrainBatches,
+    saved: Path | None,
+    total: int,
+    *,
+    score: Callable[[Classifier], tuple[float, float]],
+    checkpoints: Checkpoints,
+    engine: Engine,
+    reporter: Reporter,
+) -> Trained:
+    """The loop of the run's own process."""
+    student, method, per_epoch = learner.student, learner.method, batches.steps_per_epoch
+    progress, kept = _Progress(), dict[str, Tensor]()
     if saved is not None:
-        kept = _restore(saved[0], student, optimizer)
-        try:
-            progress = _Progress(**saved[1])
-        except TypeError as error:
-            raise BenchError(f"the checkpoint is of another version: {error}", fix="start over with --fresh") from error
+        progress, kept = _restored(learner, saved)
         reporter.event("resumed", step=progress.step, total=total)
 
     earlier = progress.seconds
 
     def save() -> None:
         progress.seconds += clock.lap()
-        checkpoints.save(_tensors(student, optimizer, kept), progress.__dict__)
+        progress.retries = learner.retries
+        tensors = learner.tensors() | {f"kept/{name}": tensor for name, tensor in kept.items()}
+        checkpoints.save(tensors, progress.__dict__)
 
     clock = _Clock()
     exact = torch.float32 if engine.device_type == "mps" else torch.float64
     losses = torch.tensor(progress.loss_sum, dtype=exact, device=engine.device)
     # On a GPU a look at the loss waits for the device, so it is rare there; before anything is saved it is always taken.
     look_every = 1 if engine.device_type == "cpu" else 50
+    mine = batches.of_part(ranks.rank, ranks.count)
     while True:
         if len(progress.history) < progress.step // per_epoch:
             try:
@@ -101,7 +124,7 @@ def train(
             except Interrupted:
                 save()
                 raise
-            _refreeze(student, method)
+            learner.train_mode()
             epoch = progress.step // per_epoch
             entry = {"epoch": epoch, "loss": progress.loss_sum / per_epoch, "id_val": accuracy, "id_val_nll": nll}
             progress.history.append(entry)
@@ -114,14 +137,20 @@ def train(
             losses.zero_()
         if progress.step == total:
             break
-        for pool, labels in batches.epoch(*divmod(progress.step, per_epoch)):
-            set_rate(optimizer, method.schedule, method.lr, method.warmup, progress.step, total)
-            loss = take_step(student, teacher, optimizer, method, pool, labels, progress.step, seed, constants, engine)
+        for images, labels in mine.epoch(*divmod(progress.step, per_epoch)):
+            try:
+                ranks.go_on()
+                loss = learner.step(images, labels, progress.step)
+            except DeviceLost:
+                # On CPUs a step that failed has changed nothing; on a GPU, what it had queued may be anything.
+                if engine.device_type == "cpu":
+                    save()
+                raise
             losses += loss
             progress.step += 1
             due = clock.since_lap() > engine.checkpoint_seconds
             if reporter.stop or due or progress.step % per_epoch == 0 or progress.step % look_every == 0:
-                _check_finite(losses, loss, method, progress.step, optimizer)
+                _check_finite(losses, loss, learner, progress.step)
                 progress.loss_sum = float(losses)
                 in_epoch = (progress.step - 1) % per_epoch + 1
                 reporter.event("step", step=progress.step, total=total, loss=progress.loss_sum / in_epoch)
@@ -132,96 +161,46 @@ def train(
     if method.select == "best" and progress.best is not None:
         student.load_state_dict(kept)
         selection = {"epoch": {"value": progress.best["epoch"], "id_val": progress.best["id_val"], "among": method.epochs}}
-    return Trained(student.eval().requires_grad_(True), progress.history, selection, earlier)
+    return Trained(student.eval().requires_grad_(True), progress.history, selection, earlier, learner.retries)
 
 
-def take_step(
-    student: Classifier,
-    teacher: Classifier,
-    optimizer: torch.optim.Optimizer,
-    method: FineTuner,
-    pool: Tensor,
-    labels: Tensor,
-    step: int,
-    seed: int,
-    constants: Mapping[str, float],
+def _follow(
+    learner: Callable[..., Learner],
+    batches: TrainBatches,
+    saved: Path | None,
     engine: Engine,
-) -> Tensor:
-    """One optimiser step on a global batch; returns its mean loss on the device."""
-    size = len(labels)
-    pool = pool.to(engine.device, non_blocking=True)
-    labels = labels.to(engine.device, non_blocking=True)
-    # Drawn on the CPU, so that the numbers are the same on every device; moved once.
-    draws = {
-        name: values.to(engine.device, non_blocking=True)
-        for name, values in method.draw(size, student.tower.grid, torch_stream(seed, "draw", step)).items()
-    }
-    total = torch.zeros((), device=engine.device)
-    optimizer.zero_grad(set_to_none=True)
-    for first in range(0, size, engine.micro_batch or size):
-        last = min(first + (engine.micro_batch or size), size)
-        batch = Batch(
-            images=pool[first:last].float() / 255,
-            labels=labels[first:last],
-            rows=torch.arange(first, last, device=engine.device),
-            pool=pool,
-            draws={name: values[first:last] for name, values in draws.items()},
-            step=step,
-        )
-        with torch.autocast(engine.device_type, torch.bfloat16, enabled=method.precision == "bf16"):
-            loss = method.loss(batch, student, teacher, constants) * ((last - first) / size)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    if method.clip:
-        nn.utils.clip_grad_norm_(student.parameters(), method.clip)
-    optimizer.step()
-    return total
+    ranks: Ranks,
+    told_to_go_on: Callable[[], bool],
+) -> None:
+    """The loop of a further device's process: the same steps on its share of every batch, as long as it is told to."""
+    follower = learner(engine=engine.on(ranks.rank), ranks=ranks)
+    step = _restored(follower, saved)[0].step if saved is not None else 0
+    for images, labels in batches.of_part(ranks.rank, ranks.count).steps(step):
+        if not told_to_go_on():
+            return
+        follower.step(images, labels, step)
+        step += 1
 
 
-def _freeze_norm(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+def _restored(learner: Learner, saved: Path) -> tuple[_Progress, dict[str, Tensor]]:
+    """Load a checkpoint into a learner; returns what else it holds: the progress, and the kept (best) weights."""
+    tensors, state = read(saved)
+    try:
+        progress = _Progress(**state)
+    except TypeError as error:
+        raise BenchError(f"the checkpoint is of another version: {error}", fix="start over with --fresh") from error
+    learner.restore(tensors, progress.retries)
+    device = next(learner.student.parameters()).device
+    return progress, {name.removeprefix("kept/"): t.to(device) for name, t in tensors.items() if name.startswith("kept/")}
 
 
-def _refreeze(student: Classifier, method: FineTuner) -> None:
-    # Scoring puts the model into eval mode.
-    student.train()
-    if method.norm == "frozen":
-        _freeze_norm(student)
-
-
-def _check_finite(losses: Tensor, loss: Tensor, method: FineTuner, step: int, optimizer: torch.optim.Optimizer) -> None:
+def _check_finite(losses: Tensor, loss: Tensor, learner: Learner, step: int) -> None:
     if not torch.isfinite(losses):
-        rate = optimizer.param_groups[0]["lr"]
+        method, rate = learner.method, learner.optimizer.param_groups[0]["lr"]
         raise Diverged(
             f"the loss of {method.name} is {float(loss)} at step {step} (learning rate {rate:.2g}, precision {method.precision})",
             fix="lower `--set lr=...`, raise `--set warmup=...`, or keep `--set clip=1`; nothing of this fit is kept as a result",
         )
-
-
-def _tensors(student: Classifier, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tensors = {f"student/{name}": tensor for name, tensor in student.state_dict().items()}
-    tensors |= {f"kept/{name}": tensor for name, tensor in kept.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
-    return tensors
-
-
-def _restore(tensors: Mapping[str, Tensor], student: Classifier, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Load student and optimiser in place; returns the kept (best) weights."""
-    parts: dict[str, dict[str, Tensor]] = {"student": {}, "kept": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition("/")
-        parts[part][rest] = tensor
-    student.load_state_dict(parts["student"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in parts["optimizer"].items():
-        index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    device = next(student.parameters()).device
-    return {name: tensor.to(device) for name, tensor in parts["kept"].items()}
 
 
 class _Clock:

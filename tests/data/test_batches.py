@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +128,24 @@ def test_crops_are_distributed_as_torchvision_s(size: tuple[int, int]) -> None:
     assert (ours[:, 1] + ours[:, 3] <= width).all()
     spread = np.sqrt((ours.var(0) + theirs.var(0)) / 1000)
     assert (np.abs(ours.mean(0) - theirs.mean(0)) <= 4.5 * spread + 1e-9).all()
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_parts_are_the_batch_cut_up(split: Split, augment: Augment) -> None:
+    made = batches(split, augment)
+    whole, labels = made.batch(1, 2)
+    sent = pickle.loads(pickle.dumps(made))
+    parts = [sent.of_part(number, 3).batch(1, 2) for number in range(3)]
+    assert torch.equal(torch.cat([images for images, _ in parts]), whole)
+    assert sorted(len(images) for images, _ in parts) == [2, 3, 3]
+    assert all(torch.equal(each, labels) for _, each in parts), "the labels are always those of the whole batch"
+
+
+def test_steps_go_on_over_the_epochs(split: Split) -> None:
+    made = batches(split, "flip")
+    stream = made.steps(made.steps_per_epoch - 1)
+    for epoch, index in [(0, made.steps_per_epoch - 1), (1, 0), (1, 1)]:
+        assert torch.equal(next(stream)[0], made.batch(epoch, index)[0])
 
 
 def test_leaving_an_epoch_early_stops_the_workers(split: Split) -> None:

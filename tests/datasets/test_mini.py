@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
-from importlib import resources
 
 import numpy as np
 import pytest
 import torch
 
+from bench.data.inheritance import read_table
+from bench.datasets import cards
 from bench.datasets.mini import MiniWorld
 from bench.datasets.mini.captions import vocabulary, write_captions
 from bench.datasets.mini.render import CHUNK
@@ -31,7 +31,7 @@ def _threads() -> Iterator[None]:
 
 
 def card(name: str) -> dict:  # type: ignore[type-arg]
-    return tomllib.loads((resources.files("bench.datasets") / f"{name}.toml").read_text(encoding="utf-8"))
+    return read_table(cards()[name])
 
 
 def scenes(world: MiniWorld, split: str) -> list[Scenes]:
@@ -143,7 +143,7 @@ def test_the_factors_on_the_card_are_those_of_the_scenes(name: str) -> None:
             assert ratio == pytest.approx({"kept": 1.0, "weakened": 0.7, "broken": 0.0}[factors["context"]], abs=0.06)
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", [*CARDS, "mini-shifts-small", "mini-shifts-large"])
 def test_a_card_and_the_world_agree_on_classes_splits_and_counts(name: str) -> None:
     content = card(name)
     world = MiniWorld(**content["source"]["options"])

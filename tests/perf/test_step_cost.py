@@ -5,11 +5,9 @@ Run with `make perf`. It asserts nothing about time; it prints seconds, ratios a
 
 from __future__ import annotations
 
-import copy
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,8 +18,9 @@ from bench.backbones.backbone import Head
 from bench.classifier import Classifier
 from bench.method import FineTuner, Traits
 from bench.plugins import build_method, load_backbone
+from bench.training.devices import Ranks
 from bench.training.engine import Engine
-from bench.training.loop import take_step
+from bench.training.step import Learner
 
 pytestmark = pytest.mark.perf
 
@@ -45,24 +44,27 @@ def test_step_cost() -> None:
     start = Classifier(tower, Head(torch.randn(1000, tower.dim, generator=generator), normalize=True))
     pool = torch.randint(0, 256, (batch, 3, 224, 224), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 1000, (batch,), generator=generator)
-    steps: dict[str, Callable[[], object]] = {}
-    teacher = copy.deepcopy(start).requires_grad_(False)
-    student = copy.deepcopy(start).train()
-    # One optimiser for all cases, as one training has: its moments are twice the weights.
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-8)
+    cases: dict[str, FineTuner] = {}
     chosen = os.environ.get("BENCH_PERF_CASES", "")
     for name, (method_name, values) in CASES.items():
         if chosen and name not in chosen.split(";"):
             continue
-        method = build_method(method_name, values).resolved(Traits(text=True, native=False, layout="vit"))
+        method = build_method(method_name, {"lr": 1e-8, **values}).resolved(Traits(text=True, native=False, layout="vit"))
         assert isinstance(method, FineTuner)
-        constants: Mapping[str, float] = {"teacher_ms": 1.0}
-        steps[name] = lambda m=method, c=constants: take_step(student, teacher, optimizer, m, pool, labels, 0, 0, c, engine)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+        cases[name] = method
+    # One learner for all cases, as one training has: its moments are twice the weights.
+    first = next(iter(cases.values()))
+    learner = Learner(start, first, total=100, seed=0, constants={"teacher_ms": 1.0}, engine=engine, ranks=Ranks())
+
+    def step(name: str) -> None:
+        learner.method = cases[name]
+        learner.step(pool, labels, 0)
+
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
     for round_ in range(rounds + 1):
-        for name, step in steps.items():
+        for name in cases:
             begin = time.perf_counter()
-            step()
+            step(name)
             if round_:  # the first round warms up
                 seconds[name].append(time.perf_counter() - begin)
     base = float(np.median(seconds["full-finetune"]))
@@ -72,6 +74,6 @@ def test_step_cost() -> None:
         print(f"{name:24s} {middle:6.2f} s  ({min(times):.2f} - {max(times):.2f})  {middle / base:.2f} x full-finetune")
     print(f"peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        steps["object, single fill"]()
+        step("object, single fill")
     print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
     assert all(np.isfinite(times).all() for times in seconds.values())

@@ -1,0 +1,59 @@
+"""Parts of data sets that lie in class folders: which folder is which class, which are missing, which are not on the card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .collection import folder_collection
+from .data_set import Folders, Part
+from .folder import index_folder, remarks_on
+from .image_bytes import OTHER, SYSTEM
+from .listing import list_folder
+from .sources import DataSet, NotHere, Opened
+from .stored import Progress
+
+if TYPE_CHECKING:
+    from .labels import ClassList
+
+
+def read_class_folders(
+    data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int], *, cache: Path, progress: Progress | None
+) -> Opened:
+    """See `sources.open_part`. Folders that name no class, and classes without a folder, are told and not fatal."""
+    assert data_set.folder is not None
+    card, what = data_set.card, f"{data_set.card.name} {layout.path}".removesuffix(" .")
+    indexed = list_folder if card.identity == "listing" else index_folder
+    index = indexed(data_set.folder, layout.path, cache=cache, progress=progress)
+    images = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] != "")]
+    present = sorted(set(images["folder"]))
+    numbers = data_set.classes.labels_of(present, layout.named_by)
+    wanted = {folder: labels[number] for folder, number in numbers.items() if labels[number] >= 0}
+    if not wanted:
+        raise NotHere(f"{card.title}: no class folder with images at {data_set.folder / layout.path}")
+    chosen = images[images["folder"].isin(list(wanted))].copy()
+    chosen["label"] = chosen["folder"].map(wanted).astype("int64")
+    chosen["group"] = -1
+    # A copy with other folder names is the same data set: what an image is called goes by its class's identity.
+    chosen["class"] = chosen["folder"].map({folder: data_set.classes.ids[number] for folder, number in numbers.items()})
+    remarks = _folder_remarks(what, data_set.classes, present, numbers) + remarks_on(chosen, what)
+    collection = folder_collection(
+        what, data_set.folder, chosen, grouped=False, listed=card.identity == "listing", pre_crop=part.pre_crop
+    )
+    return Opened(collection, remarks, chosen[chosen["problem"] != ""][index.columns])
+
+
+def _folder_remarks(what: str, classes: ClassList, present: Sequence[str], numbers: dict[str, int]) -> list[str]:
+    remarks = []
+    missing = [classes.ids[number] for number in sorted(set(range(len(classes))) - set(numbers.values()))]
+    if missing:
+        remarks.append(f"{what}: {len(missing)} of {len(classes)} classes have no folder with images: {_some(missing)}")
+    extra = [folder for folder in present if folder not in numbers]
+    if extra:
+        remarks.append(f"{what}: {len(extra)} folders are none of its {len(classes)} classes (left out): {_some(extra)}")
+    return remarks
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,140 @@
+"""A data set's card: the TOML file that states its licence, its classes, how it lies on people's disks and where to get it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from ..errors import UsageError
+from .inheritance import read_table
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+#: How the folder of a class may be called: by the class's identity, its name, or its number in the list of classes.
+Naming = Literal["id", "name", "number"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Folders(_Part):
+    """Image files in class folders below `path`."""
+
+    kind: Literal["folders"] = "folders"
+    path: str = Field(description='below the data set\'s folder; "." for the folder itself')
+    named_by: tuple[Naming, ...] = Field(
+        ("id",), description="what the class folders may be called; detected where there are several"
+    )
+
+
+class Table(_Part):
+    """Image files that a table lists: a CSV file, or lines of `path label`."""
+
+    kind: Literal["table"]
+    path: str = Field(description="of the table")
+    images: str = Field(".", description="folder that the paths in the table are relative to")
+    file: str = Field(description="column of the path; `{column}` inserts a value, as in `rgb_img_{index}.png`")
+    label: str = Field(description="column of the class: its identity, name or number")
+    labelled_by: Naming = "number"
+    where: dict[str, Any] = Field(
+        default_factory=dict, description="column -> value (or list of values) of the rows that belong here"
+    )
+    group: str = Field("", description="column, or columns joined by a comma, whose values are the groups; none if empty")
+    separator: str = ","
+    header: bool = Field(True, description="without one, columns are called 0, 1, ...")
+
+
+class Arrays(_Part):
+    """Images and labels as NumPy arrays: (N, H, W, 3) uint8 and (N,) class numbers."""
+
+    kind: Literal["arrays"]
+    path: str = Field(description=".npy file of the images, or .npz file")
+    labels: str = Field("", description=".npy file of the labels")
+    keys: tuple[str, str] = Field(("images", "labels"), description="arrays of an .npz file")
+    rows: tuple[int, int] | None = Field(None, description="first row and the one behind the last; default: all")
+
+
+def _kind(layout: Any) -> str:
+    """Class folders unless the card says otherwise."""
+    return str(layout.get("kind", "folders") if isinstance(layout, dict) else layout.kind)
+
+
+Layout = Annotated[
+    Annotated[Folders, Tag("folders")] | Annotated[Table, Tag("table")] | Annotated[Arrays, Tag("arrays")], Discriminator(_kind)
+]
+
+
+class Part(_Part):
+    """One part of a data set, such as its test images; the first of its layouts that is on disk is read."""
+
+    layouts: tuple[Layout, ...] = Field(min_length=1)
+    images: int | None = Field(None, description="true number of images")
+    per_class: int | tuple[int, int] | None = Field(None, description="images of every class, or the least and the most")
+    pre_crop: int = Field(0, ge=0, description="pixels to cut from every side before anything else")
+
+
+class Archive(_Part):
+    """One file to download."""
+
+    urls: tuple[str, ...] = Field(min_length=1, description="official address first, then mirrors")
+    bytes: int | None = Field(None, description="size of the file")
+    sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$", description="as published; empty if nobody published one")
+    md5: str = Field("", pattern=r"^([0-9a-f]{32})?$", description="as published; against accidents, not against malice")
+    kind: Literal["tar", "zip", "file"] = Field(description="what it is; compression of a tar is detected")
+    into: str = Field(".", description="folder below the data set's in which it is unpacked, or lies")
+    strip: int = Field(0, ge=0, description="leading folders of the archive's names that are left out")
+    password: str = Field("", description="published password of a zip")
+    unpacked_bytes: int | None = None
+
+
+class Fetch(_Part):
+    """How to obtain the data. With `steps` and no archives it is behind a licence or a login: the steps are shown instead."""
+
+    archives: tuple[Archive, ...] = ()
+    steps: str = Field("", description="what a person has to do first, or instead")
+    note: str = Field("", description="what to know before downloading")
+
+
+class DataSetCard(_Part):
+    """One data set, whatever suites use it."""
+
+    name: str = Field(pattern=_NAME)
+    title: str
+    licence: str
+    citation: str = ""
+    homepage: str = ""
+    uncertain: str = Field("", description="what this card says and nobody could check")
+    folders: tuple[str, ...] = Field(
+        min_length=1, description="what its folder below a data root may be called, usual name first"
+    )
+    classes: str | tuple[str, ...] = Field(description="name of a list of classes (`lists/NAME.tsv`), or the classes themselves")
+    identity: Literal["content", "listing"] = Field(
+        "content",
+        description="what makes an image the same: the hash of its bytes, or its class, file name and size, for sets that "
+        "are too large to be read for that",
+    )
+    parts: dict[str, Part] = Field(min_length=1)
+    fetch: Fetch = Fetch()
+
+    @model_validator(mode="after")
+    def _folders_are_plain(self) -> DataSetCard:
+        for folder in self.folders:
+            if Path(folder).is_absolute() and len(self.folders) > 1:
+                raise ValueError("alternatives are names below a data root, not absolute paths")
+        return self
+
+
+def read_data_set(path: Path) -> DataSetCard:
+    """Read and validate a data set's card.
+
+    Raises:
+        UsageError: the file is not TOML, or a field is wrong (named in the message).
+    """
+    try:
+        return DataSetCard.model_validate(read_table(path))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"the data set's card is wrong: {problems}", where=str(path), fix="mend these fields") from error

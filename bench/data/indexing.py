@@ -1,0 +1,199 @@
+"""What of a suite is on this machine: the collection of every split, holes, remarks, and projections of label spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ..errors import BenchError, MissingPrerequisite, UsageError
+from .card import FolderSource, SuiteCard
+from .collection import Collection, duplicates, folder_collection
+from .folder import COLUMNS, class_images, has_images, index_folder
+from .image_bytes import EMPTY
+from .labels import Projection, Protocol, projection
+from .locations import DataRoot, cache_dir
+from .sources import DataSet, NotHere, open_data_set, open_part
+from .stored import Progress
+
+ID_SPLITS = ("train", "id-val", "id-test")
+#: Name of the collection of ID images that the card's seed divides.
+WHOLE = "ID data"
+
+
+@dataclass
+class Index:
+    """What was found.
+
+    Attributes:
+        places: collection -> folder below the root, part of a data set, or rendered split. The collections are the ID data
+            (`WHOLE`, if the card divides them), ready ID splits, and the shifts.
+        collections: those that are on this machine (none of a rendered suite, whose images are made when needed).
+        projections: shift -> how its label space lies in the suite's, where they differ.
+        holes: shift -> why it is missing. warnings: sentences for the user.
+        problems: every file that is not a plain image under its right name: columns of `folder.COLUMNS`.
+        get: collection -> how to obtain it.
+    """
+
+    card: SuiteCard
+    places: dict[str, str]
+    collections: dict[str, Collection] = field(default_factory=dict)
+    projections: dict[str, Projection] = field(default_factory=dict)
+    holes: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    problems: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
+    get: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int | None] = field(default_factory=dict)
+
+    def add(self, name: str, collection: Collection) -> None:
+        """Take a collection in, and say what is odd about its contents."""
+        self.collections[name] = collection
+        repeated, contradictory = duplicates(collection)
+        if repeated:
+            together = "; they stay on one side of the ID division" if name == WHOLE else ""
+            self.warnings.append(f"{collection.what}: {repeated} images repeat another's content{together}")
+        if contradictory:
+            self.warnings.append(f"{collection.what}: {contradictory} contents appear under more than one class")
+
+    def missing(self, name: str, why: str) -> None:
+        """A shift that is missing is a hole; without ID images there is nothing to run on.
+
+        Raises:
+            MissingPrerequisite: the ID images are missing.
+        """
+        if name in ID_SPLITS or name == WHOLE:
+            raise MissingPrerequisite(f"the ID images of {self.card.title} are missing", where=why, fix=self.get_of(name))
+        self.holes[name] = why
+
+    def get_of(self, name: str) -> str:
+        """How to obtain a collection."""
+        return self.get.get(name) or self.card.get
+
+    def check_counts(self, names: Sequence[str], root: Path | None) -> None:
+        """Compare the numbers of images with the card's.
+
+        Raises:
+            BenchError: they differ, and the card is strict.
+        """
+        wrong = [
+            f"{self.collections[name].what} holds {len(self.collections[name])} images, the card says {self.counts[name]}"
+            for name in names
+            if self.counts.get(name) not in (None, len(self.collections[name]))
+        ]
+        if wrong and self.card.strict_counts:
+            raise BenchError(
+                f"these are not the images of {self.card.title}: {'; '.join(wrong)}",
+                where=str(root or self.card.name),
+                fix="complete the copy, or use the card that describes it (`bench suites`)",
+            )
+        self.warnings += wrong
+
+    def compare_contents(self) -> None:
+        """Warn of test images that are also ID images (of ready-made splits: in train)."""
+        base = self.collections[WHOLE if WHOLE in self.collections else "train"]
+        seen: NDArray[np.str_] = base.content
+        for collection in self.collections.values():
+            if collection is base or collection.listed or base.listed:
+                continue
+            shared = int(np.isin(collection.content[collection.problems != EMPTY], seen).sum())
+            if shared:
+                self.warnings.append(f"{collection.what}: {shared} images are also in {base.what} (same bytes)")
+
+
+def places(card: SuiteCard) -> dict[str, str]:
+    """Where the card says that every collection is: folder below the root, part of the data set, or rendered split."""
+    own = card.id
+    ready = dict(zip(ID_SPLITS, (own.train, own.val, own.test), strict=True))
+    if own.path is not None:
+        ready = {WHOLE: own.path}
+    elif own.val_count is not None:
+        ready = {WHOLE: own.train, "id-test": own.test}
+    return {name: place for name, place in ready.items() if place} | {
+        shift.name: shift.path or shift.part for shift in card.shifts
+    }
+
+
+def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Progress | None) -> Index:
+    """Index the class folders below one root.
+
+    Raises:
+        MissingPrerequisite: the ID images are missing. BenchError: folders or counts do not match the card.
+    """
+    index = Index(card, places(card))
+    index.counts = {shift.name: shift.count for shift in card.shifts} | {WHOLE: card.id.count}
+    problems = []
+    for name, part in index.places.items():
+        if not (root / part).is_dir():
+            index.missing(name, f"no folder {root / part}")
+            continue
+        files = index_folder(root, part, cache=cache_dir("index"), progress=progress)
+        if not has_images(files):
+            index.missing(name, f"no image below {root / part}")
+            continue
+        images, remarks = class_images(files, part, card.class_folders, source.groups)
+        index.warnings += remarks
+        problems.append(files[files["problem"] != ""])
+        index.add(name, folder_collection(part, root, images, grouped=source.groups is not None))
+    index.problems = pd.concat(problems, ignore_index=True)
+    index.check_counts(list(index.collections), root)
+    index.compare_contents()
+    return index
+
+
+def index_data_sets(card: SuiteCard, roots: Sequence[DataRoot], beside: Path | None, progress: Progress | None) -> Index:
+    """Index the parts of data sets that the card refers to.
+
+    Raises:
+        MissingPrerequisite: the ID images are missing.
+        UsageError: a data set is unknown, or its classes do not match the suite's.
+    """
+    index = Index(card, places(card))
+    data_sets = {name: open_data_set(name, roots, beside=beside) for name in card.data_sets}
+    shifts = {shift.name: shift for shift in card.shifts}
+    problems = [index.problems]
+    for name, part in index.places.items():
+        data_set = data_sets[shifts[name].data if name in shifts else card.id.data]
+        if name in shifts:
+            labels = _shift_labels(index, name, shifts[name].projection or card.projection, data_set)
+        else:
+            labels = _id_labels(card.identities, data_set)
+        index.get[name] = data_set.get
+        try:
+            opened = open_part(data_set, part, labels, cache=cache_dir("index"), progress=progress)
+        except NotHere as why:
+            index.missing(name, str(why))
+            continue
+        index.warnings += opened.remarks
+        problems.append(opened.problems)
+        index.add(name, opened.collection)
+        whole = all(label >= 0 for label in labels)
+        index.counts[name] = data_set.card.parts[part].images if whole else None
+    index.problems = pd.concat(problems, ignore_index=True)
+    index.check_counts(list(index.collections), None)
+    index.compare_contents()
+    return index
+
+
+def _id_labels(space: Sequence[str], data_set: DataSet) -> list[int]:
+    """The suite's label of every class of the ID data set, -1 for classes that the suite leaves out."""
+    number = {identity: label for label, identity in enumerate(space)}
+    labels = [number.get(identity, -1) for identity in data_set.classes.ids]
+    lacking = [identity for identity in space if identity not in set(data_set.classes.ids)]
+    if lacking:
+        raise UsageError(
+            f"the ID data set {data_set.card.name} has no class {', '.join(lacking[:5])}" + (", ..." if lacking[5:] else ""),
+            fix="the classes of a suite are classes of its ID data",
+        )
+    return labels
+
+
+def _shift_labels(index: Index, name: str, protocol: Protocol, data_set: DataSet) -> list[int]:
+    space, classes = index.card.identities, data_set.classes
+    found, labels = projection(space, classes, protocol)
+    if not found.identity:
+        index.projections[name] = found
+    return labels

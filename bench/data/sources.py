@@ -1,0 +1,140 @@
+"""Where the images of a data set's part are on this machine, in whichever of its layouts, and which class each of them has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..plugins import find_data_set, find_list
+from .data_set import Arrays, DataSetCard, Folders, Part, Table
+from .labels import ClassList, read_class_list
+from .locations import DataRoot
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .collection import Collection
+    from .stored import Progress
+
+
+class NotHere(Exception):
+    """The images are not on this machine; the message says where they were looked for."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set's card, its classes, and its folder on this machine (None if it is not here, and `missing` says why)."""
+
+    card: DataSetCard
+    classes: ClassList
+    folder: Path | None
+    missing: str = ""
+
+    @property
+    def get(self) -> str:
+        """How to obtain it."""
+        return self.card.fetch.steps.strip() or f"bench data fetch {self.card.name}"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A part of a data set, indexed.
+
+    Attributes:
+        collection: the images of the classes that were asked for.
+        remarks: sentences for the user. problems: files that are not plain images, columns of `folder.COLUMNS`.
+    """
+
+    collection: Collection
+    remarks: list[str]
+    problems: pd.DataFrame
+
+
+def open_data_set(name: str, roots: Sequence[DataRoot], *, beside: Path | None = None) -> DataSet:
+    """Read a data set's card and find its folder.
+
+    Args:
+        name: of the data set, or a card's file relative to `beside`.
+
+    Raises:
+        UsageError: unknown name, or the card is wrong.
+    """
+    card, path = find_data_set(name, beside)
+    classes = ClassList.plain(card.classes) if not isinstance(card.classes, str) else None
+    if classes is None:
+        assert isinstance(card.classes, str)
+        classes = read_class_list(find_list(card.classes, path.parent))
+    folder, looked = find_folder(card, roots, beside=path.parent)
+    return DataSet(card, classes, folder, "" if folder else f"looked at {looked}")
+
+
+def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -> tuple[Path | None, str]:
+    """The folder of a data set, the first that exists, and the places that were looked at, for messages.
+
+    Args:
+        beside: folder of the card, which a folder such as `./images` is relative to.
+    """
+    places = []
+    for name in card.folders:
+        if Path(name).is_absolute() or name in (".", "..") or name.startswith(("./", "../")):
+            places.append(beside / name)
+    places += [root.path / name for root in roots for name in card.folders if beside / name not in places]
+    for place in places:
+        if place.is_dir():
+            return place.resolve(), ""
+    if not places:
+        return None, "no data root: give --data-root, or set BENCH_DATA"
+    return None, "; ".join(map(str, places))
+
+
+def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Path, progress: Progress | None = None) -> Opened:
+    """Index a part of a data set.
+
+    Args:
+        labels: for every class of the data set the label that its images get, -1 for classes that are not wanted.
+
+    Raises:
+        NotHere: the data set, or every layout of this part, is missing on disk.
+        UsageError: the card has no such part.
+        BenchError: a file is not readable, or the images belong to none of the classes.
+    """
+    card = data_set.card
+    if part not in card.parts:
+        raise UsageError(
+            f"the data set {card.name} has no part {part!r}", where="the suite's card", fix=f"one of {', '.join(card.parts)}"
+        )
+    if data_set.folder is None:
+        raise NotHere(f"{card.title}: {data_set.missing}")
+    stated = card.parts[part]
+    layout = _present(stated, data_set.folder, data_set.classes)
+    if layout is None:
+        tried = ", ".join(str(data_set.folder / layout.path) for layout in stated.layouts)
+        raise NotHere(f"{card.title}: nothing of `{part}` at {tried}")
+    from . import tables
+    from .class_folders import read_class_folders
+
+    if isinstance(layout, Folders):
+        return read_class_folders(data_set, stated, layout, labels, cache=cache, progress=progress)
+    if isinstance(layout, Table):
+        return tables.read_table(data_set, stated, layout, labels, cache=cache, progress=progress)
+    return tables.read_arrays(data_set, stated, layout, labels)
+
+
+def _present(part: Part, folder: Path, classes: ClassList) -> Folders | Table | Arrays | None:
+    """The first layout that is on disk; of class folders, the one with most folders that name a class."""
+    best: Folders | None = None
+    most = 0
+    for layout in part.layouts:
+        place = folder / layout.path
+        if not isinstance(layout, Folders):
+            if place.is_file() and best is None:
+                return layout
+        elif place.is_dir():
+            names = [entry.name for entry in place.iterdir() if entry.is_dir()]
+            found = len(classes.labels_of(names, layout.named_by)) if names else 0
+            if found > most:
+                best, most = layout, found
+    return best

@@ -1,0 +1,1 @@
+"""Parts of data sets that a table lists, or that are arrays of pixels."""

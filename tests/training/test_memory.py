@@ -1,0 +1,173 @@
+"""Running out of memory: the step is taken again in smaller parts, with the same result, and that is recorded."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bench
+from bench.api import Silent
+from bench.backbones.backbone import Head
+from bench.classifier import Classifier
+from bench.data.split import Split
+from bench.errors import BenchError, Interrupted
+from bench.evaluation.forward import logits_of
+from bench.method import FineTuner
+from bench.methods.full_finetune import FullFinetune
+from bench.methods.masked_counterfactual import MaskedCounterfactual
+from bench.runs.record import RunRecord
+from bench.runs.store import Store
+from bench.training.devices import Ranks
+from bench.training.engine import Engine
+from bench.training.step import Learner
+
+from ..methods.towers import CLASSES, SIZE, VIT, TinyViT, global_batch
+
+ENGINE = Engine(threads=1)
+
+
+class Hungry(TinyViT):
+    """Runs out of memory above `most` images, and at the forward passes `at`. In float64, so that equal means equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most, self.at, self.passes = 10**6, set[int](), 0
+
+    def run(self, images: Tensor, keep: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        self.passes += 1
+        if len(images) > self.most or self.passes in self.at:
+            raise torch.OutOfMemoryError("simulated")
+        return super().run(images.double(), keep)
+
+
+def start() -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tower = Hungry()
+        return Classifier(tower, Head(torch.randn(CLASSES, tower.dim), normalize=True)).double()
+
+
+def trained(method: FineTuner, *, most: int = 10**6, at: set[int] | None = None) -> tuple[dict[str, Tensor], Learner]:
+    method = method.resolved(VIT).model_copy(update={"lr": 1e-3})
+    constants = {"teacher_ms": 0.5}
+    learner = Learner(start(), method, total=3, seed=0, constants=constants, engine=ENGINE, ranks=Ranks())
+    tower = cast(Hungry, learner.student.tower)
+    tower.most, tower.at = most, at or set()
+    for step in range(3):
+        learner.step(*global_batch(8, seed=step), step)
+    return learner.student.named_weights(), learner
+
+
+@pytest.mark.parametrize(
+    ("most", "at", "micro_batches"),
+    [(4, set(), [4]), (3, set(), [4, 2]), (8, {2}, [4]), (4, {7}, [4, 2]), (1, set(), [4, 2, 1])],
+    ids=["too large", "far too large", "in the second forward", "with half of a gradient there", "one at a time"],
+)
+@pytest.mark.parametrize("method", [FullFinetune(), MaskedCounterfactual()], ids=lambda method: method.name)
+def test_a_smaller_micro_batch_gives_the_same_weights(
+    method: FineTuner, most: int, at: set[int], micro_batches: list[int]
+) -> None:
+    whole, _ = trained(method)
+    parts, learner = trained(method, most=most, at=at)
+    assert [retry["micro_batch"] for retry in learner.retries] == micro_batches
+    assert learner.micro_batch == micro_batches[-1]
+    for name, weight in whole.items():
+        assert torch.allclose(parts[name], weight, rtol=0, atol=1e-9), name
+
+
+def test_what_smaller_micro_batches_cannot_mend_is_told() -> None:
+    with pytest.raises(BenchError, match="not even one image"):
+        trained(FullFinetune(), most=0)
+    with pytest.raises(BenchError, match="batch statistics"):
+        trained(FullFinetune(norm="train"), most=4)
+
+
+HUNGRY = """
+import torch
+from bench.methods.full_finetune import FullFinetune
+class Hungry(FullFinetune):
+    name = "hungry"
+    most: int = 3
+    def loss(self, batch, student, teacher, constants):
+        if len(batch.images) > self.most:
+            raise torch.OutOfMemoryError("simulated")
+        return super().loss(batch, student, teacher, constants)
+"""
+
+
+class StopsAtStepThree(Silent):
+    """A reporter that asks to stop, once, and keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def event(self, kind: str, **fields: Any) -> None:
+        if kind == "warning":
+            self.warnings.append(fields["text"])
+        if kind == "step" and fields["step"] == 3:
+            self.stop = 2
+
+
+def test_the_fits_record_says_it_and_a_resume_keeps_it(tiny_suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "hungry.py").write_text(HUNGRY)
+    reporter = StopsAtStepThree()
+
+    def run(reporter: Any) -> list[RunRecord]:
+        return bench.run(str(tmp_path / "hungry.py"), suite=str(tiny_suite), store=tmp_path, engine=ENGINE, reporter=reporter)
+
+    with pytest.raises(Interrupted):
+        run(reporter)
+    assert [text for text in reporter.warnings if "out of memory" in text] == [
+        "out of memory with 8 images at a time; repeating step 1 with 4, same batch",
+        "out of memory with 4 images at a time; repeating step 1 with 2, same batch",
+    ]
+    (record,) = run(None)
+    fit = Store(tmp_path).fit(record.fit_id)
+    assert record.status == "done"
+    assert fit is not None
+    assert fit.retries == [{"step": 0, "micro_batch": 4}, {"step": 0, "micro_batch": 2}], "not met again after the resume"
+
+
+class Images:
+    """As much of a split as a pass over it needs."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def take(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.random.default_rng(0).integers(0, 256, (10, SIZE, SIZE, 3), dtype=np.uint8)[rows]
+
+
+def test_evaluation_halves_its_batch(caplog: pytest.LogCaptureFixture) -> None:
+    model, split = start(), cast(Split, Images())
+    whole = logits_of({"it": model}, split, ENGINE)["it"]
+    cast(Hungry, model.tower).most = 3
+    parts = logits_of({"it": model}, split, Engine(threads=1, eval_batch=8))["it"]
+    assert np.allclose(parts, whole, rtol=1e-6)
+    assert "evaluating 4 images at a time; trying again with 2" in caplog.text
+    cast(Hungry, model.tower).most = 0
+    with pytest.raises(BenchError, match="not even one image"):
+        logits_of({"it": model}, split, ENGINE)
+
+
+def test_a_module_that_keeps_its_activations_lets_go_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failed step's tensors are gone before it is taken again, or the second try would have less memory than the first."""
+    alive: list[int] = []
+    forward = nn.Linear.forward
+    references: list[Any] = []
+
+    def watched(self: nn.Linear, x: Tensor) -> Tensor:
+        out = forward(self, x)
+        references.append(weakref.ref(out))
+        return out
+
+    monkeypatch.setattr(nn.Linear, "forward", watched)
+    monkeypatch.setattr("bench.training.step.release_memory", lambda: alive.append(sum(r() is not None for r in references)))
+    trained(MaskedCounterfactual(), at={2})
+    assert alive == [0]
