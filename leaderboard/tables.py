@@ -286,6 +286,9 @@ def _marks(records: Sequence[RunRecord]) -> list[str]:
             "id-val is seen data: this backbone was pre-trained on the suite's own training images, so what is selected "
             "on id-val is selected with optimism."
         )
+    merged = sum(bool(r.origin) for r in records)
+    if merged:
+        notes.append(f"{merged} run(s) come from packs of others: re-scored from their predictions, not trained again here.")
     skipped = sum(metrics.skipped_unreadable for r in records for metrics in r.metrics.values())
     if skipped:
         notes.append(f"{skipped} unreadable image(s) were skipped, over all runs and splits (`bench show` names the splits).")
