@@ -86,7 +86,16 @@ def experiments(
         reporter.event("warning", text=warning)
     root = Store(store_root(store))
     return [
-        Experiment(backbone=backbone, suite=suite, seed=seed, store=root, engine=engine, reporter=reporter, cache=cache_dir())
+        Experiment(
+            backbone=backbone,
+            suite=suite,
+            seed=seed,
+            store=root,
+            engine=engine,
+            reporter=reporter,
+            cache=cache_dir(),
+            shots=spec.shots,
+        )
         for seed in spec.seeds
     ]
 

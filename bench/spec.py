@@ -30,6 +30,7 @@ class RunSpec(BaseModel):
     set: dict[str, Any] = Field(default_factory=dict, description="parameters of the methods; `of.lr` reaches a nested one")
     data_root: Path | None = None
     limit: int | None = Field(None, ge=1, description="at most this many images per split: a trial of the machinery")
+    shots: int | None = Field(None, ge=1, description="train on this many images per class, drawn by the seed")
     skip_unreadable: int = Field(0, ge=0, description="how many undecodable images to leave out, counted in the record")
     curve: bool = False
     search: bool = Field(False, description="fit and measure id-val only; no image of a shift is decoded")

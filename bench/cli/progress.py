@@ -78,10 +78,10 @@ class ConsoleReporter:
             self._said.add(text)
             self._line(f"note: {text}")
 
-    def _data(self, what: str, done: int, of: int) -> None:
+    def _data(self, what: str, done: int, of: int, unit: str = "images") -> None:
         self._advance(what, done, of, f"{done}/{of}")
         if self._bar is None and done == of:
-            self._line(f"data: {what}" + (f", {of} images" if of > 1 else ""))
+            self._line(f"data: {what}" + (f", {of} {unit}" if of > 1 else ""))
 
     def _fit(self, method: str, fit_id: str, seed: int) -> None:
         self._method = method

@@ -67,6 +67,10 @@ def command(
         bool, typer.Option("--dry-run", help="show what is done, what would be trained, and what it cost before")
     ] = False,
     limit: LimitOption = None,
+    shots: Annotated[
+        int | None,
+        typer.Option("--shots", min=1, help="train on this many images per class, drawn by the seed", show_default="all"),
+    ] = None,
     skip_unreadable: SkipOption = None,
     data_root: DataOption = None,
     store: StoreOption = None,
@@ -101,6 +105,7 @@ def command(
       bench run full-finetune --suite pacs --backbone timm:tf_efficientnet_lite0 --data-root /data
       bench run ./my_method.py --set strength=0.5           a method of your own
       bench run full-finetune masked-counterfactual --trials 8 --seeds 3
+      bench run linear-probe full-finetune --shots 16       16 training images per class
       bench run masked-counterfactual --dry-run
 
     Exit codes: 0 done, 1 a run failed, 2 usage, 3 data or weights are missing, 130/143 interrupted.
@@ -121,6 +126,7 @@ def command(
             "set": parse_assignments(assignments or []),
             "data_root": data_root,
             "limit": limit,
+            "shots": shots,
             "skip_unreadable": skip_unreadable,
             "curve": curve,
             "search": search or None,

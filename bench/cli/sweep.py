@@ -223,6 +223,9 @@ def _do_one(sweep: Sweep, job_id: str) -> None:
     from .progress import ConsoleReporter
 
     entry = next((entry for entry in sweep.queue if entry.job.id == job_id), None)
+    if entry is None and sweep.store.fit(job_id.removeprefix("fit-")) is not None:
+        say(f"done before: {job_id}")
+        return
     if entry is None:
         raise NothingMatched(
             f"the plan has no job `{job_id}`",
@@ -250,8 +253,9 @@ def _summary(sweep: Sweep) -> list[str]:
             lines.append(f"error: {what} {entry.job.label}, seed {entry.job.seed}: {entry.reason}")
     lines.append(f"sweep {sweep.id}: {queue.count('done')} jobs done, {queue.count('failed')} failed")
     if queue.elsewhere:
-        what = "jobs are other shards'; final runs whose search is not over there wait for the next start"
-        lines.append(f"note: {queue.elsewhere} {what}")
+        lines.append(f"note: {queue.elsewhere} jobs are other shards'")
+    if queue.finals_to_come:
+        lines.append(f"note: {queue.finals_to_come} final runs wait for trials of other shards; start this one again after them")
     return lines
 
 
@@ -260,16 +264,11 @@ def _print_board(sweep: Sweep, form: Format) -> None:
     from ..plugins import entries
     from . import build_app
 
-    records = [record for record in sweep.records() if record.status == "done"]
+    records = sweep.records()
     if "leaderboard" not in entries("bench.commands") or not records:
         return
     names = {"--suite": {record.suite for record in records}, "--backbone": {record.backbone for record in records}}
-    chosen = [part for option, values in names.items() for value in sorted(values) for part in (option, _literal(value))]
+    chosen = [part for option, values in names.items() for value in sorted(values) for part in (option, value)]
     limited = ["--include-limited"] if any(record.limit is not None for record in records) else []
     arguments = ["leaderboard", "--store", str(sweep.store.root), "--format", form.value, *chosen, *limited]
     build_app()(arguments, prog_name="bench", standalone_mode=False)
-
-
-def _literal(name: str) -> str:
-    """A name as a pattern that matches it alone."""
-    return name.translate({ord(c): f"[{c}]" for c in "*?["})

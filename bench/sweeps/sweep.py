@@ -113,7 +113,7 @@ class Sweep:
         """The runner that the spec names."""
         spec = self.spec
         resources = Resources(
-            gpus=spec.gpus_per_trial,
+            gpus=0.0 if spec.gpus_per_trial is None and self.work.device == "cpu" else spec.gpus_per_trial,
             cpus=spec.cpus_per_trial,
             most=spec.max_concurrent,
             timeout=spec.timeout,
