@@ -34,6 +34,7 @@ def _measure(suite: Path, store: Path, runner: str) -> tuple[float, float, float
     return started[0] - began, epochs[0] - began, median(gaps)
 
 
+@pytest.mark.timeout(0)
 def test_ray_against_local_processes(tiny_suite: Path, tmp_path: Path) -> None:
     found: dict[str, list[tuple[float, float, float]]] = {"local": [], "ray": []}
     for number in range(ROUNDS):
