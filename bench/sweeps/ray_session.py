@@ -91,32 +91,44 @@ def session(address: str | None, log: Path) -> Iterator[None]:
 
 def _start(how: dict[str, object], address: str | None, log: Path) -> None:
     import ray
-    from ray.exceptions import RayError
 
     if ray.is_initialized():
         raise UsageError("this process uses Ray already, and a sweep has one of its own", fix="call ray.shutdown() first")
+    error = _init(how)
+    if error is not None and address is None:
+        error = _init(how)  # Ray gives its own processes 30 seconds, which are few where much else runs
+    if error is None:
+        return
+    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if address is None:
+        raise BenchError(f"Ray does not start: {reason}", where=f"log: {log}", fix="--runner local needs no Ray") from error
+    raise MissingPrerequisite(
+        f"the Ray cluster cannot be joined: {reason}",
+        where=f"--address {address}",
+        fix="use the cluster's Python and Ray versions; if it wants a token, export RAY_AUTH_MODE=token and that token",
+    ) from error
+
+
+def _init(how: dict[str, object]) -> BaseException | None:
+    """Start or join Ray; the error if that fails, with nothing of it left running."""
+    import ray
+
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     before = psutil.Process().children()
     try:
         ray.init(log_to_driver=False, configure_logging=False, **how)  # type: ignore[arg-type]
-    except (ConnectionError, RuntimeError, ValueError, OSError, RayError, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # it raises errors of every kind
         ray.shutdown()
         for child in psutil.Process().children():
-            if child not in before:  # of a Ray that came half way
+            if child not in before:
                 child.kill()
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        if address is None:
-            raise BenchError(f"Ray does not start: {reason}", where=f"log: {log}", fix="--runner local needs no Ray") from error
-        raise MissingPrerequisite(
-            f"the Ray cluster cannot be joined: {reason}",
-            where=f"--address {address}",
-            fix="use the cluster's Python and Ray versions; if it wants a token, export RAY_AUTH_MODE=token and that token",
-        ) from error
+        return error
     finally:
         if threading.current_thread() is threading.main_thread():
             # Ray takes over SIGTERM.
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+    return None
 
 
 def _reach(address: str) -> None:
