@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+import psutil
 from filelock import FileLock, Timeout
 
 from ..data.locations import cache_dir
@@ -95,10 +96,14 @@ def _start(how: dict[str, object], address: str | None, log: Path) -> None:
     if ray.is_initialized():
         raise UsageError("this process uses Ray already, and a sweep has one of its own", fix="call ray.shutdown() first")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = psutil.Process().children()
     try:
         ray.init(log_to_driver=False, configure_logging=False, **how)  # type: ignore[arg-type]
     except (ConnectionError, RuntimeError, ValueError, OSError, RayError, SystemExit) as error:
         ray.shutdown()
+        for child in psutil.Process().children():
+            if child not in before:  # of a Ray that came half way
+                child.kill()
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         if address is None:
             raise BenchError(f"Ray does not start: {reason}", where=f"log: {log}", fix="--runner local needs no Ray") from error
