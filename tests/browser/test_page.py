@@ -120,9 +120,9 @@ def test_intervals_are_over_what_the_reader_chooses(opened: Open) -> None:
 def test_columns_can_be_chosen(opened: Open) -> None:
     page = opened()
     page.get_by_text("Columns", exact=True).click()
-    page.get_by_label("worst shift").check()
+    page.get_by_role("checkbox", name="worst shift").check()
     assert page.get_by_role("columnheader", name="worst shift").count() == 1
-    page.get_by_label("cartoon").uncheck()
+    page.get_by_role("checkbox", name="cartoon").uncheck()
     assert page.get_by_role("columnheader", name="cartoon").count() == 0
 
 
