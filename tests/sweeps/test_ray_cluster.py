@@ -40,7 +40,7 @@ NODE = {"num_cpus": 2, "num_gpus": 2, "object_store_memory": 80 * 2**20, "includ
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two nodes; `remove` and `add` keep it at two."""
+    """Two nodes with two CPUs and two logical GPUs each."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     cluster = Cluster(initialize_head=True, head_node_args=dict(NODE))
     cluster.add_node(**NODE)
@@ -95,20 +95,6 @@ def test_a_failure_and_a_killed_process_do_not_stop_the_rest(cluster: Any, tmp_p
     assert errors == {"bad": "on purpose", "odd": "RuntimeError: ours"}
 
 
-def test_a_lost_node_loses_no_job(cluster: Any, tmp_path: Path) -> None:
-    def when(told: Any) -> None:
-        if len(told.of("started")) == 4 and len(cluster.worker_nodes) == 1:
-            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-            (tmp_path / "go").touch()
-
-    jobs = [pretend.job(f"job{i}", until="go" if i < 4 else "job0.done") for i in range(6)]
-    # The jobs of the first four that the lost node had wait for nothing more when they start again.
-    queue, _ = sweep(cluster, tmp_path, jobs, pretend.Told(when))
-    cluster.add_node(**NODE)
-    assert set(queue.state.values()) == {"done"}
-    assert len(list(tmp_path.glob("*.done"))) == 6  # each created exclusively: none was done twice
-
-
 def test_halves_share_a_gpu_and_a_stop_lets_them_save_their_state(cluster: Any, tmp_path: Path) -> None:
     def when(told: Any) -> None:
         if len(told.of("started")) == 5:
@@ -147,3 +133,17 @@ def test_an_address_without_a_cluster_is_refused_quickly(tmp_path: Path, address
         RayRunner(Resources(address=address), log=tmp_path / "ray.log").run(
             pretend.Line([]), pretend.Pretend(tmp_path), pretend.Told()
         )
+
+
+def test_a_lost_node_loses_no_job(cluster: Any, tmp_path: Path) -> None:
+    # The last one on this cluster, which has but one node afterwards.
+    def when(told: Any) -> None:
+        if len(told.of("started")) == 4 and len(cluster.worker_nodes) == 1:
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            (tmp_path / "go").touch()
+
+    jobs = [pretend.job(f"job{i}", until="go" if i < 4 else "job0.done") for i in range(6)]
+    # The jobs of the first four that the lost node had wait for nothing more when they start again.
+    queue, _ = sweep(cluster, tmp_path, jobs, pretend.Told(when))
+    assert set(queue.state.values()) == {"done"}
+    assert len(list(tmp_path.glob("*.done"))) == 6  # each created exclusively: none was done twice
