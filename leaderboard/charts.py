@@ -67,7 +67,8 @@ def scatter(
     chosen = alt.selection_point(name="chosen", fields=["key"], clear="dblclick")
     marks = alt.Chart(inline("points", drawn))
     faint = alt.when(chosen).then(alt.value(1.0)).otherwise(alt.value(0.18))
-    colour = alt.Color("row:N", scale=colours, legend=alt.Legend(title=None, columns=1, symbolLimit=0, symbolSize=110))
+    legend = alt.Legend(title=None, columns=1, symbolLimit=0, symbolSize=110)
+    colour = alt.Color("row:N", scale=colours, legend=legend)
     layers: list[alt.Chart] = []
     if baseline is not None:
         layers.append(_baseline(baseline, across, up, (low_x, high_x), (low_y, high_y), palette))
@@ -91,8 +92,8 @@ def scatter(
             x=plane_x,
             y=plane_y,
             color=colour,
-            stroke=alt.Stroke("row:N", scale=colours, legend=None),
-            shape=alt.Shape("row:N", scale=shapes, legend=alt.Legend(title=None, columns=1, symbolLimit=0, symbolSize=110)),
+            stroke=alt.Stroke("row:N", scale=colours, legend=legend),
+            shape=alt.Shape("row:N", scale=shapes, legend=legend),
             fillOpacity=alt.when("datum.kind == 'reported'").then(alt.value(0.0)).otherwise(alt.value(0.9)),
             opacity=faint,
             size=alt.when(hover).then(alt.value(260)).otherwise(alt.value(110)),
@@ -108,7 +109,7 @@ def scatter(
     ]
     below = [*([subtitle] if isinstance(subtitle, str) else subtitle), "; ".join(filter(None, drawn_lines))]
     head = alt.TitleParams(title, subtitle=[line for line in below if line])
-    chart: alt.LayerChart = alt.layer(*layers).properties(width=width, height=height, title=head)
+    chart = alt.layer(*layers).properties(width=width, height=height, title=head)
     finished: alt.LayerChart = configured(chart, dark)
     return finished
 
@@ -118,7 +119,9 @@ def _tooltip(points: pd.DataFrame) -> list[alt.Tooltip]:
     for name, label in (("id", "ID"), ("ood", "OOD")):
         if points[f"{name}_low"].notna().any():
             shown += [percent(f"{name}_low", f"{label}, low"), percent(f"{name}_high", f"{label}, high")]
-    return [*shown, alt.Tooltip("seeds:N", title="seeds"), alt.Tooltip("kind:N", title="kind")]
+    if points["seeds"].notna().any():
+        shown.append(alt.Tooltip("seeds:N", title="seeds"))
+    return [*shown, alt.Tooltip("kind:N", title="kind")]
 
 
 def _range(columns: Sequence[pd.Series[Any]]) -> tuple[float, float]:
@@ -162,7 +165,8 @@ def _baseline(
     line = line[line["ood"].between(ys[0] - 0.03, ys[1] + 0.03)]
     line = line.assign(x=across.place(line["id"]), y=up.place(line["ood"]))
     chart = alt.Chart(inline("baseline", line)).mark_line(color=palette.ink, strokeDash=[7, 4], strokeWidth=1.4, clip=True)
-    return chart.encode(x="x:Q", y="y:Q", tooltip=alt.value("what standard models reach"))
+    drawn: alt.Chart = chart.encode(x="x:Q", y="y:Q", tooltip=alt.value("what standard models reach"))
+    return drawn
 
 
 def pareto(ids: pd.Series[float], oods: pd.Series[float]) -> list[bool]:

@@ -25,6 +25,14 @@ class Ties(StrEnum):
     none = "none"
 
 
+class Spread(StrEnum):
+    """What stands behind a number."""
+
+    sd = "sd"
+    seeds = "seeds"
+    images = "images"
+
+
 class By(StrEnum):
     """What stands between ID and OOD."""
 
@@ -43,14 +51,18 @@ def leaderboard(
         str,
         typer.Option(
             "--columns",
-            help="more columns, with commas: accuracy, class_mean, macro_f1, worst_group, nll, ece, brier, id_val, memory, "
-            "eval_seconds",
+            help="more columns, with commas: accuracy, class_mean, macro_f1, worst_group, nll, ece, brier, id_matched, "
+            "worst_shift, curve_area, id_val, memory, eval_seconds",
         ),
     ] = "",
     ties: Annotated[
         Ties,
         typer.Option("--ties", help="mark what cannot be told from the best: these trained models, or the method over seeds"),
     ] = Ties.models,
+    spread: Annotated[
+        Spread,
+        typer.Option("--spread", help="what stands behind a number: SD over seeds, 95 % interval over seeds, or over images"),
+    ] = Spread.sd,
     baseline: Annotated[
         Path | None,
         typer.Option("--baseline", help="TOML file that names standard backbones, for effective robustness on a suite of yours"),
@@ -69,7 +81,8 @@ def leaderboard(
 
     ID, every shift, the OOD average and the cost of every method, averaged over seeds. Only comparable rows share a table:
     same suite, backbone weights, images and pixels. What differs is listed apart, under a title that says in what. Rows that
-    are close are not shown to differ: that takes a test. Exit code 5 if nothing matched.
+    cannot be told from the best are marked as ties; two rows are told apart by `bench compare`. csv and json have intervals
+    over seeds and over images for every number. Exit code 5 if nothing matched.
 
     \b
     Examples:
@@ -98,8 +111,9 @@ def leaderboard(
     root = store_root(store)
     everything = load(Store(root))
     chosen = select(everything, suites=suite or (), backbones=backbone or (), methods=method or ())
-    asked: Literal["models", "method"] | None = None if ties is Ties.none else ties.value
-    view = View(sort=sort, by=by.value, extras=extras, limited=include_limited, ties=asked, baseline=baseline)
+    asked: Literal["models", "method"] | None = "models" if ties is Ties.models else "method" if ties is Ties.method else None
+    shown: Literal["sd", "seeds", "images"] = spread.value
+    view = View(sort, by.value, extras, include_limited, asked, baseline, shown)
     if bibtex and chosen:
         from .printed import bibtex as literature
 

@@ -131,7 +131,7 @@ def scatter_of(board: Board, *, y: str = "ood", logit: bool = False, dark: bool 
         theirs = beside(board, y)
         drawn = pd.concat([drawn.assign(kind="measured"), theirs], ignore_index=True) if len(theirs) else drawn
     line = chosen(baselines(board.group.suite, board.records), board.records).get(measure.key)
-    over = f", mean over {', '.join(board.shifts.shared)}" if y == "ood" else ""
+    over = f"OOD: mean over {', '.join(board.shifts.shared)}" if y == "ood" else ""
     return scatter(
         drawn,
         curve=yardstick(board, "" if y == "ood" else y),
@@ -139,8 +139,8 @@ def scatter_of(board: Board, *, y: str = "ood", logit: bool = False, dark: bool 
         logit=logit,
         dark=dark,
         title=f"{board.group.suite} · {board.group.backbone}",
-        subtitle=_seeds(board),
-        y=f"OOD accuracy{over}" if y == "ood" else f"accuracy on {measure.title}",
+        subtitle=[_seeds(board), over],
+        y="OOD average" if y == "ood" else f"accuracy on {measure.title}",
     )
 
 

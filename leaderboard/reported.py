@@ -91,11 +91,11 @@ def read(path: Path) -> ReportedFile:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
         raise UsageError(f"the reported rows are wrong: {problems}", where=str(path), fix="mend these fields") from error
     names = [row.name for row in found.rows]
-    problems = [f"{name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    problems += [f"{row.name}: unknown source {row.source}" for row in found.rows if row.source not in found.sources]
-    problems += [f"{row.name}: unknown backbone {row.backbone}" for row in found.rows if row.backbone not in found.backbones]
-    if problems:
-        raise UsageError(f"the reported rows are wrong: {'; '.join(problems[:5])}", where=str(path), fix="mend these rows")
+    wrong = [f"{name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    wrong += [f"{row.name}: unknown source {row.source}" for row in found.rows if row.source not in found.sources]
+    wrong += [f"{row.name}: unknown backbone {row.backbone}" for row in found.rows if row.backbone not in found.backbones]
+    if wrong:
+        raise UsageError(f"the reported rows are wrong: {'; '.join(wrong[:5])}", where=str(path), fix="mend these rows")
     return found
 
 

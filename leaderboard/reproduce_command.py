@@ -9,7 +9,7 @@ import typer
 
 from bench.cli.engine_options import DataOption, DeviceOption, ThreadsOption, engine
 from bench.cli.output import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, say
-from bench.errors import UsageError
+from bench.errors import BenchError, UsageError
 
 if TYPE_CHECKING:
     from bench.runs.record import RunRecord
@@ -71,6 +71,13 @@ def reproduce(
         say(f"error: {record.label}, seed {record.seed}: {record.error}")
     if failed:
         raise typer.Exit(1)
+    others = [record for record in records if record.origin]
+    if others:
+        raise BenchError(
+            f"{len(others)} of these runs come from a pack and were not made here, so they reproduce nothing",
+            where=", ".join(sorted({record.origin["pack"] for record in others})),
+            fix="run it in a store of its own: --store FOLDER",
+        )
     table = verdict(row, records)
     print_tables([table], form)
     if any(line["verdict"] in ("outside", "not measured") for line in table.rows):

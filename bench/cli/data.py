@@ -266,7 +266,16 @@ def _row(name: str, data_root: Path | None, suites: list[str]) -> dict[str, Cell
 @contextmanager
 def _progress(*, bytes_: bool = False) -> Iterator[Progress]:
     """Show what is done on stderr: a bar on a terminal, a line per finished step on a pipe."""
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
     from rich.progress import Progress as Bars
 
     from .output import stderr_console
@@ -275,17 +284,17 @@ def _progress(*, bytes_: bool = False) -> Iterator[Progress]:
     if not console.is_terminal:
         yield _lines
         return
-    counts = [DownloadColumn(), TransferSpeedColumn()] if bytes_ else [MofNCompleteColumn()]
+    counts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if bytes_ else [MofNCompleteColumn()]
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), *counts, TimeRemainingColumn()]
     with Bars(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, object] = {}
+        tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, of: int) -> None:
             if what not in tasks:
                 for earlier in bars.task_ids:
                     bars.remove_task(earlier)
                 tasks[what] = bars.add_task(what, total=of or None)
-            bars.update(tasks[what], completed=done, total=of or None)  # type: ignore[arg-type]
+            bars.update(tasks[what], completed=done, total=of or None)
 
         yield show
 

@@ -59,6 +59,7 @@ class Column:
         key: name in csv and json, and key into the rows. title: heading for people; the key if empty.
         kind: how people see a number; `percent` is kept as a share and shown times 100.
         spread: key of the standard deviation that people see behind the value, and machines as a column of its own.
+        interval: keys of an interval's ends, which people see behind the value instead of the deviation.
         human: False for what only machines get.
     """
 
@@ -66,6 +67,7 @@ class Column:
     title: str = ""
     kind: Kind = "text"
     spread: str = ""
+    interval: tuple[str, str] | None = None
     human: bool = True
 
 
@@ -187,6 +189,11 @@ def _shown(row: Row, column: Column) -> str:
     if isinstance(value, str):
         return plain(value)
     text = _number(value, column.kind)
+    if column.interval:
+        low, high = (row.get(key) for key in column.interval)
+        if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+            text += f" [{_number(low, column.kind)}, {_number(high, column.kind)}]"
+        return text
     spread = row.get(column.spread) if column.spread else None
     if isinstance(spread, (int, float)) and not math.isnan(spread):
         text += f" ± {_number(spread, column.kind)}"

@@ -59,6 +59,9 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="show the plan: done, to do, waiting and why, time and disk; train nothing")
     ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="with --dry-run: measure a few steps of what no earlier record tells")
+    ] = False,
     print_commands: Annotated[
         bool, typer.Option("--print-commands", help="print one command per job, for another scheduler on this store, and stop")
     ] = False,
@@ -93,6 +96,10 @@ def command(
     ] = None,
     track: Annotated[
         list[str] | None, typer.Option("--track", help="also tell tensorboard, mlflow or wandb; may be repeated")
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option("--shots", min=1, help="train on this many images per class, drawn by the seed", show_default="all"),
     ] = None,
     limit: LimitOption = None,
     skip_unreadable: SkipOption = None,
@@ -147,6 +154,7 @@ def command(
             "search": search,
             "curve": curve,
             "data_root": data_root,
+            "shots": shots,
             "limit": limit,
             "skip_unreadable": skip_unreadable,
             "runner": runner,
@@ -182,7 +190,7 @@ def command(
     for left_out in sweep.plan.impossible:
         say(f"note: {left_out.asked} is left out on {left_out.backbone}: {left_out.reason}")
     if dry_run:
-        print_tables([plan_table(sweep)], form)
+        print_tables([plan_table(sweep, probe=probe)], form)
         return
     if print_commands:
         print_commands_of(sweep, settings)
@@ -220,6 +228,9 @@ def _do_one(sweep: Sweep, job_id: str) -> None:
     from .progress import ConsoleReporter
 
     entry = next((entry for entry in sweep.queue if entry.job.id == job_id), None)
+    if entry is None and sweep.store.fit(job_id.removeprefix("fit-")) is not None:
+        say(f"done before: {job_id}")
+        return
     if entry is None:
         raise NothingMatched(
             f"the plan has no job `{job_id}`",
@@ -247,8 +258,9 @@ def _summary(sweep: Sweep) -> list[str]:
             lines.append(f"error: {what} {entry.job.label}, seed {entry.job.seed}: {entry.reason}")
     lines.append(f"sweep {sweep.id}: {queue.count('done')} jobs done, {queue.count('failed')} failed")
     if queue.elsewhere:
-        what = "jobs are other shards'; final runs whose search is not over there wait for the next start"
-        lines.append(f"note: {queue.elsewhere} {what}")
+        lines.append(f"note: {queue.elsewhere} jobs are other shards'")
+    if queue.finals_to_come:
+        lines.append(f"note: {queue.finals_to_come} final runs wait for trials of other shards; start this one again after them")
     return lines
 
 
@@ -257,16 +269,11 @@ def _print_board(sweep: Sweep, form: Format) -> None:
     from ..plugins import entries
     from . import build_app
 
-    records = [record for record in sweep.records() if record.status == "done"]
+    records = sweep.records()
     if "leaderboard" not in entries("bench.commands") or not records:
         return
     names = {"--suite": {record.suite for record in records}, "--backbone": {record.backbone for record in records}}
-    chosen = [part for option, values in names.items() for value in sorted(values) for part in (option, _literal(value))]
+    chosen = [part for option, values in names.items() for value in sorted(values) for part in (option, value)]
     limited = ["--include-limited"] if any(record.limit is not None for record in records) else []
     arguments = ["leaderboard", "--store", str(sweep.store.root), "--format", form.value, *chosen, *limited]
     build_app()(arguments, prog_name="bench", standalone_mode=False)
-
-
-def _literal(name: str) -> str:
-    """A name as a pattern that matches it alone."""
-    return name.translate({ord(c): f"[{c}]" for c in "*?["})

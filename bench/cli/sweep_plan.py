@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import typer
 
 from ..runs.atomic import write_text
-from ..sweeps.estimate import Costs, estimate
+from ..sweeps.estimate import Costs, Estimate, estimate
+from ..sweeps.probe import seconds_by_probe
 from ..sweeps.queue import Entry, Queue
 from ..sweeps.spec import as_toml
 from ..sweeps.sweep import Settings, Sweep
+from ..training.engine import default_device
 from .output import Column, Row, Table, duration, say, size
 
 
-def plan_table(sweep: Sweep) -> Table:
-    """Every job with its state, and what the rest will take."""
+def plan_table(sweep: Sweep, *, probe: bool) -> Table:
+    """Every job with its state, and what the rest will take, by earlier records or else, if asked for, by a probe."""
     queue, spec = sweep.queue, sweep.spec
-    expected = estimate(queue, Costs(sweep.store))
+    engine = replace(sweep.work.engine, device=sweep.work.device or default_device(), devices=1)
+    costs = Costs(sweep.store, (lambda planned: seconds_by_probe(planned, engine)) if probe else None)
+    expected = estimate(queue, costs)
     rows: list[Row] = [_row(queue, entry, expected.seconds.get(entry.job.id)) for entry in queue if entry.mine]
     for search in queue.searches:
         if not search.over:
@@ -50,7 +54,7 @@ def plan_table(sweep: Sweep) -> Table:
         Column("why"),
         Column("seconds", "about", "seconds"),
     ]
-    return Table(columns, rows, notes=_notes(sweep, expected.total, expected.unknown, expected.bytes))
+    return Table(columns, rows, notes=_notes(sweep, expected, probe=probe))
 
 
 def _row(queue: Queue, entry: Entry, seconds: float | None) -> Row:
@@ -71,7 +75,7 @@ def _row(queue: Queue, entry: Entry, seconds: float | None) -> Row:
     }
 
 
-def _notes(sweep: Sweep, seconds: float, unknown: int, disk: int) -> list[str]:
+def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
     queue, spec = sweep.queue, sweep.spec
     todo = queue.count("to do")
     if not todo and queue.over:
@@ -85,13 +89,16 @@ def _notes(sweep: Sweep, seconds: float, unknown: int, disk: int) -> list[str]:
         budget = f"{spec.hours:g} h of training" if spec.hours is not None else f"{spec.most_trials} trials"
         drawn = {"random": "drawn at random beforehand", "grid": "from a grid", "tpe": "each proposed from the results before it"}
         notes.append(f"Search: {budget} for every method, {drawn[spec.search]}, on id-val with a seed of its own.")
-    if seconds:
-        partial = f", {unknown} jobs left out of which no earlier fit tells" if unknown else ""
-        notes.append(f"About {duration(seconds)} of trial time, by earlier records{partial}; trials at once divide it.")
+    if expected.total:
+        partial = f", {expected.unknown} jobs left out of which nothing tells" if expected.unknown else ""
+        how = "earlier records and a probe" if probe else "earlier records"
+        notes.append(f"About {duration(expected.total)} of trial time, by {how}{partial}; trials at once divide it.")
     else:
-        notes.append("No earlier record tells how long this takes.")
+        notes.append("No earlier record tells how long this takes; --probe measures a few steps.")
     free = sweep.free_disk()
-    notes.append(f"About {size(disk)} of disk, of {size(free)} free." + (" THAT IS NOT ENOUGH." if disk > free else ""))
+    notes.append(
+        f"About {size(expected.bytes)} of disk, of {size(free)} free." + (" That is not enough." if expected.bytes > free else "")
+    )
     return notes
 
 

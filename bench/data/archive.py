@@ -9,7 +9,7 @@ import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import pandas as pd
 import PIL
@@ -160,7 +160,7 @@ class _Window(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+    def readinto(self, buffer: Any) -> int:
         count = max(min(len(buffer), self._size - self._at), 0)
         data = os.pread(self._descriptor, count, self._start + self._at)
         buffer[: len(data)] = data

@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BenchError, UsageError
@@ -25,7 +26,7 @@ from .image_bytes import UNREADABLE, Undecodable
 from .locations import cache_dir
 from .pixel_cache import available_cores
 from .sources import DataSet, NotHere, open_part
-from .stored import Progress, replace_file, sync
+from .stored import Progress, sync, write_text
 
 #: Images to a shard: what is lost when preparing is stopped.
 SHARD: Final = 2000
@@ -82,7 +83,7 @@ def prepare(data_set: DataSet, parts: Sequence[str], how: Preparation, folder: P
         _shards(collection, part, data_set.classes.ids, how, folder, progress)
     card = folder / f"{data_set.card.name}-{how.name}.toml"
     text = _card(data_set, parts, how)
-    replace_file(card, lambda file: file.write_text(text, encoding="utf-8") and None)
+    write_text(card, text)
     return card
 
 
@@ -134,10 +135,10 @@ def _claim(note: Path, how: Preparation, collection: Collection) -> None:
         raise BenchError(
             "the folder holds shards of another preparation", where=str(note.parent), fix="choose another with --out"
         )
-    replace_file(note, lambda file: file.write_text(json.dumps(made), encoding="utf-8") and None)
+    write_text(note, json.dumps(made))
 
 
-def _names(collection: Collection, ids: Sequence[str], order: np.ndarray, how: Preparation) -> list[str]:
+def _names(collection: Collection, ids: Sequence[str], order: NDArray[np.int64], how: Preparation) -> list[str]:
     """Class and file name of every image in a shard; of several that differ by suffix or folder alone, the later are numbered."""
     seen: Counter[str] = Counter()
     names = []

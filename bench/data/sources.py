@@ -152,7 +152,7 @@ def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Ta
 
 def _is_here(layout: Table | Arrays | Tars | ParquetFiles, folder: Path) -> bool:
     if isinstance(layout, Tars | ParquetFiles):
-        from .archive import archives_at
+        from .archive import archives_at  # pandas is slow to import, and listing data sets does not need it
 
         return layout.path.startswith(("http://", "https://")) or bool(archives_at(folder, layout.path))
     return (folder / layout.path).is_file()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import BenchError
 from .collection import Collection
@@ -74,7 +75,7 @@ def verify_part(data_set: DataSet, part: str, *, full: bool, progress: Progress 
     return verdict
 
 
-def _counts(stated: Part, counts: np.ndarray, ids: Sequence[str]) -> list[str]:
+def _counts(stated: Part, counts: NDArray[np.int64], ids: Sequence[str]) -> list[str]:
     found = []
     total = int(counts.sum())
     if stated.images is not None and total != stated.images:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +33,14 @@ class Estimate:
 
 
 class Costs:
-    """How long fits and evaluations took, from the records of a store."""
+    """How long fits and evaluations took, from the records of a store.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        probe: measures what no record tells, once per kind of fit; None leaves it unknown.
+    """
+
+    def __init__(self, store: Store, probe: Callable[[Planned], float | None] | None = None) -> None:
+        self._probe = probe
         self._fits: dict[tuple[str, ...], list[float]] = defaultdict(list)
         self._runs: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for path in sorted(store.fits_dir.glob("*/fit.json")):
@@ -54,14 +60,17 @@ class Costs:
         seconds: float | None = 0.0
         if experiment.store.fit(job.fit_id) is None:
             key, size = _fit_key(experiment.identity(planned.method))
+            if key not in self._fits and self._probe is not None:
+                measured = self._probe(planned)
+                self._fits[key] = [] if measured is None else [measured / size]
             known = self._fits.get(key)
             seconds = size * sum(known) / len(known) if known else None
         if job.phase == "stage" or seconds is None:
             return seconds
         place = (experiment.suite.card.name, experiment.backbone.name, str(job.phase == "search"))
         known = self._runs.get((*place, str(limit if experiment.suite.cut else None)))
-        measured = sum(known) / len(known) if known else 0.0
-        return seconds + measured * (1 + len(ALPHAS) * job.curve)
+        evaluation = sum(known) / len(known) if known else 0.0
+        return seconds + evaluation * (1 + len(ALPHAS) * job.curve)
 
 
 def _fit_key(identity: dict[str, Any]) -> tuple[tuple[str, ...], float]:

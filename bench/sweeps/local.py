@@ -83,7 +83,8 @@ class LocalRunner:
         gpus = self._gpus()
         per_trial = self._resources.gpus if self._resources.gpus is not None else float(bool(gpus))
         if not per_trial:
-            by_cores = max(1, int((os.cpu_count() or 1) / self._resources.cpus))
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            by_cores = max(1, int(cores / self._resources.cpus))
             hidden = {"CUDA_VISIBLE_DEVICES": ""} if gpus else {}
             return [_Slot(f"process {n + 1}", hidden) for n in range(self._resources.most or by_cores)]
         if per_trial > len(gpus):
@@ -193,6 +194,7 @@ class _Process:
         else:
             if self._limit is not None and time.monotonic() - self._started > self._limit + GRACE:
                 self._process.kill()
+                self._process.join()
                 return Outcome("failed", f"not done within {self._limit:g} s, nor stopped when it was told to")
             if self.alive:
                 return None
@@ -228,6 +230,7 @@ def _death(code: int | None) -> str:
 
 def _serve(pipe: Connection, work: Work) -> None:
     """The child: do jobs until the driver closes the pipe. Ctrl-C reaches the whole group; the driver alone decides."""
+    os.dup2(2, 1)  # stdout is the driver's, for the answer; what a method prints is part of the story
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reporter = _Piped(pipe)
     signal.signal(signal.SIGTERM, reporter.on_signal)

@@ -28,7 +28,6 @@ class Entry:
     Attributes:
         state: `stopped`: interrupted, its work saved; the next start of the sweep continues it.
         reason: why it failed. attempts: how often its process has died. mine: whether this shard does it.
-        before: it was done when the sweep started.
     """
 
     planned: Planned
@@ -36,7 +35,6 @@ class Entry:
     reason: str = ""
     attempts: int = 0
     mine: bool = True
-    before: bool = False
 
     @property
     def job(self) -> Job:
@@ -163,26 +161,30 @@ class Queue:
         """What has to be done before a job can start."""
         if entry.state != "to do":
             return []
-        missing = {fit_id for fit_id in entry.job.needs if not self._has(fit_id)}
-        return [other for other in self if other.job.fit_id in missing and other is not entry and other.state != "failed"]
+        missing = self._missing(entry.job)
+        return [other for other in self if other.job.fit_id in missing and other.state != "failed"]
 
     # Order
 
     def _next(self) -> Entry | None:
         waiting = [entry for entry in self._entries.values() if entry.mine and entry.state == "to do"]
-        wanted = {fit_id for entry in waiting for fit_id in entry.job.needs}
+        wanted = {fit_id for entry in waiting for fit_id in self._missing(entry.job)}
         training = {entry.job.fit_id for entry in self.running}
         ready = []
         for entry in waiting:
             made = entry.job.fit_id in self._fits
             if made and entry.job.phase == "stage":
                 entry.state = "done"
-            elif all(fit_id in self._fits for fit_id in entry.job.needs) and (made or entry.job.fit_id not in training):
+            elif not self._missing(entry.job) and (made or entry.job.fit_id not in training):
                 ready.append(entry)
         ready.sort(key=lambda entry: entry.job.fit_id not in wanted)  # first what others wait for
         here = next((entry for entry in ready if not self._elsewhere(entry)), None)
         # A fit that a process elsewhere is at could only be waited for, so it comes when there is nothing else to do.
         return here if here is not None or training or not ready else ready[0]
+
+    def _missing(self, job: Job) -> set[str]:
+        """The fits that have to be made before a job can start. One whose own fit is there needs none, but for a curve."""
+        return set() if job.fit_id in self._fits and not job.curve else set(job.needs) - self._fits
 
     def _elsewhere(self, entry: Entry) -> bool:
         store = entry.planned.experiment.store
@@ -236,7 +238,7 @@ class Queue:
                 entry.mine = number % self._shard[1] == self._shard[0] - 1
             self._has(planned.job.fit_id)
             if self._is_done(planned):
-                entry.state, entry.before = "done", True
+                entry.state = "done"
         return self._entries[planned.job.id]
 
     def _add_stages(self) -> None:
@@ -339,7 +341,7 @@ class Queue:
         if self._has(job.fit_id) or self._makers(job.fit_id):
             return
         for other in self:
-            if other.state == "to do" and job.fit_id in other.job.needs:
+            if other.state == "to do" and job.fit_id in self._missing(other.job):
                 self._fail(other, f"{job.label} (seed {job.seed}), which it is built on, failed: {reason}")
 
     def _fail_finals(self, search: Search, reason: str) -> None:

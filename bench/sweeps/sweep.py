@@ -113,7 +113,7 @@ class Sweep:
         """The runner that the spec names."""
         spec = self.spec
         resources = Resources(
-            gpus=spec.gpus_per_trial,
+            gpus=0.0 if spec.gpus_per_trial is None and self.work.device == "cpu" else spec.gpus_per_trial,
             cpus=spec.cpus_per_trial,
             most=spec.max_concurrent,
             timeout=spec.timeout,
@@ -144,7 +144,8 @@ class Sweep:
                 self.runner().run(queue, self.work, tracked)
         journal.write("ended", done=queue.count("done"), failed=queue.count("failed"), signal=watch.stop)
         if watch.stop and queue.unfinished:
-            raise Interrupted("stopped; the state is saved", fix="run the same command again: it continues", signal=watch.stop)
+            what = "stopped at once; what was saved before is kept" if watch.now else "stopped; the state is saved"
+            raise Interrupted(what, fix="run the same command again: it continues", signal=watch.stop)
 
     def _tracked(self, watch: Watch) -> AbstractContextManager[Watch]:
         if not self.spec.track:

@@ -88,7 +88,8 @@ class Work:
             search_trials=job.search_trials,
             search_seconds=job.search_seconds,
         )
-        return record.error if record.status == "failed" else ""
+        # The record has the rest: where, what to do, the traceback.
+        return record.error.partition("\n")[0] if record.status == "failed" else ""
 
     def _experiment(self, job: Job) -> Experiment:
         """The job's backbone and suite, opened once per process."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class Ranks:
             parts.append(weight.grad)
         flat = torch.cat([part.reshape(-1) for part in parts])
         self._exchange(dist.all_reduce, flat)
-        for part, total in zip(parts, flat.split([part.numel() for part in parts]), strict=True):
+        for part, total in zip(parts, torch.split(flat, [part.numel() for part in parts]), strict=True):
             part.copy_(total.view_as(part))
 
     def _exchange(self, collective: Callable[..., Any], *arguments: Any) -> None:
@@ -171,7 +172,8 @@ def together(
         for follower in followers:
             ending.callback(_end, follower)
         for follower in followers:
-            with contextlib.suppress(OSError):  # one that has died already is found out below
+            _await(follower, reporter)
+            with contextlib.suppress(OSError):  # if it has just died, that is found out below
                 follower.pipe.send((plugin, pickled))
         for follower in followers:
             _await(follower, reporter)
@@ -186,7 +188,14 @@ def _started(rank: int, engine: Engine, meeting: Path) -> _Follower:
     pipe, others = context.Pipe()
     name = f"device {rank + 1} of {engine.devices}"
     process = context.Process(target=_follow, args=(rank, engine, meeting, others), name=f"bench, {name}", daemon=True)
-    process.start()
+    # A stop reaches the whole group of processes, and this one decides what follows: the new one is born deaf to it. (The
+    # tracker, which comes with the first process, would lift the block again.)
+    ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     others.close()
     return _Follower(name, process, pipe)
 
@@ -200,7 +209,7 @@ def _end(follower: _Follower) -> None:
 
 
 def _await(follower: _Follower, reporter: Reporter) -> None:
-    """Return when a follower has understood its work and goes to meet the others."""
+    """Return when a follower is ready for what comes next: at first to hear of its work, then to meet the others."""
     while not wait([follower.pipe, follower.process.sentinel], timeout=0.2):
         stop_if_asked(reporter)
     try:
@@ -221,7 +230,7 @@ def _joined(rank: int, engine: Engine, meeting: Path) -> Iterator[None]:
         torch.cuda.set_device(engine.on(rank).device)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpu else "gloo",
-        store=dist.FileStore(str(meeting), engine.devices),
+        store=dist.FileStore(str(meeting), engine.devices),  # type: ignore[attr-defined]
         rank=rank,
         world_size=engine.devices,
         timeout=_PATIENCE,
@@ -234,8 +243,6 @@ def _joined(rank: int, engine: Engine, meeting: Path) -> Iterator[None]:
 
 def _follow(rank: int, engine: Engine, meeting: Path, pipe: Connection) -> None:
     """The whole life of a follower."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # they reach the whole group; the run's own process decides
     threading.Thread(target=_end_with_the_run, daemon=True).start()
 
     def told_to_go_on() -> bool:
@@ -246,6 +253,7 @@ def _follow(rank: int, engine: Engine, meeting: Path, pipe: Connection) -> None:
 
     try:
         engine.on(rank).apply()
+        pipe.send(None)
         plugin, pickled = pipe.recv()
         if plugin is not None:
             from ..plugins import load_method

@@ -64,7 +64,8 @@ class Engine:
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"the device `{self.device}` cannot be used here: {error}", fix="--device cpu") from error
+            why = str(error).split(". ")[0]  # the rest lists every kind of device that torch was ever built for
+            raise UsageError(f"the device `{self.device}` cannot be used here: {why}", fix="--device cpu") from error
         there = {"cuda": torch.cuda.device_count() - self._first, "mps": 1}.get(self.device_type, self.devices)
         if self.devices > there:
             raise UsageError(f"there are {there} devices from `{self.device}` on, not {self.devices}", fix=f"--devices {there}")

@@ -109,10 +109,11 @@ class _Distinct:
 
     def place(self, value: Any) -> int:
         """Where the value stands."""
+        value = plain(value)
         key = canonical_json(value)
         if key not in self._place:
             self._place[key] = len(self.values)
-            self.values.append(plain(value))
+            self.values.append(value)
         return self._place[key]
 
 

@@ -79,8 +79,7 @@ class Figures:
             specification.pop(key, None)
         colours, shapes = (scale.to_dict() for scale in style(self.names))
         _strip(specification, {"color": colours, "stroke": colours, "shape": shapes})
-        # Assistive technology reads the tables, which say the same; a thousand marks would be a thousand stops.
-        specification["config"] |= {"aria": False, "padding": 4}
+        specification["config"]["padding"] = 4
         for parameter in specification.get("params", ()):
             if parameter["name"] == "chosen":
                 parameter["select"]["toggle"] = "true"  # a finger has no Shift key

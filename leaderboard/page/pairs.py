@@ -23,7 +23,7 @@ class Pairwise:
         """`<id of A> <id of B>` -> what the two rows say about each other; A is the one that stands higher."""
         pairs = {f"{first} {second}": (a, b) for (first, a), (second, b) in combinations(rows, 2)}
         new = [(a, b) for a, b in pairs.values() if _key(a, b) not in self._known]
-        if new:
+        if len(new) > 1:
             self._tell(f"comparing {len(new)} pairs of rows")
         for a, b in new:
             self._known[_key(a, b)] = _compact(compare(a.records, b.records, self._predictions, (a.name, b.name)))

@@ -24,14 +24,14 @@ pytestmark = pytest.mark.perf
 ASKED = ["full-finetune", "wise-ft", "lp-ft", "linear-probe", "--trials", "2", "--seeds", "2", "--set", "epochs=12"]
 
 
-def _sweep(suite: Path, store: Path) -> list[str]:
+def _sweep(suite: Path, store: Path, runner: str) -> list[str]:
     where = [
         "--suite",
         str(suite),
         "--store",
         str(store),
         "--runner",
-        "local",
+        runner,
         "--max-concurrent",
         "2",
         "--checkpoint-every",
@@ -40,16 +40,19 @@ def _sweep(suite: Path, store: Path) -> list[str]:
     return [sys.executable, "-m", "bench.cli", "sweep", *ASKED, *where, "--format", "json"]
 
 
-def test_twenty_kills(tiny_suite: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runner", ["local", "ray"])
+def test_twenty_kills(tiny_suite: Path, tmp_path: Path, runner: str) -> None:
     kills, moments = int(os.environ.get("BENCH_KILLS", "20")), random.Random(0)
-    whole = subprocess.run(_sweep(tiny_suite, tmp_path / "whole"), capture_output=True, text=True, check=True)
+    whole = subprocess.run(_sweep(tiny_suite, tmp_path / "whole", runner), capture_output=True, text=True, check=True)
     seconds = _busy_seconds(tmp_path / "whole")
     done = starts = 0
     while done < kills:
         store = tmp_path / f"killed{starts}"
         starts += 1
         while True:  # one sweep, killed and continued until it ends
-            process = subprocess.Popen(_sweep(tiny_suite, store), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            process = subprocess.Popen(
+                _sweep(tiny_suite, store, runner), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
             began = time.monotonic()
             while process.poll() is None and not _works(store, began):
                 time.sleep(0.005)
@@ -64,7 +67,7 @@ def test_twenty_kills(tiny_suite: Path, tmp_path: Path) -> None:
             break
         assert _untimed(out) == _untimed(whole.stdout)
         _each_run_once(store, tmp_path / "whole")
-    print(f"\n{done} kills in {starts} sweeps; every board equal to the undisturbed one")
+    print(f"\n{runner}: {done} kills in {starts} sweeps; every board equal to the undisturbed one")
 
 
 def _works(store: Path, since: float) -> bool:
