@@ -17,8 +17,6 @@ from ..diagrams import reliability
 RECOLOUR = dict(zip(LIGHT.rows, DARK.rows, strict=True)) | {
     getattr(LIGHT, name): getattr(DARK, name) for name in ("background", "ink", "quiet", "grid")
 }
-#: Above this many bars in a figure, colours and labels tell nothing; the page draws at most so many rows.
-MOST_BARS = 5
 
 
 @dataclass(frozen=True)
