@@ -5,7 +5,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Where the demo keeps its runs; a second `make demo` reuses them.
 STORE ?= bench-store
 
-.PHONY: demo test check perf clean
+.PHONY: demo test check board board-check perf clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,12 @@ check: .venv/installed  ## lint and types
 	$(BIN)/ruff format --check .
 	rm -rf build && $(BIN)/python -m pip install --quiet --no-deps --target build/installed .
 	cd build/installed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p bench
+
+board: .venv/installed  ## make leaderboard/boards anew from the runs in STORE
+	$(BIN)/python -m bench.leaderboard.regenerate --store $(STORE)
+
+board-check: .venv/installed  ## re-score the packs in leaderboard/boards, and hold the board against them
+	$(BIN)/python -m bench.leaderboard.regenerate --check
 
 perf: .venv/installed  ## timings, on demand
 	$(BIN)/python -m pytest -m perf tests/perf -s

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .api import evaluate as evaluate
     from .api import load_runs as load_runs
     from .api import run as run
+    from .api import sweep as sweep
     from .classifier import Classifier as Classifier
     from .classifier import interpolate as interpolate
     from .method import Batch as Batch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "run": "api",
+    "sweep": "api",
     "evaluate": "api",
     "load_runs": "api",
     "Classifier": "classifier",

@@ -17,11 +17,14 @@ from .runs.record import RunRecord
 from .runs.store import Store, store_root
 from .spec import DEFAULT_BACKBONE, SEARCH_SEED, RunSpec
 from .stopping import Reporter, stop_if_asked
-from .sweep.search import Found, search
+from .sweeps.search import Found, search
 from .training.engine import Engine, default_device
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .sweeps.runner import Watch
+    from .sweeps.sweep import Settings
 
 
 class Silent:
@@ -83,7 +86,16 @@ def experiments(
         reporter.event("warning", text=warning)
     root = Store(store_root(store))
     return [
-        Experiment(backbone=backbone, suite=suite, seed=seed, store=root, engine=engine, reporter=reporter, cache=cache_dir())
+        Experiment(
+            backbone=backbone,
+            suite=suite,
+            seed=seed,
+            store=root,
+            engine=engine,
+            reporter=reporter,
+            cache=cache_dir(),
+            shots=spec.shots,
+        )
         for seed in spec.seeds
     ]
 
@@ -122,13 +134,13 @@ def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunR
     """Execute one planned run.
 
     Args:
-        fresh: forget its fit, its checkpoint and its run first (not those of nested methods); waits for a process that trains it.
+        fresh: forget its fit and its runs first (not those of nested methods).
 
     Raises:
         Interrupted: a stop was asked for.
     """
     if fresh:
-        _forget(planned)
+        forget(planned.experiment, planned.fit_id)
     return execute(
         planned.experiment,
         planned.method,
@@ -140,18 +152,19 @@ def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunR
     )
 
 
-def _forget(planned: Planned) -> None:
+def forget(experiment: Experiment, fit_id: str) -> None:
+    """Remove a fit, its checkpoint and its runs; waits for a process that trains it."""
     import shutil
 
-    store = planned.experiment.store
-    folder = store.fit_dir(planned.fit_id)
+    store = experiment.store
+    folder = store.fit_dir(fit_id)
     if folder.exists():
-        with Lease(folder, waiting=planned.experiment.waiting):
+        with Lease(folder, waiting=experiment.waiting):
             for item in folder.iterdir():
                 if item.name != "lease":
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
     for path, record in list(store.records()):
-        if record.fit_id == planned.fit_id:
+        if record.fit_id == fit_id:
             shutil.rmtree(path.parent)
 
 
@@ -179,6 +192,37 @@ def run(
     spec = run_spec({"methods": methods, **fields})
     planned = searched(plan(spec, store=store, engine=engine, reporter=reporter), spec)
     return [run_planned(one, spec, fresh=fresh) for one in planned]
+
+
+def sweep(
+    *methods: str,
+    store: Path | None = None,
+    settings: Settings | None = None,
+    watch: Watch | None = None,
+    reporter: Reporter | None = None,
+    **fields: Any,
+) -> list[RunRecord]:
+    """Search with the same budget for every method, and run what was chosen with every seed, as `bench sweep` does.
+
+    Example:
+        `bench.sweep("full-finetune", "wise-ft:of=lp-ft", seeds=[0, 1, 2], trials=8, runner="local")`
+
+    Args:
+        fields: those of `SweepSpec`. settings: how a trial's process computes. watch: is told what happens, and asked whether to
+            stop. reporter: is told how planning goes.
+
+    Returns:
+        The records of the final runs, those with status `failed` included.
+
+    Raises:
+        BenchError: see `plan`, or the runner cannot go on. Interrupted: the watch asked to stop; the same call continues.
+    """
+    from .sweeps.spec import sweep_spec
+    from .sweeps.sweep import Sweep, Unwatched
+
+    whole = Sweep(sweep_spec({"methods": methods, **fields}), store=store, settings=settings, reporter=reporter or Silent())
+    whole.run(watch or Unwatched())
+    return whole.records()
 
 
 def evaluate(

@@ -93,6 +93,12 @@ class Method(BaseModel, ABC):
         """A copy with every choice that was left open (None) made for this backbone; raises UsageError if it cannot run."""
         return self
 
+    def stages(self) -> list[Method]:
+        """What `fit` asks `task.fit` for, so that a sweep trains each of these once and first: the nested methods."""
+        values = [getattr(self, key) for key in type(self).model_fields]
+        several = [value if isinstance(value, (list, tuple)) else [value] for value in values]
+        return [value for group in several for value in group if isinstance(value, Method)]
+
     def identity(self) -> dict[str, Any]:
         """Name, version, source and every parameter, nested methods included: what the fit's hash covers."""
         parameters = {key: _plain(getattr(self, key)) for key in sorted(type(self).model_fields)}

@@ -30,6 +30,7 @@ class RunSpec(BaseModel):
     set: dict[str, Any] = Field(default_factory=dict, description="parameters of the methods; `of.lr` reaches a nested one")
     data_root: Path | None = None
     limit: int | None = Field(None, ge=1, description="at most this many images per split: a trial of the machinery")
+    shots: int | None = Field(None, ge=1, description="train on this many images per class, drawn by the seed")
     skip_unreadable: int = Field(0, ge=0, description="how many undecodable images to leave out, counted in the record")
     curve: bool = False
     search: bool = Field(False, description="fit and measure id-val only; no image of a shift is decoded")
@@ -66,7 +67,7 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def parse_assignments(texts: list[str]) -> dict[str, Any]:
+def parse_assignments(texts: list[str], option: str = "--set") -> dict[str, Any]:
     """`key=value` pairs.
 
     Raises:
@@ -76,7 +77,7 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UsageError(f"`{text}` is not key=value", where="--set", fix="such as `--set lr=1e-4 --set of.epochs=3`")
+            raise UsageError(f"`{text}` is not key=value", where=option, fix=f"such as `{option} lr=1e-4`")
         pairs[key.strip()] = parse_value(value.strip())
     return pairs
 

@@ -131,7 +131,7 @@ def chosen(lines: Mapping[str, Sequence[Line]], records: Sequence[RunRecord]) ->
     """Of every shift one line for all records: in ID on the shift's classes if all have that, else in ID."""
     found = {}
     for shift, options in lines.items():
-        matched = all(shift in getattr(r, "id_matched", {}) for r in records)
+        matched = all(shift in r.id_matched for r in records)
         order = ["id_matched", "id-test"] if matched else ["id-test"]
         best = next((line for kind in order for line in options if line.id == kind), None)
         if best is not None:
@@ -139,11 +139,17 @@ def chosen(lines: Mapping[str, Sequence[Line]], records: Sequence[RunRecord]) ->
     return found
 
 
+def matched_id(record: RunRecord, shift: str, otherwise: float | None = None) -> float | None:
+    """Score on id-test under the shift's projection; `otherwise` where the shift has all classes, or it was not measured."""
+    found = record.id_matched.get(shift)
+    return otherwise if found is None else float(found.score)
+
+
 def effective(record: RunRecord, shift: str, line: Line) -> float | None:
     """Effective robustness of a run on a shift, in [-1, 1]: its accuracy minus the line's at its ID accuracy."""
     if shift not in record.metrics or "id-test" not in record.metrics:
         return None
-    own = record.metrics["id-test"].score if line.id == "id-test" else getattr(record, "id_matched", {}).get(shift)
+    own = record.metrics["id-test"].score if line.id == "id-test" else matched_id(record, shift)
     expected = None if own is None else line.at(own)
     return None if expected is None else record.metrics[shift].score - expected
 
@@ -169,7 +175,7 @@ def refitted(table: Path, breaks: Mapping[tuple[str, str], float]) -> dict[tuple
     models = pd.read_csv(table)
     kept = (models["model_type"] == "standard") & (models["val"] >= 55)
     models = models[kept & ~models["model"].str.contains("aws|batch64|subsample")]
-    made = {}
+    made: dict[tuple[str, str], tuple[Piece, ...]] = {}
     for shift, (column, matched) in _TESTBED.items():
         for kind, x in (("id-test", "val"), ("id_matched", matched)):
             if x is None:
@@ -191,9 +197,9 @@ def _breaks(suite: str = "imagenet-shifts") -> dict[tuple[str, str], float]:
 
 def main(table: Path) -> None:
     """Print the lines fitted from the Testbed's table."""
-    from bench.cli.output import Column, Format, Table, print_tables
+    from bench.cli.output import Column, Format, Row, Table, print_tables
 
-    rows = [
+    rows: list[Row] = [
         {"shift": shift, "id": kind, "below": piece.below, "slope": f"{piece.slope:.5f}", "intercept": f"{piece.intercept:.5f}"}
         for (shift, kind), pieces in refitted(table, _breaks()).items()
         for piece in pieces

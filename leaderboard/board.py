@@ -79,6 +79,7 @@ class Board:
         a newer one of the same row and seed is. sort: key of the column that the rows are sorted by.
         lines: shift -> the baseline line behind the column of effective robustness.
         ties_about: key of the column of `BoardRow.tie`; ties_question: `models` or `method`; ties_missing: why there are none.
+        ties_untested: name of a row -> why it was left out of the test.
     """
 
     kind: Kind
@@ -92,6 +93,7 @@ class Board:
     ties_about: str = ""
     ties_question: Literal["models", "method", ""] = ""
     ties_missing: str = ""
+    ties_untested: dict[str, str] = field(default_factory=dict)
 
     @property
     def records(self) -> list[RunRecord]:
@@ -134,7 +136,9 @@ def board(
 
 
 def _cell(measure: Measure, records: Sequence[RunRecord], shifts: Shifts) -> Cell:
-    found = [measure.of(record) for record in records]
+    found = [measure.of(record) for record in records if measure.among is None or measure.among(record)]
+    if measure.among is not None and None in found:
+        found = []
     known = [value for value in found if value is not None]
     if not known:
         return Cell(None, hole=_why(measure, records, shifts))
@@ -153,7 +157,7 @@ def _why(measure: Measure, records: Sequence[RunRecord], shifts: Shifts) -> str:
     if measure.key == "ood" or measure.key.endswith("_ood"):
         return "no shift was measured in every run"
     if measure.key == "above_curve":
-        return "no curve of the same seed, or an ID accuracy outside the curve's range"
+        return "no curve of the same seed, or an ID accuracy outside a curve's range at one seed or more: nothing is extrapolated"
     if measure.key == "curve_area":
         return "no curve: `bench run --curve` measures it"
     return "not recorded"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Axis:
         return alt.Axis(title=f"{self.title} (%, logit scale)", values=ticks or alt.Undefined, labelExpr=label)
 
 
-def style(rows: Sequence[str], dark: bool = False) -> tuple[alt.Scale, alt.Scale]:
+def style(rows: Iterable[str], dark: bool = False) -> tuple[alt.Scale, alt.Scale]:
     """Colour and shape of every row, the same in every chart that lists the rows in this order."""
     names = list(dict.fromkeys(rows))
     colours = (DARK if dark else LIGHT).rows
@@ -101,7 +101,8 @@ def configured(chart: Any, dark: bool) -> Any:
 
 def inline(name: str, frame: pd.DataFrame) -> alt.InlineData:
     """The frame as a data set of this name in the specification, so that a page can find and change it; NaN becomes null."""
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    plain = frame.astype(object).where(frame.notna(), None)
+    rows = [{str(key): value for key, value in row.items()} for row in plain.to_dict("records")]
     return alt.InlineData(values=rows, name=name)
 
 
@@ -136,6 +137,16 @@ vegaEmbed("#chart", JSON.parse(document.getElementById("specification").textCont
 """
 
 
+def check_ending(path: Path) -> None:
+    """Tell a wrong ending before anything is drawn.
+
+    Raises:
+        UsageError: it is not one of `FORMATS`.
+    """
+    if path.suffix not in FORMATS:
+        raise UsageError(f"a chart cannot be written as `{path.suffix}`", where=str(path), fix=f"end in {', '.join(FORMATS)}")
+
+
 def save(chart: Any, path: Path, title: str) -> None:
     """Write a chart as SVG, PNG (two pixels a point) or a page that carries its JavaScript and may open no connection.
 
@@ -144,8 +155,7 @@ def save(chart: Any, path: Path, title: str) -> None:
     """
     import vl_convert
 
-    if path.suffix not in FORMATS:
-        raise UsageError(f"a chart cannot be written as `{path.suffix}`", where=str(path), fix=f"end in {', '.join(FORMATS)}")
+    check_ending(path)
     specification = chart.to_dict()
     if path.suffix == ".svg":
         write_text(path, vl_convert.vegalite_to_svg(specification))
@@ -156,7 +166,7 @@ def save(chart: Any, path: Path, title: str) -> None:
         page = _PAGE.format(
             title=html.escape(title),
             background=specification["config"]["background"],
-            library=vl_convert.javascript_bundle(),
+            library=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
             # A name on the board may be a closing script tag; as an escape it stays text inside the JSON.
             specification=json.dumps(specification).replace("<", "\\u003c"),
         )

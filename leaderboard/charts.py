@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -16,7 +15,7 @@ def scatter(
     points: pd.DataFrame,
     *,
     curve: pd.DataFrame | None = None,
-    baseline: tuple[float, float] | None = None,
+    baseline: Callable[[float], float | None] | None = None,
     logit: bool = False,
     dark: bool = False,
     title: str = "",
@@ -34,7 +33,7 @@ def scatter(
             `ood_low`, `ood_high` (ends of the intervals), `kind` (`measured` or `reported`, drawn hollow), `front` (whether no
             other measured row beats it on both axes; found here if the column is missing), `seeds`.
         curve: `alpha`, `id`, `ood`, and `of` (what is interpolated) where there are several curves; drawn in the order of alpha.
-        baseline: (slope, intercept) of OOD on ID, both as logits: what standard models reach (Taori et al., 2020).
+        baseline: ID accuracy -> accuracy that standard models reach (Taori et al., 2020).
         logit: scale both axes by the logit. zoom: wheel and drag zoom and move.
 
     Returns:
@@ -68,7 +67,8 @@ def scatter(
     chosen = alt.selection_point(name="chosen", fields=["key"], clear="dblclick")
     marks = alt.Chart(inline("points", drawn))
     faint = alt.when(chosen).then(alt.value(1.0)).otherwise(alt.value(0.18))
-    colour = alt.Color("row:N", scale=colours, legend=alt.Legend(title=None, columns=1, symbolLimit=0, symbolSize=110))
+    legend = alt.Legend(title=None, columns=1, symbolLimit=0, symbolSize=110)
+    colour = alt.Color("row:N", scale=colours, legend=legend)
     layers: list[alt.Chart] = []
     if baseline is not None:
         layers.append(_baseline(baseline, across, up, (low_x, high_x), (low_y, high_y), palette))
@@ -92,8 +92,8 @@ def scatter(
             x=plane_x,
             y=plane_y,
             color=colour,
-            stroke=alt.Stroke("row:N", scale=colours, legend=None),
-            shape=alt.Shape("row:N", scale=shapes, legend=alt.Legend(title=None, columns=1, symbolLimit=0, symbolSize=110)),
+            stroke=alt.Stroke("row:N", scale=colours, legend=legend),
+            shape=alt.Shape("row:N", scale=shapes, legend=legend),
             fillOpacity=alt.when("datum.kind == 'reported'").then(alt.value(0.0)).otherwise(alt.value(0.9)),
             opacity=faint,
             size=alt.when(hover).then(alt.value(260)).otherwise(alt.value(110)),
@@ -109,7 +109,7 @@ def scatter(
     ]
     below = [*([subtitle] if isinstance(subtitle, str) else subtitle), "; ".join(filter(None, drawn_lines))]
     head = alt.TitleParams(title, subtitle=[line for line in below if line])
-    chart: alt.LayerChart = alt.layer(*layers).properties(width=width, height=height, title=head)
+    chart = alt.layer(*layers).properties(width=width, height=height, title=head)
     finished: alt.LayerChart = configured(chart, dark)
     return finished
 
@@ -119,7 +119,9 @@ def _tooltip(points: pd.DataFrame) -> list[alt.Tooltip]:
     for name, label in (("id", "ID"), ("ood", "OOD")):
         if points[f"{name}_low"].notna().any():
             shown += [percent(f"{name}_low", f"{label}, low"), percent(f"{name}_high", f"{label}, high")]
-    return [*shown, alt.Tooltip("seeds:N", title="seeds"), alt.Tooltip("kind:N", title="kind")]
+    if points["seeds"].notna().any():
+        shown.append(alt.Tooltip("seeds:N", title="seeds"))
+    return [*shown, alt.Tooltip("kind:N", title="kind")]
 
 
 def _range(columns: Sequence[pd.Series[Any]]) -> tuple[float, float]:
@@ -150,17 +152,21 @@ def _curve(curve: pd.DataFrame, across: Axis, up: Axis, palette: Palette) -> lis
 
 
 def _baseline(
-    fit: tuple[float, float], across: Axis, up: Axis, xs: tuple[float, float], ys: tuple[float, float], palette: Palette
+    reached: Callable[[float], float | None],
+    across: Axis,
+    up: Axis,
+    xs: tuple[float, float],
+    ys: tuple[float, float],
+    palette: Palette,
 ) -> alt.Chart:
-    slope, intercept = fit
-    steps = [xs[0] + (xs[1] - xs[0]) * i / 60 for i in range(61)]
-    held = [min(max(share, EDGE), 1 - EDGE) for share in steps]
-    ood = pd.Series([1 / (1 + math.exp(-slope * math.log(share / (1 - share)) - intercept)) for share in held])
-    line = pd.DataFrame({"x": across.place(pd.Series(held)), "y": up.place(ood), "ood": ood})
+    steps = [min(max(xs[0] + (xs[1] - xs[0]) * i / 60, EDGE), 1 - EDGE) for i in range(61)]
+    line = pd.DataFrame({"id": steps, "ood": [reached(step) for step in steps]}).dropna()
     # Only what lies within the picture: the baseline must not squeeze the marks into a corner.
-    line = line[(line["ood"] >= ys[0] - 0.03) & (line["ood"] <= ys[1] + 0.03)]
+    line = line[line["ood"].between(ys[0] - 0.03, ys[1] + 0.03)]
+    line = line.assign(x=across.place(line["id"]), y=up.place(line["ood"]))
     chart = alt.Chart(inline("baseline", line)).mark_line(color=palette.ink, strokeDash=[7, 4], strokeWidth=1.4, clip=True)
-    return chart.encode(x="x:Q", y="y:Q", tooltip=alt.value("baseline of standard models"))
+    drawn: alt.Chart = chart.encode(x="x:Q", y="y:Q", tooltip=alt.value("what standard models reach"))
+    return drawn
 
 
 def pareto(ids: pd.Series[float], oods: pd.Series[float]) -> list[bool]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bench.cli.output import Format, FormatOption, StoreOption, print_tables
-from bench.errors import NothingMatched, UsageError
+from bench.cli.output import Format, FormatOption, StoreOption, print_tables, say
+from bench.errors import Interrupted, NothingMatched, UsageError
+
+if TYPE_CHECKING:
+    from .page.source import Source
 
 
 class Ties(StrEnum):
@@ -18,6 +23,14 @@ class Ties(StrEnum):
     models = "models"
     method = "method"
     none = "none"
+
+
+class Spread(StrEnum):
+    """What stands behind a number."""
+
+    sd = "sd"
+    seeds = "seeds"
+    images = "images"
 
 
 class By(StrEnum):
@@ -38,26 +51,38 @@ def leaderboard(
         str,
         typer.Option(
             "--columns",
-            help="more columns, with commas: accuracy, class_mean, macro_f1, worst_group, nll, ece, brier, id_val, memory, "
-            "eval_seconds",
+            help="more columns, with commas: accuracy, class_mean, macro_f1, worst_group, nll, ece, brier, id_matched, "
+            "worst_shift, curve_area, id_val, memory, eval_seconds",
         ),
     ] = "",
     ties: Annotated[
         Ties,
         typer.Option("--ties", help="mark what cannot be told from the best: these trained models, or the method over seeds"),
     ] = Ties.models,
+    spread: Annotated[
+        Spread,
+        typer.Option("--spread", help="what stands behind a number: SD over seeds, 95 % interval over seeds, or over images"),
+    ] = Spread.sd,
     baseline: Annotated[
         Path | None,
         typer.Option("--baseline", help="TOML file that names standard backbones, for effective robustness on a suite of yours"),
     ] = None,
     include_limited: Annotated[bool, typer.Option("--include-limited", help="show runs made with --limit too, apart")] = False,
+    reported: Annotated[bool, typer.Option("--reported", help="published numbers too, in tables of their own")] = False,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="the literature of the methods shown, instead of the board")] = False,
     form: FormatOption = Format.table,
+    html: Annotated[Path | None, typer.Option("--html", help="write the interactive page into this file")] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="serve the page on this machine; it follows the runs, Ctrl-C ends it")
+    ] = False,
+    port: Annotated[int | None, typer.Option("--port", help="with --serve: the port", show_default="a free one")] = None,
 ) -> None:
     """Show the measured trade-off.
 
     ID, every shift, the OOD average and the cost of every method, averaged over seeds. Only comparable rows share a table:
     same suite, backbone weights, images and pixels. What differs is listed apart, under a title that says in what. Rows that
-    are close are not shown to differ: that takes a test. Exit code 5 if nothing matched.
+    cannot be told from the best are marked as ties; two rows are told apart by `bench compare`. csv and json have intervals
+    over seeds and over images for every number. Exit code 5 if nothing matched.
 
     \b
     Examples:
@@ -65,25 +90,50 @@ def leaderboard(
       bench leaderboard --suite pacs-subset --sort id
       bench leaderboard --method 'wise-ft*' --columns nll,ece --by factor
       bench leaderboard --format csv > board.csv
+      bench leaderboard --format latex > board.tex; bench leaderboard --bibtex > board.bib
+      bench leaderboard --reported --suite imagenet-shifts
       bench leaderboard --format json | jq '.tables[0].rows[] | {method, id, ood}'
+      bench leaderboard --html board.html
+      bench leaderboard --serve
     """
     from bench.runs.store import Store, store_root
 
     from .groups import load, select
     from .measures import EXTRAS
     from .predictions import Predictions
-    from .tables import View, tables
+    from .tables import View, boards, tables
 
     extras = [name.strip().replace("-", "_") for name in columns.split(",") if name.strip()]
     for name in extras:
         if name not in EXTRAS:
             raise UsageError(f"there is no column `{name}`", where="--columns", fix=f"one of: {', '.join(EXTRAS)}")
+    _check_outputs(form, html, serve, port)
     root = store_root(store)
     everything = load(Store(root))
     chosen = select(everything, suites=suite or (), backbones=backbone or (), methods=method or ())
-    asked: Literal["models", "method"] | None = None if ties is Ties.none else ties.value
-    view = View(sort=sort, by=by.value, extras=extras, limited=include_limited, ties=asked, baseline=baseline)
-    made = tables(chosen, view, Predictions(Store(root)))
+    asked: Literal["models", "method"] | None = "models" if ties is Ties.models else "method" if ties is Ties.method else None
+    shown: Literal["sd", "seeds", "images"] = spread.value
+    view = View(sort, by.value, extras, include_limited, asked, baseline, shown)
+    if bibtex and chosen:
+        from .printed import bibtex as literature
+
+        sys.stdout.write(literature(chosen))
+        return
+    if serve or html is not None:
+        from .page.source import Source
+
+        page = Source(Store(root), view, suite or (), backbone or (), method or (), say)
+        if serve:
+            _serve(page, port or 0)
+            return
+        if html is not None and page.write(chosen, html):
+            typer.echo(html)
+            return
+    made = [] if html is not None else tables(chosen, view, Predictions(Store(root)))
+    if reported and html is None:
+        from .reported import tables as reported_tables
+
+        made += reported_tables(boards(chosen, replace(view, ties=None)).boards, suite or (), backbone or ())
     if made:
         print_tables(made, form)
         return
@@ -105,3 +155,34 @@ def leaderboard(
     }
     would = "; ".join(f"{option} {', '.join(sorted(names))}" for option, names in there.items())
     raise NothingMatched("no run matches these filters", where=str(root), fix=f"these would match: {would}")
+
+
+def _check_outputs(form: Format, html: Path | None, serve: bool, port: int | None) -> None:
+    """One way of showing the board at a time.
+
+    Raises:
+        UsageError: two of them, or a port for none.
+    """
+    asked = [name for name, given in (("--html", html), ("--serve", serve), ("--format", form is not Format.table)) if given]
+    if len(asked) > 1:
+        raise UsageError("the board is shown in one way at a time", where=" and ".join(asked), fix=f"leave {asked[1]} out")
+    if port is not None and not serve:
+        raise UsageError("there is a port, and nothing is served", where="--port", fix="add --serve")
+
+
+def _serve(page: Source, port: int) -> None:
+    from bench.runs.index import stamps
+
+    from .serve import Server, serve
+
+    server = Server(port)
+    try:
+        serve(
+            server,
+            make=lambda: page.page(page.records(), live=True),
+            stamp=lambda: stamps(page.store.runs_dir),
+            ready=typer.echo,
+            tell=say,
+        )
+    except Interrupted:
+        say("stopped")  # the way in which a server ends

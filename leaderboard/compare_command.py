@@ -167,6 +167,9 @@ def _differences(found: Sequence[Difference], title: str, units: str, note: str)
         Column("verdict", "A is"),
         Column("missing", human=any(d.hole for d in found)),
     ]
+    holes = {one.hole for one in found}
+    if len(holes) == 1 and "" not in holes:  # one reason for all is said once
+        return Table(columns, [], title, [f"Not tested: {holes.pop()}."])
     return Table(columns, [_difference(one) for one in found], title, [note])
 
 

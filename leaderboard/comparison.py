@@ -14,6 +14,7 @@ from bench.runs.record import RunRecord
 
 from .intervals import Interval, over_seeds
 from .measures import ID, shifts_of
+from .pairs import holm
 from .predictions import Predictions
 from .resampling import differences_over_images
 from .strata import NotPaired
@@ -151,11 +152,7 @@ def _models(
         found = differences_over_images(a, b, splits, predictions)
     except NotPaired as why:
         return replace(made, hole=str(why))
-    low, high = np.quantile(found.draws, [0.025, 0.975])
-    below, above = (found.draws < 1e-12).sum(), (found.draws > -1e-12).sum()  # a draw of zero counts on both sides
-    p = min(1.0, 2 * (1 + float(min(below, above))) / (len(found.draws) + 1))
-    interval = Interval(float(low), float(high), "images", f"paired bootstrap, {len(found.draws)} draws")
-    return replace(made, interval=interval, p=p, units=found.images)
+    return replace(made, interval=found.interval, p=found.p, units=found.images)
 
 
 def _method(a: Sequence[RunRecord], b: Sequence[RunRecord], about: str, splits: list[str], seeds: Sequence[int]) -> Difference:
@@ -177,7 +174,7 @@ def _method(a: Sequence[RunRecord], b: Sequence[RunRecord], about: str, splits: 
 def _corrected(found: list[Difference]) -> list[Difference]:
     """With Holm's correction over the data sets, and the verdicts that follow."""
     sets = [d.p for d in found if d.about != MEAN and d.p is not None]
-    corrected = iter(holm(sets))
+    corrected = iter(holm(sets).tolist())
     made = []
     for one in found:
         if one.p is None:
@@ -188,13 +185,6 @@ def _corrected(found: list[Difference]) -> list[Difference]:
         verdict: Verdict = "tie" if p > 0.05 or value == 0 else "better" if value > 0 else "worse"
         made.append(replace(one, p_holm=p, verdict=verdict))
     return made
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979) of p-values, family-wise."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(value) for value in multipletests(p, method="holm")[1]] if p else []
 
 
 def _image_by_image(
@@ -208,7 +198,7 @@ def _image_by_image(
             one, other = next(r for r in a if r.seed == seed), next(r for r in b if r.seed == seed)
             left = predictions.outcomes(one, split) if predictions else None
             right = predictions.outcomes(other, split) if predictions else None
-            if left is None or right is None or not np.array_equal(left.keys, right.keys):
+            if left is None or right is None or not left.same_images(right):
                 continue
             x, y = left.correct, right.correct
             only_a, only_b = int((x & ~y).sum()), int((~x & y).sum())
@@ -221,7 +211,7 @@ def _image_by_image(
     corrected = [
         replace(test, p_holm=p)
         for found in tests.values()
-        for test, p in zip(found, holm([test.p for test in found]), strict=True)
+        for test, p in zip(found, holm([test.p for test in found]).tolist(), strict=True)
     ]
     return corrected, alike
 

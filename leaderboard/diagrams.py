@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
@@ -33,7 +33,7 @@ def curve(
         drawn[column] = pd.to_numeric(drawn[column]) if column in drawn else float("nan")
         drawn[f"y_{column}"] = up.place(drawn[column])
     colours, shapes = style(drawn["split"], dark)
-    known = drawn[["score", "low", "high"]].stack()
+    known = pd.concat([drawn["score"], drawn["low"], drawn["high"]])
     height = alt.Y("y_score:Q", axis=up.axis(float(known.min()), float(known.max())), scale=alt.Scale(zero=False))
     across = alt.X("alpha:Q", axis=alt.Axis(title="alpha (0: start, 1: fine-tuned)"))
     colour = alt.Color("split:N", scale=colours, legend=alt.Legend(title=None))
@@ -142,15 +142,16 @@ def radar(
         .mark_text(color=palette.quiet, dx=4, align="left", fontSize=10)
         .encode(x, y, text="label:N")
     )
+    sides: tuple[tuple[Literal["left", "center", "right"], list[dict[str, Any]]], ...] = (
+        ("right", [n for n in names if n["left"]]),
+        ("left", [n for n in names if n["right"]]),
+        ("center", [n for n in names if not n["left"] and not n["right"]]),
+    )
     labels = [
         alt.Chart(inline(f"names-{side}", pd.DataFrame(part, columns=["split", "x", "y"])))
         .mark_text(color=palette.ink, fontSize=12, align=side, limit=0)
         .encode(x, y, text="split:N")
-        for side, part in (
-            ("right", [n for n in names if n["left"]]),
-            ("left", [n for n in names if n["right"]]),
-            ("center", [n for n in names if not n["left"] and not n["right"]]),
-        )
+        for side, part in sides
         if part
     ]
     colours, shapes = style(scores["row"], dark)

@@ -9,7 +9,7 @@ from typing import Literal
 from bench.cli.output import Kind
 from bench.runs.record import RunRecord
 
-from .baseline import Line, effective
+from .baseline import Line, effective, matched_id
 from .intervals import Interval, over_images
 from .tradeoff import above_curve, area_under_curve, yardsticks
 
@@ -29,6 +29,8 @@ class Measure:
         key: name for machines. title: heading for people. of: the number of a run; shares in [0, 1], seconds, bytes.
         splits: those whose mean score it is, if it is one; only then an interval over images can be given.
         human: whether people see it unasked; csv and json always have it.
+        among: the runs that it can be asked of. If one of them has no value, the row has none: a mean over the others would be
+        over runs that were selected by their outcome.
     """
 
     key: str
@@ -39,6 +41,7 @@ class Measure:
     spread: bool = True
     splits: tuple[str, ...] = ()
     human: bool = True
+    among: Callable[[RunRecord], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,9 +135,8 @@ def _id_matched(shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
     """Mean over the shifts of ID scored on the shift's classes only; where a shift has all classes, that is ID itself."""
 
     def matched(record: RunRecord) -> float | None:
-        own: dict[str, float] = getattr(record, "id_matched", {})
-        plain = metric(ID, "score")(record)
-        return mean([own.get(shift, plain) for shift in shifts])
+        everything = metric(ID, "score")(record)
+        return mean([matched_id(record, shift, everything) for shift in shifts])
 
     return matched
 
@@ -163,11 +165,35 @@ def _above(records: Sequence[RunRecord]) -> list[Measure]:
         curve = curves.get(record.seed)
         return None if curve is None else above_curve(record, curve)
 
-    return [Measure("above_curve", "above curve", "percent", distance)] if curves else []
+    measure = Measure("above_curve", "above curve", "percent", distance, among=lambda record: record.seed in curves)
+    return [measure] if curves else []
 
 
 _TAKEN = {"group", "suite", "backbone", "method", "external", "runs", "seeds", "fits", "id", "ood", "above_curve", "cost"}
-_TAKEN |= {"status", "seed", "error", "started", "trials", "search_seconds", "tie", "rank_low", "rank_high", "front", "effective"}
+_TAKEN |= {
+    "status",
+    "seed",
+    "error",
+    "started",
+    "trials",
+    "search_seconds",
+    "tie",
+    "rank",
+    "rank_low",
+    "rank_high",
+    "front",
+    "effective",
+}
+
+
+def _relative(records: Sequence[RunRecord]) -> list[Measure]:
+    """Scores relative to a reference's, such as mCE, where the suite's card defines one."""
+    names = dict.fromkeys(name for r in records for name in r.relative)
+
+    def of(name: str) -> Callable[[RunRecord], float | None]:
+        return lambda record: record.relative.get(name)
+
+    return [Measure(f"relative {name}", name, "number", of(name), "low") for name in names]
 
 
 def _effective(lines: Mapping[str, Line], shifts: Sequence[str]) -> list[Measure]:
@@ -200,7 +226,10 @@ def measures(
         middle = factor_measures(records, [s for s in shifts.all if all(s in r.metrics for r in records)])
     else:
         # A shift may have any name, also that of another column or of another column's SD or interval.
-        keys = {s: f"shift {s}" if s in taken or s.endswith(ENDINGS) or s.startswith("effective ") else s for s in shifts.all}
+        keys = {
+            s: f"shift {s}" if s in taken or s.endswith(ENDINGS) or s.startswith(("effective ", "relative ")) else s
+            for s in shifts.all
+        }
         middle = [_scores(keys[s], s, [s]) for s in shifts.all]
     return [
         _scores("id", "ID", [ID]),
@@ -208,6 +237,7 @@ def measures(
         _scores("ood", "OOD", shifts.shared),
         *_above(records),
         *_effective(lines or {}, shifts.shared),
+        *_relative(records),
         *(m for name in dict.fromkeys((*extras, *_QUIET)) for m in extra_measures(name, shifts.shared, human=name in extras)),
         Measure("cost", "training", "seconds", lambda r: r.fit_seconds, "low", spread=False),
     ]

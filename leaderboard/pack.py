@@ -24,9 +24,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from bench.errors import BenchError
+from bench.errors import BenchError, MissingPrerequisite
 from bench.identity import digest
 from bench.runs.atomic import write_with
 from bench.runs.record import RunRecord
@@ -307,8 +307,10 @@ def open_pack(path: Path) -> Iterator[Pack]:
     """Open a pack and check its form: members, hashes of the manifest, schema.
 
     Raises:
-        Refused: it is not a pack, or not one that adds up.
+        MissingPrerequisite: there is no such file. Refused: it is not a pack, or not one that adds up.
     """
+    if not path.is_file():
+        raise MissingPrerequisite("there is no such pack", where=str(path), fix="`bench pack -o FILE` makes one")
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, ValueError) as error:

@@ -12,7 +12,7 @@ from bench.runs.record import RunRecord
 
 from .intervals import Interval, mean_and_sd, over_images
 from .predictions import Predictions
-from .strata import NotPaired
+from .strata import every_outcome
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,7 @@ def parts(runs: Sequence[RunRecord], split: str, by: Literal["class", "group"], 
     Raises:
         NotPaired: a run kept no predictions, or the runs saw different images.
     """
-    found = []
-    for run in runs:
-        outcomes = predictions.outcomes(run, split)
-        if outcomes is None:
-            raise NotPaired(run.holes.get(split) or f"no predictions on {split} are kept for {run.label} (seed {run.seed})")
-        if found and not np.array_equal(found[0].keys, outcomes.keys):
-            raise NotPaired(f"the runs of {run.label} saw different images on {split}")
-        found.append(outcomes)
+    found = every_outcome(runs, split, predictions)
     member = found[0].labels if by == "class" else found[0].groups
     made = []
     for number in np.unique(member[member >= 0]):

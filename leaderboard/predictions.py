@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,10 +34,14 @@ class Outcomes:
     predicted: Ints
     groups: Ints
 
+    def same_images(self, other: Outcomes) -> bool:
+        """Whether the two are about the same images."""
+        return self.keys is other.keys or np.array_equal(self.keys, other.keys)
+
     @property
     def correct(self) -> NDArray[np.bool_]:
         """(N,) whether the prediction is the label."""
-        return self.labels == self.predicted
+        return np.asarray(self.labels == self.predicted)
 
 
 class Predictions:
@@ -45,6 +50,7 @@ class Predictions:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._outcomes = lru_cache(maxsize=4096)(self._read_outcomes)
+        self._keys: dict[bytes, NDArray[np.str_]] = {}
 
     def outcomes(self, record: RunRecord, split: str) -> Outcomes | None:
         """Labels and predictions, sorted by key; None where the run kept none on that split.
@@ -102,4 +108,6 @@ class Predictions:
                 where=f"{folder}/predictions/{split}.parquet",
                 fix="remove the run's folder and run again; the fit is kept",
             )
-        return Outcomes(keys[order], found["label"][order], found["prediction"][order], found["group"][order])
+        # Names of images take the most memory, and all runs on a split have the same.
+        keys = self._keys.setdefault(hashlib.sha256(keys[order].tobytes()).digest(), keys[order])
+        return Outcomes(keys, found["label"][order], found["prediction"][order], found["group"][order])

@@ -5,10 +5,9 @@ python -m bench.leaderboard.published --store STORE --suite mini-shifts [--with 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -18,13 +17,16 @@ from bench.cli.output import Column, Format, FormatOption, Row, StoreOption, Tab
 from bench.runs.record import RunRecord
 from bench.runs.store import Store, store_root
 
-REPORTED = Path(__file__).parent / "reported"
+from .reported import FOLDER, Reported, read
 
 
-def reported(suite: str) -> list[dict[str, Any]]:
-    """The published rows of a suite, as they stand in `reported/<suite>.toml`."""
-    rows: list[dict[str, Any]] = tomllib.loads((REPORTED / f"{suite}.toml").read_text(encoding="utf-8"))["rows"]
-    return rows
+def reported(suite: str) -> list[Reported]:
+    """The published rows of a suite that stand for their method: the first of every backbone and method with an OOD average."""
+    first: dict[tuple[str, str], Reported] = {}
+    for row in read(FOLDER / f"{suite}.toml").rows:
+        if row.ood is not None:
+            first.setdefault((row.backbone, row.method), row)
+    return list(first.values())
 
 
 def measured(records: Sequence[RunRecord]) -> dict[str, float]:
@@ -58,13 +60,12 @@ def table(mine: Mapping[str, float], others: Mapping[str, float]) -> Table:
         rows.append({"with": name, "rho": rho, "methods": count, "which": ", ".join(sorted(mine.keys() & theirs.keys()))})
 
     published = reported("imagenet-shifts")
-    for backbone in dict.fromkeys(row["backbone"] for row in published):
+    for backbone in dict.fromkeys(row.backbone for row in published):
         for doubtful in (True, False):
-            theirs = {
-                r["method"]: r["ood"] for r in published if r["backbone"] == backbone and (doubtful or not r.get("doubtful"))
-            }
+            kept = [r for r in published if r.backbone == backbone and (doubtful or not r.doubtful)]
+            theirs = {r.method: r.ood for r in kept if r.ood is not None}
             name = f"published, {backbone}" + ("" if doubtful else ", without the doubtful row")
-            if doubtful or any(r.get("doubtful") for r in published if r["backbone"] == backbone):
+            if doubtful or any(r.doubtful for r in published if r.backbone == backbone):
                 add(name, theirs)
     if others:
         add("the other store", others)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from bench.runs.record import RunRecord
 
+from .intervals import Interval
 from .predictions import Outcomes, Predictions
-from .strata import NotPaired, contributions
+from .strata import NotPaired, contributions, every_outcome
 
 Floats = NDArray[np.float64]
 
@@ -25,6 +26,18 @@ class Draws:
 
     draws: Floats
     images: int
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % percentile interval."""
+        low, high = np.quantile(self.draws, [0.025, 0.975])
+        return Interval(float(low), float(high), "images", f"paired bootstrap, {len(self.draws)} draws")
+
+    @property
+    def p(self) -> float:
+        """Two-sided: twice the smaller tail beyond zero. A draw of exactly zero counts on both sides."""
+        below, above = (self.draws < 1e-12).sum(), (self.draws > -1e-12).sum()
+        return min(1.0, 2 * (1 + float(min(below, above))) / (len(self.draws) + 1))
 
 
 def differences_over_images(
@@ -49,9 +62,9 @@ def differences_over_images(
     total, images = np.zeros(SCORED_DRAWS), 0
     seen: set[str] = set()
     for split in splits:
-        left, right = _outcomes(a, split, predictions), _outcomes(b, split, predictions)
-        if any(not np.array_equal(left[0].keys, other.keys) for other in (*left, *right)):
-            raise NotPaired(f"the rows saw different images on {split}")
+        left, right = every_outcome(a, split, predictions), every_outcome(b, split, predictions)
+        if not left[0].same_images(right[0]):
+            raise NotPaired(f"{split}: the rows saw different images")
         if not seen.isdisjoint(left[0].keys.tolist()):
             raise NotPaired("sets that share images are compared by accuracy only")
         seen.update(left[0].keys.tolist())
@@ -67,16 +80,6 @@ def drawn_sums(x: Floats, draws: int, rng: np.random.Generator) -> Floats:
     """
     _, first, counts = np.unique(np.round(x, 12), return_index=True, return_counts=True)
     return np.asarray(rng.multinomial(len(x), counts / len(x), size=draws) @ x[first])
-
-
-def _outcomes(runs: Sequence[RunRecord], split: str, predictions: Predictions) -> list[Outcomes]:
-    found = []
-    for run in runs:
-        one = predictions.outcomes(run, split)
-        if one is None:
-            raise NotPaired(f"no predictions on {split} are kept for {run.label} (seed {run.seed})")
-        found.append(one)
-    return found
 
 
 def _scored(a: Sequence[Outcomes], b: Sequence[Outcomes], metric: str, rng: np.random.Generator) -> Floats:

@@ -78,7 +78,7 @@ def disagreement(stated: SplitMetrics, said: Said) -> str:
         return f"images: {stated.images} stated, {len(said.labels)} predicted"
     found = rescored(said)
     # Condensed columns are in single precision: an image at the edge of a calibration bin may fall into its neighbour.
-    near = {"nll": 1e-5 * (1 + found["nll"]), "ece": 1e-6 + 2 / stated.images}
+    near = {"nll": 1e-5 * (1 + stated.nll), "ece": 1e-6 + 2 / stated.images}
     for name, value in found.items():
         own = getattr(stated, name)
         if own is None or value is None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bench.runs.record import RunRecord
 
-from .predictions import Predictions
+from .predictions import Outcomes, Predictions
 
 Floats = NDArray[np.float64]
 
@@ -24,20 +24,26 @@ def per_image(runs: Sequence[RunRecord], split: str, predictions: Predictions) -
     Raises:
         NotPaired: a run kept no predictions on that split, or the runs saw different images.
     """
-    keys, total = None, None
+    found = every_outcome(runs, split, predictions)
+    return found[0].keys, np.mean([one.correct for one in found], axis=0)
+
+
+def every_outcome(runs: Sequence[RunRecord], split: str, predictions: Predictions) -> list[Outcomes]:
+    """Predictions of every run on a split.
+
+    Raises:
+        NotPaired: a run kept none, or the runs saw different images.
+    """
+    made: list[Outcomes] = []
     for run in runs:
         found = predictions.outcomes(run, split)
         if found is None:
-            raise NotPaired(f"no predictions on {split} are kept for {run.label} (seed {run.seed})")
-        if keys is None or total is None:
-            keys, total = found.keys, found.correct.astype(float)
-        elif not np.array_equal(keys, found.keys):
-            raise NotPaired(f"the runs of {run.label} saw different images on {split}")
-        else:
-            total = total + found.correct
-    if keys is None or total is None:
-        raise NotPaired("there are no runs")
-    return keys, total / len(runs)
+            why = run.holes.get(split) or "no predictions are kept"
+            raise NotPaired(f"{split}: {why} for {run.label} (seed {run.seed})")
+        if made and not made[0].same_images(found):
+            raise NotPaired(f"{split}: the runs of {run.label} saw different images")
+        made.append(found)
+    return made
 
 
 def contributions(rows: Sequence[Sequence[RunRecord]], splits: Sequence[str], predictions: Predictions) -> list[Floats]:
@@ -55,10 +61,10 @@ def contributions(rows: Sequence[Sequence[RunRecord]], splits: Sequence[str], pr
     shares: list[Floats] = []
     for split in splits:
         if any(run.metrics[split].metric != "accuracy" for row in rows for run in row if split in run.metrics):
-            raise NotPaired(f"{split} is not scored by accuracy, which is what single images add up to")
+            raise NotPaired(f"{split}: not scored by accuracy, which is what single images add up to")
         found = [per_image(row, split, predictions) for row in rows]
         if any(not np.array_equal(found[0][0], other) for other, _ in found[1:]):
-            raise NotPaired(f"the rows saw different images on {split}")
+            raise NotPaired(f"{split}: the rows saw different images")
         keys.append(found[0][0])
         shares.append(np.stack([share for _, share in found], axis=1) / (len(found[0][0]) * len(splits)))
     images, place = np.unique(np.concatenate(keys), return_inverse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bench.cli.output import Cell, Column, Row, Table, plain
 from bench.errors import UsageError
@@ -15,9 +16,11 @@ from .board import Board, BoardRow, Kind, board
 from .groups import Group, by_row, groups, labels, row_key
 from .measures import ENDINGS, ID, Measure, Shifts
 from .predictions import Predictions
+from .printed import bold, caption
 from .ties import Question, mark
 from .tradeoff import YARDSTICK
 
+Spread = Literal["sd", "seeds", "images"]
 NAMES = [Column("group", human=False), Column("suite", human=False), Column("backbone", human=False), Column("method")]
 
 
@@ -29,6 +32,7 @@ class View:
         sort: key of a column. by: middle columns, `shift` or `factor`. extras: names of `EXTRAS`. limited: whether runs on
         a part of the images are shown, apart. ties: the question that marks of ties answer; None for no marks.
         baseline: a file that declares standard backbones (see baselines.toml), for suites without published lines.
+        spread: what people see behind a number, its sample SD over seeds or a 95 % interval over `seeds` or `images`.
     """
 
     sort: str = "ood"
@@ -37,6 +41,7 @@ class View:
     limited: bool = False
     ties: Question | None = None
     baseline: Path | None = None
+    spread: Spread = "sd"
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ def notes(of: Board, view: View) -> list[str]:
         _reading(of.records, of.shifts, of.columns, view),
         *_ties(of),
         *_baseline(of),
+        *_off_curve(of),
         *_missing(of.records, of.shifts),
         *_seeds(of.records, of.aside),
         *_marks(of.records),
@@ -118,7 +124,8 @@ def _board(of: Board, view: View) -> Table:
         *NAMES,
         Column("external", human=False),
         Column("tie", "vs best", human=any(row.tie is not None for row in of.rows)),
-        *(Column(m.key, m.title, m.kind, spread=f"{m.key}_sd" if m.spread else "", human=m.human) for m in of.columns),
+        Column("rank", human=any(row.ranks is not None for row in of.rows)),
+        *(_column(m, view.spread) for m in of.columns),
         Column("rank_low", kind="count", human=False),
         Column("rank_high", kind="count", human=False),
         Column("front", human=False),
@@ -129,7 +136,15 @@ def _board(of: Board, view: View) -> Table:
         Column("seeds", human=False),
         Column("fits", human=False),
     ]
-    return Table(shown, [_row(row, of) for row in of.rows], title(of), notes(of, view))
+    below = notes(of, view)
+    rows = [_row(row, of) for row in of.rows]
+    return Table(shown, rows, title(of), below, caption(of, title(of), below), bold(of))
+
+
+def _column(measure: Measure, spread: Spread) -> Column:
+    interval = (f"{measure.key}_{spread}_low", f"{measure.key}_{spread}_high") if spread != "sd" and measure.spread else None
+    deviation = f"{measure.key}_sd" if measure.spread else ""
+    return Column(measure.key, measure.title, measure.kind, spread=deviation, interval=interval, human=measure.human)
 
 
 def _row(row: BoardRow, of: Board) -> Row:
@@ -148,7 +163,8 @@ def _row(row: BoardRow, of: Board) -> Row:
         "fits": " ".join(r.fit_id for r in row.records),
     }
     if row.ranks:
-        found |= {"rank_low": row.ranks[0], "rank_high": row.ranks[1]}
+        low, high = row.ranks
+        found |= {"rank": str(low) if low == high else f"{low}-{high}", "rank_low": low, "rank_high": high}
     for measure in of.columns:
         cell = row.cells[measure.key]
         found[measure.key] = cell.value
@@ -173,8 +189,15 @@ def _ties(of: Board) -> list[str]:
         what = "the methods over seeds (seeds vary; paired t-tests; Holm over all pairs of rows"
     return [
         f"vs best: `tie` for rows not shown to be below the best {measure.title}, as {what}, family-wise error 5 %). A row with "
-        "no mark is shown to be below another one."
+        "no mark is shown to be below another one. rank: interval, for all tested rows at once.",
+        *(f"{name} is not tested: {why}." for name, why in of.ties_untested.items()),
     ]
+
+
+def _off_curve(of: Board) -> list[str]:
+    blank = {row.name: row.cells["above_curve"].hole for row in of.rows if "above_curve" in row.cells}
+    names = [name for name, why in blank.items() if why]
+    return [f"Above curve is blank for {', '.join(names)}: {blank[names[0]]}."] if names else []
 
 
 def _baseline(of: Board) -> list[str]:
@@ -198,6 +221,10 @@ def _reading(records: Sequence[RunRecord], shifts: Shifts, columns: Sequence[Mea
     counts = sorted({len(runs) for runs in by_row(records).values()})
     seeds = "1 seed" if counts == [1] else f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     spread = f"mean ± sample SD over {seeds}" if counts[-1] > 1 else "one seed, so no spread"
+    if view.spread == "seeds":
+        spread = f"mean over {seeds} with its 95 % t-interval over seeds"
+    elif view.spread == "images":
+        spread = f"mean over {seeds} with its 95 % Wilson interval over images (MOVER for means over shifts)"
     above = (
         f" Above curve = OOD minus what the interpolation curve of the same seed's {YARDSTICK} offers at that ID."
         if any(column.key == "above_curve" for column in columns)
@@ -259,6 +286,9 @@ def _marks(records: Sequence[RunRecord]) -> list[str]:
             "id-val is seen data: this backbone was pre-trained on the suite's own training images, so what is selected "
             "on id-val is selected with optimism."
         )
+    merged = sum(bool(r.origin) for r in records)
+    if merged:
+        notes.append(f"{merged} run(s) come from packs of others: re-scored from their predictions, not trained again here.")
     skipped = sum(metrics.skipped_unreadable for r in records for metrics in r.metrics.values())
     if skipped:
         notes.append(f"{skipped} unreadable image(s) were skipped, over all runs and splits (`bench show` names the splits).")

@@ -6,12 +6,13 @@ from typing import Literal
 
 import numpy as np
 
-from bench.runs.record import RunRecord
+from bench.errors import BenchError
 
 from .board import Board, BoardRow
+from .measures import Measure
 from .pairs import Pairs, the_method, these_models
 from .predictions import Predictions
-from .strata import NotPaired, contributions
+from .strata import NotPaired, contributions, every_outcome
 
 Question = Literal["models", "method"]
 #: Boards with more rows than this are not marked: all pairs of hundreds of rows answer nobody's question.
@@ -26,16 +27,20 @@ def mark(board: Board, question: Question, predictions: Predictions | None) -> N
     Args:
         question: `models` (the images vary; needs predictions) or `method` (the seeds vary; needs records only).
     """
-    measure = board.measure(board.sort)
-    about = board.sort if measure is not None and measure.splits else "ood"
-    rows = [row for row in board.rows if row.cells[about].value is not None]
-    board.ties_about, board.ties_question = about, question
+    measure = next(m for key in (board.sort, "ood") if (m := board.measure(key)) is not None and (m.splits or key == "ood"))
+    rows = [row for row in board.rows if row.cells[measure.key].value is not None]
+    board.ties_about, board.ties_question = measure.key, question
     try:
         if len(rows) < 2:
             raise NotPaired("there are not two rows with a value")
         if len(rows) > MOST_ROWS:
             raise NotPaired(f"there are {len(rows)} rows, and at most {MOST_ROWS} are tested; show fewer with --method")
-        found = _models(board, about, rows, predictions) if question == "models" else _method(board, about, rows)
+        testable = _with_predictions if question == "models" else _with_seeds
+        board.ties_untested = {row.name: why for row in rows if (why := testable(row, measure, predictions))}
+        rows = [row for row in rows if row.name not in board.ties_untested]
+        if len(rows) < 2:
+            raise NotPaired(next(iter(board.ties_untested.values())))
+        found = _models(rows, measure, predictions) if question == "models" else _method(rows, measure)
     except NotPaired as why:
         board.ties_missing = str(why)
         return
@@ -45,23 +50,35 @@ def mark(board: Board, question: Question, predictions: Predictions | None) -> N
         row.ranks = ranks
 
 
-def _models(board: Board, about: str, rows: list[BoardRow], predictions: Predictions | None) -> Pairs:
+def _with_predictions(row: BoardRow, measure: Measure, predictions: Predictions | None) -> str:
+    """Why the row cannot be compared image by image; empty if it can."""
     if predictions is None:
-        raise NotPaired("no predictions are at hand")
-    measure = board.measure(about)
-    assert measure is not None
+        return "no predictions are at hand"
+    try:
+        for split in measure.splits:
+            every_outcome(row.records, split, predictions)
+    except (NotPaired, BenchError) as why:  # a damaged file costs the row its mark, and not the board
+        return str(why).splitlines()[0]
+    return ""
+
+
+def _models(rows: list[BoardRow], measure: Measure, predictions: Predictions | None) -> Pairs:
+    assert predictions is not None
     return these_models(contributions([row.records for row in rows], measure.splits, predictions))
 
 
-def _method(board: Board, about: str, rows: list[BoardRow]) -> Pairs:
-    measure = board.measure(about)
-    assert measure is not None
+def _with_seeds(row: BoardRow, measure: Measure, predictions: Predictions | None) -> str:
+    """Why the row cannot be compared over seeds; empty if it can."""
+    if row.external:
+        return "weights from elsewhere are not a recipe with seeds"
+    return "fewer than two seeds" if len(_by_seed(row, measure)) < 2 else ""
 
-    def by_seed(records: list[RunRecord]) -> dict[int, float]:
-        return {r.seed: value for r in records if r.phase != "external" and (value := measure.of(r)) is not None}
 
-    values = [by_seed(row.records) for row in rows]
-    seeds = sorted(set.intersection(*(set(own) for own in values)))
-    if len(seeds) < 2:
-        raise NotPaired("fewer than two seeds are shared by all rows")
-    return the_method(np.array([[own[seed] for own in values] for seed in seeds]))
+def _by_seed(row: BoardRow, measure: Measure) -> dict[int, float]:
+    return {r.seed: value for r in row.records if (value := measure.of(r)) is not None}
+
+
+def _method(rows: list[BoardRow], measure: Measure) -> Pairs:
+    values = [_by_seed(row, measure) for row in rows]
+    seeds = sorted(set.union(*(set(own) for own in values)))
+    return the_method(np.array([[own.get(seed, np.nan) for own in values] for seed in seeds]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,13 @@ from .backbone import Head, TextTower
 
 @torch.no_grad()
 def zero_shot_head(
-    text: TextTower, classes: Sequence[str], templates: Sequence[str], *, device: str = "cpu", batch: int = 512
+    text: TextTower,
+    classes: Sequence[str],
+    templates: Sequence[str],
+    *,
+    device: str = "cpu",
+    batch: int = 512,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Head:
     """Head whose row c is scale * m/|m|, with m the mean over templates of the normalised prompt embeddings.
 
@@ -21,6 +27,7 @@ def zero_shot_head(
     Args:
         classes: C class names. templates: T prompts with one `{}` each.
         batch: prompts per forward pass of the text tower.
+        progress: called after every batch with the prompts done and all of them; may raise to stop.
     """
     text = text.to(device).eval()
     prompts = [template.format(name) for name in classes for template in templates]
@@ -28,5 +35,6 @@ def zero_shot_head(
     for first in range(0, len(prompts), batch):
         embedding = text(text.tokenize(prompts[first : first + batch]).to(device)).float()
         rows.append(embedding / embedding.norm(dim=-1, keepdim=True))
+        progress(min(first + batch, len(prompts)), len(prompts))
     mean = torch.cat(rows).reshape(len(classes), len(templates), -1).mean(dim=1)
     return Head((text.scale * mean / mean.norm(dim=-1, keepdim=True)).cpu(), normalize=True)

@@ -40,7 +40,7 @@ DATA = {
     "datacompxl": "DataComp-XL",
     "metaclip": "MetaCLIP",
 }
-#: Suites on ImageNet's training images: their id-val is seen data for whatever was trained on ImageNet.
+#: Suites and data sets of ImageNet's training images: id-val is seen data for whatever was trained on ImageNet.
 IMAGENET_SUITES = ("imagenet",)
 
 

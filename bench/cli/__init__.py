@@ -23,7 +23,7 @@ _HELP = """Fine-tune a pre-trained image model, and measure what it gains in-dis
 """
 
 #: Verbs in the order of the help: run first, then look, then the inventory, then care.
-_VERBS = ("run", "evaluate", "show", "methods", "suites", "backbones", "check", "clean", "doctor")
+_VERBS = ("run", "sweep", "evaluate", "show", "methods", "suites", "data", "backbones", "check", "clean", "doctor")
 
 
 def build_app() -> typer.Typer:

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -59,6 +59,7 @@ class Column:
         key: name in csv and json, and key into the rows. title: heading for people; the key if empty.
         kind: how people see a number; `percent` is kept as a share and shown times 100.
         spread: key of the standard deviation that people see behind the value, and machines as a column of its own.
+        interval: keys of an interval's ends, which people see behind the value instead of the deviation.
         human: False for what only machines get.
     """
 
@@ -66,17 +67,25 @@ class Column:
     title: str = ""
     kind: Kind = "text"
     spread: str = ""
+    interval: tuple[str, str] | None = None
     human: bool = True
 
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table. Rows are raw values by column key; None is a hole. Notes are sentences that stand below it."""
+    """A titled table. Rows are raw values by column key; None is a hole. Notes are sentences that stand below it.
+
+    Attributes:
+        caption: for print, in place of title and notes; LaTeX then sets the table as a float. bold: (number of a row, key of a
+            column) of what print sets in bold.
+    """
 
     columns: Sequence[Column]
     rows: Sequence[Row]
     title: str = ""
     notes: Sequence[str] = ()
+    caption: str = ""
+    bold: Collection[tuple[int, str]] = ()
 
 
 def print_tables(tables: Sequence[Table], form: Format) -> None:
@@ -86,27 +95,36 @@ def print_tables(tables: Sequence[Table], form: Format) -> None:
     cut. csv joins the tables into one (rows keep their own columns, others stay empty) and sends notes to stderr; json is
     `{"schema", "tables": [{"title", "notes", "rows"}]}`.
     """
-    if form is Format.csv:
-        _write(_csv(tables))
-        for note in _notes(tables):
-            say(f"note: {note}")
-    elif form is Format.json:
-        print_json({"tables": [{"title": t.title, "notes": list(t.notes), "rows": [_raw(t, r) for r in t.rows]} for t in tables]})
-    elif form is Format.md:
-        _write("\n".join(_markdown(table) for table in tables))
-    elif form is Format.latex:
-        _write("\n".join(_latex(table) for table in tables))
-    else:
+    if form is Format.table:
         for number, table in enumerate(tables):
             if number:
                 _write("\n")
             _print_for_people(table)
+        return
+    _write(render(tables, form))
+    if form is Format.csv:
+        for note in _notes(tables):
+            say(f"note: {note}")
+
+
+def render(tables: Sequence[Table], form: Format) -> str:
+    """Tables as text in one of the formats, for a file; `table` is what people get on a pipe."""
+    if form is Format.csv:
+        return _csv(tables)
+    if form is Format.json:
+        found = [{"title": t.title, "notes": list(t.notes), "rows": [_raw(t, r) for r in t.rows]} for t in tables]
+        return _json({"tables": found})
+    one = {Format.md: _markdown, Format.latex: _latex, Format.table: _text}[form]
+    return "\n".join(one(table) for table in tables)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout with the layout's version; NaN becomes null."""
-    text = json.dumps({"schema": JSON_SCHEMA, **_finite(value)}, indent=2, allow_nan=False)
-    _write(text + "\n")
+    _write(_json(value))
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps({"schema": JSON_SCHEMA, **_finite(value)}, indent=2, allow_nan=False) + "\n"
 
 
 def stderr_console() -> Console:
@@ -171,6 +189,11 @@ def _shown(row: Row, column: Column) -> str:
     if isinstance(value, str):
         return plain(value)
     text = _number(value, column.kind)
+    if column.interval:
+        low, high = (row.get(key) for key in column.interval)
+        if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+            text += f" [{_number(low, column.kind)}, {_number(high, column.kind)}]"
+        return text
     spread = row.get(column.spread) if column.spread else None
     if isinstance(spread, (int, float)) and not math.isnan(spread):
         text += f" ± {_number(spread, column.kind)}"
@@ -252,10 +275,28 @@ def _latex_text(text: str) -> str:
 
 def _latex(table: Table) -> str:
     columns, titles, rows = _human(table)
-    lines = [f"% {plain(table.title)}"] if table.title else []
-    lines += [r"\begin{tabular}{" + "".join("l" if column.kind == "text" else "r" for column in columns) + "}", r"\toprule"]
-    cells = [" & ".join(map(_latex_text, line)) + r" \\" for line in (titles, *rows)]
+
+    def cell(number: int, column: Column, shown: str) -> str:
+        text = _latex_text(shown)
+        if column.kind != "text":
+            text = re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)  # a hyphen is no minus
+        return rf"\textbf{{{text}}}" if (number, column.key) in table.bold else text
+
+    body = [list(map(_latex_text, titles))]
+    body += [[cell(i, column, shown) for column, shown in zip(columns, line, strict=True)] for i, line in enumerate(rows)]
+    lines = [r"\begin{tabular}{" + "".join("l" if column.kind == "text" else "r" for column in columns) + "}", r"\toprule"]
+    cells = [" & ".join(line) + r" \\" for line in body]
     lines += [cells[0], r"\midrule", *cells[1:], r"\bottomrule", r"\end{tabular}"]
+    if table.caption:
+        head = [
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex_text(plain(table.caption))}}}",
+        ]
+        lines = [*head, *lines, r"\end{table}"]
+    elif table.title:
+        lines = [f"% {plain(table.title)}", *lines]
     return "\n".join([*lines, *(f"% {plain(note)}" for note in table.notes)]) + "\n"
 
 

@@ -19,14 +19,10 @@ class ConsoleReporter:
     """Tells what happens, and turns the first Ctrl-C or SIGTERM into a request to stop; the second stops now.
 
     Use as a context manager: signal handlers and the bar are put back at the end.
-
-    Args:
-        bar: whether a bar may be drawn; never where several processes share the terminal.
     """
 
-    def __init__(self, *, bar: bool = True) -> None:
+    def __init__(self) -> None:
         self.stop = 0
-        self._may_draw = bar
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -37,7 +33,7 @@ class ConsoleReporter:
     def __enter__(self) -> ConsoleReporter:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._old[number] = signal.signal(number, self._on_signal)
-        if self._console.is_terminal and self._may_draw:
+        if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._bar.start()
@@ -58,13 +54,6 @@ class ConsoleReporter:
         self.stop = number
         # A handler may interrupt a print half way, and a buffered stream refuses to be entered twice: write past it.
         os.write(2, b"stopping: saving the state (once more to stop at once)\n")
-
-    @classmethod
-    def of_a_child(cls) -> ConsoleReporter:
-        """The reporter of a process beside others: lines only, and SIGTERM asks to stop."""
-        reporter = cls(bar=False)
-        signal.signal(signal.SIGTERM, reporter._on_signal)
-        return reporter
 
     def event(self, kind: str, **fields: Any) -> None:
         """Show an event; unknown kinds are not shown."""
@@ -89,10 +78,10 @@ class ConsoleReporter:
             self._said.add(text)
             self._line(f"note: {text}")
 
-    def _data(self, what: str, done: int, of: int) -> None:
+    def _data(self, what: str, done: int, of: int, unit: str = "images") -> None:
         self._advance(what, done, of, f"{done}/{of}")
         if self._bar is None and done == of:
-            self._line(f"data: {what}" + (f", {of} images" if of > 1 else ""))
+            self._line(f"data: {what}" + (f", {of} {unit}" if of > 1 else ""))
 
     def _fit(self, method: str, fit_id: str, seed: int) -> None:
         self._method = method

@@ -23,6 +23,8 @@ from .output import Column, Format, FormatOption, Row, StoreOption, Table, durat
 if TYPE_CHECKING:
     from ..api import Planned
     from ..runs.record import RunRecord
+    from ..spec import RunSpec
+    from ..sweeps.sweep import Settings
 
 
 def command(
@@ -65,6 +67,10 @@ def command(
         bool, typer.Option("--dry-run", help="show what is done, what would be trained, and what it cost before")
     ] = False,
     limit: LimitOption = None,
+    shots: Annotated[
+        int | None,
+        typer.Option("--shots", min=1, help="train on this many images per class, drawn by the seed", show_default="all"),
+    ] = None,
     skip_unreadable: SkipOption = None,
     data_root: DataOption = None,
     store: StoreOption = None,
@@ -99,6 +105,7 @@ def command(
       bench run full-finetune --suite pacs --backbone timm:tf_efficientnet_lite0 --data-root /data
       bench run ./my_method.py --set strength=0.5           a method of your own
       bench run full-finetune masked-counterfactual --trials 8 --seeds 3
+      bench run linear-probe full-finetune --shots 16       16 training images per class
       bench run masked-counterfactual --dry-run
 
     Exit codes: 0 done, 1 a run failed, 2 usage, 3 data or weights are missing, 130/143 interrupted.
@@ -119,6 +126,7 @@ def command(
             "set": parse_assignments(assignments or []),
             "data_root": data_root,
             "limit": limit,
+            "shots": shots,
             "skip_unreadable": skip_unreadable,
             "curve": curve,
             "search": search or None,
@@ -130,25 +138,18 @@ def command(
     from ..api import plan, run_planned, searched
     from .progress import ConsoleReporter
 
-    with ConsoleReporter() as reporter:
-        machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic, devices)
-        planned = plan(spec, store=store, engine=machine, reporter=reporter)
-        if dry_run:
-            print_tables([_plan_table(planned)], form)
-            return
-        if jobs > 1 and len(planned) > 1:
-            from ..sweep.local import side_by_side
+    if jobs > 1 and len(spec.methods) * len(spec.seeds) > 1 and not dry_run:
+        from ..sweeps.sweep import Settings
 
-            records = side_by_side(
-                spec,
-                jobs=jobs,
-                store=store,
-                engine=machine,
-                fresh=fresh,
-                reporter=reporter,
-                child_reporter=ConsoleReporter.of_a_child,
-            )
-        else:
+        settings = Settings(device, threads, workers, micro_batch, deterministic, checkpoint_every, devices)
+        records = _side_by_side(spec, jobs, store, settings, fresh=fresh)
+    else:
+        with ConsoleReporter() as reporter:
+            machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic, devices)
+            planned = plan(spec, store=store, engine=machine, reporter=reporter)
+            if dry_run:
+                print_tables([_plan_table(planned)], form)
+                return
             records = [run_planned(one, spec, fresh=fresh) for one in searched(planned, spec)]
     if form is Format.json:
         print_json({"runs": [record.model_dump(mode="json") for record in records]})
@@ -159,6 +160,22 @@ def command(
         say(f"error: {record.label}, seed {record.seed}: {record.error}")
     if failed:
         raise typer.Exit(1)
+
+
+def _side_by_side(spec: RunSpec, jobs: int, store: Path | None, settings: Settings, *, fresh: bool) -> list[RunRecord]:
+    """The runs as a sweep on this machine."""
+    from ..stopping import stop_if_asked
+    from ..sweeps.spec import sweep_of
+    from ..sweeps.sweep import Sweep
+    from .progress import ConsoleReporter
+    from .sweep_console import SweepConsole
+
+    with ConsoleReporter() as reporter:
+        sweep = Sweep(sweep_of(spec, jobs), store=store, settings=settings, reporter=reporter, fresh=fresh, blind=spec.search)
+        stop_if_asked(reporter)
+    with SweepConsole(sweep.queue) as console:
+        sweep.run(console)
+    return sweep.records()
 
 
 def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _SCORES = ("score", "accuracy", "class_mean", "macro_f1", "nll", "ece", "brier", "worst_group")
 _APART = {
     "method",
+    "projections",
+    "id_matched",
+    "relative",
     "data",
     "metrics",
     "holes",
@@ -147,12 +150,18 @@ def _metrics(record: RunRecord) -> Table:
         if metrics is None and split not in record.holes and split not in record.shifts:
             continue
         row: dict[str, Cell] = {"split": split, "averaged": split in record.averaged, "missing": record.holes.get(split, "")}
+        matched = record.id_matched.get(split)
+        row |= {"projection": record.projections.get(split), "id_matched": matched.accuracy if matched else None}
         rows.append(row if metrics is None else {**row, **metrics.model_dump()})
     columns = [Column("split"), Column("images", kind="count"), Column("metric")]
     columns += [Column(name, kind="number" if name in ("nll", "brier") else "percent") for name in _SCORES]
+    if record.projections:
+        columns += [Column("projection"), Column("id_matched", "ID on its classes", "percent")]
     columns += [Column("averaged", "in OOD average"), Column("skipped_unreadable", "skipped", kind="count"), Column("missing")]
     note = f"OOD average: {100 * record.ood:.1f}" if record.ood is not None else "OOD average: none, since a shift is missing"
-    return Table(columns, rows, "metrics", [note] if record.averaged else [])
+    notes = [note] if record.averaged else []
+    notes += [f"{name}: {value:.1f}" for name, value in record.relative.items()]
+    return Table(columns, rows, "metrics", notes)
 
 
 def _curve(record: RunRecord) -> Table:

@@ -83,12 +83,27 @@ def data_state(card: SuiteCard, path: Path, data_root: Path | None = None) -> st
     """Where the images are, or that they are rendered, or that they are missing and how to get them."""
     from ..data.locations import data_roots, find_root
 
+    if card.source is None:
+        return _data_sets(card, path, data_root)
     if card.source.kind == "rendered":
         return "rendered here, nothing to download"
     try:
         return str(find_root(card, data_roots(data_root), card_path=path))
     except MissingPrerequisite as error:
         return f"missing: {error.fix or error.where or error.what}"
+
+
+def _data_sets(card: SuiteCard, path: Path, data_root: Path | None) -> str:
+    """Which of the data sets that a suite refers to are here."""
+    from ..data.locations import data_roots
+    from ..data.sources import open_data_set
+
+    roots = data_roots(data_root)
+    found = {name: open_data_set(name, roots, beside=path.parent) for name in card.data_sets}
+    missing = [name for name, data_set in found.items() if data_set.folder is None and not data_set.card.is_made]
+    if card.id.data in missing:
+        return f"missing: {card.id.data}; `bench data` says how to get {', '.join(missing)}"
+    return f"{found[card.id.data].folder}" + (f"; without {', '.join(missing)}" if missing else "")
 
 
 def _row(name: str, data_root: Path | None) -> dict[str, Cell]:
@@ -102,7 +117,7 @@ def _row(name: str, data_root: Path | None) -> dict[str, Cell]:
         "name": name,
         "title": card.title,
         "classes": len(card.classes),
-        "shifts": ", ".join(shift.name for shift in card.shifts),
+        "shifts": ", ".join(dict.fromkeys(shift.family or shift.name for shift in card.shifts)),
         # A list shows what kind of licence and whether there is data; `show` has the sentences.
         "licence": re.split(r"[:;]|\. ", card.licence)[0],
         "data": re.split(r"[:,]", data)[0] if data.startswith(("missing", "rendered")) else data,
@@ -112,6 +127,7 @@ def _row(name: str, data_root: Path | None) -> dict[str, Cell]:
 def _splits(card: SuiteCard) -> list[dict[str, Cell]]:
     own = card.id
     if own.path is not None:
+        path = own.path if isinstance(own.path, str) else ", ".join(own.path)
         train = 1 - own.val_fraction - own.test_fraction
         shares = (("train", train), ("id-val", own.val_fraction), ("id-test", own.test_fraction))
         # The split is stratified by class, so the share of the count is right up to a few images.
@@ -120,20 +136,25 @@ def _splits(card: SuiteCard) -> list[dict[str, Cell]]:
                 "split": split,
                 "role": f"{100 * share:.0f} % of ID",
                 "images": _share(own.count, share),
-                "path": own.path,
+                "path": path,
                 "metric": card.metric,
             }
             for split, share in shares
         ]
     else:
         rows = [
-            {"split": split, "role": "ID", "path": path, "metric": card.metric}
-            for split, path in (("train", own.train), ("id-val", own.val), ("id-test", own.test))
+            {"split": split, "role": "ID", "path": path, "metric": card.metric, "images": count}
+            for split, path, count in (
+                ("train", own.train, None),
+                ("id-val", own.val or f"of {own.train}", own.val_count),
+                ("id-test", own.test, None),
+            )
         ]
     for shift in card.shifts:
         role = "shift" if shift.in_average else "shift, not in the OOD average"
         factors = ", ".join(f"{key} {value}" for key, value in shift.factors.items())
-        row: dict[str, Cell] = {"split": shift.name, "role": role, "images": shift.count, "path": shift.path}
+        row: dict[str, Cell] = {"split": shift.name, "role": role, "images": shift.count}
+        row["path"] = shift.path or " ".join([shift.data, shift.part])
         rows.append({**row, "metric": shift.metric or card.metric, "factors": factors})
     return rows
 

@@ -48,7 +48,9 @@ class InDistribution(_Card):
     """
 
     data: str = Field("", description="data set that the ID images are parts of; empty if the card has a source of its own")
-    path: str | None = Field(None, description="what holds all ID images; split by `split_seed`, stratified by class")
+    path: str | tuple[str, ...] | None = Field(
+        None, description="what holds all ID images, or several parts of a data set; split by `split_seed`, stratified by class"
+    )
     count: int | None = Field(None, description="true number of images below `path`")
     val_fraction: float = Field(0.2, gt=0, lt=1)
     test_fraction: float = Field(0.2, gt=0, lt=1)
@@ -64,6 +66,8 @@ class InDistribution(_Card):
         held_out = self.val_count is not None and None not in (self.train, self.test) and self.val is None
         if (self.path is None) == all(part is None for part in ready) or (self.path is None and None in ready and not held_out):
             raise ValueError("give `path` (split by the card), or all of `train`, `test` and one of `val` and `val_count`")
+        if isinstance(self.path, tuple) and not self.data:
+            raise ValueError("several paths are parts of a data set (`data`)")
         if self.val_count is not None and not held_out:
             raise ValueError("val_count goes with `train` and `test`, and without `val`")
         if self.path is not None and self.val_fraction + self.test_fraction >= 1:
@@ -79,8 +83,10 @@ class Shift(_Card):
     data: str = Field("", description="data set, in place of `path`; a card's file ends in .toml")
     part: str = Field("test", description="part of the data set")
     projection: Protocol | None = Field(None, description="default: the suite's")
-    resize: int | None = Field(
-        None, gt=0, description="short side, where it differs from the backbone's: 224 leaves files of 224 pixels as they are"
+    cropped: bool = Field(
+        False,
+        description="whether the files are crops already: their short side is brought to that of the backbone's crop, so that "
+        "files of 224 pixels stay as they are for a backbone of 224",
     )
     family: str = Field("", description="shifts of one kind, such as the severities of a corruption, that boards may show as one")
     count: int | None = Field(None, description="true number of images")
@@ -106,10 +112,10 @@ class Relative(_Card):
 class Known(_Card):
     """Published zero-shot accuracies of a backbone; a run that lands elsewhere has something wrong with it."""
 
-    backbone: str
+    backbones: tuple[str, ...] = Field(description="names of the backbone, as on the command line")
     source: str
     accuracy: dict[str, float] = Field(description="split -> accuracy, a share in [0, 1]")
-    tolerance: float = Field(0.01, gt=0, description="largest difference that is no alarm; more where the table says so")
+    tolerance: float = Field(0.01, gt=0, description="largest difference that is no alarm")
 
 
 class SuiteCard(_Card):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BenchError
+from ..identity import numpy_stream
 from .card import InDistribution
 from .image_bytes import EMPTY, decode
 from .rendered import RenderedSplit
@@ -95,9 +99,10 @@ class Collection:
         content: (N,) what makes an image the same, ascending: SHA-256 of its bytes, or class, name and size of its file.
         problems: (N,) "", or why the image is unusual (see `image_bytes`).
         originals: the images.
-        cached_as: (N,) what decoded pixels are kept under on this machine; default: the content.
+        stamps: (N,) modification times of listed files, ns: what the pixels that are kept of them depend on beside the content.
         listed: whether `content` is a listing, which does not tell whether two images are equal.
         treatment: what is done to every image before the usual preprocessing; part of the identity.
+        kept: whether decoded pixels are worth keeping.
     """
 
     what: str
@@ -107,12 +112,21 @@ class Collection:
     content: NDArray[np.str_]
     problems: NDArray[np.str_]
     originals: Originals
-    cached_as: NDArray[np.str_] | None = None
+    stamps: NDArray[np.int64] | None = None
     listed: bool = False
     treatment: str = ""
+    kept: bool = True
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def cached_as(self, rows: Rows) -> NDArray[np.str_]:
+        """What the decoded pixels of these rows are kept under on this machine, (n,)."""
+        if self.stamps is None and not self.treatment:
+            return self.content[rows]
+        stamps = [""] * len(rows) if self.stamps is None else [f"\t{stamp}" for stamp in self.stamps[rows].tolist()]
+        pairs = zip(self.content[rows].tolist(), stamps, strict=True)
+        return np.array([f"{content}{stamp}\t{self.treatment}" for content, stamp in pairs], dtype=np.str_)
 
 
 def folder_collection(
@@ -127,12 +141,11 @@ def folder_collection(
     treatment = f"crop {pre_crop}" if pre_crop else ""
     if listed:
         images = images.assign(sha256=_listing(images))
-    images = images.sort_values(["sha256", "label", "group", "key"])
+    columns = ["sha256", "label", "group", "key"]
+    # Arrow sorts text as pandas does, by code points, in a fraction of the time that a million files take.
+    order = pc.sort_indices(pa.table(images[columns]), sort_keys=[(column, "ascending") for column in columns])
+    images = images.take(order.to_numpy())
     keys, content = images["key"].to_numpy(dtype=np.str_), images["sha256"].to_numpy(dtype=np.str_)
-    cached_as = None
-    if listed or treatment:
-        stamp = "\t" + images["mtime_ns"].astype(str) if listed else ""
-        cached_as = (images["sha256"] + stamp + f"\t{treatment}").to_numpy(dtype=np.str_)
     return Collection(
         what=what,
         keys=keys,
@@ -141,7 +154,7 @@ def folder_collection(
         content=content,
         problems=images["problem"].to_numpy(dtype=np.str_),
         originals=FolderOriginals(root, keys, None if listed else content, images["size"].to_numpy(dtype=np.int64), pre_crop),
-        cached_as=cached_as,
+        stamps=images["mtime_ns"].to_numpy(dtype=np.int64) if listed else None,
         listed=listed,
         treatment=treatment,
     )
@@ -153,7 +166,7 @@ def _listing(images: pd.DataFrame) -> pd.Series[str]:
     Another size is another image, which catches copies that were resized or compressed anew; `bench data verify` can read
     the bytes.
     """
-    names = images["key"].str.rpartition("/")[2]
+    names = images["key"].str.replace(r"(?s)^.*/", "", regex=True)
     return images["class"].astype(str) + "/" + names + ":" + images["size"].astype(str)
 
 
@@ -170,6 +183,57 @@ def rendered_collection(what: str, split: RenderedSplit) -> Collection:
         content=split.content[order],
         problems=np.full(count, "", dtype="U1"),
         originals=RenderedOriginals(split.pixels, order),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class MergedOriginals:
+    """Images of several collections. member: (N,) which of them a row is in; row: (N,) its row there."""
+
+    parts: tuple[Originals, ...]
+    member: Rows
+    row: Rows
+
+    def open(self, row: int) -> Image.Image:
+        """As the collection that the image comes from."""
+        return self._part(row).open(int(self.row[row]))
+
+    def place(self, row: int) -> str:
+        """As the collection that the image comes from."""
+        return self._part(row).place(int(self.row[row]))
+
+    def _part(self, row: int) -> Originals:
+        return self.parts[int(self.member[row])]
+
+
+def merged(parts: Sequence[Collection]) -> Collection:
+    """Several parts of one data set as one collection; groups stay those of the parts."""
+    if len(parts) == 1:
+        return parts[0]
+    if len({(part.groups is None, part.listed, part.treatment) for part in parts}) > 1:
+        raise ValueError("parts that are read in different ways cannot be one collection")
+
+    def joined(values: Iterable[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(list(values))[order]
+
+    content = np.concatenate([part.content for part in parts])
+    order = np.lexsort((*(np.concatenate([getattr(p, key) for p in parts]) for key in ("keys", "labels")), content))
+    return Collection(
+        what=", ".join(part.what for part in parts),
+        keys=joined(part.keys for part in parts),
+        labels=joined(part.labels for part in parts),
+        groups=None if parts[0].groups is None else joined(part.groups for part in parts if part.groups is not None),
+        content=content[order],
+        problems=joined(part.problems for part in parts),
+        originals=MergedOriginals(
+            tuple(part.originals for part in parts),
+            joined(np.full(len(part), number) for number, part in enumerate(parts)),
+            joined(np.arange(len(part), dtype=np.int64) for part in parts),
+        ),
+        stamps=None if parts[0].stamps is None else joined(part.stamps for part in parts if part.stamps is not None),
+        listed=parts[0].listed,
+        treatment=parts[0].treatment,
+        kept=all(part.kept for part in parts),
     )
 
 
@@ -216,6 +280,17 @@ def limited(collection: Collection, rows: Rows, limit: int | None) -> Rows:
     rank = labels.groupby(labels).cumcount().to_numpy()
     chosen = np.lexsort((labels.to_numpy(), rank))[:limit]
     return rows[np.sort(chosen)]
+
+
+def few(collection: Collection, rows: Rows, shots: int, seed: int) -> Rows:
+    """`shots` of the rows of every class (all of a class that has fewer), drawn by `seed`; the order stays.
+
+    The draw depends on the contents, the seed and the number of shots alone; a larger number contains a smaller one.
+    """
+    labels = collection.labels[rows]
+    rank = numpy_stream("few shots", seed).permutation(len(rows))
+    place = pd.Series(rank).groupby(labels).rank(method="first")
+    return rows[place.to_numpy() <= shots]
 
 
 def duplicates(collection: Collection) -> tuple[int, int]:

@@ -30,31 +30,87 @@ class Folders(_Part):
     )
 
 
+class Join(_Part):
+    """A second table that says more about a column's values."""
+
+    path: str
+    column: str = Field(description="of the first table")
+    key: str = Field(description="column of the second table with the same values")
+    value: str = Field(description="column of the second table that is taken over, under its name")
+    otherwise: str = Field("", description="value where the second table says nothing")
+
+
 class Table(_Part):
-    """Image files that a table lists: a CSV file, or lines of `path label`."""
+    """Image files that a table lists: a CSV file, or lines of `path label`. Values are compared as text."""
 
     kind: Literal["table"]
     path: str = Field(description="of the table")
     images: str = Field(".", description="folder that the paths in the table are relative to")
-    file: str = Field(description="column of the path; `{column}` inserts a value, as in `rgb_img_{index}.png`")
+    file: str = Field(description="column of the path; `{column}` inserts a value; `{row}` is the row in the table")
     label: str = Field(description="column of the class: its identity, name or number")
     labelled_by: Naming = "number"
     where: dict[str, Any] = Field(
         default_factory=dict, description="column -> value (or list of values) of the rows that belong here"
     )
+    since: dict[str, str] = Field(default_factory=dict, description="column -> least value, such as an ISO date")
+    before: dict[str, str] = Field(default_factory=dict, description="column -> first value that is too large")
     group: str = Field("", description="column, or columns joined by a comma, whose values are the groups; none if empty")
+    ungrouped: tuple[str, ...] = Field((), description="values that are no group of their own")
+    join: Join | None = None
     separator: str = ","
     header: bool = Field(True, description="without one, columns are called 0, 1, ...")
 
 
 class Arrays(_Part):
-    """Images and labels as NumPy arrays: (N, H, W, 3) uint8 and (N,) class numbers."""
+    """Images and labels as arrays in files."""
 
     kind: Literal["arrays"]
-    path: str = Field(description=".npy file of the images, or .npz file")
-    labels: str = Field("", description=".npy file of the labels")
+    format: Literal["numpy", "cifar-python", "cifar-binary", "stl10-binary"] = Field(
+        "numpy", description="numpy: .npy files of (N, H, W, 3) uint8 images and (N,) class numbers, or one .npz file with both"
+    )
+    path: str = Field(description="file of the images")
+    more: tuple[str, ...] = Field((), description="further files, of CIFAR's training batches")
+    labels: str = Field("", description="file of the labels, where it is another one")
     keys: tuple[str, str] = Field(("images", "labels"), description="arrays of an .npz file")
+    first_label: int = Field(0, description="number of the first class: STL-10 counts from 1")
     rows: tuple[int, int] | None = Field(None, description="first row and the one behind the last; default: all")
+
+
+class Tars(_Part):
+    """Images in tar archives that are read where they are: WebDataset's shards, or archives as they are downloaded."""
+
+    kind: Literal["tar"]
+    path: str = Field(
+        description="the archive, or shards: `*` stands for anything, `{000..127}` for numbers. Shards at http:// or https:// "
+        "are brought to the cache when they are first read"
+    )
+    class_in: Literal["folder", "archive", "cls", "list"] = Field(
+        "folder",
+        description="where an image's class is: its last folder; the inner archive that it lies in; a file of its name that ends "
+        "in .cls; a list",
+    )
+    lists: tuple[str, ...] = Field((), description="lists of classes (see `ground_truth`), the first that exists is read")
+    named_by: tuple[Naming, ...] = ("id",)
+
+
+class ParquetFiles(_Part):
+    """Images in Parquet files, as the Hugging Face hub keeps them."""
+
+    kind: Literal["parquet"]
+    path: str = Field(description="the files; `*` stands for anything")
+    image: str = Field("image", description="column of the images: encoded bytes, or a struct with `bytes` and `path`")
+    label: str = Field("label", description="column of the classes")
+    named_by: tuple[Naming, ...] = Field(("number",), description="what the labels are; names may be those in the files")
+
+
+class Corrupted(_Part):
+    """Images of another data set's part, corrupted when they are read (see `corruption`); nothing lies on disk."""
+
+    kind: Literal["corrupted"]
+    path: str = Field(description="data set and part whose images they are, such as `imagenet/val`")
+    corruption: str
+    severity: int
+    seed: int = 0
 
 
 def _kind(layout: Any) -> str:
@@ -63,7 +119,13 @@ def _kind(layout: Any) -> str:
 
 
 Layout = Annotated[
-    Annotated[Folders, Tag("folders")] | Annotated[Table, Tag("table")] | Annotated[Arrays, Tag("arrays")], Discriminator(_kind)
+    Annotated[Folders, Tag("folders")]
+    | Annotated[Table, Tag("table")]
+    | Annotated[Arrays, Tag("arrays")]
+    | Annotated[Tars, Tag("tar")]
+    | Annotated[ParquetFiles, Tag("parquet")]
+    | Annotated[Corrupted, Tag("corrupted")],
+    Discriminator(_kind),
 ]
 
 
@@ -118,6 +180,11 @@ class DataSetCard(_Part):
     )
     parts: dict[str, Part] = Field(min_length=1)
     fetch: Fetch = Fetch()
+
+    @property
+    def is_made(self) -> bool:
+        """Whether its images are made from another data set's, so that nothing of its own lies on disk."""
+        return all(isinstance(part.layouts[0], Corrupted) for part in self.parts.values())
 
     @model_validator(mode="after")
     def _folders_are_plain(self) -> DataSetCard:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import BenchError
-from .stored import Progress, replace_file, sync
+from .stored import Progress, sync, write_text
 
 if TYPE_CHECKING:
     import requests
@@ -263,8 +263,7 @@ def _validator(target: Path, url: str) -> str:
 def _remember(target: Path, url: str, response: requests.Response) -> None:
     tag = response.headers.get("ETag", "")
     validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
-    text = json.dumps({"url": url, "validator": validator})
-    replace_file(_note(target), lambda file: file.write_text(text, encoding="utf-8") and None)
+    write_text(_note(target), json.dumps({"url": url, "validator": validator}))
 
 
 def _forget(target: Path) -> None:

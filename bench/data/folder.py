@@ -30,7 +30,9 @@ _SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
+    """A file, or a system folder: its POSIX path below the folder, bytes, time stamps, whether it belongs to a system."""
+
     relative: str
     size: int
     mtime_ns: int
@@ -53,11 +55,11 @@ def index_folder(root: Path, part: str, *, cache: Path, progress: Progress | Non
         BenchError: a file or folder cannot be read, or its name is not valid Unicode.
     """
     folder = root / part
-    found = list(_walk(folder))
+    found = list(walk(folder))
     stored = cache / f"{_store_name(folder)}.parquet"
     known = _read(stored)
     rows: list[tuple[object, ...]] = []
-    changed: list[_Found] = []
+    changed: list[Found] = []
     for file in found:
         row = known.get(file.relative)
         if row is not None and _believed(row, file):
@@ -151,12 +153,21 @@ def _some(keys: list[str], most: int = 3) -> str:
     return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")
 
 
-def _walk(folder: Path) -> Iterator[_Found]:
-    """All files; links are followed (data sets are often linked together), each real folder only once on a path."""
+def walk(folder: Path, folders: dict[str, int] | None = None) -> Iterator[Found]:
+    """All files; links are followed (data sets are often linked together), each real folder only once on a path.
+
+    Args:
+        folders: filled with the modification time of every folder by its path below `folder` ("" for itself).
+
+    Raises:
+        BenchError: a file or folder cannot be read, or its name is not valid Unicode.
+    """
     pending: list[tuple[str, frozenset[str]]] = [("", frozenset({os.path.realpath(folder)}))]
     while pending:
         relative, above = pending.pop()
         try:
+            if folders is not None:
+                folders[relative] = os.stat(folder / relative).st_mtime_ns
             with os.scandir(folder / relative) as entries:
                 for entry in entries:
                     name = f"{relative}/{entry.name}" if relative else entry.name
@@ -168,7 +179,7 @@ def _walk(folder: Path) -> Iterator[_Found]:
                             pending.append((name, above | {real}))
                         continue
                     status = entry.stat()
-                    yield _Found(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, system)
+                    yield Found(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, system)
         except OSError as error:
             raise BenchError(f"it cannot be read: {error.strerror}", where=str(error.filename or folder / relative)) from error
 
@@ -180,7 +191,7 @@ def _check_name(name: str, folder: Path) -> None:
         raise BenchError("the name of a file is not valid Unicode", where=f"{folder}/{name!r}", fix="rename it") from error
 
 
-def _read_files(folder: Path, part: str, files: list[_Found], progress: Progress | None) -> Iterator[tuple[object, ...]]:
+def _read_files(folder: Path, part: str, files: list[Found], progress: Progress | None) -> Iterator[tuple[object, ...]]:
     Image.init()  # loads the format plug-ins before several threads do
     with ThreadPoolExecutor(available_cores(), thread_name_prefix="index") as pool:
         for done, row in enumerate(pool.map(lambda file: _row(folder, file), files), start=1):
@@ -189,7 +200,7 @@ def _read_files(folder: Path, part: str, files: list[_Found], progress: Progress
                 progress(f"indexing {part}", done, len(files))
 
 
-def _row(folder: Path, file: _Found) -> tuple[object, ...]:
+def _row(folder: Path, file: Found) -> tuple[object, ...]:
     path = folder / file.relative
     read_ns = time.time_ns()
     sha256, found, problem = "", "", SYSTEM
@@ -213,7 +224,7 @@ def _judge(path: Path, name: str) -> tuple[str, str, str]:
     return hashlib.sha256(data).hexdigest(), found, problem
 
 
-def _believed(row: tuple[object, ...], file: _Found) -> bool:
+def _believed(row: tuple[object, ...], file: Found) -> bool:
     _, _, size, mtime_ns, ctime_ns, read_ns, _, _, problem = row
     if (size, mtime_ns, ctime_ns, problem == SYSTEM) != (file.size, file.mtime_ns, file.ctime_ns, file.system):
         return False

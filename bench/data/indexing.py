@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
 from .card import FolderSource, SuiteCard
-from .collection import Collection, duplicates, folder_collection
+from .collection import Collection, duplicates, folder_collection, merged
 from .folder import COLUMNS, class_images, has_images, index_folder
 from .image_bytes import EMPTY
 from .labels import Projection, Protocol, projection
@@ -30,7 +30,7 @@ class Index:
     """What was found.
 
     Attributes:
-        places: collection -> folder below the root, part of a data set, or rendered split. The collections are the ID data
+        places: collection -> folder below the root, parts of a data set, or rendered split. The collections are the ID data
             (`WHOLE`, if the card divides them), ready ID splits, and the shifts.
         collections: those that are on this machine (none of a rendered suite, whose images are made when needed).
         projections: shift -> how its label space lies in the suite's, where they differ.
@@ -40,7 +40,7 @@ class Index:
     """
 
     card: SuiteCard
-    places: dict[str, str]
+    places: dict[str, tuple[str, ...]]
     collections: dict[str, Collection] = field(default_factory=dict)
     projections: dict[str, Projection] = field(default_factory=dict)
     holes: dict[str, str] = field(default_factory=dict)
@@ -97,24 +97,24 @@ class Index:
         base = self.collections[WHOLE if WHOLE in self.collections else "train"]
         seen: NDArray[np.str_] = base.content
         for collection in self.collections.values():
-            if collection is base or collection.listed or base.listed:
+            if collection is base or collection.listed or base.listed or not collection.kept:
                 continue
             shared = int(np.isin(collection.content[collection.problems != EMPTY], seen).sum())
             if shared:
                 self.warnings.append(f"{collection.what}: {shared} images are also in {base.what} (same bytes)")
 
 
-def places(card: SuiteCard) -> dict[str, str]:
-    """Where the card says that every collection is: folder below the root, part of the data set, or rendered split."""
+def places(card: SuiteCard) -> dict[str, tuple[str, ...]]:
+    """Where the card says that every collection is: folder below the root, parts of the data set, or rendered split."""
     own = card.id
+    ready: dict[str, str | tuple[str, ...] | None]
     ready = dict(zip(ID_SPLITS, (own.train, own.val, own.test), strict=True))
     if own.path is not None:
         ready = {WHOLE: own.path}
     elif own.val_count is not None:
         ready = {WHOLE: own.train, "id-test": own.test}
-    return {name: place for name, place in ready.items() if place} | {
-        shift.name: shift.path or shift.part for shift in card.shifts
-    }
+    stated = ready | {shift.name: shift.path or shift.part for shift in card.shifts}
+    return {name: (place,) if isinstance(place, str) else place for name, place in stated.items() if place}
 
 
 def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Progress | None) -> Index:
@@ -126,7 +126,7 @@ def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Prog
     index = Index(card, places(card))
     index.counts = {shift.name: shift.count for shift in card.shifts} | {WHOLE: card.id.count}
     problems = []
-    for name, part in index.places.items():
+    for name, (part,) in index.places.items():
         if not (root / part).is_dir():
             index.missing(name, f"no folder {root / part}")
             continue
@@ -155,7 +155,7 @@ def index_data_sets(card: SuiteCard, roots: Sequence[DataRoot], beside: Path | N
     data_sets = {name: open_data_set(name, roots, beside=beside) for name in card.data_sets}
     shifts = {shift.name: shift for shift in card.shifts}
     problems = [index.problems]
-    for name, part in index.places.items():
+    for name, parts in index.places.items():
         data_set = data_sets[shifts[name].data if name in shifts else card.id.data]
         if name in shifts:
             labels = _shift_labels(index, name, shifts[name].projection or card.projection, data_set)
@@ -163,15 +163,17 @@ def index_data_sets(card: SuiteCard, roots: Sequence[DataRoot], beside: Path | N
             labels = _id_labels(card.identities, data_set)
         index.get[name] = data_set.get
         try:
-            opened = open_part(data_set, part, labels, cache=cache_dir("index"), progress=progress)
+            opened = [open_part(data_set, part, labels, cache=cache_dir("index"), progress=progress) for part in parts]
         except NotHere as why:
             index.missing(name, str(why))
             continue
-        index.warnings += opened.remarks
-        problems.append(opened.problems)
-        index.add(name, opened.collection)
-        whole = all(label >= 0 for label in labels)
-        index.counts[name] = data_set.card.parts[part].images if whole else None
+        for one in opened:
+            index.warnings += one.remarks
+            problems.append(one.problems)
+        index.add(name, merged([one.collection for one in opened]))
+        stated = [data_set.card.parts[part].images for part in parts]
+        known = all(label >= 0 for label in labels) and None not in stated
+        index.counts[name] = sum(count or 0 for count in stated) if known else None
     index.problems = pd.concat(problems, ignore_index=True)
     index.check_counts(list(index.collections), None)
     index.compare_contents()
@@ -182,7 +184,8 @@ def _id_labels(space: Sequence[str], data_set: DataSet) -> list[int]:
     """The suite's label of every class of the ID data set, -1 for classes that the suite leaves out."""
     number = {identity: label for label, identity in enumerate(space)}
     labels = [number.get(identity, -1) for identity in data_set.classes.ids]
-    lacking = [identity for identity in space if identity not in set(data_set.classes.ids)]
+    there = set(data_set.classes.ids)
+    lacking = [identity for identity in space if identity not in there]
     if lacking:
         raise UsageError(
             f"the ID data set {data_set.card.name} has no class {', '.join(lacking[:5])}" + (", ..." if lacking[5:] else ""),

@@ -24,7 +24,7 @@ def read_table(path: Path) -> Table:
     Raises:
         UsageError: the file is not TOML, or extends itself.
     """
-    return _expanded(_read(path, above=()))
+    return _read(path, above=())
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> Table:
@@ -32,6 +32,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> Table:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"the card cannot be read: {error}", where=str(path)) from error
+    table = _expanded(table)
     base = table.pop("extends", None)
     without = table.pop("without", [])
     if base is not None:

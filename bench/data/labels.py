@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,9 +45,10 @@ class ClassList:
         several do). Numbers are read as numbers: folder "10" is class 10, whatever folders are sorted before it.
         """
         folders = list(folders)
+        often = Counter(self.names)
         ways: dict[Naming, dict[str, int]] = {
             "id": {identity: label for label, identity in enumerate(self.ids)},
-            "name": {name: label for label, name in enumerate(self.names) if self.names.count(name) == 1},
+            "name": {name: label for label, name in enumerate(self.names) if often[name] == 1},
             "number": {str(label): label for label in range(len(self))},
         }
         found = [{folder: ways[way][folder] for folder in folders if folder in ways[way]} for way in named_by]
@@ -65,7 +67,7 @@ def read_class_list(path: Path) -> ClassList:
     ids = tuple(line[0] for line in lines)
     names = tuple(line[1] if len(line) > 1 and line[1] else line[0] for line in lines)
     covers = tuple(tuple(line[2].split()) if len(line) > 2 else (line[0],) for line in lines)
-    double = sorted({identity for identity in ids if ids.count(identity) > 1}) if len(set(ids)) < len(ids) else []
+    double = sorted(identity for identity, count in Counter(ids).items() if count > 1)
     if double or not ids:
         raise UsageError(f"a list of classes needs unique identities, not {', '.join(double) or 'none at all'}", where=str(path))
     return ClassList(ids, names, covers)

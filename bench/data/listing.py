@@ -1,19 +1,40 @@
-"""The listing of an image folder: names and sizes of its files, none of which is opened."""
+"""The listing of an image folder: names and sizes of its files, none of which is opened; remembered where they are many."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import sys
+import time
 from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from . import image_bytes
-from .folder import COLUMNS, _walk
+from .folder import COLUMNS, UNSETTLED_NS, walk
 from .image_bytes import EMPTY, OTHER, SYSTEM
-from .stored import Progress
+from .stored import Progress, replace_file
+
+#: From this many files on, a listing is believed while no folder in it has changed; below, every file is looked at each time.
+TRUSTED_FROM: Final = 100_000
+
+_VERSION = 1
 
 
-def list_folder(root: Path, part: str, *, cache: Path, progress: Progress | None = None) -> pd.DataFrame:
+def list_folder(root: Path, part: str, *, cache: Path, progress: Progress | None = None, refresh: bool = False) -> pd.DataFrame:
     """Every file below `root/part`, each once, sorted by key, judged by its name and size alone.
+
+    A folder's time stamp changes when a file is added, removed or renamed in it, and not when one is overwritten in place. So a
+    large remembered listing does not notice the latter: reading the image does if its size is another, `refresh` always does.
+
+    Args:
+        cache: folder of remembered listings.
+        refresh: look at every file, whatever is remembered.
 
     Returns:
         The columns of `folder.COLUMNS` with `sha256` and `format` empty.
@@ -21,14 +42,63 @@ def list_folder(root: Path, part: str, *, cache: Path, progress: Progress | None
     Raises:
         BenchError: a folder cannot be read, or a name is not valid Unicode.
     """
+    folder = root / part
+    name = hashlib.sha256(f"{root.absolute().as_posix()}\n{part}\n{image_bytes.VERSION} {_VERSION}".encode()).hexdigest()[:32]
+    stored = cache / f"{name}.listing.parquet"
+    table = None if refresh else _read(stored, folder)
+    if table is None:
+        table, folders = _list(folder, part, progress)
+        if table.num_rows >= TRUSTED_FROM:
+            _write(stored, table, folders)
+    frame: pd.DataFrame = table.to_pandas(split_blocks=True)
+    return frame.assign(read_ns=0, sha256="", format="")[list(COLUMNS)]
+
+
+def _list(folder: Path, part: str, progress: Progress | None) -> tuple[pa.Table, dict[str, int]]:
+    """The files, sorted by name, and the time stamp of every folder, taken before it was read."""
     prefix = "" if part in ("", ".") else part.strip("/") + "/"
-    rows = []
-    for done, file in enumerate(_walk(root / part), start=1):
-        top = file.relative.partition("/")[0] if "/" in file.relative else ""
+    folders: dict[str, int] = {}
+    keys: list[str] = []
+    classes: list[str] = []
+    numbers: tuple[list[int], list[int], list[int]] = ([], [], [])
+    problems: list[str] = []
+    for file in walk(folder, folders):
+        keys.append(prefix + file.relative)
+        classes.append(sys.intern(file.relative.partition("/")[0]) if "/" in file.relative else "")
+        for values, value in zip(numbers, (file.size, file.mtime_ns, file.ctime_ns), strict=True):
+            values.append(value)
         problem = SYSTEM if file.system else "" if image_bytes.has_image_suffix(file.relative) else OTHER
-        if not file.size and not problem:
-            problem = EMPTY
-        rows.append((prefix + file.relative, top, file.size, file.mtime_ns, file.ctime_ns, 0, "", "", problem))
-        if progress is not None and done % 10_000 == 0:
-            progress(f"listing {part}", done, done)
-    return pd.DataFrame(rows, columns=COLUMNS).sort_values("key", ignore_index=True)
+        problems.append(EMPTY if not file.size and not problem else problem)
+        if progress is not None and len(keys) % 10_000 == 0:
+            progress(f"listing {part}", len(keys), 0)
+    if progress is not None and len(keys) >= TRUSTED_FROM:
+        progress(f"listing {part}", len(keys), len(keys))
+    size, mtime_ns, ctime_ns = (np.array(values, dtype=np.int64) for values in numbers)
+    table = pa.table(
+        {"key": keys, "folder": classes, "size": size, "mtime_ns": mtime_ns, "ctime_ns": ctime_ns, "problem": problems}
+    )
+    return table.sort_by("key"), folders
+
+
+def _read(stored: Path, folder: Path) -> pa.Table | None:
+    """The remembered listing if there is one and every folder in it is as it was."""
+    try:
+        table = pq.read_table(stored)
+        known: dict[str, Any] = json.loads(table.schema.metadata[b"folders"])
+        listed_ns = int(table.schema.metadata[b"listed_ns"])
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: a cache is not worth an error
+        return None
+    for relative, mtime_ns in known.items():
+        try:
+            now = os.stat(folder / relative).st_mtime_ns
+        except OSError:
+            return None
+        if now != mtime_ns or listed_ns - now < UNSETTLED_NS:
+            return None
+    return table.replace_schema_metadata(None)
+
+
+def _write(stored: Path, table: pa.Table, folders: dict[str, int]) -> None:
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    about = {"folders": json.dumps(folders), "listed_ns": str(time.time_ns())}
+    replace_file(stored, lambda part: pq.write_table(table.replace_schema_metadata(about), part))

@@ -41,7 +41,21 @@ def data_roots(argument: Path | None = None) -> list[DataRoot]:
     for entry in os.environ.get("BENCH_DATA", "").split(os.pathsep):
         if entry:
             roots.append(DataRoot(Path(entry).expanduser(), "BENCH_DATA"))
-    return roots + _configured_roots(user_configuration())
+    roots += _configured_roots(user_configuration())
+    own = _own_root()
+    return [*roots, DataRoot(own, "the user's data folder")] if own.is_dir() else roots
+
+
+def writable_root(argument: Path | None = None) -> Path:
+    """The folder in which new data sets are put: the first data root, or one of ours in the user's data folder."""
+    roots = data_roots(argument)
+    return roots[0].path.absolute() if roots else _own_root()
+
+
+def _own_root() -> Path:
+    from platformdirs import user_data_dir
+
+    return Path(user_data_dir(_APPLICATION)) / "data"
 
 
 def _configured_roots(file: Path) -> list[DataRoot]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..plugins import find_data_set, find_list
-from .data_set import Arrays, DataSetCard, Folders, Part, Table
+from .data_set import Arrays, Corrupted, DataSetCard, Folders, ParquetFiles, Part, Table, Tars
 from .labels import ClassList, read_class_list
 from .locations import DataRoot
 
@@ -32,11 +32,14 @@ class DataSet:
     classes: ClassList
     folder: Path | None
     missing: str = ""
+    roots: Sequence[DataRoot] = ()
 
     @property
     def get(self) -> str:
         """How to obtain it."""
-        return self.card.fetch.steps.strip() or f"bench data fetch {self.card.name}"
+        if self.card.fetch.archives:
+            return f"bench data fetch {self.card.name}"
+        return self.card.fetch.steps.strip() or f"put its images into {self.card.folders[0]}, or name their folder on its card"
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,11 @@ def open_data_set(name: str, roots: Sequence[DataRoot], *, beside: Path | None =
         assert isinstance(card.classes, str)
         classes = read_class_list(find_list(card.classes, path.parent))
     folder, looked = find_folder(card, roots, beside=path.parent)
-    return DataSet(card, classes, folder, "" if folder else f"looked at {looked}")
+    return DataSet(card, classes, folder, looked, roots)
 
 
 def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -> tuple[Path | None, str]:
-    """The folder of a data set, the first that exists, and the places that were looked at, for messages.
+    """The folder of a data set, the first that exists, and where it was looked for, for messages.
 
     Args:
         beside: folder of the card, which a folder such as `./images` is relative to.
@@ -86,8 +89,8 @@ def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -
         if place.is_dir():
             return place.resolve(), ""
     if not places:
-        return None, "no data root: give --data-root, or set BENCH_DATA"
-    return None, "; ".join(map(str, places))
+        return None, "no data root is given: not by --data-root, not by BENCH_DATA"
+    return None, "looked at " + "; ".join(map(str, places))
 
 
 def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Path, progress: Progress | None = None) -> Opened:
@@ -106,35 +109,50 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
         raise UsageError(
             f"the data set {card.name} has no part {part!r}", where="the suite's card", fix=f"one of {', '.join(card.parts)}"
         )
+    stated = card.parts[part]
+    if isinstance(stated.layouts[0], Corrupted):
+        from .corrupted import read_corrupted
+
+        return read_corrupted(data_set, stated.layouts[0], labels, cache=cache, progress=progress)
     if data_set.folder is None:
         raise NotHere(f"{card.title}: {data_set.missing}")
-    stated = card.parts[part]
-    layout = _present(stated, data_set.folder, data_set.classes)
+    layout = present_layout(stated, data_set.folder, data_set.classes)
     if layout is None:
         tried = ", ".join(str(data_set.folder / layout.path) for layout in stated.layouts)
         raise NotHere(f"{card.title}: nothing of `{part}` at {tried}")
-    from . import tables
+    from . import arrays, packed, tables
     from .class_folders import read_class_folders
 
     if isinstance(layout, Folders):
         return read_class_folders(data_set, stated, layout, labels, cache=cache, progress=progress)
     if isinstance(layout, Table):
         return tables.read_table(data_set, stated, layout, labels, cache=cache, progress=progress)
-    return tables.read_arrays(data_set, stated, layout, labels)
+    if isinstance(layout, Tars):
+        return packed.read_tars(data_set, stated, layout, labels, cache=cache, progress=progress)
+    if isinstance(layout, ParquetFiles):
+        return packed.read_parquet(data_set, stated, layout, labels, progress=progress)
+    return arrays.read_arrays(data_set, stated, layout, labels)
 
 
-def _present(part: Part, folder: Path, classes: ClassList) -> Folders | Table | Arrays | None:
+def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Table | Arrays | Tars | ParquetFiles | None:
     """The first layout that is on disk; of class folders, the one with most folders that name a class."""
     best: Folders | None = None
     most = 0
     for layout in part.layouts:
         place = folder / layout.path
-        if not isinstance(layout, Folders):
-            if place.is_file() and best is None:
-                return layout
-        elif place.is_dir():
-            names = [entry.name for entry in place.iterdir() if entry.is_dir()]
+        if isinstance(layout, Folders):
+            names = [entry.name for entry in place.iterdir() if entry.is_dir()] if place.is_dir() else []
             found = len(classes.labels_of(names, layout.named_by)) if names else 0
             if found > most:
                 best, most = layout, found
+        elif best is None and not isinstance(layout, Corrupted) and _is_here(layout, folder):
+            return layout
     return best
+
+
+def _is_here(layout: Table | Arrays | Tars | ParquetFiles, folder: Path) -> bool:
+    if isinstance(layout, Tars | ParquetFiles):
+        from .archive import archives_at  # pandas is slow to import, and listing data sets does not need it
+
+        return layout.path.startswith(("http://", "https://")) or bool(archives_at(folder, layout.path))
+    return (folder / layout.path).is_file()

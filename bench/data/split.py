@@ -72,7 +72,9 @@ class Split:
         labels: (N,) int64. groups: (N,) int64, or None if the suite has none.
         fingerprint: hash of contents, labels and groups, whatever their order or place.
         skipped: unreadable images that were left out.
-        size: side of the images in pixels.
+        size: side of the images in pixels. pixels: name of the preprocessing.
+        cached_as: what results computed from these images are kept under on this machine: the fingerprint, or where that is a
+            listing, a hash that tells when a file was changed in place.
     """
 
     name: str
@@ -82,6 +84,8 @@ class Split:
     fingerprint: str
     skipped: int
     size: int
+    pixels: str
+    cached_as: str
     _pixels: MappedPixels | DecodedPixels = field(repr=False)
     _originals: Originals = field(repr=False)
     _original_rows: Rows = field(repr=False)

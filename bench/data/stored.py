@@ -55,6 +55,15 @@ def replace_file(file: Path, write: Callable[[Path], None]) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_text(file: Path, text: str) -> None:
+    """Put a text in place of `file` at once."""
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8")
+
+    replace_file(file, write)
+
+
 def sync(path: Path) -> None:
     """Bring a file or a folder's entries to disk, where the system can."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open folders

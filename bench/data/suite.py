@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
 from .card import FolderSource, RenderedSource, SuiteCard
-from .collection import Collection, Rows, divide, fingerprint, limited, rendered_collection
+from .collection import Collection, Rows, divide, few, fingerprint, limited, rendered_collection
 from .image_bytes import UNREADABLE
 from .indexing import ID_SPLITS, WHOLE, Index, index_data_sets, index_root, places
 from .labels import Projection
@@ -25,6 +27,9 @@ __all__ = ["Split", "Suite", "open_suite"]
 
 #: Splits whose pixels need more than this are decoded whenever they are read (ImageNet's training images: 193 GB).
 _MOST_CACHED_BYTES = 40e9
+
+#: Images per class, and the seed that draws them.
+Shots = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +61,14 @@ class Suite:
         self.cut = False
         self._limit, self._skip, self._progress = limit, skip_unreadable, progress
         self._divisions: dict[str, dict[str, Rows]] = {}
-        self._decoded: dict[tuple[str, tuple[str, ...], Pixels], _Decoded] = {}
-        self._splits: dict[tuple[str, Pixels], Split] = {}
+        self._decoded: dict[tuple[str, int, Pixels], _Decoded] = {}
+        self._splits: dict[tuple[str, Pixels, Shots | None], Split] = {}
 
-    def load(self, split: str, pixels: Pixels) -> Split:
+    def load(self, split: str, pixels: Pixels, shots: Shots | None = None) -> Split:
         """A split with its pixels, decoded now unless they are in the cache; kept in memory (as a memory map).
+
+        Args:
+            shots: how many images of every class to keep, and the seed that draws them.
 
         Raises:
             UsageError: there is no such split.
@@ -69,11 +77,11 @@ class Suite:
         """
         self._check_name(split)
         pixels = self.pixels_of(split, pixels)
-        if (split, pixels) not in self._splits:
-            self._splits[split, pixels] = self._load(split, pixels)
-        return self._splits[split, pixels]
+        if (split, pixels, shots) not in self._splits:
+            self._splits[split, pixels, shots] = self._load(split, pixels, shots)
+        return self._splits[split, pixels, shots]
 
-    def fingerprint(self, split: str, pixels: Pixels) -> str:
+    def fingerprint(self, split: str, pixels: Pixels, shots: Shots | None = None) -> str:
         """The fingerprint of a split, from the index alone: no image is decoded.
 
         Only where unreadable images may be left out do the pixels tell which ones remain.
@@ -83,15 +91,21 @@ class Suite:
         """
         self._check_name(split)
         name = self._collection_of(split)
-        collection, rows = self._collection(name), self._division(name)[split]
+        collection, rows = self._collection(name), self._rows(split, shots)
         if self._skip or np.isin(collection.problems[rows], UNREADABLE).any():
-            return self.load(split, pixels).fingerprint
+            return self.load(split, pixels, shots).fingerprint
         return fingerprint(collection, rows)
+
+    def complete(self, split: str) -> bool:
+        """Whether the card states how many images a split has, and they are all there and loaded."""
+        name = self._collection_of(split)
+        stated = self._index.counts.get(name)
+        return name == split and stated == len(self._division(name)[split]) == len(self._collection(name))
 
     def pixels_of(self, split: str, pixels: Pixels) -> Pixels:
         """How the images of a split are brought to a backbone's input: as the backbone says, unless the card knows better."""
-        resize = next((shift.resize for shift in self.card.shifts if shift.name == split), None)
-        return pixels if resize is None else pixels.model_copy(update={"resize": max(resize, pixels.size)})
+        cropped = any(shift.cropped for shift in self.card.shifts if shift.name == split)
+        return pixels.model_copy(update={"resize": pixels.size}) if cropped else pixels
 
     def _check_name(self, split: str) -> None:
         if split not in self.split_names:
@@ -99,29 +113,32 @@ class Suite:
         if split in self.holes:
             raise MissingPrerequisite(f"the shift {split} is missing", where=self.holes[split], fix=self._index.get_of(split))
 
-    def _load(self, split: str, pixels: Pixels) -> Split:
+    def _load(self, split: str, pixels: Pixels, shots: Shots | None) -> Split:
         name = self._collection_of(split)
-        collection, rows = self._collection(name), self._division(name)[split]
+        collection, rows = self._collection(name), self._rows(split, shots)
         taken: MappedPixels | DecodedPixels
-        if len(rows) * pixels.size**2 * 3 > _MOST_CACHED_BYTES:
+        if not collection.kept or len(rows) * pixels.size**2 * 3 > _MOST_CACHED_BYTES:
             readable = rows[~np.isin(collection.problems[rows], UNREADABLE)]
             if len(rows) - len(readable) > self._skip:
                 self._refuse(collection, {int(row): str(collection.problems[row]) for row in np.setdiff1d(rows, readable)})
             taken = DecodedPixels(collection.originals, readable, pixels)
         else:
-            decoded = self._pixels(name, split, pixels)
+            decoded = self._pixels(name, split, pixels, rows)
             readable = rows[decoded.position[rows] >= 0]
             taken = MappedPixels(decoded.file, decoded.position[readable])
         if not len(readable):
             raise BenchError("no image is left", where=f"suite {self.card.name}, split {split}")
+        found = fingerprint(collection, readable)
         return Split(
             name=split,
             keys=collection.keys[readable],
             labels=collection.labels[readable],
             groups=None if collection.groups is None else collection.groups[readable],
-            fingerprint=fingerprint(collection, readable),
+            fingerprint=found,
             skipped=len(rows) - len(readable),
             size=pixels.size,
+            pixels=pixels.name,
+            cached_as=found if collection.stamps is None else _hash(collection.cached_as(readable)),
             _pixels=taken,
             _originals=collection.originals,
             _original_rows=readable,
@@ -132,7 +149,7 @@ class Suite:
 
     def _collection(self, name: str) -> Collection:
         if name not in self._index.collections:
-            source, place = self.card.source, self._index.places[name]
+            source, (place,) = self.card.source, self._index.places[name]
             assert isinstance(source, RenderedSource), "folders are indexed when the suite is opened"
             made = rendered_split(source, place, cache=cache_dir("rendered"), progress=self._progress)
             collection = rendered_collection(place, made)
@@ -152,20 +169,25 @@ class Suite:
             self.cut |= any(len(self._divisions[name][split]) < len(rows) for split, rows in parts.items())
         return self._divisions[name]
 
-    def _pixels(self, name: str, split: str, pixels: Pixels) -> _Decoded:
+    def _rows(self, split: str, shots: Shots | None) -> Rows:
+        name = self._collection_of(split)
+        rows = self._division(name)[split]
+        return rows if shots is None else few(self._collection(name), rows, *shots)
+
+    def _pixels(self, name: str, split: str, pixels: Pixels, rows: Rows) -> _Decoded:
         """Decode what is needed, each distinct content once: of a suite's own images all splits of the collection together,
-        of data sets (whose training images may be many, and not asked for) the split alone."""
-        division = self._division(name)
-        together = tuple(division) if self.card.source is not None else (split,)
-        if (name, together, pixels) in self._decoded:
-            return self._decoded[name, together, pixels]
+        of data sets (whose training images may be many, and not asked for) the split's rows alone."""
+        together = self.card.source is not None
+        key = (name if together else split, 0 if together else hash(rows.tobytes()), pixels)
+        if key in self._decoded:
+            return self._decoded[key]
         collection = self._collection(name)
-        needed = np.sort(np.concatenate([division[one] for one in together]))
+        needed = np.sort(np.concatenate(list(self._division(name).values()))) if together else rows
         known_bad = np.isin(collection.problems[needed], UNREADABLE)
         reasons = {int(row): str(collection.problems[row]) for row in needed[known_bad]}
         wanted = needed[~known_bad]
-        cached_as = collection.content if collection.cached_as is None else collection.cached_as
-        contents, first = np.unique(cached_as[wanted], return_index=True)
+        cached_as = collection.cached_as(wanted)
+        contents, first = np.unique(cached_as, return_index=True)
         cached = cached_pixels(
             [str(content) for content in contents],
             lambda row: collection.originals.open(int(wanted[first[row]])),
@@ -175,14 +197,14 @@ class Suite:
             progress=self._progress,
         )
         position = np.full(len(collection), -1, dtype=np.int64)
-        position[wanted] = np.searchsorted(contents, cached_as[wanted])
+        position[wanted] = np.searchsorted(contents, cached_as)
         for row in wanted[np.isin(position[wanted], list(cached.unreadable))]:
             reasons[int(row)] = cached.unreadable[int(position[row])]
             position[row] = -1
         if len(reasons) > self._skip:
             self._refuse(collection, reasons)
-        self._decoded[name, together, pixels] = _Decoded(cached.path, position)
-        return self._decoded[name, together, pixels]
+        self._decoded[key] = _Decoded(cached.path, position)
+        return self._decoded[key]
 
     def _refuse(self, collection: Collection, reasons: dict[int, str]) -> None:
         named = [f"{collection.originals.place(row)} ({reason})" for row, reason in sorted(reasons.items())]
@@ -192,6 +214,10 @@ class Suite:
             where=some,
             fix=f"restore the files, or go on without them, counted in the record: --skip-unreadable {len(named)}",
         )
+
+
+def _hash(texts: NDArray[np.str_]) -> str:
+    return hashlib.sha256("\n".join(texts.tolist()).encode()).hexdigest()
 
 
 def open_suite(

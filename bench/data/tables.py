@@ -1,1 +1,143 @@
-"""Parts of data sets that a table lists, or that are arrays of pixels."""
+"""Parts of data sets that a table lists (a CSV file, or lines of `path label`): WILDS, Waterbirds, DomainNet."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import BenchError
+from .collection import folder_collection
+from .data_set import Part, Table
+from .folder import index_folder, remarks_on
+from .image_bytes import OTHER, SYSTEM
+from .labels import ClassList
+from .listing import list_folder
+from .sources import DataSet, NotHere, Opened
+from .stored import Progress
+
+
+def read_table(
+    data_set: DataSet, part: Part, layout: Table, labels: Sequence[int], *, cache: Path, progress: Progress | None
+) -> Opened:
+    """See `sources.open_part`. Images that the table lists and that are not there are told and not fatal.
+
+    Raises:
+        BenchError: the table cannot be read, or lacks a column or a class's number.
+    """
+    assert data_set.folder is not None
+    card, what = data_set.card, f"{data_set.card.name} {layout.path}"
+    rows = _rows(data_set.folder, layout)
+    prefix = "" if layout.images == "." else f"{layout.images.strip('/')}/"
+    listed = pd.DataFrame(
+        {
+            "key": prefix + _files(rows, layout),
+            "number": _numbers(rows[layout.label], data_set.classes, layout),
+            "group": _groups(rows, layout),
+        }
+    )
+    listed["label"] = listed["number"].map(dict(enumerate(labels))).astype("int64")
+    listed["class"] = listed["number"].map(dict(enumerate(data_set.classes.ids)))
+    listed = listed[listed["label"] >= 0]
+    indexed = list_folder if card.identity == "listing" else index_folder
+    index = indexed(data_set.folder, layout.images, cache=cache, progress=progress)
+    found = index[~index["problem"].isin([SYSTEM, OTHER])].merge(listed, on="key", how="inner")
+    if found.empty:
+        raise NotHere(f"{card.title}: {layout.path} lists images of which none is below {data_set.folder / layout.images}")
+    remarks = remarks_on(found, what)
+    lacking = sorted(set(listed["key"]) - set(found["key"]))
+    if lacking:
+        remarks.insert(0, f"{what}: {len(lacking)} of {len(listed)} listed images are not there: {', '.join(lacking[:3])}")
+    collection = folder_collection(
+        what,
+        data_set.folder,
+        found,
+        grouped=bool(layout.group),
+        listed=card.identity == "listing",
+        pre_crop=part.pre_crop,
+    )
+    return Opened(collection, remarks, found[found["problem"] != ""][index.columns])
+
+
+def _rows(folder: Path, layout: Table) -> pd.DataFrame:
+    """The rows of the table that belong to the part, every value as text; `row` is the number of a row in the file."""
+    table = _read(folder / layout.path, layout.separator, header=layout.header)
+    table["row"] = np.arange(len(table)).astype(str)
+    if layout.join is not None:
+        other = _read(folder / layout.join.path, ",", header=True)
+        _check_columns(other, (layout.join.key, layout.join.value), folder / layout.join.path)
+        _check_columns(table, (layout.join.column,), folder / layout.path)
+        values = dict(zip(other[layout.join.key], other[layout.join.value], strict=True))
+        table[layout.join.value] = table[layout.join.column].map(values).fillna(layout.join.otherwise)
+    needed = [layout.label, *layout.where, *layout.since, *layout.before, *_columns(layout.group), *_fields(layout.file)]
+    _check_columns(table, needed, folder / layout.path)
+    keep = pd.Series(True, index=table.index)
+    for column, wanted in layout.where.items():
+        allowed = wanted if isinstance(wanted, list) else [wanted]
+        keep &= table[column].isin([str(value) for value in allowed])
+    for column, least in layout.since.items():
+        keep &= table[column] >= least
+    for column, beyond in layout.before.items():
+        keep &= table[column] < beyond
+    return table[keep]
+
+
+def _read(path: Path, separator: str, *, header: bool) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, sep=separator, header=0 if header else None, dtype=str, keep_default_na=False)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise BenchError(f"the table cannot be read: {error}", where=str(path), fix="restore the file") from error
+    table.columns = [str(column) for column in table.columns]
+    return table
+
+
+def _check_columns(table: pd.DataFrame, needed: Sequence[str], path: Path) -> None:
+    lacking = sorted(set(needed) - set(table.columns))
+    if lacking:
+        raise BenchError(
+            f"the table has no column {', '.join(lacking)}; it has {', '.join(map(str, table.columns))}",
+            where=str(path),
+            fix="take the data set's own table, or mend the card",
+        )
+
+
+def _fields(file: str) -> list[str]:
+    """The columns that a file's name is made of."""
+    return [name for _, name, _, _ in string.Formatter().parse(file) if name] or [file]
+
+
+def _files(rows: pd.DataFrame, layout: Table) -> pd.Series[str]:
+    if "{" not in layout.file:
+        return rows[layout.file]
+    columns = _fields(layout.file)
+    values = rows[columns].itertuples(index=False, name=None)
+    return pd.Series([layout.file.format(**dict(zip(columns, row, strict=True))) for row in values], index=rows.index)
+
+
+def _numbers(values: pd.Series[str], classes: ClassList, layout: Table) -> pd.Series[int]:
+    names = classes.labels_of(values.unique(), (layout.labelled_by,))
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise BenchError(
+            f"the column {layout.label} has values that are no class: {', '.join(unknown[:5])}",
+            where=layout.path,
+            fix="take the data set's own table, or mend the card",
+        )
+    return values.map(names).astype("int64")
+
+
+def _columns(group: str) -> list[str]:
+    return [column.strip() for column in group.split(",") if column.strip()]
+
+
+def _groups(rows: pd.DataFrame, layout: Table) -> pd.Series[int]:
+    """Number of every row's group in the sorted list of all groups that are no part of `ungrouped`; -1 without one."""
+    columns = _columns(layout.group)
+    if not columns:
+        return pd.Series(-1, index=rows.index, dtype="int64")
+    values = rows[columns].agg(", ".join, axis=1)
+    names = sorted(set(values) - set(layout.ungrouped))
+    return values.map({name: number for number, name in enumerate(names)}).fillna(-1).astype("int64")

@@ -28,6 +28,9 @@ Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
 
+#: Packages that decode images or compute features.
+LIBRARIES = ("torch", "timm", "open_clip_torch", "pillow", "shiftbench")
+
 
 def _batches(split: Split, engine: Engine) -> Iterator[tuple[int, torch.Tensor]]:
     for first in range(0, len(split), engine.eval_batch):
@@ -101,16 +104,15 @@ def frozen_features(
 
 
 def _stored_features(backbone: Backbone, split: Split, engine: Engine, cache: Path, between: Callable[[], None]) -> Floats:
-    libraries = [version(name) for name in ("torch", "timm", "open_clip_torch", "pillow", "shiftbench")]
     key = digest(
         {
             "weights": backbone.weights_sha256,
             "backbone": backbone.name,
-            "pixels": backbone.pixels.name,
-            "images": split.fingerprint,
+            "pixels": split.pixels,
+            "images": split.cached_as,
             "order": digest(list(map(str, split.keys))),
             "arithmetic": [engine.device_type, engine.threads, engine.eval_batch],
-            "libraries": libraries,
+            "libraries": [version(name) for name in LIBRARIES],
             "protocol": PROTOCOL_VERSION,
         }
     )

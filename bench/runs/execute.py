@@ -12,21 +12,23 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
 
 from ..classifier import Classifier, interpolate
 from ..data.card import Metric
 from ..data.split import Split
 from ..errors import BenchError, Interrupted
 from ..evaluation.forward import logits_of
+from ..evaluation.guard import check_known
 from ..evaluation.metrics import score
+from ..evaluation.projection import matched, project
+from ..evaluation.relative import relative_scores
 from ..identity import PROTOCOL_VERSION, digest
-from ..method import FineTuner, Method
+from ..method import FineTuner, Method, Traits
 from ..plugins import configure
 from ..stopping import stop_if_asked
-from .atomic import write_with
 from .experiment import Experiment, Fit
-from .lease import Lease
+from .lease import Lease, is_live
+from .predictions import write_predictions
 from .provenance import peak_memory_mb, provenance
 from .record import CurvePoint, RunRecord
 
@@ -59,24 +61,24 @@ def execute(
         Interrupted: a stop was asked for; the record says `cancelled`.
     """
     method = method.resolved(experiment.traits)
-    record = _planned(experiment, method, limit=limit, search=search)
+    record = planned_record(experiment, method, limit=limit, search=search)
     record.search_trials, record.search_seconds = search_trials, search_seconds
     store, curve = experiment.store, curve and not search
     path = store.run_dir(record) / "record.json"
     old = _done(experiment, path)
     if old is not None and (old.curve or not curve):
         return _refreshed(experiment, old, record, path)
+    splits = _splits(experiment, record)  # finds unreadable images before training, not after
     with Lease(path.parent, waiting=experiment.waiting) as lease:
         old = _done(experiment, path)  # another process may have finished it while this one waited
         if old is not None:
             if curve and not old.curve:
-                old.curve = _curve(experiment, method, experiment.fit(method), _splits(experiment, record), record)
+                old.curve = _curve(experiment, method, experiment.fit(method), splits, record)
                 store.save_run(old)
             return _refreshed(experiment, old, record, path)
         store.save_run(record)
         try:
             fit = experiment.fit(method)
-            splits = _splits(experiment, record)
             if curve:
                 record.curve = _curve(experiment, method, fit, splits, record)
             _evaluate(experiment, fit.classifier, splits, record, path.parent)
@@ -119,6 +121,7 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord, path: Pat
     }
     record = old.model_copy(update=update)
     record.ood = _average(record, {name: value.score for name, value in record.metrics.items()})
+    record.relative = relative_scores(experiment.suite.card, record)
     if record != old:
         experiment.store.save_run(record)
     experiment.reporter.event("done-before", record=record, path=path)
@@ -137,11 +140,29 @@ def _save_whatever_happens(experiment: Experiment, record: RunRecord) -> None:
         experiment.reporter.event("warning", text=f"the record could not be saved: {error.what}")
 
 
-def _planned(experiment: Experiment, method: Method, *, limit: int | None, search: bool) -> RunRecord:
-    """The record of a run of `method`, before anything was done."""
+def planned_record(experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False) -> RunRecord:
+    """The record of a run of `method`, before anything was done: its `eval_id` tells where the run lies.
+
+    Raises:
+        BenchError: an image of a split that the run measures cannot be read.
+    """
     phase: Literal["search", "final"] = "search" if search else "final"
     label = row_label(method, experiment)
-    return _record(experiment, method.identity(), label, experiment.identity(method), limit=limit, phase=phase)
+    few = {} if experiment.shots is None else {"shots": experiment.shots}
+    return _record(experiment, method.identity() | few, label, experiment.identity(method), limit=limit, phase=phase)
+
+
+def record_failure(experiment: Experiment, method: Method, error: str, *, limit: int | None = None, search: bool = False) -> None:
+    """Leave a row for a run that could not say itself how it failed: its process died, or what it is built on failed.
+
+    A run that is done, or that some process works on, is left alone.
+    """
+    record = planned_record(experiment, method, limit=limit, search=search)
+    path = experiment.store.run_dir(record) / "record.json"
+    if _done(experiment, path) is None and not is_live(path.parent):
+        with Lease(path.parent, waiting=experiment.waiting):
+            record.status, record.error, record.finished = "failed", error, _now()
+            experiment.store.save_run(record)
 
 
 def _record(
@@ -153,7 +174,7 @@ def _record(
     limit: int | None,
     phase: Literal["final", "search", "external"],
 ) -> RunRecord:
-    """Loading every split here finds unreadable images before training, not after; a search opens id-val alone.
+    """The record of a run as it stands before anything was decoded or trained; a search opens id-val alone.
 
     Args:
         fit: what the fit_id is the hash of.
@@ -163,10 +184,19 @@ def _record(
     search = phase == "search"
     shifts = () if search else card.shifts
     present = [shift.name for shift in shifts if shift.name not in suite.holes]
-    data = {name: experiment.split(name).fingerprint for name in (["id-val"] if search else ["id-val", "id-test", *present])}
+    data = {name: experiment.fingerprint(name) for name in (["id-val"] if search else ["id-val", "id-test", *present])}
     if not suite.cut:
         limit = None  # a limit that leaves every image in is none
-    measured = {"data": data, "projection": "identity", "pixels": backbone.pixels.name, "metrics": _metrics_of(experiment)}
+    projections = {name: suite.projections[name] for name in data if name in suite.projections}
+    measured = {
+        "data": data,
+        "projection": {name: one.fingerprint for name, one in projections.items()} or "identity",
+        "pixels": backbone.pixels.name,
+        "metrics": _metrics_of(experiment),
+    }
+    other_pixels = {name: used for name in data if (used := experiment.pixels_of(name)) != backbone.pixels.name}
+    if other_pixels:
+        measured["other_pixels"] = other_pixels
     return RunRecord(
         status="started",
         method=method,
@@ -183,11 +213,12 @@ def _record(
         limit=limit,
         phase=phase,
         data=data,
+        projections={name: one.name for name, one in projections.items()},
         shifts=[shift.name for shift in shifts],
         averaged=[shift.name for shift in shifts if shift.in_average],
         holes=dict(suite.holes) if shifts else {},
         factors={shift.name: shift.factors for shift in shifts},
-        id_val_seen=card.name in backbone.seen_suites,
+        id_val_seen=not {card.name, card.id.data}.isdisjoint(backbone.seen_suites),
         started=_now(),
         identity={"fit": fit, "evaluation": measured},
         provenance=provenance(experiment.engine),
@@ -209,6 +240,8 @@ def row_label(method: Method, experiment: Experiment) -> str:
         for key, value in given.items()
         if default.get(key) != value
     ]
+    if experiment.shots is not None:
+        differs.insert(0, f"shots={experiment.shots}")
     return method.name + (f" ({', '.join(differs)})" if differs else "")
 
 
@@ -228,14 +261,25 @@ def _evaluate(
     experiment: Experiment, classifier: Classifier, splits: Mapping[str, Split], record: RunRecord, folder: Path
 ) -> None:
     """Metrics and predictions on every split, into the record and the folder."""
-    metrics = _metrics_of(experiment)
+    metrics, projections = _metrics_of(experiment), experiment.suite.projections
     start = time.monotonic()
+    known = experiment.known_accuracies(classifier)
     for name, split in splits.items():
         logits = _measured(experiment, {"it": classifier}, split)["it"]
+        if known is not None and experiment.suite.complete(name):
+            check_known(known, name, logits, split.labels, projections.get(name))
+        if name == "id-test":
+            for shift in set(record.projections):
+                rows, labels = matched(split.labels, projections[shift])
+                if len(rows):
+                    record.id_matched[shift] = score(project(logits[rows], projections[shift]), labels, None)
+        if name in projections:
+            logits = project(logits, projections[name])
         record.metrics[name] = score(logits, split.labels, split.groups, metrics.get(name, metrics[""]), split.skipped)
-        write_with(folder / "predictions" / f"{name}.parquet", lambda path, s=split, z=logits: _predictions(path, s, z))  # type: ignore[misc]
+        write_predictions(folder / "predictions" / f"{name}.parquet", split, logits)
     record.eval_seconds = time.monotonic() - start
     record.ood = _average(record, {name: value.score for name, value in record.metrics.items()})
+    record.relative = relative_scores(experiment.suite.card, record)
 
 
 def _measured(experiment: Experiment, classifiers: Mapping[str, Classifier], split: Split) -> dict[str, Any]:
@@ -260,14 +304,21 @@ def _average(record: RunRecord, scores: Mapping[str, float]) -> float | None:
     return float(np.mean([scores[name] for name in record.averaged]))
 
 
+def fine_tuned(method: Method, traits: Traits) -> FineTuner | None:
+    """The fine-tuner that a method is, or that it wraps and nothing beside it; None if there is none."""
+    while not isinstance(method, FineTuner):
+        inner = method.stages()
+        if len(inner) != 1:
+            return None
+        method = inner[0].resolved(traits)
+    return method
+
+
 def _curve(experiment: Experiment, method: Method, fit: Fit, splits: Mapping[str, Split], record: RunRecord) -> list[CurvePoint]:
     """Scores along the straight line from the start to the end of the fine-tuned fit that `method` is or wraps."""
-    tuner = method
-    while not isinstance(tuner, FineTuner):
-        inner = [value for key in type(tuner).model_fields if isinstance(value := getattr(tuner, key), Method)]
-        if len(inner) != 1:
-            raise BenchError(f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out")
-        tuner = inner[0].resolved(experiment.traits)
+    tuner = fine_tuned(method, experiment.traits)
+    if tuner is None:
+        raise BenchError(f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out")
     assert tuner.head_init is not None
     end = fit.classifier if tuner is method else experiment.fit(tuner).classifier
     start = experiment.start(tuner.head_init)
@@ -276,28 +327,10 @@ def _curve(experiment: Experiment, method: Method, fit: Fit, splits: Mapping[str
     scores: dict[str, dict[str, float]] = {key: {} for key in line}
     for name, split in splits.items():
         for key, logits in _measured(experiment, line, split).items():
+            if name in experiment.suite.projections:
+                logits = project(logits, experiment.suite.projections[name])
             scores[key][name] = score(logits, split.labels, split.groups, metrics.get(name, metrics[""])).score
     return [CurvePoint(alpha=float(key), scores=scores[key], ood=_average(record, scores[key])) for key in line]
-
-
-def _predictions(path: Path, split: Split, logits: np.ndarray[Any, Any]) -> None:
-    """One row per image: key, label, group, prediction, what re-scoring needs, and the logits in half precision."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    ordered = np.sort(logits, axis=1)
-    columns = {
-        "key": pa.array([str(key) for key in split.keys]),
-        "label": pa.array(split.labels),
-        "group": pa.array(split.groups if split.groups is not None else np.full(len(split), -1)),
-        "prediction": pa.array(logits.argmax(axis=1)),
-        "label_logit": pa.array(logits[np.arange(len(split)), split.labels]),
-        "maximum": pa.array(ordered[:, -1]),
-        "runner_up": pa.array(ordered[:, -2]),
-        "log_sum_exp": pa.array(logsumexp(logits.astype(np.float64), axis=1)),
-        "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.astype(np.float16).reshape(-1)), logits.shape[1]),
-    }
-    pq.write_table(pa.table(columns), path)
 
 
 def _now() -> str:

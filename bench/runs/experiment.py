@@ -6,20 +6,24 @@ import json
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from ..backbones.backbone import Backbone, Head, ImageTower, TextTower
 from ..backbones.heads import zero_shot_head
 from ..classifier import Classifier
+from ..data.card import Known
 from ..data.split import Split
 from ..data.suite import Suite
 from ..errors import Diverged, UsageError
-from ..evaluation.forward import frozen_features
+from ..evaluation.forward import LIBRARIES, frozen_features
 from ..identity import PROTOCOL_VERSION, digest, tensors_sha256, torch_stream
 from ..method import HeadInit, Method, Traits
 from ..plugins import build_method
@@ -27,6 +31,7 @@ from ..stopping import Reporter, stop_if_asked
 from ..task import Task
 from ..training.checkpoint import Checkpoints
 from ..training.engine import Engine
+from .atomic import write_with
 from .lease import Lease
 from .provenance import peak_memory_mb, provenance, reset_peak_memory
 from .store import FitRecord, Store
@@ -48,12 +53,22 @@ class Experiment:
 
     Args:
         suite: opened; its splits are loaded when first used. seed: of training. cache: folder for frozen features.
+        shots: train on this many images per class, drawn by the seed; None trains on all.
     """
 
     def __init__(
-        self, *, backbone: Backbone, suite: Suite, seed: int, store: Store, engine: Engine, reporter: Reporter, cache: Path
+        self,
+        *,
+        backbone: Backbone,
+        suite: Suite,
+        seed: int,
+        store: Store,
+        engine: Engine,
+        reporter: Reporter,
+        cache: Path,
+        shots: int | None = None,
     ) -> None:
-        self.backbone, self.suite, self.seed = backbone, suite, seed
+        self.backbone, self.suite, self.seed, self.shots = backbone, suite, seed, shots
         self.store, self.engine, self.reporter, self.cache = store, engine, reporter, cache
 
     def with_seed(self, seed: int) -> Experiment:
@@ -66,12 +81,13 @@ class Experiment:
             engine=self.engine,
             reporter=self.reporter,
             cache=self.cache,
+            shots=self.shots,
         )
 
     @cached_property
     def traits(self) -> Traits:
         """What the backbone offers on this suite."""
-        native = self.backbone.native_head(self.suite.card.classes) is not None
+        native = self.backbone.native_head(self.suite.card.identities) is not None
         return Traits(text=self.backbone.has_text, native=native, layout=self.backbone.layout)
 
     @cached_property
@@ -103,9 +119,9 @@ class Experiment:
             return self.fit(self.probe).classifier
         classes, tower = self.suite.card.classes, self.backbone.image_tower()
         if init == "zero-shot":
-            head = zero_shot_head(self.text(), classes, self.suite.card.templates, device=self.engine.device)
+            head = self._zero_shot_head()
         elif init == "native":
-            native = self.backbone.native_head(classes)
+            native = self.backbone.native_head(self.suite.card.identities)
             if native is None:
                 raise UsageError(
                     f"{self.backbone.name} was not trained on the classes of {self.suite.card.name}, so it has no native head",
@@ -118,12 +134,47 @@ class Experiment:
             head = Head(weight, normalize=self.traits.text)
         return Classifier(tower, head)
 
+    def _zero_shot_head(self) -> Head:
+        """Built once for these weights, names and prompts, and kept: ImageNet's 80,000 prompts take minutes to hours."""
+        card, text = self.suite.card, self.text()
+        key = digest(
+            {
+                "weights": self.backbone.weights_sha256,
+                "classes": list(card.classes),
+                "templates": list(card.templates),
+                "arithmetic": [self.engine.device_type, self.engine.threads],
+                "libraries": [version(name) for name in LIBRARIES],
+                "protocol": PROTOCOL_VERSION,
+            }
+        )
+
+        def told(done: int, of: int) -> None:
+            self.reporter.event("data", what="embedding prompts", done=done, of=of, unit="prompts")
+            stop_if_asked(self.reporter)
+
+        path = self.cache / "heads" / f"{key[:32]}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                head = zero_shot_head(text, card.classes, card.templates, device=self.engine.device, progress=told)
+                write_with(path, lambda temporary: save_file({"weight": head.weight.detach().contiguous()}, temporary))
+            return Head(load_file(path)["weight"], normalize=True)
+
     def is_frozen(self, tower: ImageTower) -> bool:
         """Whether a tower's weights are those of the pre-trained one."""
         mine = tower.state_dict()
         return mine.keys() == self._pretrained.keys() and all(
             torch.equal(tensor.cpu(), self._pretrained[name]) for name, tensor in mine.items()
         )
+
+    def known_accuracies(self, classifier: Classifier) -> Known | None:
+        """What is published on this backbone's zero-shot classifier, if the card says so and `classifier` is that one."""
+        known = next((one for one in self.suite.card.known if self.backbone.name in one.backbones), None)
+        if known is None or not self.is_frozen(classifier.tower):
+            return None
+        start, head = self._zero_shot_head(), classifier.head
+        same = torch.equal(head.weight.cpu(), start.weight) and not head.bias.any() and head.normalize
+        return known if same else None
 
     @cached_property
     def _pretrained(self) -> dict[str, torch.Tensor]:
@@ -135,7 +186,18 @@ class Experiment:
 
     def split(self, name: str) -> Split:
         """A split at the backbone's pixels."""
-        return self.suite.load(name, self.backbone.pixels)
+        return self.suite.load(name, self.backbone.pixels, self._shots(name))
+
+    def fingerprint(self, name: str) -> str:
+        """That of a split, without decoding it."""
+        return self.suite.fingerprint(name, self.backbone.pixels, self._shots(name))
+
+    def _shots(self, split: str) -> tuple[int, int] | None:
+        return (self.shots, self.seed) if self.shots is not None and split == "train" else None
+
+    def pixels_of(self, split: str) -> str:
+        """Name of the preprocessing of a split's images."""
+        return self.suite.pixels_of(split, self.backbone.pixels).name
 
     def identity(self, method: Method) -> dict[str, Any]:
         """Everything that shapes the weights of `method` here; the fit_id is its hash."""
@@ -147,8 +209,8 @@ class Experiment:
             "probe": self.probe.resolved(self.traits).identity() if _starts_from_probe(method) else None,
             "backbone": self.backbone.weights_sha256,
             "pixels": self.backbone.pixels.name,
-            "train": self.split("train").fingerprint,
-            "id_val": self.split("id-val").fingerprint,
+            "train": self.fingerprint("train"),
+            "id_val": self.fingerprint("id-val"),
             "classes": digest(list(card.classes)),
             "templates": digest(list(card.templates)),
             "metric": card.metric,

@@ -28,7 +28,14 @@ def illustrate(
     Raises:
         UsageError: the method draws nothing, or comes from a file that must be named. MissingPrerequisite: no data or weights.
     """
-    spec = RunSpec(methods=("illustrated",), suite=suite, backbone=record.backbone, seeds=(record.seed,), data_root=data_root)
+    spec = RunSpec(
+        methods=("illustrated",),
+        suite=suite,
+        backbone=record.backbone,
+        seeds=(record.seed,),
+        shots=record.method.get("shots"),
+        data_root=data_root,
+    )
     (experiment,) = experiments(spec, store=store)
     if record.method["source"]:
         raise UsageError(

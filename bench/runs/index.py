@@ -38,13 +38,13 @@ def records(store: Store) -> list[tuple[Path, RunRecord]]:
 
     A damaged record is told on stderr and left out, every time.
     """
-    stamps = _stamps(store.runs_dir)
+    stamped = stamps(store.runs_dir)
     path = store.root / "runs-index.parquet"
-    known = _read(path) if len(stamps) >= WORTH_IT else {}
+    known = _read(path) if len(stamped) >= WORTH_IT else {}
     kept: dict[str, tuple[str, bytes]] = {}
     found: list[tuple[Path, RunRecord]] = []
     with _without_collector():
-        for name, stamp in stamps.items():
+        for name, stamp in stamped.items():
             place = store.runs_dir / name
             record = _parsed(known[name][1]) if name in known and known[name][0] == stamp else None
             if record is not None:
@@ -73,7 +73,7 @@ def _settled(stamp: str) -> bool:
     return time.time() - int(stamp.split()[0]) / 1e9 > _SETTLED
 
 
-def _stamps(runs: Path) -> dict[str, str]:
+def stamps(runs: Path) -> dict[str, str]:
     """Stamp of every `<suite>/<backbone>/<method>/<eval_id>/record.json`, sorted by folder."""
 
     def folders(parent: str, depth: int) -> Iterator[str]:

@@ -55,13 +55,23 @@ def _version(package: str) -> str | None:
         return None
 
 
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that shape a result."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+
+
+def source_sha256() -> str:
+    """Hash of ShiftBench's own Python files."""
+    return str(_source()["source_sha256"])
+
+
 def provenance(engine: Engine) -> dict[str, Any]:
     """Versions, source hash, commit, hardware and engine settings of this process."""
     import torch
 
     gpu = torch.cuda.get_device_name(engine.device) if engine.device_type == "cuda" else None
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": versions(),
         **_source(),
         "platform": platform.platform(),
         "processor": _processor(),

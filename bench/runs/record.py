@@ -57,6 +57,14 @@ class RunRecord(_Part):
     phase: Literal["final", "search", "external"] = "final"
     data: dict[str, str] = Field(default_factory=dict, description="split -> fingerprint of its images and labels")
     metrics: dict[str, SplitMetrics] = Field(default_factory=dict, description="split -> metrics; id-val and id-test included")
+    projections: dict[str, str] = Field(
+        default_factory=dict,
+        description="shift -> how logits over the suite's classes became logits over its own (`masked200`, ...); none: identity",
+    )
+    id_matched: dict[str, SplitMetrics] = Field(
+        default_factory=dict, description="shift -> metrics of id-test on the shift's classes alone, under the same projection"
+    )
+    relative: dict[str, float] = Field(default_factory=dict, description="scores relative to a reference's, such as mCE; percent")
     shifts: list[str] = Field(default_factory=list, description="the suite's shifts in the card's order")
     averaged: list[str] = Field(default_factory=list, description="the shifts that the OOD average is declared over")
     holes: dict[str, str] = Field(default_factory=dict, description="split -> why it has no result")
@@ -80,5 +88,7 @@ class RunRecord(_Part):
     identity: dict[str, Any] = Field(
         default_factory=dict, description="what the ids are hashes of: `fit` of fit_id, `evaluation` with it of eval_id"
     )
-    origin: dict[str, str] = Field(default_factory=dict, description="the pack that a run was merged from; empty for a run made here")
+    origin: dict[str, str] = Field(
+        default_factory=dict, description="the pack that a run was merged from; empty for a run made here"
+    )
     provenance: dict[str, Any] = Field(default_factory=dict)

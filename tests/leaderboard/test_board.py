@@ -10,7 +10,7 @@ import pytest
 from bench.errors import UsageError
 from bench.leaderboard.groups import frame, groups, load, select
 from bench.leaderboard.tables import View, tables
-from bench.runs.record import RunRecord
+from bench.runs.record import CurvePoint, RunRecord
 from bench.runs.store import Store
 
 Make = Callable[..., RunRecord]
@@ -224,3 +224,20 @@ def test_the_frame_has_one_row_per_run_and_split(make: Make) -> None:
     assert len(found) == 3
     assert set(found["split"]) == {"id-test", "cartoon", "sketch"}
     assert frame([]).empty
+
+
+def test_above_the_curve_is_blank_unless_every_seed_lies_on_its_range(make: Make) -> None:
+    def curve(seed: int) -> RunRecord:
+        points = [CurvePoint(alpha=a, scores={"id-test": x}, ood=0.6 - 0.1 * a) for a, x in ((0.0, 0.6), (1.0, 0.8 + 0.1 * seed))]
+        return make("full-finetune", seed, scores={"id-test": 0.8 + 0.1 * seed, "cartoon": 0.5, "sketch": 0.5}, curve=points)
+
+    def run(name: str, seed: int, at: float) -> RunRecord:
+        return make(name, seed, scores={"id-test": at, "cartoon": 0.7, "sketch": 0.7}, ood=0.7)
+
+    inside = [run("inside", seed, 0.8) for seed in range(3)]  # there is no curve of the third seed
+    outside = [run("outside", seed, 0.85) for seed in range(2)]
+    (table,) = tables([curve(0), curve(1), *inside, *outside], View())
+    above = {row["method"]: row["above_curve"] for row in table.rows}
+    assert above["inside"] == pytest.approx(0.2 - (0.1 * 1 / 3) / 2)
+    assert above["outside"] is None
+    assert any("blank for outside" in note and "nothing is extrapolated" in note for note in table.notes)

@@ -102,3 +102,17 @@ def test_the_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "leaderboard" in done.stdout
     assert done.stderr.strip() == ""
+
+
+def test_numbers_carry_the_interval_that_is_asked_for(make: Make, store: Store) -> None:
+    for seed, score in enumerate((0.5, 0.6)):
+        store.save_run(make("a", seed, scores={"id-test": score, "cartoon": 0.6, "sketch": 0.5}))
+    assert "55.0 ± 7.1" in board(store).stdout
+    seeds, images = board(store, "--spread", "seeds").stdout, board(store, "--spread", "images").stdout
+    assert "55.0 [-8.5, 118.5]" in seeds
+    assert "t-interval over seeds" in seeds
+    assert "55.0 [45.2, 64.4]" in images
+    assert "interval over images" in images
+    (table,) = json.loads(board(store, "--format", "json").stdout)["tables"]
+    assert table["rows"][0]["id_images_low"] == pytest.approx(0.452, abs=1e-3)
+    assert table["rows"][0]["id_seeds_high"] == pytest.approx(1.185, abs=1e-3)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from scipy import stats
 
-from bench.leaderboard.tradeoff import envelope, interval_over_seeds
+from bench.leaderboard.tradeoff import area_under_curve, envelope, interval_over_seeds, on_front
+from bench.runs.record import CurvePoint, RunRecord
 
 CURVE = [(0.60, 0.58), (0.70, 0.60), (0.80, 0.56), (0.90, 0.50), (0.88, 0.48)]
 
@@ -35,3 +37,16 @@ def test_interval_is_scipys() -> None:
     low, high = stats.ttest_1samp(values, 0).confidence_interval()
     assert interval_over_seeds(values) == pytest.approx((0.27, low, high))
     assert math.isnan(interval_over_seeds([0.5])[1])
+
+
+def test_the_area_is_the_mean_height_of_the_envelope(make: Callable[..., RunRecord]) -> None:
+    points = [CurvePoint(alpha=i / 4, scores={"id-test": x}, ood=y) for i, (x, y) in enumerate(CURVE)]
+    # Flat at .60 up to .70, then three straight pieces.
+    by_hand = (0.60 * 0.1 + 0.58 * 0.1 + 0.53 * 0.1) / 0.3
+    assert area_under_curve(make(curve=points)) == pytest.approx(by_hand)
+    assert area_under_curve(make()) is None
+
+
+def test_the_front_is_what_nothing_dominates() -> None:
+    points = [(0.9, 0.5), (0.8, 0.6), (0.8, 0.5), (0.7, 0.6), (0.9, None), (0.9, 0.5)]
+    assert on_front(points) == [True, True, False, False, None, True]

@@ -83,7 +83,7 @@ def test_ids_of_a_folder_suite(tmp_path: Path) -> None:
     assert one.traits == Traits(text=True, native=False, layout="vit")
     method = build_method("full-finetune", {}, one.suite.card.recipe).resolved(one.traits)
     identity = one.identity(method) | {"method": "", "probe": ""}  # methods have versions of their own
-    record = _record(one, {"name": "m"}, "m", "f" * 24, limit=None, phase="final")
+    record = _record(one, {"name": "m"}, "m", identity, limit=None, phase="final")
     found = {name: value[:16] for name, value in record.data.items()}
     assert found == {
         "id-val": "7a7d2aab24dbdf74",
@@ -92,7 +92,10 @@ def test_ids_of_a_folder_suite(tmp_path: Path) -> None:
         "two": "4cfb2764e5104cee",
     }
     assert digest(identity)[:24] == "f19fcfc35ab93c1eb55756c5"
-    assert record.eval_id == "2e316f90d92142cbcc04d79d"
+    assert record.fit_id == digest(identity)[:24]
+    measured = record.identity["evaluation"]
+    assert record.eval_id == digest({"fit": record.fit_id, **measured})[:24]
+    assert digest({"fit": "f" * 24, **measured})[:24] == "2e316f90d92142cbcc04d79d"
 
 
 @pytest.mark.parametrize(

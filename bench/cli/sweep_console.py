@@ -1,0 +1,180 @@
+"""A sweep on stderr: a live table of the running trials on a terminal, one line per change of state on a pipe."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .output import duration, plain, stderr_console
+
+if TYPE_CHECKING:
+    from ..sweeps.job import Job, Outcome
+    from ..sweeps.queue import Queue
+
+
+@dataclass
+class _Trial:
+    """What is known of a running trial."""
+
+    job: Job
+    where: str
+    since: float = field(default_factory=time.monotonic)
+    epoch: str = ""
+    loss: float | None = None
+    id_val: float | None = None
+    doing: str = "starting"
+    share: float = 0.0
+
+
+class SweepConsole:
+    """Tells how a sweep goes, and turns Ctrl-C or SIGTERM into a stop: the first saves the state, the second does not wait.
+
+    Use as a context manager: signal handlers and the terminal are put back at the end.
+
+    Args:
+        patient: whether the runner looks at `now`; one that trains in this process cannot, and is ended by the signal itself.
+    """
+
+    def __init__(self, queue: Queue, *, patient: bool = True) -> None:
+        self.stop = 0
+        self.now = False
+        self._queue, self._patient = queue, patient
+        self._console: Console = stderr_console()
+        self._live: Live | None = None
+        self._trials: dict[str, _Trial] = {}
+        self._begin = time.monotonic()
+        self._before = queue.count("done")
+        self._told: set[str] = set()
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> SweepConsole:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._old[number] = signal.signal(number, self._on_signal)
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._picture, console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        todo, done = self._queue.count("to do"), self._queue.count("done")
+        to_come = f", {self._queue.finals_to_come} to come" if self._queue.finals_to_come else ""
+        self._line(f"sweep: {done} jobs done before, {todo} to do{to_come}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.now or (self.stop and not self._patient):
+            if self._live is not None:
+                self._live.stop()
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        # A handler may interrupt a print half way, and a buffered stream refuses to be entered twice: write past it.
+        if self.stop:
+            self.now = True
+            os.write(2, b"stopping now\n")
+        else:
+            self.stop = number
+            os.write(2, b"stopping: running trials save their state (once more to stop at once)\n")
+
+    def started(self, job: Job, where: str) -> None:
+        """See `Watch`."""
+        self._trials[job.id] = _Trial(job, where)
+        self._line(f"started: {_name(job)} on {where}")
+
+    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
+        """See `Watch`."""
+        trial = self._trials.get(job.id)
+        if trial is None:
+            return
+        if kind == "step":
+            trial.doing, trial.loss = f"step {fields['step']}/{fields['total']}", fields["loss"]
+            trial.share = fields["step"] / max(1, fields["total"])
+        elif kind == "epoch":
+            trial.epoch = f"{fields['epoch']}/{fields['epochs']}"
+            trial.loss, trial.id_val = fields["loss"], fields["id_val"]
+        elif kind == "evaluate":
+            trial.doing, trial.share = f"evaluating {fields['split']}", 1.0
+        elif kind == "data":
+            trial.doing = f"data: {fields['what']} {fields['done']}/{fields['of']}"
+        elif kind == "waiting":
+            trial.doing = f"waiting for process {fields['pid']} on {fields['host']}"
+            self._once(f"{_name(job)} waits for process {fields['pid']} on {fields['host']}, which works on the same fit")
+        elif kind == "resumed":
+            self._line(f"continued: {_name(job)}, at step {fields['step']} of {fields['total']}")
+        elif kind == "warning":
+            self._once(f"note: {fields['text']}")
+
+    def settled(self, job: Job, outcome: Outcome) -> None:
+        """See `Watch`."""
+        self._trials.pop(job.id, None)
+        done, total = self._count()
+        told = {"done": "done", "failed": "FAILED", "cancelled": "stopped", "lost": "lost"}[outcome.status]
+        error = f": {outcome.error}" if outcome.error else ""
+        self._line(f"{told}: {_name(job)}, {duration(outcome.seconds)}{error}  [{done} of {total}]")
+
+    def note(self, text: str) -> None:
+        """See `Watch`."""
+        self._line(f"note: {text}")
+
+    def _once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        self._console.print(Text(plain(text)), soft_wrap=True)
+
+    def _count(self) -> tuple[int, int]:
+        queue = self._queue
+        return queue.count("done", "failed"), queue.count("done", "failed", "to do", "running", "stopped") + queue.finals_to_come
+
+    def _picture(self) -> Group:
+        queue = self._queue
+        done, total = self._count()
+        parts = done + sum(trial.share for trial in list(self._trials.values()))
+        counts = f"{done}/{total}  running {len(self._trials)}  failed {queue.count('failed')}"
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row("sweep", ProgressBar(total=max(total, 1), completed=parts, width=30), counts, self._eta(parts, total))
+        trials = Table.grid(padding=(0, 2))
+        for name in ("method", "seed", "epoch", "loss", "id-val", "doing", "where", "time"):
+            trials.add_column(name, no_wrap=True, overflow="ellipsis", ratio=3 if name == "method" else None)
+        if self._trials:
+            trials.add_row(*(Text(name, style="dim") for name in ("method", "seed", "epoch", "loss", "id-val", "", "", "")))
+        for trial in list(self._trials.values()):
+            cells = [
+                _name(trial.job, seed=False),
+                str(trial.job.seed) if trial.job.phase != "search" else "search",
+                trial.epoch,
+                "" if trial.loss is None else f"{trial.loss:.3f}",
+                "" if trial.id_val is None else f"{100 * trial.id_val:.1f}",
+                trial.doing,
+                trial.where,
+                duration(time.monotonic() - trial.since),
+            ]
+            trials.add_row(*(Text(plain(cell)) for cell in cells))
+        return Group(bar, trials)
+
+    def _eta(self, parts: float, total: int) -> str:
+        """By the pace of this start: what was done before it took no time."""
+        here = parts - self._before
+        if here < 0.5:
+            return ""
+        left = (time.monotonic() - self._begin) / here * (total - parts)
+        return f"about {duration(left)} left"
+
+
+def _name(job: Job, *, seed: bool = True) -> str:
+    kind = {"stage": "stage", "search": f"trial {job.trial}", "final": "run"}[job.phase]
+    return f"{kind} {job.label}" + (f", seed {job.seed}" if seed and job.phase != "search" else "")

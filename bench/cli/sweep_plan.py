@@ -1,0 +1,136 @@
+"""What `bench sweep` shows without doing anything: the plan as a table, and one command per job for other schedulers."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields, replace
+
+import typer
+
+from ..runs.atomic import write_text
+from ..sweeps.estimate import Costs, Estimate, estimate
+from ..sweeps.probe import seconds_by_probe
+from ..sweeps.queue import Entry, Queue
+from ..sweeps.spec import as_toml
+from ..sweeps.sweep import Settings, Sweep
+from ..training.engine import default_device
+from .output import Column, Row, Table, duration, say, size
+
+
+def plan_table(sweep: Sweep, *, probe: bool) -> Table:
+    """Every job with its state, and what the rest will take, by earlier records or else, if asked for, by a probe."""
+    queue, spec = sweep.queue, sweep.spec
+    engine = replace(sweep.work.engine, device=sweep.work.device or default_device(), devices=1)
+    costs = Costs(sweep.store, (lambda planned: seconds_by_probe(planned, engine)) if probe else None)
+    expected = estimate(queue, costs)
+    rows: list[Row] = [_row(queue, entry, expected.seconds.get(entry.job.id)) for entry in queue if entry.mine]
+    for search in queue.searches:
+        if not search.over:
+            for seed in spec.seeds:
+                entrant = search.entrant
+                rows.append(
+                    {
+                        "phase": "final",
+                        "suite": entrant.suite,
+                        "backbone": entrant.backbone,
+                        "method": entrant.asked,
+                        "seed": seed,
+                        "state": "waits",
+                        "why": "for its search",
+                    }
+                )
+    for one in sweep.plan.impossible:
+        rows.append({"suite": one.suite, "backbone": one.backbone, "method": one.asked, "state": "left out", "why": one.reason})
+    several = len(spec.suites) > 1, len(spec.backbones) > 1
+    columns = [
+        Column("phase"),
+        Column("suite", human=several[0]),
+        Column("backbone", human=several[1]),
+        Column("method"),
+        Column("seed", kind="count"),
+        Column("trial", kind="count", human=any(row.get("trial") is not None for row in rows)),
+        Column("fit_id", "fit"),
+        Column("state"),
+        Column("why"),
+        Column("seconds", "about", "seconds"),
+    ]
+    return Table(columns, rows, notes=_notes(sweep, expected, probe=probe))
+
+
+def _row(queue: Queue, entry: Entry, seconds: float | None) -> Row:
+    job, waits = entry.job, queue.waits_for(entry)
+    shown = "waits" if waits else entry.state
+    why = entry.reason or (f"for fit {', '.join(other.job.fit_id[:8] for other in waits)}" if waits else "")
+    return {
+        "phase": job.phase,
+        "suite": job.suite,
+        "backbone": job.backbone,
+        "method": job.label,
+        "seed": job.seed,
+        "trial": job.trial,
+        "fit_id": job.fit_id[:8],
+        "state": shown,
+        "why": why,
+        "seconds": seconds,
+    }
+
+
+def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
+    queue, spec = sweep.queue, sweep.spec
+    todo = queue.count("to do")
+    if not todo and queue.over:
+        return ["everything is done already"]
+    notes = [f"{queue.count('done')} jobs done, {todo} to do, {queue.finals_to_come} final runs to come after the searches."]
+    stages = [entry for entry in queue if entry.mine and entry.job.phase == "stage"]
+    if stages:
+        served = [sum(stage.job.fit_id in entry.job.needs for entry in queue) for stage in stages]
+        notes.append(f"{len(stages)} fits are trained for others to build on, each once; they serve {sum(served)} jobs.")
+    if spec.searches:
+        budget = f"{spec.hours:g} h of training" if spec.hours is not None else f"{spec.most_trials} trials"
+        drawn = {"random": "drawn at random beforehand", "grid": "from a grid", "tpe": "each proposed from the results before it"}
+        notes.append(f"Search: {budget} for every method, {drawn[spec.search]}, on id-val with a seed of its own.")
+    if expected.total:
+        partial = f", {expected.unknown} jobs left out of which nothing tells" if expected.unknown else ""
+        how = "earlier records and a probe" if probe else "earlier records"
+        notes.append(f"About {duration(expected.total)} of trial time, by {how}{partial}; trials at once divide it.")
+    else:
+        notes.append("No earlier record tells how long this takes; --probe measures a few steps.")
+    free = sweep.free_disk()
+    notes.append(
+        f"About {size(expected.bytes)} of disk, of {size(free)} free." + (" That is not enough." if expected.bytes > free else "")
+    )
+    return notes
+
+
+def print_commands_of(sweep: Sweep, settings: Settings) -> None:
+    """One line per job that is to do, on stdout, in an order in which each finds what it is built on already made."""
+    config = sweep.store.root / "sweeps" / f"{sweep.id}.toml"
+    write_text(config, as_toml(sweep.spec))
+    common = ["bench", "sweep", "--config", str(config), "--store", str(sweep.store.root), *_options(settings)]
+    left = [entry for entry in sweep.queue if entry.mine and entry.state == "to do"]
+    level = 0
+    while left:
+        makes = {entry.job.fit_id for entry in left}
+        ready = [entry for entry in left if not (set(entry.job.needs) & makes - {entry.job.fit_id})]
+        if level:
+            typer.echo("# after all of the above:")
+        for entry in ready:
+            comment = f"{entry.job.phase}: {entry.job.label}, seed {entry.job.seed}"
+            typer.echo(f"{shlex.join([*common, '--job', entry.job.id])}  # {comment}")
+        left = [entry for entry in left if entry not in ready]
+        level += 1
+    if sweep.queue.finals_to_come:
+        say(
+            f"note: {sweep.queue.finals_to_come} final runs follow from the searches: when these are done, ask again for the rest"
+        )
+
+
+def _options(settings: Settings) -> list[str]:
+    """The options that make these settings, those that differ from the defaults."""
+    usual, found = Settings(), []
+    for field in fields(Settings):
+        value = getattr(settings, field.name)
+        if value != getattr(usual, field.name):
+            name = {"checkpoint_seconds": "checkpoint-every"}.get(field.name, field.name.replace("_", "-"))
+            found += [f"--no-{name}"] if value is False else [f"--{name}", str(value)]
+    return found

@@ -1,0 +1,176 @@
+"""Tar archives read in place: where every file lies in them, remembered, so that nothing has to be unpacked."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Final
+
+import pandas as pd
+import PIL
+
+from ..errors import BenchError
+from . import image_bytes
+from .image_bytes import EMPTY, OTHER, SYSTEM
+from .stored import Progress, replace_file
+
+#: Columns of an archive's index: `within` is the inner archive that a file lies in ("" for none), `name` its path there.
+COLUMNS: Final = ("within", "name", "offset", "size", "sha256", "format", "problem")
+
+_VERSION: Final = 1
+_COMPRESSED: Final = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
+_STEP: Final = 1000
+
+
+def archives_at(folder: Path, pattern: str) -> list[Path]:
+    """The files that a card's path names: `*` stands for anything, `{000..127}` for every number of as many digits."""
+    found: set[Path] = set()
+    for one in expanded(pattern):
+        found.update(path for path in folder.glob(one) if path.is_file())
+    return sorted(found)
+
+
+def expanded(pattern: str) -> list[str]:
+    """Every text that a pattern with a range such as `{000..127}` stands for."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if match is None:
+        return [pattern]
+    width = len(match[1])
+    numbers = (f"{number:0{width}d}" for number in range(int(match[1]), int(match[2]) + 1))
+    return [text for number in numbers for text in expanded(pattern[: match.start()] + number + pattern[match.end() :])]
+
+
+def index_archive(path: Path, *, read: bool, cache: Path, progress: Progress | None = None) -> pd.DataFrame:
+    """Every file in a tar archive and in the tar archives in it (ImageNet's training images lie so, an archive per class).
+
+    Args:
+        read: whether the files are read, for their SHA-256 and format; otherwise they are judged by name and size.
+        cache: folder of remembered indexes. One is believed while size and time stamp of the archive are the same.
+
+    Returns:
+        The columns `COLUMNS`; `sha256` and `format` are "" for files that were not read.
+
+    Raises:
+        BenchError: the archive is compressed, damaged or truncated, or cannot be read.
+    """
+    status = path.stat()
+    judged_by = f"{_VERSION} {image_bytes.VERSION} {PIL.__version__} {read}"
+    what = f"{path.absolute().as_posix()}\n{status.st_size} {status.st_mtime_ns}\n{judged_by}"
+    stored = cache / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.archive.parquet"
+    try:
+        return pd.read_parquet(stored)[list(COLUMNS)]
+    except (OSError, ValueError, KeyError):
+        pass
+    index = pd.DataFrame(_rows(path, read, progress), columns=list(COLUMNS))
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(stored, lambda part: index.to_parquet(part, index=False))
+    return index
+
+
+def read_at(descriptor: int, offset: int, size: int) -> bytes:
+    """Bytes of an open file, whatever other threads read from it.
+
+    Raises:
+        EOFError: the file is shorter.
+    """
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size:
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            raise EOFError
+        data += more
+    return data
+
+
+def _rows(path: Path, read: bool, progress: Progress | None) -> Iterator[tuple[object, ...]]:
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        for magic, name in _COMPRESSED:
+            if start.startswith(magic):
+                raise BenchError(
+                    f"an archive compressed with {name} cannot be read in place", where=str(path), fix="decompress or unpack it"
+                )
+        count = 0
+        try:
+            for within, member, offset in _members(file, 0, length, ""):
+                count += 1
+                if progress is not None and count % _STEP == 0:
+                    progress(f"indexing {path.name}", offset >> 20, length >> 20)
+                if offset + member.size > length:
+                    raise tarfile.ReadError("unexpected end of data")
+                data = read_at(file.fileno(), offset, member.size) if read else b""
+                yield (within, member.name, offset, member.size, *_judged(member, data if read else None))
+        except (tarfile.TarError, EOFError) as error:
+            raise BenchError(
+                f"the archive is damaged or truncated: {error}", where=str(path), fix="compare its size or checksum; get it again"
+            ) from error
+        except OSError as error:
+            raise BenchError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+    if progress is not None and count >= _STEP:
+        progress(f"indexing {path.name}", length >> 20, length >> 20)
+
+
+def _members(file: IO[bytes], start: int, size: int, within: str) -> Iterator[tuple[str, tarfile.TarInfo, int]]:
+    with tarfile.open(fileobj=io.BufferedReader(_Window(file, start, size), 512), mode="r:") as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member: gigabytes for a million files
+            if not member.isreg() or member.issparse():
+                continue
+            offset = start + member.offset_data
+            if member.name.endswith(".tar"):
+                yield from _members(file, offset, member.size, member.name)
+            else:
+                yield within, member, offset
+
+
+def _judged(member: tarfile.TarInfo, data: bytes | None) -> tuple[str, str, str]:
+    """SHA-256, format and problem of a file."""
+    name = member.name.rpartition("/")[2]
+    if name.startswith("."):
+        return "", "", SYSTEM
+    if not image_bytes.has_image_suffix(name):
+        return "", "", OTHER
+    if data is None:
+        return "", "", "" if member.size else EMPTY
+    return hashlib.sha256(data).hexdigest(), *image_bytes.inspect(data, name)
+
+
+class _Window(io.RawIOBase):
+    """A part of a file as a file of its own; reading it does not move the file."""
+
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+        self._descriptor, self._start, self._size, self._at = file.fileno(), start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(min(len(buffer), self._size - self._at), 0)
+        data = os.pread(self._descriptor, count, self._start + self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def require_some(files: Sequence[Path], pattern: str, folder: Path) -> None:
+    """Raise BenchError if a pattern of shards leaves gaps: a missing shard is missing images."""
+    wanted = [name for name in expanded(pattern) if "*" not in name]
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing and files:
+        raise BenchError(f"{len(missing)} of {len(wanted)} shards are missing: {', '.join(missing[:3])}", where=str(folder))

@@ -1,0 +1,112 @@
+"""Parts of data sets that are arrays of pixels in a file: NumPy files, CIFAR's batches, STL-10's records."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import BenchError
+from .collection import Collection, Rows
+from .data_set import Arrays, Part
+from .folder import COLUMNS
+from .sources import DataSet, NotHere, Opened
+
+#: Bytes of CIFAR's binary records: a label, then 3 x 32 x 32 pixels.
+_CIFAR_RECORD = 1 + 3 * 32 * 32
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayOriginals:
+    """Images (N, H, W, 3) uint8 in memory, small as they are (CIFAR-10: 184 MB)."""
+
+    pixels: NDArray[np.uint8]
+    order: Rows
+    file: Path
+
+    def open(self, row: int) -> Image.Image:
+        """Never undecodable."""
+        return Image.fromarray(np.asarray(self.pixels[self.order[row]]))
+
+    def place(self, row: int) -> str:
+        """The file, and the row in it."""
+        return f"{self.file}, image {self.order[row]}"
+
+
+def read_arrays(data_set: DataSet, part: Part, layout: Arrays, labels: Sequence[int]) -> Opened:
+    """See `sources.open_part`. Images are identified by their pixels.
+
+    Raises:
+        BenchError: the file is damaged, or holds something else than images and the numbers of classes.
+    """
+    assert data_set.folder is not None
+    file, what = data_set.folder / layout.path, f"{data_set.card.name} {layout.path}"
+    try:
+        pixels, numbers = _read(data_set.folder, layout)
+    except (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise BenchError(f"the images cannot be read: {error}", where=str(file), fix="restore the file") from error
+    first, last = layout.rows or (0, len(pixels))
+    pixels, numbers = pixels[first:last], numbers[first:last].astype(np.int64) - layout.first_label
+    if len(pixels) != len(numbers) or pixels.ndim != 4 or pixels.dtype != np.uint8:
+        raise BenchError(f"{pixels.shape} {pixels.dtype} pixels and {len(numbers)} labels are no set of images", where=str(file))
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(data_set.classes):
+        raise BenchError(f"labels from {numbers.min()} to {numbers.max()} are not those of the classes", where=str(file))
+    wanted = np.array(labels, dtype=np.int64)[numbers]
+    rows = np.flatnonzero(wanted >= 0)
+    if not len(rows):
+        raise NotHere(f"{data_set.card.title}: no image of a wanted class in {file}")
+    content = np.array([hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest() for image in pixels[rows]])
+    order = np.lexsort((rows, wanted[rows], content))
+    rows = rows[order].astype(np.int64)
+    collection = Collection(
+        what=what,
+        keys=np.array([f"{layout.path}/{first + row:06d}" for row in rows], dtype=np.str_),
+        labels=wanted[rows],
+        groups=None,
+        content=content[order],
+        problems=np.full(len(rows), "", dtype="U1"),
+        originals=ArrayOriginals(pixels, rows, file),
+    )
+    left = len(numbers) - len(rows)
+    remarks = [f"{what}: {left} images of classes that the suite does not have are left out"] if left else []
+    return Opened(collection, remarks, pd.DataFrame(columns=COLUMNS))
+
+
+def _read(folder: Path, layout: Arrays) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    files = [folder / layout.path, *(folder / more for more in layout.more)]
+    if layout.format == "cifar-python":
+        batches = [_Plain(file.open("rb"), encoding="bytes").load() for file in files]
+        pixels = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
+        return pixels.transpose(0, 2, 3, 1), np.concatenate([batch[b"labels"] for batch in batches])
+    if layout.format == "cifar-binary":
+        records = np.concatenate([np.fromfile(file, dtype=np.uint8) for file in files]).reshape(-1, _CIFAR_RECORD)
+        return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]
+    if layout.format == "stl10-binary":  # channels, then columns, then rows
+        pixels = np.fromfile(files[0], dtype=np.uint8).reshape(-1, 3, 96, 96)
+        return pixels.transpose(0, 3, 2, 1), np.fromfile(folder / layout.labels, dtype=np.uint8)
+    if files[0].suffix == ".npz":
+        with np.load(files[0], allow_pickle=False) as arrays:
+            return arrays[layout.keys[0]], arrays[layout.keys[1]]
+    return np.load(files[0], mmap_mode="r"), np.load(folder / layout.labels)
+
+
+class _Plain(pickle.Unpickler):
+    """Reads CIFAR's pickled batches: arrays and plain values; anything that could run code is refused."""
+
+    _ALLOWED = frozenset({("_reconstruct", "multiarray"), ("ndarray", "numpy"), ("dtype", "numpy"), ("encode", "_codecs")})
+
+    def __init__(self, file: IO[bytes], *, encoding: str) -> None:
+        super().__init__(file, encoding=encoding)
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (name, module.rpartition(".")[2]) not in self._ALLOWED or module.partition(".")[0] not in ("numpy", "_codecs"):
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of images")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)

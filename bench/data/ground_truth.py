@@ -1,0 +1,53 @@
+"""The classes of ImageNet's validation images, which lie in one flat archive or folder and are labelled by a list beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import BenchError
+
+_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+
+
+def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Class (WordNet id, name or number, as the list has it) of every image, by its file name without suffix.
+
+    Args:
+        path: the development kit (its folder, or `ILSVRC2012_devkit_t12.tar.gz`), whose ground truth numbers classes in an order
+            of its own that its meta.mat explains; Kaggle's `LOC_val_solution.csv`; or a text with a class per line, in the order
+            of the sorted file names, such as TensorFlow's `imagenet_2012_validation_synset_labels.txt`.
+        names: file names of the images, without suffix.
+
+    Raises:
+        BenchError: the list is not one of these, or does not have as many lines as there are images.
+    """
+    try:
+        if path.suffix == ".csv":
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
+        classes = _devkit(path) if path.is_dir() or path.name.endswith((".tar.gz", ".tgz")) else path.read_text("utf-8").split()
+    except (OSError, KeyError, IndexError, ValueError, tarfile.TarError) as error:
+        raise BenchError(f"the list of classes cannot be read: {error}", where=str(path)) from error
+    if len(classes) != len(names):
+        raise BenchError(f"the list has {len(classes)} lines for {len(names)} images: which line is which?", where=str(path))
+    return dict(zip(sorted(names), classes, strict=True))
+
+
+def _devkit(path: Path) -> list[str]:
+    from scipy.io import loadmat
+
+    if path.is_dir():
+        files = {file.name: file.read_bytes() for file in path.rglob("*") if file.name in (_TRUTH, "meta.mat")}
+    else:
+        with tarfile.open(path) as tar:
+            members = [member for member in tar if member.isreg() and Path(member.name).name in (_TRUTH, "meta.mat")]
+            files = {Path(member.name).name: opened.read() for member in members if (opened := tar.extractfile(member))}
+    # SciPy reads open files too, which its type stubs do not know.
+    synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]  # type: ignore[arg-type]
+    wordnet = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
+    return [wordnet[int(number)] for number in files[_TRUTH].split()]

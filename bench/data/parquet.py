@@ -1,0 +1,103 @@
+"""Hugging Face Parquet files of images: copied once, as they are, into one file from which any image can be read at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from ..errors import BenchError
+from ..identity import digest
+from . import image_bytes
+from .download import check_space
+from .image_bytes import EMPTY
+from .stored import Progress, stored_folder
+
+_VERSION: Final = 1
+_ROWS: Final = 64
+
+
+def pack_parquet(
+    files: Sequence[Path], image: str, label: str, *, named: bool = False, cache: Path, progress: Progress | None = None
+) -> tuple[Path, pd.DataFrame]:
+    """The file of all images, and where every image lies in it.
+
+    Parquet is compressed in groups of many rows: reading one image means reading its group. So the images are copied to the
+    cache, byte by byte the same, in one pass.
+
+    Args:
+        image: column of the images: encoded bytes, or a struct with `bytes` and `path` as Hugging Face writes them.
+        label: column of the class: a number, or its name or identity.
+        named: give the names that the files have for the numbers (`ClassLabel`), not the numbers.
+
+    Returns:
+        The file, and columns `name` (file name of the original where it is known), `offset`, `size`, `token` (the label as
+        text), `sha256`, `format`, `problem`.
+
+    Raises:
+        BenchError: a file is no Parquet file or lacks the columns, or the disk is too small.
+    """
+    stamps = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = digest({"files": stamps, "image": image, "label": label, "named": named, "version": [_VERSION, image_bytes.VERSION]})
+    folder = cache / key[:32]
+
+    def build(part: Path) -> None:
+        check_space(part, sum(size for _, size, _ in stamps), "copying the images of the Parquet files")
+        _copy(files, image, label, named, part, progress)
+
+    stored_folder(folder, build, lambda at: (at / "images.bin").is_file() and (at / "index.parquet").is_file())
+    return folder / "images.bin", pd.read_parquet(folder / "index.parquet")
+
+
+def _copy(files: Sequence[Path], image: str, label: str, named: bool, part: Path, progress: Progress | None) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: list[tuple[object, ...]] = []
+    offset = 0
+    with (part / "images.bin").open("wb") as packed:
+        for number, file in enumerate(files, start=1):
+            try:
+                opened = pq.ParquetFile(file)
+                missing = {image, label} - set(opened.schema_arrow.names)
+                if missing:
+                    raise BenchError(f"no column {', '.join(sorted(missing))}", where=str(file), fix="mend the data set's card")
+                names = _class_names(opened, label) if named else {}
+                for batch in opened.iter_batches(_ROWS, columns=[image, label]):
+                    for entry in batch.to_pylist():
+                        data, name = _image(entry[image], f"{file.stem}-{len(rows):07d}")
+                        token = names.get(entry[label], str(entry[label]))
+                        judged = image_bytes.inspect(data, name) if data else ("", EMPTY)
+                        rows.append((name, offset, len(data), token, hashlib.sha256(data).hexdigest(), *judged))
+                        packed.write(data)
+                        offset += len(data)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise BenchError(f"the Parquet file cannot be read: {error}", where=str(file)) from error
+            if progress is not None:
+                progress("copying Parquet files", number, len(files))
+    columns = ["name", "offset", "size", "token", "sha256", "format", "problem"]
+    pd.DataFrame(rows, columns=columns).to_parquet(part / "index.parquet", index=False)
+
+
+def _image(value: object, default: str) -> tuple[bytes, str]:
+    """Bytes and file name of an image."""
+    if not isinstance(value, dict):
+        return (value if isinstance(value, bytes) else b""), default
+    name = str(value.get("path") or default).rpartition("/")[2]
+    data = value.get("bytes")
+    return (data if isinstance(data, bytes) else b""), name
+
+
+def _class_names(opened: object, label: str) -> dict[object, str]:
+    """What the numbers of the label column mean, where the file's own description says it (`ClassLabel`)."""
+    import json
+
+    metadata = opened.schema_arrow.metadata or {}  # type: ignore[attr-defined]
+    try:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
+        return {number: str(name) for number, name in enumerate(names)}
+    except (KeyError, ValueError, TypeError):
+        return {}

@@ -1,0 +1,198 @@
+"""Decode once: a copy of a data set with smaller images in shards, which is read faster and is another data set of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import BenchError, UsageError
+from ..identity import digest
+from .collection import Collection, fingerprint
+from .data_set import Folders
+from .image_bytes import UNREADABLE, Undecodable
+from .locations import cache_dir
+from .pixel_cache import available_cores
+from .sources import DataSet, NotHere, open_part
+from .stored import Progress, sync, write_text
+
+#: Images to a shard: what is lost when preparing is stopped.
+SHARD: Final = 2000
+
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How images are made smaller.
+
+    Attributes:
+        size: short side in pixels; smaller images stay as they are (PIL, bicubic, antialiased, as evaluation resizes).
+        lossless: PNG, so that a recipe that resizes to `size` sees the very pixels of the originals; otherwise JPEG.
+        quality: of the JPEG files.
+    """
+
+    size: int
+    lossless: bool = False
+    quality: int = 95
+
+    @property
+    def name(self) -> str:
+        """Such as `short256-jpeg95`."""
+        return f"short{self.size}-" + ("png" if self.lossless else f"jpeg{self.quality}")
+
+
+def prepare(data_set: DataSet, parts: Sequence[str], how: Preparation, folder: Path, *, progress: Progress | None = None) -> Path:
+    """Write shards of the parts, and a card, below `folder`; what is there already is not made again.
+
+    The labels are the same: an image lies in a folder of its class's identity. The images are others (names and sizes, or
+    bytes), so the copy has another fingerprint, and fits and scores on it are never mistaken for those on the originals.
+
+    Returns:
+        The card of the copy.
+
+    Raises:
+        UsageError: unknown part, or a size below 1. BenchError: an image cannot be read; `folder` holds another preparation.
+    """
+    unknown = sorted(set(parts) - set(data_set.card.parts))
+    if unknown or how.size < 1:
+        raise UsageError(
+            f"{data_set.card.name} has no part {', '.join(unknown)}" if unknown else f"no image has {how.size} pixels",
+            fix=f"parts: {', '.join(data_set.card.parts)}",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = list(range(len(data_set.classes)))
+    for part in parts:
+        try:
+            collection = open_part(data_set, part, labels, cache=cache_dir("index"), progress=progress).collection
+        except NotHere as why:
+            raise BenchError(f"{part} of {data_set.card.title} is not here", where=str(why)) from why
+        _claim(folder / f"{part}.json", how, collection)
+        _shards(collection, part, data_set.classes.ids, how, folder, progress)
+    card = folder / f"{data_set.card.name}-{how.name}.toml"
+    text = _card(data_set, parts, how)
+    write_text(card, text)
+    return card
+
+
+def _shards(
+    collection: Collection, part: str, ids: Sequence[str], how: Preparation, folder: Path, progress: Progress | None
+) -> None:
+    bad = [row for row in range(len(collection)) if collection.problems[row] in UNREADABLE]
+    if bad:
+        named = ", ".join(collection.originals.place(row) for row in bad[:5])
+        raise BenchError(f"{len(bad)} images cannot be read", where=named, fix="`bench data verify` names all; restore them")
+    order = np.argsort(collection.keys, kind="stable")
+    names = _names(collection, ids, order, how)
+    starts = range(0, len(order), SHARD)
+    digits = max(5, len(str(len(starts))))
+
+    def encoded(position: int) -> bytes:
+        row = int(order[position])
+        try:
+            return _encoded(collection.originals.open(row), how)
+        except Undecodable as error:
+            raise BenchError(f"the image cannot be read: {error}", where=collection.originals.place(row)) from error
+
+    pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="prepare")
+    try:
+        for number, start in enumerate(starts):
+            shard = folder / f"{part}-{number:0{digits}d}.tar"
+            stop = min(start + SHARD, len(order))
+            if not shard.exists():
+                written = folder / f"{shard.name}.part"
+                with tarfile.open(written, "w", format=tarfile.PAX_FORMAT) as tar:
+                    for position, data in zip(range(start, stop), pool.map(encoded, range(start, stop)), strict=True):
+                        info = tarfile.TarInfo(names[position])
+                        info.size = len(data)
+                        tar.addfile(info, io.BytesIO(data))
+                        if progress is not None and position % 64 == 0:
+                            progress(f"preparing {part}", position, len(order))
+                sync(written)
+                os.replace(written, shard)
+            if progress is not None:
+                progress(f"preparing {part}", stop, len(order))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _claim(note: Path, how: Preparation, collection: Collection) -> None:
+    """Shards that are there may be kept only if they were made from the same images in the same way."""
+    made = digest([_VERSION, PIL.__version__, how.name, fingerprint(collection, np.arange(len(collection))), SHARD])
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != made:
+        raise BenchError(
+            "the folder holds shards of another preparation", where=str(note.parent), fix="choose another with --out"
+        )
+    write_text(note, json.dumps(made))
+
+
+def _names(collection: Collection, ids: Sequence[str], order: NDArray[np.int64], how: Preparation) -> list[str]:
+    """Class and file name of every image in a shard; of several that differ by suffix or folder alone, the later are numbered."""
+    seen: Counter[str] = Counter()
+    names = []
+    for row in order.tolist():
+        stem = f"{ids[collection.labels[row]]}/{str(collection.keys[row]).rpartition('/')[2].rpartition('.')[0]}"
+        seen[stem] += 1
+        names.append(stem + (f"-{seen[stem]}" if seen[stem] > 1 else "") + (".png" if how.lossless else ".jpg"))
+    return names
+
+
+def _encoded(image: Image.Image, how: Preparation) -> bytes:
+    width, height = image.size
+    short = min(width, height)
+    if short > how.size:
+        size = tuple(how.size if side == short else int(how.size * side / short) for side in (width, height))
+        image = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    if how.lossless:
+        image.save(file, "PNG", compress_level=3)
+    else:
+        image.save(file, "JPEG", quality=how.quality)
+    return file.getvalue()
+
+
+def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
+    """TOML of the copy's card; parts that were not prepared are read where they lie."""
+    card = data_set.card
+    lines = [
+        f"# Made by `bench data prepare {card.name}`, version {_VERSION}.",
+        f"name = {json.dumps(f'{card.name}-{how.name}')}",
+        f"title = {json.dumps(f'{card.title}, short side {how.size} ({how.name})', ensure_ascii=False)}",
+        *(f"{key} = {json.dumps(getattr(card, key), ensure_ascii=False)}" for key in ("licence", "citation", "homepage")),
+        'folders = ["."]',
+        f"classes = {json.dumps(card.classes, ensure_ascii=False)}",
+        f"identity = {json.dumps(card.identity)}",
+    ]
+    for name, part in card.parts.items():
+        if name in parts:
+            layouts = [f'{{ kind = "tar", path = {json.dumps(f"{name}-*.tar")} }}']
+        else:
+            places = [
+                (layout, data_set.folder / layout.path)
+                for layout in part.layouts
+                if isinstance(layout, Folders) and data_set.folder is not None
+            ]
+            layouts = [
+                f"{{ path = {json.dumps(str(place))}, named_by = {json.dumps(layout.named_by)} }}"
+                for layout, place in places
+                if place.is_dir()
+            ]
+        if not layouts:
+            continue
+        lines += ["", f"[parts.{json.dumps(name)}]"]
+        lines += [f"images = {part.images}"] if part.images is not None else []
+        lines += [f"pre_crop = {part.pre_crop}"] if part.pre_crop and name not in parts else []
+        lines += [f"layouts = [{', '.join(layouts)}]"]
+    return "\n".join(lines) + "\n"

@@ -1,1 +1,0 @@
-"""Choosing parameters by a search with the same budget for every method."""

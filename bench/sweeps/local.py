@@ -1,0 +1,294 @@
+"""Trials side by side on one machine, a process each; and one after another in this process, for a debugger."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import FrameType
+from typing import Any
+
+from ..errors import UsageError
+from .job import Job, Outcome
+from .queue import Queue
+from .runner import Resources, Watch, progress_of
+from .work import Work
+
+#: Seconds that a trial gets to save its state after it was told to stop, before it is killed.
+GRACE = 60.0
+
+
+class LocalRunner:
+    """Runs trials in processes of this machine. A process does one job after another, since importing torch takes seconds.
+
+    Args:
+        resources: `gpus` share the machine's GPUs out, each process seeing only its own.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    def run(self, queue: Queue, work: Work, watch: Watch) -> None:
+        """See `Runner.run`."""
+        free = self._slots()
+        context = multiprocessing.get_context("spawn")
+        idle: list[_Process] = []
+        busy: list[_Process] = []
+        told = False
+        try:
+            while True:
+                if watch.now:
+                    break
+                if watch.stop and not told:
+                    told = True
+                    for process in busy:
+                        process.interrupt()
+                while not told and (idle or free):
+                    job = queue.take()
+                    if job is None:
+                        break
+                    process = idle.pop() if idle else _Process(context, free.pop(0), work)
+                    process.start(job)
+                    busy.append(process)
+                    watch.started(job, process.name)
+                if not busy and (told or queue.over):
+                    break
+                _wait(busy)
+                for process in list(busy):
+                    outcome = process.listen(watch)
+                    if outcome is not None and process.job is not None:
+                        busy.remove(process)
+                        queue.settle(process.job.id, outcome)
+                        watch.settled(process.job, outcome)
+                        if process.alive:
+                            idle.append(process)
+                        else:
+                            free.append(process.slot)
+        finally:
+            for process in [*idle, *busy]:
+                process.end()
+        for process in busy:
+            if process.job is not None:
+                queue.settle(process.job.id, Outcome("cancelled"))
+
+    def _slots(self) -> list[_Slot]:
+        """One environment per trial that may run at once."""
+        gpus = self._gpus()
+        per_trial = self._resources.gpus if self._resources.gpus is not None else float(bool(gpus))
+        if not per_trial:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            by_cores = max(1, int(cores / self._resources.cpus))
+            hidden = {"CUDA_VISIBLE_DEVICES": ""} if gpus else {}
+            return [_Slot(f"process {n + 1}", hidden) for n in range(self._resources.most or by_cores)]
+        if per_trial > len(gpus):
+            raise UsageError(
+                f"a trial is to have {per_trial:g} GPU(s), and this machine has {len(gpus)}",
+                where="--gpus-per-trial",
+                fix="leave it out to compute on the CPU" if not gpus else "give fewer",
+            )
+        if per_trial >= 1:
+            each = int(per_trial)
+            groups = [gpus[first : first + each] for first in range(0, len(gpus) - each + 1, each)]
+        else:
+            groups = [[gpu] for _ in range(int(1 / per_trial)) for gpu in gpus]
+        slots = [_Slot(f"GPU {','.join(group)}", {"CUDA_VISIBLE_DEVICES": ",".join(group)}) for group in groups]
+        return slots[: self._resources.most]
+
+    def _gpus(self) -> list[str]:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None:
+            return [name for name in visible.split(",") if name]
+        import torch
+
+        return [str(index) for index in range(torch.cuda.device_count())]
+
+
+class InlineRunner:
+    """Runs trials in this very process, one after another."""
+
+    def run(self, queue: Queue, work: Work, watch: Watch) -> None:
+        """See `Runner.run`."""
+        while not watch.stop and (job := queue.take()) is not None:
+            watch.started(job, "this process")
+            outcome = work.do(job, _Direct(watch, job))
+            queue.settle(job.id, outcome)
+            watch.settled(job, outcome)
+
+
+class _Direct:
+    """A trial's reporter in the driver's own process."""
+
+    def __init__(self, watch: Watch, job: Job) -> None:
+        self._watch, self._job = watch, job
+
+    @property
+    def stop(self) -> int:
+        return self._watch.stop
+
+    def event(self, kind: str, **fields: Any) -> None:
+        told = progress_of(kind, fields)
+        if told is not None:
+            self._watch.progress(self._job, kind, told)
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Room for one trial: its name, and the environment of its process."""
+
+    name: str
+    environment: dict[str, str]
+
+
+class _Process:
+    """A child process and the driver's end of its pipe."""
+
+    def __init__(self, context: SpawnContext, slot: _Slot, work: Work) -> None:
+        self.slot, self.name = slot, slot.name
+        self.job: Job | None = None
+        self._started, self._limit = 0.0, work.timeout
+        self._pipe, theirs = context.Pipe()
+        self._process: SpawnProcess = context.Process(target=_serve, args=(theirs, work))
+        before = {key: os.environ.get(key) for key in slot.environment}
+        os.environ |= slot.environment
+        try:
+            self._process.start()
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    del os.environ[key]
+                else:
+                    os.environ[key] = value
+        theirs.close()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    @property
+    def waitables(self) -> list[Any]:
+        return [self._pipe, self._process.sentinel]
+
+    def start(self, job: Job) -> None:
+        self.job, self._started = job, time.monotonic()
+        with contextlib.suppress(OSError):  # it died while idle: `listen` finds that out
+            self._pipe.send(job)
+
+    def listen(self, watch: Watch) -> Outcome | None:
+        """Pass on what the child has said; its outcome once there is one."""
+        assert self.job is not None, "only a busy process is listened to"
+        try:
+            while self._pipe.poll():
+                message = self._pipe.recv()
+                if isinstance(message, Outcome):
+                    return message
+                watch.progress(self.job, *message)
+        except (EOFError, OSError):
+            pass
+        else:
+            if self._limit is not None and time.monotonic() - self._started > self._limit + GRACE:
+                self._process.kill()
+                self._process.join()
+                return Outcome("failed", f"not done within {self._limit:g} s, nor stopped when it was told to")
+            if self.alive:
+                return None
+        self._process.join(timeout=5)
+        return Outcome("lost", _death(self._process.exitcode))
+
+    def interrupt(self) -> None:
+        """Ask a busy child to save its state and come to an end."""
+        if self._process.pid is not None and self.alive:
+            os.kill(self._process.pid, signal.SIGTERM)
+
+    def end(self) -> None:
+        """Idle or not, it ends now; what it had saved is kept."""
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+
+def _wait(busy: list[_Process]) -> None:
+    waitables = [waitable for process in busy for waitable in process.waitables]
+    if waitables:
+        wait(waitables, timeout=0.2)
+    else:
+        time.sleep(0.2)
+
+
+def _death(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"its process was killed by {name}" + (" (out of memory, perhaps)" if name == "SIGKILL" else "")
+    return f"its process ended with exit code {code}"
+
+
+def _serve(pipe: Connection, work: Work) -> None:
+    """The child: do jobs until the driver closes the pipe. Ctrl-C reaches the whole group; the driver alone decides."""
+    os.dup2(2, 1)  # stdout is the driver's, for the answer; what a method prints is part of the story
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    reporter = _Piped(pipe)
+    signal.signal(signal.SIGTERM, reporter.on_signal)
+    _watch_the_driver(reporter)
+    while not reporter.stop:
+        try:
+            job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        reporter.busy = True
+        outcome = work.do(job, reporter)
+        reporter.busy = False
+        sys.stdout.flush()
+        sys.stderr.flush()
+        reporter.send(outcome)
+
+
+def _watch_the_driver(reporter: _Piped) -> None:
+    """When the driver dies, a trial saves its state and ends, so that the next start of the sweep can take it over at once."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None, "this runs in a child"
+
+    def watch() -> None:
+        wait([driver.sentinel])
+        reporter.on_signal(signal.SIGTERM, None)
+        time.sleep(GRACE)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="driver", daemon=True).start()
+
+
+class _Piped:
+    """A trial's reporter in a child process; steps are told a few times a second, the rest at once."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.stop = 0
+        self.busy = False
+        self._pipe = pipe
+        self._last = 0.0
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.stop = number
+        if not self.busy:
+            os._exit(0)
+
+    def send(self, message: Outcome | tuple[str, dict[str, Any]]) -> None:
+        try:
+            self._pipe.send(message)
+        except OSError:
+            self.stop = self.stop or signal.SIGTERM  # the driver is gone
+
+    def event(self, kind: str, **fields: Any) -> None:
+        told = progress_of(kind, fields)
+        if told is None:
+            return
+        if kind in ("step", "evaluate", "data"):
+            now = time.monotonic()
+            if now - self._last < 0.2:
+                return
+            self._last = now
+        self.send((kind, told))

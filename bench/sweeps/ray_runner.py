@@ -1,0 +1,85 @@
+"""The runner that has Ray Tune dispatch a sweep's jobs, on this machine or on an existing cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BenchError
+from .ray_session import session
+from .runner import Resources, Watch
+
+if TYPE_CHECKING:
+    from .queue import Queue
+    from .work import Work
+
+
+@dataclass(frozen=True)
+class RayRunner:
+    """One Tune run per sweep. Ray is imported when it runs, not before.
+
+    Args:
+        resources: of a trial. log: where Ray's own output goes.
+    """
+
+    resources: Resources
+    log: Path
+
+    def run(self, queue: Queue, work: Work, watch: Watch) -> None:
+        """See `Runner.run`.
+
+        Raises:
+            MissingPrerequisite: no cluster, or a node lacks something (`preflight`). BenchError: no node is large enough.
+        """
+        with session(self.resources.address, self.log):
+            import ray
+
+            from .preflight import preflight
+            from .ray_dispatch import dispatch
+
+            nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+            resources = replace(self.resources, gpus=_gpus(self.resources, work, nodes))
+            fitting = _slots(resources, nodes)
+            preflight(queue, work, watch, resources, [node for node in nodes if fitting[node["NodeID"]]])
+            slots = min(sum(fitting.values()), resources.most or sum(fitting.values()))
+            usable = sum(map(bool, fitting.values()))
+            watch.note(f"Ray: {slots} at once on {usable} {'node' if usable == 1 else 'nodes'}; its log: {self.log}")
+            dispatch(queue, work, watch, resources, slots)
+
+
+def _gpus(resources: Resources, work: Work, nodes: list[dict[str, Any]]) -> float:
+    """GPUs per trial: as asked, else one where there are any."""
+    if resources.gpus is not None:
+        return resources.gpus
+    computes_elsewhere = work.device is not None and not work.device.startswith("cuda")
+    return float(not computes_elsewhere and any(node["Resources"].get("GPU", 0) for node in nodes))
+
+
+def _slots(resources: Resources, nodes: list[dict[str, Any]]) -> dict[str, int]:
+    """How many trials fit on each node.
+
+    Raises:
+        BenchError: none does anywhere.
+    """
+    wanted = {"CPU": resources.cpus, "GPU": resources.gpus or 0.0, **dict(resources.custom)}
+    fitting = {
+        node["NodeID"]: min(_times(name, node["Resources"].get(name, 0.0), amount) for name, amount in wanted.items() if amount)
+        for node in nodes
+    }
+    if not any(fitting.values()):
+        asked = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+        offered = "; ".join(", ".join(f"{n['Resources'].get(name, 0):g} {name}" for name in wanted) for n in nodes)
+        raise BenchError(
+            f"no node is large enough for a trial of {asked}",
+            where=f"nodes offer: {offered}",
+            fix="lower --gpus-per-trial or --cpus-per-trial, or leave out what no node has",
+        )
+    return fitting
+
+
+def _times(name: str, offered: float, amount: float) -> int:
+    # Ray places a fraction on one GPU: 0.4 of 1 fits twice on each, not five times on two.
+    if name == "GPU" and amount < 1:
+        return int(offered) * int(1 / amount + 1e-9)
+    return int(offered / amount + 1e-9)

@@ -1,0 +1,241 @@
+"""One Ray for one sweep: started on this machine with every socket on localhost, or an existing cluster that is joined."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+import psutil
+from filelock import FileLock, Timeout
+
+from ..data.locations import cache_dir
+from ..errors import BenchError, MissingPrerequisite, UsageError
+
+#: Read by Ray when it is imported or starts; set for the time of a session.
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output engine cannot be silenced
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning in a trial
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # `uv run bench` would send the working directory to every worker
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Tune's own snapshots are never read: the store is the truth.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+}
+_LOCAL = {
+    # On Linux this keeps every socket on 127.0.0.1; Ray otherwise listens on all interfaces even for one machine.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    # A trial without a GPU must see none, rather than all.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+}
+_CARRIED = ("BENCH_DATA", "BENCH_CACHE", "BENCH_DEBUG", "HF_HUB_OFFLINE", "HF_HOME")
+#: The object store carries jobs and outcomes, a few kB each.
+_OBJECT_STORE = 100 * 2**20
+#: Which of Ray's log files are kept, and how many bytes of each.
+_TELLING, _KEPT = ("worker-*.out", "worker-*.err", "raylet.out", "raylet.err", "gcs_server.err"), 20_000
+
+
+def carried() -> dict[str, str]:
+    """The variables that a process on another machine should see as this one does."""
+    return {name: os.environ[name] for name in _CARRIED if name in os.environ}
+
+
+@contextlib.contextmanager
+def session(address: str | None, log: Path) -> Iterator[None]:
+    """Ray, for as long as the block runs; its output goes to `log`, and nothing of a local one is left behind.
+
+    Args:
+        address: `host:port` of an existing cluster, or `auto`; None starts Ray on this machine.
+
+    Raises:
+        UsageError: the address is malformed. MissingPrerequisite: no cluster answers, or it cannot be joined.
+        BenchError: Ray does not start.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_environment(_QUIET))
+        if address is None:
+            folder = stack.enter_context(_folder(log))
+            stack.enter_context(_environment({**_LOCAL, "RAY_AUTH_TOKEN_PATH": str(_token())}))
+            how = {
+                "address": "local",
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE,
+                "_temp_dir": str(folder),
+            }
+        else:
+            _reach(address)
+            how = {"address": address}
+        file = stack.enter_context(log.open("a", encoding="utf-8"))
+        attach = stack.enter_context(_logged(file))
+        # Ray prints what its nodes tell (a node that died) on stdout, where a command's answer goes.
+        stack.enter_context(contextlib.redirect_stdout(file))
+        _start(how, address, log)
+        attach()  # starting has detached it
+        import ray
+
+        stack.callback(ray.shutdown)
+        yield
+
+
+def _start(how: dict[str, object], address: str | None, log: Path) -> None:
+    import ray
+
+    if ray.is_initialized():
+        raise UsageError("this process uses Ray already, and a sweep has one of its own", fix="call ray.shutdown() first")
+    error = _init(how)
+    if error is not None and address is None:
+        error = _init(how)  # Ray gives its own processes 30 seconds, which are few where much else runs
+    if error is None:
+        return
+    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if address is None:
+        raise BenchError(f"Ray does not start: {reason}", where=f"log: {log}", fix="--runner local needs no Ray") from error
+    raise MissingPrerequisite(
+        f"the Ray cluster cannot be joined: {reason}",
+        where=f"--address {address}",
+        fix="use the cluster's Python and Ray versions; if it wants a token, export RAY_AUTH_MODE=token and that token",
+    ) from error
+
+
+def _init(how: dict[str, object]) -> BaseException | None:
+    """Start or join Ray; the error if that fails, with nothing of it left running."""
+    import ray
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = psutil.Process().children()
+    try:
+        ray.init(log_to_driver=False, configure_logging=False, **how)  # type: ignore[arg-type]
+    except (Exception, SystemExit) as error:  # it raises errors of every kind
+        ray.shutdown()
+        for child in psutil.Process().children():
+            if child not in before:
+                child.kill()
+        return error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            # Ray takes over SIGTERM.
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return None
+
+
+def _reach(address: str) -> None:
+    """Ask the port whether it speaks gRPC: Ray itself would try for two minutes, and then end the process."""
+    if address == "auto":
+        return
+    if address.startswith("ray://"):
+        raise UsageError("the Ray Client protocol is not supported", where=f"--address {address}", fix="--address HOST:6379")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(
+            f"`{address}` is no address", where="--address", fix="--address HOST:6379, as `ray start --head` prints it"
+        )
+    nobody = MissingPrerequisite(
+        "no Ray cluster answers", where=f"--address {address}", fix="`ray start --head` starts one and prints its address"
+    )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=5) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            # The preface of HTTP/2 and an empty SETTINGS frame; a gRPC server answers with its own SETTINGS (type 4).
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+            answer = connection.recv(9)
+    except OSError as error:
+        nobody.what += f": {error.strerror or error}"
+        raise nobody from error
+    if len(answer) < 4 or answer[3] != 4:
+        nobody.what += ": something else listens there"
+        raise nobody
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    old = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in old.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _logged(file: TextIO) -> Iterator[Callable[[], None]]:
+    """Ray's loggers write to the file alone; yields what attaches it (again)."""
+    import ray  # noqa: F401 - installs handlers of its own when first imported
+
+    logger = logging.getLogger("ray")
+    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+    handler = logging.StreamHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+
+    def attach() -> None:
+        logger.handlers[:], logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+
+    attach()
+    try:
+        yield attach
+    finally:
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def _token() -> Path:
+    """A file with a secret of this user, readable by nobody else, that every process of a local Ray has to show."""
+    path = cache_dir("ray") / "token"
+    with contextlib.suppress(FileExistsError), os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    path.chmod(0o600)
+    return path
+
+
+@contextlib.contextmanager
+def _folder(log: Path) -> Iterator[Path]:
+    """A folder for Ray's session; those that killed drivers left behind are removed, too."""
+    # Ray puts Unix sockets there, whose paths are limited to 107 bytes; a temporary folder elsewhere may be deep.
+    place = Path(tempfile.gettempdir())
+    if len(str(place)) > 30 and Path("/tmp").is_dir():
+        place = Path("/tmp")
+    for old in place.glob("bench-ray-*"):
+        _remove_if_dead(old)
+    folder = Path(tempfile.mkdtemp(prefix="bench-ray-", dir=place))
+    lock = FileLock(folder / "lock")
+    lock.acquire()
+    try:
+        yield folder
+    finally:
+        _keep_logs(folder, log)
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_if_dead(folder: Path) -> None:
+    with contextlib.suppress(Timeout, OSError):
+        if folder.stat().st_uid == os.getuid() and (folder / "lock").exists():
+            with FileLock(folder / "lock", timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_logs(folder: Path, log: Path) -> None:
+    """The end of what Ray's processes had to say, appended to the log."""
+    with contextlib.suppress(OSError), log.open("ab") as out:
+        for path in sorted(path for name in _TELLING for path in folder.glob(f"session_2*/logs/{name}")):
+            content = path.read_bytes()[-_KEPT:] if path.is_file() else b""
+            if content.strip():
+                out.write(f"\n===== {path.name}\n".encode() + content)

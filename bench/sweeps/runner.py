@@ -1,0 +1,87 @@
+"""What a runner is: it takes ready jobs from the queue, has them done, and settles them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .job import Job, Outcome
+    from .queue import Queue
+    from .work import Work
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a trial gets, and how many run at once.
+
+    Args:
+        gpus: GPUs per trial; a fraction lets trials share one, 0 computes on the CPU. None: one if there are any, else 0.
+        cpus: CPU cores per trial.
+        most: trials at once; None: as many as the GPUs, or else the cores, allow.
+        timeout: seconds of one attempt at a trial, after which it is stopped (its state is saved) and counts as failed.
+        max_failures: how often a trial whose process or machine died is started again.
+        custom: Ray's own resources by name. address: of an existing Ray cluster.
+    """
+
+    gpus: float | None = None
+    cpus: float = 1.0
+    most: int | None = None
+    timeout: float | None = None
+    max_failures: int = 3
+    custom: tuple[tuple[str, float], ...] = ()
+    address: str | None = None
+
+
+class Watch(Protocol):
+    """Where a sweep tells what happens, and how it is asked to stop. Called in the driver's process and main thread only."""
+
+    @property
+    def stop(self) -> int:
+        """Number of a signal that asked to stop, or 0: running trials save their state, and nothing new is started."""
+        ...
+
+    @property
+    def now(self) -> bool:
+        """Whether a second signal asked to stop without saving anything."""
+        ...
+
+    def started(self, job: Job, where: str) -> None:
+        """A trial runs; `where` says on what (`process 3`, `node b, GPU 1`)."""
+
+    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
+        """An event of a running trial, as `progress_of` lets it through."""
+
+    def settled(self, job: Job, outcome: Outcome) -> None:
+        """An attempt at a trial ended; the queue knows already what follows."""
+
+    def note(self, text: str) -> None:
+        """One line worth telling."""
+
+
+class Runner(Protocol):
+    """Has jobs done somewhere."""
+
+    def run(self, queue: Queue, work: Work, watch: Watch) -> None:
+        """Take and settle until the queue is over, or until a stop was asked for and every running trial has ended.
+
+        A failing trial is settled as failed and the others go on. Returns after a stop, too: the caller asks `watch.stop`.
+
+        Raises:
+            BenchError: the runner itself cannot go on (a cluster out of reach).
+        """
+
+
+def progress_of(kind: str, fields: dict[str, Any]) -> dict[str, Any] | None:
+    """The part of a trial's event that travels to the driver, as plain values; None for what stays where it is."""
+    wanted = {
+        "data": ("what", "done", "of"),
+        "warning": ("text",),
+        "waiting": ("pid", "host"),
+        "fit": ("method", "fit_id", "seed"),
+        "resumed": ("step", "total"),
+        "step": ("step", "total", "loss"),
+        "epoch": ("epoch", "epochs", "loss", "id_val"),
+        "evaluate": ("split", "done", "of"),
+    }.get(kind)
+    return None if wanted is None else {key: fields.get(key) for key in wanted}

@@ -1,0 +1,247 @@
+"""What a sweep is asked for: the fields of `bench sweep`, from options, a TOML file or Python, validated in one place."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import UsageError
+from ..plugins import load_method, method_names, unknown
+from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, parse_value
+
+#: The method whose interpolation curve others are measured against; its final runs get one unless `curve` says otherwise.
+BASELINE = "full-finetune"
+#: Instead of names: every installed method.
+ALL = "all"
+#: Runs of a sweep unless the command says otherwise.
+SEEDS = (0, 1, 2)
+
+
+class Contender(BaseModel):
+    """A method with the parameters that are its own in this sweep; written `NAME` or `NAME:KEY=VALUE,KEY=VALUE`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="name, or file that ends in .py")
+    set: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def asked(self) -> str:
+        """The contender as one text, which names it in its sweep."""
+        shown = ",".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.set.items())
+        return f"{self.name}:{shown}" if shown else self.name
+
+
+def _contender(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    name, _, rest = value.partition(":")
+    pairs = [part.partition("=") for part in rest.split(",") if part]
+    if any(not equals or not key for key, equals, _ in pairs):
+        raise ValueError(f"`{value}` is not METHOD:KEY=VALUE,KEY=VALUE")
+    return {"name": name, "set": {key.strip(): parse_value(text.strip()) for key, _, text in pairs}}
+
+
+class SweepSpec(BaseModel):
+    """Methods on backbones and suites, with seeds, a search budget, and how trials are dispatched."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    methods: tuple[Annotated[Contender, BeforeValidator(_contender)], ...] = Field(
+        min_length=1, description="`NAME`, `NAME:KEY=VALUE,...`, a table with `name` and `set`, or `all` alone"
+    )
+    suites: tuple[str, ...] = Field((DEFAULT_SUITE,), min_length=1)
+    backbones: tuple[str, ...] = Field((), description="default: each suite's own")
+    seeds: tuple[int, ...] = Field(SEEDS, min_length=1)
+    of: str | None = Field(None, description="the method that every wrapper wraps")
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="parameters for every method that has them, itself or in the method that it wraps"
+    )
+    trials: int | None = Field(None, ge=0, description="search trials per method; 0 takes the recipes as they stand; default 8")
+    hours: float | None = Field(None, gt=0, description="search budget per method in hours of training, instead of trials")
+    search: Literal["random", "grid", "tpe"] = Field("random", description="how trials are drawn; tpe looks back at earlier ones")
+    curve: Literal["none", "baseline", "all"] = Field(
+        "baseline", description=f"interpolation curves of the final runs: of {BASELINE}, or of every fine-tuned method"
+    )
+    data_root: Path | None = None
+    limit: int | None = Field(None, ge=1)
+    skip_unreadable: int = Field(0, ge=0)
+    shots: int | None = Field(None, ge=1, description="train on this many images per class, drawn by the seed")
+
+    runner: Literal["ray", "local", "inline"] = Field(
+        "ray", description="Ray Tune; processes on this machine; or this very process, for a debugger"
+    )
+    gpus_per_trial: float | None = Field(None, ge=0)
+    cpus_per_trial: float = Field(1.0, gt=0)
+    max_concurrent: int | None = Field(None, ge=1)
+    resources: dict[str, float] = Field(default_factory=dict, description="Ray's custom resources of a trial")
+    address: str | None = Field(None, description="of an existing Ray cluster")
+    max_failures: int = Field(3, ge=0, description="how often a trial whose process or machine died is started again")
+    timeout: float | None = Field(None, gt=0, description="seconds per trial")
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if SEARCH_SEED in self.seeds:
+            raise ValueError(f"the seed {SEARCH_SEED} is that of searches; report another one")
+        names = [contender.asked for contender in self.methods]
+        for what, values in (("methods", names), ("suites", self.suites), ("backbones", self.backbones), ("seeds", self.seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{what}: one is given twice")
+        if self.hours is not None and self.trials == 0:
+            raise ValueError("hours of search and no trial contradict each other")
+        if (self.gpus_per_trial or 0) > 1 and self.gpus_per_trial != int(self.gpus_per_trial or 0):
+            raise ValueError(f"a trial cannot have {self.gpus_per_trial:g} GPUs: below 1 a fraction, above 1 a whole number")
+        if self.address is not None and self.runner != "ray":
+            raise ValueError("an address is Ray's: it needs runner = ray")
+        return self
+
+    @property
+    def contenders(self) -> tuple[Contender, ...]:
+        """The methods, with `all` spelled out as every installed one."""
+        return tuple(Contender(name=name) for name in method_names()) if self.takes_all else self.methods
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every installed method is asked for, but for those that the backbone has no use for."""
+        return [contender.asked for contender in self.methods] == [ALL]
+
+    @property
+    def searches(self) -> bool:
+        """Whether parameters are chosen before the final runs."""
+        return self.trials != 0
+
+    @property
+    def most_trials(self) -> int:
+        """Trials per method at most; with a budget in hours a bound that is there to end a search of cheap fits."""
+        if self.trials is not None:
+            return self.trials
+        return 8 if self.hours is None else 1000
+
+    def run_spec(self, suite: str, backbone: str | None) -> RunSpec:
+        """Where and on what part of the data, as a run is told."""
+        return RunSpec(
+            methods=tuple(contender.name for contender in self.contenders),
+            suite=suite,
+            backbone=backbone,
+            seeds=self.seeds,
+            data_root=self.data_root,
+            limit=self.limit,
+            skip_unreadable=self.skip_unreadable,
+            shots=self.shots,
+        )
+
+    def values(self, contender: Contender) -> dict[str, Any]:
+        """Parameters of one method: what is set for all, then what is set for it alone.
+
+        Raises:
+            UsageError: a parameter that no method of the sweep has; `of` for a sweep without a wrapper.
+        """
+        self._check_shared()
+        found = {} if self.of is None or _place(contender.name, "of", {}) is None else {"of": self.of}
+        found |= {key: value for key, value in contender.set.items() if key == "of"}
+        for key, value in self.set.items():
+            place = _place(contender.name, key, found)
+            if place is not None:
+                found[place] = value
+        return found | contender.set
+
+    def _check_shared(self) -> None:
+        shared = dict(self.set) if self.of is None else {"of": self.of, **self.set}
+        for key in shared:
+            given = [_place(one.name, key, {"of": self.of, **one.set} if self.of else one.set) for one in self.contenders]
+            if not any(given):
+                known = {field for one in self.contenders for field in load_method(one.name).model_fields}
+                raise unknown("parameter of these methods", key, known, fix="`bench methods show METHOD`")
+
+
+def _place(method: str, key: str, chosen: Mapping[str, Any]) -> str | None:
+    """Where a method takes a parameter: itself, else in the first method nested in it that has it; None if nowhere."""
+    from ..method import Method
+
+    fields = load_method(method).model_fields
+    if key.partition(".")[0] in fields:
+        return key
+    for name, field in fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, Method):
+            inner = _place(str(chosen.get(name, default.name)), key, {})
+            if inner is not None:
+                return f"{name}.{inner}"
+    return None
+
+
+def sweep_of(run: RunSpec, jobs: int) -> SweepSpec:
+    """The sweep that makes the runs of `bench run --jobs`."""
+    return SweepSpec(
+        methods=tuple(Contender(name=name) for name in dict.fromkeys(run.methods)),
+        suites=(run.suite,),
+        backbones=() if run.backbone is None else (run.backbone,),
+        seeds=tuple(dict.fromkeys(run.seeds)),
+        of=run.of,
+        set=run.set,
+        trials=run.trials,
+        curve="all" if run.curve else "none",
+        data_root=run.data_root,
+        limit=run.limit,
+        skip_unreadable=run.skip_unreadable,
+        shots=run.shots,
+        runner="local",
+        max_concurrent=jobs,
+    )
+
+
+def sweep_spec(options: Mapping[str, Any], config: Path | None = None) -> SweepSpec:
+    """The spec from options over a TOML file over defaults; None in `options` means not given.
+
+    Raises:
+        UsageError: the file cannot be read, or a field is unknown or wrong.
+    """
+    merged: dict[str, Any] = {}
+    if config is not None:
+        try:
+            merged = tomllib.loads(config.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"the configuration cannot be read: {error}", where=str(config)) from error
+    given = {key: value for key, value in options.items() if value is not None}
+    if isinstance(merged.get("set"), dict):
+        given["set"] = {**merged["set"], **given.get("set", {})}
+    try:
+        return SweepSpec.model_validate({**merged, **given})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors())
+        raise UsageError(
+            f"the sweep is not well specified: {problems}", where=str(config or "options"), fix="`bench sweep --help`"
+        ) from error
+
+
+def as_toml(spec: SweepSpec) -> str:
+    """The spec as the TOML file that `sweep_spec` reads; what is not given is left out."""
+    lines: list[str] = []
+    for key, value in spec.model_dump(mode="json", exclude_none=True).items():
+        if key == "methods":
+            value = [one.asked if _plain(one) else one.model_dump() for one in spec.methods]
+        lines.append(f"{key} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(contender: Contender) -> bool:
+    """Whether the contender survives being written as one text."""
+    try:
+        return Contender.model_validate(_contender(contender.asked)) == contender
+    except ValueError:
+        return False
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    # JSON's strings, numbers and truth values are TOML's as well.
+    return json.dumps(value, ensure_ascii=False)

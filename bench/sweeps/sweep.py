@@ -1,0 +1,172 @@
+"""A sweep from its spec to its records: plan, queue, runner, and what is left in the store."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Interrupted
+from ..identity import digest
+from ..runs.store import Store, store_root
+from ..training.engine import Engine
+from .job import Job, Outcome
+from .journal import Journal
+from .plan import Plan, make_plan
+from .queue import Queue
+from .runner import Resources, Runner, Watch
+from .spec import SweepSpec
+from .work import Work
+
+if TYPE_CHECKING:
+    from ..runs.record import RunRecord
+    from ..stopping import Reporter
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a trial's process computes. None of it changes what a result means; all of it is recorded.
+
+    Args:
+        device: as `--device`; None takes the best that the trial sees. threads: of torch; None: as many as a trial has cores.
+        devices: that train one model together; None: as many as a trial has GPUs.
+    """
+
+    device: str | None = None
+    threads: int | None = None
+    workers: int = 0
+    micro_batch: int | None = None
+    deterministic: bool = True
+    checkpoint_seconds: float = 60.0
+    devices: int | None = None
+
+
+class Unwatched:
+    """A watch that tells nothing and never asks to stop."""
+
+    stop = 0
+    now = False
+
+    def started(self, job: Job, where: str) -> None:
+        """Ignore."""
+
+    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
+        """Ignore."""
+
+    def settled(self, job: Job, outcome: Outcome) -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+
+class Sweep:
+    """A planned sweep on a store. Planning trains nothing and writes nothing.
+
+    Args:
+        shard: (i, n): this process does the i-th of n parts of the runs; others on the same store do the rest.
+        fresh: forget the final runs and their own fits first. blind: final runs look at id-val alone.
+
+    Raises:
+        UsageError: a name or a parameter is wrong. MissingPrerequisite: data or weights are not here.
+    """
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        *,
+        store: Path | None = None,
+        settings: Settings | None = None,
+        reporter: Reporter,
+        shard: tuple[int, int] = (1, 1),
+        fresh: bool = False,
+        blind: bool = False,
+    ) -> None:
+        settings = settings or Settings()
+        self.spec = spec
+        self.store = Store(store_root(store).absolute())
+        engine = Engine(
+            threads=settings.threads or math.ceil(spec.cpus_per_trial),
+            workers=settings.workers,
+            micro_batch=settings.micro_batch,
+            deterministic=settings.deterministic,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            devices=settings.devices or max(1, int(spec.gpus_per_trial or 1)),
+        )
+        # The driver itself computes nothing, so it takes no memory of any GPU.
+        self.plan: Plan = make_plan(spec, store=self.store.root, engine=engine, reporter=reporter, blind=blind)
+        self.queue = Queue(self.plan, max_failures=spec.max_failures, shard=shard, fresh=fresh)
+        where = spec.run_spec(spec.suites[0], None).model_copy(
+            update={"data_root": spec.data_root.absolute() if spec.data_root else None}
+        )
+        self.work = Work(where, self.store.root, engine, settings.device, spec.timeout)
+
+    @property
+    def id(self) -> str:
+        """Names the sweep in the journal: the same for the same spec."""
+        return digest(self.spec.model_dump(mode="json"))[:12]
+
+    def runner(self) -> Runner:
+        """The runner that the spec names."""
+        spec = self.spec
+        resources = Resources(
+            gpus=0.0 if spec.gpus_per_trial is None and self.work.device == "cpu" else spec.gpus_per_trial,
+            cpus=spec.cpus_per_trial,
+            most=spec.max_concurrent,
+            timeout=spec.timeout,
+            max_failures=spec.max_failures,
+            custom=tuple(spec.resources.items()),
+            address=spec.address,
+        )
+        if spec.runner == "ray":
+            from .ray_runner import RayRunner
+
+            return RayRunner(resources, self.store.root / "ray.log")
+        from .local import InlineRunner, LocalRunner
+
+        return LocalRunner(resources) if spec.runner == "local" else InlineRunner()
+
+    def run(self, watch: Watch) -> None:
+        """Have everything done that is not done yet; failed runs are rows, and do not stop the others.
+
+        Raises:
+            Interrupted: a stop was asked for; the trials that ran have saved their state.
+            BenchError: the runner cannot go on.
+        """
+        journal = Journal(watch, self.store.root / "sweep.jsonl", self.id)
+        queue = self.queue
+        journal.write("planned", done=queue.count("done"), todo=queue.count("to do"), finals_to_come=queue.finals_to_come)
+        if not queue.over:
+            with self._tracked(journal) as tracked:
+                self.runner().run(queue, self.work, tracked)
+        journal.write("ended", done=queue.count("done"), failed=queue.count("failed"), signal=watch.stop)
+        if watch.stop and queue.unfinished:
+            what = "stopped at once; what was saved before is kept" if watch.now else "stopped; the state is saved"
+            raise Interrupted(what, fix="run the same command again: it continues", signal=watch.stop)
+
+    def _tracked(self, watch: Watch) -> AbstractContextManager[Watch]:
+        if not self.spec.track:
+            return nullcontext(watch)
+        from .trackers import tracked
+
+        return tracked(watch, self.spec.track, self.store.root)
+
+    def records(self) -> list[RunRecord]:
+        """The records of the final runs that there are, seed by seed in the plan's order."""
+        entrants, seeds = self.plan.entrants, self.spec.seeds
+        paths = {
+            (seeds.index(planned.job.seed), entrants.index(planned.entrant)): planned.path
+            for planned in (entry.planned for entry in self.queue)
+            if planned.final and planned.entrant is not None and planned.path is not None
+        }
+        return [self.store.read_run(path) for _, path in sorted(paths.items()) if path.exists()]
+
+    def free_disk(self) -> int:
+        """Bytes free where the store is."""
+        place = self.store.root
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free

@@ -1,0 +1,267 @@
+"""Trials shown in TensorBoard, MLflow or Weights & Biases while a sweep runs, whatever its runner; the store stays the truth."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import MissingPrerequisite, UsageError
+from ..runs.store import Store
+from .job import Job, Outcome
+from .runner import Watch
+
+
+class Tracker(Protocol):
+    """Shows trials somewhere. One that raises is told once and left out; the sweep goes on."""
+
+    def begin(self, job: Job) -> None:
+        """A trial runs, perhaps not for the first time: what was shown of it goes on."""
+
+    def log(self, job: Job, values: dict[str, float], epoch: int) -> None:
+        """Values after an epoch; epoch 0 is the finished run."""
+
+    def end(self, job: Job, outcome: Outcome) -> None:
+        """The attempt ended."""
+
+    def close(self) -> None:
+        """The sweep ended."""
+
+
+@contextlib.contextmanager
+def tracked(watch: Watch, kinds: Sequence[str], store: Path) -> Iterator[Watch]:
+    """The watch, with every trial also shown by trackers of these kinds: `tensorboard`, `mlflow`, `wandb`.
+
+    Raises:
+        UsageError: there is no such kind. MissingPrerequisite: its package is not installed.
+    """
+    trackers = {kind: _tracker(kind, store) for kind in dict.fromkeys(kinds)}
+    if not trackers:
+        yield watch
+        return
+    wrapped = _Tracked(watch, trackers, Store(store))
+    try:
+        yield wrapped
+    finally:
+        wrapped.close()
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raise the errors of `tracked` before anything is planned."""
+    for kind in kinds:
+        if kind not in _KINDS:
+            raise UsageError(f"there is no tracker `{kind}`", where="--track", fix=f"one of {', '.join(_KINDS)}")
+        package, _ = _KINDS[kind]
+        if find_spec(package) is None:
+            raise MissingPrerequisite(
+                f"the tracker {kind} needs a package that is not installed",
+                where=f"--track {kind}",
+                fix=f"pip install 'shiftbench[{kind}]'",
+            )
+
+
+def _tracker(kind: str, store: Path) -> Tracker:
+    check_kinds([kind])
+    made: Tracker = _KINDS[kind][1](store)
+    return made
+
+
+class _Tracked:
+    """A watch that passes everything on, and tells trackers of it."""
+
+    def __init__(self, watch: Watch, trackers: dict[str, Tracker], store: Store) -> None:
+        self._watch, self._trackers, self._store = watch, trackers, store
+
+    @property
+    def stop(self) -> int:
+        return self._watch.stop
+
+    @property
+    def now(self) -> bool:
+        return self._watch.now
+
+    def started(self, job: Job, where: str) -> None:
+        self._watch.started(job, where)
+        self._each("begin", job)
+
+    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
+        self._watch.progress(job, kind, fields)
+        if kind == "epoch":
+            self._each("log", job, {"loss": fields["loss"], "id-val": fields["id_val"]}, fields["epoch"])
+
+    def settled(self, job: Job, outcome: Outcome) -> None:
+        self._watch.settled(job, outcome)
+        if outcome.status == "done" and job.phase != "stage":
+            self._each("log", job, self._scores(job), 0)
+        self._each("end", job, outcome)
+
+    def note(self, text: str) -> None:
+        self._watch.note(text)
+
+    def close(self) -> None:
+        self._each("close")
+
+    def _scores(self, job: Job) -> dict[str, float]:
+        """The scores of a finished run, from its record."""
+        scores: dict[str, float] = {}
+        for path in self._store.runs_dir.glob(f"*/*/*/{job.id.removeprefix('run-')}/record.json"):
+            record = self._store.read_run(path)
+            scores = {f"score/{split}": metrics.score for split, metrics in record.metrics.items()}
+            if record.ood is not None:
+                scores["score/OOD"] = record.ood
+        return scores
+
+    def _each(self, method: str, *arguments: Any) -> None:
+        for kind, tracker in list(self._trackers.items()):
+            try:
+                getattr(tracker, method)(*arguments)
+            except Exception as error:  # a server that is away must not end a sweep
+                del self._trackers[kind]
+                self._watch.note(f"{kind} is left out from here on: {type(error).__name__}: {error}")
+
+
+class _TensorBoard:
+    """Event files below `<store>/tensorboard`, a folder per trial."""
+
+    def __init__(self, store: Path) -> None:
+        self._root = store / "tensorboard"
+        self._writers: dict[str, Any] = {}
+
+    def begin(self, job: Job) -> None:
+        from tensorboardX import SummaryWriter
+
+        place = self._root / job.method["name"] / f"{job.phase}-seed{job.seed}-{job.fit_id[:8]}"
+        # Files are named by the second, and two starts may share one.
+        self._writers[job.id] = SummaryWriter(str(place), filename_suffix=f".{uuid.uuid4().hex[:8]}")
+        self._writers[job.id].add_text("job", f"```\n{json.dumps(job.as_json(), indent=1)}\n```")
+
+    def log(self, job: Job, values: dict[str, float], epoch: int) -> None:
+        for name, value in values.items():
+            self._writers[job.id].add_scalar(name, value, epoch)
+        self._writers[job.id].flush()
+
+    def end(self, job: Job, outcome: Outcome) -> None:
+        self._writers.pop(job.id).close()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+class _MLflow:
+    """A run per trial at MLFLOW_TRACKING_URI, or in `<store>/mlflow.db`; an experiment per suite."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store.absolute()
+        self._runs: dict[str, str] = {}
+
+    @cached_property
+    def _client(self) -> Any:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self._store.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._store / 'mlflow.db'}")
+
+    def begin(self, job: Job) -> None:
+        known = self._client.get_experiment_by_name(_suite(job))
+        experiment = known.experiment_id if known else self._client.create_experiment(_suite(job))
+        before = self._client.search_runs([experiment], f"tags.`shiftbench.job` = '{job.id}'", max_results=1)
+        if before:
+            self._runs[job.id] = before[0].info.run_id
+            self._client.update_run(self._runs[job.id], status="RUNNING")
+            return
+        run = self._client.create_run(experiment, tags={"shiftbench.job": job.id, "phase": job.phase}, run_name=_name(job))
+        self._runs[job.id] = run.info.run_id
+        for key, value in _parameters(job).items():
+            self._client.log_param(run.info.run_id, key, value)
+
+    def log(self, job: Job, values: dict[str, float], epoch: int) -> None:
+        for name, value in values.items():
+            self._client.log_metric(self._runs[job.id], name, value, step=epoch)
+
+    def end(self, job: Job, outcome: Outcome) -> None:
+        status = {"done": "FINISHED", "cancelled": "KILLED"}.get(outcome.status, "FAILED")
+        self._client.set_terminated(self._runs.pop(job.id), status)
+
+    def close(self) -> None:
+        """Every run that a trial still had is ended as killed."""
+        for run in self._runs.values():
+            self._client.set_terminated(run, "KILLED")
+
+
+class _WandB:
+    """A run per trial in the project WANDB_PROJECT (default `shiftbench`); WANDB_MODE=offline writes below the store alone."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._runs: dict[str, Any] = {}
+
+    def begin(self, job: Job) -> None:
+        import wandb
+
+        self._runs[job.id] = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "shiftbench"),
+            id=job.id,
+            name=_name(job),
+            group=f"{_suite(job)}/{job.backbone}",
+            job_type=job.phase,
+            config=_parameters(job),
+            dir=str(self._store),
+            resume="allow",
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
+        )
+        self._runs[job.id].define_metric("*", step_metric="epoch")
+
+    def log(self, job: Job, values: dict[str, float], epoch: int) -> None:
+        if epoch:
+            self._runs[job.id].log({**values, "epoch": epoch})
+        else:
+            self._runs[job.id].summary.update(values)
+
+    def end(self, job: Job, outcome: Outcome) -> None:
+        self._runs.pop(job.id).finish(exit_code=0 if outcome.status == "done" else 1)
+
+    def close(self) -> None:
+        for run in self._runs.values():
+            run.finish(exit_code=1)
+
+
+_KINDS: dict[str, tuple[str, Any]] = {
+    "tensorboard": ("tensorboardX", _TensorBoard),
+    "mlflow": ("mlflow", _MLflow),
+    "wandb": ("wandb", _WandB),
+}
+
+
+def _suite(job: Job) -> str:
+    return Path(job.suite).stem if job.suite.endswith(".toml") else job.suite
+
+
+def _name(job: Job) -> str:
+    return f"{job.label}, seed {job.seed}" + (f", trial {job.trial}" if job.trial is not None else "")
+
+
+def _parameters(job: Job) -> dict[str, Any]:
+    """The method's parameters, nested ones by dotted names, and where it runs."""
+    flat: dict[str, Any] = {"method": job.method["name"], "backbone": job.backbone, "suite": _suite(job), "seed": job.seed}
+
+    def add(values: dict[str, Any], prefix: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict) and "name" in value:
+                flat[prefix + key] = value["name"]
+                add({k: v for k, v in value.items() if k != "name"}, f"{prefix}{key}.")
+            else:
+                flat[prefix + key] = value
+
+    add(job.method["parameters"], "")
+    return flat

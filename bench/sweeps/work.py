@@ -1,0 +1,129 @@
+"""What one trial's process does with one job; whatever dispatches it, the fit store and the run folder tell how it went."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import traceback
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BenchError, Interrupted
+from ..spec import RunSpec
+from ..training.engine import Engine
+from .job import Job, Outcome
+
+if TYPE_CHECKING:
+    from ..runs.experiment import Experiment
+    from ..stopping import Reporter
+
+
+@dataclass
+class Work:
+    """The settings that all trials of a sweep share; picklable, and made once per process.
+
+    Args:
+        spec: where data are and what is left out; methods, suite, backbone and seeds come from the job.
+        store: absolute path of the store. engine: settings of a trial's process.
+        device: as `--device`; None takes the best that the trial's process sees.
+        timeout: seconds of one attempt at a job; then its state is saved, and it has failed.
+    """
+
+    spec: RunSpec
+    store: Path
+    engine: Engine
+    device: str | None = None
+    timeout: float | None = None
+    _open: dict[tuple[str, str], Experiment] = field(default_factory=dict, init=False, repr=False)
+    _relay: _Relay = field(default_factory=lambda: _Relay(), init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open": {}, "_relay": _Relay()}
+
+    def do(self, job: Job, reporter: Reporter) -> Outcome:
+        """Fit, or fit and measure, and say how it ended; only a bug of ShiftBench's own raises.
+
+        A job of the search phase looks at id-val and at nothing else.
+        """
+        start = time.monotonic()
+        self._relay.to, self._relay.until = reporter, None if self.timeout is None else start + self.timeout
+        try:
+            error = self._do(job)
+        except (Interrupted, KeyboardInterrupt):
+            if reporter.stop or not self._relay.late:
+                return Outcome("cancelled", seconds=time.monotonic() - start)
+            error = f"not done within {self.timeout:g} s; the same command continues it, with a greater --timeout"
+        except BenchError as failure:
+            error = failure.what
+        except Exception as failure:
+            if os.environ.get("BENCH_DEBUG"):
+                traceback.print_exc()
+            error = f"{type(failure).__name__}: {failure}"
+        return Outcome("failed" if error else "done", error, time.monotonic() - start)
+
+    def _do(self, job: Job) -> str:
+        """The error of a failed run, or nothing."""
+        from ..plugins import build_method
+        from ..runs.execute import execute
+
+        experiment = self._experiment(job)
+        method = build_method(job.method["name"], job.method["parameters"])
+        found = experiment.fit_id(method)
+        if found != job.fit_id:
+            raise BenchError(
+                f"this process would train fit {found} where the plan says {job.fit_id}: "
+                "its data, weights, files or version differ from the driver's"
+            )
+        if job.phase == "stage":
+            experiment.fit(method)
+            return ""
+        record = execute(
+            experiment,
+            method,
+            limit=self.spec.limit,
+            search=job.phase == "search",
+            curve=job.curve,
+            search_trials=job.search_trials,
+            search_seconds=job.search_seconds,
+        )
+        # The record has the rest: where, what to do, the traceback.
+        return record.error.partition("\n")[0] if record.status == "failed" else ""
+
+    def _experiment(self, job: Job) -> Experiment:
+        """The job's backbone and suite, opened once per process."""
+        from ..api import experiments
+        from ..training.engine import default_device
+
+        place = (job.suite, job.backbone)
+        if place not in self._open:
+            spec = self.spec.model_copy(update={"suite": job.suite, "backbone": job.backbone, "seeds": (job.seed,)})
+            engine = replace(self.engine, device=self.device or default_device())
+            (self._open[place],) = experiments(spec, store=self.store, engine=engine, reporter=self._relay)
+        opened = self._open[place]
+        opened.engine.apply()
+        return opened.with_seed(job.seed)
+
+
+class _Relay:
+    """Stands for the reporter of the job at hand wherever one is kept, and asks to stop when the job's time is up."""
+
+    def __init__(self) -> None:
+        self.to: Reporter | None = None
+        self.until: float | None = None
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return self.until is not None and time.monotonic() > self.until
+
+    @property
+    def stop(self) -> int:
+        """As the reporter's, or SIGTERM when the time is up."""
+        return (self.to.stop if self.to is not None else 0) or (signal.SIGTERM if self.late else 0)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Pass on."""
+        if self.to is not None:
+            self.to.event(kind, **fields)

@@ -1,0 +1,124 @@
+"""What the charts draw, from a board to plain frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bench.runs.record import RunRecord
+
+from .board import Board
+from .calibration import scaled
+from .intervals import over_seeds
+from .measures import ID
+from .predictions import Predictions
+from .tradeoff import YARDSTICK, yardsticks
+
+
+def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
+    """One row per row of the board that has both columns: for `charts.scatter`.
+
+    Args:
+        x, y: keys of columns; the intervals are those over seeds.
+    """
+    drawn = []
+    for row in board.rows:
+        across, up = row.cells[x], row.cells[y]
+        if across.value is not None and up.value is not None:
+            drawn.append(
+                {
+                    "key": row.key,
+                    "row": row.name,
+                    "id": across.value,
+                    "ood": up.value,
+                    "id_low": across.seeds.low if across.seeds else None,
+                    "id_high": across.seeds.high if across.seeds else None,
+                    "ood_low": up.seeds.low if up.seeds else None,
+                    "ood_high": up.seeds.high if up.seeds else None,
+                    "seeds": " ".join(str(r.seed) for r in row.records),
+                }
+            )
+    columns = ["key", "row", "id", "ood", "id_low", "id_high", "ood_low", "ood_high", "seeds"]
+    return pd.DataFrame(drawn, columns=columns)
+
+
+def yardstick(board: Board, shift: str = "") -> pd.DataFrame | None:
+    """The yardstick's interpolation curve, the mean over the seeds that have one: `alpha`, `id`, `ood`, `of`.
+
+    Args:
+        shift: its accuracy instead of the OOD average.
+
+    Returns:
+        None where no curve was measured.
+    """
+    runs = [r for _, r in sorted(yardsticks(board.records).items())]
+    found = curve_of(runs)
+    if found is None:
+        return None
+    wide = found.pivot(index="alpha", columns="split", values="score").reset_index()
+    ood = shift or "OOD average"
+    if ood not in wide or ID not in wide:
+        return None
+    return pd.DataFrame({"alpha": wide["alpha"], "id": wide[ID], "ood": wide[ood], "of": f"start to {YARDSTICK}"})
+
+
+def curve_of(runs: Sequence[RunRecord]) -> pd.DataFrame | None:
+    """Accuracy along the curves of runs, mean and 95 % t-interval over them: `alpha`, `split`, `score`, `low`, `high`, `runs`."""
+    every = [
+        {"alpha": point.alpha, "split": split, "score": score}
+        for run in runs
+        for point in run.curve
+        for split, score in {**point.scores, **({} if point.ood is None else {"OOD average": point.ood})}.items()
+    ]
+    if not every:
+        return None
+    drawn = []
+    for (alpha, split), own in pd.DataFrame(every).groupby(["alpha", "split"], sort=False):
+        values = [float(value) for value in own["score"]]
+        interval = over_seeds(values)
+        drawn.append(
+            {
+                "alpha": alpha,
+                "split": split,
+                "score": sum(values) / len(values),
+                "low": interval.low if interval else None,
+                "high": interval.high if interval else None,
+                "runs": len(values),
+            }
+        )
+    return pd.DataFrame(drawn)
+
+
+def scores(board: Board, splits: Sequence[str]) -> pd.DataFrame:
+    """Mean accuracy of every row on every split: `row`, `split`, `score`; for `diagrams.radar`."""
+    drawn = []
+    for row in board.rows:
+        for split in splits:
+            known = [r.metrics[split].score for r in row.records if split in r.metrics]
+            if known:
+                drawn.append({"row": row.name, "split": split, "score": sum(known) / len(known)})
+    return pd.DataFrame(drawn, columns=["row", "split", "score"])
+
+
+def bins(board: Board, splits: Sequence[str], predictions: Predictions, *, after: bool = False) -> pd.DataFrame:
+    """Reliability of every row, the images of all its seeds together: `panel`, `row`, `confidence`, `accuracy`, `images`.
+
+    Args:
+        after: after temperature scaling, fitted on id-val; rows whose logits are not kept are then left out.
+    """
+    drawn = []
+    for row in board.rows:
+        for split in splits:
+            for record in row.records:
+                found = scaled(record, split, predictions)
+                for number, bin in enumerate(found.scaled_diagram if after else found.diagram):
+                    if bin.images and bin.confidence is not None and bin.accuracy is not None:
+                        drawn.append((split, row.name, number, bin.images, bin.confidence, bin.accuracy))
+    every = pd.DataFrame(drawn, columns=["panel", "row", "bin", "images", "confidence", "accuracy"])
+    for mean in ("confidence", "accuracy"):
+        every[mean] = every[mean] * every["images"]
+    pooled = every.groupby(["panel", "row", "bin"], sort=False, as_index=False).sum()
+    for mean in ("confidence", "accuracy"):
+        pooled[mean] = pooled[mean] / pooled["images"]
+    return pooled.drop(columns="bin")

@@ -1,0 +1,121 @@
+"use strict";
+// Controls and the flow of a change: state, then URL, then what depends on it.
+
+/** Show a change of the state. `what`: `rows` (the selection), `order`, `drawer`, `theme`, or `all`. */
+function changed(what) {
+  writeFragment();
+  if (what === "drawer") { drawDrawer(); return Promise.resolve(); }
+  if (what !== "theme") drawControls();
+  if (board()) drawTable();
+  drawComparison();
+  drawChosen();
+  announce(what);
+  if (what === "order" && chosenRows().length) return Promise.resolve();
+  if (what === "order") return Promise.all([drawBars(), drawReliability()]);
+  if (what === "rows") return Promise.all([mark("chosen", chosenRows()), drawBars(), drawReliability()]);
+  return drawAll();
+}
+
+function announce(what) {
+  if (!board()) { byId("status").textContent = "There are no results yet."; return; }
+  const number = shownRows().length, all = rowsOfKind().length;
+  const column = board().columns.find((c) => c.key === state.sort)?.title ?? "method";
+  const words = [`${number === all ? all : `${number} of ${all}`} ${all === 1 ? "row" : "rows"}`,
+    `sorted by ${column}, ${column === "method" ? (state.order === "best" ? "A to Z" : "Z to A") : `${state.order} first`}`];
+  const ids = chosenRows().length;
+  if (ids) words.push(`${ids} selected`);
+  if (what === "rows" && ids === 2) words.push("compared below");
+  byId("status").textContent = words.join(", ");
+}
+
+function options(select, values, chosen) {
+  select.replaceChildren(...values.map(([value, text]) => make("option", { value, selected: String(value) === String(chosen) }, text)));
+}
+
+function drawControls() {
+  options(byId("suite"), [...new Set(leaderboard.boards.map((b) => b.suite))].map((s) => [s, s]), state.suite);
+  options(byId("backbone"), backbonesOf(state.suite).map((b) => [b, b]), state.backbone);
+  options(byId("group"), groups().map((b, i) => [i, i ? `${b.kind} ${i}: ${b.rows.length} rows` : `ranked: ${b.rows.length} rows`]), state.group);
+  byId("group-label").hidden = groups().length < 2;
+  options(byId("methods"), [...new Set((board()?.rows ?? []).map((row) => row.method))].map((m) => [m, m]), "");
+  if (byId("find").value !== state.find) byId("find").value = state.find;
+  byId("show-label").hidden = !hasReported();
+  byId("show").value = state.show;
+  byId("spread").value = state.spread;
+  const kept = board() ? new Set(shownColumns().map((c) => c.key)) : new Set();
+  byId("columns").replaceChildren(byId("columns").firstElementChild, ...(board()?.columns ?? []).map((column) => make("label", {},
+    make("input", { type: "checkbox", checked: kept.has(column.key), change: (event) => chooseColumn(column.key, event.target.checked) }), column.title)));
+  const apart = board()?.kind === "apart" || board()?.kind === "limited";
+  byId("apart").hidden = !apart;
+  byId("apart").textContent = apart ? `These rows are not ranked with the others. ${board().title}.` : "";
+  byId("figures").hidden = !board()?.figures.scatter;
+  const runs = leaderboard.boards.reduce((sum, b) => sum + b.rows.reduce((own, row) => own + row.runs.length, 0), 0);
+  byId("about").textContent = board() ? `${board().suite} on ${board().backbone}: what fine-tuning gains in-distribution, and what it loses under shift` : "";
+  byId("made").textContent = `ShiftBench ${leaderboard.version}, ${leaderboard.made.slice(0, 16).replace("T", " ")} UTC, ${runs} runs.`;
+}
+
+function chooseColumn(key, wanted) {
+  const keys = shownColumns().map((c) => c.key).filter((other) => other !== key);
+  state.columns = (wanted ? [...keys, key] : keys).join(",") || "id";
+  const focus = [...byId("columns").querySelectorAll("input")].findIndex((input) => input === document.activeElement);
+  changed("all");
+  byId("columns").querySelectorAll("input")[focus]?.focus();
+}
+
+function drawChosen() {
+  const rows = chosenRows().map(rowById);
+  byId("chosen").hidden = !rows.length;
+  byId("chosen-names").textContent = rows.length === 1 ? `${rows[0].name}: select a second row to compare` : `${rows.length} rows selected`;
+  byId("compare").disabled = rows.length !== 2;
+}
+
+function applyTheme() {
+  document.documentElement.dataset.theme = darkNow() ? "dark" : "light";
+  byId("theme").setAttribute("aria-pressed", String(darkNow()));
+}
+
+function moveTo(change) {
+  Object.assign(state, change, { rows: "", row: "", columns: "" });
+  state.sort = board()?.sort ?? "";
+  state.order = "best";
+  allRows = false;
+  return changed("all");
+}
+
+function listen() {
+  byId("controls").addEventListener("submit", (event) => event.preventDefault());
+  byId("suite").addEventListener("change", (e) => moveTo({ suite: e.target.value, backbone: backbonesOf(e.target.value)[0], group: 0 }));
+  byId("backbone").addEventListener("change", (e) => moveTo({ backbone: e.target.value, group: 0 }));
+  byId("group").addEventListener("change", (e) => moveTo({ group: Number(e.target.value) }));
+  byId("find").addEventListener("input", (e) => { state.find = e.target.value; changed("all"); });
+  for (const key of ["show", "spread"]) byId(key).addEventListener("change", (e) => { state[key] = e.target.value; changed("all"); });
+  byId("theme").addEventListener("click", () => { state.theme = darkNow() ? "light" : "dark"; applyTheme(); changed("theme"); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { applyTheme(); changed("theme"); });
+  byId("all-rows").addEventListener("click", () => { allRows = true; drawTable(); byId("table-scroll").focus(); });
+  byId("clear").addEventListener("click", () => { state.rows = ""; changed("rows"); byId("table-scroll").focus(); });
+  byId("compare").addEventListener("click", () => { byId("comparison").scrollIntoView(); byId("comparison").focus({ preventScroll: true }); });
+  byId("drawer-close").addEventListener("click", () => byId("drawer").close());
+  byId("drawer").addEventListener("click", (event) => { if (event.target === byId("drawer")) byId("drawer").close(); });
+  byId("drawer").addEventListener("close", () => {
+    const opener = document.querySelector(`[data-row="${CSS.escape(state.row)}"] button`);
+    state.row = "";
+    writeFragment();
+    opener?.focus();
+  });
+  byId("skip").addEventListener("click", (event) => { event.preventDefault(); byId("table-scroll").focus(); });
+  addEventListener("hashchange", () => { readFragment(); start(); });
+  let width = innerWidth;
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; drawReliability(); } });
+}
+
+function start() {
+  applyTheme();
+  const drawn = changed("all");
+  drawUnfinished();
+  drawDrawer();
+  return drawn.then(() => { document.documentElement.dataset.ready = "yes"; });
+}
+
+readFragment();
+listen();
+start();

@@ -1,0 +1,205 @@
+"""`bench plot`: a board as a chart, in a file that needs no network."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.output import StoreOption, say
+from bench.errors import NothingMatched, UsageError
+
+from .selection import BackbonesOption, MethodsOption, OutputOption, SuitesOption, results
+
+if TYPE_CHECKING:
+    from .board import Board
+
+
+class What(StrEnum):
+    """Which chart."""
+
+    scatter = "scatter"
+    curve = "curve"
+    reliability = "reliability"
+    radar = "radar"
+
+
+def plot(
+    what: Annotated[What, typer.Argument(help="scatter, curve, reliability or radar", show_default=False)],
+    output: OutputOption,
+    store: StoreOption = None,
+    suite: SuitesOption = None,
+    backbone: BackbonesOption = None,
+    method: MethodsOption = None,
+    y: Annotated[str, typer.Option("--y", help="scatter: what stands against ID, such as a shift")] = "ood",
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="curve, reliability, radar: these splits", show_default="id-test and the averaged shifts"),
+    ] = None,
+    logit: Annotated[bool, typer.Option("--logit", help="scatter, curve: logit-scaled axes")] = False,
+    scaled: Annotated[bool, typer.Option("--scaled", help="reliability: after temperature scaling on id-val")] = False,
+    reported: Annotated[bool, typer.Option("--reported", help="scatter: published rows too, hollow")] = False,
+    dark: Annotated[bool, typer.Option("--dark", help="for a dark ground")] = False,
+) -> None:
+    """Draw a board.
+
+    scatter: ID against OOD with 95 % intervals over seeds, the interpolation curve of full fine-tuning, the Pareto front and,
+    against a single shift, what standard models reach. curve: accuracy along that interpolation. reliability: accuracy against
+    confidence. radar: every split at a glance. The file's ending says what is written: .svg, .png or .html (interactive).
+
+    \b
+    Examples:
+      bench plot scatter -o board.svg
+      bench plot scatter --y sketch --logit -o sketch.html
+      bench plot curve --method full-finetune -o curve.png
+      bench plot reliability --method zero-shot --method wise-ft -o reliability.png --dark
+
+    Exit codes: 0 done, 2 usage, 5 nothing matched.
+    """
+    from bench.runs.store import Store, store_root
+
+    from .chart_style import check_ending, save
+    from .tables import View, boards
+
+    check_ending(output)
+    root = Store(store_root(store))
+    board = only(boards(results(root, suite, backbone, method), View()).boards)
+    title = f"{board.group.suite} · {board.group.backbone}"
+    if what is What.scatter:
+        chart = scatter_of(board, y=y, logit=logit, dark=dark, reported=reported)
+    elif what is What.curve:
+        chart = curve_of(board, _splits(board, split), logit=logit, dark=dark)
+    elif what is What.reliability:
+        chart = reliability_of(board, _splits(board, split), root, scaled=scaled, dark=dark)
+    else:
+        chart = radar_of(board, _splits(board, split), dark=dark)
+    save(chart, output, f"{title}: {what.value}")
+    say(f"{what.value} of {title}: {output}")
+
+
+def only(found: list[Board]) -> Board:
+    """The one ranked board of a selection.
+
+    Raises:
+        UsageError: there are several.
+    """
+    ranked = [board for board in found if board.kind == "ranked"]
+    if len(ranked) > 1:
+        names = ", ".join(f"{board.group.suite} · {board.group.backbone}" for board in ranked)
+        raise UsageError("one chart shows one board, and several match", where=names, fix="choose with --suite and --backbone")
+    return ranked[0]
+
+
+def _splits(board: Board, asked: list[str] | None) -> list[str]:
+    known = ["id-test", *board.shifts.all]
+    unknown = [split for split in asked or [] if split not in (*known, "id-val")]
+    if unknown:
+        raise UsageError(f"there is no split `{unknown[0]}`", where="--split", fix=f"one of: {', '.join(known)}")
+    return asked or ["id-test", *board.shifts.shared]
+
+
+def _seeds(board: Board) -> str:
+    counts = sorted({len(row.records) for row in board.rows})
+    if counts[-1] == 1:
+        return "one seed per row"
+    many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"mean and 95 % t-interval over {many} seeds"
+
+
+def scatter_of(board: Board, *, y: str = "ood", logit: bool = False, dark: bool = False, reported: bool = False) -> Any:
+    """`charts.scatter` of a board, against the OOD average or another accuracy.
+
+    Raises:
+        UsageError: `y` is no accuracy of the board. NothingMatched: no row has both.
+    """
+    import pandas as pd
+
+    from .baseline import baselines, chosen
+    from .charts import scatter
+    from .frames import points, yardstick
+    from .reported import beside
+
+    measure = board.measure(y)
+    if measure is None or measure.kind != "percent" or not measure.splits:
+        known = [m.key for m in board.columns if m.kind == "percent" and m.splits and m.key != "id"]
+        raise UsageError(f"`{y}` is no accuracy to stand against ID", where="--y", fix=f"one of: {', '.join(known)}")
+    drawn = points(board, "id", y)
+    if drawn.empty:
+        raise NothingMatched(f"no row has both ID and {measure.title}")
+    if reported:
+        theirs = beside(board, y)
+        drawn = pd.concat([drawn.assign(kind="measured"), theirs], ignore_index=True) if len(theirs) else drawn
+    line = chosen(baselines(board.group.suite, board.records), board.records).get(measure.key)
+    over = f"OOD: mean over {', '.join(board.shifts.shared)}" if y == "ood" else ""
+    return scatter(
+        drawn,
+        curve=yardstick(board, "" if y == "ood" else y),
+        baseline=line.at if line is not None and line.id == "id-test" else None,
+        logit=logit,
+        dark=dark,
+        title=f"{board.group.suite} · {board.group.backbone}",
+        subtitle=[_seeds(board), over],
+        y="OOD average" if y == "ood" else f"accuracy on {measure.title}",
+    )
+
+
+def curve_of(board: Board, splits: list[str], *, logit: bool = False, dark: bool = False) -> Any:
+    """`diagrams.curve` of the yardstick, or of the only row that has a curve.
+
+    Raises:
+        NothingMatched: no run has one.
+    """
+    from . import diagrams
+    from .frames import curve_of as frame
+    from .tradeoff import YARDSTICK
+
+    with_curve = [row for row in board.rows if any(record.curve for record in row.records)]
+    row = next((row for row in with_curve if row.records[0].method["name"] == YARDSTICK), next(iter(with_curve), None))
+    if row is None:
+        raise NothingMatched("no run has a curve", fix=f"`bench run {YARDSTICK} --curve` measures one")
+    found = frame([record for record in row.records if record.curve])
+    assert found is not None
+    subtitle = f"mean and 95 % t-interval over {found['runs'].max()} seeds" if found["runs"].max() > 1 else "one seed"
+    return diagrams.curve(
+        found[found["split"].isin([*splits, "OOD average"])],
+        logit=logit,
+        dark=dark,
+        title=f"{board.group.suite} · {board.group.backbone}: {row.name}",
+        subtitle=subtitle,
+    )
+
+
+def reliability_of(board: Board, splits: list[str], store: Any, *, scaled: bool = False, dark: bool = False) -> Any:
+    """`diagrams.reliability` of all rows.
+
+    Raises:
+        NothingMatched: no row has kept what it needs.
+    """
+    from . import diagrams
+    from .frames import bins
+    from .predictions import Predictions
+
+    found = bins(board, splits, Predictions(store), after=scaled)
+    if found.empty:
+        raise NothingMatched("no predictions are kept that a reliability diagram could be drawn of", where=str(store.root))
+    when = "after temperature scaling fitted on id-val" if scaled else "as trained"
+    return diagrams.reliability(
+        found,
+        dark=dark,
+        title=f"{board.group.suite} · {board.group.backbone}: reliability",
+        subtitle=[f"{when}; 15 bins of equal width, the images of all seeds together; area: share of the images"],
+    )
+
+
+def radar_of(board: Board, splits: list[str], *, dark: bool = False) -> Any:
+    """`diagrams.radar` of all rows."""
+    from . import diagrams
+    from .frames import scores
+
+    return diagrams.radar(
+        scores(board, splits),
+        dark=dark,
+        title=f"{board.group.suite} · {board.group.backbone}",
+        subtitle="accuracy (%), mean over seeds",
+    )

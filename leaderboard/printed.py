@@ -1,0 +1,79 @@
+"""What a board needs in print: which cells are bold, a caption that stands by itself, and the literature of its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bench.runs.record import RunRecord
+
+from .board import Board
+from .measures import Measure
+
+
+def bold(board: Board) -> frozenset[tuple[int, str]]:
+    """(number of the row, key of the column) of the best value of every column, and of what ties with it.
+
+    In the column that the marks are about, a tie is a row that is not shown to be below the best; elsewhere, a value that is
+    printed alike. Costs are never bold.
+    """
+    if len(board.rows) < 2:
+        return frozenset()
+    found: set[tuple[int, str]] = set()
+    for measure in board.columns:
+        if not measure.spread or measure.key == "cost":
+            continue
+        values = {i: value for i, row in enumerate(board.rows) if (value := row.cells[measure.key].value) is not None}
+        marked = {i for i, row in enumerate(board.rows) if row.tie in ("best", "tie")}
+        if measure.key == board.ties_about and marked:
+            found |= {(i, measure.key) for i in marked}
+        elif values:
+            best = max(values.values()) if measure.better == "high" else min(values.values())
+            found |= {(i, measure.key) for i, value in values.items() if _printed(value, measure) == _printed(best, measure)}
+    return frozenset(found)
+
+
+def _printed(value: float, measure: Measure) -> str:
+    return f"{100 * value:.1f}" if measure.kind == "percent" else f"{value:.3f}"
+
+
+def caption(board: Board, title: str, notes: Sequence[str]) -> str:
+    """The title, what the numbers mean, how parameters were chosen, and what bold says."""
+    trials = sorted({row.trials for row in board.rows if not row.external})
+    if trials == [0] or not trials:
+        chosen = "Parameters as in the suite's recipe or as named."
+    else:
+        many = str(trials[0]) if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
+        chosen = f"Parameters chosen on held-out ID data with {many} trial(s) per method."
+    strong = ""
+    if len(board.rows) > 1:
+        about = board.measure(board.ties_about)
+        tested = about is not None and any(row.tie for row in board.rows)
+        strong = "Bold: the best of a column" + (
+            f"; for {about.title}, all rows not shown to be below the best." if tested and about else "."
+        )
+    return " ".join(part for part in (f"{title}.", *notes[:1], chosen, strong) if part)
+
+
+def bibtex(records: Iterable[RunRecord]) -> str:
+    """BibTeX entries of the methods of these runs, those that they wrap included, each once; a comment for one without."""
+    from bench.errors import BenchError
+    from bench.plugins import load_method
+
+    names: dict[str, None] = {}
+    for record in records:
+        waiting = [record.method]
+        while waiting:
+            method = waiting.pop(0)
+            names.setdefault(str(method.get("name")))
+            waiting += [
+                value for value in (method.get("parameters") or {}).values() if isinstance(value, dict) and "name" in value
+            ]
+    entries: dict[str, None] = {}
+    for name in sorted(names):
+        try:
+            method_class = load_method(name)
+        except BenchError:
+            entries.setdefault(f"% {name}: not installed here")
+            continue
+        entries.setdefault(method_class.bibtex.strip() or f"% {name}: {method_class.paper or 'no citation'}")
+    return "\n\n".join(entries) + "\n"

@@ -1,0 +1,110 @@
+"""The board of the embedded default that this repository carries: made by one command, and held against its own packs.
+
+    python -m bench.leaderboard.regenerate --store STORE      write packs, board.md and board.json anew
+    python -m bench.leaderboard.regenerate --check            re-score the packs, and compare what they give with the board
+
+The board is made from the packs and not from the store, so that everything on it can be computed again from what is here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli.output import Format, StoreOption, render, say, size
+from bench.errors import BenchError
+from bench.runs.store import Store, store_root
+from bench.spec import DEFAULT_BACKBONE, DEFAULT_SUITE
+
+#: In a checkout; an installed package carries no boards.
+BOARDS = Path(__file__).parent / "boards"
+
+
+def boards_of(packs: list[Path]) -> tuple[str, dict[str, Any]]:
+    """The board that packs give: as Markdown, and as JSON with full precision.
+
+    Raises:
+        Refused: a pack does not add up.
+    """
+    from .groups import load
+    from .merge import merge
+    from .predictions import Predictions
+    from .tables import View, tables
+
+    with TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        merge(packs, store)
+        made = tables(load(store), View(ties="models"), Predictions(store))
+    content: dict[str, Any] = json.loads(render(made, Format.json))
+    return render(made, Format.md), content
+
+
+def regenerate(store: Store, folder: Path = BOARDS) -> None:
+    """Pack the store's results on the embedded default, and write the board that the pack gives."""
+    from bench.runs.atomic import write_text
+
+    from .pack import write_pack
+    from .selection import results
+
+    pack = folder / f"{DEFAULT_SUITE}.shiftpack"
+    chosen = results(store, [DEFAULT_SUITE], [DEFAULT_BACKBONE], None)
+    write_pack(store, chosen, pack, logits=False)
+    text, content = boards_of([pack])
+    write_text(folder / "board.md", text)
+    write_text(folder / "board.json", json.dumps(content, indent=1) + "\n")
+    say(f"{len(chosen)} runs in {pack} ({size(pack.stat().st_size)}), board.md and board.json beside it")
+
+
+def differences(folder: Path = BOARDS) -> list[str]:
+    """Where the board in a folder differs from what its packs give; empty if nowhere.
+
+    Raises:
+        Refused: a pack does not add up. BenchError: there is no board.
+    """
+    packs = sorted(folder.glob("*.shiftpack"))
+    if not packs or not (folder / "board.json").is_file():
+        raise BenchError("there is no board", where=str(folder), fix="`python -m bench.leaderboard.regenerate --store STORE`")
+    text, content = boards_of(packs)
+    found = list(_compared(json.loads((folder / "board.json").read_text(encoding="utf-8")), content, "board.json"))
+    if (folder / "board.md").read_text(encoding="utf-8") != text:
+        found.append("board.md is another text")
+    return found
+
+
+def _compared(stated: Any, found: Any, where: str) -> list[str]:
+    if isinstance(stated, dict) and isinstance(found, dict) and stated.keys() == found.keys():
+        return [line for key in stated for line in _compared(stated[key], found[key], f"{where}.{key}")]
+    if isinstance(stated, list) and isinstance(found, list) and len(stated) == len(found):
+        return [line for i, pair in enumerate(zip(stated, found, strict=True)) for line in _compared(*pair, f"{where}[{i}]")]
+    if isinstance(stated, float) and isinstance(found, float) and math.isclose(stated, found, rel_tol=1e-6, abs_tol=1e-9):
+        return []
+    return [] if stated == found else [f"{where}: {str(stated)[:60]} is stated, {str(found)[:60]} by the packs"]
+
+
+def main(
+    store: StoreOption = None,
+    folder: Annotated[Path, typer.Option(help="where the board lies")] = BOARDS,
+    check: Annotated[bool, typer.Option("--check", help="compare only")] = False,
+) -> None:
+    """Make the board anew from a store, or check the one that is here."""
+    try:
+        if not check:
+            regenerate(Store(store_root(store)), folder)
+        elif found := differences(folder):
+            print("\n".join(found))
+            sys.exit(1)
+    except BenchError as error:
+        from bench.cli.output import print_error
+
+        print_error(error)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    typer.run(main)

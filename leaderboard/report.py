@@ -1,0 +1,172 @@
+"""A report: one folder with the tables, the figures and a paragraph on the protocol, ready to quote."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.cli.output import Format, Table, render
+from bench.errors import BenchError, NothingMatched, UsageError
+from bench.runs.atomic import write_text
+from bench.spec import SEARCH_SEED
+
+from .board import Board
+from .chart_style import save
+from .plot_command import curve_of, radar_of, reliability_of, scatter_of
+from .predictions import Predictions
+from .printed import bibtex
+from .tables import View, boards, tables, title
+
+if TYPE_CHECKING:
+    from bench.runs.record import RunRecord
+    from bench.runs.store import Store
+
+#: Lies in every folder that a report was written to; no other folder is ever replaced.
+MARK = ".shiftbench-report"
+
+
+def check_folder(folder: Path) -> None:
+    """Tell whether a report may be written there.
+
+    Raises:
+        UsageError: something is there that no report wrote.
+    """
+    if folder.exists() and not (folder / MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            "the folder holds something that is not a report, and is left alone", where=str(folder), fix="name another folder"
+        )
+
+
+def write_report(records: Sequence[RunRecord], store: Store, folder: Path, *, dark: bool = False) -> list[str]:
+    """Write the report of some runs, in place of an earlier one.
+
+    Returns:
+        What could not be drawn, a sentence each.
+
+    Raises:
+        UsageError: see `check_folder`. BenchError: a file cannot be written; an earlier report is then still there.
+    """
+    check_folder(folder)
+    made = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
+    try:
+        write_text(made / MARK, "Written by `bench report`, which may replace this folder.\n")
+        missing = _fill(records, store, made, dark)
+        if folder.exists():
+            shutil.rmtree(folder)
+        made.rename(folder)
+    except OSError as error:
+        raise BenchError(f"the report cannot be written: {error.strerror}", where=str(folder)) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return missing
+
+
+def _fill(records: Sequence[RunRecord], store: Store, folder: Path, dark: bool) -> list[str]:
+    predictions, view = Predictions(store), View(ties="models")
+    found = [board for board in boards(records, view, predictions).boards if board.kind == "ranked"]
+    parts, missing = ["# Report", ""], []
+    for board in found:
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{board.group.suite}_{board.group.backbone}")
+        place = folder / name
+        own = tables(board.group.records, view, predictions)
+        for form, ending in ((Format.md, "md"), (Format.latex, "tex"), (Format.csv, "csv"), (Format.json, "json")):
+            write_text(place / f"board.{ending}", render(own, form))
+        parts += [f"## {title(board)}", "", protocol(board), "", _untitled(own[0]), ""]
+        for what, draw in _charts(board, store, dark).items():
+            try:
+                chart = draw()
+            except NothingMatched as why:
+                missing.append(f"{title(board)}: no {what}, since {why.what}")
+                continue
+            for ending in ("svg", "png", "html"):
+                save(chart, place / f"{what}.{ending}", f"{title(board)}: {what}")
+            parts += [f"![{what} of {title(board)}]({name}/{what}.svg)", ""]
+    parts += [line for why in missing for line in (f"- {why}.",)]
+    write_text(folder / "report.md", "\n".join(parts) + "\n")
+    write_text(folder / "references.bib", bibtex(records))
+    return missing
+
+
+def _charts(board: Board, store: Store, dark: bool) -> dict[str, Callable[[], Any]]:
+    splits = ["id-test", *board.shifts.shared]
+    return {
+        "scatter": lambda: scatter_of(board, dark=dark),
+        "curve": lambda: curve_of(board, splits, dark=dark),
+        "reliability": lambda: reliability_of(board, splits, store, dark=dark),
+        "radar": lambda: radar_of(board, splits, dark=dark),
+    }
+
+
+def _untitled(table: Table) -> str:
+    return render([Table(table.columns, table.rows, "", table.notes)], Format.md)
+
+
+def protocol(board: Board) -> str:
+    """The protocol of a board in sentences, every one of them from its records."""
+    records = board.records
+    first = records[0]
+    images = {split: metrics.images for record in records for split, metrics in record.metrics.items()}
+    shifts = ", ".join(f"{shift} ({images[shift]:,} images)" for shift in board.shifts.all if shift in images)
+    left_out = [shift for shift in board.shifts.all if shift not in board.shifts.shared]
+    trained = [record for record in records if record.phase != "external"]
+    sentences = [
+        f"The backbone is {first.backbone} (weights with SHA-256 {first.backbone_sha256[:16]}), the suite {first.suite}; images "
+        f"are seen as {first.pixels}.",
+        f"ID is {first.metrics['id-test'].metric} on id-test ({images['id-test']:,} images)." if "id-test" in images else "",
+        f"The shifts are {shifts}." if shifts else "",
+        f"OOD is the unweighted mean over {', '.join(board.shifts.shared)}"
+        + (f"; {', '.join(left_out)} stand outside it." if left_out else ".")
+        if board.shifts.shared
+        else "",
+        "Training sees the training split alone, and every choice of a parameter or of a point along a path held-out ID data "
+        f"alone (id-val, {images['id-val']:,} images); no shift was looked at to choose anything."
+        if "id-val" in images
+        else "",
+        _search(trained),
+        _seeds(board),
+        _machine(trained),
+        "Rows from checkpoints of others are marked; their training is not verified." if len(trained) < len(records) else "",
+        f"{merged} run(s) were merged from packs of others: re-scored from their predictions, not trained again."
+        if (merged := sum(bool(record.origin) for record in records))
+        else "",
+        "The backbone was pre-trained on the suite's own training images, so that id-val is seen data."
+        if any(record.id_val_seen for record in records)
+        else "",
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _search(records: Sequence[RunRecord]) -> str:
+    trials = sorted({record.search_trials for record in records})
+    if not trials or trials == [0]:
+        return "Parameters are those of the suite's recipe or those that a row names; nothing was searched."
+    many = str(trials[0]) if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
+    return f"Parameters were chosen with {many} trials per method, on seed {SEARCH_SEED}, which no reported run has."
+
+
+def _seeds(board: Board) -> str:
+    counts = sorted({len(row.records) for row in board.rows})
+    if counts == [1]:
+        return "Every row is one run of one seed, so that no spread is known."
+    many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    seeds = sorted({record.seed for record in board.records})
+    return (
+        f"Rows are means over {many} seeds (of {', '.join(map(str, seeds))}) with sample SD (n - 1); the figures have "
+        "95 % t-intervals over seeds."
+    )
+
+
+def _machine(records: Sequence[RunRecord]) -> str:
+    def known(values: Sequence[Any]) -> str:
+        return ", ".join(dict.fromkeys(str(value) for value in values if value))
+
+    provenance = [record.provenance for record in records]
+    versions = [p.get("versions") or {} for p in provenance]
+    bench, torch = known([v.get("shiftbench") for v in versions]), known([v.get("torch") for v in versions])
+    machine = known([p.get("gpu") or p.get("processor") for p in provenance])
+    if not bench:
+        return ""
+    return f"ShiftBench {bench} with PyTorch {torch}" + (f" on {machine}." if machine else ".")

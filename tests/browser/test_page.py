@@ -1,0 +1,250 @@
+"""The page in a real browser, as a reader uses it: with a mouse, a keyboard, a finger, a screen reader's eyes, a link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .conftest import HOSTILE
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+Open = Callable[..., "Page"]
+NAMES = "tbody .name button"
+
+
+def names(page: Page) -> list[str]:
+    """Names of the table's rows, in order."""
+    return page.locator("#table tbody .name button").all_inner_texts()
+
+
+def row(page: Page, name: str) -> Locator:
+    return page.locator("#table tbody tr", has=page.get_by_role("button", name=name, exact=True))
+
+
+def test_rows_stand_best_ood_first_and_a_header_sorts(opened: Open) -> None:
+    page = opened()
+    assert names(page) == ["wise-ft", "zero-shot", "full-finetune", HOSTILE]
+    page.get_by_role("button", name="ID", exact=True).click()
+    assert names(page)[0] == "full-finetune"
+    header = page.get_by_role("columnheader", name="ID", exact=True)
+    assert header.get_attribute("aria-sort") == "descending"
+    page.get_by_role("button", name="ID", exact=True).click()
+    assert (names(page)[0], header.get_attribute("aria-sort")) == ("zero-shot", "ascending")
+    assert "sorted by ID, worst first" in page.locator("#status").inner_text()
+
+
+def test_a_missing_value_is_last_in_both_orders_and_says_why(opened: Open) -> None:
+    page = opened("#sort=rotated")
+    assert names(page)[-1] == HOSTILE
+    page.get_by_role("button", name="rotated").click()
+    assert names(page)[-1] == HOSTILE
+    assert row(page, HOSTILE).locator(".hole[title*='folder not there']").count() == 1
+
+
+def test_the_method_filter_narrows_table_and_scatter(opened: Open) -> None:
+    page = opened()
+    page.get_by_label("Method").fill("WISE")
+    page.wait_for_function("document.querySelectorAll('#scatter .mark-symbol path').length < 6")
+    assert names(page) == ["wise-ft"]
+    assert "1 of 4 rows" in page.locator("#status").inner_text()
+
+
+def test_two_selected_rows_are_compared_for_both_questions(opened: Open) -> None:
+    page = opened()
+    row(page, "wise-ft").get_by_role("checkbox").check()
+    row(page, "zero-shot").get_by_role("checkbox").check()
+    page.get_by_role("button", name="Compare").click()
+    told = page.locator("#comparison").inner_text()
+    assert "These trained models" in told
+    assert "The method, with other seeds" in told
+    assert "A is better on" in told
+    verdicts = page.locator("#comparison .question").nth(0).locator("tbody tr th").all_inner_texts()
+    assert verdicts == ["id-test", "sketch", "cartoon", "OOD"] or verdicts == ["id-test", "sketch", "cartoon", "rotated", "OOD"]
+    assert page.evaluate("document.activeElement.id") == "comparison"
+
+
+def test_the_numbers_of_a_comparison_are_those_of_the_statistics(opened: Open, store: Any) -> None:
+    from bench.leaderboard.comparison import compare
+    from bench.leaderboard.groups import load
+    from bench.leaderboard.predictions import Predictions
+
+    runs = {name: [r for r in load(store) if r.label == name and r.status == "done"] for name in ("wise-ft", "zero-shot")}
+    expected = compare(runs["wise-ft"], runs["zero-shot"], Predictions(store)).models[0]
+    assert expected.interval is not None
+    page = opened()
+    row(page, "zero-shot").get_by_role("checkbox").check()
+    row(page, "wise-ft").get_by_role("checkbox").check()
+    shown = page.locator("#comparison .question").nth(0).locator("tbody tr").nth(0).locator("td").all_inner_texts()
+    signed = [
+        f"{100 * x:+.1f}".replace("-", "\u2212") for x in (expected.value or 0, expected.interval.low, expected.interval.high)
+    ]
+    assert shown[2:4] == [signed[0], f"[{signed[1]}, {signed[2]}]"]
+
+
+def test_scatter_and_table_are_linked(opened: Open) -> None:
+    page = opened()
+    marks = page.locator("#scatter .mark-symbol.role-mark path")
+    places = {i: marks.nth(i).bounding_box() for i in range(marks.count())}
+    # The rows' marks are drawn last, in the order of the table.
+    box = places[marks.count() - 4]
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#table tr.hovered")
+    assert page.locator("#table tr.hovered .name button").inner_text() == "wise-ft"
+    assert "wise-ft" in page.locator("#vg-tooltip-element").inner_text()
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_selector("#table tr.chosen-row")
+    assert row(page, "wise-ft").get_by_role("checkbox").is_checked()
+    row(page, "zero-shot").hover()
+    page.wait_for_function(
+        "[...document.querySelectorAll('#scatter .mark-symbol path')].some(p => p.getBoundingClientRect().width > 14)"
+    )
+
+
+def test_intervals_are_over_what_the_reader_chooses(opened: Open) -> None:
+    page = opened()
+    cell = row(page, "wise-ft").locator("td.number").first
+    assert "\u00b1" in cell.inner_text()
+    page.get_by_label("Uncertainty").select_option("images")
+    assert "[" in cell.inner_text()
+    assert "over test images" in page.locator("#table-caption").inner_text()
+    page.get_by_label("Uncertainty").select_option("none")
+    assert cell.inner_text().strip().replace(".", "").isdigit()
+
+
+def test_columns_can_be_chosen(opened: Open) -> None:
+    page = opened()
+    page.get_by_text("Columns", exact=True).click()
+    page.get_by_role("checkbox", name="worst shift").check()
+    assert page.get_by_role("columnheader", name="worst shift").count() == 1
+    page.get_by_role("checkbox", name="cartoon").uncheck()
+    assert page.get_by_role("columnheader", name="cartoon").count() == 0
+
+
+def test_a_name_opens_what_is_recorded_and_escape_closes_it(opened: Open) -> None:
+    page = opened()
+    page.get_by_role("button", name="full-finetune", exact=True).click()
+    drawer = page.get_by_role("dialog")
+    told = drawer.inner_text()
+    assert "parameters.lr" in told
+    assert "device" in told
+    assert "bench show" in told
+    assert drawer.locator("table").first.locator("thead th").all_inner_texts() == ["split", "seed 0", "seed 1", "seed 2"]
+    page.keyboard.press("Escape")
+    assert not drawer.is_visible()
+    assert page.evaluate("document.activeElement.textContent") == "full-finetune"
+
+
+def test_everything_works_with_the_keyboard_alone(opened: Open) -> None:
+    page = opened()
+
+    def tab_to(condition: str) -> None:
+        for _ in range(80):
+            page.keyboard.press("Tab")
+            if page.evaluate(f"(e => {condition})(document.activeElement)"):
+                return
+        raise AssertionError(f"the keyboard does not reach {condition}")
+
+    tab_to("e.dataset.sort === 'id'")
+    page.keyboard.press("Enter")
+    assert names(page)[0] == "full-finetune"
+    assert page.evaluate("document.activeElement.dataset.sort") == "id"
+    for name in ("full-finetune", "wise-ft"):
+        tab_to(f"e.getAttribute('aria-label') === 'select {name}'")
+        page.keyboard.press("Space")
+    assert "2 selected" in page.locator("#status").inner_text()
+    tab_to("e.id === 'compare'")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "comparison"
+
+
+def test_a_link_is_a_view(opened: Open) -> None:
+    first = opened()
+    row(first, "wise-ft").get_by_role("checkbox").check()
+    row(first, "zero-shot").get_by_role("checkbox").check()
+    first.get_by_role("button", name="cartoon").click()
+    first.get_by_label("Uncertainty").select_option("seeds")
+    first.get_by_role("button", name="Dark").click()
+    again = opened("#" + first.url.split("#")[1])
+    assert names(again) == names(first)
+    assert again.locator("#comparison").inner_text() == first.locator("#comparison").inner_text()
+    assert again.get_by_label("Uncertainty").input_value() == "seeds"
+    assert again.locator("html").get_attribute("data-theme") == "dark"
+
+
+@pytest.mark.parametrize(
+    "fragment", ["#rows=nobody&sort=nothing&group=99&suite=none", "#row=x&spread=%00&theme=pink&columns=,,,", "#%E0%A4%A"]
+)
+def test_a_link_that_means_nothing_shows_the_board(opened: Open, fragment: str) -> None:
+    assert len(names(opened(fragment))) == 4
+
+
+def test_dark_follows_the_system_until_the_reader_decides(opened: Open) -> None:
+    page = opened(dark=True)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(ground) == "rgb(22, 24, 29)"
+    assert (
+        page.locator(
+            "#scatter svg rect[fill='#16181d'], #scatter svg[style*='22, 24, 29'], #scatter svg [fill='#16181d']"
+        ).count()
+        > 0
+    )
+    page.get_by_role("button", name="Dark").click()
+    assert page.evaluate(ground) == "rgb(255, 255, 255)"
+
+
+def test_a_hostile_record_stays_text(opened: Open) -> None:
+    page = opened()
+    page.get_by_role("button", name=HOSTILE, exact=True).click()
+    assert HOSTILE in page.get_by_role("dialog").inner_text()
+    page.keyboard.press("Escape")
+    row(page, HOSTILE).get_by_role("checkbox").check()
+    assert "</script><script>" in page.locator("#unfinished").inner_text()
+    assert page.title() == "ShiftBench leaderboard"
+    assert page.locator("img").count() == 0
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+def test_axe_finds_nothing_serious(opened: Open, width: int, dark: bool) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the extra `browser` is not installed")
+    page = opened(width=width, dark=dark)
+    row(page, "wise-ft").get_by_role("checkbox").check()
+    row(page, "zero-shot").get_by_role("checkbox").check()
+    page.wait_for_timeout(100)
+    found = serious(axe.Axe().run(page))
+    page.get_by_role("button", name="full-finetune", exact=True).click()
+    assert found + serious(axe.Axe().run(page)) == []
+
+
+def serious(results: Any) -> list[str]:
+    """What axe calls serious or critical, with the elements."""
+    return [
+        f"{violation['id']}: {[node['html'][:160] for node in violation['nodes'][:3]]}"
+        for violation in results.response["violations"]
+        if violation["impact"] in ("serious", "critical")
+    ]
+
+
+def test_a_phone_shows_the_page_without_sideways_scrolling(opened: Open) -> None:
+    page = opened(width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    first = page.locator("#table tbody td.number").nth(1).bounding_box()
+    assert first is not None
+    assert first["x"] + first["width"] <= 390  # ID and OOD of a row are in view
+    smallest = page.evaluate(
+        "Math.min(...[...document.querySelectorAll('tbody .select label')].map(e => e.getBoundingClientRect().height))"
+    )
+    assert smallest >= 24
+
+
+def test_paper_gets_the_tables_and_not_the_controls(opened: Open) -> None:
+    page = opened(dark=True)
+    page.emulate_media(media="print")
+    assert not page.locator("#controls").is_visible()
+    assert page.locator("#table").is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

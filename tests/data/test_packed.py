@@ -1,0 +1,296 @@
+"""Images read out of tar archives and Parquet files are the images of the folder, with the same labels and identity."""
+
+from __future__ import annotations
+
+import gzip
+import http.server
+import io
+import pickle
+import tarfile
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from bench.data.archive import expanded
+from bench.data.collection import fingerprint
+from bench.data.locations import DataRoot
+from bench.data.sources import NotHere, Opened, open_data_set, open_part
+from bench.errors import BenchError
+
+IDS = ("n01", "n02", "n03")
+
+CARD = """
+name = "pets"
+title = "Pets"
+licence = "CC0"
+folders = ["pets"]
+classes = ["n01", "n02", "n03"]
+identity = "{identity}"
+[parts.test]
+layouts = [{layout}]
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data root with the folder of the data set, empty."""
+    (tmp_path / "data" / "pets").mkdir(parents=True)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def photos(tmp_path: Path, new_picture: Any) -> dict[str, bytes]:
+    """Four images of each class: class folder and file name -> bytes."""
+    made = {}
+    for label, identity in enumerate(IDS):
+        for number in range(4):
+            file = io.BytesIO()
+            new_picture(100 * label + number).save(file, "PNG")
+            made[f"{identity}/{identity}_{number}.png"] = file.getvalue()
+    return made
+
+
+def opened(root: Path, layout: str, identity: str = "content") -> Opened:
+    card = root.parent / "pets.toml"
+    card.write_text(CARD.format(identity=identity, layout=layout), encoding="utf-8")
+    data_set = open_data_set(str(card), [DataRoot(root, "test")])
+    return open_part(data_set, "test", [0, 1, 2], cache=root.parent / "index")
+
+
+def unpacked(root: Path, photos: dict[str, bytes]) -> None:
+    for name, data in photos.items():
+        (root / "pets" / "test" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "pets" / "test" / name).write_bytes(data)
+
+
+def tar(file: Path | io.BytesIO, members: dict[str, bytes]) -> None:
+    with tarfile.open(file if isinstance(file, Path) else None, "w", fileobj=None if isinstance(file, Path) else file) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def assert_same(found: Opened, folder: Opened) -> None:
+    one, other = found.collection, folder.collection
+    assert one.labels.tolist() == other.labels.tolist()
+    assert one.content.tolist() == other.content.tolist()
+    rows = np.arange(len(one))
+    assert fingerprint(one, rows) == fingerprint(other, rows)
+    for row in rows.tolist():
+        assert np.array_equal(np.asarray(one.originals.open(row)), np.asarray(other.originals.open(row)))
+
+
+@pytest.mark.parametrize("identity", ["content", "listing"])
+class TestTars:
+    def test_shards_with_class_folders(self, root: Path, photos: dict[str, bytes], identity: str) -> None:
+        unpacked(root, photos)
+        names = sorted(photos)
+        tar(root / "pets" / "shard-000.tar", {f"pets/{name}": photos[name] for name in names[:5]} | {"pets/README": b"x"})
+        tar(root / "pets" / "shard-001.tar", {f"pets/{name}": photos[name] for name in names[5:]})
+        found = opened(root, '{ kind = "tar", path = "shard-{000..001}.tar" }', identity)
+        assert_same(found, opened(root, '{ path = "test" }', identity))
+
+    def test_webdataset_samples_with_a_cls_file(self, root: Path, photos: dict[str, bytes], identity: str) -> None:
+        unpacked(root, photos)
+        members: dict[str, bytes] = {}
+        for name, data in photos.items():
+            stem = name.rpartition("/")[2].removesuffix(".png")
+            members |= {f"{stem}.cls": str(IDS.index(name[:3])).encode(), f"{stem}.png": data, f"{stem}.json": b"{}"}
+        tar(root / "pets" / "a.tar", members)
+        found = opened(root, '{ kind = "tar", path = "*.tar", class_in = "cls", named_by = ["number"] }', identity)
+        assert_same(found, opened(root, '{ path = "test" }', identity))
+
+    def test_the_archive_of_class_archives(self, root: Path, photos: dict[str, bytes], identity: str) -> None:
+        unpacked(root, photos)
+        inner: dict[str, bytes] = {}
+        for one in IDS:
+            file = io.BytesIO()
+            tar(file, {name.partition("/")[2]: data for name, data in photos.items() if name.startswith(one)})
+            inner[f"{one}.tar"] = file.getvalue()
+        tar(root / "pets" / "train.tar", inner)
+        found = opened(root, '{ kind = "tar", path = "train.tar", class_in = "archive" }', identity)
+        assert_same(found, opened(root, '{ path = "test" }', identity))
+
+    @pytest.mark.parametrize("source", ["devkit", "devkit.tar.gz", "solution.csv", "labels.txt"])
+    def test_a_flat_archive_with_a_list_of_classes(
+        self, root: Path, photos: dict[str, bytes], identity: str, source: str
+    ) -> None:
+        unpacked(root, photos)
+        flat = {name.partition("/")[2]: data for name, data in photos.items()}
+        tar(root / "pets" / "val.tar", dict(reversed(flat.items())))
+        truth = [name[:3] for name in sorted(flat)]
+        place = root / "pets" / source
+        if source.startswith("devkit"):
+            # The development kit's numbers follow an order of their own: here the reverse.
+            (root / "devkit" / "data").mkdir(parents=True)
+            synsets = np.array([(3 - k, one) for k, one in enumerate(IDS)], dtype=[("ILSVRC2012_ID", "i4"), ("WNID", "O")])
+            savemat(root / "devkit" / "data" / "meta.mat", {"synsets": synsets})
+            lines = "\n".join(str(3 - IDS.index(one)) for one in truth)
+            (root / "devkit" / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text(lines)
+            if source == "devkit":
+                (root / "devkit").rename(place)
+            else:
+                with tarfile.open(place, "w:gz") as archive:
+                    archive.add(root / "devkit", "devkit")
+        elif source == "solution.csv":
+            rows = [f"{name.removesuffix('.png')},{name[:3]} 1 2 3 4" for name in flat]
+            place.write_text("\n".join(["ImageId,PredictionString", *rows]))
+        else:
+            place.write_text("\n".join(truth))
+        layout = f'{{ kind = "tar", path = "val.tar", class_in = "list", lists = ["absent.txt", "{source}"] }}'
+        assert_same(opened(root, layout, identity), opened(root, '{ path = "test" }', identity))
+
+
+def test_an_index_is_remembered_until_the_archive_changes(root: Path, photos: dict[str, bytes], monkeypatch: Any) -> None:
+    from bench.data import archive as archive_module
+
+    place, layout = root / "pets" / "a.tar", '{ kind = "tar", path = "a.tar" }'
+    tar(place, photos)
+    reads: list[Path] = []
+    rows = archive_module._rows
+    monkeypatch.setattr(archive_module, "_rows", lambda path, *rest: (reads.append(path), rows(path, *rest))[1])
+    first, second = opened(root, layout), opened(root, layout)
+    assert len(reads) == 1
+    assert first.collection.content.tolist() == second.collection.content.tolist()
+    del photos["n01/n01_0.png"]
+    tar(place, photos)
+    assert len(opened(root, layout).collection) == 11
+    assert len(reads) == 2
+    with pytest.raises(BenchError, match="changed while it was in use"):
+        first.collection.originals.open(0)
+
+
+def test_originals_can_be_sent_to_another_process(root: Path, photos: dict[str, bytes]) -> None:
+    tar(root / "pets" / "a.tar", photos)
+    originals = opened(root, '{ kind = "tar", path = "a.tar" }').collection.originals
+    before = np.asarray(originals.open(3))
+    assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(originals)).open(3)), before)
+    assert originals.place(3).startswith(str(root / "pets" / "a.tar: "))
+
+
+def test_shards_of_a_server_are_brought_once(root: Path, photos: dict[str, bytes], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    (tmp_path / "served").mkdir()
+    tar(tmp_path / "served" / "s-0.tar", photos)
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "served")))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        layout = f'{{ kind = "tar", path = "http://127.0.0.1:{server.server_address[1]}/s-{{0..0}}.tar" }}'
+        assert len(opened(root, layout).collection) == 12
+        assert len(opened(root, layout).collection) == 12
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert asked == ["/s-0.tar"]
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [(cut, "damaged or truncated"), (gzip.compress, "compressed with gzip")])
+@pytest.mark.parametrize("identity", ["content", "listing"])
+def test_an_archive_that_cannot_be_read_in_place_is_told(
+    root: Path, photos: dict[str, bytes], spoil: Any, reason: str, identity: str
+) -> None:
+    place = root / "pets" / "a.tar"
+    tar(place, photos)
+    place.write_bytes(spoil(place.read_bytes()))
+    with pytest.raises(BenchError, match=reason):
+        opened(root, '{ kind = "tar", path = "a.tar" }', identity)
+
+
+def test_a_missing_shard_a_missing_list_and_a_short_list_are_told(root: Path, photos: dict[str, bytes]) -> None:
+    tar(root / "pets" / "s-0.tar", photos)
+    with pytest.raises(BenchError, match=r"1 of 2 shards are missing: s-1\.tar"):
+        opened(root, '{ kind = "tar", path = "s-{0..1}.tar" }')
+    listed = '{ kind = "tar", path = "s-0.tar", class_in = "list", lists = ["l.txt"] }'
+    with pytest.raises(NotHere, match=r"no list of its classes: l\.txt"):
+        opened(root, listed)
+    (root / "pets" / "l.txt").write_text("n01\nn02\n")
+    with pytest.raises(BenchError, match="2 lines for 12 images"):
+        opened(root, listed)
+
+
+def test_labels_that_are_no_class_and_classes_without_images_are_remarked(root: Path, photos: dict[str, bytes]) -> None:
+    tar(root / "pets" / "a.tar", {("n99" + name[3:] if name.startswith("n03") else name): data for name, data in photos.items()})
+    found = opened(root, '{ kind = "tar", path = "a.tar" }')
+    assert len(found.collection) == 8
+    assert any("1 of 3 classes have no image: n03" in remark for remark in found.remarks)
+    assert any("n99" in remark for remark in found.remarks)
+
+
+@pytest.fixture
+def parquet(root: Path, photos: dict[str, bytes]) -> Path:
+    """Two files as the Hugging Face hub has them."""
+    names = sorted(photos)
+    info = b'{"info": {"features": {"label": {"names": ["n01", "n02", "n03"], "_type": "ClassLabel"}}}}'
+    for number, part in enumerate((names[:7], names[7:])):
+        table = pa.table(
+            {
+                "image": [{"bytes": photos[name], "path": name.rpartition("/")[2]} for name in part],
+                "label": [IDS.index(name[:3]) for name in part],
+            }
+        ).replace_schema_metadata({b"huggingface": info})
+        pq.write_table(table, root / "pets" / f"test-{number}.parquet")
+    return root
+
+
+@pytest.mark.parametrize("identity", ["content", "listing"])
+@pytest.mark.parametrize("named_by", ["number", "id"])
+def test_parquet_files_hold_the_same_images(parquet: Path, photos: dict[str, bytes], identity: str, named_by: str) -> None:
+    unpacked(parquet, photos)
+    layout = f'{{ kind = "parquet", path = "test-*.parquet", named_by = ["{named_by}"] }}'
+    assert_same(opened(parquet, layout, identity), opened(parquet, '{ path = "test" }', identity))
+
+
+def test_a_parquet_file_without_the_columns_or_damaged_is_told(parquet: Path) -> None:
+    with pytest.raises(BenchError, match="no column jpg"):
+        opened(parquet, '{ kind = "parquet", path = "*.parquet", image = "jpg" }')
+    (parquet / "pets" / "test-0.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(BenchError, match="cannot be read"):
+        opened(parquet, '{ kind = "parquet", path = "*.parquet" }')
+
+
+def test_a_range_stands_for_every_number_of_its_width() -> None:
+    assert expanded("s-{008..010}.tar") == ["s-008.tar", "s-009.tar", "s-010.tar"]
+    assert expanded("{0..1}/{0..1}") == ["0/0", "0/1", "1/0", "1/1"]
+
+
+def test_generated_corruptions_are_a_data_set_of_the_same_images(root: Path, photos: dict[str, bytes], tmp_path: Path) -> None:
+    unpacked(root, photos)
+    clean = tmp_path / "pets.toml"
+    clean.write_text(CARD.format(identity="content", layout='{ path = "test" }'), encoding="utf-8")
+    layout = f'{{ kind = "corrupted", path = "{clean}/test", corruption = "NAME", severity = 3 }}'
+    lines = CARD.format(identity="content", layout=layout)
+    found = []
+    for name in ("contrast", "gaussian_noise"):
+        card = tmp_path / f"{name}.toml"
+        card.write_text(lines.replace('"pets"', f'"{name}"', 1).replace("NAME", name), encoding="utf-8")
+        data_set = open_data_set(str(card), [DataRoot(root, "test")])
+        found.append(open_part(data_set, "test", [0, 1, 2], cache=tmp_path / "index").collection)
+    rows = np.arange(12)
+    assert len({fingerprint(collection, rows) for collection in found}) == 2
+    assert found[0].labels.tolist() == found[1].labels.tolist()
+    image = found[1].originals.open(5)
+    assert image.size == (224, 224)
+    assert isinstance(image, Image.Image)
+    assert np.array_equal(np.asarray(image), np.asarray(found[1].originals.open(5)))
+    card.write_text(lines.replace("NAME", "frost"), encoding="utf-8")
+    with pytest.raises(NotHere, match="photographs of frost"):
+        open_part(open_data_set(str(card), [DataRoot(root, "test")]), "test", [0, 1, 2], cache=tmp_path / "index")

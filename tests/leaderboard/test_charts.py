@@ -1,0 +1,167 @@
+"""Charts say what the board says, in files that need no network, and nothing in a name becomes code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bench.errors import NothingMatched, UsageError
+from bench.leaderboard import diagrams
+from bench.leaderboard.chart_style import COLOURS, SHAPES, Axis, save
+from bench.leaderboard.charts import pareto, scatter
+from bench.leaderboard.frames import bins, curve_of, points
+from bench.leaderboard.plot_command import scatter_of
+from bench.leaderboard.predictions import Predictions
+from bench.leaderboard.tables import View, boards
+from bench.runs.record import CurvePoint
+from bench.runs.store import Store
+
+from .packs import stored_run
+
+HOSTILE = "</script><script>alert(1)</script>"
+
+
+def marks(*rows: tuple[str, float, float], **fields: Any) -> pd.DataFrame:
+    return pd.DataFrame([{"key": name, "row": name, "id": x, "ood": y, **fields} for name, x, y in rows])
+
+
+def data(chart: Any, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+
+    def look(part: Any) -> None:
+        if isinstance(part, dict):
+            if part.get("name") == name and "values" in part and not found:
+                found.extend(part["values"])
+            for value in part.values():
+                look(value)
+        elif isinstance(part, list):
+            for value in part:
+                look(value)
+
+    specification = chart.to_dict()
+    look(specification)
+    return found or specification.get("datasets", {}).get(name, [])
+
+
+def test_rows_differ_in_colour_and_shape_together() -> None:
+    pairs = {(COLOURS[i % len(COLOURS)], SHAPES[i % len(SHAPES)]) for i in range(56)}
+    assert len(pairs) == 56
+
+
+def test_the_front_by_hand() -> None:
+    ids, oods = pd.Series([0.9, 0.8, 0.7, 0.7, 0.9]), pd.Series([0.5, 0.6, 0.6, 0.4, 0.5])
+    assert pareto(ids, oods) == [True, True, False, False, True]
+
+
+def test_a_reported_row_is_drawn_apart_and_is_never_on_the_front() -> None:
+    drawn = marks(("mine", 0.8, 0.5), ("theirs", 0.9, 0.6))
+    drawn["kind"] = ["measured", "reported"]
+    rows = {row["row"]: row for row in data(scatter(drawn), "points")}
+    assert rows["mine"]["front"]
+    assert not rows["theirs"]["front"]
+    assert "hollow: reported, not measured" in json.dumps(scatter(drawn).to_dict())
+
+
+def test_a_logit_axis_stands_where_the_logit_is_and_says_per_cent() -> None:
+    (row,) = data(scatter(marks(("a", 0.5, 0.9)), logit=True), "points")
+    assert row["x_id"] == pytest.approx(0)
+    assert row["y_ood"] == pytest.approx(2.1972, abs=1e-4)
+    ticks = Axis("ID", logit=True).axis(0.65, 0.93).to_dict()
+    assert len(ticks["values"]) >= 5
+    assert "logit scale" in ticks["title"]
+    assert Axis("ID", logit=True).place(1.0) == pytest.approx(6.9068, abs=1e-4)
+
+
+def test_the_baseline_stays_within_the_picture() -> None:
+    chart = scatter(marks(("a", 0.6, 0.5), ("b", 0.9, 0.6)), baseline=lambda x: x - 0.2 if x < 0.8 else None)
+    line = data(chart, "baseline")
+    assert line
+    assert all(point["ood"] == pytest.approx(point["id"] - 0.2) and 0.47 <= point["ood"] <= 0.63 for point in line)
+
+
+def test_a_radar_closes_where_every_split_is_known() -> None:
+    whole = [{"row": "whole", "split": split, "score": 0.5} for split in "abc"]
+    part = [{"row": "part", "split": split, "score": 0.5} for split in "ab"]
+    drawn = pd.DataFrame(data(diagrams.radar(pd.DataFrame(whole + part)), "radar"))
+    assert list(drawn[drawn["row"] == "whole"]["split"]) == ["a", "b", "c", "a"]
+    assert list(drawn[drawn["row"] == "part"]["split"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_files_carry_all_they_need_and_names_stay_text(dark: bool, tmp_path: Path) -> None:
+    long = "masked-counterfactual (lr=0.00102, weight=1.1, mask=random, mask_share=None, probability=0.25)"
+    chart = scatter(marks((HOSTILE, 0.8, 0.5), (long, 0.9, 0.4)), title=HOSTILE, dark=dark)
+    save(chart, tmp_path / "c.html", HOSTILE)
+    page = (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert HOSTILE not in page
+    assert page.count("</script>") == 3
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", re.sub(r"(?s)<script.*?</script>", "", page))
+    assert "default-src 'none'" in page
+    assert json.loads(page.split('id="specification">')[1].split("</script>")[0])["title"]["text"] == HOSTILE
+    save(chart, tmp_path / "c.svg", "")
+    svg = (tmp_path / "c.svg").read_text(encoding="utf-8")
+    assert long in svg
+    assert "<script" not in svg
+
+
+def test_a_png_is_a_picture(tmp_path: Path) -> None:
+    save(diagrams.radar(pd.DataFrame([{"row": "a", "split": s, "score": 0.5} for s in "abc"])), tmp_path / "c.png", "")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match="cannot be written"):
+        save(None, tmp_path / "c.pdf", "")
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "store")
+    for seed in (0, 1):
+        record = stored_run(store, "full-finetune", seed)
+        record.curve = [
+            CurvePoint(alpha=alpha, scores={"id-test": 0.5 + alpha / 4 + seed / 10, "art": 0.5}, ood=0.4 + seed / 10)
+            for alpha in (0.0, 1.0)
+        ]
+        store.save_run(record)
+    stored_run(store, "wise-ft", 0)
+    return store
+
+
+def test_points_are_the_boards_means_with_intervals_over_seeds(measured: Store) -> None:
+    (board,) = boards([r for _, r in measured.records()], View()).boards
+    drawn = points(board).set_index("row")
+    runs = [r for _, r in measured.records() if r.label == "full-finetune"]
+    assert drawn.loc["full-finetune", "ood"] == pytest.approx(sum(r.ood or 0 for r in runs) / 2)
+    assert drawn.loc["full-finetune", "ood_low"] < drawn.loc["full-finetune", "ood"]
+    assert pd.isna(drawn.loc["wise-ft", "ood_low"])
+
+
+def test_a_curve_is_the_mean_over_the_seeds_that_have_one(measured: Store) -> None:
+    found = curve_of([r for _, r in measured.records()])
+    assert found is not None
+    by = found.set_index(["split", "alpha"])["score"]
+    assert by["id-test", 1.0] == pytest.approx(0.8)
+    assert by["OOD average", 0.0] == pytest.approx(0.45)
+    assert curve_of([]) is None
+
+
+def test_reliability_pools_the_images_of_all_seeds(measured: Store) -> None:
+    (board,) = boards([r for _, r in measured.records()], View()).boards
+    found = bins(board, ["art"], Predictions(measured))
+    assert found.groupby("row")["images"].sum().to_dict() == {"full-finetune": 120, "wise-ft": 60}
+    accuracy = found[found["row"] == "wise-ft"]
+    assert (accuracy["accuracy"] * accuracy["images"]).sum() / 60 == pytest.approx(
+        next(r.metrics["art"].accuracy for _, r in measured.records() if r.label == "wise-ft")
+    )
+
+
+def test_what_cannot_stand_against_id_is_told(measured: Store) -> None:
+    (board,) = boards([r for _, r in measured.records()], View()).boards
+    with pytest.raises(UsageError, match="no accuracy"):
+        scatter_of(board, y="cost")
+    board.rows = []
+    with pytest.raises(NothingMatched):
+        scatter_of(board)

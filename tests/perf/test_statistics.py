@@ -1,0 +1,178 @@
+"""Every interval, test and mark against what it claims, by simulation: `pytest -m perf tests/perf/test_statistics.py -s`.
+
+The printed rows are the table of docs/statistics.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bench.leaderboard.intervals import over_images, over_seeds
+from bench.leaderboard.pairs import Pairs, holm, the_method, these_models
+from bench.leaderboard.resampling import Draws, drawn_sums
+
+pytestmark = [pytest.mark.perf, pytest.mark.timeout(1800)]
+Rng = np.random.Generator
+
+
+def told(what: str, share: float, low: float, high: float, times: int) -> None:
+    """Print one row, and hold the share against its claim, give or take three standard errors of the simulation."""
+    slack = 3 * np.sqrt(0.05 * 0.95 / times)
+    print(f"\n| {what} | {100 * share:.1f} % | {times:,} |")
+    assert low - slack <= share <= high + slack, what
+
+
+def images(rng: Rng, count: int, skills: np.ndarray, seeds: int = 3) -> np.ndarray:
+    """(count, rows, seeds) right or wrong: images differ in difficulty, and the seeds of a row err alike but not the same."""
+    difficulty = rng.normal(0, 2, (count, 1, 1))
+    own = rng.normal(0, 1, (count, len(skills), 1))
+    return np.asarray(skills[None, :, None] - difficulty + own + rng.normal(0, 0.7, (count, len(skills), seeds)) > 0)
+
+
+def expected(skill: float) -> float:
+    """Accuracy of a row of `images` over infinitely many images."""
+    return float(stats.norm.cdf(skill / np.sqrt(2**2 + 1 + 0.7**2)))
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 1500), (0.9, 1500), (0.98, 1500), (0.8, 100), (0.95, 100)])
+def test_wilson(share: float, count: int) -> None:
+    rng, times = np.random.default_rng(0), 4000
+    hits = 0
+    for right in rng.binomial(count, share, times):
+        interval = over_images([(right / count, count)])
+        assert interval
+        hits += interval.low <= share <= interval.high
+    told(f"Wilson, {count} images at {100 * share:.0f} % | covers", hits / times, 0.93, 0.97, times)
+
+
+def test_mean_over_shifts() -> None:
+    rng, times, truth = np.random.default_rng(1), 4000, np.array([0.8, 0.7, 0.35, 0.6, 0.95])
+    counts = np.array([1500, 1500, 1500, 500, 300])
+    hits = 0
+    for _ in range(times):
+        found = rng.binomial(counts, truth) / counts
+        interval = over_images(list(zip(found.tolist(), counts.tolist(), strict=True)))
+        assert interval
+        hits += interval.low <= truth.mean() <= interval.high
+    told("Wilson + MOVER, mean over 5 shifts | covers", hits / times, 0.93, 0.97, times)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_t_over_seeds(seeds: int) -> None:
+    rng, times = np.random.default_rng(2), 4000
+    hits = 0
+    for values in rng.normal(0.6, 0.01, (times, seeds)):
+        interval = over_seeds(values.tolist())
+        assert interval
+        hits += interval.low <= 0.6 <= interval.high
+    told(f"t over {seeds} seeds | covers", hits / times, 0.93, 0.97, times)
+
+
+def bootstrap(difference: np.ndarray, rng: Rng) -> Draws:
+    return Draws(drawn_sums(difference / len(difference), 4000, rng), len(difference))
+
+
+@pytest.mark.parametrize(("count", "skill"), [(1500, 0.5), (300, 0.5), (1500, 3.5)])
+def test_paired_bootstrap(count: int, skill: float) -> None:
+    rng, times = np.random.default_rng(3), 2000
+    skills = np.array([skill, skill + 0.25])
+    truth = expected(skills[1]) - expected(skills[0])
+    hits = naive = 0
+    for _ in range(times):
+        right = images(rng, count, skills)
+        difference = right[:, 1].mean(axis=1) - right[:, 0].mean(axis=1)
+        interval = bootstrap(difference, rng).interval
+        hits += interval.low <= truth <= interval.high
+        each = (right[:, 1].astype(float) - right[:, 0]).ravel()  # every seed's answer taken for one more image
+        half = 1.96 * each.std(ddof=1) / np.sqrt(len(each))
+        naive += abs(each.mean() - truth) <= half
+    level = f"{count} images at {100 * expected(skill):.0f} %"
+    told(f"paired bootstrap, 3 seeds, {level} | covers", hits / times, 0.93, 0.97, times)
+    print(f"\n| (every seed taken for more images), {level} | covers | {100 * naive / times:.1f} % | {times:,} |")
+
+
+def test_paired_beats_unpaired() -> None:
+    rng, count = np.random.default_rng(4), 1500
+    for gain, claim, times in ((0.0, "rejects where nothing differs", 8000), (0.2, "power", 1500)):
+        skills = np.array([0.5, 0.5 + gain])
+        boot = exact = unpaired = 0
+        for _ in range(times):
+            right = images(rng, count, skills, seeds=1)[:, :, 0]
+            boot += bootstrap(right[:, 1].astype(float) - right[:, 0], rng).p <= 0.05
+            only = int((right[:, 0] & ~right[:, 1]).sum()), int((right[:, 1] & ~right[:, 0]).sum())
+            exact += stats.binomtest(only[0], sum(only)).pvalue <= 0.05 if sum(only) else False
+            pooled, difference = right.mean(), abs(right[:, 0].mean() - right[:, 1].mean())
+            unpaired += difference > 1.96 * np.sqrt(2 * pooled * (1 - pooled) / count)
+        if not gain:
+            told(f"paired bootstrap | {claim}", boot / times, 0.0, 0.05, times)
+            told(f"exact McNemar | {claim}", exact / times, 0.0, 0.05, times)
+            continue
+        print(f"\n| paired bootstrap | {claim} | {100 * boot / times:.1f} % | {times:,} |")
+        print(f"\n| exact McNemar | {claim} | {100 * exact / times:.1f} % | {times:,} |")
+        print(f"\n| unpaired test of two shares | {claim} | {100 * unpaired / times:.1f} % | {times:,} |")
+        assert min(boot, exact) > unpaired
+
+
+def test_holm_over_data_sets() -> None:
+    rng, times = np.random.default_rng(5), 3000
+    wrong = 0
+    for _ in range(times):
+        shared = rng.normal(0, 0.01, (5, 1))
+        p = stats.ttest_1samp(shared + rng.normal(0, 0.01, (5, 10)), 0).pvalue
+        wrong += holm(p).min() <= 0.05
+    told("Holm over 10 data sets, the method, 5 seeds | any false positive", wrong / times, 0.0, 0.05, times)
+
+
+def marks(draw: Callable[[Rng], tuple[Pairs, np.ndarray]], times: int) -> tuple[float, float, float]:
+    """How often a truly best row is not marked; no truly best row is; how many rows are marked on average."""
+    rng = np.random.default_rng(6)
+    any_lost, all_lost, marked = 0, 0, 0
+    for _ in range(times):
+        pairs, truth = draw(rng)
+        best = np.isclose(truth, truth.max())
+        tied = pairs.tied_with_best
+        any_lost += not tied[best].all()
+        all_lost += not tied[best].any()
+        marked += tied.sum()
+        low, high = np.array(pairs.ranks).T
+        assert (low <= high).all()
+    return any_lost / times, all_lost / times, marked / times
+
+
+@pytest.mark.parametrize(
+    "name", ["8 equal rows", "3 equal best of 8", "1 best of 8, close", "8 equal rows, 97 %", "25 equal rows"]
+)
+def test_ties_of_models(name: str) -> None:
+    skills = {
+        "8 equal rows": np.full(8, 0.5),
+        "3 equal best of 8": np.array([0.6, 0.6, 0.6, 0.4, 0.3, 0.2, 0.0, -1.0]),
+        "1 best of 8, close": np.array([0.6, 0.5, 0.5, 0.4, 0.3, 0.2, 0.0, -1.0]),
+        "8 equal rows, 97 %": np.full(8, 4.4),
+        "25 equal rows": np.full(25, 0.5),
+    }[name]
+
+    def draw(rng: Rng) -> tuple[Pairs, np.ndarray]:
+        strata = [images(rng, 1000, skills).mean(axis=2) / 2000 for _ in range(2)]
+        return these_models(strata), skills
+
+    times = 2000 if np.ptp(skills) == 0 and len(skills) < 10 else 500
+    lost, gone, shown = marks(draw, times)
+    told(f"ties, these models: {name} | a best row unmarked", lost, 0.0, 0.05, times)
+    print(f"\n| ties, these models: {name} | no best row marked; rows marked | {100 * gone:.1f} %; {shown:.1f} | {times:,} |")
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_ties_of_methods(seeds: int) -> None:
+    truth, spread = np.array([0.66, 0.66, 0.66, 0.60, 0.55, 0.5]), np.array([0.01, 0.02, 0.005, 0.01, 0.01, 0.0])
+
+    def draw(rng: Rng) -> tuple[Pairs, np.ndarray]:
+        return the_method(truth + spread * rng.standard_normal((seeds, 6)) + 0.005 * rng.standard_normal((seeds, 1))), truth
+
+    times = 1000
+    lost, _, shown = marks(draw, times)
+    told(f"ties, the method, {seeds} seeds: 3 equal best of 6 | a best row unmarked", lost, 0.0, 0.05, times)
+    print(f"\n| ties, the method, {seeds} seeds | rows marked | {shown:.1f} | {times:,} |")

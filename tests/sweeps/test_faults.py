@@ -1,0 +1,93 @@
+"""What a sweep survives: a trial that dies, a trial that takes too long, a driver that is killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bench.runs.store import Store
+
+from .tiny import METHODS, Listener, plan
+
+#: Kills its own process with -9 in mid-training, the first time or every time.
+DIES = """
+import os
+from pathlib import Path
+import torch
+from bench import FineTuner
+class Dies(FineTuner):
+    name = "dies"
+    marker: str = ""
+    def loss(self, batch, student, teacher, constants):
+        if batch.step == 5 and not (self.marker and Path(self.marker).exists()):
+            Path(self.marker).touch() if self.marker else None
+            os.kill(os.getpid(), 9)
+        return torch.nn.functional.cross_entropy(student(batch.images), batch.labels)
+"""
+
+
+def test_a_dead_trial_is_started_again_and_one_that_always_dies_is_a_row(tiny_suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text(DIES)
+    file, marker = tmp_path / "dies.py", tmp_path / "marker"
+    methods = (f"{file}:marker={marker}", f"{file}:marker=")
+    fields = {"trials": 0, "seeds": (0,), "runner": "local", "max_concurrent": 1, "max_failures": 1}
+    planned, listener = plan(tiny_suite, tmp_path / "s", *methods, every=0.0, **fields), Listener()
+    planned.run(listener)
+    once, always = planned.records()
+    assert (once.status, always.status) == ("done", "failed")
+    assert "killed by SIGKILL" in always.error
+    assert "2 attempts" in always.error
+    assert [outcome.status for _, outcome in listener.ends].count("lost") == 3
+    resumed = [fields["step"] for _, kind, fields in listener.events if kind == "resumed"]
+    assert resumed == [5, 5], "from the checkpoint of the step before"
+
+
+def test_a_trial_that_takes_too_long_has_failed_and_is_continued_later(tiny_suite: Path, tmp_path: Path) -> None:
+    fields = {"trials": 0, "seeds": (0,), "set": {"epochs": 60}}
+    planned, listener = plan(tiny_suite, tmp_path, "full-finetune", "linear-probe", timeout=0.7, **fields), Listener()
+    planned.run(listener)
+    late, probe = planned.records()
+    assert (late.status, probe.status) == ("failed", "done")
+    assert "not done within 0.7 s" in late.error
+    planned, listener = plan(tiny_suite, tmp_path, "full-finetune", "linear-probe", **fields), Listener()
+    planned.run(listener)
+    assert [record.status for record in planned.records()] == ["done", "done"]
+    assert [fields["step"] > 0 for _, kind, fields in listener.events if kind == "resumed"] == [True]
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+import bench
+from bench.sweeps.sweep import Settings
+if __name__ == "__main__":
+    bench.sweep(*sys.argv[4:], suites=[sys.argv[1]], seeds=[0, 1], trials=2, runner="local", max_concurrent=2,
+                store=Path(sys.argv[2]), settings=Settings(checkpoint_seconds=float(sys.argv[3])))
+"""
+
+
+def test_a_killed_driver_is_continued_by_the_same_sweep(tiny_suite: Path, tmp_path: Path, finished: Path) -> None:
+    (tmp_path / "driver.py").write_text(DRIVER)
+    store = tmp_path / "s"
+    command = [sys.executable, str(tmp_path / "driver.py"), str(tiny_suite), str(store), "0", *METHODS]
+    process = subprocess.Popen(command, env=os.environ)
+    while process.poll() is None and len(list(store.glob("fits/*/fit.json"))) < 6:
+        time.sleep(0.01)
+    assert process.poll() is None, "it was to be killed before it ended"
+    process.kill()
+    process.wait()
+    planned = plan(tiny_suite, store, *METHODS, trials=2)
+    assert not planned.queue.over
+    planned.run(Listener())
+    assert scores(store) == scores(finished)
+
+
+def scores(store: Path) -> dict[str, tuple[str, int, dict[str, float]]]:
+    """What every run of a store says, by eval_id."""
+    return {
+        record.eval_id: (record.status, record.search_trials, {name: metrics.nll for name, metrics in record.metrics.items()})
+        for _, record in Store(store).records()
+    }

@@ -1,0 +1,215 @@
+"""A sweep as a user meets it: equal budgets, no look at a shift, every fit once, no trial that waits, resumed by repeating it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench
+from bench.errors import Interrupted, UsageError
+from bench.runs.store import Store
+from bench.spec import SEARCH_SEED
+from bench.sweeps.sweep import Sweep
+
+from .tiny import METHODS, Listener, plan, sweep
+
+RAISES = """
+from bench import FineTuner
+class Raises(FineTuner):
+    name = "raises"
+    def loss(self, batch, student, teacher, constants):
+        raise RuntimeError("a bug of the plug-in")
+"""
+
+
+def test_every_method_gets_the_same_budget_and_every_seed(tiny_suite: Path, finished: Path) -> None:
+    records = [record for _, record in Store(finished).records()]
+    finals = [record for record in records if record.phase == "final"]
+    assert Counter(record.method["name"] for record in finals) == dict.fromkeys(METHODS, 2)
+    budgets = {record.method["name"]: record.search_trials for record in finals}
+    assert budgets == {"full-finetune": 2, "wise-ft": 2, "lp-ft": 2, "linear-probe": 1}, "the probe has nothing to search for"
+    assert all(record.search_seconds is not None and record.search_seconds > 0 for record in finals)
+    assert {record.seed for record in finals} == {0, 1}
+    assert {record.seed for record in records if record.phase == "search"} == {SEARCH_SEED}
+
+
+def test_the_best_trial_on_id_val_is_what_runs(finished: Path) -> None:
+    records = [record for _, record in Store(finished).records()]
+    for name in METHODS:
+        mine = [record for record in records if record.method["name"] == name]
+        trials = [record for record in mine if record.phase == "search"]
+        best = max(record.metrics["id-val"].score for record in trials)
+        (chosen,) = {json.dumps(record.method) for record in mine if record.phase == "final"}
+        assert best in [record.metrics["id-val"].score for record in trials if json.dumps(record.method) == chosen]
+
+
+def test_the_search_cannot_see_a_shift(tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.runs import execute
+
+    measured = execute._measured
+
+    def guarded(experiment: Any, classifiers: Any, split: Any) -> Any:
+        if split.name != "id-val":
+            raise AssertionError(f"{split.name} was looked at")
+        return measured(experiment, classifiers, split)
+
+    # Whatever is measured goes through here: a search that looked at anything but id-val would fail, as the final runs do.
+    monkeypatch.setattr(execute, "_measured", guarded)
+    records, listener = sweep(tiny_suite, tmp_path, "full-finetune", "wise-ft", "linear-probe", trials=2, curve="none")
+    searched = [outcome.status for job, outcome in listener.ends if job.phase == "search"]
+    assert searched == ["done"] * 5
+    assert [record.error for record in records] == ["AssertionError: id-test was looked at"] * 6
+
+
+def test_every_fit_is_trained_once_and_none_is_waited_for(tiny_suite: Path, tmp_path: Path) -> None:
+    class Checks(Listener):
+        def started(self, job: Any, where: str) -> None:
+            super().started(job, where)
+            missing = [fit_id for fit_id in job.needs if Store(tmp_path).fit(fit_id) is None]
+            assert not missing, f"{job.label} starts before what it is built on"
+
+    # Two wrappers of one fine-tuner that starts from the probe, which is a contender as well.
+    planned, checks = (
+        plan(tiny_suite, tmp_path, "wise-ft:of=lp-ft", "wise-ft:of=lp-ft,alpha=0.2", "linear-probe", trials=2),
+        Checks(),
+    )
+    planned.run(checks)
+    assert all(outcome.status == "done" for _, outcome in checks.ends)
+    assert max(Counter(checks.trained()).values()) == 1
+    assert not [kind for _, kind, _ in checks.events if kind == "waiting"]
+    own = Counter(job.fit_id for job, kind, fields in checks.events if kind == "fit" and fields["fit_id"] == job.fit_id)
+    assert sum(own.values()) == len(checks.trained()), "every job trains its own fit alone"
+
+
+def test_the_same_sweep_again_does_nothing(tiny_suite: Path, finished: Path) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*.json")}
+    planned, listener = plan(tiny_suite, finished, *METHODS, trials=2), Listener()
+    assert planned.queue.over
+    planned.run(listener)
+    assert listener.starts == []
+    assert {path: path.read_bytes() for path in finished.rglob("*.json")} == before
+
+
+def test_a_stop_saves_and_the_same_sweep_continues_it(tiny_suite: Path, tmp_path: Path, finished: Path) -> None:
+    for moment in (("step", 3), ("started", 8)):
+        planned, listener = plan(tiny_suite, tmp_path, *METHODS, trials=2), Listener(stop_at=moment)
+        with pytest.raises(Interrupted):
+            planned.run(listener)
+    records, _ = sweep(tiny_suite, tmp_path, *METHODS, trials=2)
+    undisturbed = {record.eval_id: record for _, record in Store(finished).records()}
+    assert len(records) == 8
+    for record in records:
+        assert record.metrics == undisturbed[record.eval_id].metrics
+
+
+def test_a_fit_that_is_there_needs_nothing_below_it(tiny_suite: Path, tmp_path: Path) -> None:
+    ((record,), _) = sweep(tiny_suite, tmp_path, "wise-ft", trials=0, seeds=(0,))
+    shutil.rmtree(tmp_path / "runs")
+    for fit in (tmp_path / "fits").iterdir():
+        if fit.name != record.fit_id:
+            shutil.rmtree(fit)
+    ((again,), listener) = sweep(tiny_suite, tmp_path, "wise-ft", trials=0, seeds=(0,))
+    assert listener.trained() == []
+    assert again.metrics == record.metrics
+
+
+def test_the_baseline_gets_its_curve(finished: Path) -> None:
+    curves = {record.method["name"]: len(record.curve) for _, record in Store(finished).records() if record.phase == "final"}
+    assert curves == {"full-finetune": 11, "wise-ft": 0, "lp-ft": 0, "linear-probe": 0}
+
+
+def test_failed_is_a_row_and_the_rest_goes_on(tiny_suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text(RAISES)
+    bad = str(tmp_path / "raises.py")
+    records, listener = sweep(tiny_suite, tmp_path / "s", bad, f"wise-ft:of={bad}", "linear-probe", trials=0, seeds=(0,))
+    assert [record.status for record in records] == ["failed", "failed", "done"]
+    assert "a bug of the plug-in" in records[0].error
+    assert "which it is built on, failed" in records[1].error
+    assert "a bug of the plug-in" in records[1].error
+    assert sum(outcome.status == "failed" for _, outcome in listener.ends) == 2, (
+        "the run, and the end that wise-ft starts elsewhere"
+    )
+
+
+def test_a_search_whose_trials_all_fail_is_a_row_per_seed(tiny_suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text(RAISES)
+    records, _ = sweep(tiny_suite, tmp_path / "s", str(tmp_path / "raises.py"), "linear-probe", trials=2)
+    assert [(record.label, record.status) for record in records[:2]] == [("raises", "failed"), ("linear-probe", "done")]
+    assert "all 2 trials failed" in records[0].error
+
+
+def test_a_budget_in_hours_ends_when_it_is_spent(tiny_suite: Path, tmp_path: Path) -> None:
+    methods = ("full-finetune", "linear-probe")
+    records, _ = sweep(tiny_suite, tmp_path, *methods, hours=1e-9, seeds=(0,))
+    assert [record.search_trials for record in records] == [1, 1], "the first trial spends it"
+    first = records[0].search_seconds
+    assert first is not None
+    again, _ = sweep(tiny_suite, tmp_path, *methods, hours=1.001 * first / 3600, seeds=(0,))
+    assert [record.search_trials for record in again] == [2, 1], "the probe has no parameters to spend it on"
+    assert again[0].search_seconds is not None
+    assert again[0].search_seconds > 1.001 * first
+
+
+def test_shards_share_the_work(tiny_suite: Path, tmp_path: Path) -> None:
+    def part(number: int) -> Sweep:
+        return plan(tiny_suite, tmp_path, "lp-ft", "linear-probe", trials=2, shard=(number, 2))
+
+    first, second = Listener(), Listener()
+    part(1).run(first)
+    part(2).run(second)
+    part(1).run(first)  # its part of what the other's search chose
+    mine, theirs = ({job.id for job in listener.starts if job.phase != "stage"} for listener in (first, second))
+    assert mine
+    assert theirs
+    assert not mine & theirs
+    whole = plan(tiny_suite, tmp_path, "lp-ft", "linear-probe", trials=2)
+    assert not whole.queue.unfinished
+    assert len(whole.records()) == 4
+
+
+def test_the_journal_tells_other_tools(finished: Path) -> None:
+    lines = [json.loads(line) for line in (finished / "sweep.jsonl").read_text().splitlines()]
+    assert lines[0]["event"] == "planned"
+    started = Counter(line["job"] for line in lines if line["event"] == "started")
+    settled = Counter(line["job"] for line in lines if line["event"] == "settled" and line["status"] == "done")
+    assert started == settled
+    assert set(started.values()) == {1}
+
+
+def test_a_method_that_fits_one_backbone_is_left_out_on_the_other(tiny_suite: Path, tmp_path: Path) -> None:
+    backbones = ("mini-clip", "timm:test_vit@random?size=32")
+    planned = plan(tiny_suite, tmp_path, "zero-shot", "linear-probe", backbones=backbones, trials=0, seeds=(0,))
+    assert [(one.asked, one.backbone) for one in planned.plan.impossible] == [("zero-shot", backbones[1])]
+    assert len(planned.queue.jobs) == 3
+    with pytest.raises(UsageError, match="text tower"):
+        plan(tiny_suite, tmp_path, "zero-shot", trials=0)
+
+
+def test_a_full_disk_is_told_and_corrupts_nothing(tiny_suite: Path, tmp_path: Path) -> None:
+    import resource
+
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, usual[1]))  # less than the weights of a classifier
+    try:
+        records, _ = sweep(tiny_suite, tmp_path, "full-finetune", "linear-probe", trials=0, seeds=(0,))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert [record.status for record in records] == ["failed", "failed"]
+    assert "cannot be written" in records[0].error
+    assert not list(tmp_path.rglob("*.part"))
+    assert [
+        record.status for record in sweep(tiny_suite, tmp_path, "full-finetune", "linear-probe", trials=0, seeds=(0,))[0]
+    ] == [
+        "done",
+        "done",
+    ]
+
+
+def test_from_python(tiny_suite: Path, finished: Path) -> None:
+    records = bench.sweep(*METHODS, suites=[str(tiny_suite)], seeds=[0, 1], trials=2, runner="inline", store=finished)
+    assert [(record.seed, record.status) for record in records] == [(seed, "done") for seed in (0, 1) for _ in METHODS]

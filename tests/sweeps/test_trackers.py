@@ -1,0 +1,158 @@
+"""Trackers show what a sweep does, go on where an earlier start left off, and never end a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import MissingPrerequisite, UsageError
+from bench.runs.record import RunRecord, SplitMetrics
+from bench.runs.store import Store
+from bench.sweeps import trackers
+from bench.sweeps.job import Job, Outcome
+from bench.sweeps.trackers import check_kinds, tracked
+
+PARAMETERS = {"alpha": 0.5, "of": {"name": "full-finetune", "lr": 0.001}}
+JOB = Job(
+    "run-abcdef", "final", {"name": "wise-ft", "parameters": PARAMETERS}, "wise-ft", "tiny", "mini-clip", seed=1, fit_id="f" * 24
+)
+
+
+class Told:
+    """A watch that keeps what it is told."""
+
+    stop, now = 0, False
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[Any, ...]] = []
+
+    def started(self, job: Job, where: str) -> None:
+        self.lines.append(("started", job.id, where))
+
+    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
+        self.lines.append((kind, job.id))
+
+    def settled(self, job: Job, outcome: Outcome) -> None:
+        self.lines.append((outcome.status, job.id))
+
+    def note(self, text: str) -> None:
+        self.lines.append(("note", text))
+
+
+def interrupted_and_continued(kind: str, store: Path) -> Told:
+    """Epoch 1, a stop, epoch 2, done; with a record of the result in the store."""
+    told = Told()
+    with tracked(told, [kind], store) as watch:
+        watch.started(JOB, "here")
+        watch.progress(JOB, "epoch", {"epoch": 1, "epochs": 2, "loss": 0.75, "id_val": 0.5})
+        watch.settled(JOB, Outcome("cancelled"))
+    save_record(store)
+    with tracked(told, [kind], store) as watch:
+        watch.started(JOB, "there")
+        watch.progress(JOB, "step", {"step": 3, "total": 4, "loss": 0.5})
+        watch.progress(JOB, "epoch", {"epoch": 2, "epochs": 2, "loss": 0.25, "id_val": 0.625})
+        watch.settled(JOB, Outcome("done"))
+    return told
+
+
+def save_record(store: Path) -> None:
+    metrics = SplitMetrics(images=8, score=0.375, accuracy=0.375, class_mean=0.375, macro_f1=0.3, nll=1.0, ece=0.1, brier=0.5)
+    record = RunRecord(
+        status="done",
+        method={"name": "wise-ft"},
+        label="wise-ft",
+        backbone="mini-clip",
+        backbone_sha256="",
+        suite="tiny",
+        seed=1,
+        fit_id="f" * 24,
+        eval_id="abcdef",
+        metrics={"sketch": metrics},
+        ood=0.375,
+    )
+    Store(store).save_run(record)
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """What TensorBoard's event files below a folder hold: name -> step -> value."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.rglob("events.out.*")):
+        content, at = path.read_bytes(), 0
+        while at < len(content):  # length (8 bytes), its checksum (4), the event, its checksum (4)
+            size = int.from_bytes(content[at : at + 8], "little")
+            event = Event.FromString(content[at + 12 : at + 12 + size])
+            at += 16 + size
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+EPOCHS = {"loss": {1: 0.75, 2: 0.25}, "id-val": {1: 0.5, 2: 0.625}}
+SCORES = {"score/sketch": {0: 0.375}, "score/OOD": {0: 0.375}}
+
+
+def test_without_trackers_the_watch_stays_what_it_is(tmp_path: Path) -> None:
+    told = Told()
+    with tracked(told, [], tmp_path) as watch:
+        assert watch is told
+
+
+def test_tensorboard_gets_epochs_and_scores_of_both_starts_in_one_folder(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    told = interrupted_and_continued("tensorboard", tmp_path)
+    (trial,) = (tmp_path / "tensorboard").glob("*/*")
+    assert scalars(trial) == {**EPOCHS, **SCORES}
+    assert [line[0] for line in told.lines] == ["started", "epoch", "cancelled", "started", "step", "epoch", "done"]
+
+
+def test_mlflow_continues_the_run_that_an_earlier_start_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    told = interrupted_and_continued("mlflow", tmp_path)
+    assert not [line for line in told.lines if line[0] == "note"]
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["of.lr"] == "0.001"
+    history = {
+        name: {point.step: point.value for point in client.get_metric_history(run.info.run_id, name)} for name in run.data.metrics
+    }
+    assert history == {**EPOCHS, **SCORES}
+
+
+def test_wandb_writes_offline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    told = interrupted_and_continued("wandb", tmp_path)
+    assert not [line for line in told.lines if line[0] == "note"]
+    assert len(list((tmp_path / "wandb").glob("offline-run-*-run-abcdef/*.wandb"))) == 2
+
+
+def test_a_tracker_that_fails_is_told_once_and_the_sweep_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Away:
+        def __init__(self, store: Path) -> None:
+            self.asked = 0
+
+        def begin(self, job: Job) -> None:
+            raise ConnectionError("the server is away")
+
+    monkeypatch.setitem(trackers._KINDS, "mlflow", ("json", Away))
+    told = interrupted_and_continued("mlflow", tmp_path)
+    notes = [line[1] for line in told.lines if line[0] == "note"]
+    assert notes == ["mlflow is left out from here on: ConnectionError: the server is away"] * 2  # once per start
+    assert told.lines[-1] == ("done", JOB.id)
+
+
+def test_wrong_and_missing_trackers_are_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="no tracker `neptune`"):
+        check_kinds(["neptune"])
+    monkeypatch.setitem(trackers._KINDS, "wandb", ("no_such_package", None))
+    with pytest.raises(MissingPrerequisite) as missing:
+        check_kinds(["wandb"])
+    assert missing.value.fix == "pip install 'shiftbench[wandb]'"
