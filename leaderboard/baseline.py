@@ -131,7 +131,7 @@ def chosen(lines: Mapping[str, Sequence[Line]], records: Sequence[RunRecord]) ->
     """Of every shift one line for all records: in ID on the shift's classes if all have that, else in ID."""
     found = {}
     for shift, options in lines.items():
-        matched = all(shift in getattr(r, "id_matched", {}) for r in records)
+        matched = all(shift in r.id_matched for r in records)
         order = ["id_matched", "id-test"] if matched else ["id-test"]
         best = next((line for kind in order for line in options if line.id == kind), None)
         if best is not None:
@@ -141,7 +141,7 @@ def chosen(lines: Mapping[str, Sequence[Line]], records: Sequence[RunRecord]) ->
 
 def matched_id(record: RunRecord, shift: str, otherwise: float | None = None) -> float | None:
     """Score on id-test under the shift's projection; `otherwise` where the shift has all classes, or it was not measured."""
-    found = getattr(record, "id_matched", {}).get(shift)
+    found = record.id_matched.get(shift)
     return otherwise if found is None else float(found.score)
 
 

@@ -49,7 +49,7 @@ def detected(of_id: Floats, of_shift: Floats) -> Detected:
 
 def detection(record: RunRecord, shift: str, predictions: Predictions) -> Detection:
     """From the kept maxima and log-sum-exps of a run; no model is needed."""
-    projection = getattr(record, "projections", {}).get(shift)
+    projection = record.projections.get(shift)
     if projection:
         return Detection(
             hole=f"{shift} is scored over its own classes ({projection}) and {ID} over all: the scores have no common scale"

@@ -81,7 +81,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
     facts = {"backbone weights": record.backbone_sha256, "pixels": record.pixels, "protocol": str(record.protocol)}
     facts |= {f"data of {split}": fingerprint for split, fingerprint in record.data.items()}
     facts |= {f"metric of {split}": metrics.metric for split, metrics in record.metrics.items()}
-    facts |= {f"projection of {split}": name for split, name in getattr(record, "projections", {}).items()}
+    facts |= {f"projection of {split}": name for split, name in record.projections.items()}
     facts["images per split"] = "all" if record.limit is None else f"at most {record.limit}"
     return {key: value for key, value in facts.items() if value}
 

@@ -188,10 +188,10 @@ _TAKEN |= {
 
 def _relative(records: Sequence[RunRecord]) -> list[Measure]:
     """Scores relative to a reference's, such as mCE, where the suite's card defines one."""
-    names = dict.fromkeys(name for r in records for name in getattr(r, "relative", {}))
+    names = dict.fromkeys(name for r in records for name in r.relative)
 
     def of(name: str) -> Callable[[RunRecord], float | None]:
-        return lambda record: getattr(record, "relative", {}).get(name)
+        return lambda record: record.relative.get(name)
 
     return [Measure(f"relative {name}", name, "number", of(name), "low") for name in names]
 

@@ -1,6 +1,7 @@
-"""The board of the embedded default that this repository carries: made by one command, and held against its own packs.
+"""The boards that this repository carries: made by one command, and held against their own packs.
 
-    python -m bench.leaderboard.regenerate --store STORE      write packs, board.md and board.json anew
+    python -m bench.leaderboard.regenerate --store STORE      write the pack of the embedded default, board.md and board.json anew
+    python -m bench.leaderboard.regenerate --store STORE --suite pacs-subset          the same with another suite's pack
     python -m bench.leaderboard.regenerate --check            re-score the packs, and compare what they give with the board
 
 The board is made from the packs and not from the store, so that everything on it can be computed again from what is here.
@@ -45,17 +46,17 @@ def boards_of(packs: list[Path]) -> tuple[str, dict[str, Any]]:
     return render(made, Format.md), content
 
 
-def regenerate(store: Store, folder: Path = BOARDS) -> None:
-    """Pack the store's results on the embedded default, and write the board that the pack gives."""
+def regenerate(store: Store, folder: Path = BOARDS, suite: str = DEFAULT_SUITE) -> None:
+    """Pack the store's results on a suite, and write the boards that this pack and those beside it give."""
     from bench.runs.atomic import write_text
 
     from .pack import write_pack
     from .selection import results
 
-    pack = folder / f"{DEFAULT_SUITE}.shiftpack"
-    chosen = results(store, [DEFAULT_SUITE], [DEFAULT_BACKBONE], None)
+    pack = folder / f"{suite}.shiftpack"
+    chosen = results(store, [suite], [DEFAULT_BACKBONE] if suite == DEFAULT_SUITE else (), None)
     write_pack(store, chosen, pack, logits=False)
-    text, content = boards_of([pack])
+    text, content = boards_of(sorted(folder.glob("*.shiftpack")))
     write_text(folder / "board.md", text)
     write_text(folder / "board.json", json.dumps(content, indent=1) + "\n")
     say(f"{len(chosen)} runs in {pack} ({size(pack.stat().st_size)}), board.md and board.json beside it")
@@ -90,12 +91,13 @@ def _compared(stated: Any, found: Any, where: str) -> list[str]:
 def main(
     store: StoreOption = None,
     folder: Annotated[Path, typer.Option(help="where the board lies")] = BOARDS,
+    suite: Annotated[str, typer.Option(help="whose results to pack")] = DEFAULT_SUITE,
     check: Annotated[bool, typer.Option("--check", help="compare only")] = False,
 ) -> None:
     """Make the board anew from a store, or check the one that is here."""
     try:
         if not check:
-            regenerate(Store(store_root(store)), folder)
+            regenerate(Store(store_root(store)), folder, suite)
         elif found := differences(folder):
             print("\n".join(found))
             sys.exit(1)

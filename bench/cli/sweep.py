@@ -97,6 +97,10 @@ def command(
     track: Annotated[
         list[str] | None, typer.Option("--track", help="also tell tensorboard, mlflow or wandb; may be repeated")
     ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option("--shots", min=1, help="train on this many images per class, drawn by the seed", show_default="all"),
+    ] = None,
     limit: LimitOption = None,
     skip_unreadable: SkipOption = None,
     data_root: DataOption = None,
@@ -150,6 +154,7 @@ def command(
             "search": search,
             "curve": curve,
             "data_root": data_root,
+            "shots": shots,
             "limit": limit,
             "skip_unreadable": skip_unreadable,
             "runner": runner,

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ..api import experiments
 from ..data.pixels import Pixels
 from ..data.split import Split
-from ..data.suite import Suite
+from ..data.suite import Shots, Suite
 from ..errors import Interrupted
 from ..identity import digest
 from ..method import FineTuner, Method
@@ -57,11 +57,11 @@ class _Guarded:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._suite, name)
 
-    def load(self, split: str, pixels: Pixels) -> Split:
+    def load(self, split: str, pixels: Pixels, shots: Shots | None = None) -> Split:
         """As the suite's, for train and id-val only."""
         if split not in ("train", "id-val"):
             raise _TestImagesAreForbidden(f"the fit opened the split {split}")
-        return self._suite.load(split, pixels)
+        return self._suite.load(split, pixels, shots)
 
 
 class MethodChecks:

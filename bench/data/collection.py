@@ -196,11 +196,14 @@ class MergedOriginals:
 
     def open(self, row: int) -> Image.Image:
         """As the collection that the image comes from."""
-        return self.parts[self.member[row]].open(int(self.row[row]))
+        return self._part(row).open(int(self.row[row]))
 
     def place(self, row: int) -> str:
         """As the collection that the image comes from."""
-        return self.parts[self.member[row]].place(int(self.row[row]))
+        return self._part(row).place(int(self.row[row]))
+
+    def _part(self, row: int) -> Originals:
+        return self.parts[int(self.member[row])]
 
 
 def merged(parts: Sequence[Collection]) -> Collection:

@@ -20,6 +20,7 @@ from scipy import ndimage
 from ..errors import MissingPrerequisite, UsageError
 from ..identity import numpy_stream
 from .corruption_fields import (
+    Border,
     Bytes,
     Floats,
     convolved,
@@ -150,7 +151,7 @@ def _snow(image: Floats, level: int, rng: np.random.Generator) -> Floats:
     flakes = np.floor(np.where(flakes < least, 0, flakes).clip(0, 1) * 255) / 255
     fallen = np.rint(motion_blurred(flakes, radius, sigma, rng.uniform(-135, -45)) * 255) / 255
     whitened = np.maximum(image, (image @ _GREY)[..., None] * 1.5 + 0.5)
-    return keep * image + (1 - keep) * whitened + (fallen + np.rot90(fallen, 2))[..., None]
+    return np.asarray(keep * image + (1 - keep) * whitened + (fallen + np.rot90(fallen, 2))[..., None])
 
 
 def _fog(image: Floats, level: int, rng: np.random.Generator) -> Floats:
@@ -163,7 +164,7 @@ def _fog(image: Floats, level: int, rng: np.random.Generator) -> Floats:
 def _brightness(image: Floats, level: int, rng: np.random.Generator) -> Floats:
     value = image.max(axis=2, keepdims=True)  # of hue, saturation and value; the first two stay
     raised = np.minimum(value + (0.1, 0.2, 0.3, 0.4, 0.5)[level], 1)
-    return np.where(value > 0, image * raised / np.maximum(value, 1e-9), raised)
+    return np.asarray(np.where(value > 0, image * raised / np.maximum(value, 1e-9), raised))
 
 
 def _saturate(image: Floats, level: int, rng: np.random.Generator) -> Floats:
@@ -175,7 +176,7 @@ def _saturate(image: Floats, level: int, rng: np.random.Generator) -> Floats:
     coloured = value - (value - image) * wanted / np.maximum(saturation, 1e-9)
     # Grey has no hue; by convention its hue is red.
     reddened = value * np.concatenate([np.ones_like(wanted), 1 - wanted, 1 - wanted], axis=2)
-    return np.where(saturation > 0, coloured, reddened)
+    return np.asarray(np.where(saturation > 0, coloured, reddened))
 
 
 def _contrast(image: Floats, level: int, rng: np.random.Generator) -> Floats:
@@ -204,7 +205,7 @@ def _elastic_transform(image: Floats, level: int, rng: np.random.Generator) -> F
     return _sampled(tilted, y + down, x + right, "reflect")
 
 
-def _sampled(image: Floats, rows: Floats, cols: Floats, mode: str) -> Floats:
+def _sampled(image: Floats, rows: Floats, cols: Floats, mode: Border) -> Floats:
     channels = [ndimage.map_coordinates(image[..., channel], (rows, cols), order=1, mode=mode) for channel in range(3)]
     return np.stack(channels, axis=-1)
 
@@ -254,7 +255,7 @@ def _water(liquid: Floats) -> Floats:
     relief = equalised(_box(np.minimum(away, 20)).astype(np.uint8))
     lit = ndimage.correlate(relief.astype(np.int64), np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]), mode="mirror")
     drops = grey * np.rint(_box(lit.clip(0, 255)))
-    return drops / max(drops.max(), 1e-9)
+    return np.asarray(drops / max(drops.max(), 1e-9))
 
 
 def _box(image: NDArray[Any]) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,10 @@ from scipy import ndimage, signal
 
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
+Border = Literal["nearest", "reflect", "mirror"]
 
 
-def smoothed(image: Floats, sigma: float, *, mode: str = "nearest", truncate: float = 4.0) -> Floats:
+def smoothed(image: Floats, sigma: float, *, mode: Border = "nearest", truncate: float = 4.0) -> Floats:
     """Gaussian blur of the first two axes."""
     return np.asarray(ndimage.gaussian_filter(image, (sigma, sigma, *[0] * (image.ndim - 2)), mode=mode, truncate=truncate))
 
@@ -101,7 +102,7 @@ def plasma(side: int, decay: float, rng: np.random.Generator) -> Floats:
         field[half::step, ::step] = middle(centres + np.roll(centres, 1, axis=1) + corners + np.roll(corners, -1, axis=0))
         step, rough = half, rough / decay
     field -= field.min()
-    return field / field.max()
+    return np.asarray(field / field.max())
 
 
 def scattered(image: Bytes, reach: int, rng: np.random.Generator) -> Bytes:
@@ -164,4 +165,4 @@ def equalised(image: Bytes) -> Bytes:
         return image
     counts[lowest] = 0
     table = np.rint(np.cumsum(counts) * (255 / rest)).clip(0, 255).astype(np.uint8)
-    return table[image]
+    return np.asarray(table[image])

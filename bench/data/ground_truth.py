@@ -47,6 +47,7 @@ def _devkit(path: Path) -> list[str]:
         with tarfile.open(path) as tar:
             members = [member for member in tar if member.isreg() and Path(member.name).name in (_TRUTH, "meta.mat")]
             files = {Path(member.name).name: opened.read() for member in members if (opened := tar.extractfile(member))}
-    synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
+    # SciPy reads open files too, which its type stubs do not know.
+    synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]  # type: ignore[arg-type]
     wordnet = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
     return [wordnet[int(number)] for number in files[_TRUTH].split()]

@@ -159,7 +159,7 @@ def _opened(
     chosen = chosen.assign(group=-1, mtime_ns=stamps[chosen["file"].to_numpy()], ctime_ns=0, read_ns=0)
     listed = card.identity == "listing"
     collection = folder_collection(what, Path(), chosen, grouped=False, listed=listed, pre_crop=part.pre_crop)
-    rows = chosen.set_index("key").loc[collection.keys]
+    rows = chosen.set_index("key").loc[collection.keys.tolist()]
     originals = PackedOriginals(
         files,
         rows["file"].to_numpy(dtype=np.int64),

@@ -76,8 +76,8 @@ def _rows(folder: Path, layout: Table) -> pd.DataFrame:
     _check_columns(table, needed, folder / layout.path)
     keep = pd.Series(True, index=table.index)
     for column, wanted in layout.where.items():
-        values = wanted if isinstance(wanted, list) else [wanted]
-        keep &= table[column].isin([str(value) for value in values])
+        allowed = wanted if isinstance(wanted, list) else [wanted]
+        keep &= table[column].isin([str(value) for value in allowed])
     for column, least in layout.since.items():
         keep &= table[column] >= least
     for column, beyond in layout.before.items():

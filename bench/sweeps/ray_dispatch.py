@@ -117,7 +117,7 @@ class QueueSearcher(Searcher):
         super().__init__()
         self._dispatch = dispatch
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a text
         """A trial's configuration; None while nothing is ready; FINISHED at the end."""
         self._dispatch.turn()  # while nothing runs, Tune's loop asks for trials and does nothing else
         if self._dispatch.watch.stop or self._dispatch.queue.over:

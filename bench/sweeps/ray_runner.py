@@ -38,7 +38,7 @@ class RayRunner:
             from .preflight import preflight
             from .ray_dispatch import dispatch
 
-            nodes = [node for node in ray.nodes() if node["Alive"]]
+            nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
             resources = replace(self.resources, gpus=_gpus(self.resources, work, nodes))
             fitting = _slots(resources, nodes)
             preflight(queue, work, watch, resources, [node for node in nodes if fitting[node["NodeID"]]])

@@ -71,6 +71,7 @@ class SweepSpec(BaseModel):
     data_root: Path | None = None
     limit: int | None = Field(None, ge=1)
     skip_unreadable: int = Field(0, ge=0)
+    shots: int | None = Field(None, ge=1, description="train on this many images per class, drawn by the seed")
 
     runner: Literal["ray", "local", "inline"] = Field(
         "ray", description="Ray Tune; processes on this machine; or this very process, for a debugger"
@@ -132,6 +133,7 @@ class SweepSpec(BaseModel):
             data_root=self.data_root,
             limit=self.limit,
             skip_unreadable=self.skip_unreadable,
+            shots=self.shots,
         )
 
     def values(self, contender: Contender) -> dict[str, Any]:
@@ -188,6 +190,7 @@ def sweep_of(run: RunSpec, jobs: int) -> SweepSpec:
         data_root=run.data_root,
         limit=run.limit,
         skip_unreadable=run.skip_unreadable,
+        shots=run.shots,
         runner="local",
         max_concurrent=jobs,
     )

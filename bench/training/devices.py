@@ -112,7 +112,7 @@ class Ranks:
             parts.append(weight.grad)
         flat = torch.cat([part.reshape(-1) for part in parts])
         self._exchange(dist.all_reduce, flat)
-        for part, total in zip(parts, flat.split([part.numel() for part in parts]), strict=True):
+        for part, total in zip(parts, flat.split_with_sizes([part.numel() for part in parts]), strict=True):
             part.copy_(total.view_as(part))
 
     def _exchange(self, collective: Callable[..., Any], *arguments: Any) -> None:
@@ -230,7 +230,7 @@ def _joined(rank: int, engine: Engine, meeting: Path) -> Iterator[None]:
         torch.cuda.set_device(engine.on(rank).device)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpu else "gloo",
-        store=dist.FileStore(str(meeting), engine.devices),
+        init_method=meeting.as_uri(),  # a file: no port has to be found
         rank=rank,
         world_size=engine.devices,
         timeout=_PATIENCE,

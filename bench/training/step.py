@@ -117,7 +117,7 @@ class Learner:
                 )
                 with torch.autocast(self._engine.device_type, torch.bfloat16, enabled=self.method.precision == "bf16"):
                     loss = self.method.loss(batch, self.student, self.teacher, self._constants) * ((last - first) / size)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 total += loss.detach()
         except torch.OutOfMemoryError:
             return None  # and with this frame everything that it holds

@@ -25,7 +25,7 @@ def page(document: dict[str, Any], *, live: bool = False) -> str:
     import vl_convert
 
     own = [_read(name) for name in (*_SCRIPTS, *(["live.js"] if live else []))]
-    scripts = [vl_convert.javascript_bundle(), *own]
+    scripts = [vl_convert.javascript_bundle(), *own]  # type: ignore[call-arg]  # its stub misses the default
     return Template(_read("page.html")).substitute(
         policy=policy(scripts, live=live),
         version=document["version"],

@@ -17,8 +17,6 @@ from ..diagrams import reliability
 RECOLOUR = dict(zip(LIGHT.rows, DARK.rows, strict=True)) | {
     getattr(LIGHT, name): getattr(DARK, name) for name in ("background", "ink", "quiet", "grid")
 }
-#: Above this many bars in a figure, colours and labels tell nothing; the page draws at most so many rows.
-MOST_BARS = 5
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,7 @@ class Figures:
             specification.pop(key, None)
         colours, shapes = (scale.to_dict() for scale in style(self.names))
         _strip(specification, {"color": colours, "stroke": colours, "shape": shapes})
-        # Assistive technology reads the tables, which say the same; a thousand marks would be a thousand stops.
-        specification["config"] |= {"aria": False, "padding": 4}
+        specification["config"]["padding"] = 4
         for parameter in specification.get("params", ()):
             if parameter["name"] == "chosen":
                 parameter["select"]["toggle"] = "true"  # a finger has no Shift key

@@ -18,7 +18,7 @@ function changed(what) {
 
 function announce(what) {
   if (!board()) { byId("status").textContent = "There are no results yet."; return; }
-  const number = shownRows().length, all = board().rows.length;
+  const number = shownRows().length, all = rowsOfKind().length;
   const column = board().columns.find((c) => c.key === state.sort)?.title ?? "method";
   const words = [`${number === all ? all : `${number} of ${all}`} ${all === 1 ? "row" : "rows"}`,
     `sorted by ${column}, ${column === "method" ? (state.order === "best" ? "A to Z" : "Z to A") : `${state.order} first`}`];

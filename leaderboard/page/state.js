@@ -36,6 +36,8 @@ const rowById = (id) => board()?.rows.find((row) => row.id === id);
 const chosenRows = () => (state.rows ? state.rows.split(",") : []);
 const hasReported = () => board()?.kind === "ranked" && board().rows.some((row) => row.kind === "reported");
 
+const rowsOfKind = () => board().rows.filter((row) => !hasReported() || state.show === "both" || row.kind === state.show);
+
 function toggleChosen(id) {
   const ids = chosenRows();
   state.rows = (ids.includes(id) ? ids.filter((other) => other !== id) : [...ids, id]).join(",");
@@ -52,8 +54,7 @@ function shownColumns() {
 /** Rows that pass the filters, in the order asked for; a missing value comes last either way. */
 function shownRows() {
   const words = state.find.trim().toLowerCase();
-  const kept = board().rows.filter((row) =>
-    (!words || row.name.toLowerCase().includes(words)) && (!hasReported() || state.show === "both" || row.kind === state.show));
+  const kept = rowsOfKind().filter((row) => !words || row.name.toLowerCase().includes(words));
   const column = board().columns.find((c) => c.key === state.sort);
   const sign = (column?.better === "high" ? -1 : 1) * (state.order === "worst" ? -1 : 1);
   const names = new Intl.Collator("en", { numeric: true });

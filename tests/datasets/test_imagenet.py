@@ -120,7 +120,9 @@ def test_every_card_of_a_data_set_is_valid() -> None:
 def test_every_suite_names_data_sets_and_parts_that_exist() -> None:
     for name in cards():
         card, _ = find_card(name)
-        for data, part in [(card.id.data, card.id.train), *((shift.data, shift.part) for shift in card.shifts)]:
+        whole = card.id.path or card.id.train
+        parts = [(card.id.data, part) for part in ([whole] if isinstance(whole, str) else whole or ())]
+        for data, part in [*parts, *((shift.data, shift.part) for shift in card.shifts)]:
             if data:
                 assert part in find_data_set(data)[0].parts
 

@@ -11,9 +11,16 @@ from scipy.special import expit, logit
 
 from bench.leaderboard.baseline import Line, Piece, chosen, effective, fit, measured, published, refitted
 from bench.leaderboard.tables import View, boards, tables
-from bench.runs.record import RunRecord
+from bench.runs.record import RunRecord, SplitMetrics
 
 Make = Callable[..., RunRecord]
+
+
+def metrics_of(score: float) -> SplitMetrics:
+    same = dict.fromkeys(("score", "accuracy", "class_mean", "macro_f1", "nll", "ece", "brier"), score)
+    return SplitMetrics(images=100, **same)
+
+
 IMAGENET = ["imagenet-v2", "imagenet-r", "imagenet-sketch", "objectnet", "imagenet-a"]
 
 
@@ -59,6 +66,19 @@ def test_imagenets_board_has_the_column_and_says_where_its_line_is_from(make: Ma
     v2 = 0.5 - expit(0.92323 * logit(0.633) - 0.49769)
     assert table.rows[0]["effective imagenet-v2"] == pytest.approx(v2)
     assert any("85 standard models" in note for note in table.notes)
+
+
+def test_id_on_the_shifts_classes_is_used_where_every_row_has_it(make: Make) -> None:
+    scores = {"id-test": 0.6, **dict.fromkeys(IMAGENET, 0.5)}
+    matched = {"imagenet-r": metrics_of(0.9)}
+    record = make(suite="imagenet-shifts", scores=scores, shifts=IMAGENET, id_matched=matched)
+    lines = chosen(published("imagenet-shifts"), [record])
+    assert {shift for shift, line in lines.items() if line.id == "id_matched"} == {"imagenet-r"}
+    assert effective(record, "imagenet-r", lines["imagenet-r"]) == pytest.approx(0.5 - expit(0.63684 * logit(0.9) - 2.10772))
+    (board,) = boards([record], View()).boards
+    assert board.rows[0].cells["id_matched"].value == pytest.approx((0.9 + 4 * 0.6) / 5)
+    older = record.model_copy(update={"id_matched": {}})
+    assert chosen(published("imagenet-shifts"), [record, older])["imagenet-r"].id == "id-test"
 
 
 def test_other_suites_have_no_such_column(make: Make) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bench.errors import UsageError
-from bench.sweeps.spec import SweepSpec, as_toml, sweep_spec
+from bench.spec import RunSpec
+from bench.sweeps.spec import SweepSpec, as_toml, sweep_of, sweep_spec
 
 
 def spec(*methods: Any, **fields: Any) -> SweepSpec:
@@ -71,3 +72,13 @@ def test_mistakes_are_told(fields: dict[str, Any], said: str) -> None:
 def test_all_is_every_installed_method() -> None:
     names = [contender.name for contender in spec("all").contenders]
     assert {"full-finetune", "wise-ft", "zero-shot"} <= set(names)
+
+
+def test_side_by_side_keeps_every_field_of_a_run() -> None:
+    """What `bench run` is told about the data reaches its runs with --jobs, too: a field that is added must not be lost."""
+    told: dict[str, Any] = {"suite": "pacs", "backbone": "mini-clip", "seeds": (4, 5), "data_root": Path("/data"), "limit": 9}
+    run = RunSpec(methods=("wise-ft",), skip_unreadable=2, shots=3, **told)
+    where = sweep_of(run, jobs=2).run_spec(run.suite, run.backbone)
+    apart = {"of", "set", "curve", "search", "trials"}  # these are the sweep's own
+    assert where.model_dump(exclude=apart) == run.model_dump(exclude=apart)
+    assert all(getattr(run, name) != field.default for name, field in RunSpec.model_fields.items() if name not in apart)
