@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -115,7 +116,10 @@ def do(job: Job, attempt: str, work: Work, resources: Resources, environment: di
     board.post.remote(attempt, "started", {"where": _where(resources)})
     last_resort = _end_after(work.timeout)
     try:
-        return asdict(work.do(job, reporter))
+        outcome = asdict(work.do(job, reporter))
+        with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, and nobody reads
+            ray.get(board.asked.remote())  # calls of one process keep their order: what it posted has arrived
+        return outcome
     finally:
         if last_resort is not None:
             last_resort.cancel()

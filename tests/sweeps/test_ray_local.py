@@ -48,6 +48,7 @@ def listeners(process: psutil.Process) -> set[str]:
     return found
 
 
+@pytest.mark.timeout(600)
 def test_ctrl_c_and_the_same_command_again(tiny_suite: Path, tmp_path: Path) -> None:
     store, log = tmp_path / "store", tmp_path / "stderr"
     with log.open("wb") as err:
@@ -63,7 +64,7 @@ def test_ctrl_c_and_the_same_command_again(tiny_suite: Path, tmp_path: Path) -> 
             family = psutil.Process(process.pid).children(recursive=True)
             addresses = listeners(psutil.Process(process.pid))
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-            out, _ = process.communicate(timeout=120)
+            out, _ = process.communicate(timeout=240)
         finally:
             process.kill()  # Ray's processes die with it
     told = log.read_text(encoding="utf-8")
