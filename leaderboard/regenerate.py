@@ -54,7 +54,7 @@ def regenerate(store: Store, folder: Path = BOARDS, suite: str = DEFAULT_SUITE) 
     from .selection import results
 
     pack = folder / f"{suite}.shiftpack"
-    chosen = results(store, [suite], [DEFAULT_BACKBONE] if suite == DEFAULT_SUITE else (), None)
+    chosen = results(store, [suite], [DEFAULT_BACKBONE] if suite == DEFAULT_SUITE else None, None)
     write_pack(store, chosen, pack, logits=False)
     text, content = boards_of(sorted(folder.glob("*.shiftpack")))
     write_text(folder / "board.md", text)
