@@ -82,18 +82,27 @@ def parse_assignments(texts: list[str], option: str = "--set") -> dict[str, Any]
     return pairs
 
 
+def read_config(path: Path | None) -> dict[str, Any]:
+    """The fields of a TOML file; none without a file.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the configuration cannot be read: {error}", where=str(path)) from error
+
+
 def run_spec(options: dict[str, Any], config: Path | None = None) -> RunSpec:
     """The spec from options over a TOML file over defaults; None in `options` means not given.
 
     Raises:
         UsageError: the file cannot be read, or a field is unknown or wrong.
     """
-    merged: dict[str, Any] = {}
-    if config is not None:
-        try:
-            merged = tomllib.loads(config.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"the configuration cannot be read: {error}", where=str(config)) from error
+    merged = read_config(config)
     given = {key: value for key, value in options.items() if value is not None}
     try:
         in_file = RunSpec.model_validate({"methods": ("none",), **merged}).set

@@ -36,6 +36,24 @@ class Originals(Protocol):
         ...
 
 
+def decode_unchanged(data: bytes, size: int, content: str | None, pre_crop: int, *, where: str) -> Image.Image:
+    """The RGB image in `data`, with `pre_crop` pixels cut from every side.
+
+    Args:
+        size: bytes that were indexed. content: SHA-256 that was indexed; None if the size alone is known.
+
+    Raises:
+        BenchError: the bytes are not those that were indexed. Undecodable: they are no image.
+    """
+    if len(data) != size or (content is not None and hashlib.sha256(data).hexdigest() != content):
+        raise BenchError("the file changed while it was in use", where=where, fix="run the same command again")
+    image = decode(data)
+    if pre_crop:
+        width, height = image.size
+        image = image.crop((pre_crop, pre_crop, width - pre_crop, height - pre_crop))
+    return image
+
+
 @dataclass(frozen=True, eq=False)
 class FolderOriginals:
     """Image files.
@@ -58,14 +76,8 @@ class FolderOriginals:
             data = path.read_bytes()
         except OSError as error:
             raise BenchError(f"it cannot be read: {error.strerror}", where=str(path)) from error
-        same = len(data) == self.sizes[row]
-        if not same or (self.content is not None and hashlib.sha256(data).hexdigest() != self.content[row]):
-            raise BenchError("the file changed while it was in use", where=str(path), fix="run the same command again")
-        image = decode(data)
-        if self.pre_crop:
-            width, height = image.size
-            image = image.crop((self.pre_crop, self.pre_crop, width - self.pre_crop, height - self.pre_crop))
-        return image
+        content = None if self.content is None else str(self.content[row])
+        return decode_unchanged(data, int(self.sizes[row]), content, self.pre_crop, where=str(path))
 
     def place(self, row: int) -> str:
         """The file's path."""

@@ -18,12 +18,12 @@ from PIL import Image
 
 from ..errors import BenchError
 from .archive import archives_at, expanded, index_archive, read_at, require_some
-from .collection import folder_collection
+from .collection import decode_unchanged, folder_collection
 from .data_set import ParquetFiles, Part, Tars
 from .download import Wanted, download
 from .folder import COLUMNS, remarks_on
 from .ground_truth import read_truth
-from .image_bytes import OTHER, SYSTEM, decode
+from .image_bytes import OTHER, SYSTEM
 from .locations import cache_dir
 from .parquet import pack_parquet
 from .sources import DataSet, NotHere, Opened
@@ -62,14 +62,8 @@ class PackedOriginals:
             raise BenchError(f"it cannot be read: {error.strerror}", where=str(self.files[number])) from error
         except EOFError:
             data = b""
-        same = len(data) == self.sizes[row]
-        if not same or (self.content is not None and hashlib.sha256(data).hexdigest() != self.content[row]):
-            raise BenchError("it changed while it was in use", where=self.place(row), fix="run the same command again")
-        image = decode(data)
-        if self.pre_crop:
-            width, height = image.size
-            image = image.crop((self.pre_crop, self.pre_crop, width - self.pre_crop, height - self.pre_crop))
-        return image
+        content = None if self.content is None else str(self.content[row])
+        return decode_unchanged(data, int(self.sizes[row]), content, self.pre_crop, where=self.place(row))
 
     def place(self, row: int) -> str:
         """The file, and the image's name in it."""

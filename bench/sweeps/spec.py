@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ..errors import UsageError
 from ..plugins import load_method, method_names, unknown
-from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, parse_value
+from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, parse_value, read_config
 
 #: The method whose interpolation curve others are measured against; its final runs get one unless `curve` says otherwise.
 BASELINE = "full-finetune"
@@ -202,12 +201,7 @@ def sweep_spec(options: Mapping[str, Any], config: Path | None = None) -> SweepS
     Raises:
         UsageError: the file cannot be read, or a field is unknown or wrong.
     """
-    merged: dict[str, Any] = {}
-    if config is not None:
-        try:
-            merged = tomllib.loads(config.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"the configuration cannot be read: {error}", where=str(config)) from error
+    merged = read_config(config)
     given = {key: value for key, value in options.items() if value is not None}
     if isinstance(merged.get("set"), dict):
         given["set"] = {**merged["set"], **given.get("set", {})}

@@ -57,7 +57,7 @@ class Work:
             error = f"not done within {self.timeout:g} s; the same command continues it, with a greater --timeout"
         except BenchError as failure:
             error = failure.what
-        except Exception as failure:
+        except Exception as failure:  # a plug-in may raise anything: this trial is a failed row, and the others go on
             if os.environ.get("BENCH_DEBUG"):
                 traceback.print_exc()
             error = f"{type(failure).__name__}: {failure}"
