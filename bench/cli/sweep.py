@@ -48,6 +48,15 @@ def command(
             "--search", help="random, grid, or tpe (looks back, so a method's trials run in turn)", show_default="random"
         ),
     ] = None,
+    asha: Annotated[
+        bool | None,
+        typer.Option(
+            "--asha/--no-asha",
+            help="pause trials at a ninth and a third of their epochs and let the best third go on: cheaper, but it favours quick "
+            "starters and depends on the order in which results arrive; rows chosen so are marked",
+            show_default="no-asha",
+        ),
+    ] = None,
     curve: Annotated[
         str | None,
         typer.Option("--curve", help="interpolation curves: baseline (full-finetune), all or none", show_default="baseline"),
@@ -152,6 +161,7 @@ def command(
             "trials": trials,
             "hours": hours,
             "search": search,
+            "asha": asha,
             "curve": curve,
             "data_root": data_root,
             "shots": shots,

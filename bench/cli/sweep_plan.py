@@ -89,6 +89,8 @@ def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
         budget = f"{spec.hours:g} h of training" if spec.hours is not None else f"{spec.most_trials} trials"
         drawn = {"random": "drawn at random beforehand", "grid": "from a grid", "tpe": "each proposed from the results before it"}
         notes.append(f"Search: {budget} for every method, {drawn[spec.search]}, on id-val with a seed of its own.")
+        if spec.asha:
+            notes.append(_asha(queue))
     if expected.total:
         partial = f", {expected.unknown} jobs left out of which nothing tells" if expected.unknown else ""
         how = "earlier records and a probe" if probe else "earlier records"
@@ -100,6 +102,19 @@ def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
         f"About {size(expected.bytes)} of disk, of {size(free)} free." + (" That is not enough." if expected.bytes > free else "")
     )
     return notes
+
+
+def _asha(queue: Queue) -> str:
+    """What ASHA does to the trials of this plan."""
+    cut = [search for search in queue.searches if search.rungs]
+    whole = sorted({search.entrant.asked for search in queue.searches if not search.rungs})
+    told = (
+        "ASHA: trials are paused at a ninth and a third of their epochs, and the best third by id-val goes on; it favours quick "
+        "starters, its choice depends on the order in which results arrive, and rows chosen so are marked."
+    )
+    if not cut:
+        return "ASHA: nothing here is trained in more than one epoch, so no trial is cut short."
+    return told + (f" Not cut short, since not trained in several epochs: {', '.join(whole)}." if whole else "")
 
 
 def print_commands_of(sweep: Sweep, settings: Settings) -> None:

@@ -34,7 +34,7 @@ from ..training.engine import Engine
 from .atomic import write_with
 from .lease import Lease
 from .provenance import peak_memory_mb, provenance, reset_peak_memory
-from .store import FitRecord, Store
+from .store import LOG, FitRecord, Store
 
 #: The method that trains the head of `head_init = probe`.
 PROBE = "linear-probe"
@@ -244,7 +244,7 @@ class Experiment:
     def _train(self, method: Method, fit_id: str, lease: Lease) -> Fit:
         folder = self.store.fit_dir(fit_id)
         checkpoints = Checkpoints(folder, lease)
-        task = Task(self, checkpoints, LoggedReporter(self.reporter, folder / "log.jsonl"))
+        task = Task(self, checkpoints, LoggedReporter(self.reporter, folder / LOG))
         reset_peak_memory(self.engine)
         self.reporter.event("fit", method=method.name, fit_id=fit_id, seed=self.seed)
         start = time.monotonic()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ..errors import UsageError
 from ..plugins import load_method, method_names, unknown
 from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, parse_value, read_config
+from .asha import MARK
 
 #: The method whose interpolation curve others are measured against; its final runs get one unless `curve` says otherwise.
 BASELINE = "full-finetune"
@@ -64,6 +65,9 @@ class SweepSpec(BaseModel):
     trials: int | None = Field(None, ge=0, description="search trials per method; 0 takes the recipes as they stand; default 8")
     hours: float | None = Field(None, gt=0, description="search budget per method in hours of training, instead of trials")
     search: Literal["random", "grid", "tpe"] = Field("random", description="how trials are drawn; tpe looks back at earlier ones")
+    asha: bool = Field(
+        False, description="pause trials at a ninth and a third of their epochs, and let the best third of them go on"
+    )
     curve: Literal["none", "baseline", "all"] = Field(
         "baseline", description=f"interpolation curves of the final runs: of {BASELINE}, or of every fine-tuned method"
     )
@@ -92,6 +96,10 @@ class SweepSpec(BaseModel):
         for what, values in (("methods", names), ("suites", self.suites), ("backbones", self.backbones), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{what}: one is given twice")
+        if self.asha and self.search == "tpe":
+            raise ValueError("asha cuts most trials short, and tpe learns from whole ones: use asha with random or grid")
+        if self.asha and not self.searches:
+            raise ValueError("asha cuts search trials short, and there are none: give trials or hours")
         if self.hours is not None and self.trials == 0:
             raise ValueError("hours of search and no trial contradict each other")
         if (self.gpus_per_trial or 0) > 1 and self.gpus_per_trial != int(self.gpus_per_trial or 0):
@@ -114,6 +122,11 @@ class SweepSpec(BaseModel):
     def searches(self) -> bool:
         """Whether parameters are chosen before the final runs."""
         return self.trials != 0
+
+    @property
+    def search_rule(self) -> str:
+        """How parameters are chosen, as a run's record says it."""
+        return self.search + (MARK if self.asha else "")
 
     @property
     def most_trials(self) -> int:
