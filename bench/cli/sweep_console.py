@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..spec import SEARCH_SEED
 from .output import duration, plain, stderr_console
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class SweepConsole:
     def started(self, job: Job, where: str) -> None:
         """See `Watch`."""
         self._trials[job.id] = _Trial(job, where)
-        self._line(f"started: {_name(job)} on {where}")
+        self._line(f"started: {job.title} on {where}")
 
     def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
         """See `Watch`."""
@@ -110,9 +111,9 @@ class SweepConsole:
             trial.doing = f"data: {fields['what']} {fields['done']}/{fields['of']}"
         elif kind == "waiting":
             trial.doing = f"waiting for process {fields['pid']} on {fields['host']}"
-            self._once(f"{_name(job)} waits for process {fields['pid']} on {fields['host']}, which works on the same fit")
+            self._once(f"{job.title} waits for process {fields['pid']} on {fields['host']}, which works on the same fit")
         elif kind == "resumed":
-            self._line(f"continued: {_name(job)}, at step {fields['step']} of {fields['total']}")
+            self._line(f"continued: {job.title}, at step {fields['step']} of {fields['total']}")
         elif kind == "warning":
             self._once(f"note: {fields['text']}")
 
@@ -122,7 +123,7 @@ class SweepConsole:
         done, total = self._count()
         told = {"done": "done", "failed": "FAILED", "cancelled": "stopped", "lost": "lost"}[outcome.status]
         error = f": {outcome.error}" if outcome.error else ""
-        self._line(f"{told}: {_name(job)}, {duration(outcome.seconds)}{error}  [{done} of {total}]")
+        self._line(f"{told}: {job.title}, {duration(outcome.seconds)}{error}  [{done} of {total}]")
 
     def note(self, text: str) -> None:
         """See `Watch`."""
@@ -154,8 +155,8 @@ class SweepConsole:
             trials.add_row(*(Text(name, style="dim") for name in ("method", "seed", "epoch", "loss", "id-val", "", "", "")))
         for trial in list(self._trials.values()):
             cells = [
-                _name(trial.job, seed=False),
-                str(trial.job.seed) if trial.job.phase != "search" else "search",
+                trial.job.name,
+                str(trial.job.seed) if trial.job.seed != SEARCH_SEED else "search",
                 trial.epoch,
                 "" if trial.loss is None else f"{trial.loss:.3f}",
                 "" if trial.id_val is None else f"{100 * trial.id_val:.1f}",
@@ -173,8 +174,3 @@ class SweepConsole:
             return ""
         left = (time.monotonic() - self._begin) / here * (total - parts)
         return f"about {duration(left)} left"
-
-
-def _name(job: Job, *, seed: bool = True) -> str:
-    kind = {"stage": "stage", "search": f"trial {job.trial}", "final": "run"}[job.phase]
-    return f"{kind} {job.label}" + (f", seed {job.seed}" if seed and job.phase != "search" else "")

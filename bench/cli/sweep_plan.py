@@ -8,7 +8,8 @@ from dataclasses import fields, replace
 import typer
 
 from ..runs.atomic import write_text
-from ..sweeps.estimate import Costs, Estimate, estimate
+from ..sweeps.costs import Costs
+from ..sweeps.estimate import Estimate, estimate
 from ..sweeps.probe import seconds_by_probe
 from ..sweeps.queue import Entry, Queue
 from ..sweeps.spec import as_toml
@@ -130,8 +131,7 @@ def print_commands_of(sweep: Sweep, settings: Settings) -> None:
         if level:
             typer.echo("# after all of the above:")
         for entry in ready:
-            comment = f"{entry.job.phase}: {entry.job.label}, seed {entry.job.seed}"
-            typer.echo(f"{shlex.join([*common, '--job', entry.job.id])}  # {comment}")
+            typer.echo(f"{shlex.join([*common, '--job', entry.job.id])}  # {entry.job.title}")
         left = [entry for entry in left if entry not in ready]
         level += 1
     if sweep.queue.finals_to_come:

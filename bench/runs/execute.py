@@ -84,7 +84,7 @@ def execute(
                 record.curve = _curve(experiment, method, fit, splits, record)
             _evaluate(experiment, fit.classifier, splits, record, path.parent)
             record.fit_seconds = fit.record.total_seconds
-            record.facts, record.selection = fit.record.facts, fit.record.selection
+            record.facts, record.selection = fit.record.facts, experiment.selections(fit.record)
             record.peak_memory_mb = max(fit.record.peak_memory_mb or 0.0, peak_memory_mb(experiment.engine))
             lease.check()
             record.status = "done"

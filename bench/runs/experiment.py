@@ -277,6 +277,15 @@ class Experiment:
             return Fit(kept, self.load(kept))
         return Fit(kept, classifier)
 
+    def selections(self, record: FitRecord) -> dict[str, Any]:
+        """What was chosen on id-val for a fit and, by their method's name, for the fits that it is made of."""
+        nested = {
+            f"{fit.identity['method']['name']}.{name}": chosen
+            for fit in reversed(self._closure(record.nested))
+            for name, chosen in fit.selection.items()
+        }
+        return record.selection | nested
+
     def _closure(self, fit_ids: list[str]) -> list[FitRecord]:
         """The records of these fits and of all that they used, each once."""
         found: dict[str, FitRecord] = {}

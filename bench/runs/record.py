@@ -77,7 +77,7 @@ class RunRecord(_Part):
     search_seconds: float | None = Field(None, description="training time of those trials")
     search_rule: str = Field(
         "",
-        description="how they were drawn: `random`, `grid`, `tpe`; with `, asha`: cut short, by an order in which results arrived",
+        description="how they were drawn: `random`, `grid`, `tpe`; with `, asha`: cut short, by the order of the results",
     )
     facts: dict[str, float] = Field(default_factory=dict, description="measured constants, such as teacher_ms")
     id_val_seen: bool = Field(False, description="the backbone was pre-trained on the suite's own training images")

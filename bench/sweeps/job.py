@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
+from ..spec import SEARCH_SEED
+
 Phase = Literal["stage", "rung", "search", "final"]
 Status = Literal["done", "failed", "cancelled", "lost"]
 
@@ -45,6 +47,18 @@ class Job:
     def is_run(self) -> bool:
         """Whether it is evaluated and leaves a record."""
         return self.phase in ("search", "final")
+
+    @property
+    def name(self) -> str:
+        """The job in words, without its seed."""
+        kind = "stage" if self.phase == "stage" else "run" if self.trial is None else f"trial {self.trial}"
+        return f"{kind} {self.label}" + (f" to epoch {self.epoch}" if self.epoch is not None else "")
+
+    @property
+    def title(self) -> str:
+        """The job in words."""
+        searched = self.seed == SEARCH_SEED
+        return self.name + ("" if searched and self.phase != "stage" else " of the search" if searched else f", seed {self.seed}")
 
     def as_json(self) -> dict[str, Any]:
         """The job as JSON values; `from_json` reads them."""

@@ -14,8 +14,8 @@ def in_order(
 ) -> list[Job]:
     """Searches before final runs, seed by seed, and among these first what begins the longest chain of work.
 
-    Seed by seed, so that an interrupted sweep has whole seeds of all methods rather than all seeds of some. The longest chain (a job
-    and the longest of those that wait for its fit) first, so that the last seed does not end with one long job alone.
+    Seed by seed, so that an interrupted sweep has whole seeds of all methods rather than all seeds of some. The longest chain (a
+    job and the longest of those that wait for its fit) first, so that the last seed does not end with one long job alone.
 
     Args:
         built_on: the jobs that wait for a fit. seconds: what a job will take; None, unknown, counts as the longest: it is better

@@ -97,7 +97,8 @@ class Plan:
     def rung(self, trial: Planned, share: Fraction) -> Planned:
         """The fine-tuning of a search trial as far as this share of its epochs."""
         tuner, entrant = trial.tuner, trial.entrant
-        assert tuner is not None and entrant is not None, "a trial that trains in epochs"
+        assert tuner is not None, "a trial that has rungs is trained in epochs"
+        assert entrant is not None, "a trial is somebody's"
         epoch = stop_at(share, tuner.epochs)
         record = planned_record(trial.experiment, tuner, limit=self.spec.limit, search=True)
         planned = self._run(entrant, trial.experiment, tuner, record, trial=trial.job.trial)
@@ -113,8 +114,8 @@ class Plan:
         planned = self._run(entrant, experiment, method, record, curve=curve)
         if found is None:
             return planned
-        chosen = {"search_trials": found.budget, "search_seconds": found.seconds, "search_rule": self.spec.search_rule}
-        return replace(planned, job=replace(planned.job, **chosen))
+        job = replace(planned.job, search_trials=found.budget, search_seconds=found.seconds, search_rule=self.spec.search_rule)
+        return replace(planned, job=job)
 
     def _run(
         self,

@@ -252,7 +252,7 @@ class Queue:
     def _conclude(self) -> None:
         """Go on with every search as far as what has settled allows, and add the final runs of those that are over."""
         # Trial by trial, not method by method: what the methods share comes up together.
-        while any([self._step(search) for search in self.searches]):
+        while sum(self._step(search) for search in self.searches):
             pass
         chosen: list[tuple[Entrant, Method, Found | None]] = []
         for search in self.searches:
@@ -268,8 +268,9 @@ class Queue:
         self._add_finals(chosen)
         self._add_stages()
 
-    def _step(self, search: Search) -> bool:
-        return len([self._add(planned) for planned in search.step()]) > 0
+    def _step(self, search: Search) -> int:
+        """Add what a search has to be done now, and say how many jobs that is."""
+        return len([self._add(planned) for planned in search.step()])
 
     # Failure
 

@@ -22,9 +22,9 @@ REPEATS = 10
 class Search:
     """An entrant's trials, drawn one by one; jobs that come of them are handed out by `step`.
 
-    Under ASHA a trial is first trained as far as the first rung, then, if it is among the best there, to the next, then to its end.
-    What is not trained in epochs has no rungs, and a method that wraps one fine-tuner is judged at them by what it wraps, which
-    is the same fit for every method that wraps it.
+    Under ASHA a trial is trained as far as the first rung, then, if it is among the best there, to the next, then to its end.
+    What is not trained in epochs has no rungs. A method that wraps one fine-tuner is judged at them by what it wraps, which is
+    the same fit for every method that wraps it.
 
     Args:
         state: where a job of the sweep stands, and why it failed.
