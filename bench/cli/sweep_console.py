@@ -53,8 +53,7 @@ class SweepConsole:
         self._console: Console = stderr_console()
         self._live: Live | None = None
         self._trials: dict[str, _Trial] = {}
-        self._begin = time.monotonic()
-        self._before = queue.count("done")
+        self._left, self._left_at = queue.seconds_left, time.monotonic()
         self._told: set[str] = set()
         self._old: dict[int, Any] = {}
 
@@ -120,6 +119,7 @@ class SweepConsole:
     def settled(self, job: Job, outcome: Outcome) -> None:
         """See `Watch`."""
         self._trials.pop(job.id, None)
+        self._left, self._left_at = self._queue.seconds_left, time.monotonic()
         done, total = self._count()
         told = {"done": "done", "failed": "FAILED", "cancelled": "stopped", "lost": "lost"}[outcome.status]
         error = f": {outcome.error}" if outcome.error else ""
@@ -147,7 +147,7 @@ class SweepConsole:
         parts = done + sum(trial.share for trial in list(self._trials.values()))
         counts = f"{done}/{total}  running {len(self._trials)}  failed {queue.count('failed')}"
         bar = Table.grid(padding=(0, 2))
-        bar.add_row("sweep", ProgressBar(total=max(total, 1), completed=parts, width=30), counts, self._eta(parts, total))
+        bar.add_row("sweep", ProgressBar(total=max(total, 1), completed=parts, width=30), counts, self._eta())
         trials = Table.grid(padding=(0, 2))
         for name in ("method", "seed", "epoch", "loss", "id-val", "doing", "where", "time"):
             trials.add_column(name, no_wrap=True, overflow="ellipsis", ratio=3 if name == "method" else None)
@@ -167,10 +167,9 @@ class SweepConsole:
             trials.add_row(*(Text(plain(cell)) for cell in cells))
         return Group(bar, trials)
 
-    def _eta(self, parts: float, total: int) -> str:
-        """By the pace of this start: what was done before it took no time."""
-        here = parts - self._before
-        if here < 0.5:
+    def _eta(self) -> str:
+        """By what earlier jobs of each kind took, as of the last end of a trial, shared by as many as run now."""
+        if self._left is None:
             return ""
-        left = (time.monotonic() - self._begin) / here * (total - parts)
-        return f"about {duration(left)} left"
+        left = self._left / max(1, len(self._trials)) - (time.monotonic() - self._left_at)
+        return f"about {duration(max(left, 1.0))} left"

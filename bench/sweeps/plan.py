@@ -114,7 +114,7 @@ class Plan:
         planned = self._run(entrant, experiment, method, record, curve=curve)
         if found is None:
             return planned
-        job = replace(planned.job, search_trials=found.budget, search_seconds=found.seconds, search_rule=self.spec.search_rule)
+        job = replace(planned.job, search_trials=found.budget, search_seconds=found.seconds, search_rule=found.rule)
         return replace(planned, job=job)
 
     def _run(

@@ -147,6 +147,16 @@ class Queue:
         """Number of jobs of other shards that are not done."""
         return sum(not entry.mine and entry.state == "to do" for entry in self)
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Trial time that this shard has ahead of it, by earlier records; None if they tell of no job.
+
+        A job that they do not tell of, and one that a search has yet to choose, counts as the mean of the others.
+        """
+        left = [self._seconds(entry.job) for entry in self if entry.mine and entry.state in ("to do", "running")]
+        known = [seconds for seconds in left if seconds is not None]
+        return sum(known) / len(known) * (len(left) + self.finals_to_come) if known else None
+
     def waits_for(self, entry: Entry) -> list[Entry]:
         """What has to be done before a job can start."""
         if entry.state != "to do":

@@ -9,9 +9,9 @@ from typing import Literal
 from ..method import Method
 from ..runs.execute import fine_tuned, planned_record
 from ..runs.record import RunRecord
-from .asha import epochs_expected, promoted, rungs, stop_at
-from .plan import Entrant, Plan, Planned, needs
-from .search import Found, best_of, sampler
+from .asha import MARK, epochs_expected, promoted, rungs, stop_at
+from .plan import Entrant, Plan, Planned
+from .search import Found, best_of, sampler, training_seconds
 from .truth import Truth
 
 State = Literal["done", "to do", "running", "failed", "stopped"]
@@ -32,6 +32,7 @@ class Search:
 
     def __init__(self, plan: Plan, entrant: Entrant, truth: Truth, state: Callable[[str], tuple[State, str]]) -> None:
         self.entrant, self.over = entrant, False
+        self._store = entrant.experiment.store
         self._plan, self._truth, self._state = plan, truth, state
         self._sampler = sampler(plan.spec.search, plan.spec.most_trials)
         tuner = fine_tuned(entrant.method, entrant.experiment.traits) if plan.spec.asha else None
@@ -67,7 +68,10 @@ class Search:
         """The trial that did best; None if none is done."""
         records = self.records()
         best = best_of(records)
-        return None if best is None else Found(self._trials[best].method, records, best)
+        if best is None:
+            return None
+        rule = self._plan.spec.search + (MARK if self.rungs else "")
+        return Found(self._trials[best].method, records, training_seconds(self._store, records), rule)
 
     def rest(self) -> tuple[Planned, float] | None:
         """A fine-tuning like those of the trials, and how many of its schedules they have ahead of them beyond the jobs that were
@@ -103,7 +107,7 @@ class Search:
             return False
         if len(trials) >= REPEATS and len({trial.job.id for trial in trials[-REPEATS:]}) == 1:
             return True
-        return bool(trials) and not self.pending and Found(self.entrant.method, self.records(), 0).seconds >= spec.hours * 3600
+        return bool(trials) and not self.pending and training_seconds(self._store, self.records()) >= spec.hours * 3600
 
     # Rungs
 
@@ -151,6 +155,5 @@ class Search:
             reason = self._state(trial.job.id)[1] if trial.job.id in self._jobs else ""
             record.status, record.error = ("failed", reason) if reason else ("cancelled", "cut short")
         if trial.tuner is not None:
-            tuner = trial.tuner
-            record.fit_seconds = self._truth.spent(trial.experiment.fit_id(tuner), needs(trial.experiment, tuner))
+            record.fit_seconds = self._truth.spent(trial.experiment.fit_id(trial.tuner))
         return record

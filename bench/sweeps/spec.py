@@ -12,7 +12,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ..errors import UsageError
 from ..plugins import load_method, method_names, unknown
 from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, parse_value, read_config
-from .asha import MARK
 
 #: The method whose interpolation curve others are measured against; its final runs get one unless `curve` says otherwise.
 BASELINE = "full-finetune"
@@ -122,11 +121,6 @@ class SweepSpec(BaseModel):
     def searches(self) -> bool:
         """Whether parameters are chosen before the final runs."""
         return self.trials != 0
-
-    @property
-    def search_rule(self) -> str:
-        """How parameters are chosen, as a run's record says it."""
-        return self.search + (MARK if self.asha else "")
 
     @property
     def most_trials(self) -> int:

@@ -54,13 +54,12 @@ class Truth:
             self.look_again(fit_id)
         return next(((one["id_val"], one["id_val_nll"]) for one in self._epochs[fit_id] if one["epoch"] == epoch), None)
 
-    def spent(self, fit_id: str, needs: tuple[str, ...]) -> float:
-        """Seconds of training that a fit has taken so far, with those of the fits that it is built on."""
-        built_on = [record.total_seconds for record in map(self._store.fit, needs) if record is not None]
+    def spent(self, fit_id: str) -> float:
+        """Seconds of training that a fit has taken so far, without those of the fits that it is built on."""
         record = self._store.fit(fit_id)
         if record is not None:
-            return record.total_seconds
-        return sum(built_on) + max((one.get("seconds", 0.0) for one in self._store.epochs(fit_id)), default=0.0)
+            return record.seconds
+        return max((one.get("seconds", 0.0) for one in self._store.epochs(fit_id)), default=0.0)
 
     def look_again(self, fit_id: str) -> None:
         """Read a fit's epochs anew: something has been done to it."""
