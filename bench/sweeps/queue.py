@@ -180,7 +180,8 @@ class Queue:
             elif not missing and (made or entry.job.fit_id not in training):
                 ready.append(entry.job)
         if len(ready) > 1:
-            ready = in_order(ready, built_on, self.plan.spec.seeds, self._seconds)
+            todo, slots = [entry.job for entry in waiting], len(self.running) + 1
+            ready = in_order(ready, todo, built_on, slots, self.plan.spec.seeds, self._seconds)
         entries = [self._entries[job.id] for job in ready]
         here = next((entry for entry in entries if not self._elsewhere(entry)), None)
         # A fit that a process elsewhere is at could only be waited for, so it comes when there is nothing else to do.
