@@ -40,7 +40,8 @@ def command(
         typer.Option("--trials", min=0, help="search trials per method, on id-val; 0: recipes as they are", show_default="8"),
     ] = None,
     hours: Annotated[
-        float | None, typer.Option("--hours", help="search budget per method in hours of training, instead of trials")
+        float | None,
+        typer.Option("--hours", help="search budget per method in hours of training; with --trials, whichever is spent first"),
     ] = None,
     search: Annotated[
         str | None,

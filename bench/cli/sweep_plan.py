@@ -87,7 +87,9 @@ def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
         served = [sum(stage.job.fit_id in entry.job.needs for entry in queue) for stage in stages]
         notes.append(f"{len(stages)} fits are trained for others to build on, each once; they serve {sum(served)} jobs.")
     if spec.searches:
-        budget = f"{spec.hours:g} h of training" if spec.hours is not None else f"{spec.most_trials} trials"
+        hours = None if spec.hours is None else f"{spec.hours:g} h of training"
+        trials = None if spec.trials is None and hours else f"{spec.most_trials} trials"
+        budget = " or ".join(part for part in (hours, trials) if part)
         drawn = {"random": "drawn at random beforehand", "grid": "from a grid", "tpe": "each proposed from the results before it"}
         notes.append(f"Search: {budget} for every method, {drawn[spec.search]}, on id-val with a seed of its own.")
         if spec.asha:
