@@ -64,7 +64,7 @@ class SweepConsole:
             self._live = Live(get_renderable=self._picture, console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
         todo, done = self._queue.count("to do"), self._queue.count("done")
-        to_come = f", {self._queue.finals_to_come} to come" if self._queue.finals_to_come else ""
+        to_come = f", {self._queue.to_come} to come" if self._queue.to_come else ""
         self._line(f"sweep: {done} jobs done before, {todo} to do{to_come}")
         return self
 
@@ -139,7 +139,7 @@ class SweepConsole:
 
     def _count(self) -> tuple[int, int]:
         queue = self._queue
-        return queue.count("done", "failed"), queue.count("done", "failed", "to do", "running", "stopped") + queue.finals_to_come
+        return queue.count("done", "failed"), queue.count("done", "failed", "to do", "running", "stopped") + queue.to_come
 
     def _picture(self) -> Group:
         queue = self._queue

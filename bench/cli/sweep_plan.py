@@ -66,7 +66,7 @@ def _row(queue: Queue, entry: Entry, seconds: float | None) -> Row:
         "phase": job.phase,
         "suite": job.suite,
         "backbone": job.backbone,
-        "method": job.label,
+        "method": job.label + (f" to epoch {job.epoch}" if job.epoch is not None else ""),
         "seed": job.seed,
         "trial": job.trial,
         "fit_id": job.fit_id[:8],
@@ -81,7 +81,11 @@ def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
     todo = queue.count("to do")
     if not todo and queue.over:
         return ["everything is done already"]
-    notes = [f"{queue.count('done')} jobs done, {todo} to do, {queue.finals_to_come} final runs to come after the searches."]
+    trials = queue.to_come - queue.finals_to_come
+    more = f"{trials} trials to come, each after those before it, " if trials else ""
+    notes = [
+        f"{queue.count('done')} jobs done, {todo} to do, {more}{queue.finals_to_come} final runs to come after the searches."
+    ]
     stages = [entry for entry in queue if entry.mine and entry.job.phase == "stage"]
     if stages:
         served = [sum(stage.job.fit_id in entry.job.needs for entry in queue) for stage in stages]

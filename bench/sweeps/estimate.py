@@ -36,6 +36,9 @@ def estimate(queue: Queue, costs: Costs) -> Estimate:
     searches = [search for search in queue.searches if not search.over]
     to_come = [queue.plan.final(search.entrant, search.entrant.method, seed, None) for search in searches for seed in spec.seeds]
     later = [costs.of(planned, spec.limit) for planned in to_come]
+    for search in searches:
+        trial = costs.of(search.first, spec.limit) if search.trials_to_come else 0.0
+        later.append(None if trial is None else trial * search.trials_to_come + search.seconds_to_come)
     for tuning, schedules in (rest for search in searches if (rest := search.rest()) is not None):
         whole = costs.whole(tuning)
         later.append(None if whole is None else schedules * whole)

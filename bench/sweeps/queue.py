@@ -143,6 +143,11 @@ class Queue:
         return sum(not search.over for search in self.searches) * len(self.plan.spec.seeds)
 
     @property
+    def to_come(self) -> int:
+        """Number of jobs that are not planned yet, since they depend on results; those that ASHA lets go on not counted."""
+        return self.finals_to_come + sum(search.trials_to_come for search in self.searches)
+
+    @property
     def elsewhere(self) -> int:
         """Number of jobs of other shards that are not done."""
         return sum(not entry.mine and entry.state == "to do" for entry in self)
@@ -155,7 +160,7 @@ class Queue:
         """
         left = [self._seconds(entry.job) for entry in self if entry.mine and entry.state in ("to do", "running")]
         known = [seconds for seconds in left if seconds is not None]
-        return sum(known) / len(known) * (len(left) + self.finals_to_come) if known else None
+        return sum(known) / len(known) * (len(left) + self.to_come) if known else None
 
     def waits_for(self, entry: Entry) -> list[Entry]:
         """What has to be done before a job can start."""

@@ -95,6 +95,16 @@ def fixed_below(fixed: Collection[str], key: str) -> set[str]:
     return {name.partition(".")[2] for name in fixed if name.startswith(f"{key}.")}
 
 
+def all_drawn(method: Method, fixed: Collection[str]) -> list[str]:
+    """The drawn fields of a method and of those nested in it, as `stage/field`."""
+    found = [f"{method.name}/{key}" for key in drawn_fields(method, fixed)]
+    for key in type(method).model_fields:
+        inner = getattr(method, key)
+        if isinstance(inner, Method):
+            found += all_drawn(inner, fixed_below(fixed, key))
+    return found
+
+
 def with_values(method: Method, update: Mapping[str, Any]) -> Method:
     """A copy with some fields replaced, validated."""
     return type(method).model_validate({**{key: getattr(method, key) for key in type(method).model_fields}, **update})

@@ -11,7 +11,7 @@ from ..runs.execute import fine_tuned, planned_record
 from ..runs.record import RunRecord
 from .asha import MARK, epochs_expected, promoted, rungs, stop_at
 from .plan import Entrant, Plan, Planned
-from .search import Found, best_of, sampler, training_seconds
+from .search import Found, all_drawn, best_of, sampler, training_seconds
 from .truth import Truth
 
 State = Literal["done", "to do", "running", "failed", "stopped"]
@@ -34,6 +34,7 @@ class Search:
         self.entrant, self.over = entrant, False
         self._store = entrant.experiment.store
         self._plan, self._truth, self._state = plan, truth, state
+        self._draws = bool(all_drawn(entrant.method, entrant.fixed))
         self._sampler = sampler(plan.spec.search, plan.spec.most_trials)
         tuner = fine_tuned(entrant.method, entrant.experiment.traits) if plan.spec.asha else None
         #: Shares of the schedule at which trials are paused.
@@ -42,9 +43,6 @@ class Search:
         self._trials: list[Planned] = []
         #: The jobs that were handed out, and their rungs (from 0; the whole run: behind the last).
         self._jobs: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._trials)
 
     @property
     def pending(self) -> bool:
@@ -73,13 +71,29 @@ class Search:
         rule = self._plan.spec.search + (MARK if self.rungs else "")
         return Found(self._trials[best].method, records, training_seconds(self._store, records), rule)
 
+    @property
+    def first(self) -> Planned:
+        """The whole run of trial 0, the recipe as it stands."""
+        return self._trials[0]
+
+    @property
+    def trials_to_come(self) -> int:
+        """Trials that are not drawn yet, since those before them have to be done first; 0 if a budget in hours decides that."""
+        return 0 if self.over or not self._draws or self._plan.spec.hours else self._plan.spec.most_trials - len(self._trials)
+
+    @property
+    def seconds_to_come(self) -> float:
+        """What is left of a budget in hours."""
+        if self.over or not self._draws or not self._plan.spec.hours:
+            return 0.0
+        return max(0.0, self._plan.spec.hours * 3600 - training_seconds(self._store, self.records()))
+
     def rest(self) -> tuple[Planned, float] | None:
         """A fine-tuning like those of the trials, and how many of its schedules they have ahead of them beyond the jobs that were
         handed out, if every rung lets just its share go on; None without rungs."""
         if not self.rungs:
             return None
-        like = self._plan.rung(self._trials[0], self.rungs[0])
-        tuner = self._trials[0].tuner
+        like, tuner = self._plan.rung(self.first, self.rungs[0]), self.first.tuner
         assert tuner is not None, "a trial that has rungs is trained in epochs"
         fits, shares = self._by_fit(), [*self.rungs, Fraction(1)]
         handed_out = sum(shares[max(self._jobs[job] for job in self._jobs_of(*fit))] for fit in fits.items())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import MissingPrerequisite
 from ..identity import seed_for
 from ..method import Method, Space
-from .search import drawn_fields, fixed_below, trial_of
+from .search import all_drawn, trial_of
 
 if TYPE_CHECKING:
     from ..runs.record import RunRecord
@@ -39,7 +39,7 @@ class TPE:
         import optuna
 
         cube: dict[str, optuna.distributions.BaseDistribution] = {
-            key: optuna.distributions.FloatDistribution(0.0, 1.0 - 1e-9) for key in _drawn(method, fixed)
+            key: optuna.distributions.FloatDistribution(0.0, 1.0 - 1e-9) for key in all_drawn(method, fixed)
         }
         point: dict[str, float] = {}
         if number and cube:
@@ -56,13 +56,3 @@ class TPE:
             return {key: point[f"{stage}/{key}"] for key in spaces}
 
         return trial_of(method, number, fixed, draws)
-
-
-def _drawn(method: Method, fixed: Collection[str]) -> list[str]:
-    """The drawn fields of a method and of those nested in it, as `stage/field`."""
-    found = [f"{method.name}/{key}" for key in drawn_fields(method, fixed)]
-    for key in type(method).model_fields:
-        inner = getattr(method, key)
-        if isinstance(inner, Method):
-            found += _drawn(inner, fixed_below(fixed, key))
-    return found
