@@ -24,6 +24,7 @@ class Costs:
     def __init__(self, store: Store, probe: Callable[[Planned], float | None] | None = None) -> None:
         self._store, self._probe = store, probe
         self._fits: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+        self._keys: dict[str, tuple[tuple[str, ...], float]] = {}
         self._runs: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
         for path in sorted(store.fits_dir.glob("*/fit.json")):
             try:
@@ -55,7 +56,7 @@ class Costs:
         experiment, job = planned.experiment, planned.job
         seconds: float | None = 0.0
         if self._store.fit(job.fit_id) is None:
-            _, epochs = _fit_key(experiment.identity(planned.method))
+            _, epochs = self._key(planned)
             behind = max((one["epoch"] for one in self._store.epochs(job.fit_id)), default=0)
             whole = self.whole(planned)
             seconds = None if whole is None else whole * max(0.0, (job.epoch or epochs) - behind) / epochs
@@ -67,13 +68,19 @@ class Costs:
 
     def whole(self, planned: Planned) -> float | None:
         """Seconds of a job's whole fit, from its first epoch to its last; None if unknown."""
-        key, epochs = _fit_key(planned.experiment.identity(planned.method))
+        key, epochs = self._key(planned)
         per_epoch = _mean(self._fits[key])
         if per_epoch is None and self._probe is not None:
             measured = self._probe(planned)
             if measured is not None:
                 self._fits[key]["probe"] = per_epoch = measured / epochs
         return None if per_epoch is None else per_epoch * epochs
+
+    def _key(self, planned: Planned) -> tuple[tuple[str, ...], float]:
+        fit_id = planned.job.fit_id
+        if fit_id not in self._keys:
+            self._keys[fit_id] = _fit_key(planned.experiment.identity(planned.method))
+        return self._keys[fit_id]
 
 
 def _mean(known: dict[str, float]) -> float | None:

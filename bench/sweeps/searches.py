@@ -9,7 +9,7 @@ from typing import Literal
 from ..method import Method
 from ..runs.execute import fine_tuned, planned_record
 from ..runs.record import RunRecord
-from .asha import MARK, epochs_expected, promoted, rungs, stop_at
+from .asha import MARK, epochs_expected, promoted, rungs
 from .plan import Entrant, Plan, Planned
 from .search import Found, all_drawn, best_of, sampler, training_seconds
 from .truth import Truth
@@ -41,6 +41,9 @@ class Search:
         self.rungs: tuple[Fraction, ...] = rungs(tuner.epochs) if tuner is not None else ()
         #: The whole run of each trial, by its number; two may be one job.
         self._trials: list[Planned] = []
+        #: Under ASHA: the trials of every fine-tuning, and its jobs as far as each rung.
+        self._fits: dict[str, list[Planned]] = {}
+        self._as_far_as: dict[tuple[str, int], Planned] = {}
         #: The jobs that were handed out, and their rungs (from 0; the whole run: behind the last).
         self._jobs: dict[str, int] = {}
 
@@ -93,11 +96,11 @@ class Search:
         handed out, if every rung lets just its share go on; None without rungs."""
         if not self.rungs:
             return None
-        like, tuner = self._plan.rung(self.first, self.rungs[0]), self.first.tuner
-        assert tuner is not None, "a trial that has rungs is trained in epochs"
-        fits, shares = self._by_fit(), [*self.rungs, Fraction(1)]
-        handed_out = sum(shares[max(self._jobs[job] for job in self._jobs_of(*fit))] for fit in fits.items())
-        return like, max(0.0, epochs_expected(len(fits), tuner.epochs) / tuner.epochs - float(handed_out))
+        tuner, shares = self.first.tuner, [*self.rungs, Fraction(1)]
+        assert tuner is not None, "a method that has rungs is trained in epochs"
+        handed_out = sum(shares[max(self._jobs[job] for job in self._jobs_of(fit_id))] for fit_id in self._fits)
+        expected = epochs_expected(len(self._fits), tuner.epochs) / tuner.epochs
+        return self._rung(next(iter(self._fits)), 0), max(0.0, expected - float(handed_out))
 
     # Drawing
 
@@ -110,7 +113,12 @@ class Search:
         method: Method = self._sampler.trial(entrant.method, number, entrant.fixed, history)
         trial = self._plan.trial(entrant, method.resolved(entrant.experiment.traits), number)
         self._trials.append(trial)
-        return [(self._plan.rung(trial, self.rungs[0]) if self.rungs else trial, 0)]
+        if not self.rungs:
+            return [(trial, 0)]
+        assert trial.tuner is not None, "a method that has rungs is trained in epochs"
+        fit_id = trial.experiment.fit_id(trial.tuner)
+        self._fits.setdefault(fit_id, []).append(trial)
+        return [(self._rung(fit_id, 0), 0)]
 
     def _all_drawn(self) -> bool:
         """Whether the budget holds no further trial."""
@@ -127,35 +135,32 @@ class Search:
 
     def _going_on(self) -> list[tuple[Planned, int]]:
         """The next jobs of those that a rung lets go on, and have none yet."""
-        fits = self._by_fit() if self.rungs else {}
-        for rung, share in enumerate(self.rungs):
-            scores = {}
-            for fit_id, (first, *_) in fits.items():
-                assert first.tuner is not None, "a trial that has rungs is trained in epochs"
-                found = self._truth.score(fit_id, stop_at(share, first.tuner.epochs))
-                if found is not None:
-                    scores[fit_id] = found
+        fits = [fit_id for fit_id in self._fits if not self._failure(fit_id)]
+        for rung in range(len(self.rungs)):
+            known = {fit_id: self._truth.score(fit_id, self._rung(fit_id, rung).job.epoch or 0) for fit_id in fits}
+            scores = {fit_id: score for fit_id, score in known.items() if score is not None}
             ahead: list[Planned] = []
             for fit_id in promoted(scores, closed=self._all_drawn() and not self._pending(rung)):
-                last = rung + 1 == len(self.rungs)
-                ahead += fits[fit_id] if last else [self._plan.rung(fits[fit_id][0], self.rungs[rung + 1])]
+                ahead += [self._rung(fit_id, rung + 1)] if rung + 1 < len(self.rungs) else self._fits[fit_id]
             new = [(planned, rung + 1) for planned in ahead if planned.job.id not in self._jobs]
             if new:
                 return new
         return []
 
-    def _by_fit(self) -> dict[str, list[Planned]]:
-        """The trials of every fine-tuning, but for those of one that has failed."""
-        found: dict[str, list[Planned]] = {}
-        for trial in self._trials:
-            assert trial.tuner is not None, "a trial that has rungs is trained in epochs"
-            found.setdefault(trial.experiment.fit_id(trial.tuner), []).append(trial)
-        failed = {job for job in self._jobs if self._state(job)[0] == "failed"}
-        return {fit_id: trials for fit_id, trials in found.items() if failed.isdisjoint(self._jobs_of(fit_id, trials))}
+    def _rung(self, fit_id: str, rung: int) -> Planned:
+        """The job of a fine-tuning as far as a rung."""
+        if (fit_id, rung) not in self._as_far_as:
+            self._as_far_as[fit_id, rung] = self._plan.rung(self._fits[fit_id][0], self.rungs[rung])
+        return self._as_far_as[fit_id, rung]
 
-    def _jobs_of(self, fit_id: str, trials: list[Planned]) -> list[str]:
-        runs = {trial.job.id for trial in trials}
+    def _jobs_of(self, fit_id: str) -> list[str]:
+        """The jobs of a fine-tuning and of its trials."""
+        runs = {trial.job.id for trial in self._fits[fit_id]}
         return [job for job in self._jobs if job in runs or job.startswith(f"rung-{fit_id}-")]
+
+    def _failure(self, fit_id: str) -> str:
+        """Why a job of a fine-tuning failed, if one did."""
+        return next((reason for state, reason in map(self._state, self._jobs_of(fit_id)) if state == "failed"), "")
 
     # Truth
 
@@ -163,11 +168,12 @@ class Search:
         record = self._truth.record(trial)
         if record is not None and record.status == "done":
             return record
+        fit_id = trial.experiment.fit_id(trial.tuner) if trial.tuner is not None else ""
         if record is None:
             limit = self._plan.spec.limit
             record = planned_record(trial.experiment, trial.method, limit=limit, search=True)
-            reason = self._state(trial.job.id)[1] if trial.job.id in self._jobs else ""
+            reason = self._failure(fit_id) if fit_id in self._fits else self._state(trial.job.id)[1]
             record.status, record.error = ("failed", reason) if reason else ("cancelled", "cut short")
-        if trial.tuner is not None:
-            record.fit_seconds = self._truth.spent(trial.experiment.fit_id(trial.tuner))
+        if fit_id:
+            record.fit_seconds = self._truth.spent(fit_id)
         return record
