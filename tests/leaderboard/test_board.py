@@ -155,6 +155,22 @@ def test_search_budgets_are_shown_and_compared(make: Make) -> None:
     assert next(column for column in table.columns if column.key == "trials").human
 
 
+def test_rows_say_how_their_parameters_were_drawn(make: Make) -> None:
+    (table,) = tables(
+        [make("a", search_trials=9, search_rule="random, asha"), make("b", search_trials=9, search_rule="grid")], View()
+    )
+    assert {row["method"]: row["search_rule"] for row in table.rows} == {"a": "random, asha", "b": "grid"}
+    assert next(note for note in table.notes if "ASHA" in note).startswith(
+        "ASHA cut the search short that chose the parameters of a:"
+    )
+
+
+def test_path_candidates_are_selections_too(make: Make) -> None:
+    among = {"alpha": {"value": 0.3, "id_val": 0.9, "among": 11}, "linear-probe.C": {"value": 1.0, "id_val": 0.8, "among": 50}}
+    (table,) = tables([make("a", selection=among), make("b")], View())
+    assert {row["method"]: row["candidates"] for row in table.rows} == {"a": 61, "b": 0}
+
+
 def test_a_seed_counts_once(make: Make) -> None:
     again = make(fit_id="again", eval_id="again", finished="2026-02-01", scores={"id-test": 0.5, "cartoon": 0.5, "sketch": 0.5})
     (table,) = tables([make(), again], View())

@@ -38,6 +38,13 @@ def test_every_method_gets_the_same_budget_and_every_seed(tiny_suite: Path, fini
     assert {record.seed for record in records if record.phase == "search"} == {SEARCH_SEED}
 
 
+def test_what_a_nested_fit_chose_on_id_val_is_told_too(finished: Path) -> None:
+    finals = [record for _, record in Store(finished).records() if record.phase == "final" and record.seed == 0]
+    among = {str(one.method["name"]): {name: chosen["among"] for name, chosen in one.selection.items()} for one in finals}
+    probe = {"linear-probe.C": 5}
+    assert among == {"linear-probe": {"C": 5}, "full-finetune": {}, "lp-ft": probe, "wise-ft": probe}
+
+
 def test_the_best_trial_on_id_val_is_what_runs(finished: Path) -> None:
     records = [record for _, record in Store(finished).records()]
     for name in METHODS:
