@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..api import experiments
 from ..errors import BenchError, UsageError
 from ..method import Method
 from ..plugins import build_method, find_card
 from ..runs.execute import fine_tuned, planned_record, row_label
 from ..runs.experiment import Experiment
+from ..runs.opening import experiments
 from ..spec import DEFAULT_BACKBONE, SEARCH_SEED
 from .job import Job
 from .search import Found

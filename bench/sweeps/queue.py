@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..api import forget
 from ..errors import BenchError, Interrupted
 from ..method import Method
 from ..runs.execute import planned_record, record_failure
@@ -231,7 +230,7 @@ class Queue:
         if planned.job.id not in self._entries:
             entry = self._entries[planned.job.id] = Entry(planned)
             if self._fresh and planned.final:
-                forget(planned.experiment, planned.job.fit_id)
+                planned.experiment.store.forget(planned.job.fit_id, waiting=planned.experiment.waiting)
             if planned.job.phase != "stage":
                 # By what the run is, so that every shard comes to the same division, whatever it knows already.
                 number = int(planned.job.id.removeprefix("run-"), 16)

@@ -93,7 +93,7 @@ class Work:
 
     def _experiment(self, job: Job) -> Experiment:
         """The job's backbone and suite, opened once per process."""
-        from ..api import experiments
+        from ..runs.opening import experiments
         from ..training.engine import default_device
 
         place = (job.suite, job.backbone)

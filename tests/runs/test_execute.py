@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 import bench
-from bench.api import experiments
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.plugins import build_method
+from bench.runs.opening import experiments
 from bench.runs.record import RunRecord
 from bench.runs.store import Store
 from bench.spec import RunSpec
