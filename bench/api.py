@@ -94,6 +94,7 @@ def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunR
         curve=spec.curve,
         search_trials=planned.found.budget if planned.found else 0,
         search_seconds=planned.found.seconds if planned.found else None,
+        search_rule=planned.found.rule if planned.found else "",
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.runs.record import RunRecord
+from bench.sweeps.asha import MARK
 
 from .baseline import Line, chosen
 from .groups import Group, by_row, labels, one_per_seed
@@ -61,6 +62,21 @@ class BoardRow:
     def search_seconds(self) -> float | None:
         """Training time of those trials."""
         return max((r.search_seconds for r in self.records if r.search_seconds is not None), default=None)
+
+    @property
+    def search_rule(self) -> str:
+        """How those trials were drawn (`random`, `grid`, `tpe`), and whether they were cut short (`, asha`); empty if unknown."""
+        return "; ".join(sorted({r.search_rule for r in self.records if r.search_rule}))
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the parameters were chosen in a search that depends on the order in which results arrived."""
+        return any(r.search_rule.endswith(MARK) for r in self.records)
+
+    @property
+    def candidates(self) -> int:
+        """Classifiers that one run compared on id-val along a path (strengths, alphas, epochs), its nested fits' included."""
+        return max(sum(int(chosen.get("among", 0)) for chosen in r.selection.values()) for r in self.records)
 
     @property
     def external(self) -> bool:

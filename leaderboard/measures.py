@@ -177,6 +177,8 @@ _TAKEN |= {
     "started",
     "trials",
     "search_seconds",
+    "search_rule",
+    "candidates",
     "tie",
     "rank",
     "rank_low",

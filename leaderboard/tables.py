@@ -10,6 +10,7 @@ from typing import Literal
 from bench.cli.output import Cell, Column, Row, Table, plain
 from bench.errors import UsageError
 from bench.runs.record import RunRecord
+from bench.sweeps.asha import MARK
 
 from .baseline import baselines
 from .board import Board, BoardRow, Kind, board
@@ -132,6 +133,8 @@ def _board(of: Board, view: View) -> Table:
         *(Column(m.key + ending, human=False) for m in of.columns if m.spread for ending in ENDINGS[1:]),
         Column("trials", "search trials", "count", human=any(r.search_trials for r in records)),
         Column("search_seconds", "search", "seconds", human=any(r.search_seconds is not None for r in records)),
+        Column("search_rule", "drawn", human=any(row.search_rule not in ("", "random") for row in of.rows)),
+        Column("candidates", "path candidates", "count", human=any(row.candidates for row in of.rows)),
         Column("runs", kind="count"),
         Column("seeds", human=False),
         Column("fits", human=False),
@@ -158,6 +161,8 @@ def _row(row: BoardRow, of: Board) -> Row:
         "front": row.front,
         "trials": row.trials,
         "search_seconds": row.search_seconds,
+        "search_rule": row.search_rule,
+        "candidates": row.candidates,
         "runs": len(row.records),
         "seeds": " ".join(str(r.seed) for r in row.records),
         "fits": " ".join(r.fit_id for r in row.records),
@@ -281,6 +286,12 @@ def _marks(records: Sequence[RunRecord]) -> list[str]:
     trials = sorted({r.search_trials for r in records if r.phase != "external"})
     if len(trials) > 1:
         notes.append(f"The rows had unequal search budgets: {trials[0]} to {trials[-1]} trials (0: the recipe as it stands).")
+    cut = sorted({r.label for r in records if r.search_rule.endswith(MARK)})
+    if cut:
+        notes.append(
+            f"ASHA cut the search short that chose the parameters of {', '.join(cut)}: it favours what learns fast early, and "
+            "another order in which results arrive may choose others."
+        )
     if any(r.id_val_seen for r in records):
         notes.append(
             "id-val is seen data: this backbone was pre-trained on the suite's own training images, so what is selected "

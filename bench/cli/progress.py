@@ -102,7 +102,7 @@ class ConsoleReporter:
     def _step(self, step: int, total: int, loss: float) -> None:
         self._advance(f"training {self._method}", step, total, f"step {step}/{total}  loss {loss:.3f}")
 
-    def _epoch(self, epoch: int, epochs: int, loss: float, id_val: float, id_val_nll: float) -> None:
+    def _epoch(self, epoch: int, epochs: int, loss: float, id_val: float, id_val_nll: float, seconds: float) -> None:
         self._line(f"  epoch {epoch}/{epochs}: loss {loss:.4f}, id-val {100 * id_val:.1f}")
 
     def _evaluate(self, split: str, done: int, of: int) -> None:

@@ -40,12 +40,22 @@ def command(
         typer.Option("--trials", min=0, help="search trials per method, on id-val; 0: recipes as they are", show_default="8"),
     ] = None,
     hours: Annotated[
-        float | None, typer.Option("--hours", help="search budget per method in hours of training, instead of trials")
+        float | None,
+        typer.Option("--hours", help="search budget per method in hours of training; with --trials, whichever is spent first"),
     ] = None,
     search: Annotated[
         str | None,
         typer.Option(
             "--search", help="random, grid, or tpe (looks back, so a method's trials run in turn)", show_default="random"
+        ),
+    ] = None,
+    asha: Annotated[
+        bool | None,
+        typer.Option(
+            "--asha/--no-asha",
+            help="pause trials at a ninth and a third of their epochs and let the best third go on: cheaper, but it favours "
+            "quick starters and depends on the order in which results arrive; rows chosen so are marked",
+            show_default="no-asha",
         ),
     ] = None,
     curve: Annotated[
@@ -152,6 +162,7 @@ def command(
             "trials": trials,
             "hours": hours,
             "search": search,
+            "asha": asha,
             "curve": curve,
             "data_root": data_root,
             "shots": shots,
@@ -238,14 +249,14 @@ def _do_one(sweep: Sweep, job_id: str) -> None:
             fix="it came from another configuration or other data, or its search has ended since: --print-commands again",
         )
     if entry.state == "done":
-        say(f"done before: {entry.job.label}, seed {entry.job.seed}")
+        say(f"done before: {entry.job.title}")
         return
     with ConsoleReporter() as reporter:
         outcome = sweep.work.do(entry.job, reporter)
         if outcome.status == "cancelled":
             raise Interrupted("stopped; the state is saved", fix="run the same command again: it continues", signal=reporter.stop)
     if outcome.status != "done":
-        raise BenchError(f"{entry.job.label}, seed {entry.job.seed}: {outcome.error}", fix="the row in the store says more")
+        raise BenchError(f"{entry.job.title}: {outcome.error}", fix="the row in the store says more")
 
 
 def _summary(sweep: Sweep) -> list[str]:
@@ -254,8 +265,7 @@ def _summary(sweep: Sweep) -> list[str]:
     lines = []
     for entry in queue:
         if entry.state == "failed" and entry.mine:
-            what = "stage" if entry.job.phase == "stage" else f"trial {entry.job.trial}" if entry.job.phase == "search" else "run"
-            lines.append(f"error: {what} {entry.job.label}, seed {entry.job.seed}: {entry.reason}")
+            lines.append(f"error: {entry.job.title}: {entry.reason}")
     lines.append(f"sweep {sweep.id}: {queue.count('done')} jobs done, {queue.count('failed')} failed")
     if queue.elsewhere:
         lines.append(f"note: {queue.elsewhere} jobs are other shards'")

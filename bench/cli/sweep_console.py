@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..spec import SEARCH_SEED
 from .output import duration, plain, stderr_console
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ class SweepConsole:
         self._console: Console = stderr_console()
         self._live: Live | None = None
         self._trials: dict[str, _Trial] = {}
-        self._begin = time.monotonic()
-        self._before = queue.count("done")
+        self._left, self._left_at = queue.seconds_left, time.monotonic()
         self._told: set[str] = set()
         self._old: dict[int, Any] = {}
 
@@ -91,7 +91,7 @@ class SweepConsole:
     def started(self, job: Job, where: str) -> None:
         """See `Watch`."""
         self._trials[job.id] = _Trial(job, where)
-        self._line(f"started: {_name(job)} on {where}")
+        self._line(f"started: {job.title} on {where}")
 
     def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
         """See `Watch`."""
@@ -110,19 +110,20 @@ class SweepConsole:
             trial.doing = f"data: {fields['what']} {fields['done']}/{fields['of']}"
         elif kind == "waiting":
             trial.doing = f"waiting for process {fields['pid']} on {fields['host']}"
-            self._once(f"{_name(job)} waits for process {fields['pid']} on {fields['host']}, which works on the same fit")
+            self._once(f"{job.title} waits for process {fields['pid']} on {fields['host']}, which works on the same fit")
         elif kind == "resumed":
-            self._line(f"continued: {_name(job)}, at step {fields['step']} of {fields['total']}")
+            self._line(f"continued: {job.title}, at step {fields['step']} of {fields['total']}")
         elif kind == "warning":
             self._once(f"note: {fields['text']}")
 
     def settled(self, job: Job, outcome: Outcome) -> None:
         """See `Watch`."""
         self._trials.pop(job.id, None)
+        self._left, self._left_at = self._queue.seconds_left, time.monotonic()
         done, total = self._count()
         told = {"done": "done", "failed": "FAILED", "cancelled": "stopped", "lost": "lost"}[outcome.status]
         error = f": {outcome.error}" if outcome.error else ""
-        self._line(f"{told}: {_name(job)}, {duration(outcome.seconds)}{error}  [{done} of {total}]")
+        self._line(f"{told}: {job.title}, {duration(outcome.seconds)}{error}  [{done} of {total}]")
 
     def note(self, text: str) -> None:
         """See `Watch`."""
@@ -146,7 +147,7 @@ class SweepConsole:
         parts = done + sum(trial.share for trial in list(self._trials.values()))
         counts = f"{done}/{total}  running {len(self._trials)}  failed {queue.count('failed')}"
         bar = Table.grid(padding=(0, 2))
-        bar.add_row("sweep", ProgressBar(total=max(total, 1), completed=parts, width=30), counts, self._eta(parts, total))
+        bar.add_row("sweep", ProgressBar(total=max(total, 1), completed=parts, width=30), counts, self._eta())
         trials = Table.grid(padding=(0, 2))
         for name in ("method", "seed", "epoch", "loss", "id-val", "doing", "where", "time"):
             trials.add_column(name, no_wrap=True, overflow="ellipsis", ratio=3 if name == "method" else None)
@@ -154,8 +155,8 @@ class SweepConsole:
             trials.add_row(*(Text(name, style="dim") for name in ("method", "seed", "epoch", "loss", "id-val", "", "", "")))
         for trial in list(self._trials.values()):
             cells = [
-                _name(trial.job, seed=False),
-                str(trial.job.seed) if trial.job.phase != "search" else "search",
+                trial.job.name,
+                str(trial.job.seed) if trial.job.seed != SEARCH_SEED else "search",
                 trial.epoch,
                 "" if trial.loss is None else f"{trial.loss:.3f}",
                 "" if trial.id_val is None else f"{100 * trial.id_val:.1f}",
@@ -166,15 +167,9 @@ class SweepConsole:
             trials.add_row(*(Text(plain(cell)) for cell in cells))
         return Group(bar, trials)
 
-    def _eta(self, parts: float, total: int) -> str:
-        """By the pace of this start: what was done before it took no time."""
-        here = parts - self._before
-        if here < 0.5:
+    def _eta(self) -> str:
+        """By what earlier jobs of each kind took, as of the last end of a trial, shared by as many as run now."""
+        if self._left is None:
             return ""
-        left = (time.monotonic() - self._begin) / here * (total - parts)
-        return f"about {duration(left)} left"
-
-
-def _name(job: Job, *, seed: bool = True) -> str:
-    kind = {"stage": "stage", "search": f"trial {job.trial}", "final": "run"}[job.phase]
-    return f"{kind} {job.label}" + (f", seed {job.seed}" if seed and job.phase != "search" else "")
+        left = self._left / max(1, len(self._trials)) - (time.monotonic() - self._left_at)
+        return f"about {duration(max(left, 1.0))} left"

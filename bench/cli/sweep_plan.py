@@ -8,7 +8,8 @@ from dataclasses import fields, replace
 import typer
 
 from ..runs.atomic import write_text
-from ..sweeps.estimate import Costs, Estimate, estimate
+from ..sweeps.costs import Costs
+from ..sweeps.estimate import Estimate, estimate
 from ..sweeps.probe import seconds_by_probe
 from ..sweeps.queue import Entry, Queue
 from ..sweeps.spec import as_toml
@@ -86,9 +87,13 @@ def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
         served = [sum(stage.job.fit_id in entry.job.needs for entry in queue) for stage in stages]
         notes.append(f"{len(stages)} fits are trained for others to build on, each once; they serve {sum(served)} jobs.")
     if spec.searches:
-        budget = f"{spec.hours:g} h of training" if spec.hours is not None else f"{spec.most_trials} trials"
+        hours = None if spec.hours is None else f"{spec.hours:g} h of training"
+        trials = None if spec.trials is None and hours else f"{spec.most_trials} trials"
+        budget = " or ".join(part for part in (hours, trials) if part)
         drawn = {"random": "drawn at random beforehand", "grid": "from a grid", "tpe": "each proposed from the results before it"}
         notes.append(f"Search: {budget} for every method, {drawn[spec.search]}, on id-val with a seed of its own.")
+        if spec.asha:
+            notes.append(_asha(queue))
     if expected.total:
         partial = f", {expected.unknown} jobs left out of which nothing tells" if expected.unknown else ""
         how = "earlier records and a probe" if probe else "earlier records"
@@ -100,6 +105,19 @@ def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
         f"About {size(expected.bytes)} of disk, of {size(free)} free." + (" That is not enough." if expected.bytes > free else "")
     )
     return notes
+
+
+def _asha(queue: Queue) -> str:
+    """What ASHA does to the trials of this plan."""
+    cut = [search for search in queue.searches if search.rungs]
+    whole = sorted({search.entrant.asked for search in queue.searches if not search.rungs})
+    told = (
+        "ASHA: trials are paused at a ninth and a third of their epochs, and the best third by id-val goes on; it favours quick "
+        "starters, its choice depends on the order in which results arrive, and rows chosen so are marked."
+    )
+    if not cut:
+        return "ASHA: nothing here is trained in more than one epoch, so no trial is cut short."
+    return told + (f" Not cut short, since not trained in several epochs: {', '.join(whole)}." if whole else "")
 
 
 def print_commands_of(sweep: Sweep, settings: Settings) -> None:
@@ -115,8 +133,7 @@ def print_commands_of(sweep: Sweep, settings: Settings) -> None:
         if level:
             typer.echo("# after all of the above:")
         for entry in ready:
-            comment = f"{entry.job.phase}: {entry.job.label}, seed {entry.job.seed}"
-            typer.echo(f"{shlex.join([*common, '--job', entry.job.id])}  # {comment}")
+            typer.echo(f"{shlex.join([*common, '--job', entry.job.id])}  # {entry.job.title}")
         left = [entry for entry in left if entry not in ready]
         level += 1
     if sweep.queue.finals_to_come:

@@ -44,6 +44,7 @@ def execute(
     curve: bool = False,
     search_trials: int = 0,
     search_seconds: float | None = None,
+    search_rule: str = "",
 ) -> RunRecord:
     """Fit `method` and measure it; the run's folder tells how it went.
 
@@ -52,7 +53,7 @@ def execute(
     Args:
         limit: recorded, so that a run on fewer images never passes for a result.
         curve: also the interpolation curve between the start and the end of the (underlying) fine-tuned fit.
-        search_trials, search_seconds: how the parameters were chosen, for the record.
+        search_trials, search_seconds, search_rule: how the parameters were chosen, for the record.
 
     Returns:
         The record; its status is `done` or `failed`.
@@ -62,7 +63,7 @@ def execute(
     """
     method = method.resolved(experiment.traits)
     record = planned_record(experiment, method, limit=limit, search=search)
-    record.search_trials, record.search_seconds = search_trials, search_seconds
+    record.search_trials, record.search_seconds, record.search_rule = search_trials, search_seconds, search_rule
     store, curve = experiment.store, curve and not search
     path = store.run_dir(record) / "record.json"
     old = _done(experiment, path)
@@ -83,7 +84,7 @@ def execute(
                 record.curve = _curve(experiment, method, fit, splits, record)
             _evaluate(experiment, fit.classifier, splits, record, path.parent)
             record.fit_seconds = fit.record.total_seconds
-            record.facts, record.selection = fit.record.facts, fit.record.selection
+            record.facts, record.selection = fit.record.facts, experiment.selections(fit.record)
             record.peak_memory_mb = max(fit.record.peak_memory_mb or 0.0, peak_memory_mb(experiment.engine))
             lease.check()
             record.status = "done"
@@ -118,6 +119,7 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord, path: Pat
         **{key: getattr(now, key) for key in ("label", "shifts", "averaged", "holes", "factors", "id_val_seen", "limit")},
         "search_trials": searched.search_trials,
         "search_seconds": searched.search_seconds,
+        "search_rule": searched.search_rule,
     }
     record = old.model_copy(update=update)
     record.ood = _average(record, {name: value.score for name, value in record.metrics.items()})

@@ -34,7 +34,7 @@ from ..training.engine import Engine
 from .atomic import write_with
 from .lease import Lease
 from .provenance import peak_memory_mb, provenance, reset_peak_memory
-from .store import FitRecord, Store
+from .store import LOG, FitRecord, Store
 
 #: The method that trains the head of `head_init = probe`.
 PROBE = "linear-probe"
@@ -244,7 +244,7 @@ class Experiment:
     def _train(self, method: Method, fit_id: str, lease: Lease) -> Fit:
         folder = self.store.fit_dir(fit_id)
         checkpoints = Checkpoints(folder, lease)
-        task = Task(self, checkpoints, LoggedReporter(self.reporter, folder / "log.jsonl"))
+        task = Task(self, checkpoints, LoggedReporter(self.reporter, folder / LOG))
         reset_peak_memory(self.engine)
         self.reporter.event("fit", method=method.name, fit_id=fit_id, seed=self.seed)
         start = time.monotonic()
@@ -276,6 +276,15 @@ class Experiment:
         if kept.weights_sha256 != record.weights_sha256:
             return Fit(kept, self.load(kept))
         return Fit(kept, classifier)
+
+    def selections(self, record: FitRecord) -> dict[str, Any]:
+        """What was chosen on id-val for a fit and, by their method's name, for the fits that it is made of."""
+        nested = {
+            f"{fit.identity['method']['name']}.{name}": chosen
+            for fit in reversed(self._closure(record.nested))
+            for name, chosen in fit.selection.items()
+        }
+        return record.selection | nested
 
     def _closure(self, fit_ids: list[str]) -> list[FitRecord]:
         """The records of these fits and of all that they used, each once."""

@@ -75,6 +75,10 @@ class RunRecord(_Part):
         0, description="trials in which the parameters were chosen on id-val; 0 is the recipe as it stands"
     )
     search_seconds: float | None = Field(None, description="training time of those trials")
+    search_rule: str = Field(
+        "",
+        description="how they were drawn: `random`, `grid`, `tpe`; with `, asha`: cut short, by the order of the results",
+    )
     facts: dict[str, float] = Field(default_factory=dict, description="measured constants, such as teacher_ms")
     id_val_seen: bool = Field(False, description="the backbone was pre-trained on the suite's own training images")
     curve: list[CurvePoint] = Field(default_factory=list)

@@ -26,6 +26,9 @@ def store_root(given: Path | None = None) -> Path:
     return given or Path(os.environ.get("BENCH_STORE") or "bench-store")
 
 
+#: In a fit's folder: one line per epoch and resumption, whether the fit is finished or not.
+LOG = "log.jsonl"
+
 #: Without a handler, Python prints warnings on stderr.
 _log = logging.getLogger(__name__)
 
@@ -87,6 +90,28 @@ class Store:
             raise BenchError(
                 "a fit's record is damaged", where=str(path), fix=f"remove the folder {path.parent} and train again"
             ) from error
+
+    def epochs(self, fit_id: str) -> list[dict[str, Any]]:
+        """What is known of every epoch of a fit, finished or not: `epoch`, `loss`, `id_val`, `id_val_nll`.
+
+        Of one that is not finished, also `seconds`: of training up to there, over all attempts (absent in old logs).
+        """
+        record = self.fit(fit_id)
+        if record is not None:
+            return record.history
+        try:
+            lines = (self.fit_dir(fit_id) / LOG).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        found: dict[int, dict[str, Any]] = {}
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # its writer died in the midst of it, and the same epoch is logged again
+            if entry.get("event") == "epoch":
+                found[entry["epoch"]] = entry
+        return [found[epoch] for epoch in sorted(found)]
 
     def commit_fit(self, record: FitRecord, classifier: Classifier, lease: Lease) -> None:
         """Write weights and record; the record appears last and only once, whoever is first.

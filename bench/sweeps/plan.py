@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError, UsageError
-from ..method import Method
+from ..method import FineTuner, Method
 from ..plugins import build_method, find_card
 from ..runs.execute import fine_tuned, planned_record, row_label
 from ..runs.experiment import Experiment
 from ..runs.opening import experiments
 from ..spec import DEFAULT_BACKBONE, SEARCH_SEED
+from .asha import stop_at
 from .job import Job
 from .search import Found
 from .spec import BASELINE, SweepSpec
@@ -65,7 +67,12 @@ class Planned:
     @property
     def final(self) -> bool:
         """Whether it is one of the runs that the sweep is for."""
-        return self.job.phase != "stage" and self.job.trial is None
+        return self.job.is_run and self.job.trial is None
+
+    @property
+    def tuner(self) -> FineTuner | None:
+        """The fine-tuner that the method is or wraps, which trains in epochs; None if there is none."""
+        return fine_tuned(self.method, self.experiment.traits)
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,17 @@ class Plan:
         record = planned_record(experiment, method, limit=self.spec.limit, search=True)
         return self._run(entrant, experiment, method, record, trial=number)
 
+    def rung(self, trial: Planned, share: Fraction) -> Planned:
+        """The fine-tuning of a search trial as far as this share of its epochs."""
+        tuner, entrant = trial.tuner, trial.entrant
+        assert tuner is not None, "a trial that has rungs is trained in epochs"
+        assert entrant is not None, "a trial is somebody's"
+        epoch = stop_at(share, tuner.epochs)
+        record = planned_record(trial.experiment, tuner, limit=self.spec.limit, search=True)
+        planned = self._run(entrant, trial.experiment, tuner, record, trial=trial.job.trial)
+        job = replace(planned.job, id=f"rung-{planned.job.fit_id}-{epoch}", phase="rung", epoch=epoch)
+        return replace(planned, job=job)
+
     def final(self, entrant: Entrant, method: Method, seed: int, found: Found | None) -> Planned:
         """One final run, on everything."""
         experiment = entrant.experiment.with_seed(seed)
@@ -96,7 +114,8 @@ class Plan:
         planned = self._run(entrant, experiment, method, record, curve=curve)
         if found is None:
             return planned
-        return replace(planned, job=replace(planned.job, search_trials=found.budget, search_seconds=found.seconds))
+        job = replace(planned.job, search_trials=found.budget, search_seconds=found.seconds, search_rule=found.rule)
+        return replace(planned, job=job)
 
     def _run(
         self,

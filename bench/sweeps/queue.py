@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from ..errors import BenchError, Interrupted
 from ..method import Method
-from ..runs.execute import planned_record, record_failure
+from ..runs.execute import record_failure
 from ..runs.lease import is_live
-from ..runs.record import RunRecord
+from .costs import Costs
 from .job import Job, Outcome
+from .order import in_order
 from .plan import Entrant, Plan, Planned, stage_task, stages
-from .search import Found, Sampler, best_of, sampler
-
-State = Literal["done", "to do", "running", "failed", "stopped"]
-#: A search by hours ends when its draws no longer differ from earlier ones.
-REPEATS = 10
+from .search import Found
+from .searches import Search, State
+from .truth import Truth
 
 
 @dataclass
@@ -41,17 +40,6 @@ class Entry:
         return self.planned.job
 
 
-@dataclass
-class Search:
-    """The trials of one entrant so far. methods, ids: by number of the trial; two trials may be one job."""
-
-    entrant: Entrant
-    sampler: Sampler
-    methods: list[Method] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    over: bool = False
-
-
 class Queue:
     """Hands out jobs whose inputs are in the store, and learns how they ended. Not thread-safe: one process, one thread.
 
@@ -68,15 +56,13 @@ class Queue:
         self.plan = plan
         self._max_failures, self._shard, self._fresh = max_failures, shard, fresh
         self._entries: dict[str, Entry] = {}
-        self._fits: set[str] = set()
+        self._costs: Costs | None = None
+        self._known_seconds: dict[str, float | None] = {}
+        self._truth = Truth(plan.entrants[0].experiment.store)
         entrants = plan.entrants if plan.spec.searches else []
-        self.searches = [Search(entrant, sampler(plan.spec.search, plan.spec.most_trials)) for entrant in entrants]
+        self.searches = [Search(plan, entrant, self._truth, self._state) for entrant in entrants]
         if not self.searches:
             self._add_finals([(entrant, entrant.method, None) for entrant in plan.entrants])
-        # Trial by trial, not method by method: what the methods share comes up together.
-        while sum(self._extend(search) for search in self.searches):
-            pass
-        self._add_stages()
         self._conclude()
 
     # What runners call
@@ -101,6 +87,8 @@ class Queue:
         on id-val. A failed stage fails what needs it, with the reason.
         """
         entry = self._entries[job_id]
+        self._truth.look_again(entry.job.fit_id)
+        self._truth.has(entry.job.fit_id)
         if outcome.status == "cancelled":
             entry.state = "stopped"
         elif outcome.status == "lost":
@@ -110,11 +98,13 @@ class Queue:
                 self._fail(entry, f"{outcome.error or 'its process died'}; {entry.attempts} attempts")
         elif outcome.status == "failed":
             self._fail(entry, outcome.error)
-        elif self._is_done(entry.planned):
+        elif self._truth.done(entry.planned):
             entry.state = "done"
+            if self._costs is not None:
+                self._costs.learn(entry.planned)
+                self._known_seconds.clear()
         else:
             self._fail(entry, "the trial ended well, and its result is not in the store: is the store shared, and the same?")
-        self._has(entry.job.fit_id)
         self._conclude()
 
     @property
@@ -156,6 +146,16 @@ class Queue:
         """Number of jobs of other shards that are not done."""
         return sum(not entry.mine and entry.state == "to do" for entry in self)
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Trial time that this shard has ahead of it, by earlier records; None if they tell of no job.
+
+        A job that they do not tell of, and one that a search has yet to choose, counts as the mean of the others.
+        """
+        left = [self._seconds(entry.job) for entry in self if entry.mine and entry.state in ("to do", "running")]
+        known = [seconds for seconds in left if seconds is not None]
+        return sum(known) / len(known) * (len(left) + self.finals_to_come) if known else None
+
     def waits_for(self, entry: Entry) -> list[Entry]:
         """What has to be done before a job can start."""
         if entry.state != "to do":
@@ -167,62 +167,50 @@ class Queue:
 
     def _next(self) -> Entry | None:
         waiting = [entry for entry in self._entries.values() if entry.mine and entry.state == "to do"]
-        wanted = {fit_id for entry in waiting for fit_id in self._missing(entry.job)}
         training = {entry.job.fit_id for entry in self.running}
+        built_on: dict[str, list[Job]] = defaultdict(list)
         ready = []
         for entry in waiting:
-            made = entry.job.fit_id in self._fits
+            made, missing = entry.job.fit_id in self._truth.fits, self._missing(entry.job)
+            for fit_id in missing:
+                built_on[fit_id].append(entry.job)
             if made and entry.job.phase == "stage":
                 entry.state = "done"
-            elif not self._missing(entry.job) and (made or entry.job.fit_id not in training):
-                ready.append(entry)
-        ready.sort(key=lambda entry: entry.job.fit_id not in wanted)  # first what others wait for
-        here = next((entry for entry in ready if not self._elsewhere(entry)), None)
+            elif not missing and (made or entry.job.fit_id not in training):
+                ready.append(entry.job)
+        if len(ready) > 1:
+            todo, slots = [entry.job for entry in waiting], len(self.running) + 1
+            ready = in_order(ready, todo, built_on, slots, self.plan.spec.seeds, self._seconds)
+        entries = [self._entries[job.id] for job in ready]
+        here = next((entry for entry in entries if not self._elsewhere(entry)), None)
         # A fit that a process elsewhere is at could only be waited for, so it comes when there is nothing else to do.
-        return here if here is not None or training or not ready else ready[0]
+        return here if here is not None or training or not entries else entries[0]
+
+    def _seconds(self, job: Job) -> float | None:
+        """What a job will take, by the records of earlier ones."""
+        if self._costs is None:
+            self._costs = Costs(self.plan.entrants[0].experiment.store)
+        if job.id not in self._known_seconds:
+            self._known_seconds[job.id] = self._costs.of(self._entries[job.id].planned, self.plan.spec.limit)
+        return self._known_seconds[job.id]
 
     def _missing(self, job: Job) -> set[str]:
         """The fits that have to be made before a job can start. One whose own fit is there needs none, but for a curve."""
-        return set() if job.fit_id in self._fits and not job.curve else set(job.needs) - self._fits
+        return set() if job.fit_id in self._truth.fits and not job.curve else set(job.needs) - self._truth.fits
 
     def _elsewhere(self, entry: Entry) -> bool:
         store = entry.planned.experiment.store
-        return entry.job.fit_id not in self._fits and is_live(store.fit_dir(entry.job.fit_id))
+        return entry.job.fit_id not in self._truth.fits and is_live(store.fit_dir(entry.job.fit_id))
 
     def _look_again(self) -> None:
         for entry in self:
             if entry.state == "to do":
                 for fit_id in entry.job.needs:
-                    self._has(fit_id)
-                if not entry.mine and self._is_done(entry.planned):
+                    self._truth.has(fit_id)
+                self._truth.look_again(entry.job.fit_id)
+                if not entry.mine and self._truth.done(entry.planned):
                     entry.state = "done"
         self._conclude()
-
-    # Truth, which is what is in the store
-
-    def _has(self, fit_id: str) -> bool:
-        """Whether the store has a fit. What was there once counts as there."""
-        if fit_id not in self._fits:
-            store = self.plan.entrants[0].experiment.store
-            if store.fit(fit_id) is not None:
-                self._fits.add(fit_id)
-        return fit_id in self._fits
-
-    def _is_done(self, planned: Planned) -> bool:
-        job = planned.job
-        if job.phase == "stage":
-            return self._has(job.fit_id)
-        record = self._record(planned)
-        if record is None or record.status != "done":
-            return False
-        return (bool(record.curve) or not job.curve) and record.search_trials >= job.search_trials
-
-    def _record(self, planned: Planned) -> RunRecord | None:
-        assert planned.path is not None, "a stage has no record"
-        try:
-            return planned.experiment.store.read_run(planned.path) if planned.path.exists() else None
-        except BenchError:
-            return None  # damaged: made again, or told by the trial that finds it in its way
 
     # Growth
 
@@ -232,11 +220,11 @@ class Queue:
             if self._fresh and planned.final:
                 planned.experiment.store.forget(planned.job.fit_id, waiting=planned.experiment.waiting)
             if planned.job.phase != "stage":
-                # By what the run is, so that every shard comes to the same division, whatever it knows already.
-                number = int(planned.job.id.removeprefix("run-"), 16)
+                # By what it leaves, so that every shard comes to the same division, whatever it knows already.
+                number = int(planned.job.id.split("-")[1], 16)
                 entry.mine = number % self._shard[1] == self._shard[0] - 1
-            self._has(planned.job.fit_id)
-            if self._is_done(planned):
+            self._truth.has(planned.job.fit_id)
+            if self._truth.done(planned):
                 entry.state = "done"
         return self._entries[planned.job.id]
 
@@ -245,15 +233,19 @@ class Queue:
         todo = [entry for entry in self if entry.mine and entry.state == "to do"]
         while todo:
             entry = todo.pop()
-            if entry.job.fit_id in self._fits and not entry.job.curve:
+            if entry.job.fit_id in self._truth.fits and not entry.job.curve:
                 continue
             for stage in stages(entry.planned.experiment, entry.planned.method):
                 planned = stage_task(entry.planned, stage)
-                if not self._has(planned.job.fit_id) and not self._makers(planned.job.fit_id):
+                if not self._truth.has(planned.job.fit_id) and not self._makers(planned.job.fit_id):
                     todo.append(self._add(planned))
 
     def _makers(self, fit_id: str) -> list[Entry]:
-        return [e for e in self if e.mine and e.job.fit_id == fit_id and e.state in ("to do", "running")]
+        return [
+            entry
+            for entry in self
+            if entry.mine and entry.job.fit_id == fit_id and entry.job.phase != "rung" and entry.state in ("to do", "running")
+        ]
 
     def _add_finals(self, chosen: list[tuple[Entrant, Method, Found | None]]) -> None:
         # Seed by seed: an interrupted sweep has whole seeds of all methods rather than all seeds of some.
@@ -263,60 +255,32 @@ class Queue:
 
     # Search
 
-    def _extend(self, search: Search) -> bool:
-        """Add an entrant's next trial, if there is one to add now."""
-        spec = self.plan.spec
-        number = len(search.ids)
-        if search.over or number >= spec.most_trials or (search.sampler.looks_back and self._pending(search)):
-            return False
-        if spec.hours is not None and (self._pending(search) or self._spent(search) >= spec.hours * 3600):
-            return False
-        if spec.hours is not None and len(set(search.ids[-REPEATS:])) == 1 and number >= REPEATS:
-            return False
-        history = self._records(search) if search.sampler.looks_back else []
-        method = search.sampler.trial(search.entrant.method, number, search.entrant.fixed, history)
-        planned = self.plan.trial(search.entrant, method.resolved(search.entrant.experiment.traits), number)
-        search.methods.append(planned.method)
-        search.ids.append(self._add(planned).job.id)
-        return True
-
-    def _pending(self, search: Search) -> bool:
-        """Whether a trial has not settled yet."""
-        return any(self._entries[job_id].state not in ("done", "failed") for job_id in search.ids)
-
-    def _records(self, search: Search) -> list[RunRecord]:
-        """Of every trial that has settled; one that could not even leave a row has failed."""
-        found = []
-        for job_id in search.ids:
-            entry = self._entries[job_id]
-            record = self._record(entry.planned)
-            if record is None:
-                method, limit = entry.planned.method, self.plan.spec.limit
-                record = planned_record(entry.planned.experiment, method, limit=limit, search=True)
-                record.status, record.error = "failed", entry.reason
-            found.append(record)
-        return found
-
-    def _spent(self, search: Search) -> float:
-        return Found(search.entrant.method, self._records(search), 0).seconds
+    def _state(self, job_id: str) -> tuple[State, str]:
+        """Where a job stands, and why it failed."""
+        return self._entries[job_id].state, self._entries[job_id].reason
 
     def _conclude(self) -> None:
-        """Go on with every search whose trials have settled, and add the final runs of those that are over."""
+        """Go on with every search as far as what has settled allows, and add the final runs of those that are over."""
+        # Trial by trial, not method by method: what the methods share comes up together.
+        while sum(self._step(search) for search in self.searches):
+            pass
         chosen: list[tuple[Entrant, Method, Found | None]] = []
         for search in self.searches:
-            while self._extend(search):
-                pass
-            if search.over or self._pending(search):
+            if search.over or search.pending:
                 continue
             search.over = True
-            records = self._records(search)
-            best = best_of(records)
-            if best is None:
-                self._fail_finals(search, f"all {len(search.ids)} trials failed: {records[0].error}")
+            found = search.found()
+            if found is None:
+                records = search.records()
+                self._fail_finals(search, f"all {len(records)} trials failed: {records[0].error}")
             else:
-                chosen.append((search.entrant, search.methods[best], Found(search.methods[best], records, best)))
+                chosen.append((search.entrant, found.method, found))
         self._add_finals(chosen)
         self._add_stages()
+
+    def _step(self, search: Search) -> int:
+        """Add what a search has to be done now, and say how many jobs that is."""
+        return len([self._add(planned) for planned in search.step()])
 
     # Failure
 
@@ -326,18 +290,18 @@ class Queue:
         job, planned = entry.job, entry.planned
         if job.phase != "stage":
             try:
-                record = self._record(planned)
+                record = self._truth.record(planned)
                 if record is None or record.status != "failed":
                     record_failure(
                         planned.experiment,
                         planned.method,
                         reason,
                         limit=self.plan.spec.limit,
-                        search=job.phase == "search",
+                        search=job.phase != "final",
                     )
             except (BenchError, Interrupted) as error:
                 entry.reason += f" (and the row could not be written: {error.what})"
-        if self._has(job.fit_id) or self._makers(job.fit_id):
+        if job.phase == "rung" or self._truth.has(job.fit_id) or self._makers(job.fit_id):
             return
         for other in self:
             if other.state == "to do" and job.fit_id in self._missing(other.job):

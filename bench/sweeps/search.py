@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,25 +13,41 @@ from ..method import Method, Space
 from ..runs.execute import execute
 from ..runs.experiment import Experiment
 from ..runs.record import RunRecord
+from ..runs.store import Store
 
 
 @dataclass(frozen=True)
 class Found:
-    """The method with the chosen parameters, and every trial's record in the order of the trials."""
+    """What a search has chosen, and what that has cost.
+
+    Attributes:
+        method: with the chosen parameters. trials: every trial's record, in order. seconds: of training (`training_seconds`).
+        rule: how trials were drawn, as a run's record says it.
+    """
 
     method: Method
     trials: list[RunRecord]
-    chosen: int
+    seconds: float
+    rule: str
 
     @property
     def budget(self) -> int:
         """Number of trials that differ (a method without a search space has but one)."""
         return len({trial.fit_id for trial in self.trials})
 
-    @property
-    def seconds(self) -> float:
-        """Training time of the trials that differ, whenever they were made."""
-        return sum({trial.fit_id: trial.fit_seconds or 0.0 for trial in self.trials}.values())
+
+def training_seconds(store: Store, trials: Iterable[RunRecord]) -> float:
+    """Training time of all trials and of what they are built on, each fit once, whenever it was made."""
+    fits: dict[str, float] = {}
+    waiting = list({trial.fit_id: trial.fit_seconds or 0.0 for trial in trials}.items())
+    while waiting:
+        fit_id, whole = waiting.pop()
+        if fit_id not in fits:
+            record = store.fit(fit_id)
+            # Of a fit that is not there (cut short, or freed) it is known what it took with what it is built on.
+            fits[fit_id] = whole if record is None else record.seconds
+            waiting += [] if record is None else [(nested, 0.0) for nested in record.nested]
+    return sum(fits.values())
 
 
 #: From a stage's name, its fields to draw and the trial's number to where in its space each field lies, in [0, 1).
@@ -136,7 +152,7 @@ def search(
     best = best_of(records)
     if best is None:
         raise BenchError(f"all {trials} trials of {method.name} failed: {records[0].error}", fix="`bench run` it once to see why")
-    return Found(candidates[best], records, best)
+    return Found(candidates[best], records, training_seconds(experiment.store, records), "random")
 
 
 class Sampler(Protocol):

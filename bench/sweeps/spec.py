@@ -62,8 +62,13 @@ class SweepSpec(BaseModel):
         default_factory=dict, description="parameters for every method that has them, itself or in the method that it wraps"
     )
     trials: int | None = Field(None, ge=0, description="search trials per method; 0 takes the recipes as they stand; default 8")
-    hours: float | None = Field(None, gt=0, description="search budget per method in hours of training, instead of trials")
+    hours: float | None = Field(
+        None, gt=0, description="search budget per method in hours of training; with trials, whichever is spent first"
+    )
     search: Literal["random", "grid", "tpe"] = Field("random", description="how trials are drawn; tpe looks back at earlier ones")
+    asha: bool = Field(
+        False, description="pause trials at a ninth and a third of their epochs, and let the best third of them go on"
+    )
     curve: Literal["none", "baseline", "all"] = Field(
         "baseline", description=f"interpolation curves of the final runs: of {BASELINE}, or of every fine-tuned method"
     )
@@ -92,6 +97,10 @@ class SweepSpec(BaseModel):
         for what, values in (("methods", names), ("suites", self.suites), ("backbones", self.backbones), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{what}: one is given twice")
+        if self.asha and self.search == "tpe":
+            raise ValueError("asha cuts most trials short, and tpe learns from whole ones: use asha with random or grid")
+        if self.asha and not self.searches:
+            raise ValueError("asha cuts search trials short, and there are none: give trials or hours")
         if self.hours is not None and self.trials == 0:
             raise ValueError("hours of search and no trial contradict each other")
         if (self.gpus_per_trial or 0) > 1 and self.gpus_per_trial != int(self.gpus_per_trial or 0):
@@ -208,7 +217,9 @@ def sweep_spec(options: Mapping[str, Any], config: Path | None = None) -> SweepS
     try:
         return SweepSpec.model_validate({**merged, **given})
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors())
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".removeprefix(": ") for e in error.errors()
+        )
         raise UsageError(
             f"the sweep is not well specified: {problems}", where=str(config or "options"), fix="`bench sweep --help`"
         ) from error

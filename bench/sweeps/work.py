@@ -48,10 +48,12 @@ class Work:
         A job of the search phase looks at id-val and at nothing else.
         """
         start = time.monotonic()
-        self._relay.to, self._relay.until = reporter, None if self.timeout is None else start + self.timeout
+        self._relay.begin(reporter, until=None if self.timeout is None else start + self.timeout, epoch=job.epoch)
         try:
             error = self._do(job)
         except (Interrupted, KeyboardInterrupt):
+            if self._relay.there:
+                return Outcome("done", seconds=time.monotonic() - start)
             if reporter.stop or not self._relay.late:
                 return Outcome("cancelled", seconds=time.monotonic() - start)
             error = f"not done within {self.timeout:g} s; the same command continues it, with a greater --timeout"
@@ -76,7 +78,7 @@ class Work:
                 f"this process would train fit {found} where the plan says {job.fit_id}: "
                 "its data, weights, files or version differ from the driver's"
             )
-        if job.phase == "stage":
+        if not job.is_run:
             experiment.fit(method)
             return ""
         record = execute(
@@ -87,6 +89,7 @@ class Work:
             curve=job.curve,
             search_trials=job.search_trials,
             search_seconds=job.search_seconds,
+            search_rule=job.search_rule,
         )
         # The record has the rest: where, what to do, the traceback.
         return record.error.partition("\n")[0] if record.status == "failed" else ""
@@ -107,23 +110,32 @@ class Work:
 
 
 class _Relay:
-    """Stands for the reporter of the job at hand wherever one is kept, and asks to stop when the job's time is up."""
+    """Stands for the reporter of the job at hand wherever one is kept, and asks to stop where the job's time or epochs end."""
 
     def __init__(self) -> None:
-        self.to: Reporter | None = None
-        self.until: float | None = None
+        self._to: Reporter | None = None
+        self._until: float | None = None
+        self._epoch: int | None = None
+        #: Whether training has come to the epoch as far as which the job goes.
+        self.there = False
+
+    def begin(self, to: Reporter, *, until: float | None, epoch: int | None) -> None:
+        """With a job: up to this moment of the monotonic clock, and as far as this epoch."""
+        self._to, self._until, self._epoch, self.there = to, until, epoch, False
 
     @property
     def late(self) -> bool:
         """Whether the time is up."""
-        return self.until is not None and time.monotonic() > self.until
+        return self._until is not None and time.monotonic() > self._until
 
     @property
     def stop(self) -> int:
-        """As the reporter's, or SIGTERM when the time is up."""
-        return (self.to.stop if self.to is not None else 0) or (signal.SIGTERM if self.late else 0)
+        """As the reporter's, or SIGTERM when the job is to end."""
+        return (self._to.stop if self._to is not None else 0) or (signal.SIGTERM if self.late or self.there else 0)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Pass on."""
-        if self.to is not None:
-            self.to.event(kind, **fields)
+        if kind == "epoch" and self._epoch is not None and fields["epoch"] >= self._epoch:
+            self.there = True
+        if self._to is not None:
+            self._to.event(kind, **fields)

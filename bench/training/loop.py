@@ -128,13 +128,16 @@ def _lead(
             epoch = progress.step // per_epoch
             entry = {"epoch": epoch, "loss": progress.loss_sum / per_epoch, "id_val": accuracy, "id_val_nll": nll}
             progress.history.append(entry)
-            reporter.event("epoch", **entry, epochs=method.epochs)
+            reporter.event("epoch", **entry, epochs=method.epochs, seconds=progress.seconds + clock.since_lap())
             best = progress.best
             if method.select == "best" and (best is None or (-accuracy, nll) < (-best["id_val"], best["id_val_nll"])):
                 progress.best = entry
                 kept = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
             progress.loss_sum = 0.0
             losses.zero_()
+            if reporter.stop and progress.step < total:
+                save()
+                stop_if_asked(reporter)
         if progress.step == total:
             break
         for images, labels in mine.epoch(*divmod(progress.step, per_epoch)):

@@ -155,6 +155,7 @@ def _columns(board: Board, by: str) -> list[dict[str, Any]]:
     for key, name, kind, shown in (
         ("trials", "search trials", "count", searched),
         ("search_seconds", "search", "seconds", searched),
+        ("candidates", "path candidates", "count", any(row.candidates for row in board.rows)),
         ("runs", "runs", "count", True),
     ):
         made.append({"key": key, "title": name, "kind": kind, "better": "low", "part": "more", "split": "", "shown": shown})
@@ -178,11 +179,13 @@ def _row(row: BoardRow, board: Board, provenance: _Distinct) -> dict[str, Any]:
         "kind": "measured",
         "method": str(first.method.get("name")),
         "cells": {m.key: _cell(row.cells[m.key]) for m in board.columns}
-        | {"trials": [row.trials], "search_seconds": [short(row.search_seconds)], "runs": [len(row.records)]},
+        | {"trials": [row.trials], "search_seconds": [short(row.search_seconds)]}
+        | {"candidates": [row.candidates], "runs": [len(row.records)]},
         "holes": {m.key: row.cells[m.key].hole for m in board.columns if row.cells[m.key].value is None},
         "tie": row.tie,
         "ranks": row.ranks,
         "front": row.front,
+        "asha": row.cut_short,
         "identity": plain(first.method),
         "runs": [_run(r, provenance) for r in row.records],
     }

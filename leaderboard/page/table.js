@@ -86,7 +86,7 @@ function nameOf(row) {
 
 function badges(row) {
   const titles = { reported: "a published number, not measured here", Pareto: "no other row has at least its ID and its OOD, and more of one" };
-  const own = [row.kind === "reported" && "reported", row.front && "Pareto"].filter(Boolean);
+  const own = [row.kind === "reported" && "reported", row.front && "Pareto", row.asha && "ASHA"].filter(Boolean);
   return make("span", {}, ...own.map((name) => make("span", { class: "badge", title: titles[name] }, name)));
 }
 

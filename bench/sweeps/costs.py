@@ -1,0 +1,87 @@
+"""How long fits and evaluations take, by what earlier ones took."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from ..runs.execute import ALPHAS
+from ..runs.index import records
+from ..runs.record import RunRecord
+from ..runs.store import Store
+from .plan import Planned
+
+
+class Costs:
+    """Means over the records of a store.
+
+    Args:
+        probe: measures what no record tells, once per kind of fit; None leaves it unknown.
+    """
+
+    def __init__(self, store: Store, probe: Callable[[Planned], float | None] | None = None) -> None:
+        self._store, self._probe = store, probe
+        self._fits: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+        self._runs: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+        for path in sorted(store.fits_dir.glob("*/fit.json")):
+            try:
+                record = json.loads(path.read_text(encoding="utf-8"))
+                self._add_fit(path.parent.name, record["identity"], float(record["seconds"]))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # an estimate does without a record that cannot be read
+        for _, run in records(store):
+            self._add_run(run)
+
+    def learn(self, planned: Planned) -> None:
+        """Take in a job that was just done."""
+        fit = self._store.fit(planned.job.fit_id)
+        if fit is not None:
+            self._add_fit(fit.fit_id, fit.identity, fit.seconds)
+        if planned.job.is_run and planned.path is not None:
+            self._add_run(self._store.read_run(planned.path))
+
+    def _add_fit(self, fit_id: str, identity: dict[str, Any], seconds: float) -> None:
+        key, epochs = _fit_key(identity)
+        self._fits[key][fit_id] = seconds / epochs
+
+    def _add_run(self, run: RunRecord) -> None:
+        if run.eval_seconds is not None:
+            self._runs[run.suite, run.backbone, str(run.phase == "search"), str(run.limit)][run.eval_id] = run.eval_seconds
+
+    def of(self, planned: Planned, limit: int | None) -> float | None:
+        """Seconds that a job will take, the fits that it needs excluded; None if unknown."""
+        experiment, job = planned.experiment, planned.job
+        seconds: float | None = 0.0
+        if self._store.fit(job.fit_id) is None:
+            _, epochs = _fit_key(experiment.identity(planned.method))
+            behind = max((one["epoch"] for one in self._store.epochs(job.fit_id)), default=0)
+            whole = self.whole(planned)
+            seconds = None if whole is None else whole * max(0.0, (job.epoch or epochs) - behind) / epochs
+        if not job.is_run or seconds is None:
+            return seconds
+        place = (experiment.suite.card.name, experiment.backbone.name, str(job.phase == "search"))
+        evaluation = _mean(self._runs[(*place, str(limit if experiment.suite.cut else None))]) or 0.0
+        return seconds + evaluation * (1 + len(ALPHAS) * job.curve)
+
+    def whole(self, planned: Planned) -> float | None:
+        """Seconds of a job's whole fit, from its first epoch to its last; None if unknown."""
+        key, epochs = _fit_key(planned.experiment.identity(planned.method))
+        per_epoch = _mean(self._fits[key])
+        if per_epoch is None and self._probe is not None:
+            measured = self._probe(planned)
+            if measured is not None:
+                self._fits[key]["probe"] = per_epoch = measured / epochs
+        return None if per_epoch is None else per_epoch * epochs
+
+
+def _mean(known: dict[str, float]) -> float | None:
+    return sum(known.values()) / len(known) if known else None
+
+
+def _fit_key(identity: dict[str, Any]) -> tuple[tuple[str, ...], float]:
+    """What fits must have in common to take equally long per epoch, and the epochs."""
+    parameters = identity["method"]["parameters"]
+    key = (identity["method"]["name"], identity["backbone"], identity["train"], str(parameters.get("batch_size")))
+    return key, float(parameters.get("epochs") or 1)

@@ -1,0 +1,66 @@
+"""What is done of a sweep, which the store alone tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import BenchError
+from ..runs.record import RunRecord
+from ..runs.store import Store
+from .plan import Planned
+
+
+class Truth:
+    """What a store has of the jobs of a plan.
+
+    Attributes:
+        fits: the finished fits that were seen there; what was there once counts as there.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.fits: set[str] = set()
+        self._store = store
+        self._epochs: dict[str, list[dict[str, Any]]] = {}
+
+    def has(self, fit_id: str) -> bool:
+        """Whether the store has a finished fit."""
+        if fit_id not in self.fits and self._store.fit(fit_id) is not None:
+            self.fits.add(fit_id)
+        return fit_id in self.fits
+
+    def done(self, planned: Planned) -> bool:
+        """Whether a job needs not be done (again)."""
+        job = planned.job
+        if job.phase == "stage":
+            return self.has(job.fit_id)
+        if job.epoch is not None:
+            return self.score(job.fit_id, job.epoch) is not None
+        record = self.record(planned)
+        if record is None or record.status != "done":
+            return False
+        return (bool(record.curve) or not job.curve) and record.search_trials >= job.search_trials
+
+    def record(self, planned: Planned) -> RunRecord | None:
+        """The record of a run, whatever its status."""
+        assert planned.path is not None, "a stage has no record"
+        try:
+            return self._store.read_run(planned.path) if planned.path.exists() else None
+        except BenchError:
+            return None  # damaged: made again, or told by the trial that finds it in its way
+
+    def score(self, fit_id: str, epoch: int) -> tuple[float, float] | None:
+        """Score and NLL on id-val of a fit after an epoch, be it finished or not; None if it has not come there."""
+        if fit_id not in self._epochs:
+            self.look_again(fit_id)
+        return next(((one["id_val"], one["id_val_nll"]) for one in self._epochs[fit_id] if one["epoch"] == epoch), None)
+
+    def spent(self, fit_id: str) -> float:
+        """Seconds of training that a fit has taken so far, without those of the fits that it is built on."""
+        record = self._store.fit(fit_id)
+        if record is not None:
+            return record.seconds
+        return max((one.get("seconds", 0.0) for one in self._store.epochs(fit_id)), default=0.0)
+
+    def look_again(self, fit_id: str) -> None:
+        """Read a fit's epochs anew: something has been done to it."""
+        self._epochs[fit_id] = self._store.epochs(fit_id)

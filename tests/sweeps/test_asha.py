@@ -1,0 +1,144 @@
+"""A search that is cut short: who goes on, what is trained, what is counted, and that it is marked wherever it shows."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from bench.errors import Interrupted, UsageError
+from bench.runs.record import RunRecord
+from bench.runs.store import Store
+from bench.spec import SEARCH_SEED
+from bench.sweeps.asha import epochs_expected, promoted, rungs, stop_at
+from bench.sweeps.spec import sweep_spec
+
+from .tiny import Listener, plan
+
+#: Two wrappers of one fine-tuning, and a method that has nothing to cut.
+METHODS = ("wise-ft", "wise-ft:alpha=0.3", "linear-probe")
+#: Rungs after epochs 1 and 3 of 9; of nine trials three go on from the first, and one from the second.
+FIELDS = {"trials": 9, "asha": True, "seeds": (0,), "set": {"epochs": 9}}
+
+
+def test_rungs_are_at_a_ninth_and_a_third_of_the_schedule() -> None:
+    assert {epochs: [stop_at(share, epochs) for share in rungs(epochs)] for epochs in (1, 2, 3, 9, 10, 100)} == {
+        1: [],
+        2: [1],
+        3: [1],
+        9: [1, 3],
+        10: [2, 4],
+        100: [12, 34],
+    }
+    assert rungs(10) == (Fraction(1, 9), Fraction(1, 3))
+
+
+def test_the_best_third_goes_on_and_of_a_closed_rung_at_least_one() -> None:
+    scores = {"a": (0.5, 1.0), "b": (0.7, 1.0), "c": (0.7, 0.9), "d": (0.1, 1.0)}
+    assert list(promoted(scores, closed=False)) == ["c"]
+    assert list(promoted({name: scores[name] for name in "ab"}, closed=False)) == []
+    assert list(promoted({name: scores[name] for name in "ab"}, closed=True)) == ["b"]
+    assert promoted({}, closed=True) == []
+
+
+def test_nine_trials_cost_a_third_of_nine_schedules() -> None:
+    assert epochs_expected(9, 9) == 9 * 1 + 3 * 2 + 1 * 6
+
+
+@pytest.fixture(scope="module")
+def halved(tiny_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Listener]:
+    store, listener = tmp_path_factory.mktemp("asha"), Listener()
+    plan(tiny_suite, store, *METHODS, **FIELDS).run(listener)
+    assert {outcome.status for _, outcome in listener.ends} == {"done"}
+    return store, listener
+
+
+def searched(store: Path) -> list[RunRecord]:
+    return [record for _, record in Store(store).records() if record.phase == "search"]
+
+
+def finals(store: Path) -> dict[object, RunRecord]:
+    """By alpha, which the probe does not have."""
+    found = [record for _, record in Store(store).records() if record.phase == "final"]
+    return {record.method["parameters"].get("alpha"): record for record in found}
+
+
+def epochs_of_trials(store: Path) -> dict[str, list[int]]:
+    """The epochs of every fine-tuning of the search, as its log tells them one after another."""
+    found = {}
+    for log in store.glob("fits/*/log.jsonl"):
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        fit = Store(store).fit(log.parent.name)
+        if fit is None or fit.identity["seed"] == SEARCH_SEED:
+            found[log.parent.name] = [line["epoch"] for line in lines if line["event"] == "epoch"]
+    return found
+
+
+def test_a_trial_stops_at_a_rung_or_goes_to_its_end_and_no_epoch_is_trained_twice(halved: tuple[Path, Listener]) -> None:
+    store, listener = halved
+    trained = epochs_of_trials(store)
+    assert len(trained) == 9, "both wrappers are judged at the rungs by what they wrap, which is trained once"
+    assert all(epochs in ([1], [1, 2, 3], list(range(1, 10))) for epochs in trained.values())
+    # Results come one by one, so a later one may still overtake one that went on already.
+    assert 3 <= sum(len(epochs) >= 3 for epochs in trained.values()) < 9
+    assert 1 <= sum(len(epochs) == 9 for epochs in trained.values()) < 4
+    resumed = {9 * fields["step"] / fields["total"] for _, kind, fields in listener.events if kind == "resumed"}
+    assert resumed == {1, 3}, "from the very end of an epoch"
+
+
+def test_the_best_of_the_whole_trials_is_chosen_and_says_how(halved: tuple[Path, Listener]) -> None:
+    store, _ = halved
+    for alpha, final in finals(store).items():
+        trials = [record for record in searched(store) if record.method["parameters"].get("alpha") == alpha]
+        best = max(record.metrics["id-val"].score for record in trials)
+        chosen = [record for record in trials if record.method == final.method]
+        assert [record.metrics["id-val"].score for record in chosen] == [best]
+        assert final.search_rule == ("random" if alpha is None else "random, asha"), "of the probe nothing was cut"
+    assert {alpha: record.search_trials for alpha, record in finals(store).items()} == {0.5: 9, 0.3: 9, None: 1}
+
+
+def test_what_was_spent_on_trials_that_were_cut_counts(halved: tuple[Path, Listener]) -> None:
+    store, _ = halved
+    fits = Store(store).fit
+    alike = [record for record in searched(store) if record.method["parameters"].get("alpha") == 0.5]
+    ends = {nested for record in alike for nested in fits(record.fit_id).nested}  # type: ignore[union-attr]
+    cut = [max(one["seconds"] for one in Store(store).epochs(fit)) for fit in epochs_of_trials(store) if fit not in ends]
+    (probe,) = {nested for end in ends for nested in fits(end).nested}  # type: ignore[union-attr]
+    assert min(cut) > 0
+    assert len(cut) + len(alike) == 9
+    whole = sum(fits(fit_id).seconds for fit_id in {record.fit_id for record in alike} | ends | {probe})  # type: ignore[union-attr]
+    assert finals(store)[0.5].search_seconds == pytest.approx(whole + sum(cut)), "each training once, the probe's included"
+
+
+def test_no_look_at_a_shift(halved: tuple[Path, Listener]) -> None:
+    store, listener = halved
+    assert all(set(record.metrics) == {"id-val"} for record in searched(store))
+    seen = {fields["split"] for job, kind, fields in listener.events if kind == "evaluate" and job.phase != "final"}
+    assert seen <= {"id-val"}
+
+
+def test_the_same_sweep_again_does_nothing(tiny_suite: Path, halved: tuple[Path, Listener]) -> None:
+    store, _ = halved
+    again = plan(tiny_suite, store, *METHODS, **FIELDS)
+    assert again.queue.over
+    assert not again.queue.unfinished
+
+
+def test_a_stop_is_continued_and_trains_no_epoch_twice(tiny_suite: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        plan(tiny_suite, tmp_path, "full-finetune", **FIELDS).run(Listener(stop_at=("epoch", 11)))
+    planned = plan(tiny_suite, tmp_path, "full-finetune", **FIELDS)
+    planned.run(Listener())
+    assert all(epochs in ([1], [1, 2, 3], list(range(1, 10))) for epochs in epochs_of_trials(tmp_path).values())
+    assert [record.status for record in planned.records()] == ["done"]
+    assert plan(tiny_suite, tmp_path, "full-finetune", **FIELDS).queue.over
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"), [({"search": "tpe"}, "tpe learns from whole ones"), ({"trials": 0}, "there are none")]
+)
+def test_what_it_cannot_go_with(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        sweep_spec({"methods": ("full-finetune",), "asha": True, **fields})
