@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..identity import digest
 from .collection import folder_collection
 from .data_set import Folders, Part
 from .folder import index_folder, remarks_on
@@ -33,10 +32,9 @@ def read_class_folders(
     listing = list_folder(data_set.folder, layout.path, cache=cache, progress=progress)
     if not listing.stamp:
         return _read(data_set, part, layout, labels, listing.frame())
-    classes = data_set.classes
-    asked = [data_set.card.name, str(data_set.folder), layout.model_dump(), list(labels), part.pre_crop]
-    name = digest([*asked, classes.ids, classes.names, data_set.card.title])[:32]
-    return kept(cache, name, listing.stamp, lambda: _read(data_set, part, layout, labels, listing.frame()))
+    return kept(
+        data_set, part, layout, labels, listing.stamp, lambda: _read(data_set, part, layout, labels, listing.frame()), cache
+    )
 
 
 def _read(data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int], index: pd.DataFrame) -> Opened:

@@ -1,10 +1,10 @@
-"""Large parts of data sets as arrays on disk: a million images are opened in milliseconds, and what nobody reads is not loaded."""
+"""Large parts of data sets as arrays on disk: a million images are opened at once, and what nobody reads is not loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -14,44 +14,57 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..identity import digest
+from . import listing
 from .card import InDistribution
-from .collection import Collection, FolderOriginals, Rows, divide, fingerprint
+from .collection import Collection, FolderOriginals, Originals, Rows, divide, fingerprint
+from .data_set import Layout, Part
 from .folder import COLUMNS
-from .sources import Opened
+from .packed_originals import PackedOriginals
+from .sources import DataSet, Opened
 from .stored import stored_folder, write_text
 
 #: Raised when the same listing gives another collection, division or fingerprint.
 _VERSION: Final = 1
 _ARRAYS: Final = ("keys", "labels", "content", "problems", "stamps", "sizes")
+_PACKED: Final = ("file", "offsets")
 
 
-def kept(cache: Path, name: str, stamp: str, make: Callable[[], Opened]) -> Opened:
-    """A part of a data set in class folders: from the cache if it was made from the same listing, else made now and kept.
+def kept(
+    data_set: DataSet, part: Part, layout: Layout, labels: Sequence[int], made_of: object, make: Callable[[], Opened], cache: Path
+) -> Opened:
+    """A listed part of a data set: from the cache if it was made of the same files, else made now, and kept if it is large.
 
     Args:
-        cache: folder of remembered listings. name: of what is made, apart from the files.
-        stamp: of the listing that it is made from; another one replaces what is kept.
-        make: only called when nothing is kept; what it returns is not grouped.
+        part, layout, labels: as in `sources.open_part`.
+        made_of: what changes with the files (canonical JSON): the stamp of a listing, or sizes and time stamps of archives.
+        make: called unless it is kept; what it returns has no groups.
+        cache: folder of remembered listings.
     """
-    folder = cache / f"{name}.collection"
-    wanted = digest([_VERSION, stamp])
-    stored_folder(folder, lambda part: _write(part, make(), wanted), lambda at: _stamp_of(at) == wanted)
+    card, classes = data_set.card, data_set.classes
+    asked = [card.name, str(data_set.folder), layout.model_dump(), part.pre_crop, list(labels), classes.ids, classes.names]
+    folder, stamp = cache / f"{digest(asked)[:32]}.collection", digest([_VERSION, made_of])
+    if _stamp_of(folder) != stamp:
+        opened = make()
+        if len(opened.collection) < listing.TRUSTED_FROM:
+            return opened
+        stored_folder(folder, lambda place: _write(place, opened, stamp), lambda place: _stamp_of(place) == stamp)
     return _read(folder)
 
 
 def _write(folder: Path, opened: Opened, stamp: str) -> None:
-    collection = opened.collection
-    originals = collection.originals
-    assert isinstance(originals, FolderOriginals), "of class folders"
-    arrays = (collection.keys, collection.labels, collection.content, collection.problems, collection.stamps, originals.sizes)
-    for name, array in zip(_ARRAYS, arrays, strict=True):
-        assert array is not None
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    collection, originals = opened.collection, opened.collection.originals
+    assert isinstance(originals, FolderOriginals | PackedOriginals)
+    for name in _ARRAYS[:-1]:
+        np.save(folder / f"{name}.npy", getattr(collection, name), allow_pickle=False)
+    packed = isinstance(originals, PackedOriginals)
+    for name in ("sizes", *(_PACKED if packed else ())):
+        np.save(folder / f"{name}.npy", getattr(originals, name), allow_pickle=False)
     opened.problems.to_parquet(folder / "problems.parquet", index=False)
     about = {
         "stamp": stamp,
         "what": collection.what,
-        "root": str(originals.root),
+        "root": str(originals.root) if isinstance(originals, FolderOriginals) else None,
+        "files": [str(file) for file in originals.files] if isinstance(originals, PackedOriginals) else None,
         "pre_crop": originals.pre_crop,
         "treatment": collection.treatment,
         "remarks": opened.remarks,
@@ -69,11 +82,18 @@ def _stamp_of(folder: Path) -> str:
 
 def _read(folder: Path) -> Opened:
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    arrays: dict[str, NDArray[Any]] = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
-    originals = FolderOriginals(Path(about["root"]), arrays["keys"], None, arrays["sizes"], about["pre_crop"])
+    names = _ARRAYS if about["files"] is None else (*_ARRAYS, *_PACKED)
+    arrays: dict[str, NDArray[Any]] = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+    keys, sizes, pre_crop = arrays["keys"], arrays["sizes"], int(about["pre_crop"])
+    originals: Originals
+    if about["files"] is None:
+        originals = FolderOriginals(Path(about["root"]), keys, None, sizes, pre_crop)
+    else:
+        files = [Path(file) for file in about["files"]]
+        originals = PackedOriginals(files, arrays["file"], arrays["offsets"], sizes, keys, None, pre_crop)
     collection = Collection(
         what=about["what"],
-        keys=arrays["keys"],
+        keys=keys,
         labels=arrays["labels"],
         groups=None,
         content=arrays["content"],

@@ -145,7 +145,7 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
     if isinstance(layout, Tars):
         return packed.read_tars(data_set, stated, layout, labels, cache=cache, progress=progress)
     if isinstance(layout, ParquetFiles):
-        return packed.read_parquet(data_set, stated, layout, labels, progress=progress)
+        return packed.read_parquet(data_set, stated, layout, labels, cache=cache, progress=progress)
     return arrays.read_arrays(data_set, stated, layout, labels)
 
 

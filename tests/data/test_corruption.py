@@ -61,7 +61,12 @@ def test_frost_is_a_weighted_sum_with_a_piece_of_one_of_the_first_five_photograp
         for key in map(str, range(5)):
             black = corrupted(flat(0), "frost", severity, key=key, photographs=photographs)
             number = round(black[0, 0, 2] / cover / 40)
-            corners = [(top, left) for top in range(26) for left in range(31) if cut(cover * np.array([top, left])) == black[0, 0, :2].tolist()]
+            corners = [
+                (top, left)
+                for top in range(26)
+                for left in range(31)
+                if cut(cover * np.array([top, left])) == black[0, 0, :2].tolist()
+            ]
             pieces = [photographs[number][top : top + 224, left : left + 224] for top, left in corners]
             found = [piece for piece in pieces if cut(cover * piece) == black.tolist()]
             assert len(found) == 1
