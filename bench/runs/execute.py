@@ -343,7 +343,7 @@ def execute_external(
     """Measure weights that somebody trained elsewhere.
 
     Args:
-        weights: a file with the tensors of a classifier on this backbone, or the folder of a fit.
+        weights: a file with the tensors of a classifier on this backbone (ours, or of a known repository), or a fit's folder.
         normalize: whether the head divides features by their norm; default: as the fit says, else if there is a text tower.
 
     Raises:
@@ -351,11 +351,14 @@ def execute_external(
     """
     from .external import load_external
 
-    classifier, sha = load_external(weights, experiment, normalize)
-    parameters = {"name": name, "weights": sha, "normalize": classifier.head.normalize}
+    external = load_external(weights, experiment, normalize)
+    classifier = external.classifier
+    parameters = {"name": name, "weights": external.sha256, "normalize": classifier.head.normalize}
     method = {"name": "external", "version": 1, "source": "", "parameters": parameters}
     fit = {"external": parameters, "backbone": experiment.backbone.weights_sha256}
-    record = _record(experiment, method, name, fit, limit=limit, phase="external")
+    label = f"{name} ({external.format} checkpoint)" if external.format else name
+    record = _record(experiment, method, label, fit, limit=limit, phase="external")
+    record.source_format, record.facts = external.format, {"cosine_to_backbone": external.similarity}
     path = experiment.store.run_dir(record) / "record.json"
     with Lease(path.parent, waiting=experiment.waiting):
         _evaluate(experiment, classifier, _splits(experiment, record), record, path.parent)
