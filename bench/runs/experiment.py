@@ -172,12 +172,17 @@ class Experiment:
         )
 
     def known_accuracies(self, classifier: Classifier) -> Known | None:
-        """What is published on this backbone's zero-shot classifier, if the card says so and `classifier` is that one."""
+        """What is published on this backbone's classifier without fine-tuning (zero-shot, or its own head), if the card says so
+        and `classifier` is that one."""
         known = next((one for one in self.suite.card.known if self.backbone.name in one.backbones), None)
         if known is None or not self.is_frozen(classifier.tower):
             return None
-        start, head = self.zero_shot_head(self.text(), self.backbone.weights_sha256), classifier.head
-        same = torch.equal(head.weight.cpu(), start.weight) and not head.bias.any() and head.normalize
+        if not (self.traits.text or self.traits.native):
+            return None
+        start, head = self.start("zero-shot" if self.traits.text else "native").head, classifier.head
+        same = start.normalize == head.normalize and all(
+            torch.equal(tensor.cpu(), start.state_dict()[name]) for name, tensor in head.state_dict().items()
+        )
         return known if same else None
 
     @cached_property

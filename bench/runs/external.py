@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..backbones.backbone import Head, TextTower
+from ..backbones.backbone import Head
 from ..backbones.open_clip_backbone import architectures_like
 from ..classifier import Classifier
 from ..errors import BenchError, MissingPrerequisite
+from ..evaluation.variants import activation_of
 from ..identity import tensors_sha256
 from .checkpoints import Checkpoint, read_checkpoint
 from .experiment import Experiment
@@ -158,12 +159,6 @@ def _zero_shot_head(checkpoint: Checkpoint, path: Path, experiment: Experiment) 
         )
     text.load_state_dict({name: state[name].float() for name in wanted})
     return experiment.zero_shot_head(text, tensors_sha256(dict(text.state_dict())))
-
-
-def activation_of(module: nn.Module | TextTower) -> str:
-    """`QuickGELU` or `GELU`, if all of a tower's activations are one of the two."""
-    kinds = {type(part).__name__ for part in module.modules()} & {"QuickGELU", "GELU"}
-    return kinds.pop() if len(kinds) == 1 else ""
 
 
 def _check_activation(checkpoint: Checkpoint, tower: nn.Module, path: Path, experiment: Experiment) -> None:
