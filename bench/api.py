@@ -168,11 +168,12 @@ def evaluate(
     """Measure existing weights on a suite; the row is marked as external, its training unverified.
 
     Args:
-        weights: a safetensors or torch file with the tensors of a classifier (`tower.*`, `head.weight`, `head.bias`).
+        weights: a checkpoint of wise-ft, FLYP, model-soups, open_clip or robust-finetuning, a file with the tensors of a
+            classifier (`tower.*`, `head.weight`, `head.bias`), or the folder of a fit.
         name: label of the row. normalize: whether the head divides features by their norm.
 
     Raises:
-        BenchError: the file is not such a state. UsageError, MissingPrerequisite: see `plan`.
+        BenchError: the file is none of these, or does not fit. UsageError, MissingPrerequisite: see `plan`.
     """
     experiment = experiments(spec, store=store, engine=engine, reporter=reporter)[0]
     return execute_external(experiment, weights, name=name, normalize=normalize, limit=spec.limit)

@@ -60,7 +60,7 @@ class Column:
         kind: how people see a number; `percent` is kept as a share and shown times 100.
         spread: key of the standard deviation that people see behind the value, and machines as a column of its own.
         interval: keys of an interval's ends, which people see behind the value instead of the deviation.
-        human: False for what only machines get.
+        human: False for what only machines get. whole: whether a terminal may not fold it, such as a name that is to be typed.
     """
 
     key: str
@@ -69,6 +69,7 @@ class Column:
     spread: str = ""
     interval: tuple[str, str] | None = None
     human: bool = True
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,11 @@ def plain(text: str, *, strip: bool = True) -> str:
     one_line = re.sub(r"[ \t\r\n\v\f]*[\t\r\n\v\f][ \t\r\n\v\f]*", " ", text)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in one_line)
     return shown.strip() if strip else shown
+
+
+def shortened(text: str, length: int) -> str:
+    """`text`, cut after a word if it is longer, with an ellipsis."""
+    return text if len(text) <= length else text[: length - 1].rpartition(" ")[0] + "\u2026"
 
 
 def duration(seconds: float) -> str:
@@ -323,7 +329,7 @@ def _print_for_people(table: Table) -> None:
     grid = RichTable(title=Text(plain(table.title), "bold") if table.title else None, title_justify="left")
     for column, title in zip(columns, titles, strict=True):
         if column.kind == "text":
-            grid.add_column(Text(title), overflow="fold")
+            grid.add_column(Text(title), overflow="fold", no_wrap=column.whole)
         else:
             grid.add_column(Text(title), justify="right", no_wrap=True)
     for line in rows:
@@ -338,7 +344,7 @@ def _fits(columns: Sequence[Column], titles: list[str], rows: list[list[str]], w
     needed = 1
     for i, column in enumerate(columns):
         natural = max(cell_len(line[i]) for line in (titles, *rows))
-        needed += 3 + (min(natural, 16) if column.kind == "text" else natural)
+        needed += 3 + (min(natural, 16) if column.kind == "text" and not column.whole else natural)
     return needed <= width
 
 

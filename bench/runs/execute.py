@@ -6,13 +6,15 @@ import datetime
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from ..backbones.heads import zero_shot_head
 from ..classifier import Classifier, interpolate
 from ..data.card import Metric
 from ..data.split import Split
@@ -22,6 +24,7 @@ from ..evaluation.guard import check_known
 from ..evaluation.metrics import score
 from ..evaluation.projection import matched, project
 from ..evaluation.relative import relative_scores
+from ..evaluation.variants import Variant, variants
 from ..identity import PROTOCOL_VERSION, digest
 from ..method import FineTuner, Method, Traits
 from ..plugins import configure
@@ -269,7 +272,9 @@ def _evaluate(
     for name, split in splits.items():
         logits = _measured(experiment, {"it": classifier}, split)["it"]
         if known is not None and experiment.suite.complete(name):
-            check_known(known, name, logits, split.labels, projections.get(name))
+            check_known(
+                known, name, logits, split.labels, projections.get(name), partial(_variants, experiment, classifier, split)
+            )
         if name == "id-test":
             for shift in set(record.projections):
                 rows, labels = matched(split.labels, projections[shift])
@@ -282,6 +287,20 @@ def _evaluate(
     record.eval_seconds = time.monotonic() - start
     record.ood = _average(record, {name: value.score for name, value in record.metrics.items()})
     record.relative = relative_scores(experiment.suite.card, record)
+
+
+def _variants(experiment: Experiment, classifier: Classifier, split: Split) -> Iterator[Variant]:
+    """What the guard may find a cause in; the prompts of one template are enough for that."""
+    card, suite = experiment.suite.card, experiment.suite
+    return variants(
+        classifier,
+        split,
+        suite.pixels_of(split.name, experiment.backbone.pixels),
+        suite.projections.get(split.name),
+        experiment.engine,
+        experiment.backbone.text_tower(),
+        lambda text: zero_shot_head(text, card.classes, card.templates[:1], device=experiment.engine.device),
+    )
 
 
 def _measured(experiment: Experiment, classifiers: Mapping[str, Classifier], split: Split) -> dict[str, Any]:
@@ -345,7 +364,7 @@ def execute_external(
     """Measure weights that somebody trained elsewhere.
 
     Args:
-        weights: a file with the tensors of a classifier on this backbone, or the folder of a fit.
+        weights: a file with the tensors of a classifier on this backbone (ours, or of a known repository), or a fit's folder.
         normalize: whether the head divides features by their norm; default: as the fit says, else if there is a text tower.
 
     Raises:
@@ -353,11 +372,14 @@ def execute_external(
     """
     from .external import load_external
 
-    classifier, sha = load_external(weights, experiment, normalize)
-    parameters = {"name": name, "weights": sha, "normalize": classifier.head.normalize}
+    external = load_external(weights, experiment, normalize)
+    classifier = external.classifier
+    parameters = {"name": name, "weights": external.sha256, "normalize": classifier.head.normalize}
     method = {"name": "external", "version": 1, "source": "", "parameters": parameters}
     fit = {"external": parameters, "backbone": experiment.backbone.weights_sha256}
-    record = _record(experiment, method, name, fit, limit=limit, phase="external")
+    label = f"{name} ({external.format} checkpoint)" if external.format else name
+    record = _record(experiment, method, label, fit, limit=limit, phase="external")
+    record.source_format, record.facts = external.format, {"cosine_to_backbone": external.similarity}
     path = experiment.store.run_dir(record) / "record.json"
     with Lease(path.parent, waiting=experiment.waiting):
         _evaluate(experiment, classifier, _splits(experiment, record), record, path.parent)
