@@ -66,8 +66,8 @@ def scatter(
     hover = alt.selection_point(name="hover", fields=["key"], on="pointerover", clear="pointerout", empty=False)
     chosen = alt.selection_point(name="chosen", fields=["key"], clear="dblclick")
     marks = alt.Chart(inline("points", drawn))
-    faint = alt.when(chosen).then(alt.value(1.0)).otherwise(alt.value(0.18))
-    legend = alt.Legend(title=None, columns=1, symbolLimit=0, symbolSize=110)
+    faint = alt.when(chosen).then(alt.value(1.0)).otherwise(alt.value(0.25))
+    legend = alt.Legend(title=None, columns=1, symbolLimit=0, symbolSize=110, symbolStrokeWidth=0)
     colour = alt.Color("row:N", scale=colours, legend=legend)
     layers: list[alt.Chart] = []
     if baseline is not None:
@@ -87,16 +87,19 @@ def scatter(
         .encode(x=plane_x, y="y_ood_low:Q", y2="y_ood_high:Q"),
     ]
     layers.append(
-        marks.mark_point(filled=True, strokeWidth=1.8)
+        marks.mark_point(filled=True, strokeWidth=1.4)
         .encode(
             x=plane_x,
             y=plane_y,
             color=colour,
-            stroke=alt.Stroke("row:N", scale=colours, legend=legend),
+            # A rim of the ground's colour keeps marks apart that lie upon each other; hollow ones have the row's.
+            stroke=alt.when("datum.kind == 'reported'")
+            .then(alt.Stroke("row:N", scale=colours, legend=None))
+            .otherwise(alt.value(palette.background)),
             shape=alt.Shape("row:N", scale=shapes, legend=legend),
-            fillOpacity=alt.when("datum.kind == 'reported'").then(alt.value(0.0)).otherwise(alt.value(0.9)),
+            fillOpacity=alt.when("datum.kind == 'reported'").then(alt.value(0.0)).otherwise(alt.value(1.0)),
             opacity=faint,
-            size=alt.when(hover).then(alt.value(260)).otherwise(alt.value(110)),
+            size=alt.when(hover).then(alt.value(300)).otherwise(alt.value(150)),
             tooltip=_tooltip(drawn),
         )
         .add_params(hover, chosen, *([alt.selection_interval(name="view", bind="scales")] if zoom else []))

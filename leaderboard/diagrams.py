@@ -11,6 +11,8 @@ import pandas as pd
 
 from .chart_style import DARK, LIGHT, Axis, configured, inline, percent, style
 
+#: A reliability diagram's line leaves out bins with fewer images, whose accuracy is chance; their marks stay.
+FEWEST_IN_LINE = 10
 _RINGS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -75,7 +77,8 @@ def reliability(
     x = alt.X("confidence:Q", axis=axis("confidence"), scale=whole)
     y = alt.Y("accuracy:Q", axis=axis("accuracy"), scale=whole)
     colour = alt.Color("row:N", scale=colours, legend=alt.Legend(title=None, columns=1, symbolLimit=0))
-    line = data.mark_line(strokeWidth=1.5).encode(x=x, y=y, color=colour, order="confidence:Q")
+    settled = data.transform_filter(f"datum.images >= {FEWEST_IN_LINE}")
+    line = settled.mark_line(strokeWidth=1.5).encode(x=x, y=y, color=colour, order="confidence:Q")
     marks = data.mark_point(filled=True).encode(
         x=x,
         y=y,

@@ -115,9 +115,8 @@ def scatter_of(board: Board, *, y: str = "ood", logit: bool = False, dark: bool 
     """
     import pandas as pd
 
-    from .baseline import baselines, chosen
     from .charts import scatter
-    from .frames import points, yardstick
+    from .frames import points, standard_line, yardstick
     from .reported import beside
 
     measure = board.measure(y)
@@ -130,12 +129,11 @@ def scatter_of(board: Board, *, y: str = "ood", logit: bool = False, dark: bool 
     if reported:
         theirs = beside(board, y)
         drawn = pd.concat([drawn.assign(kind="measured"), theirs], ignore_index=True) if len(theirs) else drawn
-    line = chosen(baselines(board.group.suite, board.records), board.records).get(measure.key)
     over = f"OOD: mean over {', '.join(board.shifts.shared)}" if y == "ood" else ""
     return scatter(
         drawn,
         curve=yardstick(board, "" if y == "ood" else y),
-        baseline=line.at if line is not None and line.id == "id-test" else None,
+        baseline=standard_line(board, measure.key),
         logit=logit,
         dark=dark,
         title=f"{board.group.suite} · {board.group.backbone}",

@@ -4,7 +4,7 @@
 const leaderboard = JSON.parse(byId("document").textContent);
 
 const usual = { suite: "", backbone: "", group: 0, sort: "", order: "best", find: "", show: "measured", spread: "sd",
-                columns: "", rows: "", row: "", theme: "" };
+                y: "ood", axes: "linear", columns: "", rows: "", row: "", theme: "" };
 const state = { ...usual };
 
 function readFragment() {
@@ -18,6 +18,8 @@ function readFragment() {
   if (state.order !== "worst") state.order = "best";
   if (!["measured", "reported", "both"].includes(state.show)) state.show = "measured";
   if (!["sd", "seeds", "images", "none"].includes(state.spread)) state.spread = "sd";
+  if (!heights().some((column) => column.key === state.y)) state.y = "ood";
+  if (state.axes !== "logit") state.axes = "linear";
   if (!["light", "dark"].includes(state.theme)) state.theme = "";
   state.rows = state.rows.split(",").filter((id) => rowById(id)).join(",");
   if (!rowById(state.row)) state.row = "";
@@ -41,6 +43,11 @@ const rowsOfKind = () => board().rows.filter((row) => !hasReported() || state.sh
 function toggleChosen(id) {
   const ids = chosenRows();
   state.rows = (ids.includes(id) ? ids.filter((other) => other !== id) : [...ids, id]).join(",");
+}
+
+/** A row's name and its parameters, which names have in brackets behind a blank. */
+function nameParts(name) {
+  return name.match(/^(.*?)( [([].*)?$/s).slice(1);
 }
 
 /** Columns that are shown: what a link asks for, else what people see unasked. */
