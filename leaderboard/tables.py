@@ -16,7 +16,7 @@ from .board import Board, BoardRow, Kind, board
 from .groups import Group, by_row, groups, labels, row_key
 from .measures import ENDINGS, ID, Measure, Shifts
 from .predictions import Predictions
-from .printed import bold, caption
+from .printed import bold, caption, printed
 from .ties import Question, mark
 from .tradeoff import YARDSTICK
 
@@ -123,16 +123,16 @@ def _board(of: Board, view: View) -> Table:
     shown = [
         *NAMES,
         Column("external", human=False),
-        Column("tie", "vs best", human=any(row.tie is not None for row in of.rows)),
-        Column("rank", human=any(row.ranks is not None for row in of.rows)),
-        *(_column(m, view.spread) for m in of.columns),
+        Column("tie", "vs best", human=any(row.tie is not None for row in of.rows), printed=False),
+        Column("rank", human=any(row.ranks is not None for row in of.rows), printed=False),
+        *(_column(m, view.spread, printed(m, of)) for m in of.columns),
         Column("rank_low", kind="count", human=False),
         Column("rank_high", kind="count", human=False),
         Column("front", human=False),
         *(Column(m.key + ending, human=False) for m in of.columns if m.spread for ending in ENDINGS[1:]),
-        Column("trials", "search trials", "count", human=any(r.search_trials for r in records)),
-        Column("search_seconds", "search", "seconds", human=any(r.search_seconds is not None for r in records)),
-        Column("runs", kind="count"),
+        Column("trials", "search trials", "count", human=any(r.search_trials for r in records), printed=False),
+        Column("search_seconds", "search", "seconds", human=any(r.search_seconds is not None for r in records), printed=False),
+        Column("runs", kind="count", printed=False),
         Column("seeds", human=False),
         Column("fits", human=False),
     ]
@@ -141,10 +141,12 @@ def _board(of: Board, view: View) -> Table:
     return Table(shown, rows, title(of), below, caption(of, title(of), below), bold(of))
 
 
-def _column(measure: Measure, spread: Spread) -> Column:
+def _column(measure: Measure, spread: Spread, printed: bool) -> Column:
     interval = (f"{measure.key}_{spread}_low", f"{measure.key}_{spread}_high") if spread != "sd" and measure.spread else None
     deviation = f"{measure.key}_sd" if measure.spread else ""
-    return Column(measure.key, measure.title, measure.kind, spread=deviation, interval=interval, human=measure.human)
+    return Column(
+        measure.key, measure.title, measure.kind, spread=deviation, interval=interval, human=measure.human, printed=printed
+    )
 
 
 def _row(row: BoardRow, of: Board) -> Row:

@@ -51,7 +51,12 @@ def _tied(board: Board, rows: Sequence[BoardRow], best: BoardRow) -> list[Part]:
     tied = {row.key for row in over_seeds.rows if row.tie}
     if best.key in tied and tied == {row.key for row in rows if row.tie}:
         return [*said, "; trained again with other seeds, likewise."]
-    return [*said, "; trained again with other seeds, ", *_company([r for r in over_seeds.rows if r.key in _keys(rows)], best), "."]
+    return [
+        *said,
+        "; trained again with other seeds, ",
+        *_company([r for r in over_seeds.rows if r.key in _keys(rows)], best),
+        ".",
+    ]
 
 
 def _company(rows: Sequence[BoardRow], best: BoardRow) -> list[Part]:
