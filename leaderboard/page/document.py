@@ -18,11 +18,11 @@ from bench.runs.record import RunRecord
 from ..board import Board, BoardRow, Cell
 from ..chart_style import LIGHT, SHAPES
 from ..frames import standard_line
+from ..headline import headline
 from ..measures import ID
 from ..predictions import Predictions
 from ..tables import Boards, View, notes, title
 from .figures import CORNERS, HEIGHT, LABEL_SIZE, RECOLOUR, figures
-from .headline import headline
 from .pairs import Pairwise
 from .plain import plain, row_id, short
 from .reliability import bins

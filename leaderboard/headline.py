@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..board import Board, BoardRow
-from ..ties import mark
+from .board import Board, BoardRow
+from .ties import mark
 
 #: More names than this are counted instead.
 MOST_NAMED = 3
 
-#: Text, or a row of the board that the page makes a link of.
+#: Text, or a row of the board, which the page makes a link of.
 Part = str | BoardRow
 
 
@@ -37,6 +37,11 @@ def headline(board: Board) -> list[Part]:
     if by.key == "ood":
         said += _cost(rows, best)
     return said
+
+
+def in_words(board: Board) -> str:
+    """The headline as plain text."""
+    return "".join(part if isinstance(part, str) else part.name for part in headline(board))
 
 
 def _tied(board: Board, rows: Sequence[BoardRow], best: BoardRow) -> list[Part]:
