@@ -12,7 +12,7 @@ from .measures import Measure
 
 
 def printed(measure: Measure, board: Board) -> bool:
-    """Whether a paper's table has the column: no cost, and of the shifts those that the OOD average is over, where there is one."""
+    """Whether a paper's table has the column: no cost, and of the shifts those that the OOD average is over, if any is."""
     if measure.key == "cost":
         return False
     aside = len(measure.splits) == 1 and measure.key != "id" and not set(measure.splits) <= set(board.shifts.shared)

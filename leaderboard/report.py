@@ -179,11 +179,8 @@ def _seeds(board: Board) -> str:
         return "Every row is one run of one seed, so that no spread is known."
     many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     seeds = sorted({record.seed for record in board.records})
-    which = ", ".join(map(str, seeds))
-    return (
-        f"Rows are means over {many} seeds ({which if counts == [len(seeds)] else 'of ' + which}) with sample SD (n - 1); the figures have "
-        "95 % t-intervals over seeds."
-    )
+    which = ("" if counts == [len(seeds)] else "of ") + ", ".join(map(str, seeds))
+    return f"Rows are means over {many} seeds ({which}) with sample SD (n - 1); the figures have 95 % t-intervals over seeds."
 
 
 def _machine(records: Sequence[RunRecord]) -> str:

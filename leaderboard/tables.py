@@ -199,7 +199,8 @@ def _ties(of: Board) -> list[str]:
 def _off_curve(of: Board) -> list[str]:
     blank = {row.name: row.cells["above_curve"].hole for row in of.rows if "above_curve" in row.cells}
     names = [name for name, why in blank.items() if why]
-    return [f"Above curve is blank for {', '.join(names)}: {blank[names[0]]}."] if names else []
+    who = ", ".join(names) if len(names) <= 3 else f"{len(names)} of {len(blank)} rows"
+    return [f"Above curve is blank for {who}: {blank[names[0]]}."] if names else []
 
 
 def _baseline(of: Board) -> list[str]:
@@ -246,7 +247,7 @@ def _reading(records: Sequence[RunRecord], shifts: Shifts, columns: Sequence[Mea
 
 
 def _missing(records: Sequence[RunRecord], shifts: Shifts) -> list[str]:
-    notes = []
+    notes, outside = [], []
     named = labels(records)
     for split in (ID, *shifts.all):
         reasons: dict[str, list[str]] = {}
@@ -262,7 +263,9 @@ def _missing(records: Sequence[RunRecord], shifts: Shifts) -> list[str]:
         elif split != ID and split not in shifts.shared and any(split in r.averaged for r in records):
             notes.append(f"{split} is left out of the OOD average of every row, since not every run's card declares it.")
         elif split != ID and split not in shifts.shared:
-            notes.append(f"{split} is not in the OOD average: the suite's card leaves it out.")
+            outside.append(split)
+    if outside:
+        notes.append(f"Not in the OOD average, since the suite's card leaves it out: {', '.join(outside)}.")
     return notes
 
 

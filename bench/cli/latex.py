@@ -17,9 +17,9 @@ _SPECIAL = {
     "|": r"\textbar{}",
     "±": r"$\pm$",
     HOLE: "--",
-    "—": "---",
+    "\u2014": "---",
     "·": r"$\cdot$",
-    "×": r"$\times$",
+    "\u00d7": r"$\times$",
     "\u2212": "$-$",
     "≤": r"$\leq$",
     "≥": r"$\geq$",
@@ -36,7 +36,7 @@ _SPECIAL = {
     "Æ": r"{\AE}",
     "ł": r"{\l}",
     "Ł": r"{\L}",
-    "ı": r"{\i}",
+    "\u0131": r"{\i}",
     # A star or bracket after a row's `\\` would be read as that command's argument, and `?` with a backtick as a Spanish
     # question mark; braces keep them text everywhere.
     "*": "{*}",

@@ -5,7 +5,6 @@ Numbers are rounded to 1e-5 (a thousandth of a percentage point), which is what 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

@@ -40,7 +40,7 @@ def figures(rows: Sequence[dict[str, Any]], splits: Sequence[str]) -> dict[str, 
 
 
 def _scatter() -> dict[str, Any]:
-    """The scatter of `bench plot`, and a layer of labels at every corner of a mark; the page fits the axes and places the labels."""
+    """The scatter of `bench plot` with a layer of labels per corner of a mark; the page fits axes and places labels."""
     middle = dict.fromkeys(("id", "id_low", "id_high", "ood", "ood_low", "ood_high"), 0.5)
     marks = pd.DataFrame([{"key": "", "row": "", "front": True, "kind": "measured", "seeds": 1} | middle] * 2)
     curve = pd.DataFrame([{"of": "", "alpha": 0.0, "id": 0.5, "ood": 0.5}])
@@ -96,7 +96,7 @@ def _finished(chart: Any) -> dict[str, Any]:
 
 
 def _strip(part: Any) -> None:
-    """Data sets become names, and the colour and shape of a row fields of its data: a list of all rows would stand in every scale."""
+    """Data sets become names; colour and shape become fields of the data, lest every scale list all rows."""
     if isinstance(part, list):
         for item in part:
             _strip(item)
