@@ -43,7 +43,8 @@ const whose = () => (chosenRows().length ? "The selected rows, three at most. " 
 
 async function drawBars() {
   const splits = board()?.columns.filter((c) => c.split && c.kind === "percent" && c.part !== "more") ?? [];
-  const rows = detailedRows(3, (row) => splits.some((c) => row.cells[c.key]?.[0] != null));
+  const rows = detailedRows(3, (row) => (row.kind === "measured" || state.show === "reported" || chosenRows().length) &&
+    splits.some((c) => row.cells[c.key]?.[0] != null));
   const bars = splits.flatMap((column) => rows.map((row) => {
     const cell = row.cells[column.key], pair = ends(cell);
     return { key: row.id, row: row.name, colour: styleOf(row).colour, split: column.title, score: cell?.[0] ?? null, low: pair?.[0] ?? null, high: pair?.[1] ?? null };

@@ -52,6 +52,7 @@ function drawControls() {
   byId("apart").hidden = !apart;
   byId("apart").textContent = apart ? `These rows are not ranked with the others. ${board().title}.` : "";
   byId("figures").hidden = !board()?.figures.scatter;
+  for (const name of ["table-scroll", "comparison"]) byId(name).hidden = !board()?.rows.length;
   const runs = leaderboard.boards.reduce((sum, b) => sum + b.rows.reduce((own, row) => own + row.runs.length, 0), 0);
   byId("title").textContent = board() ? `${board().suite} on ${board().backbone}` : "Leaderboard";
   byId("about").textContent = board()?.averaged.length ? `OOD: mean over ${board().averaged.join(", ")}.` +

@@ -71,7 +71,7 @@ function label(drawn, xs, ys) {
   const free = (box) => box[0] >= 0 && box[1] >= 0 && box[2] <= width && box[3] <= height &&
     !taken.some((other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3]);
   const chosen = new Set(chosenRows()), first = (p) => 2 * chosen.has(p.key) + p.front, used = new Set();
-  for (const point of [...drawn].sort((a, b) => first(b) - first(a)).slice(0, 40)) {
+  for (const point of drawn.filter((p) => p.kind === "measured" || state.show === "reported" || !hasReported()).sort((a, b) => first(b) - first(a)).slice(0, 40)) {
     const [name, parameters] = nameParts(point.row), text = parameters ? `${name} \u2026` : name, wide = pen.measureText(text).width;
     for (const [corner, [dx, dy]] of Object.entries(name.length > 40 || used.has(text) ? {} : corners)) {
       const x = across(point) + dx, y = up(point) + dy, box = [dx < 0 ? x - wide : x, y - letters / 2, dx < 0 ? x : x + wide, y + letters / 2];

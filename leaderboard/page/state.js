@@ -11,7 +11,7 @@ function readFragment() {
   const given = new URLSearchParams(location.hash.slice(1));
   for (const key of Object.keys(usual)) state[key] = given.get(key) ?? usual[key];
   const suites = leaderboard.boards.map((board) => board.suite);
-  if (!suites.includes(state.suite)) state.suite = suites[0] ?? "";
+  if (!suites.includes(state.suite)) state.suite = (leaderboard.boards.find((b) => b.kind === "ranked") ?? leaderboard.boards[0])?.suite ?? "";
   if (!backbonesOf(state.suite).includes(state.backbone)) state.backbone = backbonesOf(state.suite)[0] ?? "";
   state.group = Math.min(Math.max(Number.parseInt(state.group, 10) || 0, 0), Math.max(groups().length - 1, 0));
   if (!board()?.columns.some((column) => column.key === state.sort) && state.sort !== "method") state.sort = board()?.sort ?? "";
@@ -31,7 +31,9 @@ function writeFragment() {
   history.replaceState(null, "", `#${parts}`);
 }
 
-const backbonesOf = (suite) => [...new Set(leaderboard.boards.filter((b) => b.suite === suite).map((b) => b.backbone))];
+/** Backbones of a suite; those that were measured come first. */
+const backbonesOf = (suite) => [...new Set(leaderboard.boards.filter((b) => b.suite === suite)
+  .sort((a, b) => (b.kind === "ranked") - (a.kind === "ranked")).map((b) => b.backbone))];
 const groups = () => leaderboard.boards.filter((b) => b.suite === state.suite && b.backbone === state.backbone);
 const board = () => groups()[state.group];
 const rowById = (id) => board()?.rows.find((row) => row.id === id);
