@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..runs.execute import ALPHAS
 from ..runs.experiment import Experiment
+from ..runs.measure import ALPHAS
 from ..runs.store import Store
 from .plan import Planned
 from .queue import Queue

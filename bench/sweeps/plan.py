@@ -11,8 +11,9 @@ from ..api import experiments
 from ..errors import BenchError, UsageError
 from ..method import Method
 from ..plugins import build_method, find_card
-from ..runs.execute import fine_tuned, planned_record, row_label
+from ..runs.execute import planned_record, row_label
 from ..runs.experiment import Experiment
+from ..runs.measure import fine_tuned
 from ..spec import DEFAULT_BACKBONE, SEARCH_SEED
 from .job import Job
 from .search import Found

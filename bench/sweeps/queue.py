@@ -9,7 +9,7 @@ from typing import Literal
 from ..api import forget
 from ..errors import BenchError, Interrupted
 from ..method import Method
-from ..runs.execute import planned_record, record_failure
+from ..runs.execute import additions, planned_record, record_failure
 from ..runs.lease import is_live
 from ..runs.record import RunRecord
 from .job import Job, Outcome
@@ -216,7 +216,10 @@ class Queue:
         record = self._record(planned)
         if record is None or record.status != "done":
             return False
-        return (bool(record.curve) or not job.curve) and record.search_trials >= job.search_trials
+        if record.search_trials < job.search_trials:
+            return False
+        keep_logits = self.plan.spec.keep_logits and job.phase == "final"
+        return not additions(planned.experiment, planned.method, record, curve=job.curve, keep_logits=keep_logits)
 
     def _record(self, planned: Planned) -> RunRecord | None:
         assert planned.path is not None, "a stage has no record"
