@@ -92,6 +92,7 @@ def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunR
         limit=spec.limit,
         search=spec.search,
         curve=spec.curve,
+        keep_logits=spec.keep_logits,
         search_trials=planned.found.budget if planned.found else 0,
         search_seconds=planned.found.seconds if planned.found else None,
         search_rule=planned.found.rule if planned.found else "",
@@ -176,7 +177,7 @@ def evaluate(
         BenchError: the file is none of these, or does not fit. UsageError, MissingPrerequisite: see `plan`.
     """
     experiment = experiments(spec, store=store, engine=engine, reporter=reporter)[0]
-    return execute_external(experiment, weights, name=name, normalize=normalize, limit=spec.limit)
+    return execute_external(experiment, weights, name=name, normalize=normalize, limit=spec.limit, keep_logits=spec.keep_logits)
 
 
 def load_runs(store: Path | None = None) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from bench.errors import UsageError
 from bench.runs.record import RunRecord
 from bench.sweeps.asha import MARK
 
+from .above import spread
 from .baseline import baselines
 from .board import Board, BoardRow, Kind, board
 from .groups import Group, by_row, groups, labels, row_key
@@ -80,6 +81,8 @@ def boards(records: Sequence[RunRecord], view: View, predictions: Predictions | 
     for one in made:
         if view.ties and one.kind != "limited":
             mark(one, view.ties, predictions)
+        if predictions is not None and one.kind != "limited":
+            spread(one, predictions)
     made.sort(key=lambda one: (one.group.suite, one.group.backbone, one.kind == "limited"))
     return Boards(made, [r for r in (*whole, *parts) if r.status != "done"])
 

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from .engine_options import BackboneOption, DataOption, DeviceOption, LimitOption, SkipOption, SuiteOption, ThreadsOption, engine
+from .engine_options import (
+    BackboneOption,
+    DataOption,
+    DeviceOption,
+    LimitOption,
+    LogitsOption,
+    SkipOption,
+    SuiteOption,
+    ThreadsOption,
+    engine,
+)
 from .output import Format, FormatOption, StoreOption, print_json, print_tables
 
 
@@ -19,6 +29,7 @@ def command(
     suite: SuiteOption = None,
     backbone: BackboneOption = None,
     limit: LimitOption = None,
+    keep_logits: LogitsOption = None,
     skip_unreadable: SkipOption = None,
     normalize: Annotated[
         bool | None,
@@ -55,6 +66,7 @@ def command(
             "backbone": backbone,
             "limit": limit,
             "skip_unreadable": skip_unreadable,
+            "keep_logits": keep_logits,
             "data_root": data_root,
         }
     )

@@ -82,6 +82,7 @@ class RunRecord(_Part):
     )
     facts: dict[str, float] = Field(default_factory=dict, description="measured constants, such as teacher_ms")
     id_val_seen: bool = Field(False, description="the backbone was pre-trained on the suite's own training images")
+    temperature: float | None = Field(None, description="softmax temperature with the least NLL on id-val; earlier runs: None")
     curve: list[CurvePoint] = Field(default_factory=list)
     fit_seconds: float | None = Field(None, description="wall time of training, of all nested fits, whenever they were made")
     eval_seconds: float | None = None

@@ -58,7 +58,7 @@ class Queue:
         self._entries: dict[str, Entry] = {}
         self._costs: Costs | None = None
         self._known_seconds: dict[str, float | None] = {}
-        self._truth = Truth(plan.entrants[0].experiment.store)
+        self._truth = Truth(plan.entrants[0].experiment.store, keep_logits=plan.spec.keep_logits)
         entrants = plan.entrants if plan.spec.searches else []
         self.searches = [Search(plan, entrant, self._truth, self._state) for entrant in entrants]
         if not self.searches:

@@ -87,6 +87,7 @@ class Work:
             limit=self.spec.limit,
             search=job.phase == "search",
             curve=job.curve,
+            keep_logits=self.spec.keep_logits,
             search_trials=job.search_trials,
             search_seconds=job.search_seconds,
             search_rule=job.search_rule,
