@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -92,7 +93,7 @@ def preflight(queue: Queue, work: Work, watch: Watch, resources: Resources, node
             answers = [here]
         else:
             here = inspect(question)
-            answers = _ask(question, offered)
+            answers = _ask(question, offered, watch)
     except OSError as error:
         raise MissingPrerequisite(
             f"the store cannot be written: {error.strerror}", where=str(work.store), fix="another one with --store"
@@ -103,6 +104,8 @@ def preflight(queue: Queue, work: Work, watch: Watch, resources: Resources, node
     for answer in answers:
         for text in answer.notes:
             watch.note(f"{answer.host}: {text}")
+    if watch.stop:
+        return
     if not answers:
         raise MissingPrerequisite("no node of the cluster answers", where=f"--address {resources.address}", fix="`ray status`")
     wrong = {index: [*answer.problems, *_differences(here, answer)] for index, answer in enumerate(answers)}
@@ -118,8 +121,8 @@ def _with_gpus(question: Question, gpus: int) -> Question:
     return Question(**{**question.__dict__, "gpus": gpus})
 
 
-def _ask(question: Question, offered: dict[str, int]) -> list[Answer]:
-    """Every node's answer, asked side by side."""
+def _ask(question: Question, offered: dict[str, int], watch: Watch) -> list[Answer]:
+    """Every node's answer, asked side by side; those that have answered when a stop is asked for."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -131,12 +134,16 @@ def _ask(question: Question, offered: dict[str, int]) -> list[Answer]:
         )
         for node, gpus in offered.items()
     }
+    until, left = time.monotonic() + _PATIENCE, list(asked.values())
+    while left and time.monotonic() < until and not watch.stop:
+        _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
     answers = []
     for node, answer in asked.items():
         try:
-            answers.append(ray.get(answer, timeout=_PATIENCE))
+            answers.append(ray.get(answer, timeout=0))
         except ray.exceptions.GetTimeoutError:
-            answers.append(Answer(f"node {node[:8]}", {}, (f"no answer within {_PATIENCE:g} s",)))
+            if not watch.stop:
+                answers.append(Answer(f"node {node[:8]}", {}, (f"no answer within {_PATIENCE:g} s",)))
         except ray.exceptions.TaskUnschedulableError:
             continue  # it has died a moment ago, and Ray lists it still
         except ray.exceptions.RayError as error:

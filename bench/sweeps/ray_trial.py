@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 from dataclasses import asdict
 from typing import Any
@@ -23,8 +23,6 @@ from .work import Work
 _OFTEN, _EVERY = ("step", "data", "evaluate"), 0.5
 #: Seconds between two looks at the board.
 _LOOK = 0.2
-#: Seconds after its timeout until a trial that does not react is ended.
-GRACE = 60.0
 
 
 @ray.remote(num_cpus=0)
@@ -114,31 +112,23 @@ def do(job: Job, attempt: str, work: Work, resources: Resources, environment: di
     if reporter.stop:
         return asdict(Outcome("cancelled"))
     board.post.remote(attempt, "started", {"where": _where(resources)})
-    last_resort = _end_after(work.timeout)
+    if work.patience is not None:
+        # The last resort for a trial that hangs (a dead device, a dead file server), even in code that holds Python's lock. Where
+        # it hangs goes to Ray's log.
+        faulthandler.dump_traceback_later(work.patience, exit=True, file=2)
     try:
         outcome = asdict(work.do(job, reporter))
         with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, and nobody reads
             ray.get(board.asked.remote())  # calls of one process keep their order: what it posted has arrived
         return outcome
     finally:
-        if last_resort is not None:
-            last_resort.cancel()
+        faulthandler.cancel_dump_traceback_later()
         _free_memory()
 
 
 def _where(resources: Resources) -> str:
     here = f"{socket.gethostname()}, process {os.getpid()}"
     return f"{here}, GPU {os.environ.get('CUDA_VISIBLE_DEVICES', '?')}" if resources.gpus else here
-
-
-def _end_after(timeout: float | None) -> threading.Timer | None:
-    """A trial that hangs (a dead device, a dead file server) does not look whether its time is up."""
-    if timeout is None:
-        return None
-    timer = threading.Timer(timeout + GRACE, os._exit, (1,))
-    timer.daemon = True
-    timer.start()
-    return timer
 
 
 def _free_memory() -> None:

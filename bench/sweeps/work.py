@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError, Interrupted
 from ..spec import RunSpec
+from ..training.devices import DeviceLost
 from ..training.engine import Engine
 from .job import Job, Outcome
 
@@ -29,6 +30,7 @@ class Work:
         store: absolute path of the store. engine: settings of a trial's process.
         device: as `--device`; None takes the best that the trial's process sees.
         timeout: seconds of one attempt at a job; then its state is saved, and it has failed.
+        grace: seconds that a trial gets to save its state when it is told to stop, before its process is ended.
     """
 
     spec: RunSpec
@@ -36,11 +38,22 @@ class Work:
     engine: Engine
     device: str | None = None
     timeout: float | None = None
+    grace: float = 60.0
     _open: dict[tuple[str, str], Experiment] = field(default_factory=dict, init=False, repr=False)
     _relay: _Relay = field(default_factory=lambda: _Relay(), init=False, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": {}, "_relay": _Relay()}
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which an attempt hangs: it did not stop when its time was up."""
+        return None if self.timeout is None else self.timeout + self.grace
+
+    @property
+    def hung(self) -> str:
+        """What is told of such an attempt."""
+        return f"not done within {self.timeout:g} s, nor stopped when it was told to"
 
     def do(self, job: Job, reporter: Reporter) -> Outcome:
         """Fit, or fit and measure, and say how it ended; only a bug of ShiftBench's own raises.
@@ -51,6 +64,8 @@ class Work:
         self._relay.to, self._relay.until = reporter, None if self.timeout is None else start + self.timeout
         try:
             error = self._do(job)
+        except DeviceLost as lost:  # as if this process itself had been killed
+            return Outcome("lost", lost.what, time.monotonic() - start)
         except (Interrupted, KeyboardInterrupt):
             if reporter.stop or not self._relay.late:
                 return Outcome("cancelled", seconds=time.monotonic() - start)
@@ -89,7 +104,10 @@ class Work:
             search_seconds=job.search_seconds,
         )
         # The record has the rest: where, what to do, the traceback.
-        return record.error.partition("\n")[0] if record.status == "failed" else ""
+        error = record.error.partition("\n")[0] if record.status == "failed" else ""
+        if error.startswith(f"{DeviceLost.__name__}: "):
+            raise DeviceLost(error.partition(": ")[2])
+        return error
 
     def _experiment(self, job: Job) -> Experiment:
         """The job's backbone and suite, opened once per process."""
