@@ -10,13 +10,14 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import ray
 
 from .job import Job, Outcome
-from .runner import Resources, progress_of
+from .runner import LOG, Resources, progress_of
 from .work import Work
 
 #: Kinds of events that come many times a second, of which one every so many seconds travels.
@@ -112,23 +113,34 @@ def do(job: Job, attempt: str, work: Work, resources: Resources, environment: di
     if reporter.stop:
         return asdict(Outcome("cancelled"))
     board.post.remote(attempt, "started", {"where": _where(resources)})
-    if work.patience is not None:
-        # The last resort for a trial that hangs (a dead device, a dead file server), even in code that holds Python's lock. Where
-        # it hangs goes to Ray's log.
-        faulthandler.dump_traceback_later(work.patience, exit=True, file=2)
     try:
-        outcome = asdict(work.do(job, reporter))
+        with _ended_if_it_hangs(work):
+            outcome = asdict(work.do(job, reporter))
         with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, and nobody reads
             ray.get(board.asked.remote())  # calls of one process keep their order: what it posted has arrived
         return outcome
     finally:
-        faulthandler.cancel_dump_traceback_later()
         _free_memory()
 
 
 def _where(resources: Resources) -> str:
     here = f"{socket.gethostname()}, process {os.getpid()}"
     return f"{here}, GPU {os.environ.get('CUDA_VISIBLE_DEVICES', '?')}" if resources.gpus else here
+
+
+@contextlib.contextmanager
+def _ended_if_it_hangs(work: Work) -> Iterator[None]:
+    """The last resort for a dead device or file server; the log says where it hung."""
+    if work.patience is None:
+        yield
+        return
+    with (work.store / LOG).open("a") as log:
+        # By a thread of C's, which works even if Python's lock is held.
+        faulthandler.dump_traceback_later(work.patience, exit=True, file=log)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _free_memory() -> None:

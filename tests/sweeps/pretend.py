@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class Pretend:
         what, done = job.method["parameters"], self.store / f"{job.id}.done"
         if done.exists():  # as a store would know, when a process dies after its last word
             return Outcome("done")
-        seen = {"devices": os.environ.get("CUDA_VISIBLE_DEVICES"), "node": os.environ.get("RAY_NODE_ID")}
+        seen = {"devices": os.environ.get("CUDA_VISIBLE_DEVICES"), "node": _node()}
         first = not list(self.store.glob(f"{job.id}.*"))
         mine = self.store / f"{job.id}.{os.getpid()}.json"
         mine.write_text(json.dumps(seen), encoding="utf-8")
@@ -62,6 +63,12 @@ class Pretend:
             raise RuntimeError(what["bug"])
         done.touch(exist_ok=False)
         return Outcome("failed", what["fail"]) if "fail" in what else Outcome("done")
+
+
+def _node() -> str:
+    """Where this runs, on Ray or not."""
+    ray = sys.modules.get("ray")
+    return ray.get_runtime_context().get_node_id() if ray else ""
 
 
 class Line:
