@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: Free bytes below which a node is refused, and below which it is mentioned.
 _TOO_LITTLE, _LITTLE = 500 * 2**20, 5 * 2**30
+_MEND = "mend these nodes, or leave them out of the cluster; `bench doctor` on a node tells more"
 #: Seconds that a node may take: it imports torch, and reads the backbones' weights.
 _PATIENCE = 600.0
 
@@ -110,10 +111,13 @@ def preflight(queue: Queue, work: Work, watch: Watch, resources: Resources, node
         raise MissingPrerequisite("no node of the cluster answers", where=f"--address {resources.address}", fix="`ray status`")
     wrong = {index: [*answer.problems, *_differences(here, answer)] for index, answer in enumerate(answers)}
     if any(wrong.values()):
+        here_alone = resources.address is None
         raise MissingPrerequisite(
-            f"{sum(map(bool, wrong.values()))} of {len(answers)} nodes cannot take part",
+            "this machine cannot do it"
+            if here_alone
+            else f"{sum(map(bool, wrong.values()))} of {len(answers)} nodes cannot take part",
             where="; ".join(dict.fromkeys(f"{answers[index].host}: {text}" for index, texts in wrong.items() for text in texts)),
-            fix="mend these nodes, or leave them out of the cluster; `bench doctor` on a node tells more",
+            fix="`bench doctor` tells more" if here_alone else _MEND,
         )
 
 
@@ -212,7 +216,8 @@ def _disk(question: Question) -> Iterator[tuple[bool, str]]:
         if folder.is_dir():
             free = shutil.disk_usage(folder).free
             if free < _LITTLE:
-                yield free < _TOO_LITTLE, f"{free / 2**30:.1f} GiB are free for {what} ({folder})"
+                wanted = f", at least {_TOO_LITTLE / 2**30:.1f} are wanted" if free < _TOO_LITTLE else ""
+                yield free < _TOO_LITTLE, f"{free / 2**30:.1f} GiB are free for {what} ({folder}){wanted}"
 
 
 def _gpus(question: Question) -> Iterator[tuple[bool, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import secrets
@@ -14,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 import psutil
 from filelock import FileLock, Timeout
@@ -80,7 +80,7 @@ def session(address: str | None, log: Path) -> Iterator[Path]:
         else:
             _reach(address)
             how = {"address": address}
-        file = stack.enter_context(log.open("a", encoding="utf-8"))
+        file = _Log(stack.enter_context(log.open("ab", buffering=0)))
         attach = stack.enter_context(_logged(file))
         # Ray prints what its nodes tell (a node that died) on stdout, where a command's answer goes.
         stack.enter_context(contextlib.redirect_stdout(file))
@@ -177,8 +177,20 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+class _Log(io.TextIOBase):
+    """Text for a log that may be on a full disk, which the trials tell of."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._file.write(text.encode(errors="replace"))
+        return len(text)
+
+
 @contextlib.contextmanager
-def _logged(file: TextIO) -> Iterator[Callable[[], None]]:
+def _logged(file: _Log) -> Iterator[Callable[[], None]]:
     """Ray's loggers write to the file alone; yields what attaches it (again)."""
     import ray  # noqa: F401 - installs handlers of its own when first imported
 

@@ -71,7 +71,7 @@ class Work:
                 return Outcome("cancelled", seconds=time.monotonic() - start)
             error = f"not done within {self.timeout:g} s; the same command continues it, with a greater --timeout"
         except BenchError as failure:
-            error = failure.what
+            error = _in_one_line(str(failure))
         except Exception as failure:  # a plug-in may raise anything: this trial is a failed row, and the others go on
             if os.environ.get("BENCH_DEBUG"):
                 traceback.print_exc()
@@ -103,8 +103,7 @@ class Work:
             search_trials=job.search_trials,
             search_seconds=job.search_seconds,
         )
-        # The record has the rest: where, what to do, the traceback.
-        error = record.error.partition("\n")[0] if record.status == "failed" else ""
+        error = _in_one_line(record.error) if record.status == "failed" else ""
         if error.startswith(f"{DeviceLost.__name__}: "):
             raise DeviceLost(error.partition(": ")[2])
         return error
@@ -122,6 +121,15 @@ class Work:
         opened = self._open[place]
         opened.engine.apply()
         return opened.with_seed(job.seed)
+
+
+def _in_one_line(error: str) -> str:
+    """What is wrong (where); what to do. A traceback is left to the record."""
+    what, *rest = error.splitlines()
+    for line in rest:
+        name, _, text = line.strip().partition(": ")
+        what += f" ({text})" if name == "where" else f"; {text}" if name == "to mend" else ""
+    return what
 
 
 class _Relay:
