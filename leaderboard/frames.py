@@ -12,9 +12,8 @@ from .baseline import Line, published
 from .board import Board
 from .calibration import scaled
 from .intervals import over_seeds
-from .measures import ID
 from .predictions import Predictions
-from .tradeoff import YARDSTICK, yardsticks
+from .tradeoff import ID, YARDSTICK, yardsticks
 
 
 def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:

@@ -16,11 +16,11 @@ from .above import spread
 from .baseline import baselines
 from .board import Board, BoardRow, Kind, board
 from .groups import Group, by_row, groups, labels, row_key
-from .measures import ENDINGS, ID, Measure, Shifts
+from .measures import ENDINGS, Measure, Shifts
 from .predictions import Predictions
 from .printed import bold, caption, printed
 from .ties import Question, mark
-from .tradeoff import YARDSTICK
+from .tradeoff import ID, YARDSTICK
 
 Spread = Literal["sd", "seeds", "images"]
 NAMES = [Column("group", human=False), Column("suite", human=False), Column("backbone", human=False), Column("method")]

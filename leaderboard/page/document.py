@@ -18,9 +18,9 @@ from ..board import Board, BoardRow, Cell
 from ..chart_style import LIGHT, SHAPES
 from ..frames import standard_line
 from ..headline import headline
-from ..measures import ID
 from ..predictions import Predictions
 from ..tables import Boards, View, notes, title
+from ..tradeoff import ID
 from .figures import CORNERS, HEIGHT, LABEL_SIZE, RECOLOUR, figures
 from .pairs import Pairwise
 from .plain import plain, row_id, short
