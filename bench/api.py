@@ -6,34 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data.locations import cache_dir
-from .data.suite import open_suite
 from .method import Method
-from .plugins import build_method, find_card, load_backbone
+from .plugins import build_method, find_card
 from .runs.execute import execute, execute_external
 from .runs.experiment import Experiment
-from .runs.lease import Lease
+from .runs.opening import experiments
 from .runs.record import RunRecord
 from .runs.store import Store, store_root
-from .spec import DEFAULT_BACKBONE, SEARCH_SEED, RunSpec
-from .stopping import Reporter, stop_if_asked
+from .spec import SEARCH_SEED, RunSpec
+from .stopping import Reporter, Silent
 from .sweeps.search import Found, search
-from .training.engine import Engine, default_device
+from .training.engine import Engine
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from .sweeps.runner import Watch
     from .sweeps.sweep import Settings
-
-
-class Silent:
-    """A reporter that tells nothing."""
-
-    stop = 0
-
-    def event(self, kind: str, **fields: Any) -> None:
-        """Ignore."""
 
 
 @dataclass(frozen=True)
@@ -54,50 +43,6 @@ class Planned:
     def fitted(self) -> bool:
         """Whether the store has the fit already."""
         return self.experiment.store.fit(self.fit_id) is not None
-
-
-def experiments(
-    spec: RunSpec, *, store: Path | None = None, engine: Engine | None = None, reporter: Reporter | None = None
-) -> list[Experiment]:
-    """The spec's backbone and suite, opened, once per seed; nothing is trained.
-
-    Raises:
-        UsageError: a name is wrong. MissingPrerequisite: data or weights are not here.
-    """
-    reporter = reporter or Silent()
-    card, card_path = find_card(spec.suite)
-    engine = engine or Engine(device=default_device())
-    engine.apply()
-
-    def told(what: str, done: int, of: int) -> None:
-        reporter.event("data", what=what, done=done, of=of)
-        stop_if_asked(reporter)
-
-    backbone = load_backbone(spec.backbone or card.backbone or DEFAULT_BACKBONE)
-    suite = open_suite(
-        card,
-        card_path=card_path,
-        data_root=spec.data_root,
-        limit=spec.limit,
-        skip_unreadable=spec.skip_unreadable,
-        progress=told,
-    )
-    for warning in suite.warnings:
-        reporter.event("warning", text=warning)
-    root = Store(store_root(store))
-    return [
-        Experiment(
-            backbone=backbone,
-            suite=suite,
-            seed=seed,
-            store=root,
-            engine=engine,
-            reporter=reporter,
-            cache=cache_dir(),
-            shots=spec.shots,
-        )
-        for seed in spec.seeds
-    ]
 
 
 def plan(
@@ -140,33 +85,18 @@ def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunR
         Interrupted: a stop was asked for.
     """
     if fresh:
-        forget(planned.experiment, planned.fit_id)
+        planned.experiment.store.forget(planned.fit_id, waiting=planned.experiment.waiting)
     return execute(
         planned.experiment,
         planned.method,
         limit=spec.limit,
         search=spec.search,
         curve=spec.curve,
+        keep_logits=spec.keep_logits,
         search_trials=planned.found.budget if planned.found else 0,
         search_seconds=planned.found.seconds if planned.found else None,
         search_rule=planned.found.rule if planned.found else "",
     )
-
-
-def forget(experiment: Experiment, fit_id: str) -> None:
-    """Remove a fit, its checkpoint and its runs; waits for a process that trains it."""
-    import shutil
-
-    store = experiment.store
-    folder = store.fit_dir(fit_id)
-    if folder.exists():
-        with Lease(folder, waiting=experiment.waiting):
-            for item in folder.iterdir():
-                if item.name != "lease":
-                    shutil.rmtree(item) if item.is_dir() else item.unlink()
-    for path, record in list(store.records()):
-        if record.fit_id == fit_id:
-            shutil.rmtree(path.parent)
 
 
 def run(
@@ -239,14 +169,15 @@ def evaluate(
     """Measure existing weights on a suite; the row is marked as external, its training unverified.
 
     Args:
-        weights: a safetensors or torch file with the tensors of a classifier (`tower.*`, `head.weight`, `head.bias`).
+        weights: a checkpoint of wise-ft, FLYP, model-soups, open_clip or robust-finetuning, a file with the tensors of a
+            classifier (`tower.*`, `head.weight`, `head.bias`), or the folder of a fit.
         name: label of the row. normalize: whether the head divides features by their norm.
 
     Raises:
-        BenchError: the file is not such a state. UsageError, MissingPrerequisite: see `plan`.
+        BenchError: the file is none of these, or does not fit. UsageError, MissingPrerequisite: see `plan`.
     """
     experiment = experiments(spec, store=store, engine=engine, reporter=reporter)[0]
-    return execute_external(experiment, weights, name=name, normalize=normalize, limit=spec.limit)
+    return execute_external(experiment, weights, name=name, normalize=normalize, limit=spec.limit, keep_logits=spec.keep_logits)
 
 
 def load_runs(store: Path | None = None) -> pd.DataFrame:

@@ -33,6 +33,7 @@ class RunSpec(BaseModel):
     shots: int | None = Field(None, ge=1, description="train on this many images per class, drawn by the seed")
     skip_unreadable: int = Field(0, ge=0, description="how many undecodable images to leave out, counted in the record")
     curve: bool = False
+    keep_logits: bool = Field(False, description="keep the logits of every image, also of ImageNet-sized sets")
     search: bool = Field(False, description="fit and measure id-val only; no image of a shift is decoded")
     trials: int = Field(0, ge=0, description="search trials per method, on id-val; 0 takes the recipe as it stands")
 

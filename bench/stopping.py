@@ -19,6 +19,15 @@ class Reporter(Protocol):
         """Tell that something happened (`step`, `epoch`, `resumed`, ...)."""
 
 
+class Silent:
+    """A reporter that tells nothing."""
+
+    stop = 0
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Ignore."""
+
+
 def stop_if_asked(reporter: Reporter) -> None:
     """Call between two pieces of long work, when everything worth keeping is saved.
 

@@ -96,6 +96,7 @@ class Board:
         lines: shift -> the baseline line behind the column of effective robustness.
         ties_about: key of the column of `BoardRow.tie`; ties_question: `models` or `method`; ties_missing: why there are none.
         ties_untested: name of a row -> why it was left out of the test.
+        above_unspread: name of a row -> why its distance above the curve has no interval over images.
     """
 
     kind: Kind
@@ -110,6 +111,7 @@ class Board:
     ties_question: Literal["models", "method", ""] = ""
     ties_missing: str = ""
     ties_untested: dict[str, str] = field(default_factory=dict)
+    above_unspread: dict[str, str] = field(default_factory=dict)
 
     @property
     def records(self) -> list[RunRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,15 @@ def style(rows: Iterable[str], dark: bool = False) -> tuple[alt.Scale, alt.Scale
     )
 
 
+def legend(rows: Iterable[str]) -> alt.Legend:
+    """Names of rows, one below the other; a name's parameters, which it has in brackets, stand below it in lines of their own."""
+    lines = {}
+    for name in dict.fromkeys(rows):
+        method, bracket, parameters = name.partition(" (")
+        lines[name] = [*textwrap.wrap(method, 46), *textwrap.wrap(bracket.strip() + parameters, 46)] or [name]
+    return alt.Legend(title=None, columns=1, symbolLimit=0, symbolStrokeWidth=0, labelExpr=f"({json.dumps(lines)})[datum.label]")
+
+
 def configured(chart: Any, dark: bool) -> Any:
     """The chart with colours and sizes for a light or a dark ground."""
     palette = DARK if dark else LIGHT
@@ -112,7 +122,7 @@ def percent(field: str, title: str) -> alt.Tooltip:
 
 
 #: Endings of the files that `save` writes.
-FORMATS = (".svg", ".png", ".html")
+FORMATS = (".svg", ".pdf", ".png", ".html")
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -148,7 +158,7 @@ def check_ending(path: Path) -> None:
 
 
 def save(chart: Any, path: Path, title: str) -> None:
-    """Write a chart as SVG, PNG (two pixels a point) or a page that carries its JavaScript and may open no connection.
+    """Write a chart as SVG, PDF, PNG (two pixels a point) or a page that carries its JavaScript and may open no connection.
 
     Raises:
         UsageError: another ending. BenchError: the file cannot be written.
@@ -159,8 +169,12 @@ def save(chart: Any, path: Path, title: str) -> None:
     specification = chart.to_dict()
     if path.suffix == ".svg":
         write_text(path, vl_convert.vegalite_to_svg(specification))
-    elif path.suffix == ".png":
-        picture = vl_convert.vegalite_to_png(specification, scale=2)
+    elif path.suffix in (".png", ".pdf"):
+        picture = (
+            vl_convert.vegalite_to_png(specification, scale=2)
+            if path.suffix == ".png"
+            else vl_convert.vegalite_to_pdf(specification)
+        )
         write_with(path, lambda temporary: temporary.write_bytes(picture))
     else:
         page = _PAGE.format(

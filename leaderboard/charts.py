@@ -8,7 +8,7 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
-from .chart_style import DARK, EDGE, LIGHT, Axis, Palette, configured, inline, percent, style
+from .chart_style import DARK, EDGE, LIGHT, Axis, Palette, configured, inline, legend, percent, style
 
 
 def scatter(
@@ -31,7 +31,8 @@ def scatter(
     Args:
         points: one row per row of the board: `key` (unique), `row` (its name), `id`, `ood`; and where known `id_low`, `id_high`,
             `ood_low`, `ood_high` (ends of the intervals), `kind` (`measured` or `reported`, drawn hollow), `front` (whether no
-            other measured row beats it on both axes; found here if the column is missing), `seeds`.
+            other measured row beats it on both axes; found here if the column is missing), `seeds`, `says` (what a mark says
+            when it is pointed at; the row's name if missing: a reported row has name, colour and shape of the measured one).
         curve: `alpha`, `id`, `ood`, and `of` (what is interpolated) where there are several curves; drawn in the order of alpha.
         baseline: ID accuracy -> accuracy that standard models reach (Taori et al., 2020).
         logit: scale both axes by the logit. zoom: wheel and drag zoom and move.
@@ -47,6 +48,7 @@ def scatter(
         if column not in drawn:
             drawn[column] = None
     drawn["kind"] = drawn.get("kind", "measured")
+    drawn["says"] = drawn["says"].fillna(drawn["row"]) if "says" in drawn else drawn["row"]
     if "front" not in drawn:
         drawn["front"] = pareto(drawn["id"].where(drawn["kind"] == "measured"), drawn["ood"])
     seen = [drawn["id"], drawn["id_low"], drawn["id_high"]], [drawn["ood"], drawn["ood_low"], drawn["ood_high"]]
@@ -66,9 +68,9 @@ def scatter(
     hover = alt.selection_point(name="hover", fields=["key"], on="pointerover", clear="pointerout", empty=False)
     chosen = alt.selection_point(name="chosen", fields=["key"], clear="dblclick")
     marks = alt.Chart(inline("points", drawn))
-    faint = alt.when(chosen).then(alt.value(1.0)).otherwise(alt.value(0.18))
-    legend = alt.Legend(title=None, columns=1, symbolLimit=0, symbolSize=110)
-    colour = alt.Color("row:N", scale=colours, legend=legend)
+    faint = alt.when(chosen).then(alt.value(1.0)).otherwise(alt.value(0.25))
+    named = legend(drawn["row"])
+    colour = alt.Color("row:N", scale=colours, legend=named)
     layers: list[alt.Chart] = []
     if baseline is not None:
         layers.append(_baseline(baseline, across, up, (low_x, high_x), (low_y, high_y), palette))
@@ -87,16 +89,19 @@ def scatter(
         .encode(x=plane_x, y="y_ood_low:Q", y2="y_ood_high:Q"),
     ]
     layers.append(
-        marks.mark_point(filled=True, strokeWidth=1.8)
+        marks.mark_point(filled=True, strokeWidth=1.4)
         .encode(
             x=plane_x,
             y=plane_y,
             color=colour,
-            stroke=alt.Stroke("row:N", scale=colours, legend=legend),
-            shape=alt.Shape("row:N", scale=shapes, legend=legend),
-            fillOpacity=alt.when("datum.kind == 'reported'").then(alt.value(0.0)).otherwise(alt.value(0.9)),
+            # A rim of the ground's colour keeps marks apart that lie upon each other; hollow ones have the row's.
+            stroke=alt.when("datum.kind == 'reported'")
+            .then(alt.Stroke("row:N", scale=colours, legend=None))
+            .otherwise(alt.value(palette.background)),
+            shape=alt.Shape("row:N", scale=shapes, legend=named),
+            fillOpacity=alt.when("datum.kind == 'reported'").then(alt.value(0.0)).otherwise(alt.value(1.0)),
             opacity=faint,
-            size=alt.when(hover).then(alt.value(260)).otherwise(alt.value(110)),
+            size=alt.when(hover).then(alt.value(300)).otherwise(alt.value(150)),
             tooltip=_tooltip(drawn),
         )
         .add_params(hover, chosen, *([alt.selection_interval(name="view", bind="scales")] if zoom else []))
@@ -115,7 +120,7 @@ def scatter(
 
 
 def _tooltip(points: pd.DataFrame) -> list[alt.Tooltip]:
-    shown = [alt.Tooltip("row:N", title="row"), percent("id", "ID"), percent("ood", "OOD")]
+    shown = [alt.Tooltip("says:N", title="row"), percent("id", "ID"), percent("ood", "OOD")]
     for name, label in (("id", "ID"), ("ood", "OOD")):
         if points[f"{name}_low"].notna().any():
             shown += [percent(f"{name}_low", f"{label}, low"), percent(f"{name}_high", f"{label}, high")]

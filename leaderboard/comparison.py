@@ -13,11 +13,12 @@ from scipy import stats
 from bench.runs.record import RunRecord
 
 from .intervals import Interval, over_seeds
-from .measures import ID, shifts_of
+from .measures import shifts_of
 from .pairs import holm
 from .predictions import Predictions
 from .resampling import differences_over_images
 from .strata import NotPaired
+from .tradeoff import ID
 
 Floats = NDArray[np.float64]
 Verdict = Literal["better", "worse", "tie", "unknown"]

@@ -10,8 +10,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from bench.runs.record import RunRecord
 
-from .measures import ID
 from .predictions import Predictions
+from .tradeoff import ID
 
 Floats = NDArray[np.float64]
 

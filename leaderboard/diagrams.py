@@ -9,8 +9,10 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
-from .chart_style import DARK, LIGHT, Axis, configured, inline, percent, style
+from .chart_style import DARK, LIGHT, Axis, configured, inline, legend, percent, style
 
+#: A reliability diagram's line leaves out bins with fewer images, whose accuracy is chance; their marks stay.
+FEWEST_IN_LINE = 10
 _RINGS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -24,7 +26,8 @@ def curve(
     """Accuracy along the straight line from the start (alpha 0) to the fine-tuned weights (alpha 1), a line per split.
 
     Args:
-        points: `alpha`, `split`, `score` (mean over seeds), and where known `low`, `high` (drawn as a band).
+        points: `alpha`, `split`, `score` (mean over seeds), and where known `low`, `high` (drawn as a band). The line of the
+            split `OOD average` is the thick one.
         logit: scale the accuracies by the logit.
     """
     up = Axis("accuracy", logit)
@@ -38,13 +41,14 @@ def curve(
     across = alt.X("alpha:Q", axis=alt.Axis(title="alpha (0: start, 1: fine-tuned)"))
     colour = alt.Color("split:N", scale=colours, legend=alt.Legend(title=None))
     base = alt.Chart(inline("curve", drawn)).encode(x=across, color=colour)
+    thick = alt.when("datum.split == 'OOD average'").then(alt.value(4)).otherwise(alt.value(1.8))
     band = base.transform_filter("isValid(datum.low)").mark_area(fillOpacity=0.15)
-    marks = base.mark_point(filled=True, size=46).encode(
+    marks = base.mark_point(filled=True, size=46, opacity=1).encode(
         y=height,
         shape=alt.Shape("split:N", scale=shapes, legend=alt.Legend(title=None)),
         tooltip=[alt.Tooltip("split:N"), alt.Tooltip("alpha:Q"), percent("score", "accuracy")],
     )
-    chart = alt.layer(band.encode(y="y_low:Q", y2="y_high:Q"), base.mark_line().encode(y=height), marks)
+    chart = alt.layer(band.encode(y="y_low:Q", y2="y_high:Q"), base.mark_line().encode(y=height, strokeWidth=thick), marks)
     finished: alt.LayerChart = configured(chart.properties(width=560, height=380, title=_head(title, subtitle)), dark)
     return finished
 
@@ -74,13 +78,15 @@ def reliability(
     whole = alt.Scale(domain=[0, 1])
     x = alt.X("confidence:Q", axis=axis("confidence"), scale=whole)
     y = alt.Y("accuracy:Q", axis=axis("accuracy"), scale=whole)
-    colour = alt.Color("row:N", scale=colours, legend=alt.Legend(title=None, columns=1, symbolLimit=0))
-    line = data.mark_line(strokeWidth=1.5).encode(x=x, y=y, color=colour, order="confidence:Q")
-    marks = data.mark_point(filled=True).encode(
+    named = legend(drawn["row"])
+    colour = alt.Color("row:N", scale=colours, legend=named)
+    settled = data.transform_filter(f"datum.images >= {FEWEST_IN_LINE}")
+    line = settled.mark_line(strokeWidth=1.5).encode(x=x, y=y, color=colour, order="confidence:Q")
+    marks = data.mark_point(filled=True, opacity=1).encode(
         x=x,
         y=y,
         color=colour,
-        shape=alt.Shape("row:N", scale=shapes, legend=alt.Legend(title=None, columns=1, symbolLimit=0)),
+        shape=alt.Shape("row:N", scale=shapes, legend=named),
         size=alt.Size("share:Q", scale=alt.Scale(range=[15, 220]), legend=None),
         tooltip=[
             alt.Tooltip("row:N"),
@@ -155,14 +161,15 @@ def radar(
         if part
     ]
     colours, shapes = style(scores["row"], dark)
-    colour = alt.Color("row:N", scale=colours, legend=alt.Legend(title=None, columns=1, symbolLimit=0))
+    named = legend(scores["row"])
+    colour = alt.Color("row:N", scale=colours, legend=named)
     data = alt.Chart(inline("radar", pd.DataFrame(drawn, columns=["row", "split", "score", "step", "x", "y"])))
     lines = data.mark_line(strokeWidth=1.8).encode(x, y, color=colour, order="step:Q")
-    marks = data.mark_point(filled=True, size=50).encode(
+    marks = data.mark_point(filled=True, size=50, opacity=1).encode(
         x,
         y,
         color=colour,
-        shape=alt.Shape("row:N", scale=shapes, legend=alt.Legend(title=None, columns=1, symbolLimit=0)),
+        shape=alt.Shape("row:N", scale=shapes, legend=named),
         tooltip=[alt.Tooltip("row:N"), alt.Tooltip("split:N"), percent("score", "score")],
     )
     chart = alt.layer(grid, scale, *labels, lines, marks).properties(width=size, height=size, title=_head(title, subtitle))

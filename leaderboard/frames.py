@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from bench.runs.record import RunRecord
 
+from .baseline import Line, published
 from .board import Board
 from .calibration import scaled
 from .intervals import over_seeds
-from .measures import ID
 from .predictions import Predictions
-from .tradeoff import YARDSTICK, yardsticks
+from .tradeoff import ID, YARDSTICK, yardsticks
 
 
 def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
@@ -61,6 +61,30 @@ def yardstick(board: Board, shift: str = "") -> pd.DataFrame | None:
     if ood not in wide or ID not in wide:
         return None
     return pd.DataFrame({"alpha": wide["alpha"], "id": wide[ID], "ood": wide[ood], "of": f"start to {YARDSTICK}"})
+
+
+def standard_line(board: Board, key: str = "ood") -> Callable[[float], float | None] | None:
+    """ID accuracy on id-test -> what standard models of that accuracy reach in a column: a shift, or the OOD average.
+
+    For the average it is the mean of the shifts' lines; a line over ID on the shift's classes is none over this axis.
+
+    Returns:
+        None where a shift of the column has no line.
+    """
+    known = published(board.group.suite)
+    measure = board.measure(key)
+    lines: list[Line] = []
+    for shift in measure.splits if measure is not None and key != "id" else ():
+        options = [*([board.lines[shift]] if shift in board.lines else []), *known.get(shift, [])]
+        lines += [line for line in options if line.id == "id-test"][:1]
+    if measure is None or not lines or len(lines) < len(measure.splits):
+        return None
+
+    def reached(accuracy: float) -> float | None:
+        every = [value for line in lines if (value := line.at(accuracy)) is not None]
+        return sum(every) / len(every) if len(every) == len(lines) else None
+
+    return reached
 
 
 def curve_of(runs: Sequence[RunRecord]) -> pd.DataFrame | None:

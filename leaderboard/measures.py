@@ -11,9 +11,10 @@ from bench.runs.record import RunRecord
 
 from .baseline import Line, effective, matched_id
 from .intervals import Interval, over_images
-from .tradeoff import above_curve, area_under_curve, yardsticks
+from .tradeoff import ID, above_curve, area_under_curve, yardsticks
 
-ID = "id-test"
+#: Key of the column of the distance above the curve.
+ABOVE = "above_curve"
 
 
 def when(record: RunRecord) -> str:
@@ -104,7 +105,7 @@ def extra_measures(name: str, shifts: Sequence[str], *, human: bool = True) -> l
         "id_val": Measure("id_val", "id-val", "percent", metric("id-val", "score"), human=human),
         "id_matched": Measure("id_matched", "ID on the shifts' classes", "percent", _id_matched(shifts), human=human),
         "worst_shift": Measure("worst_shift", "worst shift", "percent", _worst(shifts), human=human),
-        "curve_area": Measure("curve_area", "area under curve", "percent", area_under_curve, human=human),
+        "curve_area": Measure("curve_area", "area under curve", "percent", _area(shifts), human=human),
         "memory": Measure("memory_bytes", "peak memory", "bytes", _memory, "low", spread=False, human=human),
         "eval_seconds": Measure(
             "eval_seconds", "evaluation", "seconds", lambda r: r.eval_seconds, "low", spread=False, human=human
@@ -121,6 +122,10 @@ def extra_measures(name: str, shifts: Sequence[str], *, human: bool = True) -> l
 
 def _memory(record: RunRecord) -> float | None:
     return None if record.peak_memory_mb is None else record.peak_memory_mb * 2**20
+
+
+def _area(shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
+    return lambda record: area_under_curve(record, shifts)
 
 
 def _worst(shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
@@ -157,15 +162,15 @@ def factor_measures(records: Sequence[RunRecord], measured: Sequence[str]) -> li
     return [_scores(name, f"{name} ({len(of)})", of) for name, of in members.items()]
 
 
-def _above(records: Sequence[RunRecord]) -> list[Measure]:
+def _above(records: Sequence[RunRecord], shifts: Sequence[str]) -> list[Measure]:
     """OOD above the interpolation curve of the same seed's full fine-tuning, where such a curve was measured."""
     curves = yardsticks(records)
 
     def distance(record: RunRecord) -> float | None:
         curve = curves.get(record.seed)
-        return None if curve is None else above_curve(record, curve)
+        return None if curve is None else above_curve(record, curve, shifts)
 
-    measure = Measure("above_curve", "above curve", "percent", distance, among=lambda record: record.seed in curves)
+    measure = Measure(ABOVE, "above curve", "percent", distance, among=lambda record: record.seed in curves)
     return [measure] if curves else []
 
 
@@ -237,7 +242,7 @@ def measures(
         _scores("id", "ID", [ID]),
         *middle,
         _scores("ood", "OOD", shifts.shared),
-        *_above(records),
+        *_above(records, shifts.shared),
         *_effective(lines or {}, shifts.shared),
         *_relative(records),
         *(m for name in dict.fromkeys((*extras, *_QUIET)) for m in extra_measures(name, shifts.shared, human=name in extras)),

@@ -45,8 +45,8 @@ def plot(
     """Draw a board.
 
     scatter: ID against OOD with 95 % intervals over seeds, the interpolation curve of full fine-tuning, the Pareto front and,
-    against a single shift, what standard models reach. curve: accuracy along that interpolation. reliability: accuracy against
-    confidence. radar: every split at a glance. The file's ending says what is written: .svg, .png or .html (interactive).
+    where it is known, what standard models reach. curve: accuracy along that interpolation. reliability: accuracy against
+    confidence. radar: every split at a glance. The file's ending says what is written: .svg, .pdf, .png or .html (interactive).
 
     \b
     Examples:
@@ -115,9 +115,8 @@ def scatter_of(board: Board, *, y: str = "ood", logit: bool = False, dark: bool 
     """
     import pandas as pd
 
-    from .baseline import baselines, chosen
     from .charts import scatter
-    from .frames import points, yardstick
+    from .frames import points, standard_line, yardstick
     from .reported import beside
 
     measure = board.measure(y)
@@ -130,12 +129,11 @@ def scatter_of(board: Board, *, y: str = "ood", logit: bool = False, dark: bool 
     if reported:
         theirs = beside(board, y)
         drawn = pd.concat([drawn.assign(kind="measured"), theirs], ignore_index=True) if len(theirs) else drawn
-    line = chosen(baselines(board.group.suite, board.records), board.records).get(measure.key)
     over = f"OOD: mean over {', '.join(board.shifts.shared)}" if y == "ood" else ""
     return scatter(
         drawn,
         curve=yardstick(board, "" if y == "ood" else y),
-        baseline=line.at if line is not None and line.id == "id-test" else None,
+        baseline=standard_line(board, measure.key),
         logit=logit,
         dark=dark,
         title=f"{board.group.suite} · {board.group.backbone}",
@@ -170,8 +168,19 @@ def curve_of(board: Board, splits: list[str], *, logit: bool = False, dark: bool
     )
 
 
+def _legible(board: Board, most: int = 6) -> tuple[Board, str]:
+    """The board with the best row of every method, where all rows would be a tangle, and the words that say so."""
+    from dataclasses import replace
+
+    if len(board.rows) <= most:
+        return board, ""
+    best = {str(row.records[0].method.get("name")): row for row in reversed(board.rows)}
+    rows = [row for row in board.rows if row in best.values()][:most]
+    return replace(board, rows=rows), f"{len(rows)} of {len(board.rows)} rows, the best of a method each; --method chooses others"
+
+
 def reliability_of(board: Board, splits: list[str], store: Any, *, scaled: bool = False, dark: bool = False) -> Any:
-    """`diagrams.reliability` of all rows.
+    """`diagrams.reliability` of the rows, or of the best one of every method if there are many.
 
     Raises:
         NothingMatched: no row has kept what it needs.
@@ -180,7 +189,8 @@ def reliability_of(board: Board, splits: list[str], store: Any, *, scaled: bool 
     from .frames import bins
     from .predictions import Predictions
 
-    found = bins(board, splits, Predictions(store), after=scaled)
+    shown, which = _legible(board)
+    found = bins(shown, splits, Predictions(store), after=scaled)
     if found.empty:
         raise NothingMatched("no predictions are kept that a reliability diagram could be drawn of", where=str(store.root))
     when = "after temperature scaling fitted on id-val" if scaled else "as trained"
@@ -188,18 +198,23 @@ def reliability_of(board: Board, splits: list[str], store: Any, *, scaled: bool 
         found,
         dark=dark,
         title=f"{board.group.suite} · {board.group.backbone}: reliability",
-        subtitle=[f"{when}; 15 bins of equal width, the images of all seeds together; area: share of the images"],
+        subtitle=[
+            f"{when}; 15 bins of equal width, the images of all seeds together; area: share of the images; "
+            f"bins with fewer than {diagrams.FEWEST_IN_LINE} images are off the line",
+            which,
+        ],
     )
 
 
 def radar_of(board: Board, splits: list[str], *, dark: bool = False) -> Any:
-    """`diagrams.radar` of all rows."""
+    """`diagrams.radar` of the rows, or of the best one of every method if there are many."""
     from . import diagrams
     from .frames import scores
 
+    shown, which = _legible(board)
     return diagrams.radar(
-        scores(board, splits),
+        scores(shown, splits),
         dark=dark,
         title=f"{board.group.suite} · {board.group.backbone}",
-        subtitle="accuracy (%), mean over seeds",
+        subtitle=["accuracy (%), mean over seeds", which],
     )

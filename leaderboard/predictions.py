@@ -1,4 +1,4 @@
-"""What a run said about every image, read from its folder: `predictions/<split>.parquet`."""
+"""What a run, and every point of its curve, said about every image, read from its folder: see bench.runs.predictions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import BenchError
+from bench.runs.predictions import alpha_column
 from bench.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+#: Folder of a run: what its classifier said, or its curve's points.
+Kind = Literal["predictions", "curve"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,23 @@ class Predictions:
         metrics = record.metrics.get(split)
         return self._outcomes(str(self._store.run_dir(record)), split, metrics.images if metrics else -1)
 
+    def curve(self, record: RunRecord, split: str) -> dict[float, Outcomes] | None:
+        """Alpha -> labels and predictions, sorted by key; None where what the curve's points predict was not kept.
+
+        Raises:
+            BenchError: the file cannot be read, or does not add up with the record.
+        """
+        names = {alpha_column(point.alpha): point.alpha for point in record.curve}
+        folder, images = str(self._store.run_dir(record)), record.metrics[split].images
+        found = self._read(folder, "curve", split, ("key", "label", "group", *names))
+        if found is None:
+            return None
+        if absent := names.keys() - found.keys():
+            raise _damaged(folder, "curve", split, f"there is no column {min(absent)}")
+        keys, order = self._sorted(folder, "curve", split, found["key"], images)
+        labels, groups = found["label"][order], found["group"][order]
+        return {alpha: Outcomes(keys, labels, found[name][order], groups) for name, alpha in names.items()}
+
     def columns(self, record: RunRecord, split: str, names: Sequence[str]) -> Mapping[str, NDArray[Any]] | None:
         """Columns of the file as arrays in its own order, those that are there: `logits` is (N, C), others (N,).
 
@@ -70,22 +90,20 @@ class Predictions:
         Raises:
             BenchError: the file cannot be read.
         """
-        return self._read(str(self._store.run_dir(record)), split, names)
+        return self._read(str(self._store.run_dir(record)), "predictions", split, names)
 
-    def _read(self, folder: str, split: str, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+    def _read(self, folder: str, kind: Kind, split: str, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = f"{folder}/predictions/{split}.parquet"
+        path = f"{folder}/{kind}/{split}.parquet"
         try:
             with pq.ParquetFile(path) as file:
                 table = file.read(columns=[name for name in names if name in file.schema_arrow.names])
         except FileNotFoundError:
             return None
         except (OSError, pa.ArrowException) as error:
-            raise BenchError(
-                f"predictions cannot be read: {error}", where=path, fix="remove the run's folder and run again; the fit is kept"
-            ) from error
+            raise _damaged(folder, kind, split, str(error)) from error
         found: dict[str, NDArray[Any]] = {}
         for name in table.column_names:
             column = table.column(name).combine_chunks()
@@ -97,17 +115,27 @@ class Predictions:
         return found
 
     def _read_outcomes(self, folder: str, split: str, images: int) -> Outcomes | None:
-        found = self._read(folder, split, ("key", "label", "prediction", "group"))
+        found = self._read(folder, "predictions", split, ("key", "label", "prediction", "group"))
         if found is None:
             return None
-        keys = found["key"].astype(str)
-        order = np.argsort(keys, kind="stable")
-        if (keys[order][1:] == keys[order][:-1]).any() or len(keys) != images:
-            raise BenchError(
-                f"predictions do not add up: {len(keys)} rows, {len(np.unique(keys))} images, {images} in the record",
-                where=f"{folder}/predictions/{split}.parquet",
-                fix="remove the run's folder and run again; the fit is kept",
-            )
-        # Names of images take the most memory, and all runs on a split have the same.
-        keys = self._keys.setdefault(hashlib.sha256(keys[order].tobytes()).digest(), keys[order])
+        keys, order = self._sorted(folder, "predictions", split, found["key"], images)
         return Outcomes(keys, found["label"][order], found["prediction"][order], found["group"][order])
+
+    def _sorted(self, folder: str, kind: Kind, split: str, names: NDArray[Any], images: int) -> tuple[NDArray[np.str_], Ints]:
+        """Sorted keys, each once, and the order of the file's rows that sorts them."""
+        keys = names.astype(str)
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        if (keys[1:] == keys[:-1]).any() or len(keys) != images:
+            counts = f"{len(keys)} rows, {len(np.unique(keys))} images, {images} in the record"
+            raise _damaged(folder, kind, split, f"they do not add up: {counts}")
+        # Names of images take the most memory, and all runs on a split have the same.
+        return self._keys.setdefault(hashlib.sha256(keys.tobytes()).digest(), keys), order
+
+
+def _damaged(folder: str, kind: Kind, split: str, why: str) -> BenchError:
+    return BenchError(
+        f"predictions cannot be read: {why}",
+        where=f"{folder}/{kind}/{split}.parquet",
+        fix="remove the run's folder and run again; the fit is kept",
+    )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from bench.runs.record import RunRecord
 
 from .board import Board
 from .measures import Measure
+
+
+def printed(measure: Measure, board: Board) -> bool:
+    """Whether a paper's table has the column: no cost, and of the shifts those that the OOD average is over, if any is."""
+    if measure.key == "cost":
+        return False
+    aside = len(measure.splits) == 1 and measure.key != "id" and not set(measure.splits) <= set(board.shifts.shared)
+    return not (aside and board.shifts.shared)
 
 
 def bold(board: Board) -> frozenset[tuple[int, str]]:
@@ -28,11 +37,13 @@ def bold(board: Board) -> frozenset[tuple[int, str]]:
             found |= {(i, measure.key) for i in marked}
         elif values:
             best = max(values.values()) if measure.better == "high" else min(values.values())
-            found |= {(i, measure.key) for i, value in values.items() if _printed(value, measure) == _printed(best, measure)}
+            found |= {
+                (i, measure.key) for i, value in values.items() if _as_printed(value, measure) == _as_printed(best, measure)
+            }
     return frozenset(found)
 
 
-def _printed(value: float, measure: Measure) -> str:
+def _as_printed(value: float, measure: Measure) -> str:
     return f"{100 * value:.1f}" if measure.kind == "percent" else f"{value:.3f}"
 
 
@@ -51,11 +62,12 @@ def caption(board: Board, title: str, notes: Sequence[str]) -> str:
         strong = "Bold: the best of a column" + (
             f"; for {about.title}, all rows not shown to be below the best." if tested and about else "."
         )
-    return " ".join(part for part in (f"{title}.", *notes[:1], chosen, strong) if part)
+    reading = re.sub(r" Training = [^.]*\.", "", notes[0]) if notes else ""  # no column of costs is printed
+    return " ".join(part for part in (f"{title}.", reading, chosen, strong) if part)
 
 
 def bibtex(records: Iterable[RunRecord]) -> str:
-    """BibTeX entries of the methods of these runs, those that they wrap included, each once; a comment for one without."""
+    """BibTeX entries of the methods of these runs, those that they wrap included, each key once; a comment for one without."""
     from bench.errors import BenchError
     from bench.plugins import load_method
 
@@ -68,12 +80,14 @@ def bibtex(records: Iterable[RunRecord]) -> str:
             waiting += [
                 value for value in (method.get("parameters") or {}).values() if isinstance(value, dict) and "name" in value
             ]
-    entries: dict[str, None] = {}
+    entries: dict[str, str] = {}
     for name in sorted(names):
         try:
             method_class = load_method(name)
         except BenchError:
-            entries.setdefault(f"% {name}: not installed here")
+            entries[name] = f"% {name}: not installed here"
             continue
-        entries.setdefault(method_class.bibtex.strip() or f"% {name}: {method_class.paper or 'no citation'}")
-    return "\n\n".join(entries) + "\n"
+        entry = method_class.bibtex.strip() or f"% {name}: {method_class.paper or 'no citation'}"
+        key = re.match(r"@\w+\s*\{\s*([^,\s]+)", entry)
+        entries.setdefault(key[1] if key else name, entry)
+    return "\n\n".join(entries.values()) + "\n"

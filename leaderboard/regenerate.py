@@ -1,8 +1,9 @@
 """The boards that this repository carries: made by one command, and held against their own packs.
 
-    python -m bench.leaderboard.regenerate --store STORE      write the pack of the embedded default, board.md and board.json anew
-    python -m bench.leaderboard.regenerate --store STORE --suite pacs-subset          the same with another suite's pack
-    python -m bench.leaderboard.regenerate --check            re-score the packs, and compare what they give with the board
+    python -m bench.leaderboard.regenerate                          write board.md and board.json anew from the packs here
+    python -m bench.leaderboard.regenerate --store STORE            the same, after packing a store's runs on the embedded default
+    python -m bench.leaderboard.regenerate --store STORE --suite pacs-subset      the same with another suite's runs
+    python -m bench.leaderboard.regenerate --check                  re-score the packs, and hold the board against what they give
 
 The board is made from the packs and not from the store, so that everything on it can be computed again from what is here.
 """
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.output import Format, StoreOption, render, say, size
+from bench.cli.output import Format, render, say, size
 from bench.errors import BenchError
 from bench.runs.store import Store, store_root
 from bench.spec import DEFAULT_BACKBONE, DEFAULT_SUITE
@@ -46,20 +47,36 @@ def boards_of(packs: list[Path]) -> tuple[str, dict[str, Any]]:
     return render(made, Format.md), content
 
 
-def regenerate(store: Store, folder: Path = BOARDS, suite: str = DEFAULT_SUITE) -> None:
-    """Pack the store's results on a suite, and write the boards that this pack and those beside it give."""
-    from bench.runs.atomic import write_text
-
+def repack(store: Store, folder: Path = BOARDS, suite: str = DEFAULT_SUITE) -> None:
+    """Put a store's results on a suite in place of the suite's pack."""
     from .pack import write_pack
     from .selection import results
 
     pack = folder / f"{suite}.shiftpack"
     chosen = results(store, [suite], [DEFAULT_BACKBONE] if suite == DEFAULT_SUITE else None, None)
     write_pack(store, chosen, pack, logits=False)
-    text, content = boards_of(sorted(folder.glob("*.shiftpack")))
+    say(f"{len(chosen)} runs in {pack} ({size(pack.stat().st_size)})")
+
+
+def regenerate(folder: Path = BOARDS) -> None:
+    """Write the boards that the packs in a folder give.
+
+    Raises:
+        Refused: a pack does not add up. BenchError: there is none.
+    """
+    from bench.runs.atomic import write_text
+
+    text, content = boards_of(_packs(folder))
     write_text(folder / "board.md", text)
     write_text(folder / "board.json", json.dumps(content, indent=1) + "\n")
-    say(f"{len(chosen)} runs in {pack} ({size(pack.stat().st_size)}), board.md and board.json beside it")
+    say(f"{len(content['tables'])} tables in {folder / 'board.md'} and board.json")
+
+
+def _packs(folder: Path) -> list[Path]:
+    packs = sorted(folder.glob("*.shiftpack"))
+    if not packs:
+        raise BenchError("there is no pack", where=str(folder), fix="`python -m bench.leaderboard.regenerate --store STORE`")
+    return packs
 
 
 def differences(folder: Path = BOARDS) -> list[str]:
@@ -68,9 +85,9 @@ def differences(folder: Path = BOARDS) -> list[str]:
     Raises:
         Refused: a pack does not add up. BenchError: there is no board.
     """
-    packs = sorted(folder.glob("*.shiftpack"))
-    if not packs or not (folder / "board.json").is_file():
-        raise BenchError("there is no board", where=str(folder), fix="`python -m bench.leaderboard.regenerate --store STORE`")
+    packs = _packs(folder)
+    if not (folder / "board.json").is_file():
+        raise BenchError("there is no board", where=str(folder), fix="`python -m bench.leaderboard.regenerate`")
     text, content = boards_of(packs)
     found = list(_compared(json.loads((folder / "board.json").read_text(encoding="utf-8")), content, "board.json"))
     if (folder / "board.md").read_text(encoding="utf-8") != text:
@@ -89,15 +106,21 @@ def _compared(stated: Any, found: Any, where: str) -> list[str]:
 
 
 def main(
-    store: StoreOption = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="pack its runs first", show_default="none: the packs stay")
+    ] = None,
     folder: Annotated[Path, typer.Option(help="where the board lies")] = BOARDS,
-    suite: Annotated[str, typer.Option(help="whose results to pack")] = DEFAULT_SUITE,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="with --store: whose results; repeat it", show_default=DEFAULT_SUITE)
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="compare only")] = False,
 ) -> None:
-    """Make the board anew from a store, or check the one that is here."""
+    """Make the board anew, or check the one that is here."""
     try:
         if not check:
-            regenerate(Store(store_root(store)), folder, suite)
+            for name in (suite or [DEFAULT_SUITE]) if store is not None else []:
+                repack(Store(store_root(store)), folder, name)
+            regenerate(folder)
         elif found := differences(folder):
             print("\n".join(found))
             sys.exit(1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from bench.runs.atomic import write_text
 from bench.spec import SEARCH_SEED
 
 from .board import Board
-from .chart_style import save
+from .chart_style import FORMATS, save
+from .headline import in_words
 from .plot_command import curve_of, radar_of, reliability_of, scatter_of
 from .predictions import Predictions
 from .printed import bibtex
@@ -70,24 +72,41 @@ def _fill(records: Sequence[RunRecord], store: Store, folder: Path, dark: bool) 
     parts, missing = ["# Report", ""], []
     for board in found:
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{board.group.suite}_{board.group.backbone}")
+        while (folder / name).exists():  # two names may differ in nothing but odd characters
+            name += "_"
         place = folder / name
         own = tables(board.group.records, view, predictions)
         for form, ending in ((Format.md, "md"), (Format.latex, "tex"), (Format.csv, "csv"), (Format.json, "json")):
             write_text(place / f"board.{ending}", render(own, form))
-        parts += [f"## {title(board)}", "", protocol(board), "", _untitled(own[0]), ""]
+        parts += [f"## {title(board)}", "", *_paragraph(in_words(board)), *_paragraph(protocol(board)), _untitled(own[0]), ""]
         for what, draw in _charts(board, store, dark).items():
             try:
                 chart = draw()
             except NothingMatched as why:
                 missing.append(f"{title(board)}: no {what}, since {why.what}")
                 continue
-            for ending in ("svg", "png", "html"):
-                save(chart, place / f"{what}.{ending}", f"{title(board)}: {what}")
-            parts += [f"![{what} of {title(board)}]({name}/{what}.svg)", ""]
-    parts += [line for why in missing for line in (f"- {why}.",)]
+            for ending in FORMATS:
+                save(chart, place / f"{what}{ending}", f"{title(board)}: {what}")
+            parts += [f"![{what} of {title(board)}]({name}/{what}.svg)", "", *_paragraph(_CAPTIONS[what])]
+        parts += [f"The table as `{name}/board.tex`, `.csv`, `.json` and `.md`; the figures as .svg, .pdf, .png and .html.", ""]
+    parts += [f"- {why}." for why in missing]
     write_text(folder / "report.md", "\n".join(parts) + "\n")
     write_text(folder / "references.bib", bibtex(records))
     return missing
+
+
+_CAPTIONS = {
+    "scatter": "ID against OOD, a mark per row. What lies above the grey line offers more OOD at its ID than the interpolation "
+    "from the start to the fine-tuned weights does.",
+    "curve": "Accuracy along the straight line from the start (alpha 0) to the fine-tuned weights (alpha 1).",
+    "reliability": "Accuracy against confidence. On the diagonal confidence is right; below it, it is too high.",
+    "radar": "Accuracy on ID and every shift of the average.",
+}
+
+
+def _paragraph(text: str) -> list[str]:
+    """Text that came from records as a Markdown paragraph: names stay names."""
+    return [re.sub(r"([\\`*<>\[\]|_])", r"\\\1", text), ""] if text else []
 
 
 def _charts(board: Board, store: Store, dark: bool) -> dict[str, Callable[[], Any]]:
@@ -109,7 +128,7 @@ def protocol(board: Board) -> str:
     records = board.records
     first = records[0]
     images = {split: metrics.images for record in records for split, metrics in record.metrics.items()}
-    shifts = ", ".join(f"{shift} ({images[shift]:,} images)" for shift in board.shifts.all if shift in images)
+    shifts = _sizes({shift: images[shift] for shift in board.shifts.all if shift in images})
     left_out = [shift for shift in board.shifts.all if shift not in board.shifts.shared]
     trained = [record for record in records if record.phase != "external"]
     sentences = [
@@ -139,6 +158,13 @@ def protocol(board: Board) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
+def _sizes(images: Mapping[str, int]) -> str:
+    """Splits with their numbers of images, which are said once if they are alike."""
+    if len(images) > 1 and len(set(images.values())) == 1:
+        return f"{', '.join(images)}, each of {next(iter(images.values())):,} images"
+    return ", ".join(f"{split} ({count:,} images)" for split, count in images.items())
+
+
 def _search(records: Sequence[RunRecord]) -> str:
     trials = sorted({record.search_trials for record in records})
     if not trials or trials == [0]:
@@ -153,10 +179,8 @@ def _seeds(board: Board) -> str:
         return "Every row is one run of one seed, so that no spread is known."
     many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     seeds = sorted({record.seed for record in board.records})
-    return (
-        f"Rows are means over {many} seeds (of {', '.join(map(str, seeds))}) with sample SD (n - 1); the figures have "
-        "95 % t-intervals over seeds."
-    )
+    which = ("" if counts == [len(seeds)] else "of ") + ", ".join(map(str, seeds))
+    return f"Rows are means over {many} seeds ({which}) with sample SD (n - 1); the figures have 95 % t-intervals over seeds."
 
 
 def _machine(records: Sequence[RunRecord]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,11 @@ from bench.runs.record import RunRecord
 
 from .intervals import Interval
 from .predictions import Outcomes, Predictions
-from .strata import NotPaired, contributions, every_outcome
+from .strata import NotPaired, contributions, drawn_together, every_outcome
 
 Floats = NDArray[np.float64]
+#: How often every image of a set was drawn, (draws, images).
+Times = NDArray[np.float32]
 
 #: Draws where a score is a mean over images, and where it is not and every draw is scored anew.
 DRAWS, SCORED_DRAWS = 10_000, 2_000
@@ -59,18 +61,59 @@ def differences_over_images(
     if metrics == {"accuracy"}:
         strata = [x[:, 0] - x[:, 1] for x in contributions([a, b], splits, predictions)]
         return Draws(np.sum([drawn_sums(x, DRAWS, rng) for x in strata], axis=0), sum(map(len, strata)))
-    total, images = np.zeros(SCORED_DRAWS), 0
-    seen: set[str] = set()
+    models: list[dict[str, Outcomes]] = [{} for _ in (*a, *b)]
     for split in splits:
-        left, right = every_outcome(a, split, predictions), every_outcome(b, split, predictions)
-        if not left[0].same_images(right[0]):
+        for model, found in zip(
+            models, (*every_outcome(a, split, predictions), *every_outcome(b, split, predictions)), strict=True
+        ):
+            model[split] = found
+    drawn = redrawn_scores(models, {split: a[0].metrics[split].metric for split in splits}, SCORED_DRAWS, rng)
+    means = np.mean([drawn[split] for split in splits], axis=0)
+    return Draws(means[:, : len(a)].mean(axis=1) - means[:, len(a) :].mean(axis=1), sum(len(models[0][s].keys) for s in splits))
+
+
+def redrawn_scores(
+    models: Sequence[Mapping[str, Outcomes]], metrics: Mapping[str, str], draws: int, rng: np.random.Generator
+) -> dict[str, Floats]:
+    """Scores of several models on several sets, all of them on the same draws of the images: set -> (draws, models).
+
+    Args:
+        models: set -> what the model said. metrics: set -> how it is scored.
+
+    Raises:
+        NotPaired: the models saw different images of a set.
+    """
+    for split in metrics:
+        if not all(model[split].same_images(models[0][split]) for model in models):
             raise NotPaired(f"{split}: the rows saw different images")
-        if not seen.isdisjoint(left[0].keys.tolist()):
-            raise NotPaired("sets that share images are compared by accuracy only")
-        seen.update(left[0].keys.tolist())
-        total += _scored(left, right, a[0].metrics[split].metric, rng) / len(splits)
-        images += len(left[0].keys)
-    return Draws(total, images)
+    right = {s: np.stack([model[s].correct for model in models], axis=1).astype(np.float32) for s in metrics}
+    found: dict[str, list[Floats]] = {split: [] for split in metrics}
+    for times in redrawn({split: models[0][split].keys for split in metrics}, draws, rng):
+        for split, metric in metrics.items():
+            if metric == "accuracy":  # of all models at once
+                found[split].append((times[split] @ right[split]).astype(float) / len(right[split]))
+            else:
+                each = [score_of_draws(model[split], times[split], metric) for model in models]
+                found[split].append(np.stack(each, axis=1))
+    return {split: np.concatenate(parts) for split, parts in found.items()}
+
+
+def redrawn(keys: Mapping[str, NDArray[np.str_]], draws: int, rng: np.random.Generator) -> Iterator[dict[str, Times]]:
+    """Draws of the images of several sets with replacement, a block of draws after the other.
+
+    An image that is in several sets is drawn once for all of them, and every set keeps its size (see `drawn_together`).
+    """
+    places, kind = drawn_together(list(keys.values()))
+    kinds = [np.flatnonzero(kind == number) for number in range(kind.max() + 1)]
+    block = max(1, 2_000_000 // len(kind))
+    for start in range(0, draws, block):
+        size = min(block, draws - start)
+        times = np.empty((size, len(kind)), dtype=np.float32)
+        for members in kinds:
+            count = len(members)
+            drawn = rng.integers(0, count, (size, count)) + count * np.arange(size)[:, None]
+            times[:, members] = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        yield {name: times[:, place] for name, place in zip(keys, places, strict=True)}
 
 
 def drawn_sums(x: Floats, draws: int, rng: np.random.Generator) -> Floats:
@@ -82,28 +125,13 @@ def drawn_sums(x: Floats, draws: int, rng: np.random.Generator) -> Floats:
     return np.asarray(rng.multinomial(len(x), counts / len(x), size=draws) @ x[first])
 
 
-def _scored(a: Sequence[Outcomes], b: Sequence[Outcomes], metric: str, rng: np.random.Generator) -> Floats:
-    """(SCORED_DRAWS,) differences of a score that is no mean over images: every draw is scored."""
-    images, block = len(a[0].keys), 100
-    found = []
-    for start in range(0, SCORED_DRAWS, block):
-        size = min(block, SCORED_DRAWS - start)
-        times = rng.multinomial(images, np.full(images, 1 / images), size=size).astype(np.float32)
-        left = np.mean([score_of_draws(one, times, metric) for one in a], axis=0)
-        right = np.mean([score_of_draws(one, times, metric) for one in b], axis=0)
-        found.append(left - right)
-    return np.concatenate(found)
-
-
-def score_of_draws(of: Outcomes, times: NDArray[np.float32], metric: str) -> Floats:
+def score_of_draws(of: Outcomes, times: Times, metric: str) -> Floats:
     """(draws,) scores where image i counts `times[draw, i]` times; classes and groups that were not drawn are left out.
 
     Args:
-        metric: `accuracy`, `macro_f1` or `worst_group`, as in a record.
+        metric: `macro_f1` or `worst_group`, as in a record.
     """
     correct = of.correct.astype(np.float32)
-    if metric == "accuracy":
-        return np.asarray(times @ correct / times.sum(axis=1), dtype=float)
     with np.errstate(invalid="ignore", divide="ignore"):
         if metric == "macro_f1":
             classes = np.unique(of.labels)

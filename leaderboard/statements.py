@@ -127,7 +127,7 @@ def numbers(records: Sequence[RunRecord]) -> dict[str, Number]:
         return record.metrics["id-test"].score if "id-test" in record.metrics else None
 
     def above(record: RunRecord) -> float | None:
-        return above_curve(record, curves[record.seed]) if record.seed in curves else None
+        return above_curve(record, curves[record.seed], record.averaged) if record.seed in curves else None
 
     def drop(record: RunRecord) -> float | None:
         at = identity(record)

@@ -12,6 +12,7 @@ from bench.runs.record import RunRecord
 from .predictions import Outcomes, Predictions
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 class NotPaired(Exception):
@@ -67,9 +68,22 @@ def contributions(rows: Sequence[Sequence[RunRecord]], splits: Sequence[str], pr
             raise NotPaired(f"{split}: the rows saw different images")
         keys.append(found[0][0])
         shares.append(np.stack([share for _, share in found], axis=1) / (len(found[0][0]) * len(splits)))
+    place, kind = drawn_together(keys)
+    total = np.zeros((len(kind), len(rows)))
+    np.add.at(total, np.concatenate(place), np.concatenate(shares))
+    return [total[kind == number] for number in range(kind.max() + 1)]
+
+
+def drawn_together(keys: Sequence[NDArray[np.str_]]) -> tuple[list[Ints], Ints]:
+    """Images of several sets as one population: (place of every set's images in it, kind of its every image).
+
+    Images of one kind are in the same sets. Drawing as many of every kind as there are leaves the sets their sizes.
+
+    Args:
+        keys: per set, each key once.
+    """
     images, place = np.unique(np.concatenate(keys), return_inverse=True)
-    total, member = np.zeros((len(images), len(rows))), np.zeros((len(images), len(splits)), dtype=bool)
-    np.add.at(total, place, np.concatenate(shares))
-    member[place, np.repeat(np.arange(len(splits)), [len(k) for k in keys])] = True
-    kinds, kind = np.unique(member, axis=0, return_inverse=True)
-    return [total[kind == number] for number in range(len(kinds))]
+    member = np.zeros((len(images), len(keys)), dtype=bool)
+    member[place, np.repeat(np.arange(len(keys)), [len(k) for k in keys])] = True
+    _, kind = np.unique(member, axis=0, return_inverse=True)
+    return np.split(place, np.cumsum([len(k) for k in keys])[:-1]), kind.ravel()

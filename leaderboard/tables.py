@@ -12,14 +12,15 @@ from bench.errors import UsageError
 from bench.runs.record import RunRecord
 from bench.sweeps.asha import MARK
 
+from .above import spread
 from .baseline import baselines
 from .board import Board, BoardRow, Kind, board
 from .groups import Group, by_row, groups, labels, row_key
-from .measures import ENDINGS, ID, Measure, Shifts
+from .measures import ENDINGS, Measure, Shifts
 from .predictions import Predictions
-from .printed import bold, caption
+from .printed import bold, caption, printed
 from .ties import Question, mark
-from .tradeoff import YARDSTICK
+from .tradeoff import ID, YARDSTICK
 
 Spread = Literal["sd", "seeds", "images"]
 NAMES = [Column("group", human=False), Column("suite", human=False), Column("backbone", human=False), Column("method")]
@@ -80,6 +81,8 @@ def boards(records: Sequence[RunRecord], view: View, predictions: Predictions | 
     for one in made:
         if view.ties and one.kind != "limited":
             mark(one, view.ties, predictions)
+        if predictions is not None and one.kind != "limited":
+            spread(one, predictions)
     made.sort(key=lambda one: (one.group.suite, one.group.backbone, one.kind == "limited"))
     return Boards(made, [r for r in (*whole, *parts) if r.status != "done"])
 
@@ -124,18 +127,18 @@ def _board(of: Board, view: View) -> Table:
     shown = [
         *NAMES,
         Column("external", human=False),
-        Column("tie", "vs best", human=any(row.tie is not None for row in of.rows)),
-        Column("rank", human=any(row.ranks is not None for row in of.rows)),
-        *(_column(m, view.spread) for m in of.columns),
+        Column("tie", "vs best", human=any(row.tie is not None for row in of.rows), printed=False),
+        Column("rank", human=any(row.ranks is not None for row in of.rows), printed=False),
+        *(_column(m, view.spread, printed(m, of)) for m in of.columns),
         Column("rank_low", kind="count", human=False),
         Column("rank_high", kind="count", human=False),
         Column("front", human=False),
         *(Column(m.key + ending, human=False) for m in of.columns if m.spread for ending in ENDINGS[1:]),
-        Column("trials", "search trials", "count", human=any(r.search_trials for r in records)),
-        Column("search_seconds", "search", "seconds", human=any(r.search_seconds is not None for r in records)),
-        Column("search_rule", "drawn", human=any(row.search_rule not in ("", "random") for row in of.rows)),
-        Column("candidates", "path candidates", "count", human=any(row.candidates for row in of.rows)),
-        Column("runs", kind="count"),
+        Column("trials", "search trials", "count", human=any(r.search_trials for r in records), printed=False),
+        Column("search_seconds", "search", "seconds", human=any(r.search_seconds is not None for r in records), printed=False),
+        Column("search_rule", "drawn", human=any(row.search_rule not in ("", "random") for row in of.rows), printed=False),
+        Column("candidates", "path candidates", "count", human=any(row.candidates for row in of.rows), printed=False),
+        Column("runs", kind="count", printed=False),
         Column("seeds", human=False),
         Column("fits", human=False),
     ]
@@ -144,10 +147,12 @@ def _board(of: Board, view: View) -> Table:
     return Table(shown, rows, title(of), below, caption(of, title(of), below), bold(of))
 
 
-def _column(measure: Measure, spread: Spread) -> Column:
+def _column(measure: Measure, spread: Spread, printed: bool) -> Column:
     interval = (f"{measure.key}_{spread}_low", f"{measure.key}_{spread}_high") if spread != "sd" and measure.spread else None
     deviation = f"{measure.key}_sd" if measure.spread else ""
-    return Column(measure.key, measure.title, measure.kind, spread=deviation, interval=interval, human=measure.human)
+    return Column(
+        measure.key, measure.title, measure.kind, spread=deviation, interval=interval, human=measure.human, printed=printed
+    )
 
 
 def _row(row: BoardRow, of: Board) -> Row:
@@ -202,7 +207,8 @@ def _ties(of: Board) -> list[str]:
 def _off_curve(of: Board) -> list[str]:
     blank = {row.name: row.cells["above_curve"].hole for row in of.rows if "above_curve" in row.cells}
     names = [name for name, why in blank.items() if why]
-    return [f"Above curve is blank for {', '.join(names)}: {blank[names[0]]}."] if names else []
+    who = ", ".join(names) if len(names) <= 3 else f"{len(names)} of {len(blank)} rows"
+    return [f"Above curve is blank for {who}: {blank[names[0]]}."] if names else []
 
 
 def _baseline(of: Board) -> list[str]:
@@ -249,7 +255,7 @@ def _reading(records: Sequence[RunRecord], shifts: Shifts, columns: Sequence[Mea
 
 
 def _missing(records: Sequence[RunRecord], shifts: Shifts) -> list[str]:
-    notes = []
+    notes, outside = [], []
     named = labels(records)
     for split in (ID, *shifts.all):
         reasons: dict[str, list[str]] = {}
@@ -265,7 +271,9 @@ def _missing(records: Sequence[RunRecord], shifts: Shifts) -> list[str]:
         elif split != ID and split not in shifts.shared and any(split in r.averaged for r in records):
             notes.append(f"{split} is left out of the OOD average of every row, since not every run's card declares it.")
         elif split != ID and split not in shifts.shared:
-            notes.append(f"{split} is not in the OOD average: the suite's card leaves it out.")
+            outside.append(split)
+    if outside:
+        notes.append(f"Not in the OOD average, since the suite's card leaves it out: {', '.join(outside)}.")
     return notes
 
 

@@ -3,60 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 import numpy as np
+from numpy.typing import NDArray
 
+from bench.identity import canonical_json
 from bench.runs.record import RunRecord
 
 from .intervals import over_seeds
+
+Floats = NDArray[np.float64]
+ID = "id-test"
 
 #: The fine-tuner whose interpolation curve is the yardstick.
 YARDSTICK = "full-finetune"
 
 
-def envelope(curve: Sequence[tuple[float, float]], at: float) -> float | None:
-    """OOD that the curve offers at an ID accuracy of `at` or more: its upper Pareto envelope, linear between points.
+def offered(ids: Floats, oods: Floats, at: Floats) -> Floats:
+    """OOD that curves offer at an ID accuracy of `at` or more: their upper Pareto envelopes, linear between points.
 
-    A point with less ID and less OOD than another is no offer, so that left of the best OOD the envelope is flat.
+    A point with less ID and less OOD than another is no offer, so that left of the best OOD an envelope is flat.
 
     Args:
-        curve: (ID, OOD) of the points of an interpolation curve, in any order.
+        ids, oods: (curves, points) of interpolation curves, in any order. at: (curves,) one ID accuracy for each.
 
     Returns:
-        None outside the curve's range of ID: nothing is extrapolated.
+        (curves,); NaN outside a curve's range of ID: nothing is extrapolated.
     """
-    points = sorted(curve)
-    if not points or not points[0][0] <= at <= points[-1][0]:
-        return None
-    front: list[tuple[float, float]] = []
-    for x, y in reversed(points):
-        if not front or y > front[-1][1]:
-            front.append((x, y))
-    front.reverse()
-    if at <= front[0][0]:
-        return front[0][1]
-    xs, ys = zip(*front, strict=True)
-    return float(np.interp(at, xs, ys))
+    order = np.lexsort((oods, ids))
+    x, y = np.take_along_axis(ids, order, axis=1), np.take_along_axis(oods, order, axis=1)
+    best_from_here = np.maximum.accumulate(y[:, ::-1], axis=1)[:, ::-1]
+    front = np.ones(x.shape, dtype=bool)
+    front[:, :-1] = y[:, :-1] > best_from_here[:, 1:]
+    beyond = front & (x >= at[:, None])  # the last point is on the front, so that there is one wherever `at` is in range
+    right = np.where(beyond, x, np.inf).argmin(axis=1)
+    left = np.where(front & ~beyond, x, -np.inf).argmax(axis=1)
+    rows = np.arange(len(x))
+    left = np.where((front & ~beyond).any(axis=1), left, right)
+    width = np.where(left == right, 1.0, x[rows, right] - x[rows, left])
+    found = y[rows, left] + (y[rows, right] - y[rows, left]) * (at - x[rows, left]) / width
+    found = np.where(left == right, y[rows, right], found)
+    return np.where((x[:, 0] <= at) & (at <= x[:, -1]), found, np.nan)
 
 
-def above_curve(record: RunRecord, yardstick: RunRecord) -> float | None:
-    """OOD of a run minus what the yardstick's curve offers at the run's ID accuracy; None where that is not defined."""
-    if record.ood is None or "id-test" not in record.metrics:
+def points(record: RunRecord, shifts: Sequence[str]) -> list[tuple[float, float]]:
+    """(ID, mean over the shifts) of the points of a run's curve; of none that was not measured on all of them."""
+    splits = (ID, *shifts)
+    known = [point.scores for point in record.curve if all(split in point.scores for split in splits)]
+    return [(scores[ID], fmean([scores[split] for split in shifts])) for scores in known] if shifts else []
+
+
+def above_curve(record: RunRecord, yardstick: RunRecord, shifts: Sequence[str]) -> float | None:
+    """Mean over the shifts minus what the yardstick's curve offers at the run's ID accuracy; None where that is not defined."""
+    curve = points(yardstick, shifts)
+    if not curve or any(split not in record.metrics for split in (ID, *shifts)):
         return None
-    curve = [(point.scores["id-test"], point.ood) for point in yardstick.curve if point.ood is not None]
-    offered = envelope(curve, record.metrics["id-test"].score)
-    return None if offered is None else record.ood - offered
+    ids, oods = np.array(curve).T
+    at, own = record.metrics[ID].score, fmean([record.metrics[split].score for split in shifts])
+    found = float(offered(ids[None], oods[None], np.array([at]))[0])
+    return None if np.isnan(found) else own - found
 
 
 def yardsticks(records: Iterable[RunRecord]) -> dict[int, RunRecord]:
-    """The yardstick's run with a curve, by seed; among several parameter choices the one that a search chose, else the first."""
-    found: dict[int, RunRecord] = {}
+    """The yardstick's runs with a curve, by seed.
+
+    They are of one row, whatever its parameters: of several, of the one that the most search trials chose, then of the one with
+    the most curves, then of the one nearest to the suite's recipe.
+    """
+    rows: dict[str, dict[int, RunRecord]] = {}
     for record in records:
         if record.method["name"] == YARDSTICK and record.curve and record.status == "done" and record.phase == "final":
-            known = found.get(record.seed)
-            if known is None or record.search_trials > known.search_trials:
-                found[record.seed] = record
-    return found
+            rows.setdefault(canonical_json(record.method), {})[record.seed] = record
+
+    def rank(row: dict[int, RunRecord]) -> tuple[int, int, int, str]:
+        label = next(iter(row.values())).label
+        return max(r.search_trials for r in row.values()), len(row), -len(label), label
+
+    return max(rows.values(), key=rank, default={})
 
 
 def interval_over_seeds(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -65,7 +89,7 @@ def interval_over_seeds(values: Sequence[float], level: float = 0.95) -> tuple[f
     return (mean, interval.low, interval.high) if interval else (mean, float("nan"), float("nan"))
 
 
-def area_under_curve(record: RunRecord) -> float | None:
+def area_under_curve(record: RunRecord, shifts: Sequence[str]) -> float | None:
     """Mean OOD that a run's own curve offers between its lowest and highest ID: the area under the envelope over its width.
 
     Two areas are over two ranges of ID; they tell which curve lies higher only where the ranges are alike.
@@ -73,17 +97,17 @@ def area_under_curve(record: RunRecord) -> float | None:
     Returns:
         None without a curve of some width.
     """
-    curve = [(point.scores["id-test"], point.ood) for point in record.curve if point.ood is not None]
-    xs = sorted({x for x, _ in curve})
+    curve = np.array(points(record, shifts)).reshape(-1, 2)
+    xs = np.unique(curve[:, 0])
     if len(xs) < 2:
         return None
-    offered = [envelope(curve, x) for x in xs]
-    return float(np.trapezoid(np.array(offered, dtype=float), xs) / (xs[-1] - xs[0]))
+    ids, oods = (np.broadcast_to(one, (len(xs), len(curve))) for one in curve.T)
+    return float(np.trapezoid(offered(ids, oods, xs), xs) / (xs[-1] - xs[0]))
 
 
-def on_front(points: Sequence[tuple[float | None, float | None]]) -> list[bool | None]:
+def on_front(places: Sequence[tuple[float | None, float | None]]) -> list[bool | None]:
     """Whether no other point has at least as much of both and more of one; None for a point that lacks one."""
-    known = [(x, y) for x, y in points if x is not None and y is not None]
+    known = [(x, y) for x, y in places if x is not None and y is not None]
     return [
-        None if x is None or y is None else not any(a >= x and b >= y and (a > x or b > y) for a, b in known) for x, y in points
+        None if x is None or y is None else not any(a >= x and b >= y and (a > x or b > y) for a, b in known) for x, y in places
     ]

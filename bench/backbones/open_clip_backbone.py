@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import open_clip
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.pretrained import download_pretrained_from_url
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.pixels import Pixels
 from ..errors import MissingPrerequisite, UsageError
@@ -205,11 +206,20 @@ def _activation_of_file(name: ModelName, config: dict[str, Any]) -> bool:
     if stated is None and f"{name.model}-quickgelu" in open_clip.list_models():
         file = f"{name.model}@{name.file}"
         raise name.error(
-            f"weights of {name.model} exist with two activations (QuickGELU: openai, laion400m, metaclip, dfn; GELU: laion2b, "
-            "datacomp), the file does not say which is its own, and the wrong one silently gives other features",
+            f"weights of {name.model} exist with two activations ({_activations(name.model)}), the file does not say which is "
+            "its own, and the wrong one silently gives other features",
             f"state it: open_clip:{file}?quickgelu=yes or open_clip:{file}?quickgelu=no",
         )
     return bool(config["quick_gelu"]) if stated is None else stated == "yes"
+
+
+def _activations(architecture: str) -> str:
+    """Which published weights of an architecture have which activation, by the beginnings of their tags."""
+    kinds: dict[str, dict[str, None]] = {"QuickGELU": {}, "GELU": {}}
+    for tag in open_clip.list_pretrained_tags_by_model(architecture):
+        quick = (open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu")
+        kinds["QuickGELU" if quick else "GELU"][tag.partition("_")[0]] = None
+    return "; ".join(f"{kind}: {', '.join(tags)}" for kind, tags in kinds.items() if tags)
 
 
 def _download(name: ModelName, published: dict[str, Any]) -> Path:
@@ -253,3 +263,31 @@ def _seen(tag: str) -> str:
     """What a tag says about the training data, such as `laion2b_s34b_b79k`."""
     found = next((data for start, data in DATA.items() if tag.lower().replace("-", "_").startswith(start)), "unknown")
     return f"{found} (open_clip tag {tag})"
+
+
+def architectures_like(visual: Mapping[str, Tensor]) -> list[str]:
+    """The usable open_clip transformers whose image tower has the sizes of these tensors, shortest name first.
+
+    Args:
+        visual: tensors of an image tower, named as below `visual.`.
+    """
+    patches, proj, positions = (visual.get(name) for name in ("conv1.weight", "proj", "positional_embedding"))
+    if patches is None or proj is None or positions is None or patches.ndim != 4 or proj.ndim != 2:
+        return []
+    layers = len({name.split(".")[2] for name in visual if name.startswith("transformer.resblocks.")})
+    found = {
+        "width": patches.shape[0],
+        "patch_size": patches.shape[-1],
+        "layers": layers,
+        "image_size": patches.shape[-1] * round((positions.shape[0] - 1) ** 0.5),
+    }
+    configs = {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
+    fitting = [
+        name
+        for name, config in configs.items()
+        if config["embed_dim"] == proj.shape[1]
+        and found.items() <= config["vision_cfg"].items()
+        and not {"hf_model_name", "hf_tokenizer_name"} & config["text_cfg"].keys()
+        and "multimodal_cfg" not in config
+    ]
+    return sorted(fitting, key=lambda name: (len(name), name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
-from .output import Cell, Column, Format, FormatOption, Table, plain, print_tables, say, size
+from .output import Cell, Column, Format, FormatOption, Table, plain, print_tables, say, shortened, size
 from .suites import DataRootOption
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def data(context: typer.Context, data_root: DataRootOption = None, form: FormatO
     \b
     Examples:
       bench data                                        what there is, and what is here
+      bench data show imagenet-r                        licence, parts, where it comes from
       bench data link imagenet /datasets/ILSVRC2012     use a folder where it lies
       bench data fetch imagenet-r                       download, check, unpack
       bench data verify imagenet-r                      compare with the card (exit code 1 if it differs)
@@ -44,16 +46,57 @@ def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Forma
     from ..plugins import data_set_paths
 
     users = _users()
-    rows = [_row(name, data_root, users.get(name, [])) for name in data_set_paths()]
+    brief = form is Format.table
+    rows = [_row(name, data_root, users.get(name, []), brief=brief) for name in data_set_paths()]
     columns = [
-        Column("name"),
+        Column("name", whole=True),
+        Column("title", human=not brief),
         Column("images", kind="count"),
-        Column("download"),
+        Column("download", whole=True),
         Column("licence"),
         Column("suites"),
         Column("data"),
     ]
-    print_tables([Table(columns, rows, notes=["`bench data fetch NAME` downloads, or says how to obtain it."])], form)
+    notes = ["`bench data show NAME` has everything about one; `bench data fetch NAME` downloads it, or says how to obtain it."]
+    print_tables([Table(columns, rows, notes=notes)], form)
+
+
+@app.command()
+def show(name: NameArgument, data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
+    """Show a data set: licence, citation, what is uncertain, its parts and their counts, where it comes from."""
+    from ..data.locations import data_roots
+    from ..data.sources import open_data_set
+
+    data_set = open_data_set(name, data_roots(data_root))
+    card = data_set.card
+    about: dict[str, Cell] = {
+        **{key: getattr(card, key) for key in ("name", "title", "licence", "citation", "homepage", "uncertain")},
+        "data": str(data_set.folder) if data_set.folder else "missing",
+        "looked for as": ", ".join(card.folders),
+        "classes": len(data_set.classes),
+        "identity": card.identity,
+        "suites": ", ".join(_users().get(card.name, [])),
+        "steps": card.fetch.steps.strip(),
+        "note": card.fetch.note.strip(),
+    }
+    pairs: list[dict[str, Cell]] = [{"field": key, "value": value} for key, value in about.items() if value]
+    parts: list[dict[str, Cell]] = [
+        {"part": part, "images": stated.images, "layouts": ", ".join(dict.fromkeys(layout.path for layout in stated.layouts))}
+        for part, stated in card.parts.items()
+    ]
+    archives: list[dict[str, Cell]] = [
+        {
+            "address": archive.urls[0],
+            "size": archive.bytes,
+            "checked by": "SHA-256" if archive.sha256 else "MD5" if archive.md5 else "size" if archive.bytes else "nothing",
+        }
+        for archive in card.fetch.archives
+    ]
+    part_table = Table([Column("part", whole=True), Column("images", kind="count"), Column("layouts")], parts, "parts")
+    tables = [Table([Column("field"), Column("value")], pairs, card.title), part_table]
+    if archives:
+        tables.append(Table([Column("address"), Column("size", kind="bytes"), Column("checked by")], archives, "downloads"))
+    print_tables(tables if form is not Format.csv else [part_table], form)
 
 
 @app.command()
@@ -240,7 +283,12 @@ def _users() -> dict[str, list[str]]:
     return users
 
 
-def _row(name: str, data_root: Path | None, suites: list[str]) -> dict[str, Cell]:
+def _row(name: str, data_root: Path | None, suites: list[str], *, brief: bool) -> dict[str, Cell]:
+    """A line of the list.
+
+    Args:
+        brief: for people: the licence's first words, and of the suites the first.
+    """
     from ..data.locations import data_roots
     from ..data.sources import open_data_set
 
@@ -257,8 +305,8 @@ def _row(name: str, data_root: Path | None, suites: list[str]) -> dict[str, Cell
         "title": card.title,
         "images": sum(part.images or 0 for part in card.parts.values()) or None,
         "download": download,
-        "licence": card.licence.partition(";")[0].partition(":")[0],
-        "suites": ", ".join(suites),
+        "licence": shortened(re.split("[;:,]", card.licence)[0], 32) if brief else card.licence,
+        "suites": ", ".join(suites) if len(suites) < 2 or not brief else f"{suites[0]} and {len(suites) - 1} more",
         "data": str(data_set.folder) if data_set.folder else "generated" if card.is_made else "missing",
     }
 

@@ -7,18 +7,29 @@ from typing import Annotated
 
 import typer
 
-from .engine_options import BackboneOption, DataOption, DeviceOption, LimitOption, SkipOption, SuiteOption, ThreadsOption, engine
+from .engine_options import (
+    BackboneOption,
+    DataOption,
+    DeviceOption,
+    LimitOption,
+    LogitsOption,
+    SkipOption,
+    SuiteOption,
+    ThreadsOption,
+    engine,
+)
 from .output import Format, FormatOption, StoreOption, print_json, print_tables
 
 
 def command(
     weights: Annotated[
-        Path, typer.Argument(help="safetensors or torch file with a state dict, or a fit's folder", show_default=False)
+        Path, typer.Argument(help="safetensors, torch or pickle file of a classifier, or a fit's folder", show_default=False)
     ],
     name: Annotated[str | None, typer.Option("--name", help="label of the row", show_default="the file's name")] = None,
     suite: SuiteOption = None,
     backbone: BackboneOption = None,
     limit: LimitOption = None,
+    keep_logits: LogitsOption = None,
     skip_unreadable: SkipOption = None,
     normalize: Annotated[
         bool | None,
@@ -32,12 +43,15 @@ def command(
 ) -> None:
     """Measure existing WEIGHTS on a suite; the row is marked as external, its training unverified.
 
-    The file must hold the tensors of a classifier on the backbone: `tower.*`, `head.weight`, `head.bias`. A checkpoint in
-    the format of timm or open_clip is a backbone: `bench run zero-shot --backbone open_clip:ViT-B-32@/path/to/file`.
+    Checkpoints of wise-ft, FLYP, model-soups, open_clip and robust-finetuning are recognised by the names of their tensors;
+    nothing in them is executed. Without a head (FLYP, open_clip), the zero-shot head of their own text tower is built.
+    --backbone is the architecture with its activation and its pixels: the backbone that the training started from.
+    Others have to hold `tower.*`, `head.weight` and `head.bias`, as ours do. A timm checkpoint is a backbone:
+    `bench run zero-shot --backbone timm:NAME@FILE`.
 
     \b
     Examples:
-      bench evaluate finetuned.safetensors --name theirs
+      bench evaluate checkpoint_10.pt --suite imagenet-shifts --backbone open_clip:ViT-B-32/openai
       bench evaluate bench-store/fits/3f2a...  --suite pacs --backbone timm:tf_efficientnet_lite0
     """
     from ..api import evaluate
@@ -52,6 +66,7 @@ def command(
             "backbone": backbone,
             "limit": limit,
             "skip_unreadable": skip_unreadable,
+            "keep_logits": keep_logits,
             "data_root": data_root,
         }
     )

@@ -60,7 +60,8 @@ class Column:
         kind: how people see a number; `percent` is kept as a share and shown times 100.
         spread: key of the standard deviation that people see behind the value, and machines as a column of its own.
         interval: keys of an interval's ends, which people see behind the value instead of the deviation.
-        human: False for what only machines get.
+        human: False for what only machines get. printed: False for what a page of a paper has no room for.
+        whole: whether a terminal may not fold it, such as a name that is to be typed.
     """
 
     key: str
@@ -69,6 +70,8 @@ class Column:
     spread: str = ""
     interval: tuple[str, str] | None = None
     human: bool = True
+    whole: bool = False
+    printed: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,9 @@ def render(tables: Sequence[Table], form: Format) -> str:
     if form is Format.json:
         found = [{"title": t.title, "notes": list(t.notes), "rows": [_raw(t, r) for r in t.rows]} for t in tables]
         return _json({"tables": found})
-    one = {Format.md: _markdown, Format.latex: _latex, Format.table: _text}[form]
+    from .latex import latex
+
+    one = {Format.md: _markdown, Format.latex: latex, Format.table: _text}[form]
     return "\n".join(one(table) for table in tables)
 
 
@@ -149,6 +154,11 @@ def plain(text: str, *, strip: bool = True) -> str:
     one_line = re.sub(r"[ \t\r\n\v\f]*[\t\r\n\v\f][ \t\r\n\v\f]*", " ", text)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in one_line)
     return shown.strip() if strip else shown
+
+
+def shortened(text: str, length: int) -> str:
+    """`text`, cut after a word if it is longer, with an ellipsis."""
+    return text if len(text) <= length else text[: length - 1].rpartition(" ")[0] + "\u2026"
 
 
 def duration(seconds: float) -> str:
@@ -200,7 +210,8 @@ def _shown(row: Row, column: Column) -> str:
     return text
 
 
-def _human(table: Table) -> tuple[list[Column], list[str], list[list[str]]]:
+def for_people(table: Table) -> tuple[list[Column], list[str], list[list[str]]]:
+    """The columns that people see, their titles, and the cells of every row, rounded and not yet escaped."""
     columns = [column for column in table.columns if column.human]
     titles = [plain(column.title or column.key) for column in columns]
     return columns, titles, [[_shown(row, column) for column in columns] for row in table.rows]
@@ -245,7 +256,7 @@ def _markdown_text(text: str) -> str:
 
 
 def _markdown(table: Table) -> str:
-    columns, titles, rows = _human(table)
+    columns, titles, rows = for_people(table)
     rule = ["---" if column.kind == "text" else "---:" for column in columns]
     lines = [f"### {_markdown_text(plain(table.title))}", ""] if table.title else []
     cells = [[_markdown_text(cell) for cell in line] for line in (titles, *rows)]
@@ -255,54 +266,9 @@ def _markdown(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-_LATEX = {
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    HOLE: "--",
-}
-
-
-def _latex_text(text: str) -> str:
-    # A bracket after a row's `\\` would be read as that command's argument; braces keep it text everywhere.
-    return "".join(_LATEX.get(c, c) for c in text).replace("[", "{[}").replace("]", "{]}")
-
-
-def _latex(table: Table) -> str:
-    columns, titles, rows = _human(table)
-
-    def cell(number: int, column: Column, shown: str) -> str:
-        text = _latex_text(shown)
-        if column.kind != "text":
-            text = re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)  # a hyphen is no minus
-        return rf"\textbf{{{text}}}" if (number, column.key) in table.bold else text
-
-    body = [list(map(_latex_text, titles))]
-    body += [[cell(i, column, shown) for column, shown in zip(columns, line, strict=True)] for i, line in enumerate(rows)]
-    lines = [r"\begin{tabular}{" + "".join("l" if column.kind == "text" else "r" for column in columns) + "}", r"\toprule"]
-    cells = [" & ".join(line) + r" \\" for line in body]
-    lines += [cells[0], r"\midrule", *cells[1:], r"\bottomrule", r"\end{tabular}"]
-    if table.caption:
-        head = [
-            r"% needs \usepackage{booktabs}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex_text(plain(table.caption))}}}",
-        ]
-        lines = [*head, *lines, r"\end{table}"]
-    elif table.title:
-        lines = [f"% {plain(table.title)}", *lines]
-    return "\n".join([*lines, *(f"% {plain(note)}" for note in table.notes)]) + "\n"
-
-
 def _text(table: Table) -> str:
     """Full-width text without rules: columns two spaces apart, numbers to the right."""
-    columns, titles, rows = _human(table)
+    columns, titles, rows = for_people(table)
     widths = [max(cell_len(line[i]) for line in (titles, *rows)) for i in range(len(columns))]
 
     def pad(cell: str, width: int, column: Column) -> str:
@@ -316,14 +282,14 @@ def _text(table: Table) -> str:
 
 def _print_for_people(table: Table) -> None:
     text, console = _text(table), _console()
-    columns, titles, rows = _human(table)
+    columns, titles, rows = for_people(table)
     if not (sys.stdout.isatty() and _encodable(text) and _fits(columns, titles, rows, console.width)):
         _write(text)
         return
     grid = RichTable(title=Text(plain(table.title), "bold") if table.title else None, title_justify="left")
     for column, title in zip(columns, titles, strict=True):
         if column.kind == "text":
-            grid.add_column(Text(title), overflow="fold")
+            grid.add_column(Text(title), overflow="fold", no_wrap=column.whole)
         else:
             grid.add_column(Text(title), justify="right", no_wrap=True)
     for line in rows:
@@ -338,7 +304,7 @@ def _fits(columns: Sequence[Column], titles: list[str], rows: list[list[str]], w
     needed = 1
     for i, column in enumerate(columns):
         natural = max(cell_len(line[i]) for line in (titles, *rows))
-        needed += 3 + (min(natural, 16) if column.kind == "text" else natural)
+        needed += 3 + (min(natural, 16) if column.kind == "text" and not column.whole else natural)
     return needed <= width
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
+#: Shifts that the list names.
+_MOST_SHIFTS = 5
+
 DataRootOption = Annotated[Path | None, typer.Option("--data-root", help="look for data here first, then in BENCH_DATA")]
 
 
@@ -38,13 +41,14 @@ def suites(context: typer.Context, data_root: DataRootOption = None, form: Forma
 @app.command("list")
 def print_suites(data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
     """List the installed suites."""
-    rows = [_row(name, data_root) for name in suite_names()]
+    brief = form is Format.table
+    rows = [_row(name, data_root, brief=brief) for name in suite_names()]
     columns = [
-        Column("name"),
-        Column("title"),
+        Column("name", whole=True),
+        Column("title", human=not brief),
         Column("classes", kind="count"),
         Column("shifts"),
-        Column("licence"),
+        Column("licence", human=not brief),
         Column("data"),
     ]
     print_tables([Table(columns, rows, notes=["`bench suites show NAME` lists splits and classes."])], form)
@@ -106,18 +110,22 @@ def _data_sets(card: SuiteCard, path: Path, data_root: Path | None) -> str:
     return f"{found[card.id.data].folder}" + (f"; without {', '.join(missing)}" if missing else "")
 
 
-def _row(name: str, data_root: Path | None) -> dict[str, Cell]:
+def _row(name: str, data_root: Path | None, *, brief: bool) -> dict[str, Cell]:
+    """A line of the list; `brief` for people, who do not want to read the names of 19 corruptions."""
     try:
         card, path = find_card(name)
         data = data_state(card, path, data_root)
     except BenchError as error:
         # One wrong card must not hide the others.
         return {"name": name, "data": f"the card is wrong: {plain(error.what)}"}
+    shifts = list(dict.fromkeys(shift.family or shift.name for shift in card.shifts))
+    if brief and len(shifts) > _MOST_SHIFTS:
+        shifts = [*shifts[: _MOST_SHIFTS - 1], f"{len(shifts) - _MOST_SHIFTS + 1} more"]
     return {
         "name": name,
         "title": card.title,
         "classes": len(card.classes),
-        "shifts": ", ".join(dict.fromkeys(shift.family or shift.name for shift in card.shifts)),
+        "shifts": ", ".join(shifts),
         # A list shows what kind of licence and whether there is data; `show` has the sentences.
         "licence": re.split(r"[:;]|\. ", card.licence)[0],
         "data": re.split(r"[:,]", data)[0] if data.startswith(("missing", "rendered")) else data,

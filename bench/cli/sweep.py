@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .engine_options import DataOption, DeviceOption, LimitOption, SkipOption
+from .engine_options import DataOption, DeviceOption, LimitOption, LogitsOption, SkipOption
 from .output import Format, FormatOption, StoreOption, print_tables, say
 from .run import check_names
 
@@ -112,6 +112,7 @@ def command(
         typer.Option("--shots", min=1, help="train on this many images per class, drawn by the seed", show_default="all"),
     ] = None,
     limit: LimitOption = None,
+    keep_logits: LogitsOption = None,
     skip_unreadable: SkipOption = None,
     data_root: DataOption = None,
     store: StoreOption = None,
@@ -168,6 +169,7 @@ def command(
             "shots": shots,
             "limit": limit,
             "skip_unreadable": skip_unreadable,
+            "keep_logits": keep_logits,
             "runner": runner,
             "gpus_per_trial": gpus_per_trial,
             "cpus_per_trial": cpus_per_trial,

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from ..api import experiments
 from ..data.pixels import Pixels
 from ..data.split import Split
 from ..data.suite import Shots, Suite
@@ -21,6 +20,7 @@ from ..identity import digest
 from ..method import FineTuner, Method
 from ..plugins import configure, load_method
 from ..runs.experiment import Experiment, Fit
+from ..runs.opening import experiments
 from ..spec import RunSpec
 from ..training.engine import Engine
 from .outcome import NotApplicable, Outcome, outcome_of

@@ -10,11 +10,14 @@ from .collection import folder_collection
 from .data_set import Folders, Part
 from .folder import index_folder, remarks_on
 from .image_bytes import OTHER, SYSTEM
+from .kept import kept
 from .listing import list_folder
 from .sources import DataSet, NotHere, Opened
 from .stored import Progress
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .labels import ClassList
 
 
@@ -23,9 +26,20 @@ def read_class_folders(
 ) -> Opened:
     """See `sources.open_part`. Folders that name no class, and classes without a folder, are told and not fatal."""
     assert data_set.folder is not None
+    if data_set.card.identity == "content":
+        index = index_folder(data_set.folder, layout.path, cache=cache, progress=progress)
+        return _read(data_set, part, layout, labels, index)
+    listing = list_folder(data_set.folder, layout.path, cache=cache, progress=progress)
+    if not listing.stamp:
+        return _read(data_set, part, layout, labels, listing.frame())
+    return kept(
+        data_set, part, layout, labels, listing.stamp, lambda: _read(data_set, part, layout, labels, listing.frame()), cache
+    )
+
+
+def _read(data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int], index: pd.DataFrame) -> Opened:
+    assert data_set.folder is not None
     card, what = data_set.card, f"{data_set.card.name} {layout.path}".removesuffix(" .")
-    indexed = list_folder if card.identity == "listing" else index_folder
-    index = indexed(data_set.folder, layout.path, cache=cache, progress=progress)
     images = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] != "")]
     present = sorted(set(images["folder"]))
     numbers = data_set.classes.labels_of(present, layout.named_by)

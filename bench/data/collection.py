@@ -114,7 +114,7 @@ class Collection:
         stamps: (N,) modification times of listed files, ns: what the pixels that are kept of them depend on beside the content.
         listed: whether `content` is a listing, which does not tell whether two images are equal.
         treatment: what is done to every image before the usual preprocessing; part of the identity.
-        kept: whether decoded pixels are worth keeping.
+        kept_in: folder of the cache that these arrays are mapped from, if they are (see `kept`).
     """
 
     what: str
@@ -127,7 +127,7 @@ class Collection:
     stamps: NDArray[np.int64] | None = None
     listed: bool = False
     treatment: str = ""
-    kept: bool = True
+    kept_in: Path | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -245,7 +245,6 @@ def merged(parts: Sequence[Collection]) -> Collection:
         stamps=None if parts[0].stamps is None else joined(part.stamps for part in parts if part.stamps is not None),
         listed=parts[0].listed,
         treatment=parts[0].treatment,
-        kept=all(part.kept for part in parts),
     )
 
 

@@ -2,14 +2,14 @@
 
 Definitions and parameters follow the published ones; every random draw comes from a stream that is keyed by seed, image,
 corruption and severity, so that an image is corrupted in the same way wherever and in whatever order that happens. The numbers
-differ from those on the official files: those are other draws, and saved as JPEGs of quality 85. Frost is missing: it pastes
-photographs that are not shipped here.
+differ from those on the official files: those are other draws, and saved as JPEGs of quality 85. Frost pastes photographs, which
+are not shipped here and have to be given.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from ..errors import MissingPrerequisite, UsageError
+from ..errors import BenchError, UsageError
 from ..identity import numpy_stream
 from .corruption_fields import (
     Border,
@@ -47,10 +47,8 @@ BENCHMARK: Final = (
 EXTRA: Final = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 SEVERITIES: Final = (1, 2, 3, 4, 5)
 
-#: Corruptions that cannot be generated, and why.
-MISSING: Final = {
-    "frost": "it pastes six photographs of frost, which are not part of ShiftBench; only the official files have it"
-}
+#: Photographs of frost that were published, of which the code draws from the first five.
+FROST_PHOTOGRAPHS: Final = 6
 
 #: Added to whole grey levels so that rounding errors do not make the final cut take one off.
 _WHOLE = 0.25
@@ -59,32 +57,34 @@ _GREY = np.array([0.299, 0.587, 0.114])
 Corruption = Callable[[Floats, int, np.random.Generator], Floats]
 
 
-def corrupted(image: Bytes, corruption: str, severity: int, *, key: str, seed: int = 0) -> Bytes:
+def corrupted(
+    image: Bytes, corruption: str, severity: int, *, key: str, seed: int = 0, photographs: Sequence[Bytes] = ()
+) -> Bytes:
     """Corrupt one image.
 
     Args:
         image: (S, S, 3) uint8 RGB, already resized and cropped. The parameters are those for 224 pixels.
         key: what identifies the image, such as its SHA-256; part of the random stream's key.
+        photographs: what frost pastes, (H, W, 3) uint8 RGB each, larger than the image.
 
     Returns:
         (S, S, 3) uint8.
 
     Raises:
         UsageError: unknown corruption or severity, or not a square RGB image.
-        MissingPrerequisite: the corruption is in `MISSING`.
+        BenchError: the photographs of frost are too few, or too small.
     """
-    if corruption in MISSING:
-        raise MissingPrerequisite(
-            f"{corruption} cannot be generated: {MISSING[corruption]}", fix="use the official ImageNet-C for it"
-        )
-    if corruption not in _CORRUPTIONS:
-        raise UsageError(f"no corruption {corruption!r}", fix=f"one of {', '.join(_CORRUPTIONS)}")
+    if corruption not in BENCHMARK + EXTRA:
+        raise UsageError(f"no corruption {corruption!r}", fix=f"one of {', '.join(BENCHMARK + EXTRA)}")
     if severity not in SEVERITIES:
         raise UsageError(f"no severity {severity}", fix="1 to 5")
     if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3 or image.dtype != np.uint8:
         raise UsageError(f"corruptions are defined on square uint8 RGB images, this is {image.dtype} {image.shape}")
     rng = numpy_stream("corruption", VERSION, seed, key, corruption, severity)
-    made = _CORRUPTIONS[corruption](image / 255.0, severity - 1, rng)
+    if corruption == "frost":
+        made = _frost(image, severity - 1, rng, photographs) / 255
+    else:
+        made = _CORRUPTIONS[corruption](image / 255.0, severity - 1, rng)
     # Cut off, not rounded, as the official images were.
     return np.asarray((made.clip(0, 1) * 255).astype(np.uint8))
 
@@ -152,6 +152,17 @@ def _snow(image: Floats, level: int, rng: np.random.Generator) -> Floats:
     fallen = np.rint(motion_blurred(flakes, radius, sigma, rng.uniform(-135, -45)) * 255) / 255
     whitened = np.maximum(image, (image @ _GREY)[..., None] * 1.5 + 0.5)
     return np.asarray(keep * image + (1 - keep) * whitened + (fallen + np.rot90(fallen, 2))[..., None])
+
+
+def _frost(image: Bytes, level: int, rng: np.random.Generator, photographs: Sequence[Bytes]) -> Floats:
+    """In grey levels, with what keeps the cut from taking one off."""
+    side, drawn_from = len(image), FROST_PHOTOGRAPHS - 1  # the published code never draws the last
+    if len(photographs) < drawn_from or min(min(one.shape[:2]) for one in photographs[:drawn_from]) <= side:
+        raise BenchError(f"frost needs {drawn_from} photographs of more than {side} pixels", fix="use those that were published")
+    keep, cover = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[level]
+    photograph = photographs[rng.integers(drawn_from)]
+    top, left = (int(rng.integers(length - side)) for length in photograph.shape[:2])
+    return keep * image.astype(np.float64) + cover * photograph[top : top + side, left : left + side] + 1e-6
 
 
 def _fog(image: Floats, level: int, rng: np.random.Generator) -> Floats:

@@ -111,6 +111,7 @@ class Corrupted(_Part):
     corruption: str
     severity: int
     seed: int = 0
+    photographs: str = Field("imagenet-c-frost/photographs", description="data set and part that the corruption frost pastes")
 
 
 def _kind(layout: Any) -> str:

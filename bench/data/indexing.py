@@ -97,7 +97,7 @@ class Index:
         base = self.collections[WHOLE if WHOLE in self.collections else "train"]
         seen: NDArray[np.str_] = base.content
         for collection in self.collections.values():
-            if collection is base or collection.listed or base.listed or not collection.kept:
+            if collection is base or collection.listed or base.listed or collection.treatment:
                 continue
             shared = int(np.isin(collection.content[collection.problems != EMPTY], seen).sum())
             if shared:

@@ -18,8 +18,8 @@ def read_table(path: Path) -> Table:
     `extends = "NAME"` (or a file beside it) begins with that suite's table. Tables are merged key by key, anything else is
     replaced; shifts are merged by name, and `without = ["NAME"]` leaves shifts out.
 
-    `each = { severity = [1, 2] }` in a shift or a part stands for one entry per combination of values, with `{severity}` in
-    its name and texts replaced.
+    `each = { severity = [1, 2] }` in a shift, a part or an archive to fetch stands for one entry per combination of values, with
+    `{severity}` in its name and texts replaced.
 
     Raises:
         UsageError: the file is not TOML, or extends itself.
@@ -70,6 +70,9 @@ def _expanded(table: Table) -> Table:
     if isinstance(table.get("parts"), dict):
         entries = [entry for name, part in table["parts"].items() for entry in _each({"": name, **part})]
         table["parts"] = {entry.pop(""): entry for entry in entries}
+    if isinstance(table.get("fetch", {}).get("archives"), list):
+        archives = [entry for archive in table["fetch"]["archives"] for entry in _each(archive)]
+        table["fetch"] = table["fetch"] | {"archives": archives}
     return table
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +27,26 @@ TRUSTED_FROM: Final = 100_000
 _VERSION = 1
 
 
-def list_folder(root: Path, part: str, *, cache: Path, progress: Progress | None = None, refresh: bool = False) -> pd.DataFrame:
-    """Every file below `root/part`, each once, sorted by key, judged by its name and size alone.
+@dataclass(frozen=True)
+class Listing:
+    """The files below a folder, each once.
+
+    Attributes:
+        stamp: what the listing is known by while it is believed without looking at every file; "" for a small one.
+    """
+
+    stamp: str
+    _table: pa.Table | Path
+
+    def frame(self) -> pd.DataFrame:
+        """The columns of `folder.COLUMNS` with `sha256` and `format` empty, sorted by key."""
+        table = pq.read_table(self._table) if isinstance(self._table, Path) else self._table
+        frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas(split_blocks=True)
+        return frame.assign(read_ns=0, sha256="", format="")[list(COLUMNS)]
+
+
+def list_folder(root: Path, part: str, *, cache: Path, progress: Progress | None = None, refresh: bool = False) -> Listing:
+    """Every file below `root/part`, judged by its name and size alone.
 
     A folder's time stamp changes when a file is added, removed or renamed in it, and not when one is overwritten in place. So a
     large remembered listing does not notice the latter: reading the image does if its size is another, `refresh` always does.
@@ -36,22 +55,19 @@ def list_folder(root: Path, part: str, *, cache: Path, progress: Progress | None
         cache: folder of remembered listings.
         refresh: look at every file, whatever is remembered.
 
-    Returns:
-        The columns of `folder.COLUMNS` with `sha256` and `format` empty.
-
     Raises:
         BenchError: a folder cannot be read, or a name is not valid Unicode.
     """
     folder = root / part
     name = hashlib.sha256(f"{root.absolute().as_posix()}\n{part}\n{image_bytes.VERSION} {_VERSION}".encode()).hexdigest()[:32]
     stored = cache / f"{name}.listing.parquet"
-    table = None if refresh else _read(stored, folder)
-    if table is None:
+    listed_ns = None if refresh else _remembered(stored, folder)
+    if listed_ns is None:
         table, folders = _list(folder, part, progress)
-        if table.num_rows >= TRUSTED_FROM:
-            _write(stored, table, folders)
-    frame: pd.DataFrame = table.to_pandas(split_blocks=True)
-    return frame.assign(read_ns=0, sha256="", format="")[list(COLUMNS)]
+        if table.num_rows < TRUSTED_FROM:
+            return Listing("", table)
+        listed_ns = _write(stored, table, folders)
+    return Listing(f"{name} {listed_ns}", stored)
 
 
 def _list(folder: Path, part: str, progress: Progress | None) -> tuple[pa.Table, dict[str, int]]:
@@ -80,12 +96,12 @@ def _list(folder: Path, part: str, progress: Progress | None) -> tuple[pa.Table,
     return table.sort_by("key"), folders
 
 
-def _read(stored: Path, folder: Path) -> pa.Table | None:
-    """The remembered listing if there is one and every folder in it is as it was."""
+def _remembered(stored: Path, folder: Path) -> int | None:
+    """When the remembered listing was made (ns) if there is one, and every folder in it is as it was."""
     try:
-        table = pq.read_table(stored)
-        known: dict[str, Any] = json.loads(table.schema.metadata[b"folders"])
-        listed_ns = int(table.schema.metadata[b"listed_ns"])
+        metadata = pq.read_schema(stored).metadata
+        known: dict[str, Any] = json.loads(metadata[b"folders"])
+        listed_ns = int(metadata[b"listed_ns"])
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: a cache is not worth an error
         return None
     for relative, mtime_ns in known.items():
@@ -95,10 +111,12 @@ def _read(stored: Path, folder: Path) -> pa.Table | None:
             return None
         if now != mtime_ns or listed_ns - now < UNSETTLED_NS:
             return None
-    return table.replace_schema_metadata(None)
+    return listed_ns
 
 
-def _write(stored: Path, table: pa.Table, folders: dict[str, int]) -> None:
+def _write(stored: Path, table: pa.Table, folders: dict[str, int]) -> int:
     stored.parent.mkdir(parents=True, exist_ok=True)
-    about = {"folders": json.dumps(folders), "listed_ns": str(time.time_ns())}
+    listed_ns = time.time_ns()
+    about = {"folders": json.dumps(folders), "listed_ns": str(listed_ns)}
     replace_file(stored, lambda part: pq.write_table(table.replace_schema_metadata(about), part))
+    return listed_ns

@@ -4,90 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from PIL import Image
 
-from ..errors import BenchError
 from .archive import archives_at, expanded, index_archive, read_at, require_some
-from .collection import decode_unchanged, folder_collection
+from .collection import folder_collection
 from .data_set import ParquetFiles, Part, Tars
 from .download import Wanted, download
 from .folder import COLUMNS, remarks_on
 from .ground_truth import read_truth
 from .image_bytes import OTHER, SYSTEM
+from .kept import kept
 from .locations import cache_dir
-from .parquet import pack_parquet
+from .packed_originals import PackedOriginals
+from .parquet import IMAGES, INDEX, pack_parquet
 from .sources import DataSet, NotHere, Opened
 from .stored import Progress
-
-
-@dataclass(eq=False)
-class PackedOriginals:
-    """Images in files that hold many: image i is `sizes[i]` bytes from `offsets[i]` on of `files[file[i]]`.
-
-    Attributes:
-        content: what their SHA-256 has to be; None if only the file's size and time stamp are compared.
-        pre_crop: pixels that are cut from every side, before anything else.
-    """
-
-    files: Sequence[Path]
-    file: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    keys: NDArray[np.str_]
-    content: NDArray[np.str_] | None
-    pre_crop: int = 0
-    _stamps: list[tuple[int, int]] = field(default_factory=list)
-    _descriptors: dict[int, int] = field(default_factory=dict, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def __post_init__(self) -> None:
-        self._stamps = [_stamp(os.stat(file)) for file in self.files]
-
-    def open(self, row: int) -> Image.Image:
-        """Raises Undecodable, or BenchError if the file is gone or has changed since it was indexed."""
-        number = int(self.file[row])
-        try:
-            data = read_at(self._descriptor(number), int(self.offsets[row]), int(self.sizes[row]))
-        except OSError as error:
-            raise BenchError(f"it cannot be read: {error.strerror}", where=str(self.files[number])) from error
-        except EOFError:
-            data = b""
-        content = None if self.content is None else str(self.content[row])
-        return decode_unchanged(data, int(self.sizes[row]), content, self.pre_crop, where=self.place(row))
-
-    def place(self, row: int) -> str:
-        """The file, and the image's name in it."""
-        return f"{self.files[int(self.file[row])]}: {self.keys[row]}"
-
-    def _descriptor(self, number: int) -> int:
-        with self._lock:
-            if number not in self._descriptors:
-                descriptor = os.open(self.files[number], os.O_RDONLY)
-                if _stamp(os.fstat(descriptor)) != self._stamps[number]:
-                    os.close(descriptor)
-                    raise BenchError("the file changed while it was in use", where=str(self.files[number]))
-                self._descriptors[number] = descriptor
-            return self._descriptors[number]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_descriptors": {}, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state | {"_lock": threading.Lock()})
-
-    def __del__(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
 
 
 def read_tars(
@@ -96,6 +31,26 @@ def read_tars(
     """See `sources.open_part`."""
     assert data_set.folder is not None
     files = _shards(data_set.folder, layout.path, progress)
+
+    def read() -> Opened:
+        return _read_tars(data_set, part, layout, labels, files, cache, progress)
+
+    if data_set.card.identity == "content" or layout.class_in == "list":
+        return read()
+    stamps = [(str(file), status.st_size, status.st_mtime_ns) for file in files if (status := file.stat())]
+    return kept(data_set, part, layout, labels, stamps, read, cache)
+
+
+def _read_tars(
+    data_set: DataSet,
+    part: Part,
+    layout: Tars,
+    labels: Sequence[int],
+    files: Sequence[Path],
+    cache: Path,
+    progress: Progress | None,
+) -> Opened:
+    assert data_set.folder is not None
     read = data_set.card.identity == "content"
     indexes = []
     for number, file in enumerate(files):
@@ -119,15 +74,22 @@ def read_tars(
 
 
 def read_parquet(
-    data_set: DataSet, part: Part, layout: ParquetFiles, labels: Sequence[int], *, progress: Progress | None
+    data_set: DataSet, part: Part, layout: ParquetFiles, labels: Sequence[int], *, cache: Path, progress: Progress | None
 ) -> Opened:
     """See `sources.open_part`."""
     assert data_set.folder is not None
     files = archives_at(data_set.folder, layout.path)
     named = "number" not in layout.named_by
-    packed, images = pack_parquet(files, layout.image, layout.label, named=named, cache=cache_dir("packed"), progress=progress)
-    images = images.assign(file=0, key=[f"{row:07d}/{name}" for row, name in enumerate(images["name"])])
-    return _opened(data_set, part, layout, labels, [packed], images)
+    packed = pack_parquet(files, layout.image, layout.label, named=named, cache=cache_dir("packed"), progress=progress)
+
+    def read() -> Opened:
+        images = pd.read_parquet(packed / INDEX)
+        images = images.assign(file=0, key=[f"{row:07d}/{name}" for row, name in enumerate(images["name"])])
+        return _opened(data_set, part, layout, labels, [packed / IMAGES], images)
+
+    if data_set.card.identity == "content":
+        return read()
+    return kept(data_set, part, layout, labels, [packed.name, (packed / IMAGES).stat().st_mtime_ns], read, cache)
 
 
 def _opened(
@@ -207,7 +169,3 @@ def _sidecars(file: Path, index: pd.DataFrame) -> pd.Series[str]:
         ]
     classes = dict(zip(sample[beside.index], contents, strict=True))
     return sample.map(classes)
-
-
-def _stamp(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns

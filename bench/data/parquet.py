@@ -16,14 +16,17 @@ from .download import check_space
 from .image_bytes import EMPTY
 from .stored import Progress, stored_folder
 
+IMAGES: Final = "images.bin"
+INDEX: Final = "index.parquet"
+
 _VERSION: Final = 1
 _ROWS: Final = 64
 
 
 def pack_parquet(
     files: Sequence[Path], image: str, label: str, *, named: bool = False, cache: Path, progress: Progress | None = None
-) -> tuple[Path, pd.DataFrame]:
-    """The file of all images, and where every image lies in it.
+) -> Path:
+    """A folder with a file of all images (`IMAGES`), and a table of where every image lies in it (`INDEX`).
 
     Parquet is compressed in groups of many rows: reading one image means reading its group. So the images are copied to the
     cache, byte by byte the same, in one pass.
@@ -34,8 +37,8 @@ def pack_parquet(
         named: give the names that the files have for the numbers (`ClassLabel`), not the numbers.
 
     Returns:
-        The file, and columns `name` (file name of the original where it is known), `offset`, `size`, `token` (the label as
-        text), `sha256`, `format`, `problem`.
+        The folder. The table's columns: `name` (file name of the original where it is known), `offset`, `size`, `token` (the
+        label as text), `sha256`, `format`, `problem`.
 
     Raises:
         BenchError: a file is no Parquet file or lacks the columns, or the disk is too small.
@@ -48,8 +51,8 @@ def pack_parquet(
         check_space(part, sum(size for _, size, _ in stamps), "copying the images of the Parquet files")
         _copy(files, image, label, named, part, progress)
 
-    stored_folder(folder, build, lambda at: (at / "images.bin").is_file() and (at / "index.parquet").is_file())
-    return folder / "images.bin", pd.read_parquet(folder / "index.parquet")
+    stored_folder(folder, build, lambda at: (at / IMAGES).is_file() and (at / INDEX).is_file())
+    return folder
 
 
 def _copy(files: Sequence[Path], image: str, label: str, named: bool, part: Path, progress: Progress | None) -> None:
@@ -58,7 +61,7 @@ def _copy(files: Sequence[Path], image: str, label: str, named: bool, part: Path
 
     rows: list[tuple[object, ...]] = []
     offset = 0
-    with (part / "images.bin").open("wb") as packed:
+    with (part / IMAGES).open("wb") as packed:
         for number, file in enumerate(files, start=1):
             try:
                 opened = pq.ParquetFile(file)
@@ -79,7 +82,7 @@ def _copy(files: Sequence[Path], image: str, label: str, named: bool, part: Path
             if progress is not None:
                 progress("copying Parquet files", number, len(files))
     columns = ["name", "offset", "size", "token", "sha256", "format", "problem"]
-    pd.DataFrame(rows, columns=columns).to_parquet(part / "index.parquet", index=False)
+    pd.DataFrame(rows, columns=columns).to_parquet(part / INDEX, index=False)
 
 
 def _image(value: object, default: str) -> tuple[bytes, str]:

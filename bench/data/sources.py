@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
 from ..plugins import find_data_set, find_list
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .collection import Collection
     from .stored import Progress
 
+Result = TypeVar("Result")
+
 
 class NotHere(Exception):
     """The images are not on this machine; the message says where they were looked for."""
@@ -26,13 +28,26 @@ class NotHere(Exception):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set's card, its classes, and its folder on this machine (None if it is not here, and `missing` says why)."""
+    """A data set's card, its classes, and its folder on this machine (None if it is not here, and `missing` says why).
+
+    Attributes:
+        roots: where further data sets are looked for. beside: folder of the card, which files that it names are relative to.
+    """
 
     card: DataSetCard
     classes: ClassList
     folder: Path | None
     missing: str = ""
     roots: Sequence[DataRoot] = ()
+    beside: Path | None = None
+    _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
+        """What `make` returns, made once for this object and `key`: what several of its parts share."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        kept: Result = self._kept[key]
+        return kept
 
     @property
     def get(self) -> str:
@@ -71,7 +86,7 @@ def open_data_set(name: str, roots: Sequence[DataRoot], *, beside: Path | None =
         assert isinstance(card.classes, str)
         classes = read_class_list(find_list(card.classes, path.parent))
     folder, looked = find_folder(card, roots, beside=path.parent)
-    return DataSet(card, classes, folder, looked, roots)
+    return DataSet(card, classes, folder, looked, roots, path.parent)
 
 
 def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -> tuple[Path | None, str]:
@@ -130,7 +145,7 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
     if isinstance(layout, Tars):
         return packed.read_tars(data_set, stated, layout, labels, cache=cache, progress=progress)
     if isinstance(layout, ParquetFiles):
-        return packed.read_parquet(data_set, stated, layout, labels, progress=progress)
+        return packed.read_parquet(data_set, stated, layout, labels, cache=cache, progress=progress)
     return arrays.read_arrays(data_set, stated, layout, labels)
 
 

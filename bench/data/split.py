@@ -93,6 +93,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def decoded(self) -> bool:
+        """Whether its pixels are in the cache; the images of a very large split are decoded whenever they are taken."""
+        return isinstance(self._pixels, MappedPixels)
+
     def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """A copy of the resized and cropped images of these rows, (n, S, S, 3) uint8 RGB."""
         return self._pixels.take(rows)

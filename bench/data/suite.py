@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
 from .card import FolderSource, RenderedSource, SuiteCard
-from .collection import Collection, Rows, divide, few, fingerprint, limited, rendered_collection
+from .collection import Collection, Rows, few, limited, rendered_collection
+from .corrupted import BEFORE, CorruptedOriginals
 from .image_bytes import UNREADABLE
 from .indexing import ID_SPLITS, WHOLE, Index, index_data_sets, index_root, places
+from .kept import divided, fingerprint_of
 from .labels import Projection
 from .locations import cache_dir, data_roots, find_root
 from .pixel_cache import cached_pixels
@@ -94,7 +97,7 @@ class Suite:
         collection, rows = self._collection(name), self._rows(split, shots)
         if self._skip or np.isin(collection.problems[rows], UNREADABLE).any():
             return self.load(split, pixels, shots).fingerprint
-        return fingerprint(collection, rows)
+        return fingerprint_of(collection, rows)
 
     def complete(self, split: str) -> bool:
         """Whether the card states how many images a split has, and they are all there and loaded."""
@@ -117,18 +120,29 @@ class Suite:
         name = self._collection_of(split)
         collection, rows = self._collection(name), self._rows(split, shots)
         taken: MappedPixels | DecodedPixels
-        if not collection.kept or len(rows) * pixels.size**2 * 3 > _MOST_CACHED_BYTES:
+        if isinstance(collection.originals, CorruptedOriginals):
+            # The clean images are decoded once for all corruptions; what a corruption makes of them is too much to keep.
+            made = collection.originals
+            decoded = self._pixels(made.clean, BEFORE, rows)
+            readable = rows[decoded.position[rows] >= 0]
+            crops = MappedPixels(decoded.file, decoded.position)
+            taken = DecodedPixels(dataclasses.replace(made, crops=crops), readable, pixels)
+        elif len(rows) * pixels.size**2 * 3 > _MOST_CACHED_BYTES:
             readable = rows[~np.isin(collection.problems[rows], UNREADABLE)]
             if len(rows) - len(readable) > self._skip:
                 self._refuse(collection, {int(row): str(collection.problems[row]) for row in np.setdiff1d(rows, readable)})
             taken = DecodedPixels(collection.originals, readable, pixels)
         else:
-            decoded = self._pixels(name, split, pixels, rows)
+            # Of a suite's own images all splits together; of data sets, whose training images may be many and not asked for,
+            # the split's alone.
+            together = self.card.source is not None
+            needed = np.sort(np.concatenate(list(self._division(name).values()))) if together else rows
+            decoded = self._pixels(collection, pixels, needed)
             readable = rows[decoded.position[rows] >= 0]
             taken = MappedPixels(decoded.file, decoded.position[readable])
         if not len(readable):
             raise BenchError("no image is left", where=f"suite {self.card.name}, split {split}")
-        found = fingerprint(collection, readable)
+        found = fingerprint_of(collection, readable)
         return Split(
             name=split,
             keys=collection.keys[readable],
@@ -164,7 +178,7 @@ class Suite:
         if name not in self._divisions:
             collection = self._collection(name)
             whole = {name: np.arange(len(collection), dtype=np.int64)}
-            parts = divide(collection, self.card.id) if name == WHOLE else whole
+            parts = divided(collection, self.card.id) if name == WHOLE else whole
             self._divisions[name] = {split: limited(collection, rows, self._limit) for split, rows in parts.items()}
             self.cut |= any(len(self._divisions[name][split]) < len(rows) for split, rows in parts.items())
         return self._divisions[name]
@@ -174,15 +188,11 @@ class Suite:
         rows = self._division(name)[split]
         return rows if shots is None else few(self._collection(name), rows, *shots)
 
-    def _pixels(self, name: str, split: str, pixels: Pixels, rows: Rows) -> _Decoded:
-        """Decode what is needed, each distinct content once: of a suite's own images all splits of the collection together,
-        of data sets (whose training images may be many, and not asked for) the split's rows alone."""
-        together = self.card.source is not None
-        key = (name if together else split, 0 if together else hash(rows.tobytes()), pixels)
+    def _pixels(self, collection: Collection, pixels: Pixels, needed: Rows) -> _Decoded:
+        """These rows decoded, each distinct content once."""
+        key = (collection.what, hash(needed.tobytes()), pixels)
         if key in self._decoded:
             return self._decoded[key]
-        collection = self._collection(name)
-        needed = np.sort(np.concatenate(list(self._division(name).values()))) if together else rows
         known_bad = np.isin(collection.problems[needed], UNREADABLE)
         reasons = {int(row): str(collection.problems[row]) for row in needed[known_bad]}
         wanted = needed[~known_bad]
@@ -193,7 +203,7 @@ class Suite:
             lambda row: collection.originals.open(int(wanted[first[row]])),
             pixels,
             cache=cache_dir("pixels"),
-            what=f"{self.card.name} {name}",
+            what=f"{self.card.name} {collection.what}",
             progress=self._progress,
         )
         position = np.full(len(collection), -1, dtype=np.int64)

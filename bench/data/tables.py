@@ -42,8 +42,10 @@ def read_table(
     listed["label"] = listed["number"].map(dict(enumerate(labels))).astype("int64")
     listed["class"] = listed["number"].map(dict(enumerate(data_set.classes.ids)))
     listed = listed[listed["label"] >= 0]
-    indexed = list_folder if card.identity == "listing" else index_folder
-    index = indexed(data_set.folder, layout.images, cache=cache, progress=progress)
+    if card.identity == "listing":
+        index = list_folder(data_set.folder, layout.images, cache=cache, progress=progress).frame()
+    else:
+        index = index_folder(data_set.folder, layout.images, cache=cache, progress=progress)
     found = index[~index["problem"].isin([SYSTEM, OTHER])].merge(listed, on="key", how="inner")
     if found.empty:
         raise NotHere(f"{card.title}: {layout.path} lists images of which none is below {data_set.folder / layout.images}")

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import datetime
 import os
-import time
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-
-from ..classifier import Classifier, interpolate
-from ..data.card import Metric
 from ..data.split import Split
 from ..errors import BenchError, Interrupted
-from ..evaluation.forward import logits_of
-from ..evaluation.guard import check_known
-from ..evaluation.metrics import score
-from ..evaluation.projection import matched, project
 from ..evaluation.relative import relative_scores
 from ..identity import PROTOCOL_VERSION, digest
-from ..method import FineTuner, Method, Traits
+from ..method import Method
 from ..plugins import configure
-from ..stopping import stop_if_asked
-from .experiment import Experiment, Fit
+from .experiment import Experiment
 from .lease import Lease, is_live
-from .predictions import write_predictions
+from .measure import average, evaluate, fine_tuned, measure_curve, metrics_of
+from .predictions import has_curve, has_logits
 from .provenance import peak_memory_mb, provenance
-from .record import CurvePoint, RunRecord
+from .record import RunRecord
 
-ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
+#: What a run keeps of single images only where it is asked for.
+Part = Literal["curve", "logits"]
+_GONE: dict[Part, str] = {
+    "curve": "what its curve's points predict was not kept, and its weights are not in this store",
+    "logits": "its logits were not kept, and its weights are not in this store",
+}
 
 
 def execute(
@@ -42,6 +36,7 @@ def execute(
     limit: int | None = None,
     search: bool = False,
     curve: bool = False,
+    keep_logits: bool = False,
     search_trials: int = 0,
     search_seconds: float | None = None,
     search_rule: str = "",
@@ -53,6 +48,7 @@ def execute(
     Args:
         limit: recorded, so that a run on fewer images never passes for a result.
         curve: also the interpolation curve between the start and the end of the (underlying) fine-tuned fit.
+        keep_logits: with the predictions, also where images times classes are many. Both are added to a run that is done.
         search_trials, search_seconds, search_rule: how the parameters were chosen, for the record.
 
     Returns:
@@ -64,25 +60,35 @@ def execute(
     method = method.resolved(experiment.traits)
     record = planned_record(experiment, method, limit=limit, search=search)
     record.search_trials, record.search_seconds, record.search_rule = search_trials, search_seconds, search_rule
-    store, curve = experiment.store, curve and not search
+    store, curve, keep_logits = experiment.store, curve and not search, keep_logits and not search
     path = store.run_dir(record) / "record.json"
     old = _done(experiment, path)
-    if old is not None and (old.curve or not curve):
+    if old is not None and not additions(experiment, method, old, curve=curve, keep_logits=keep_logits):
+        for part in _lacking(experiment, old, curve=curve, keep_logits=keep_logits):
+            experiment.reporter.event(
+                "warning", text=f"{record.label}, seed {record.seed}: {_GONE[part]}; --fresh trains it again"
+            )
         return _refreshed(experiment, old, record, path)
     splits = _splits(experiment, record)  # finds unreadable images before training, not after
     with Lease(path.parent, waiting=experiment.waiting) as lease:
         old = _done(experiment, path)  # another process may have finished it while this one waited
         if old is not None:
-            if curve and not old.curve:
-                old.curve = _curve(experiment, method, experiment.fit(method), splits, record)
+            wanted = additions(experiment, method, old, curve=curve, keep_logits=keep_logits)
+            if wanted:
+                fit = experiment.fit(method)
+                if "logits" in wanted:
+                    evaluate(experiment, fit.classifier, splits, old, path.parent, keep_logits=True)
+                    old.origin = {}
+                if "curve" in wanted:
+                    old.curve = measure_curve(experiment, method, fit, splits, record, path.parent)
                 store.save_run(old)
             return _refreshed(experiment, old, record, path)
         store.save_run(record)
         try:
             fit = experiment.fit(method)
             if curve:
-                record.curve = _curve(experiment, method, fit, splits, record)
-            _evaluate(experiment, fit.classifier, splits, record, path.parent)
+                record.curve = measure_curve(experiment, method, fit, splits, record, path.parent)
+            evaluate(experiment, fit.classifier, splits, record, path.parent, keep_logits=keep_logits)
             record.fit_seconds = fit.record.total_seconds
             record.facts, record.selection = fit.record.facts, experiment.selections(fit.record)
             record.peak_memory_mb = max(fit.record.peak_memory_mb or 0.0, peak_memory_mb(experiment.engine))
@@ -112,6 +118,27 @@ def _done(experiment: Experiment, path: Path) -> RunRecord | None:
     return record if record is not None and record.status == "done" else None
 
 
+def additions(experiment: Experiment, method: Method, done: RunRecord, *, curve: bool, keep_logits: bool) -> frozenset[Part]:
+    """What is asked for, a done run does not have, and can be added to it.
+
+    A run without a curve gets one, whatever has to be trained for it. What a run merely did not keep of its images is added where
+    its weights are at hand; nothing is trained for that.
+    """
+    tuner = fine_tuned(method, experiment.traits)
+    at_hand = all(experiment.store.fit(experiment.fit_id(one)) is not None for one in (method, tuner or method))
+    found = _lacking(experiment, done, curve=curve, keep_logits=keep_logits)
+    return found if at_hand else found - {"logits"} if not done.curve else frozenset()
+
+
+def _lacking(experiment: Experiment, done: RunRecord, *, curve: bool, keep_logits: bool) -> frozenset[Part]:
+    folder, found = experiment.store.run_dir(done), set[Part]()
+    if curve and not (done.curve and has_curve(folder, done.metrics)):
+        found.add("curve")
+    if keep_logits and not has_logits(folder, done.metrics):
+        found.add("logits")
+    return frozenset(found)
+
+
 def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord, path: Path) -> RunRecord:
     """A done run with what the card and the search say today; its measurements stay."""
     searched = now if now.search_trials > old.search_trials else old
@@ -122,7 +149,7 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord, path: Pat
         "search_rule": searched.search_rule,
     }
     record = old.model_copy(update=update)
-    record.ood = _average(record, {name: value.score for name, value in record.metrics.items()})
+    record.ood = average(record, {name: value.score for name, value in record.metrics.items()})
     record.relative = relative_scores(experiment.suite.card, record)
     if record != old:
         experiment.store.save_run(record)
@@ -194,7 +221,7 @@ def _record(
         "data": data,
         "projection": {name: one.fingerprint for name, one in projections.items()} or "identity",
         "pixels": backbone.pixels.name,
-        "metrics": _metrics_of(experiment),
+        "metrics": metrics_of(experiment),
     }
     other_pixels = {name: used for name in data if (used := experiment.pixels_of(name)) != backbone.pixels.name}
     if other_pixels:
@@ -227,12 +254,6 @@ def _record(
     )
 
 
-def _metrics_of(experiment: Experiment) -> dict[str, Metric]:
-    """The metric of every split whose card entry names one of its own, and of the suite."""
-    card = experiment.suite.card
-    return {"": card.metric, **{shift.name: shift.metric for shift in card.shifts if shift.metric}}
-
-
 def row_label(method: Method, experiment: Experiment) -> str:
     """The method's name and the parameters that differ from what the suite's recipe gives it."""
     usual = configure(type(method), {}, experiment.suite.card.recipe)
@@ -259,108 +280,42 @@ def _flat(method: Method, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _evaluate(
-    experiment: Experiment, classifier: Classifier, splits: Mapping[str, Split], record: RunRecord, folder: Path
-) -> None:
-    """Metrics and predictions on every split, into the record and the folder."""
-    metrics, projections = _metrics_of(experiment), experiment.suite.projections
-    start = time.monotonic()
-    known = experiment.known_accuracies(classifier)
-    for name, split in splits.items():
-        logits = _measured(experiment, {"it": classifier}, split)["it"]
-        if known is not None and experiment.suite.complete(name):
-            check_known(known, name, logits, split.labels, projections.get(name))
-        if name == "id-test":
-            for shift in set(record.projections):
-                rows, labels = matched(split.labels, projections[shift])
-                if len(rows):
-                    record.id_matched[shift] = score(project(logits[rows], projections[shift]), labels, None)
-        if name in projections:
-            logits = project(logits, projections[name])
-        record.metrics[name] = score(logits, split.labels, split.groups, metrics.get(name, metrics[""]), split.skipped)
-        write_predictions(folder / "predictions" / f"{name}.parquet", split, logits)
-    record.eval_seconds = time.monotonic() - start
-    record.ood = _average(record, {name: value.score for name, value in record.metrics.items()})
-    record.relative = relative_scores(experiment.suite.card, record)
-
-
-def _measured(experiment: Experiment, classifiers: Mapping[str, Classifier], split: Split) -> dict[str, Any]:
-    def progress(done: int, of: int) -> None:
-        experiment.reporter.event("evaluate", split=split.name, done=done, of=of)
-        stop_if_asked(experiment.reporter)
-
-    # A frozen tower's features are the same for every head: they come from the cache, one forward pass per split, ever.
-    frozen = {name: model for name, model in classifiers.items() if experiment.is_frozen(model.tower)}
-    logits = logits_of({n: m for n, m in classifiers.items() if n not in frozen}, split, experiment.engine, progress)
-    if frozen:
-        features = torch.from_numpy(np.array(experiment.features(split)))
-        with torch.inference_mode():
-            logits |= {name: model.head.cpu()(features).numpy() for name, model in frozen.items()}
-    return logits
-
-
-def _average(record: RunRecord, scores: Mapping[str, float]) -> float | None:
-    """Unweighted mean over the declared shifts; None while one of them is missing."""
-    if not record.averaged or any(name not in scores for name in record.averaged):
-        return None
-    return float(np.mean([scores[name] for name in record.averaged]))
-
-
-def fine_tuned(method: Method, traits: Traits) -> FineTuner | None:
-    """The fine-tuner that a method is, or that it wraps and nothing beside it; None if there is none."""
-    while not isinstance(method, FineTuner):
-        inner = method.stages()
-        if len(inner) != 1:
-            return None
-        method = inner[0].resolved(traits)
-    return method
-
-
-def _curve(experiment: Experiment, method: Method, fit: Fit, splits: Mapping[str, Split], record: RunRecord) -> list[CurvePoint]:
-    """Scores along the straight line from the start to the end of the fine-tuned fit that `method` is or wraps."""
-    tuner = fine_tuned(method, experiment.traits)
-    if tuner is None:
-        raise BenchError(f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out")
-    assert tuner.head_init is not None
-    end = fit.classifier if tuner is method else experiment.fit(tuner).classifier
-    start = experiment.start(tuner.head_init)
-    line = {str(alpha): interpolate(start, end, alpha) for alpha in ALPHAS}
-    metrics = _metrics_of(experiment)
-    scores: dict[str, dict[str, float]] = {key: {} for key in line}
-    for name, split in splits.items():
-        for key, logits in _measured(experiment, line, split).items():
-            if name in experiment.suite.projections:
-                logits = project(logits, experiment.suite.projections[name])
-            scores[key][name] = score(logits, split.labels, split.groups, metrics.get(name, metrics[""])).score
-    return [CurvePoint(alpha=float(key), scores=scores[key], ood=_average(record, scores[key])) for key in line]
-
-
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def execute_external(
-    experiment: Experiment, weights: Path, *, name: str, normalize: bool | None = None, limit: int | None = None
+    experiment: Experiment,
+    weights: Path,
+    *,
+    name: str,
+    normalize: bool | None = None,
+    limit: int | None = None,
+    keep_logits: bool = False,
 ) -> RunRecord:
     """Measure weights that somebody trained elsewhere.
 
     Args:
-        weights: a file with the tensors of a classifier on this backbone, or the folder of a fit.
+        weights: a file with the tensors of a classifier on this backbone (ours, or of a known repository), or a fit's folder.
         normalize: whether the head divides features by their norm; default: as the fit says, else if there is a text tower.
+        keep_logits: as of `execute`.
 
     Raises:
         BenchError: the file cannot be read safely, or its tensors do not fit the backbone and the classes.
     """
     from .external import load_external
 
-    classifier, sha = load_external(weights, experiment, normalize)
-    parameters = {"name": name, "weights": sha, "normalize": classifier.head.normalize}
+    external = load_external(weights, experiment, normalize)
+    classifier = external.classifier
+    parameters = {"name": name, "weights": external.sha256, "normalize": classifier.head.normalize}
     method = {"name": "external", "version": 1, "source": "", "parameters": parameters}
     fit = {"external": parameters, "backbone": experiment.backbone.weights_sha256}
-    record = _record(experiment, method, name, fit, limit=limit, phase="external")
+    label = f"{name} ({external.format} checkpoint)" if external.format else name
+    record = _record(experiment, method, label, fit, limit=limit, phase="external")
+    record.source_format, record.facts = external.format, {"cosine_to_backbone": external.similarity}
     path = experiment.store.run_dir(record) / "record.json"
     with Lease(path.parent, waiting=experiment.waiting):
-        _evaluate(experiment, classifier, _splits(experiment, record), record, path.parent)
+        evaluate(experiment, classifier, _splits(experiment, record), record, path.parent, keep_logits=keep_logits)
         record.status, record.finished = "done", _now()
         experiment.store.save_run(record)
     experiment.reporter.event("run", record=record, path=path)

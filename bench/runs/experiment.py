@@ -119,7 +119,7 @@ class Experiment:
             return self.fit(self.probe).classifier
         classes, tower = self.suite.card.classes, self.backbone.image_tower()
         if init == "zero-shot":
-            head = self._zero_shot_head()
+            head = self.zero_shot_head(self.text(), self.backbone.weights_sha256)
         elif init == "native":
             native = self.backbone.native_head(self.suite.card.identities)
             if native is None:
@@ -134,12 +134,16 @@ class Experiment:
             head = Head(weight, normalize=self.traits.text)
         return Classifier(tower, head)
 
-    def _zero_shot_head(self) -> Head:
-        """Built once for these weights, names and prompts, and kept: ImageNet's 80,000 prompts take minutes to hours."""
-        card, text = self.suite.card, self.text()
+    def zero_shot_head(self, text: TextTower, weights: str) -> Head:
+        """Built once for these weights, names and prompts, and kept: ImageNet's 80,000 prompts take minutes to hours.
+
+        Args:
+            weights: hash of what `text` is part of.
+        """
+        card = self.suite.card
         key = digest(
             {
-                "weights": self.backbone.weights_sha256,
+                "weights": weights,
                 "classes": list(card.classes),
                 "templates": list(card.templates),
                 "arithmetic": [self.engine.device_type, self.engine.threads],
@@ -168,12 +172,17 @@ class Experiment:
         )
 
     def known_accuracies(self, classifier: Classifier) -> Known | None:
-        """What is published on this backbone's zero-shot classifier, if the card says so and `classifier` is that one."""
+        """What is published on this backbone's classifier without fine-tuning (zero-shot, or its own head), if the card says so
+        and `classifier` is that one."""
         known = next((one for one in self.suite.card.known if self.backbone.name in one.backbones), None)
         if known is None or not self.is_frozen(classifier.tower):
             return None
-        start, head = self._zero_shot_head(), classifier.head
-        same = torch.equal(head.weight.cpu(), start.weight) and not head.bias.any() and head.normalize
+        if not (self.traits.text or self.traits.native):
+            return None
+        start, head = self.start("zero-shot" if self.traits.text else "native").head, classifier.head
+        same = start.normalize == head.normalize and all(
+            torch.equal(tensor.cpu(), start.state_dict()[name]) for name, tensor in head.state_dict().items()
+        )
         return known if same else None
 
     @cached_property

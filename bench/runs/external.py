@@ -1,50 +1,56 @@
-"""Weights from elsewhere: read without pickle's power to run code, and put into a classifier or refused with the difference."""
+"""Weights from elsewhere: put into a classifier on a backbone's architecture, or refused with what differs."""
 
 from __future__ import annotations
 
-import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..backbones.backbone import Head
+from ..backbones.open_clip_backbone import architectures_like
 from ..classifier import Classifier
 from ..errors import BenchError, MissingPrerequisite
+from ..evaluation.variants import activation_of
 from ..identity import tensors_sha256
+from .checkpoints import Checkpoint, read_checkpoint
 from .experiment import Experiment
 from .store import Store
 
+#: Cosine between two towers' weights below which one is not the other, fine-tuned. Fine-tuning leaves above 0.9; towers that
+#: were trained apart are near 0.
+DESCENDS = 0.5
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file; prefixes of wrappers (`module.`) are dropped.
+#: Rows of a zero-shot head have the norm exp(logit scale), 100 for OpenAI's models; those of a drawn linear layer are below 1.
+ZERO_SHOT_NORM = 10.0
 
-    Raises:
-        MissingPrerequisite: no such file. BenchError: it holds something else than tensors, or cannot be read.
+
+@dataclass(frozen=True)
+class External:
+    """A classifier from elsewhere.
+
+    Attributes:
+        format: whose code wrote it; empty for ours. sha256: of its tensors.
+        similarity: cosine between its tower's weights and the backbone's.
     """
-    if not path.is_file():
-        raise MissingPrerequisite("there is no such file", where=str(path), fix="name a weights file or a fit's folder")
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BenchError(
-            f"the weights cannot be read safely: {first}", where=str(path), fix="save a plain state dict, best as safetensors"
-        ) from error
-    while isinstance(state, dict) and "state_dict" in state:
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BenchError("the file is not a mapping of names to tensors", where=str(path), fix="save `model.state_dict()`")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+    classifier: Classifier
+    format: str
+    sha256: str
+    similarity: float
 
 
-def load_external(path: Path, experiment: Experiment, normalize: bool | None = None) -> tuple[Classifier, str]:
-    """The classifier and the hash of its tensors; the folder of a fit says itself which file, and whether to normalise.
+def load_external(path: Path, experiment: Experiment, normalize: bool | None = None) -> External:
+    """The classifier in a file, or in the folder of a fit, which says itself which file and whether to normalise.
+
+    A checkpoint without a head (open_clip, FLYP) gets the zero-shot head of its own text tower for the suite's classes and
+    prompts.
 
     Raises:
-        BenchError: names or shapes differ from the backbone's classifier; the first differences are named.
+        BenchError: it cannot be read safely; its tensors are not those of the backbone's architecture (the first differences
+            are named); its head has another number of classes; its activation is not the backbone's.
     """
     if path.is_dir():
         fit = Store(path.parent.parent).fit(path.name)
@@ -53,11 +59,45 @@ def load_external(path: Path, experiment: Experiment, normalize: bool | None = N
                 "the folder is not that of a finished fit", where=str(path), fix="name a weights file or a fit's folder"
             )
         path, normalize = path / fit.weights, fit.normalize
-    state = read_state(path)
-    normalize = experiment.traits.text if normalize is None else normalize
+    checkpoint = read_checkpoint(path)
     tower = experiment.backbone.image_tower()
-    classifier = Classifier(tower, Head(torch.zeros(len(experiment.suite.card.classes), tower.dim), normalize=normalize))
-    wanted = classifier.named_weights()
+    pretrained = {f"tower.{name}": tensor for name, tensor in tower.state_dict().items()}
+    if not checkpoint.format:
+        normalize = experiment.traits.text if normalize is None else normalize
+        classifier = Classifier(tower, Head(torch.zeros(len(experiment.suite.card.classes), tower.dim), normalize=normalize))
+        _check(checkpoint.tower, classifier.named_weights(), path, experiment)
+        state = checkpoint.tower
+    else:
+        _check_activation(checkpoint, tower, path, experiment)
+        state = {f"tower.{_inside(name, tower)}": _float(tensor) for name, tensor in checkpoint.tower.items()}
+        _check(state, pretrained, path, experiment, architectures_like(checkpoint.tower))
+        head = _own_head(checkpoint, normalize, path, experiment) or _zero_shot_head(checkpoint, path, experiment)
+        classifier = Classifier(tower, head)
+        state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    similarity = _cosine(state, pretrained)
+    _warn(checkpoint, tower, similarity, experiment)
+    return External(classifier.with_weights(state).eval(), checkpoint.format, tensors_sha256(state), similarity)
+
+
+def _inside(name: str, tower: nn.Module) -> str:
+    """Name in our tower of what open_clip calls `visual.` + `name`; towers around timm's models have it in two parts."""
+    if hasattr(tower, "visual"):
+        return f"visual.{name}"
+    part, _, rest = name.partition(".")
+    return ".".join(({"trunk": "model", "head": "projection"}.get(part, part), rest))
+
+
+def _float(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _check(
+    state: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    path: Path,
+    experiment: Experiment,
+    architectures: Sequence[str] = (),
+) -> None:
     problems = [f"{name} is missing" for name in wanted.keys() - state.keys()]
     problems += [f"{name} is unknown" for name in state.keys() - wanted.keys()]
     problems += [
@@ -71,6 +111,86 @@ def load_external(path: Path, experiment: Experiment, normalize: bool | None = N
             + "; ".join(sorted(problems)[:4])
             + (f" and {len(problems) - 4} more" if len(problems) > 4 else ""),
             where=str(path),
-            fix="name the backbone that they were trained from, and the suite whose classes they have",
+            fix="name the backbone that they were trained from, and the suite whose classes they have"
+            + (f"; their architecture is {' or '.join(architectures[:3])} of open_clip" if architectures else ""),
         )
-    return classifier.with_weights(state).eval(), tensors_sha256(state)
+
+
+def _own_head(checkpoint: Checkpoint, normalize: bool | None, path: Path, experiment: Experiment) -> Head | None:
+    """The head in the checkpoint, or None if it has none."""
+    weight, bias = checkpoint.head.get("weight"), checkpoint.head.get("bias")
+    if weight is None:
+        return None
+    classes, dim = len(experiment.suite.card.classes), experiment.backbone.image_tower().dim
+    if weight.ndim != 2 or weight.shape[1] != dim or (bias is not None and bias.shape != weight.shape[:1]):
+        shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.head.items()}
+        raise BenchError(
+            f"its head has the shapes {shapes} instead of ({classes}, {dim}) and ({classes},)",
+            where=str(path),
+            fix="name the backbone that it was trained from",
+        )
+    if weight.shape[0] != classes:
+        raise BenchError(
+            f"its head has {weight.shape[0]} classes, and {experiment.suite.card.name} has {classes}",
+            where=str(path),
+            fix="name the suite of the classes that it was trained on; `bench suites` lists them",
+        )
+    if normalize is None:
+        normalize = checkpoint.normalize
+    if normalize is None:  # a state dict does not say; only a head that started from text embeddings has such long rows
+        normalize = float(weight.float().norm(dim=1).median()) > ZERO_SHOT_NORM
+    return Head(weight, bias, normalize=normalize)
+
+
+def _zero_shot_head(checkpoint: Checkpoint, path: Path, experiment: Experiment) -> Head:
+    """The zero-shot head of the checkpoint's own text tower."""
+    text = experiment.text()
+    wanted = text.state_dict()
+    # `model.` is where our tower keeps open_clip's model.
+    state = {f"model.{name}": tensor for name, tensor in checkpoint.text.items()}
+    missing = sorted(wanted.keys() - state.keys())
+    wrong = sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape)
+    if missing or wrong:
+        lacks = f"{missing[0]} is missing" if missing else f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}"
+        raise BenchError(
+            f"it has no head, and no text tower of {experiment.backbone.name} to build one from: {lacks}",
+            where=str(path),
+            fix="name a checkpoint of the whole classifier (wise-ft's zeroshot.pt, checkpoint_N.pt), or another backbone",
+        )
+    text.load_state_dict({name: state[name].float() for name in wanted})
+    return experiment.zero_shot_head(text, tensors_sha256(dict(text.state_dict())))
+
+
+def _check_activation(checkpoint: Checkpoint, tower: nn.Module, path: Path, experiment: Experiment) -> None:
+    ours = activation_of(tower)
+    if checkpoint.activation and ours and checkpoint.activation != ours:
+        raise BenchError(
+            f"its image tower computes {checkpoint.activation}, and {experiment.backbone.name} computes {ours}: the same weights "
+            "would silently be another, worse model",
+            where=str(path),
+            fix="name the backbone that it was trained from: open_clip:ARCH/openai for OpenAI's models (QuickGELU), or "
+            "open_clip:ARCH-quickgelu@random for the architecture alone",
+        )
+
+
+def _cosine(state: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> float:
+    """Cosine between the matrices of two towers, all taken as one vector; biases and norms are alike in all towers."""
+    dot = ours = theirs = 0.0
+    for name, tensor in pretrained.items():
+        if tensor.ndim >= 2:
+            a, b = tensor.double().flatten(), state[name].double().flatten()
+            dot, ours, theirs = dot + float(a @ b), ours + float(a @ a), theirs + float(b @ b)
+    return dot / (ours * theirs) ** 0.5 if ours and theirs else 0.0
+
+
+def _warn(checkpoint: Checkpoint, tower: nn.Module, similarity: float, experiment: Experiment) -> None:
+    """Tell what the file cannot rule out."""
+    if similarity >= DESCENDS:
+        return
+    ours, name = activation_of(tower), experiment.backbone.name
+    text = f"these weights are no fine-tuned {name} (cosine {similarity:.2f}): the row is listed under a backbone that it is not"
+    if checkpoint.format and ours and not checkpoint.activation:
+        known = "its code loads OpenAI's models, which need QuickGELU" if checkpoint.quick_gelu else "the file does not say which"
+        if not (checkpoint.quick_gelu and ours == "QuickGELU"):
+            text += f"; and {name} computes {ours}, where {known}: the wrong one silently costs accuracy"
+    experiment.reporter.event("warning", text=text)

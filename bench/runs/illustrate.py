@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from ..api import experiments
 from ..errors import MissingPrerequisite, UsageError
 from ..identity import torch_stream
 from ..method import Batch, FineTuner
 from ..plugins import build_method
 from ..spec import RunSpec
 from .atomic import write_with
+from .opening import experiments
 from .record import RunRecord
 
 _TITLE = 14

@@ -55,6 +55,7 @@ class RunRecord(_Part):
     protocol: int = Field(1, description="version of the engine's arithmetic and rules; runs of two versions are not comparable")
     limit: int | None = Field(None, description="images per split at most; such a run is a trial of the machinery, not a result")
     phase: Literal["final", "search", "external"] = "final"
+    source_format: str = Field("", description="of external weights: the repository whose code wrote them; empty: ours")
     data: dict[str, str] = Field(default_factory=dict, description="split -> fingerprint of its images and labels")
     metrics: dict[str, SplitMetrics] = Field(default_factory=dict, description="split -> metrics; id-val and id-test included")
     projections: dict[str, str] = Field(
@@ -81,6 +82,7 @@ class RunRecord(_Part):
     )
     facts: dict[str, float] = Field(default_factory=dict, description="measured constants, such as teacher_ms")
     id_val_seen: bool = Field(False, description="the backbone was pre-trained on the suite's own training images")
+    temperature: float | None = Field(None, description="softmax temperature with the least NLL on id-val; earlier runs: None")
     curve: list[CurvePoint] = Field(default_factory=list)
     fit_seconds: float | None = Field(None, description="wall time of training, of all nested fits, whenever they were made")
     eval_seconds: float | None = None

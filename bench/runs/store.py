@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,24 @@ class Store:
         write_with(folder / record.weights, lambda path: save_file(tensors, path))
         lease.check()
         write_text(folder / "fit.json", record.model_dump_json(indent=1), exclusive=True)
+
+    def forget(self, fit_id: str, *, waiting: Callable[[dict[str, Any]], None]) -> None:
+        """Remove a fit, its checkpoint and its runs; waits for a process that trains it.
+
+        Args:
+            waiting: called with that process's claim while it is waited for.
+        """
+        from .lease import Lease
+
+        folder = self.fit_dir(fit_id)
+        if folder.exists():
+            with Lease(folder, waiting=waiting):
+                for item in folder.iterdir():
+                    if item.name != "lease":
+                        shutil.rmtree(item) if item.is_dir() else item.unlink()
+        for path, record in list(self.records()):
+            if record.fit_id == fit_id:
+                shutil.rmtree(path.parent)
 
     def load_weights(self, record: FitRecord, like: Classifier) -> Classifier:
         """A copy of `like` with the fit's weights.

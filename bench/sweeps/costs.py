@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from ..runs.execute import ALPHAS
 from ..runs.index import records
+from ..runs.measure import ALPHAS
 from ..runs.record import RunRecord
 from ..runs.store import Store
 from .plan import Planned

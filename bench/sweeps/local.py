@@ -21,8 +21,8 @@ from .queue import Queue
 from .runner import Resources, Watch, progress_of
 from .work import Work
 
-#: Seconds that a trial gets to save its state after it was told to stop, before it is killed.
-GRACE = 60.0
+#: What a child says when it has a job: the time that it took to start is not the trial's.
+_BEGUN = ("begun", dict[str, Any]())
 
 
 class LocalRunner:
@@ -102,12 +102,12 @@ class LocalRunner:
         return slots[: self._resources.most]
 
     def _gpus(self) -> list[str]:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is not None:
-            return [name for name in visible.split(",") if name]
+        """What CUDA_VISIBLE_DEVICES may name: those that torch sees, in this process's order."""
         import torch
 
-        return [str(index) for index in range(torch.cuda.device_count())]
+        count = torch.cuda.device_count()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return [str(index) for index in range(count)] if visible is None else visible.split(",")[:count]
 
 
 class InlineRunner:
@@ -152,7 +152,8 @@ class _Process:
     def __init__(self, context: SpawnContext, slot: _Slot, work: Work) -> None:
         self.slot, self.name = slot, slot.name
         self.job: Job | None = None
-        self._started, self._limit = 0.0, work.timeout
+        self._started: float | None = None
+        self._work = work
         self._pipe, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(target=_serve, args=(theirs, work))
         before = {key: os.environ.get(key) for key in slot.environment}
@@ -176,7 +177,7 @@ class _Process:
         return [self._pipe, self._process.sentinel]
 
     def start(self, job: Job) -> None:
-        self.job, self._started = job, time.monotonic()
+        self.job, self._started = job, None
         with contextlib.suppress(OSError):  # it died while idle: `listen` finds that out
             self._pipe.send(job)
 
@@ -188,14 +189,18 @@ class _Process:
                 message = self._pipe.recv()
                 if isinstance(message, Outcome):
                     return message
+                if message == _BEGUN:
+                    self._started = time.monotonic()
+                    continue
                 watch.progress(self.job, *message)
         except (EOFError, OSError):
             pass
         else:
-            if self._limit is not None and time.monotonic() - self._started > self._limit + GRACE:
+            seconds = 0.0 if self._started is None else time.monotonic() - self._started
+            if self._work.patience is not None and seconds > self._work.patience:
                 self._process.kill()
                 self._process.join()
-                return Outcome("failed", f"not done within {self._limit:g} s, nor stopped when it was told to")
+                return Outcome("failed", self._work.hung, seconds)
             if self.alive:
                 return None
         self._process.join(timeout=5)
@@ -234,13 +239,14 @@ def _serve(pipe: Connection, work: Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reporter = _Piped(pipe)
     signal.signal(signal.SIGTERM, reporter.on_signal)
-    _watch_the_driver(reporter)
+    _watch_the_driver(reporter, work.grace)
     while not reporter.stop:
         try:
             job = pipe.recv()
         except (EOFError, OSError):
             return
         reporter.busy = True
+        reporter.send(_BEGUN)
         outcome = work.do(job, reporter)
         reporter.busy = False
         sys.stdout.flush()
@@ -248,7 +254,7 @@ def _serve(pipe: Connection, work: Work) -> None:
         reporter.send(outcome)
 
 
-def _watch_the_driver(reporter: _Piped) -> None:
+def _watch_the_driver(reporter: _Piped, grace: float) -> None:
     """When the driver dies, a trial saves its state and ends, so that the next start of the sweep can take it over at once."""
     driver = multiprocessing.parent_process()
     assert driver is not None, "this runs in a child"
@@ -256,7 +262,7 @@ def _watch_the_driver(reporter: _Piped) -> None:
     def watch() -> None:
         wait([driver.sentinel])
         reporter.on_signal(signal.SIGTERM, None)
-        time.sleep(GRACE)
+        time.sleep(grace)
         os._exit(1)
 
     threading.Thread(target=watch, name="driver", daemon=True).start()

@@ -8,12 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..api import experiments
 from ..errors import BenchError, UsageError
 from ..method import FineTuner, Method
 from ..plugins import build_method, find_card
-from ..runs.execute import fine_tuned, planned_record, row_label
+from ..runs.execute import planned_record, row_label
 from ..runs.experiment import Experiment
+from ..runs.measure import fine_tuned
+from ..runs.opening import experiments
 from ..spec import DEFAULT_BACKBONE, SEARCH_SEED
 from .asha import stop_at
 from .job import Job

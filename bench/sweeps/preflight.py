@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 #: Free bytes below which a node is refused, and below which it is mentioned.
 _TOO_LITTLE, _LITTLE = 500 * 2**20, 5 * 2**30
+_MEND = "mend these nodes, or leave them out of the cluster; `bench doctor` on a node tells more"
 #: Seconds that a node may take: it imports torch, and reads the backbones' weights.
 _PATIENCE = 600.0
 
@@ -92,7 +94,7 @@ def preflight(queue: Queue, work: Work, watch: Watch, resources: Resources, node
             answers = [here]
         else:
             here = inspect(question)
-            answers = _ask(question, offered)
+            answers = _ask(question, offered, watch)
     except OSError as error:
         raise MissingPrerequisite(
             f"the store cannot be written: {error.strerror}", where=str(work.store), fix="another one with --store"
@@ -103,14 +105,19 @@ def preflight(queue: Queue, work: Work, watch: Watch, resources: Resources, node
     for answer in answers:
         for text in answer.notes:
             watch.note(f"{answer.host}: {text}")
+    if watch.stop:
+        return
     if not answers:
         raise MissingPrerequisite("no node of the cluster answers", where=f"--address {resources.address}", fix="`ray status`")
     wrong = {index: [*answer.problems, *_differences(here, answer)] for index, answer in enumerate(answers)}
     if any(wrong.values()):
+        here_alone = resources.address is None
         raise MissingPrerequisite(
-            f"{sum(map(bool, wrong.values()))} of {len(answers)} nodes cannot take part",
+            "this machine cannot do it"
+            if here_alone
+            else f"{sum(map(bool, wrong.values()))} of {len(answers)} nodes cannot take part",
             where="; ".join(dict.fromkeys(f"{answers[index].host}: {text}" for index, texts in wrong.items() for text in texts)),
-            fix="mend these nodes, or leave them out of the cluster; `bench doctor` on a node tells more",
+            fix="`bench doctor` tells more" if here_alone else _MEND,
         )
 
 
@@ -118,8 +125,8 @@ def _with_gpus(question: Question, gpus: int) -> Question:
     return Question(**{**question.__dict__, "gpus": gpus})
 
 
-def _ask(question: Question, offered: dict[str, int]) -> list[Answer]:
-    """Every node's answer, asked side by side."""
+def _ask(question: Question, offered: dict[str, int], watch: Watch) -> list[Answer]:
+    """Every node's answer, asked side by side; those that have answered when a stop is asked for."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -131,12 +138,16 @@ def _ask(question: Question, offered: dict[str, int]) -> list[Answer]:
         )
         for node, gpus in offered.items()
     }
+    until, left = time.monotonic() + _PATIENCE, list(asked.values())
+    while left and time.monotonic() < until and not watch.stop:
+        _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
     answers = []
     for node, answer in asked.items():
         try:
-            answers.append(ray.get(answer, timeout=_PATIENCE))
+            answers.append(ray.get(answer, timeout=0))
         except ray.exceptions.GetTimeoutError:
-            answers.append(Answer(f"node {node[:8]}", {}, (f"no answer within {_PATIENCE:g} s",)))
+            if not watch.stop:
+                answers.append(Answer(f"node {node[:8]}", {}, (f"no answer within {_PATIENCE:g} s",)))
         except ray.exceptions.TaskUnschedulableError:
             continue  # it has died a moment ago, and Ray lists it still
         except ray.exceptions.RayError as error:
@@ -205,7 +216,8 @@ def _disk(question: Question) -> Iterator[tuple[bool, str]]:
         if folder.is_dir():
             free = shutil.disk_usage(folder).free
             if free < _LITTLE:
-                yield free < _TOO_LITTLE, f"{free / 2**30:.1f} GiB are free for {what} ({folder})"
+                wanted = f", at least {_TOO_LITTLE / 2**30:.1f} are wanted" if free < _TOO_LITTLE else ""
+                yield free < _TOO_LITTLE, f"{free / 2**30:.1f} GiB are free for {what} ({folder}){wanted}"
 
 
 def _gpus(question: Question) -> Iterator[tuple[bool, str]]:

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..api import forget
 from ..errors import BenchError, Interrupted
 from ..method import Method
 from ..runs.execute import record_failure
@@ -59,7 +58,7 @@ class Queue:
         self._entries: dict[str, Entry] = {}
         self._costs: Costs | None = None
         self._known_seconds: dict[str, float | None] = {}
-        self._truth = Truth(plan.entrants[0].experiment.store)
+        self._truth = Truth(plan.entrants[0].experiment.store, keep_logits=plan.spec.keep_logits)
         entrants = plan.entrants if plan.spec.searches else []
         self.searches = [Search(plan, entrant, self._truth, self._state) for entrant in entrants]
         if not self.searches:
@@ -224,7 +223,7 @@ class Queue:
         if planned.job.id not in self._entries:
             entry = self._entries[planned.job.id] = Entry(planned)
             if self._fresh and planned.final:
-                forget(planned.experiment, planned.job.fit_id)
+                planned.experiment.store.forget(planned.job.fit_id, waiting=planned.experiment.waiting)
             if planned.job.phase != "stage":
                 # By what it leaves, so that every shard comes to the same division, whatever it knows already.
                 number = int(planned.job.id.split("-")[1], 16)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from .job import Job, Outcome
 from .queue import Queue
 from .ray_session import carried
-from .ray_trial import GRACE, Board, do
+from .ray_trial import Board, do
 from .runner import Resources, Watch
 from .work import Work
 
@@ -42,8 +40,8 @@ class _Attempt:
 class Dispatch:
     """What searcher and callback share. Tune pickles them for a restore that never happens; this stays in the driver."""
 
-    def __init__(self, queue: Queue, watch: Watch, timeout: float | None, slots: int, most: int | None) -> None:
-        self.queue, self.watch, self.timeout, self.slots, self.most = queue, watch, timeout, slots, most
+    def __init__(self, queue: Queue, work: Work, watch: Watch, slots: int, most: int | None) -> None:
+        self.queue, self.work, self.watch, self.slots, self.most = queue, work, watch, slots, most
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self.attempts: dict[str, _Attempt] = {}
@@ -102,8 +100,10 @@ class Dispatch:
         self._tell(ray.get(self.board.read.remote()))
         one = self.attempts.pop(attempt)
         seconds = 0.0 if one.began is None else time.monotonic() - one.began
-        if outcome is None and self.timeout is not None and seconds > self.timeout + GRACE / 2:
-            outcome = Outcome("failed", f"not done within {self.timeout:g} s, nor stopped when it was told to", seconds)
+        patience = self.work.patience
+        # The trial's own clock ended it; this one began when the driver heard of its start.
+        if outcome is None and patience is not None and seconds > patience - self.work.grace / 2:
+            outcome = Outcome("failed", self.work.hung, seconds)
         outcome = outcome or Outcome("lost", error, seconds)
         self.queue.settle(one.job.id, outcome)
         if one.began is not None or outcome.status != "cancelled":
@@ -155,21 +155,20 @@ class QueueCallback(tune.Callback):
         self._dispatch.settle(trial.config["attempt"], *_ended(trial))
 
 
-def dispatch(queue: Queue, work: Work, watch: Watch, resources: Resources, slots: int) -> None:
+def dispatch(queue: Queue, work: Work, watch: Watch, resources: Resources, slots: int, folder: Path) -> None:
     """Run Tune until the queue is over or a stop was asked for.
 
     Args:
         resources: with `gpus` decided. slots: for how many trials there is room now.
+        folder: of the driver's machine; Tune insists on one, and what it writes there is never read.
     """
-    shared = Dispatch(queue, watch, work.timeout, slots, resources.most)
+    shared = Dispatch(queue, work, watch, slots, resources.most)
     environment, board = carried(), shared.board
 
     def trial(config: dict[str, Any]) -> dict[str, Any]:
         return {"outcome": do(Job.from_json(config["job"]), config["attempt"], work, resources, environment, board)}
 
     bundle = {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {}), **dict(resources.custom)}
-    # Tune insists on a folder that every node reaches; nothing in it outlives the sweep.
-    folder = work.store / "ray" / uuid.uuid4().hex[:12]
     # As many actors may start at once as there are slots; Tune's own figure for a searcher is one.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     tuner = tune.Tuner(
@@ -181,9 +180,7 @@ def dispatch(queue: Queue, work: Work, watch: Watch, resources: Resources, slots
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
-        run_config=tune.RunConfig(
-            name=folder.name, storage_path=str(folder.parent), callbacks=[QueueCallback(shared)], verbose=0
-        ),
+        run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[QueueCallback(shared)], verbose=0),
     )
     try:
         tuner.fit()
@@ -192,8 +189,6 @@ def dispatch(queue: Queue, work: Work, watch: Watch, resources: Resources, slots
             queue.settle(attempt.job.id, Outcome("cancelled"))
     finally:
         os.environ.pop("TUNE_MAX_PENDING_TRIALS_PG", None)
-        shutil.rmtree(folder, ignore_errors=True)
-        _remove_if_empty(folder.parent)
 
 
 def _name(trial: Any) -> str:
@@ -210,8 +205,3 @@ def _ended(trial: Any) -> tuple[Outcome | None, str]:
         return Outcome("failed", f"{type(error.cause).__name__}: {error.cause}"), ""
     first = next(iter(str(error or "").strip().splitlines()), "Ray tells no reason")
     return None, f"its process or its machine died: {first}"
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()

@@ -32,12 +32,14 @@ class RayRunner:
         Raises:
             MissingPrerequisite: no cluster, or a node lacks something (`preflight`). BenchError: no node is large enough.
         """
-        with session(self.resources.address, self.log):
+        with session(self.resources.address, self.log) as folder:
             import ray
 
             from .preflight import preflight
             from .ray_dispatch import dispatch
 
+            if watch.stop:
+                return
             nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
             resources = replace(self.resources, gpus=_gpus(self.resources, work, nodes))
             fitting = _slots(resources, nodes)
@@ -45,7 +47,7 @@ class RayRunner:
             slots = min(sum(fitting.values()), resources.most or sum(fitting.values()))
             usable = sum(map(bool, fitting.values()))
             watch.note(f"Ray: {slots} at once on {usable} {'node' if usable == 1 else 'nodes'}; its log: {self.log}")
-            dispatch(queue, work, watch, resources, slots)
+            dispatch(queue, work, watch, resources, slots, folder)
 
 
 def _gpus(resources: Resources, work: Work, nodes: list[dict[str, Any]]) -> float:

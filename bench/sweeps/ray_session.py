@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import secrets
@@ -11,9 +12,9 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 import psutil
 from filelock import FileLock, Timeout
@@ -42,6 +43,8 @@ _LOCAL = {
 _CARRIED = ("BENCH_DATA", "BENCH_CACHE", "BENCH_DEBUG", "HF_HUB_OFFLINE", "HF_HOME")
 #: The object store carries jobs and outcomes, a few kB each.
 _OBJECT_STORE = 100 * 2**20
+#: Seconds within which a new folder is locked.
+_MAKING = 60.0
 #: Which of Ray's log files are kept, and how many bytes of each.
 _TELLING, _KEPT = ("worker-*.out", "worker-*.err", "raylet.out", "raylet.err", "gcs_server.err"), 20_000
 
@@ -52,8 +55,8 @@ def carried() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def session(address: str | None, log: Path) -> Iterator[None]:
-    """Ray, for as long as the block runs; its output goes to `log`, and nothing of a local one is left behind.
+def session(address: str | None, log: Path) -> Iterator[Path]:
+    """Ray, for as long as the block runs; its output goes to `log`. Yields a folder of this machine that ends with the block.
 
     Args:
         address: `host:port` of an existing cluster, or `auto`; None starts Ray on this machine.
@@ -65,8 +68,8 @@ def session(address: str | None, log: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_environment(_QUIET))
+        folder = stack.enter_context(_folder(log))
         if address is None:
-            folder = stack.enter_context(_folder(log))
             stack.enter_context(_environment({**_LOCAL, "RAY_AUTH_TOKEN_PATH": str(_token())}))
             how = {
                 "address": "local",
@@ -77,7 +80,7 @@ def session(address: str | None, log: Path) -> Iterator[None]:
         else:
             _reach(address)
             how = {"address": address}
-        file = stack.enter_context(log.open("a", encoding="utf-8"))
+        file = _Log(stack.enter_context(log.open("ab", buffering=0)))
         attach = stack.enter_context(_logged(file))
         # Ray prints what its nodes tell (a node that died) on stdout, where a command's answer goes.
         stack.enter_context(contextlib.redirect_stdout(file))
@@ -86,7 +89,7 @@ def session(address: str | None, log: Path) -> Iterator[None]:
         import ray
 
         stack.callback(ray.shutdown)
-        yield
+        yield folder
 
 
 def _start(how: dict[str, object], address: str | None, log: Path) -> None:
@@ -174,8 +177,20 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+class _Log(io.TextIOBase):
+    """Text for a log that may be on a full disk, which the trials tell of."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._file.write(text.encode(errors="replace"))
+        return len(text)
+
+
 @contextlib.contextmanager
-def _logged(file: TextIO) -> Iterator[Callable[[], None]]:
+def _logged(file: _Log) -> Iterator[Callable[[], None]]:
     """Ray's loggers write to the file alone; yields what attaches it (again)."""
     import ray  # noqa: F401 - installs handlers of its own when first imported
 
@@ -207,13 +222,12 @@ def _token() -> Path:
 
 @contextlib.contextmanager
 def _folder(log: Path) -> Iterator[Path]:
-    """A folder for Ray's session; those that killed drivers left behind are removed, too."""
+    """A folder for what Ray writes on this machine; those that killed drivers left behind are removed, too."""
     # Ray puts Unix sockets there, whose paths are limited to 107 bytes; a temporary folder elsewhere may be deep.
     place = Path(tempfile.gettempdir())
     if len(str(place)) > 30 and Path("/tmp").is_dir():
         place = Path("/tmp")
-    for old in place.glob("bench-ray-*"):
-        _remove_if_dead(old)
+    _remove_dead(place)
     folder = Path(tempfile.mkdtemp(prefix="bench-ray-", dir=place))
     lock = FileLock(folder / "lock")
     lock.acquire()
@@ -223,13 +237,18 @@ def _folder(log: Path) -> Iterator[Path]:
         _keep_logs(folder, log)
         lock.release()
         shutil.rmtree(folder, ignore_errors=True)
+        _remove_dead(place)  # again: at the start, processes of a driver just killed may still have been writing
 
 
-def _remove_if_dead(folder: Path) -> None:
-    with contextlib.suppress(Timeout, OSError):
-        if folder.stat().st_uid == os.getuid() and (folder / "lock").exists():
-            with FileLock(folder / "lock", timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
+def _remove_dead(place: Path) -> None:
+    for folder in place.glob("bench-ray-*"):
+        with contextlib.suppress(Timeout, OSError):
+            if folder.stat().st_uid != os.getuid():
+                continue
+            # One without a lock is being made at this moment, or its maker was killed then.
+            if (folder / "lock").exists() or time.time() - folder.stat().st_mtime > _MAKING:
+                with FileLock(folder / "lock", timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _keep_logs(folder: Path, log: Path) -> None:

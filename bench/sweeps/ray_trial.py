@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import signal
 import socket
 import sys
-import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import ray
 
 from .job import Job, Outcome
-from .runner import Resources, progress_of
+from .runner import LOG, Resources, progress_of
 from .work import Work
 
 #: Kinds of events that come many times a second, of which one every so many seconds travels.
 _OFTEN, _EVERY = ("step", "data", "evaluate"), 0.5
 #: Seconds between two looks at the board.
 _LOOK = 0.2
-#: Seconds after its timeout until a trial that does not react is ended.
-GRACE = 60.0
 
 
 @ray.remote(num_cpus=0)
@@ -114,15 +113,13 @@ def do(job: Job, attempt: str, work: Work, resources: Resources, environment: di
     if reporter.stop:
         return asdict(Outcome("cancelled"))
     board.post.remote(attempt, "started", {"where": _where(resources)})
-    last_resort = _end_after(work.timeout)
     try:
-        outcome = asdict(work.do(job, reporter))
+        with _ended_if_it_hangs(work):
+            outcome = asdict(work.do(job, reporter))
         with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, and nobody reads
             ray.get(board.asked.remote())  # calls of one process keep their order: what it posted has arrived
         return outcome
     finally:
-        if last_resort is not None:
-            last_resort.cancel()
         _free_memory()
 
 
@@ -131,14 +128,19 @@ def _where(resources: Resources) -> str:
     return f"{here}, GPU {os.environ.get('CUDA_VISIBLE_DEVICES', '?')}" if resources.gpus else here
 
 
-def _end_after(timeout: float | None) -> threading.Timer | None:
-    """A trial that hangs (a dead device, a dead file server) does not look whether its time is up."""
-    if timeout is None:
-        return None
-    timer = threading.Timer(timeout + GRACE, os._exit, (1,))
-    timer.daemon = True
-    timer.start()
-    return timer
+@contextlib.contextmanager
+def _ended_if_it_hangs(work: Work) -> Iterator[None]:
+    """The last resort for a dead device or file server; the log says where it hung."""
+    if work.patience is None:
+        yield
+        return
+    with (work.store / LOG).open("a") as log:
+        # By a thread of C's, which works even if Python's lock is held.
+        faulthandler.dump_traceback_later(work.patience, exit=True, file=log)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _free_memory() -> None:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from .queue import Queue
     from .work import Work
 
+#: Of a store: what Ray has to say.
+LOG = "ray.log"
+
 
 @dataclass(frozen=True)
 class Resources:

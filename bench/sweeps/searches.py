@@ -7,7 +7,8 @@ from fractions import Fraction
 from typing import Literal
 
 from ..method import Method
-from ..runs.execute import fine_tuned, planned_record
+from ..runs.execute import planned_record
+from ..runs.measure import fine_tuned
 from ..runs.record import RunRecord
 from .asha import MARK, epochs_expected, promoted, rungs
 from .plan import Entrant, Plan, Planned

@@ -76,6 +76,7 @@ class SweepSpec(BaseModel):
     limit: int | None = Field(None, ge=1)
     skip_unreadable: int = Field(0, ge=0)
     shots: int | None = Field(None, ge=1, description="train on this many images per class, drawn by the seed")
+    keep_logits: bool = Field(False, description="keep the logits of the final runs, also of ImageNet-sized sets")
 
     runner: Literal["ray", "local", "inline"] = Field(
         "ray", description="Ray Tune; processes on this machine; or this very process, for a debugger"
@@ -142,6 +143,7 @@ class SweepSpec(BaseModel):
             limit=self.limit,
             skip_unreadable=self.skip_unreadable,
             shots=self.shots,
+            keep_logits=self.keep_logits,
         )
 
     def values(self, contender: Contender) -> dict[str, Any]:
@@ -199,6 +201,7 @@ def sweep_of(run: RunSpec, jobs: int) -> SweepSpec:
         limit=run.limit,
         skip_unreadable=run.skip_unreadable,
         shots=run.shots,
+        keep_logits=run.keep_logits,
         runner="local",
         max_concurrent=jobs,
     )

@@ -17,7 +17,7 @@ from .job import Job, Outcome
 from .journal import Journal
 from .plan import Plan, make_plan
 from .queue import Queue
-from .runner import Resources, Runner, Watch
+from .runner import LOG, Resources, Runner, Watch
 from .spec import SweepSpec
 from .work import Work
 
@@ -124,7 +124,7 @@ class Sweep:
         if spec.runner == "ray":
             from .ray_runner import RayRunner
 
-            return RayRunner(resources, self.store.root / "ray.log")
+            return RayRunner(resources, self.store.root / LOG)
         from .local import InlineRunner, LocalRunner
 
         return LocalRunner(resources) if spec.runner == "local" else InlineRunner()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import BenchError
+from ..runs.execute import additions
 from ..runs.record import RunRecord
 from ..runs.store import Store
 from .plan import Planned
@@ -13,13 +14,16 @@ from .plan import Planned
 class Truth:
     """What a store has of the jobs of a plan.
 
+    Args:
+        keep_logits: whether a final run is done only with the logits of its predictions.
+
     Attributes:
         fits: the finished fits that were seen there; what was there once counts as there.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, keep_logits: bool = False) -> None:
         self.fits: set[str] = set()
-        self._store = store
+        self._store, self._keep_logits = store, keep_logits
         self._epochs: dict[str, list[dict[str, Any]]] = {}
 
     def has(self, fit_id: str) -> bool:
@@ -38,7 +42,10 @@ class Truth:
         record = self.record(planned)
         if record is None or record.status != "done":
             return False
-        return (bool(record.curve) or not job.curve) and record.search_trials >= job.search_trials
+        if record.search_trials < job.search_trials:
+            return False
+        keep_logits = self._keep_logits and job.phase == "final"
+        return not additions(planned.experiment, planned.method, record, curve=job.curve, keep_logits=keep_logits)
 
     def record(self, planned: Planned) -> RunRecord | None:
         """The record of a run, whatever its status."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError, Interrupted
 from ..spec import RunSpec
+from ..training.devices import DeviceLost
 from ..training.engine import Engine
 from .job import Job, Outcome
 
@@ -29,6 +30,7 @@ class Work:
         store: absolute path of the store. engine: settings of a trial's process.
         device: as `--device`; None takes the best that the trial's process sees.
         timeout: seconds of one attempt at a job; then its state is saved, and it has failed.
+        grace: seconds that a trial gets to save its state when it is told to stop, before its process is ended.
     """
 
     spec: RunSpec
@@ -36,11 +38,22 @@ class Work:
     engine: Engine
     device: str | None = None
     timeout: float | None = None
+    grace: float = 60.0
     _open: dict[tuple[str, str], Experiment] = field(default_factory=dict, init=False, repr=False)
     _relay: _Relay = field(default_factory=lambda: _Relay(), init=False, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": {}, "_relay": _Relay()}
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which an attempt hangs: it did not stop when its time was up."""
+        return None if self.timeout is None else self.timeout + self.grace
+
+    @property
+    def hung(self) -> str:
+        """What is told of such an attempt."""
+        return f"not done within {self.timeout:g} s, nor stopped when it was told to"
 
     def do(self, job: Job, reporter: Reporter) -> Outcome:
         """Fit, or fit and measure, and say how it ended; only a bug of ShiftBench's own raises.
@@ -51,6 +64,8 @@ class Work:
         self._relay.begin(reporter, until=None if self.timeout is None else start + self.timeout, epoch=job.epoch)
         try:
             error = self._do(job)
+        except DeviceLost as lost:  # as if this process itself had been killed
+            return Outcome("lost", lost.what, time.monotonic() - start)
         except (Interrupted, KeyboardInterrupt):
             if self._relay.there:
                 return Outcome("done", seconds=time.monotonic() - start)
@@ -58,7 +73,7 @@ class Work:
                 return Outcome("cancelled", seconds=time.monotonic() - start)
             error = f"not done within {self.timeout:g} s; the same command continues it, with a greater --timeout"
         except BenchError as failure:
-            error = failure.what
+            error = _in_one_line(str(failure))
         except Exception as failure:  # a plug-in may raise anything: this trial is a failed row, and the others go on
             if os.environ.get("BENCH_DEBUG"):
                 traceback.print_exc()
@@ -87,16 +102,19 @@ class Work:
             limit=self.spec.limit,
             search=job.phase == "search",
             curve=job.curve,
+            keep_logits=self.spec.keep_logits,
             search_trials=job.search_trials,
             search_seconds=job.search_seconds,
             search_rule=job.search_rule,
         )
-        # The record has the rest: where, what to do, the traceback.
-        return record.error.partition("\n")[0] if record.status == "failed" else ""
+        error = _in_one_line(record.error) if record.status == "failed" else ""
+        if error.startswith(f"{DeviceLost.__name__}: "):
+            raise DeviceLost(error.partition(": ")[2])
+        return error
 
     def _experiment(self, job: Job) -> Experiment:
         """The job's backbone and suite, opened once per process."""
-        from ..api import experiments
+        from ..runs.opening import experiments
         from ..training.engine import default_device
 
         place = (job.suite, job.backbone)
@@ -107,6 +125,15 @@ class Work:
         opened = self._open[place]
         opened.engine.apply()
         return opened.with_seed(job.seed)
+
+
+def _in_one_line(error: str) -> str:
+    """What is wrong (where); what to do. A traceback is left to the record."""
+    what, *rest = error.splitlines()
+    for line in rest:
+        name, _, text = line.strip().partition(": ")
+        what += f" ({text})" if name == "where" else f"; {text}" if name == "to mend" else ""
+    return what
 
 
 class _Relay:

@@ -130,7 +130,7 @@ class Ranks:
         for follower in self._followers:
             follower.process.join(1.0)
             if follower.process.exitcode:
-                return DeviceLost("a process that trains with this one was killed", where=_how_it_ended(follower), fix=_AGAIN)
+                return DeviceLost(f"a process that trains with this one was killed: {_how_it_ended(follower)}", fix=_AGAIN)
         return DeviceLost(f"the processes that train together lost each other: {error}", fix=_AGAIN)
 
 
@@ -235,10 +235,16 @@ def _joined(rank: int, engine: Engine, meeting: Path) -> Iterator[None]:
         world_size=engine.devices,
         timeout=_PATIENCE,
     )
+    leave = dist.destroy_process_group
     try:
         yield
+    except BaseException:
+        if gpu:
+            # To destroy is to wait for what NCCL has queued, which a process that ended never answers.
+            leave = dist.distributed_c10d._abort_process_group
+        raise
     finally:
-        dist.destroy_process_group()
+        leave()
 
 
 def _follow(rank: int, engine: Engine, meeting: Path, pipe: Connection) -> None:

@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 #: In the order in which they are read; each says in its first line what it is for.
-_SCRIPTS = ("elements.js", "state.js", "figures.js", "table.js", "comparison.js", "drawer.js", "main.js")
+_SCRIPTS = ("elements.js", "state.js", "figures.js", "scatter.js", "table.js", "comparison.js", "drawer.js", "main.js")
 
 
 def page(document: dict[str, Any], *, live: bool = False) -> str:

@@ -5,10 +5,8 @@ Numbers are rounded to 1e-5 (a thousandth of a percentage point), which is what 
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -17,16 +15,19 @@ from bench.identity import canonical_json
 from bench.runs.record import RunRecord
 
 from ..board import Board, BoardRow, Cell
-from ..chart_style import LIGHT
-from ..measures import ID
+from ..chart_style import LIGHT, SHAPES
+from ..frames import standard_line
+from ..headline import headline
 from ..predictions import Predictions
 from ..tables import Boards, View, notes, title
-from .figures import RECOLOUR, Figures
+from ..tradeoff import ID
+from .figures import CORNERS, HEIGHT, LABEL_SIZE, RECOLOUR, figures
 from .pairs import Pairwise
+from .plain import plain, row_id, short
 from .reliability import bins
-from .reported import ReportedRow, reported_rows
+from .reported import reported_backbones, reported_rows
 
-SCHEMA = 1
+SCHEMA = 2
 #: Of larger boards only the first rows get reliability diagrams and comparisons with each other: a file cannot hold all pairs.
 MOST_DETAILED = 16
 
@@ -64,25 +65,27 @@ class Document:
             "version": version("shiftbench"),
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             "colours": list(LIGHT.rows),
+            "shapes": list(SHAPES),
             "recolour": RECOLOUR,
+            "scatter": {"height": HEIGHT, "letters": LABEL_SIZE, "corners": {name: own[1:] for name, own in CORNERS.items()}},
             "boards": boards,
             "provenance": provenance.values,
         }
 
     def _board(self, board: Board, view: View, provenance: _Distinct) -> dict[str, Any]:
-        published = [] if board.kind != "ranked" else reported_rows(board.group.suite, board.group.backbone)
+        published = reported_rows(board.group.suite, board.group.backbone, board) if board.kind == "ranked" else []
         detailed = board.rows[:MOST_DETAILED]
         rows = [_row(row, board, provenance) for row in board.rows]
         for row, made in zip(detailed, rows, strict=False):
             made["bins"] = bins(row.records, (ID, *board.shifts.all), self.predictions)
-        rows += [_reported(row) for row in published]
+        rows += published
         curves = [point for row, made in zip(board.rows, rows, strict=False) for point in _curve(row, made["id"])]
-        names = [row["name"] for row in rows]
         return {
             "suite": board.group.suite,
             "backbone": board.group.backbone,
             "kind": board.kind,
             "title": title(board),
+            "headline": [part if isinstance(part, str) else {"row": row_id(part.key)} for part in headline(board)],
             "apart": {key: list(pair) for key, pair in board.group.apart.items()},
             "facts": board.group.facts,
             "shifts": board.shifts.all,
@@ -93,7 +96,8 @@ class Document:
             "notes": notes(board, view),
             "rows": rows,
             "curves": curves,
-            "figures": Figures(names, board.shifts.all).of(rows, curves),
+            "baselines": {m.key: line for m in board.columns if (line := _baseline(board, m.key))},
+            "figures": figures(rows, board.shifts.all),
             "comparisons": self._pairwise.of([(made["id"], row) for row, made in zip(detailed, rows, strict=False)]),
             "compared": len(detailed),
             "unfinished": [],
@@ -115,25 +119,6 @@ class _Distinct:
             self._place[key] = len(self.values)
             self.values.append(value)
         return self._place[key]
-
-
-def short(value: float | None) -> float | None:
-    """A number as the page has it; None for a missing one and for one that JSON cannot say."""
-    return None if value is None or not math.isfinite(value) else round(value, 5)
-
-
-def plain(value: Any) -> Any:
-    """A value that a method or a machine has put into a record, without what JSON cannot say."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def row_id(key: str) -> str:
-    """A short name of a row that stays the same while runs are added: it stands in links."""
-    return hashlib.sha256(key.encode()).hexdigest()[:10]
 
 
 def _columns(board: Board, by: str) -> list[dict[str, Any]]:
@@ -212,22 +197,23 @@ def _run(record: RunRecord, provenance: _Distinct) -> dict[str, Any]:
 def _curve(row: BoardRow, identity: str) -> list[dict[str, Any]]:
     """Mean over seeds of every point of the row's interpolation curve; alphas that not every seed has are left out."""
     runs = [r for r in row.records if r.curve]
-    points: dict[float, list[tuple[float, float]]] = {}
+    points: dict[float, list[dict[str, float]]] = {}
     for run in runs:
         for point in run.curve:
-            if point.ood is not None and ID in point.scores:
-                points.setdefault(point.alpha, []).append((point.scores[ID], point.ood))
-    return [
-        {
-            "row": identity,
-            "of": row.name,
-            "alpha": alpha,
-            "id": short(sum(x for x, _ in own) / len(own)),
-            "ood": short(sum(y for _, y in own) / len(own)),
-        }
-        for alpha, own in sorted(points.items())
-        if len(own) == len(runs)
-    ]
+            points.setdefault(point.alpha, []).append(point.scores | ({} if point.ood is None else {"ood": point.ood}))
+    made = []
+    for alpha, own in sorted(points.items()):
+        everywhere = [split for split in own[0] if len(own) == len(runs) and all(split in scores for scores in own)]
+        if ID in everywhere:
+            means = {split: short(sum(scores[split] for scores in own) / len(own)) for split in everywhere}
+            made.append({"row": identity, "of": row.name, "alpha": alpha, "scores": means})
+    return made
+
+
+def _baseline(board: Board, key: str) -> list[list[float | None]]:
+    """What standard models of an ID accuracy reach in a column, as (ID, column) from 1 to 99 %; empty where that is not known."""
+    line = standard_line(board, key)
+    return [] if line is None else [[x / 100, short(line(x / 100))] for x in range(1, 100)]
 
 
 def _unfinished(record: RunRecord) -> dict[str, Any]:
@@ -241,59 +227,46 @@ def _unfinished(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _without_results(suite: str, backbone: str, kind: str = "empty", rows: Iterable[dict[str, Any]] = ()) -> dict[str, Any]:
+def _without_results(suite: str, backbone: str, kind: str = "empty", rows: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """A board of nothing measured: a place for runs that failed, and for what others reported."""
-    shown = list(rows)
+    shifts = list(dict.fromkeys(key for row in rows for key in row["cells"] if key not in ("id", "ood")))
     columns = [
-        {"key": key, "title": name, "kind": "percent", "better": "high", "part": "trade-off", "split": "", "shown": True}
-        for key, name in (("id", "ID"), ("ood", "OOD"))
+        {"key": key, "title": name, "kind": "percent", "better": "high", "part": part, "split": split, "shown": True}
+        for key, name, part, split in (
+            ("id", "ID", "trade-off", ""),
+            ("ood", "OOD", "trade-off", ""),
+            *((shift, shift, "averaged", shift) for shift in shifts),
+        )
     ]
     return {
         "suite": suite,
         "backbone": backbone,
         "kind": kind,
         "title": f"{suite} · {backbone}",
+        "headline": [],
         "apart": {},
         "facts": {},
-        "shifts": [],
+        "shifts": shifts,
         "averaged": [],
-        "columns": columns if shown else [],
+        "columns": columns if rows else [],
         "sort": "ood",
         "ties": False,
-        "notes": ["Reported by the sources named, not measured here."] if shown else ["No run here has a result yet."],
-        "rows": shown,
+        "notes": ["Reported by the sources named, not measured here."] if rows else ["No run here has a result yet."],
+        "rows": list(rows),
         "curves": [],
-        "figures": Figures([row["name"] for row in shown], []).of(shown, []),
+        "baselines": {},
+        "figures": figures(rows, shifts),
         "comparisons": {},
         "compared": 0,
         "unfinished": [],
     }
 
 
-def _reported(row: ReportedRow) -> dict[str, Any]:
-    return {
-        "id": row_id(canonical_json(asdict(row))),
-        "name": row.name,
-        "kind": "reported",
-        "method": row.method,
-        "cells": {"id": [short(row.id)], "ood": [short(row.ood)]},
-        "holes": {},
-        "tie": None,
-        "ranks": None,
-        "front": None,
-        "identity": {},
-        "runs": [],
-        "source": row.source,
-        "certainty": row.certainty,
-        "note": row.note,
-    }
-
-
 def _reported_only(suite: str, boards: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Boards of backbones that were reported on the suite and not measured."""
     there = {board["backbone"] for board in boards if board["suite"] == suite}
-    grouped: dict[str, list[dict[str, Any]]] = {}
-    for row in reported_rows(suite):
-        if row.backbone not in there:
-            grouped.setdefault(row.backbone, []).append(_reported(row))
-    return [_without_results(suite, backbone, "reported", rows) for backbone, rows in grouped.items()]
+    return [
+        _without_results(suite, backbone, "reported", reported_rows(suite, backbone))
+        for backbone in reported_backbones(suite)
+        if backbone not in there
+    ]

@@ -1,6 +1,9 @@
 "use strict";
 // Everything that is recorded on one row: numbers of every seed, recipe, selection, ids, provenance.
 
+/** What had the keyboard when the drawer opened, and gets it back. */
+let opener = null;
+
 function drawDrawer() {
   const dialog = byId("drawer"), row = rowById(state.row);
   if (!row) {
@@ -9,13 +12,30 @@ function drawDrawer() {
   }
   byId("drawer-title").textContent = row.name;
   byId("drawer-body").replaceChildren(...(row.kind === "reported" ? reportedParts(row) : measuredParts(row)));
-  if (!dialog.open) dialog.showModal();
+  if (!dialog.open) {
+    opener = document.activeElement;
+    dialog.showModal();
+  }
   byId("drawer-title").focus();
 }
 
 function reportedParts(row) {
-  return [make("p", {}, "Reported by its source, not measured here."),
-    facts("Source", { source: row.source, certainty: row.certainty, note: row.note, ID: percent(row.cells.id[0]), OOD: percent(row.cells.ood[0]) })];
+  const keys = board().columns.filter((column) => row.cells[column.key]), measured = rowById(row.measured);
+  const parts = [make("p", {}, "Reported by its source, not measured here."),
+    facts("Source", { source: row.source, certainty: row.certainty, note: row.note }),
+    simpleTable(measured ? `Beside ${measured.name}, measured here` : "No row here was measured with its recipe", ["percent", "reported", "measured", "difference"],
+      keys.map(({ key, title }) => [title, percent(row.cells[key][0]), measured ? numberOr(measured.cells[key]?.[0], percent) : null, numberOr(row.gaps[key], signed)]), (i) => i > 0)];
+  if (row.recipe) parts.push(make("p", {}, "Its recipe, run and judged: ", make("code", {}, row.recipe)));
+  return parts;
+}
+
+const numberOr = (value, text) => (value === null || value === undefined ? hole("not measured") : text(value));
+
+/** What sources report of this row's recipe. */
+function reportedOf(row) {
+  const rows = board().rows.filter((other) => other.measured === row.id);
+  return rows.length ? [simpleTable("Reported for this recipe", ["source", "ID", "OOD", "here, ID", "here, OOD"], rows.map((other) => [`${other.source} (${other.certainty})`,
+    ...["id", "ood"].map((key) => percent(other.cells[key][0])), ...["id", "ood"].map((key) => numberOr(other.gaps[key], signed))]), (i) => i > 0)] : [];
 }
 
 function measuredParts(row) {
@@ -23,7 +43,7 @@ function measuredParts(row) {
   const parts = [simpleTable("Scores in percent, seed by seed", ["split", ...row.runs.map((run) => `seed ${run.seed}`)],
     splits.map((split) => [split, ...row.runs.map((run) => (run.scores[split] == null ? hole(run.holes?.[split] ?? "not evaluated") : percent(run.scores[split])))]),
     (i) => i > 0)];
-  parts.push(facts("Recipe", flat(row.identity)));
+  parts.push(...reportedOf(row), facts("Recipe", flat(row.identity)));
   const selection = flat(row.runs[0].selection ?? {});
   if (Object.keys(selection).length) parts.push(facts(`Selected on id-val (seed ${row.runs[0].seed})`, selection));
   parts.push(simpleTable("Runs", ["seed", "fit", "evaluation", "training", "memory", "finished"], row.runs.map((run) => [

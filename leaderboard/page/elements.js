@@ -29,8 +29,9 @@ function hole(reason) {
   return make("span", { class: "hole", title: reason }, "\u2013", make("span", { class: "unseen" }, ` missing: ${reason}`));
 }
 
-const percent = (share, digits = 1) => (100 * share).toFixed(digits).replace("-", "\u2212");
-const signed = (share) => (share > 0 ? "+" : "") + percent(share);
+/** A share in percent; what rounds to zero has no sign. */
+const percent = (share, digits = 1) => (100 * share).toFixed(digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "\u2212");
+const signed = (share) => (/[1-9]/.test(percent(share)) && share > 0 ? "+" : "") + percent(share);
 const pValue = (p) => (p === null ? "" : p < 0.001 ? "<0.001" : p.toFixed(3));
 
 function seconds(value) {

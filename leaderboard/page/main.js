@@ -42,6 +42,9 @@ function drawControls() {
   byId("show-label").hidden = !hasReported();
   byId("show").value = state.show;
   byId("spread").value = state.spread;
+  options(byId("y"), heights().map((column) => [column.key, heightName(column)]), state.y);
+  byId("axes").value = state.axes;
+  for (const name of ["suite", "backbone"]) byId(name).parentElement.hidden = byId(name).options.length < 2;
   const kept = board() ? new Set(shownColumns().map((c) => c.key)) : new Set();
   byId("columns").replaceChildren(byId("columns").firstElementChild, ...(board()?.columns ?? []).map((column) => make("label", {},
     make("input", { type: "checkbox", checked: kept.has(column.key), change: (event) => chooseColumn(column.key, event.target.checked) }), column.title)));
@@ -49,9 +52,21 @@ function drawControls() {
   byId("apart").hidden = !apart;
   byId("apart").textContent = apart ? `These rows are not ranked with the others. ${board().title}.` : "";
   byId("figures").hidden = !board()?.figures.scatter;
+  for (const name of ["table-scroll", "comparison"]) byId(name).hidden = !board()?.rows.length;
   const runs = leaderboard.boards.reduce((sum, b) => sum + b.rows.reduce((own, row) => own + row.runs.length, 0), 0);
-  byId("about").textContent = board() ? `${board().suite} on ${board().backbone}: what fine-tuning gains in-distribution, and what it loses under shift` : "";
+  byId("title").textContent = board() ? `${board().suite} on ${board().backbone}` : "Leaderboard";
+  byId("about").textContent = board()?.averaged.length ? `OOD: mean over ${board().averaged.join(", ")}.` +
+    (board().headline.length && board().ties ? " Ties: all pairs of rows tested at once, with a family-wise error of 5 %." : "") : "";
+  byId("headline").hidden = !board()?.headline.length;
+  byId("headline").replaceChildren(...(board()?.headline ?? []).map((part) => (typeof part === "string" ? part : rowLink(part.row))));
   byId("made").textContent = `ShiftBench ${leaderboard.version}, ${leaderboard.made.slice(0, 16).replace("T", " ")} UTC, ${runs} runs.`;
+}
+
+/** A row in a sentence: its name, which opens the drawer. */
+function rowLink(id) {
+  const row = rowById(id), [name, parameters] = nameParts(row.name);
+  return make("button", { type: "button", class: "link", click: () => { state.row = id; changed("drawer"); } }, swatch(row), name,
+    parameters ? make("span", { class: "parameters" }, parameters) : null);
 }
 
 function chooseColumn(key, wanted) {
@@ -75,7 +90,7 @@ function applyTheme() {
 }
 
 function moveTo(change) {
-  Object.assign(state, change, { rows: "", row: "", columns: "" });
+  Object.assign(state, change, { rows: "", row: "", columns: "", y: "ood" });
   state.sort = board()?.sort ?? "";
   state.order = "best";
   allRows = false;
@@ -88,7 +103,7 @@ function listen() {
   byId("backbone").addEventListener("change", (e) => moveTo({ backbone: e.target.value, group: 0 }));
   byId("group").addEventListener("change", (e) => moveTo({ group: Number(e.target.value) }));
   byId("find").addEventListener("input", (e) => { state.find = e.target.value; changed("all"); });
-  for (const key of ["show", "spread"]) byId(key).addEventListener("change", (e) => { state[key] = e.target.value; changed("all"); });
+  for (const key of ["show", "spread", "y", "axes"]) byId(key).addEventListener("change", (e) => { state[key] = e.target.value; changed("all"); });
   byId("theme").addEventListener("click", () => { state.theme = darkNow() ? "light" : "dark"; applyTheme(); changed("theme"); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { applyTheme(); changed("theme"); });
   byId("all-rows").addEventListener("click", () => { allRows = true; drawTable(); byId("table-scroll").focus(); });
@@ -97,15 +112,14 @@ function listen() {
   byId("drawer-close").addEventListener("click", () => byId("drawer").close());
   byId("drawer").addEventListener("click", (event) => { if (event.target === byId("drawer")) byId("drawer").close(); });
   byId("drawer").addEventListener("close", () => {
-    const opener = document.querySelector(`[data-row="${CSS.escape(state.row)}"] button`);
     state.row = "";
     writeFragment();
-    opener?.focus();
+    if (opener?.isConnected) opener.focus();
   });
   byId("skip").addEventListener("click", (event) => { event.preventDefault(); byId("table-scroll").focus(); });
   addEventListener("hashchange", () => { readFragment(); start(); });
   let width = innerWidth;
-  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; drawReliability(); } });
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; drawScatter(); drawReliability(); } });
 }
 
 function start() {

@@ -4,20 +4,22 @@
 const leaderboard = JSON.parse(byId("document").textContent);
 
 const usual = { suite: "", backbone: "", group: 0, sort: "", order: "best", find: "", show: "measured", spread: "sd",
-                columns: "", rows: "", row: "", theme: "" };
+                y: "ood", axes: "linear", columns: "", rows: "", row: "", theme: "" };
 const state = { ...usual };
 
 function readFragment() {
   const given = new URLSearchParams(location.hash.slice(1));
   for (const key of Object.keys(usual)) state[key] = given.get(key) ?? usual[key];
   const suites = leaderboard.boards.map((board) => board.suite);
-  if (!suites.includes(state.suite)) state.suite = suites[0] ?? "";
+  if (!suites.includes(state.suite)) state.suite = (leaderboard.boards.find((b) => b.kind === "ranked") ?? leaderboard.boards[0])?.suite ?? "";
   if (!backbonesOf(state.suite).includes(state.backbone)) state.backbone = backbonesOf(state.suite)[0] ?? "";
   state.group = Math.min(Math.max(Number.parseInt(state.group, 10) || 0, 0), Math.max(groups().length - 1, 0));
   if (!board()?.columns.some((column) => column.key === state.sort) && state.sort !== "method") state.sort = board()?.sort ?? "";
   if (state.order !== "worst") state.order = "best";
   if (!["measured", "reported", "both"].includes(state.show)) state.show = "measured";
   if (!["sd", "seeds", "images", "none"].includes(state.spread)) state.spread = "sd";
+  if (!heights().some((column) => column.key === state.y)) state.y = "ood";
+  if (state.axes !== "logit") state.axes = "linear";
   if (!["light", "dark"].includes(state.theme)) state.theme = "";
   state.rows = state.rows.split(",").filter((id) => rowById(id)).join(",");
   if (!rowById(state.row)) state.row = "";
@@ -29,7 +31,9 @@ function writeFragment() {
   history.replaceState(null, "", `#${parts}`);
 }
 
-const backbonesOf = (suite) => [...new Set(leaderboard.boards.filter((b) => b.suite === suite).map((b) => b.backbone))];
+/** Backbones of a suite; those that were measured come first. */
+const backbonesOf = (suite) => [...new Set(leaderboard.boards.filter((b) => b.suite === suite)
+  .sort((a, b) => (b.kind === "ranked") - (a.kind === "ranked")).map((b) => b.backbone))];
 const groups = () => leaderboard.boards.filter((b) => b.suite === state.suite && b.backbone === state.backbone);
 const board = () => groups()[state.group];
 const rowById = (id) => board()?.rows.find((row) => row.id === id);
@@ -41,6 +45,11 @@ const rowsOfKind = () => board().rows.filter((row) => !hasReported() || state.sh
 function toggleChosen(id) {
   const ids = chosenRows();
   state.rows = (ids.includes(id) ? ids.filter((other) => other !== id) : [...ids, id]).join(",");
+}
+
+/** A row's name and its parameters, which names have in brackets behind a blank. */
+function nameParts(name) {
+  return name.match(/^(.*?)( [([].*)?$/s).slice(1);
 }
 
 /** Columns that are shown: what a link asks for, else what people see unasked. */

@@ -18,7 +18,7 @@ function drawTable() {
   more.textContent = `Show all ${rows.length} rows`;
   byId("table-caption").textContent = `${board().title}. Accuracies in percent${spreadWords[state.spread] && `, ${spreadWords[state.spread]}`}. ` +
     "Only these rows are ranked with each other.";
-  byId("notes").replaceChildren(...board().notes.map((note) => make("li", {}, note)));
+  byId("notes").replaceChildren(...board().notes.map((note) => make("li", {}, ...marked(note))));
 }
 
 function headRows(columns) {
@@ -33,6 +33,9 @@ function headRows(columns) {
     ...withTies(columns, columns.map((column, i) => sortable(column, `number${startsPart(columns, i)}`)),
       make("th", { scope: "col", class: "part", title: "simultaneous 95 % interval of the rank" }, "vs best, rank")))];
 }
+
+/** A note's text, with what stands between backticks set as code. */
+const marked = (note) => note.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
 
 const startsPart = (columns, i) => (i === 0 || columns[i].part !== columns[i - 1].part ? " part" : "");
 
@@ -69,7 +72,7 @@ function tableRow(row, columns, best) {
       focusin: () => mark("hover", [row.id]), focusout: () => mark("hover", []) },
     make("td", { class: "select" }, make("label", {}, make("input", { type: "checkbox", checked: chosen, "aria-label": `select ${row.name}`,
       change: () => { toggleChosen(row.id); changed("rows"); } }))),
-    make("th", { scope: "row", class: "name" }, make("div", {}, swatch(row), make("span", {}, nameOf(row), badges(row)))),
+    make("th", { scope: "row", class: "name" }, make("div", {}, swatch(row), nameOf(row))),
     ...withTies(columns, columns.map((column, i) => {
       const bold = row.kind === "measured" && best[column.key] !== null && row.cells[column.key]?.[0] === best[column.key];
       return make("td", { class: `number${startsPart(columns, i)}${bold ? " top" : ""}` }, ...cellOf(row, column));
@@ -77,15 +80,15 @@ function tableRow(row, columns, best) {
   return element;
 }
 
-/** The name as a button that opens the drawer; parameters, which names have in brackets, are quieter. */
+/** The name as a button that opens the drawer; parameters stand below it, quieter. */
 function nameOf(row) {
-  const [, name, parameters] = row.name.match(/^(.*?)( [([].*)?$/s);
-  return make("button", { type: "button", class: "link", click: () => { state.row = row.id; changed("drawer"); } }, name,
-    parameters ? make("span", { class: "parameters" }, parameters) : null);
+  const [name, parameters] = nameParts(row.name);
+  return make("span", {}, make("button", { type: "button", class: "link", click: () => { state.row = row.id; changed("drawer"); } }, name,
+    parameters ? make("span", { class: "parameters" }, parameters) : null), badges(row));
 }
 
 function badges(row) {
-  const titles = { reported: "a published number, not measured here", Pareto: "no other row has at least its ID and its OOD, and more of one" };
+  const titles = { reported: "a published number, not measured here", Pareto: "on the Pareto front: no other row has at least its ID and its OOD, and more of one" };
   const own = [row.kind === "reported" && "reported", row.front && "Pareto", row.asha && "ASHA"].filter(Boolean);
   return make("span", {}, ...own.map((name) => make("span", { class: "badge", title: titles[name] }, name)));
 }
@@ -101,7 +104,8 @@ function cellOf(row, column) {
   const cell = row.cells[column.key], value = cell?.[0];
   if (value === null || value === undefined)
     return [hole(row.holes[column.key] || (row.kind === "reported" ? "not reported" : "not recorded"))];
-  const pair = ends(cell), text = make("span", { class: "value" }, shown(value, column.kind));
+  const pair = ends(cell), text = make("span", { class: "value" }, shown(value, column.kind)), gap = row.gaps?.[column.key];
+  if (gap != null) return [text, make("span", { class: "spread", title: "measured here minus reported" }, `here ${signed(gap)}`)];
   if (!pair) return [text];
   const words = state.spread === "sd" ? `\u00b1\u2009${shown(cell[1], column.kind)}` : `[${pair.map((end) => shown(end, column.kind)).join(", ")}]`;
   return [text, make("span", { class: state.spread === "sd" ? "spread" : "spread interval" }, words)];

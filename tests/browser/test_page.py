@@ -127,7 +127,7 @@ def test_columns_can_be_chosen(opened: Open) -> None:
 
 def test_a_name_opens_what_is_recorded_and_escape_closes_it(opened: Open) -> None:
     page = opened()
-    page.get_by_role("button", name="full-finetune", exact=True).click()
+    row(page, "full-finetune").get_by_role("button").click()
     drawer = page.get_by_role("dialog")
     told = drawer.inner_text()
     assert "parameters.lr" in told
@@ -199,7 +199,7 @@ def test_dark_follows_the_system_until_the_reader_decides(opened: Open) -> None:
 
 def test_a_hostile_record_stays_text(opened: Open) -> None:
     page = opened()
-    page.get_by_role("button", name=HOSTILE, exact=True).click()
+    row(page, HOSTILE).get_by_role("button").click()
     assert HOSTILE in page.get_by_role("dialog").inner_text()
     page.keyboard.press("Escape")
     row(page, HOSTILE).get_by_role("checkbox").check()
@@ -216,7 +216,7 @@ def test_axe_finds_nothing_serious(opened: Open, width: int, dark: bool) -> None
     row(page, "zero-shot").get_by_role("checkbox").check()
     page.wait_for_timeout(100)
     found = serious(axe.Axe().run(page))
-    page.get_by_role("button", name="full-finetune", exact=True).click()
+    row(page, "full-finetune").get_by_role("button").click()
     assert found + serious(axe.Axe().run(page)) == []
 
 

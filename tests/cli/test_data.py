@@ -82,6 +82,17 @@ def test_the_list_tells_what_there_is_which_suites_need_it_and_where_it_is(tmp_p
     assert found["imagenet-c-generated"]["data"] == "generated"
 
 
+def test_one_data_set_is_shown_whole() -> None:
+    about = {row["field"]: row["value"] for row in table(bench("show", "imagenet-a", "--format", "json"))}
+    assert about["licence"] == "MIT for the collection; the photographs are their authors'"
+    assert "imagenet-shifts-full1000" in about["suites"]
+    assert table(bench("show", "imagenet-a", "--format", "json"), 1) == [
+        {"part": "test", "images": 7500, "layouts": "., imagenet-a"}
+    ]
+    (download,) = table(bench("show", "imagenet-a", "--format", "json"), 2)
+    assert (download["size"], download["checked by"]) == (687552512, "SHA-256")
+
+
 def test_a_link_makes_a_folder_usable_where_it_lies(pets: Path, tmp_path: Path) -> None:
     result = bench("link", pets, tmp_path / "elsewhere")
     assert result.exit_code == 0

@@ -66,7 +66,7 @@ def test_latex_rows_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     for row in rows:
         assert len(re.findall(r"(?<!\\)&", row)) == 1, row
         assert not re.search(r"(?<!\\)[%#_]", row), row
-        assert row.endswith(r"12.3 $\pm$ 1.0 \\")
+        assert row.endswith(r"12.3 {\scriptsize $\pm$ 1.0} \\")
     assert r"50\% \& \$x\_1\$ \#1 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}textbf\{z\}" in rows[2]
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bench.data.corruption import BENCHMARK, EXTRA, MISSING, SEVERITIES, corrupted
+from bench.data.corruption import BENCHMARK, EXTRA, SEVERITIES, corrupted
 from bench.data.corruption_fields import disk, edges, equalised, motion_blurred, plasma, scattered, zoomed
-from bench.errors import MissingPrerequisite, UsageError
+from bench.errors import BenchError, UsageError
 
-NAMES = [name for name in BENCHMARK + EXTRA if name not in MISSING]
+NAMES = [name for name in BENCHMARK + EXTRA if name != "frost"]
 
 
 def scene(side: int = 224) -> np.ndarray:
@@ -48,10 +48,38 @@ def test_seed_image_and_severity_each_give_another_draw() -> None:
     assert len(draws) == 4
 
 
-def test_frost_is_a_hole_with_its_reason() -> None:
-    with pytest.raises(MissingPrerequisite, match="photographs") as caught:
-        corrupted(scene(), "frost", 1, key="a")
-    assert caught.value.exit_code == 3
+def test_frost_is_a_weighted_sum_with_a_piece_of_one_of_the_first_five_photographs() -> None:
+    # Every pixel of these tells where it comes from: red the row, green the column, blue the photograph.
+    y, x = np.mgrid[:250, :255]
+    photographs = [np.stack([y, x, np.full_like(y, 40 * number)], axis=-1).astype(np.uint8) for number in range(6)]
+    drawn = set()
+
+    def cut(values: np.ndarray) -> list:
+        return np.minimum(values + 1e-6, 255).astype(np.uint8).tolist()
+
+    for severity, (keep, cover) in enumerate(((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)), start=1):
+        for key in map(str, range(5)):
+            black = corrupted(flat(0), "frost", severity, key=key, photographs=photographs)
+            number = round(black[0, 0, 2] / cover / 40)
+            corners = [
+                (top, left)
+                for top in range(26)
+                for left in range(31)
+                if cut(cover * np.array([top, left])) == black[0, 0, :2].tolist()
+            ]
+            pieces = [photographs[number][top : top + 224, left : left + 224] for top, left in corners]
+            found = [piece for piece in pieces if cut(cover * piece) == black.tolist()]
+            assert len(found) == 1
+            made = corrupted(flat(100), "frost", severity, key=key, photographs=photographs)
+            assert np.array_equal(made, cut(100 * keep + cover * found[0]))
+            drawn.add(number)
+    assert drawn == {0, 1, 2, 3, 4}
+
+
+def test_frost_says_what_it_lacks() -> None:
+    for photographs in ([], [flat(0)] * 6):
+        with pytest.raises(BenchError, match="5 photographs of more than 224 pixels"):
+            corrupted(scene(), "frost", 1, key="a", photographs=photographs)
 
 
 @pytest.mark.parametrize(("name", "severity"), [("blizzard", 1), ("fog", 0), ("fog", 6)])

@@ -27,7 +27,7 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def listing(data: Path, tmp_path: Path, refresh: bool = False) -> pd.DataFrame:
-    return list_folder(data / "pets", "photo", cache=tmp_path / "index", refresh=refresh)
+    return list_folder(data / "pets", "photo", cache=tmp_path / "index", refresh=refresh).frame()
 
 
 def size_of(frame: pd.DataFrame) -> int:

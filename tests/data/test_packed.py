@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import http.server
+import importlib
 import io
+import os
 import pickle
 import tarfile
 import threading
@@ -20,7 +22,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from bench.data.archive import expanded
-from bench.data.collection import fingerprint
+from bench.data.card import InDistribution
+from bench.data.collection import divide, fingerprint
+from bench.data.kept import divided, fingerprint_of
 from bench.data.locations import DataRoot
 from bench.data.sources import NotHere, Opened, open_data_set, open_part
 from bench.errors import BenchError
@@ -257,6 +261,51 @@ def test_parquet_files_hold_the_same_images(parquet: Path, photos: dict[str, byt
     unpacked(parquet, photos)
     layout = f'{{ kind = "parquet", path = "test-*.parquet", named_by = ["{named_by}"] }}'
     assert_same(opened(parquet, layout, identity), opened(parquet, '{ path = "test" }', identity))
+
+
+@pytest.mark.parametrize("kind", ["folders", "tar", "parquet"])
+def test_a_large_listed_part_is_made_once_and_mapped_from_then_on(
+    parquet: Path, photos: dict[str, bytes], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = {
+        "folders": '{ path = "test" }',
+        "tar": '{ kind = "tar", path = "a.tar" }',
+        "parquet": '{ kind = "parquet", path = "*.parquet" }',
+    }[kind]
+    unpacked(parquet, photos | {"n01/broken.png": b"", "n99/odd.png": b"odd"})
+    tar(parquet / "pets" / "a.tar", photos | {"n01/broken.png": b"", "n99/odd.png": b"odd"})
+    fresh = opened(parquet, layout, "listing")
+    monkeypatch.setattr("bench.data.listing.TRUSTED_FROM", 10)
+    monkeypatch.setattr("bench.data.listing.UNSETTLED_NS", -(10**30))
+    made = []
+    for module, name in (("class_folders", "_read"), ("packed", "_opened")):
+        original = getattr(importlib.import_module(f"bench.data.{module}"), name)
+        monkeypatch.setattr(f"bench.data.{module}.{name}", lambda *a, make=original: (made.append(1), make(*a))[1])
+    division = InDistribution(path="all", val_fraction=0.3, test_fraction=0.3)
+    for _ in range(2):
+        found = opened(parquet, layout, "listing")
+        one, other = found.collection, fresh.collection
+        for field in ("keys", "labels", "content", "problems", "stamps"):
+            values = getattr(one, field)
+            assert isinstance(values, np.memmap)
+            assert values.tolist() == getattr(other, field).tolist()
+        assert found.remarks == fresh.remarks
+        assert found.problems.values.tolist() == fresh.problems.values.tolist()
+        for row in np.flatnonzero(one.problems == "").tolist():
+            assert np.array_equal(np.asarray(one.originals.open(row)), np.asarray(other.originals.open(row)))
+            assert one.originals.place(row) == other.originals.place(row)
+        for _ in range(2):
+            rows = divided(one, division)
+            for name, expected in divide(other, division).items():
+                assert rows[name].tolist() == expected.tolist()
+                assert fingerprint_of(one, rows[name]) == fingerprint(other, expected)
+    assert len(made) == 1
+    if kind == "folders":
+        (parquet / "pets/test/n02/more.png").write_bytes(photos["n02/n02_0.png"])
+    else:
+        os.utime(parquet / "pets" / ("a.tar" if kind == "tar" else "test-1.parquet"), ns=(0, 0))
+    assert len(opened(parquet, layout, "listing").collection) == len(fresh.collection) + (kind == "folders")
+    assert len(made) == 2
 
 
 def test_a_parquet_file_without_the_columns_or_damaged_is_told(parquet: Path) -> None:

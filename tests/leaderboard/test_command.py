@@ -41,7 +41,7 @@ def test_every_format_carries_every_row(make: Make, store: Store) -> None:
     rows = list(csv.DictReader(io.StringIO(board(store, "--format", "csv").stdout)))
     assert [(row["group"], row["method"]) for row in rows] == [("ranked", "a"), ("unfinished", "b")]
     assert float(rows[0]["sketch"]) == pytest.approx(0.5)
-    for form, mark in (("table", "90.0 ± 0.0"), ("md", "| 90.0 ± 0.0 |"), ("latex", r"90.0 $\pm$ 0.0")):
+    for form, mark in (("table", "90.0 ± 0.0"), ("md", "| 90.0 ± 0.0 |"), ("latex", r"90.0 {\scriptsize $\pm$ 0.0}")):
         text = board(store, "--format", form).stdout
         assert mark in text
         assert "boom" in text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from bench.leaderboard.pack import write_pack
 from bench.leaderboard.printed import bibtex
 from bench.leaderboard.reproduce_command import verdict
 from bench.leaderboard.tables import View, boards, tables
+from bench.plugins import method_names
 from bench.runs.store import Store
 
 from .conftest import Make
@@ -35,11 +38,12 @@ def check_latex(text: str) -> None:
     bare = re.sub(r"\\[\\&%$#_{}]", "", code)
     assert bare.count("{") == bare.count("}")
     assert re.findall(r"\\begin\{(\w+)\}", bare) == re.findall(r"\\end\{(\w+)\}", bare)[::-1]
-    columns = len(re.search(r"\\begin\{tabular\}\{(\w+)\}", code)[1])  # type: ignore[index]
+    layout = re.sub(r">\{.*?\}p\{.*?\}", "l", re.search(r"\\begin\{tabular\}\{(.+)\}", code)[1])  # type: ignore[index]
+    columns = len(layout)
     rows = [line for line in code.splitlines() if line.endswith(r"\\")]
     assert rows
     assert all(len(re.findall(r"(?<!\\)&", row)) == columns - 1 for row in rows)
-    words = re.sub(r"\\(begin|end)\{.*|\$[^$]*\$", "", bare)
+    words = re.sub(r"\\(begin|end|resizebox)\{.*|\$[^$]*\$", "", bare)
     assert not re.search(r"[#%_^~<>|]", words)
 
 
@@ -62,9 +66,54 @@ def test_latex_of_a_hostile_board_still_compiles(make: Make) -> None:
     check_latex(render(tables([record, make()], View()), Format.latex))
 
 
+def typeset(body: str, folder: Path, *, bibliography: str = "") -> str:
+    """What pdfLaTeX and BibTeX make of an article, as text; the test fails if either complains."""
+    for program in ("pdflatex", "bibtex", "pdftotext"):
+        if shutil.which(program) is None:
+            pytest.skip(f"there is no {program} on this machine")
+    cited = r"\nocite{*}\bibliographystyle{plain}\bibliography{own}" if bibliography else ""
+    article = rf"\documentclass{{article}}\usepackage{{booktabs, array, graphicx}}\begin{{document}}{body}{cited}\end{{document}}"
+    (folder / "own.tex").write_text(article, encoding="utf-8")
+    (folder / "own.bib").write_text(bibliography, encoding="utf-8")
+    for command in (["pdflatex"], ["bibtex"], ["pdflatex"], ["pdflatex"]) if bibliography else (["pdflatex"],):
+        options = ["-interaction=nonstopmode", "-halt-on-error"] if command == ["pdflatex"] else []
+        made = subprocess.run([*command, *options, "own"], cwd=folder, capture_output=True, text=True, errors="replace")
+        assert made.returncode == 0, made.stdout[-2000:]
+        assert "Warning--" not in made.stdout
+    return subprocess.run(["pdftotext", "own.pdf", "-"], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_table_is_typeset_whatever_stands_in_it(make: Make, tmp_path: Path) -> None:
+    names = [
+        r"50% & $x$ #1 {y} ~ ^ \textbf{z} | \input{/etc/passwd}",
+        "[2pt] first",
+        "* star",
+        "a--b",
+        "\u03b1 \u4e2d \U0001f600 \u00e9",
+    ]
+    records = [make(f"m{i}", label=name, backbone="b_%") for i, name in enumerate(names)]
+    told = typeset(render(tables(records, View()), Format.latex), tmp_path)
+    for part in ("50% & $x$ #1 {y}", r"\input{/etc/passwd}", "[2pt] first", "* star", "a--b", "\u03b1 U+4E2D U+1F600"):
+        assert part in told
+
+
+def test_a_table_of_many_columns_fits_the_page_and_names_what_it_leaves_out(make: Make) -> None:
+    shifts = [f"shift-{i}" for i in range(9)]
+    scores = dict.fromkeys(["id-test", *shifts], 0.5)
+    text = render(
+        tables([make(n, s, scores, shifts=shifts, averaged=shifts[:2]) for n in "ab" for s in (0, 1)], View()), Format.latex
+    )
+    head = text.partition(r"\toprule")[2].partition(r"\midrule")[0]
+    assert [title.strip(" \\\n") for title in head.split("&")] == ["method", "ID", "shift-0", "shift-1", "OOD"]
+    assert r"\resizebox{\ifdim\width>\linewidth" in text
+    (left_out,) = re.findall(r"^% columns left out.*: (.*)", text, re.M)
+    assert left_out.split(", ")[:2] == ["shift-2", "shift-3"]
+    assert "training" in left_out
+
+
 def test_a_negative_number_has_a_minus() -> None:
     table = Table([Column("name"), Column("x", kind="percent", spread="s")], [{"name": "lp-2", "x": -0.04, "s": 0.01}])
-    assert r"lp-2 & $-$4.0 $\pm$ 1.0 \\" in render([table], Format.latex)
+    assert r"lp-2 & $-$4.0 {\scriptsize $\pm$ 1.0} \\" in render([table], Format.latex)
 
 
 def test_bibtex_has_every_method_once_with_those_that_it_wraps(make: Make) -> None:
@@ -75,6 +124,11 @@ def test_bibtex_has_every_method_once_with_those_that_it_wraps(make: Make) -> No
     record = make()
     record.method = wrapped
     assert "kumar2022" in bibtex([record])
+
+
+def test_the_literature_of_every_method_is_typeset(make: Make, tmp_path: Path) -> None:
+    told = typeset("Nothing.", tmp_path, bibliography=bibtex([make(name) for name in method_names()]))
+    assert "counterfactual samples for robust" in told.replace("\n", " ")
 
 
 def test_reported_files_hold_together() -> None:
@@ -223,10 +277,12 @@ def test_the_board_is_what_its_packs_give(results: Store, tmp_path: Path, monkey
     monkeypatch.setattr(regenerate, "DEFAULT_SUITE", "pets")
     monkeypatch.setattr(regenerate, "DEFAULT_BACKBONE", "tiny")
     folder = tmp_path / "boards"
-    regenerate.regenerate(results, folder, "pets")
+    regenerate.repack(results, folder, "pets")
+    regenerate.regenerate(folder)
     assert regenerate.differences(folder) == []
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    regenerate.regenerate(results, folder, "pets")
+    regenerate.repack(results, folder, "pets")
+    regenerate.regenerate(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     stated = json.loads((folder / "board.json").read_text())
     stated["tables"][0]["rows"][0]["ood"] += 0.01

@@ -1,6 +1,6 @@
 """A sweep whose driver is killed with -9 at random moments ends with the board of an undisturbed one.
 
-Run with `make perf`; the number of kills is BENCH_KILLS.
+Run with `make perf`; the number of kills is BENCH_KILLS, and BENCH_SEED draws other moments.
 """
 
 from __future__ import annotations
@@ -8,81 +8,114 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from bench.runs.store import Store
 
 pytestmark = pytest.mark.perf
 
-#: 4 methods x 2 trials, of which 7 differ, and 4 x 2 final runs, with the stages that they are built on: 22 jobs.
-ASKED = ["full-finetune", "wise-ft", "lp-ft", "linear-probe", "--trials", "2", "--seeds", "2", "--set", "epochs=12"]
+#: 3 methods x 2 trials, of which 5 differ, and 3 x 3 final runs, with the stages that they are built on: 23 jobs.
+ASKED = ["full-finetune", "wise-ft", "linear-probe", "--trials", "2", "--seeds", "3", "--set", "epochs=6"]
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A short temporary folder, as Ray's sockets need it."""
+    folder = Path(tempfile.mkdtemp(prefix="kills-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
 
 
 def _sweep(suite: Path, store: Path, runner: str) -> list[str]:
-    where = [
-        "--suite",
-        str(suite),
-        "--store",
-        str(store),
-        "--runner",
-        runner,
-        "--max-concurrent",
-        "2",
-        "--checkpoint-every",
-        "0",
-    ]
-    return [sys.executable, "-m", "bench.cli", "sweep", *ASKED, *where, "--format", "json"]
+    where = ["--suite", str(suite), "--store", str(store), "--runner", runner]
+    options = ["--max-concurrent", "2", "--checkpoint-every", "0", "--format", "json"]
+    return [sys.executable, "-m", "bench.cli", "sweep", *ASKED, *where, *options]
 
 
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize("runner", ["local", "ray"])
-def test_twenty_kills(tiny_suite: Path, tmp_path: Path, runner: str) -> None:
-    kills, moments = int(os.environ.get("BENCH_KILLS", "20")), random.Random(0)
-    whole = subprocess.run(_sweep(tiny_suite, tmp_path / "whole", runner), capture_output=True, text=True, check=True)
-    seconds = _busy_seconds(tmp_path / "whole")
+def test_twenty_kills(tiny_suite: Path, tmp_path: Path, temporary: Path, runner: str) -> None:
+    kills, moments = int(os.environ.get("BENCH_KILLS", "20")), random.Random(os.environ.get("BENCH_SEED", "0"))
+    mark = uuid.uuid4().hex
+    environment = {**os.environ, "BENCH_KILLS_MARK": mark, "TMPDIR": str(temporary)}
+    began = time.time()
+    whole = subprocess.run(
+        _sweep(tiny_suite, tmp_path / "whole", runner), capture_output=True, text=True, check=True, env=environment
+    )
+    journal = _journal(tmp_path / "whole")
+    first = next(event["time"] for event in journal if event["event"] == "started")
+    starting, working = first - began, journal[-1]["time"] - first
     done = starts = 0
+    settled: list[int] = []
     while done < kills:
         store = tmp_path / f"killed{starts}"
         starts += 1
         while True:  # one sweep, killed and continued until it ends
-            process = subprocess.Popen(
-                _sweep(tiny_suite, store, runner), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-            )
-            began = time.monotonic()
-            while process.poll() is None and not _works(store, began):
-                time.sleep(0.005)
-            time.sleep(moments.uniform(0, seconds / 4))
+            log, began = tmp_path / "log", time.time()
+            with log.open("w") as err:
+                process = subprocess.Popen(
+                    _sweep(tiny_suite, store, runner), stdout=subprocess.PIPE, stderr=err, text=True, env=environment
+                )
+            if done < kills and moments.random() < 0.3:  # in the start of the command, of Ray, and in the preflight
+                time.sleep(moments.uniform(0, starting))
+            elif done < kills:  # while trials run
+                while process.poll() is None and not _works(store, began):
+                    time.sleep(0.01)
+                time.sleep(moments.uniform(0, working / 3))
             if done < kills and process.poll() is None:
                 process.kill()
-                process.wait()
+                process.communicate()
                 done += 1
+                settled.append(sum(event["event"] == "settled" for event in _journal(store)))
                 continue
             out, _ = process.communicate()
-            assert process.returncode == 0
+            assert process.returncode == 0, log.read_text()
             break
         assert _untimed(out) == _untimed(whole.stdout)
         _each_run_once(store, tmp_path / "whole")
-    print(f"\n{runner}: {done} kills in {starts} sweeps; every board equal to the undisturbed one")
+        assert sorted(path.name for path in store.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
+        assert _gone(mark) < 60
+        assert not list(temporary.glob("bench-*"))
+    print(f"\n{runner}: undisturbed {starting:.0f} s until the first trial and {working:.0f} s of trials;")
+    print(f"{done} kills in {starts} sweeps, when {settled} jobs had ended in them; every board equal to the undisturbed one,")
+    print("no process and no folder left")
 
 
 def _works(store: Path, since: float) -> bool:
     """Whether a trial of this start is under way."""
+    return any(event["event"] == "started" and event["time"] >= since for event in _journal(store))
+
+
+def _journal(store: Path) -> list[dict[str, Any]]:
+    path = store / "sweep.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _gone(mark: str) -> float:
+    """Seconds until no process is left that one of our commands has started; at most 60."""
+    began = time.monotonic()
+    while time.monotonic() - began < 60 and any(_has(one, mark) for one in psutil.process_iter()):
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+def _has(process: psutil.Process, mark: str) -> bool:
     try:
-        lines = (store / "sweep.jsonl").read_text().splitlines()
-    except FileNotFoundError:
+        return process.environ().get("BENCH_KILLS_MARK") == mark
+    except psutil.Error:
         return False
-    begun = time.time() - (time.monotonic() - since)
-    return any(event["event"] == "started" and event["time"] >= begun for event in map(json.loads, lines))
-
-
-def _busy_seconds(store: Path) -> float:
-    times = [json.loads(line)["time"] for line in (store / "sweep.jsonl").read_text().splitlines()]
-    return float(times[-1] - times[0])
 
 
 def _untimed(board: str) -> object:

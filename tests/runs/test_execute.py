@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import bench
-from bench.api import experiments
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.plugins import build_method
+from bench.runs.opening import experiments
 from bench.runs.record import RunRecord
 from bench.runs.store import Store
 from bench.spec import RunSpec
@@ -421,3 +422,49 @@ def test_a_stop_is_obeyed_outside_training_too(kind: str, tiny_suite: Path, tmp_
         bench.run(
             "linear-probe", suite=str(suite / "tiny.toml"), store=tmp_path / "store", reporter=Stops(), engine=Engine(threads=1)
         )
+
+
+def test_a_curve_keeps_what_its_points_predict(tiny_suite: Path, tmp_path: Path) -> None:
+    (record,), _ = run("full-finetune", suite=tiny_suite, store=tmp_path, curve=True)
+    folder = Store(tmp_path).run_dir(record)
+    for split in record.metrics:
+        kept, own = (pd.read_parquet(folder / name / f"{split}.parquet") for name in ("curve", "predictions"))
+        assert kept[["key", "label", "group"]].equals(own[["key", "label", "group"]])
+        assert list(kept.columns[3:]) == ["0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1"]
+        assert kept["1"].tolist() == own["prediction"].tolist()
+        for point in record.curve:
+            assert (kept[f"{point.alpha:g}"] == kept["label"]).mean() == pytest.approx(point.scores[split], abs=1e-12)
+
+
+def test_a_curve_of_an_earlier_version_gets_its_predictions_where_the_weights_are(tiny_suite: Path, tmp_path: Path) -> None:
+    (before,), _ = run("full-finetune", suite=tiny_suite, store=tmp_path, curve=True)
+    store = Store(tmp_path)
+    shutil.rmtree(store.run_dir(before) / "curve")
+    (after,), listener = run("full-finetune", suite=tiny_suite, store=tmp_path, curve=True)
+    assert (after, listener.trained()) == (before, [])
+    assert (store.run_dir(before) / "curve" / "id-test.parquet").exists()
+    shutil.rmtree(store.run_dir(before) / "curve")
+    shutil.rmtree(store.fits_dir)
+    (after,), listener = run("full-finetune", suite=tiny_suite, store=tmp_path, curve=True)
+    assert (after, listener.trained()) == (before, []), "a run from elsewhere is not trained again for it"
+    assert [fields["text"] for kind, fields in listener.events if kind == "warning"] == [
+        "full-finetune, seed 0: what its curve's points predict was not kept, and its weights are not in this store; "
+        "--fresh trains it again"
+    ]
+
+
+def test_too_many_logits_are_kept_when_asked_for(tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.runs.predictions.MOST_LOGITS", 20)
+    (before,), _ = run("full-finetune", suite=tiny_suite, store=tmp_path)
+    path = Store(tmp_path).run_dir(before) / "predictions" / "id-test.parquet"
+    condensed = pd.read_parquet(path)
+    assert "logits" not in condensed
+    (after,), listener = run("full-finetune", suite=tiny_suite, store=tmp_path, keep_logits=True)
+    assert (after.fit_id, after.eval_id) == (before.fit_id, before.eval_id), "the switch is in no identity"
+    assert (after.metrics, listener.trained()) == (before.metrics, []), "it is evaluated again, and not trained"
+    kept = pd.read_parquet(path)
+    assert "log_sum_exp_scaled" not in kept
+    logits = np.stack(kept["logits"].tolist()).astype(float)
+    assert before.temperature is not None
+    scaled = np.log(np.exp(logits / before.temperature).sum(axis=1))
+    assert condensed["log_sum_exp_scaled"].to_numpy() == pytest.approx(scaled, abs=5e-3 / before.temperature)

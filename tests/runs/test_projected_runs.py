@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import bench
-from bench.api import experiments
+from bench.runs.opening import experiments
 from bench.runs.record import RunRecord
 from bench.runs.store import Store
 from bench.spec import RunSpec

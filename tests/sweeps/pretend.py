@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,21 +26,25 @@ class Pretend:
     """In the place of `Work`. Each attempt leaves a file `<job>.<process>.json` that says where it ran.
 
     A job's parameters: `together=N` waits until N jobs run at once; `until=FILE` waits until there is that file, or for a stop;
-    `die` kills the process at the first attempt; `fail` is the error to end with, and `bug` one to raise.
+    `die` kills the process at the first attempt; `hang` never ends; `fail` is the error to end with, and `bug` one to raise.
     """
 
     store: Path
     spec: Any = field(default_factory=lambda: SimpleNamespace(data_root=None))
     device: str | None = "cpu"
     timeout: float | None = None
+    grace: float = 60.0
+    hung: str = "it hangs"
+
+    @property
+    def patience(self) -> float | None:
+        return None if self.timeout is None else self.timeout + self.grace
 
     def do(self, job: Job, reporter: Any) -> Outcome:
-        import ray
-
         what, done = job.method["parameters"], self.store / f"{job.id}.done"
         if done.exists():  # as a store would know, when a process dies after its last word
             return Outcome("done")
-        seen = {"devices": os.environ.get("CUDA_VISIBLE_DEVICES"), "node": ray.get_runtime_context().get_node_id()}
+        seen = {"devices": os.environ.get("CUDA_VISIBLE_DEVICES"), "node": _node()}
         first = not list(self.store.glob(f"{job.id}.*"))
         mine = self.store / f"{job.id}.{os.getpid()}.json"
         mine.write_text(json.dumps(seen), encoding="utf-8")
@@ -47,6 +52,8 @@ class Pretend:
         if what.get("die") and first:
             os.kill(os.getpid(), signal.SIGKILL)
         while len(list(self.store.glob("*.json"))) < what.get("together", 0):
+            time.sleep(0.05)
+        while what.get("hang"):
             time.sleep(0.05)
         while "until" in what and not (self.store / what["until"]).exists():
             if reporter.stop:
@@ -56,6 +63,12 @@ class Pretend:
             raise RuntimeError(what["bug"])
         done.touch(exist_ok=False)
         return Outcome("failed", what["fail"]) if "fail" in what else Outcome("done")
+
+
+def _node() -> str:
+    """Where this runs, on Ray or not."""
+    ray = sys.modules.get("ray")
+    return ray.get_runtime_context().get_node_id() if ray else ""
 
 
 class Line:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from bench.runs.store import Store
+import pytest
 
+from bench.runs.store import Store
+from bench.sweeps.local import LocalRunner
+from bench.sweeps.runner import Resources
+
+from .pretend import Line, Pretend, Told, job
 from .tiny import METHODS, Listener, plan
 
 #: Kills its own process with -9 in mid-training, the first time or every time.
@@ -56,6 +62,49 @@ def test_a_trial_that_takes_too_long_has_failed_and_is_continued_later(tiny_suit
     planned.run(listener)
     assert [record.status for record in planned.records()] == ["done", "done"]
     assert [fields["step"] > 0 for _, kind, fields in listener.events if kind == "resumed"] == [True]
+
+
+#: Kills its own process, the first time, if that is one for a further device.
+FOLLOWER_DIES = """
+import os
+from pathlib import Path
+import torch
+from bench import FineTuner
+class FollowerDies(FineTuner):
+    name = "follower-dies"
+    marker: str = ""
+    def loss(self, batch, student, teacher, constants):
+        if batch.step == 5 and 0 not in batch.rows and not Path(self.marker).exists():
+            Path(self.marker).touch()
+            os.kill(os.getpid(), 9)
+        return torch.nn.functional.cross_entropy(student(batch.images), batch.labels)
+"""
+
+
+def test_a_trial_that_loses_one_of_its_devices_goes_on_from_there(tiny_suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text(FOLLOWER_DIES)
+    method = f"{tmp_path / 'dies.py'}:marker={tmp_path / 'marker'}"
+    planned, listener = plan(tiny_suite, tmp_path / "s", method, trials=0, seeds=(0,), gpus_per_trial=2), Listener()
+    planned.run(listener)
+    assert [outcome.status for _, outcome in listener.ends] == ["lost", "done"]
+    assert "device 2 of 2, exit code -9" in listener.ends[0][1].error
+    assert [fields["step"] for _, kind, fields in listener.events if kind == "resumed"] == [5]
+    assert planned.records()[0].status == "done"
+
+
+def test_a_trial_that_hangs_is_ended_and_a_second_stop_waits_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))  # the other processes import `pretend`
+    runner, queue = LocalRunner(Resources(gpus=0.0, most=2)), Line([job("hangs", hang=True), job("ok")])
+    runner.run(queue, Pretend(tmp_path, timeout=0.5, grace=0.5), Told())
+    assert queue.state == {"hangs": "failed", "ok": "done"}
+
+    def when(told: Told) -> None:
+        told.stop, told.now = signal.SIGINT, True
+
+    began, queue = time.monotonic(), Line([job("again", hang=True)])
+    runner.run(queue, Pretend(tmp_path), Told(when))
+    assert queue.state == {"again": "cancelled"}
+    assert time.monotonic() - began < 60, "less than the grace"
 
 
 DRIVER = """

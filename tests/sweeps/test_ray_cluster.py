@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,12 +49,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     cluster.shutdown()
 
 
-def sweep(cluster: Any, store: Path, jobs: list[Any], told: Any = None, **resources: Any) -> tuple[Any, Any]:
+def sweep(cluster: Any, store: Path, jobs: list[Any], told: Any = None, work: Any = None, **resources: Any) -> tuple[Any, Any]:
     """Run jobs on the cluster; the queue and the watch afterwards."""
     store.mkdir(exist_ok=True)
     queue, watch = pretend.Line(jobs), told or pretend.Told()
     wanted = Resources(**{"gpus": 1.0, "cpus": 0.5, "address": cluster.address, **resources})
-    RayRunner(wanted, log=store / "ray.log").run(queue, pretend.Pretend(store), watch)
+    RayRunner(wanted, log=store / "ray.log").run(queue, work or pretend.Pretend(store), watch)
     return queue, watch
 
 
@@ -105,6 +106,23 @@ def test_halves_share_a_gpu_and_a_stop_lets_them_save_their_state(cluster: Any, 
     assert max(places(tmp_path).values()) == 2  # five at once on four GPUs
     assert sorted(queue.state.values()) == [*["cancelled"] * 5, "to do"]
     assert [outcome.status for _, outcome in told.of("settled")] == ["cancelled"] * 5
+
+
+def test_a_trial_that_hangs_is_ended_and_a_second_stop_waits_for_none(cluster: Any, tmp_path: Path) -> None:
+    jobs = [pretend.job("hangs", hang=True), pretend.job("ok")]
+    work = pretend.Pretend(tmp_path, timeout=0.5, grace=0.5)
+    queue, _ = sweep(cluster, tmp_path, jobs, work=work)
+    assert queue.state == {"hangs": "failed", "ok": "done"}
+    assert "pretend.py" in (tmp_path / "ray.log").read_text(encoding="utf-8"), "where it hung"
+
+    def when(told: Any) -> None:
+        if told.of("epoch"):
+            told.stop, told.now = signal.SIGINT, True
+
+    began = time.monotonic()
+    queue, _ = sweep(cluster, tmp_path, [pretend.job("again", hang=True)], pretend.Told(when))
+    assert queue.state == {"again": "cancelled"}
+    assert time.monotonic() - began < 60, "less than the grace"
 
 
 def test_what_no_node_offers_is_told_at_once(cluster: Any, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_all_is_every_installed_method() -> None:
 def test_side_by_side_keeps_every_field_of_a_run() -> None:
     """What `bench run` is told about the data reaches its runs with --jobs, too: a field that is added must not be lost."""
     told: dict[str, Any] = {"suite": "pacs", "backbone": "mini-clip", "seeds": (4, 5), "data_root": Path("/data"), "limit": 9}
-    run = RunSpec(methods=("wise-ft",), skip_unreadable=2, shots=3, **told)
+    run = RunSpec(methods=("wise-ft",), skip_unreadable=2, shots=3, keep_logits=True, **told)
     where = sweep_of(run, jobs=2).run_spec(run.suite, run.backbone)
     apart = {"of", "set", "curve", "search", "trials"}  # these are the sweep's own
     assert where.model_dump(exclude=apart) == run.model_dump(exclude=apart)

@@ -56,9 +56,9 @@ def test_the_best_trial_on_id_val_is_what_runs(finished: Path) -> None:
 
 
 def test_the_search_cannot_see_a_shift(tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.runs import execute
+    from bench.runs import measure
 
-    measured = execute._measured
+    measured = measure._measured
 
     def guarded(experiment: Any, classifiers: Any, split: Any) -> Any:
         if split.name != "id-val":
@@ -66,7 +66,7 @@ def test_the_search_cannot_see_a_shift(tiny_suite: Path, tmp_path: Path, monkeyp
         return measured(experiment, classifiers, split)
 
     # Whatever is measured goes through here: a search that looked at anything but id-val would fail, as the final runs do.
-    monkeypatch.setattr(execute, "_measured", guarded)
+    monkeypatch.setattr(measure, "_measured", guarded)
     records, listener = sweep(tiny_suite, tmp_path, "full-finetune", "wise-ft", "linear-probe", trials=2, curve="none")
     searched = [outcome.status for job, outcome in listener.ends if job.phase == "search"]
     assert searched == ["done"] * 5

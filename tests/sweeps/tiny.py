@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.api import Silent
 from bench.runs.record import RunRecord
+from bench.stopping import Silent
 from bench.sweeps.job import Job, Outcome
 from bench.sweeps.spec import sweep_spec
 from bench.sweeps.sweep import Settings, Sweep

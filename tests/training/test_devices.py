@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 import bench
-from bench.api import Silent
 from bench.errors import Interrupted, UsageError
 from bench.method import FineTuner
 from bench.methods.feature_distillation import FeatureDistillation
@@ -24,6 +23,7 @@ from bench.methods.lp_ft import LPFT
 from bench.methods.masked_counterfactual import MaskedCounterfactual
 from bench.runs.record import RunRecord
 from bench.runs.store import FitRecord, Store
+from bench.stopping import Silent
 from bench.training.devices import Ranks, together
 from bench.training.engine import Engine
 from bench.training.step import Learner

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from bench.api import Silent
 from bench.backbones.backbone import Head
 from bench.classifier import Classifier
 from bench.data.split import Split
@@ -23,6 +22,7 @@ from bench.methods.full_finetune import FullFinetune
 from bench.methods.masked_counterfactual import MaskedCounterfactual
 from bench.runs.record import RunRecord
 from bench.runs.store import Store
+from bench.stopping import Silent
 from bench.training.devices import Ranks
 from bench.training.engine import Engine
 from bench.training.step import Learner

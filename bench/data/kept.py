@@ -1,0 +1,140 @@
+"""Large parts of data sets as arrays on disk: a million images are opened at once, and what nobody reads is not loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ..identity import digest
+from . import listing
+from .card import InDistribution
+from .collection import Collection, FolderOriginals, Originals, Rows, divide, fingerprint
+from .data_set import Layout, Part
+from .folder import COLUMNS
+from .packed_originals import PackedOriginals
+from .sources import DataSet, Opened
+from .stored import stored_folder, write_text
+
+#: Raised when the same listing gives another collection, division or fingerprint.
+_VERSION: Final = 1
+_ARRAYS: Final = ("keys", "labels", "content", "problems", "stamps", "sizes")
+_PACKED: Final = ("file", "offsets")
+
+
+def kept(
+    data_set: DataSet, part: Part, layout: Layout, labels: Sequence[int], made_of: object, make: Callable[[], Opened], cache: Path
+) -> Opened:
+    """A listed part of a data set: from the cache if it was made of the same files, else made now, and kept if it is large.
+
+    Args:
+        part, layout, labels: as in `sources.open_part`.
+        made_of: what changes with the files (canonical JSON): the stamp of a listing, or sizes and time stamps of archives.
+        make: called unless it is kept; what it returns has no groups.
+        cache: folder of remembered listings.
+    """
+    card, classes = data_set.card, data_set.classes
+    asked = [card.name, str(data_set.folder), layout.model_dump(), part.pre_crop, list(labels), classes.ids, classes.names]
+    folder, stamp = cache / f"{digest(asked)[:32]}.collection", digest([_VERSION, made_of])
+    if _stamp_of(folder) != stamp:
+        opened = make()
+        if len(opened.collection) < listing.TRUSTED_FROM:
+            return opened
+        stored_folder(folder, lambda place: _write(place, opened, stamp), lambda place: _stamp_of(place) == stamp)
+    return _read(folder)
+
+
+def _write(folder: Path, opened: Opened, stamp: str) -> None:
+    collection, originals = opened.collection, opened.collection.originals
+    assert isinstance(originals, FolderOriginals | PackedOriginals)
+    for name in _ARRAYS[:-1]:
+        np.save(folder / f"{name}.npy", getattr(collection, name), allow_pickle=False)
+    packed = isinstance(originals, PackedOriginals)
+    for name in ("sizes", *(_PACKED if packed else ())):
+        np.save(folder / f"{name}.npy", getattr(originals, name), allow_pickle=False)
+    opened.problems.to_parquet(folder / "problems.parquet", index=False)
+    about = {
+        "stamp": stamp,
+        "what": collection.what,
+        "root": str(originals.root) if isinstance(originals, FolderOriginals) else None,
+        "files": [str(file) for file in originals.files] if isinstance(originals, PackedOriginals) else None,
+        "pre_crop": originals.pre_crop,
+        "treatment": collection.treatment,
+        "remarks": opened.remarks,
+    }
+    write_text(folder / "about.json", json.dumps(about))
+
+
+def _stamp_of(folder: Path) -> str:
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        return str(about["stamp"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _read(folder: Path) -> Opened:
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    names = _ARRAYS if about["files"] is None else (*_ARRAYS, *_PACKED)
+    arrays: dict[str, NDArray[Any]] = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+    keys, sizes, pre_crop = arrays["keys"], arrays["sizes"], int(about["pre_crop"])
+    originals: Originals
+    if about["files"] is None:
+        originals = FolderOriginals(Path(about["root"]), keys, None, sizes, pre_crop)
+    else:
+        files = [Path(file) for file in about["files"]]
+        originals = PackedOriginals(files, arrays["file"], arrays["offsets"], sizes, keys, None, pre_crop)
+    collection = Collection(
+        what=about["what"],
+        keys=keys,
+        labels=arrays["labels"],
+        groups=None,
+        content=arrays["content"],
+        problems=arrays["problems"],
+        originals=originals,
+        stamps=arrays["stamps"],
+        listed=True,
+        treatment=about["treatment"],
+        kept_in=folder,
+    )
+    problems = pd.read_parquet(folder / "problems.parquet")
+    return Opened(collection, list(about["remarks"]), problems[list(COLUMNS)])
+
+
+def divided(collection: Collection, id_data: InDistribution) -> dict[str, Rows]:
+    """As `collection.divide`, which takes a second for a million images: kept beside a collection that is kept."""
+    if collection.kept_in is None:
+        return divide(collection, id_data)
+    how = {**id_data.model_dump(), "sklearn": version("scikit-learn")}
+    folder = collection.kept_in / f"division-{digest(how)[:16]}"
+    names = ("train", "id-val") if id_data.path is None else ("train", "id-val", "id-test")
+
+    def build(part: Path) -> None:
+        for name, rows in divide(collection, id_data).items():
+            np.save(part / f"{name}.npy", rows, allow_pickle=False)
+
+    stored_folder(folder, build, lambda at: all((at / f"{name}.npy").is_file() for name in names))
+    return {name: np.load(folder / f"{name}.npy") for name in names}
+
+
+def fingerprint_of(collection: Collection, rows: Rows) -> str:
+    """As `collection.fingerprint`, kept in the same way."""
+    if collection.kept_in is None:
+        return fingerprint(collection, rows)
+    chosen = hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
+    file = collection.kept_in / f"fingerprint-{digest([collection.treatment, chosen])[:32]}.txt"
+    try:
+        known = file.read_text(encoding="utf-8")
+    except OSError:
+        known = ""
+    if len(known) != 64:
+        known = fingerprint(collection, rows)
+        write_text(file, known)
+    return known

@@ -1,0 +1,172 @@
+"""What the checkpoints of other repositories hold: an image tower, a head or the text tower to build one from, and which code
+wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..backbones.inert import Inert, attributes, module_state, modules, read_inert
+from ..errors import BenchError, MissingPrerequisite
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a repository's code puts the parts of a classifier.
+
+    Attributes:
+        format: name of the repository. clip, head: what the names of the CLIP model's and of the head's tensors begin with;
+            no head: it is built from the text tower. tower: the same of the image tower.
+        quick_gelu: whether its code loads OpenAI's models alone, which were trained with QuickGELU.
+    """
+
+    format: str
+    clip: str
+    tower: str
+    head: str = ""
+    quick_gelu: bool = False
+
+
+#: In the order in which they are tried: a name such as `model.visual.proj` is found with a head beside it, or without.
+LAYOUTS = (
+    Layout("wise-ft", "image_encoder.model.", "image_encoder.model.visual.", "classification_head."),
+    Layout("model-soups", "model.", "model.visual.", "classification_head.", quick_gelu=True),
+    Layout("FLYP", "model.", "model.visual."),
+    Layout("open_clip", "", "visual."),
+    Layout("robust-finetuning", "backbone.", "backbone.", "classifier.", quick_gelu=True),
+)
+
+#: Of a CLIP model, what is neither image tower nor needed once there is a head.
+TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "text.", "logit_")
+
+#: Keys below which training code keeps the state dict, outermost first.
+_KEPT_UNDER = ("state_dict", "model_state_dict", "model")
+
+#: What wrappers put before every name: (distributed) data parallelism, torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A classifier of another repository, taken apart.
+
+    Attributes:
+        format: whose code wrote it; empty for one of ours.
+        tower: image tower, named as below open_clip's `visual.`; the whole state if the format is ours.
+        head: `weight` (C, D) and `bias` (C,); empty if there is none.
+        text: text tower, named as in open_clip's model.
+        normalize: whether the head divides features by their norm, if the file says so.
+        activation: class of the transformer's activation, `QuickGELU` or `GELU`, if the file says so.
+        quick_gelu: see Layout.
+    """
+
+    format: str
+    tower: dict[str, Tensor]
+    head: dict[str, Tensor]
+    text: dict[str, Tensor]
+    normalize: bool | None = None
+    activation: str = ""
+    quick_gelu: bool = False
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a file of safetensors, torch or pickle, whichever code wrote it, without running any of it.
+
+    Raises:
+        MissingPrerequisite: no such file.
+        BenchError: it cannot be read safely, or is of no known layout; the message says what it holds.
+    """
+    if not path.is_file():
+        raise MissingPrerequisite("there is no such file", where=str(path), fix="name a weights file or a fit's folder")
+    try:
+        held: Any = load_file(path) if path.suffix == ".safetensors" else read_inert(path)
+    except (SafetensorError, OSError) as error:
+        raise BenchError(f"the weights cannot be read: {error}", where=str(path), fix="fetch the file again") from error
+    try:
+        return _taken_apart(held)
+    except BenchError as error:
+        raise BenchError(error.what, where=str(path), fix=error.fix) from error
+
+
+def _taken_apart(held: Any) -> Checkpoint:
+    normalize, activation = None, ""
+    found = next((held[key] for key in _KEPT_UNDER if isinstance(held, dict) and isinstance(held.get(key), dict | Inert)), held)
+    if isinstance(found, Inert):
+        state = module_state(found)
+        normalize, activation = _facts(found)
+    elif isinstance(found, dict) and found and all(isinstance(value, Tensor) for value in found.values()):
+        state = {str(name): tensor for name, tensor in found.items()}
+    else:
+        raise BenchError(
+            f"the file holds no classifier, but {_described(found)}",
+            fix="name a checkpoint of wise-ft, FLYP, model-soups, open_clip or ShiftBench, or a state dict of their models",
+        )
+    state = {_without_wrappers(name): tensor for name, tensor in state.items()}
+    if state and all(name.startswith(("tower.", "head.")) for name in state):
+        return Checkpoint("", state, {}, {})
+    for layout in LAYOUTS:
+        if _begins(state, layout.tower) and (not layout.head or _begins(state, layout.head)):
+            return _parts(layout, state, normalize, activation)
+    tops = sorted({name.split(".")[0] for name in state})
+    raise BenchError(
+        f"the names of its tensors are those of no known classifier: {', '.join(tops[:6])}",
+        fix="its image tower has to be called `visual.` and its head `classification_head.`, or `tower.` and `head.`; a timm "
+        "checkpoint is a backbone: `bench run zero-shot --backbone timm:NAME@FILE`",
+    )
+
+
+def _parts(layout: Layout, state: Mapping[str, Tensor], normalize: bool | None, activation: str) -> Checkpoint:
+    tower, head, text, unknown = {}, {}, {}, []
+    for name, tensor in state.items():
+        if name.startswith(layout.tower):
+            tower[name.removeprefix(layout.tower)] = tensor
+        elif layout.head and name.startswith(layout.head):
+            head[name.removeprefix(layout.head)] = tensor
+        elif name.startswith(layout.clip) and name.removeprefix(layout.clip).startswith(TEXT):
+            text[name.removeprefix(layout.clip)] = tensor
+        else:
+            unknown.append(name)
+    if unknown:
+        raise BenchError(
+            f"it looks like a checkpoint of {layout.format}, but has tensors beside the classifier: "
+            + ", ".join(sorted(unknown)[:4])
+            + (f" and {len(unknown) - 4} more" if len(unknown) > 4 else ""),
+            fix="their part in the logits is unknown; save the classifier alone",
+        )
+    return Checkpoint(layout.format, tower, head, text, normalize, activation, layout.quick_gelu)
+
+
+def _facts(found: Inert) -> tuple[bool | None, str]:
+    """Whether a pickled classifier normalises features, and the activation of its image tower."""
+    normalize, activations = None, set()
+    for name, module in modules(found):
+        if name.endswith("classification_head") and isinstance(attributes(module).get("normalize"), bool):
+            normalize = attributes(module)["normalize"]
+        kind = module.origin.rpartition(".")[2]
+        if "visual." in name and kind in ("QuickGELU", "GELU"):
+            activations.add(kind)
+    if found.origin.endswith("ImageClassifier_Norm"):  # FLYP's, which normalises before the head
+        normalize = True
+    return normalize, activations.pop() if len(activations) == 1 else ""
+
+
+def _without_wrappers(name: str) -> str:
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
+def _begins(state: Mapping[str, Tensor], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in state)
+
+
+def _described(held: Any) -> str:
+    if isinstance(held, dict):
+        return f"a mapping of {', '.join(repr(key) for key in list(held)[:6])}" if held else "an empty mapping"
+    return f"a {held.origin}" if isinstance(held, Inert) else f"a {type(held).__name__}"

@@ -1,0 +1,152 @@
+"""Measure a classifier, or a whole interpolation curve, on every split of an experiment: into a record and its folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..backbones.heads import zero_shot_head
+from ..classifier import Classifier, interpolate
+from ..data.card import Metric
+from ..data.split import Split
+from ..errors import BenchError
+from ..evaluation.forward import logits_of
+from ..evaluation.guard import check_known
+from ..evaluation.metrics import score
+from ..evaluation.projection import matched, project
+from ..evaluation.relative import relative_scores
+from ..evaluation.temperature import fitted_temperature
+from ..evaluation.variants import Variant, variants
+from ..method import FineTuner, Method, Traits
+from ..stopping import stop_if_asked
+from .experiment import Experiment, Fit
+from .predictions import write_curve, write_predictions
+from .record import CurvePoint, RunRecord
+
+#: The points of an interpolation curve.
+ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
+
+
+def metrics_of(experiment: Experiment) -> dict[str, Metric]:
+    """The metric of every split whose card entry names one of its own, and of the suite."""
+    card = experiment.suite.card
+    return {"": card.metric, **{shift.name: shift.metric for shift in card.shifts if shift.metric}}
+
+
+def evaluate(
+    experiment: Experiment,
+    classifier: Classifier,
+    splits: Mapping[str, Split],
+    record: RunRecord,
+    folder: Path,
+    *,
+    keep_logits: bool = False,
+) -> None:
+    """Metrics and predictions on every split, into the record and the folder.
+
+    Args:
+        splits: id-val before the others, since its temperature goes with their predictions. keep_logits: however many they are.
+    """
+    metrics, projections = metrics_of(experiment), experiment.suite.projections
+    start = time.monotonic()
+    known = experiment.known_accuracies(classifier)
+    for name, split in splits.items():
+        logits = _measured(experiment, {"it": classifier}, split)["it"]
+        if known is not None and experiment.suite.complete(name):
+            check_known(
+                known, name, logits, split.labels, projections.get(name), partial(_variants, experiment, classifier, split)
+            )
+        if name == "id-test":
+            for shift in set(record.projections):
+                rows, labels = matched(split.labels, projections[shift])
+                if len(rows):
+                    record.id_matched[shift] = score(project(logits[rows], projections[shift]), labels, None)
+        if name == "id-val":
+            record.temperature = fitted_temperature(logits, split.labels)
+        if name in projections:
+            logits = project(logits, projections[name])
+        record.metrics[name] = score(logits, split.labels, split.groups, metrics.get(name, metrics[""]), split.skipped)
+        path = folder / "predictions" / f"{name}.parquet"
+        write_predictions(path, split, logits, record.temperature, keep_logits=keep_logits)
+    record.eval_seconds = time.monotonic() - start
+    record.ood = average(record, {name: value.score for name, value in record.metrics.items()})
+    record.relative = relative_scores(experiment.suite.card, record)
+
+
+def _variants(experiment: Experiment, classifier: Classifier, split: Split) -> Iterator[Variant]:
+    """What the guard may find a cause in; the prompts of one template are enough for that."""
+    card, suite = experiment.suite.card, experiment.suite
+    return variants(
+        classifier,
+        split,
+        suite.pixels_of(split.name, experiment.backbone.pixels),
+        suite.projections.get(split.name),
+        experiment.engine,
+        experiment.backbone.text_tower(),
+        lambda text: zero_shot_head(text, card.classes, card.templates[:1], device=experiment.engine.device),
+    )
+
+
+def _measured(experiment: Experiment, classifiers: Mapping[str, Classifier], split: Split) -> dict[str, Any]:
+    def progress(done: int, of: int) -> None:
+        experiment.reporter.event("evaluate", split=split.name, done=done, of=of)
+        stop_if_asked(experiment.reporter)
+
+    # A frozen tower's features are the same for every head: they come from the cache, one forward pass per split, ever.
+    frozen = {name: model for name, model in classifiers.items() if experiment.is_frozen(model.tower)}
+    logits = logits_of({n: m for n, m in classifiers.items() if n not in frozen}, split, experiment.engine, progress)
+    if frozen:
+        features = torch.from_numpy(np.array(experiment.features(split)))
+        with torch.inference_mode():
+            logits |= {name: model.head.cpu()(features).numpy() for name, model in frozen.items()}
+    return logits
+
+
+def average(record: RunRecord, scores: Mapping[str, float]) -> float | None:
+    """Unweighted mean over the declared shifts; None while one of them is missing."""
+    if not record.averaged or any(name not in scores for name in record.averaged):
+        return None
+    return float(np.mean([scores[name] for name in record.averaged]))
+
+
+def fine_tuned(method: Method, traits: Traits) -> FineTuner | None:
+    """The fine-tuner that a method is, or that it wraps and nothing beside it; None if there is none."""
+    while not isinstance(method, FineTuner):
+        inner = method.stages()
+        if len(inner) != 1:
+            return None
+        method = inner[0].resolved(traits)
+    return method
+
+
+def measure_curve(
+    experiment: Experiment, method: Method, fit: Fit, splits: Mapping[str, Split], record: RunRecord, folder: Path
+) -> list[CurvePoint]:
+    """Scores along the straight line from the start to the end of the fine-tuned fit that `method` is or wraps.
+
+    What every point predicts goes into the folder: an interval of the distance to the curve needs single images.
+    """
+    tuner = fine_tuned(method, experiment.traits)
+    if tuner is None:
+        raise BenchError(f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out")
+    assert tuner.head_init is not None
+    end = fit.classifier if tuner is method else experiment.fit(tuner).classifier
+    start = experiment.start(tuner.head_init)
+    line = {str(alpha): interpolate(start, end, alpha) for alpha in ALPHAS}
+    metrics = metrics_of(experiment)
+    scores: dict[float, dict[str, float]] = {alpha: {} for alpha in ALPHAS}
+    for name, split in splits.items():
+        predicted = {}
+        for key, logits in _measured(experiment, line, split).items():
+            if name in experiment.suite.projections:
+                logits = project(logits, experiment.suite.projections[name])
+            scores[float(key)][name] = score(logits, split.labels, split.groups, metrics.get(name, metrics[""])).score
+            predicted[float(key)] = logits.argmax(axis=1)
+        write_curve(folder / "curve" / f"{name}.parquet", split, dict(sorted(predicted.items())))
+    return [CurvePoint(alpha=alpha, scores=scores[alpha], ood=average(record, scores[alpha])) for alpha in ALPHAS]

@@ -1,0 +1,58 @@
+"""From a spec to experiments: the backbone and the suite that it names, opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..data.locations import cache_dir
+from ..data.suite import open_suite
+from ..plugins import find_card, load_backbone
+from ..spec import DEFAULT_BACKBONE, RunSpec
+from ..stopping import Reporter, Silent, stop_if_asked
+from ..training.engine import Engine, default_device
+from .experiment import Experiment
+from .store import Store, store_root
+
+
+def experiments(
+    spec: RunSpec, *, store: Path | None = None, engine: Engine | None = None, reporter: Reporter | None = None
+) -> list[Experiment]:
+    """The spec's backbone and suite, opened, once per seed; nothing is trained.
+
+    Raises:
+        UsageError: a name is wrong. MissingPrerequisite: data or weights are not here.
+    """
+    reporter = reporter or Silent()
+    card, card_path = find_card(spec.suite)
+    engine = engine or Engine(device=default_device())
+    engine.apply()
+
+    def told(what: str, done: int, of: int) -> None:
+        reporter.event("data", what=what, done=done, of=of)
+        stop_if_asked(reporter)
+
+    backbone = load_backbone(spec.backbone or card.backbone or DEFAULT_BACKBONE)
+    suite = open_suite(
+        card,
+        card_path=card_path,
+        data_root=spec.data_root,
+        limit=spec.limit,
+        skip_unreadable=spec.skip_unreadable,
+        progress=told,
+    )
+    for warning in suite.warnings:
+        reporter.event("warning", text=warning)
+    root = Store(store_root(store))
+    return [
+        Experiment(
+            backbone=backbone,
+            suite=suite,
+            seed=seed,
+            store=root,
+            engine=engine,
+            reporter=reporter,
+            cache=cache_dir(),
+            shots=spec.shots,
+        )
+        for seed in spec.seeds
+    ]

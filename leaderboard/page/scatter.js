@@ -1,0 +1,119 @@
+"use strict";
+// ID against OOD: axes that fit the rows, linear or logit-scaled, against the OOD average or one shift; labels where there is room.
+
+const edge = 1e-3;
+const logit = (share) => { const held = Math.min(Math.max(share, edge), 1 - edge); return Math.log(held / (1 - held)); };
+/** Where a share stands on an axis; null for a missing one. */
+const place = (share) => (share === null || share === undefined ? null : state.axes === "logit" ? logit(share) : share);
+
+/** Columns that may stand against ID: the OOD average, and every shift or factor. */
+const heights = () => (board()?.columns ?? []).filter((c) => c.kind === "percent" && (c.key === "ood" || (c.split && c.part !== "more")))
+  .sort((a, b) => (b.key === "ood") - (a.key === "ood"));
+const heightName = (column) => (column.key === "ood" ? "OOD average" : column.title);
+
+const plotted = (rows) => rows.filter((row) => row.cells.id?.[0] != null && row.cells[state.y]?.[0] != null);
+
+function curvePoints(rows) {
+  const ids = new Set(rows.map((row) => row.id)), split = board().columns.find((c) => c.key === state.y)?.split;
+  return board().curves.map((p) => ({ ...p, id: p.scores["id-test"], ood: p.scores[state.y === "ood" ? "ood" : split] }))
+    .filter((p) => ids.has(p.row) && p.id != null && p.ood != null).map((p) => ({ ...p, x: place(p.id), y: place(p.ood) }));
+}
+
+/** The measured rows that no other one beats on both axes. */
+function front() {
+  const found = new Set();
+  let best = -Infinity, last = null;
+  const at = (row) => [row.cells.id[0], row.cells[state.y][0]];
+  for (const row of plotted(board().rows.filter((r) => r.kind === "measured")).sort((a, b) => at(b)[0] - at(a)[0] || at(b)[1] - at(a)[1])) {
+    const [x, y] = at(row);
+    if (y > best || (last && last[0] === x && last[1] === y)) { found.add(row.id); best = y; last = [x, y]; }
+  }
+  return found;
+}
+
+/** Lowest and highest share of a column over the rows of the board, with their SD and interval over images; one over seeds is clipped. */
+function range(key, rows, more) {
+  const all = [...more, ...rows.flatMap((row) => {
+    const [value, sd, , , low, high] = row.cells[key];
+    return [value, value - (sd ?? 0), value + (sd ?? 0), low ?? value, high ?? value];
+  })];
+  return [Math.max(0, Math.min(...all)), Math.min(1, Math.max(...all))];
+}
+
+function axis(title, [low, high]) {
+  const [first, last] = [place(low), place(high)], room = Math.max(0.05 * (last - first), 0.005);
+  const scale = { domain: [first - room, last + room], nice: false, zero: false };
+  if (state.axes !== "logit") return { scale, axis: { title: `${title} (%)`, labelExpr: "format(100 * datum.value, '~g')" } };
+  const steps = [[0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99], ...[20, 50, 100, 200].map((n) => Array.from({ length: n - 1 }, (_, i) => (i + 1) / n))];
+  const inside = steps.map((ticks) => ticks.filter((tick) => low <= tick && tick <= high));
+  const values = (inside.find((ticks) => ticks.length >= 5) ?? inside.at(-1)).map(logit);
+  return { scale, axis: { title: `${title} (%, logit scale)`, values, labelExpr: "format(100 / (1 + exp(-datum.value)), '~g')" } };
+}
+
+function points(rows, best) {
+  return plotted(rows).map((row) => {
+    const [id, ood] = [row.cells.id[0], row.cells[state.y][0]], [across, up] = [ends(row.cells.id), ends(row.cells[state.y])];
+    const { colour, shape } = styleOf(row);
+    return { key: row.id, row: row.name, colour, shape, id, ood, kind: row.kind, front: best.has(row.id), seeds: row.runs.length || null,
+             x_id: place(id), y_ood: place(ood), id_low: across?.[0] ?? null, id_high: across?.[1] ?? null, ood_low: up?.[0] ?? null,
+             ood_high: up?.[1] ?? null, x_id_low: place(across?.[0]), x_id_high: place(across?.[1]), y_ood_low: place(up?.[0]), y_ood_high: place(up?.[1]) };
+  });
+}
+
+/** Give `label` and `corner` to the points that have room for their name; the selected rows and the front come first, and no label
+ *  stands twice: rows that differ in parameters alone are told apart by pointing at them. */
+function label(drawn, xs, ys) {
+  const { height, letters, corners } = leaderboard.scatter, width = byId("scatter").clientWidth - 72;
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = `${letters}px system-ui, sans-serif`;
+  const across = (p) => (width * (p.x_id - xs[0])) / (xs[1] - xs[0]), up = (p) => height * (1 - (p.y_ood - ys[0]) / (ys[1] - ys[0]));
+  const taken = drawn.map((p) => [across(p) - 6, up(p) - 6, across(p) + 6, up(p) + 6]);
+  const free = (box) => box[0] >= 0 && box[1] >= 0 && box[2] <= width && box[3] <= height &&
+    !taken.some((other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3]);
+  const chosen = new Set(chosenRows()), first = (p) => 2 * chosen.has(p.key) + p.front, used = new Set();
+  for (const point of drawn.filter((p) => p.kind === "measured" || state.show === "reported" || !hasReported()).sort((a, b) => first(b) - first(a)).slice(0, 40)) {
+    const [name, parameters] = nameParts(point.row), text = parameters ? `${name} \u2026` : name, wide = pen.measureText(text).width;
+    for (const [corner, [dx, dy]] of Object.entries(name.length > 40 || used.has(text) ? {} : corners)) {
+      const x = across(point) + dx, y = up(point) + dy, box = [dx < 0 ? x - wide : x, y - letters / 2, dx < 0 ? x : x + wide, y + letters / 2];
+      if (!free(box)) continue;
+      Object.assign(point, { label: text, corner });
+      taken.push(box);
+      used.add(text);
+      break;
+    }
+  }
+}
+
+async function drawScatter() {
+  if (!board()?.figures.scatter) return;
+  const rows = plotted(shownRows()), all = plotted(rowsOfKind()), column = heights().find((c) => c.key === state.y);
+  const curve = curvePoints(rows), best = front(), drawn = points(rows, best), line = board().baselines[state.y] ?? [];
+  const across = axis("ID accuracy", range("id", all, curve.map((p) => p.id)));
+  const up = axis(state.y === "ood" ? "OOD average" : `accuracy on ${heightName(column)}`, range(state.y, all, curve.map((p) => p.ood)));
+  label(drawn, across.scale.domain, up.scale.domain);
+  const baseline = line.map(([id, ood]) => ({ x: place(id), y: place(ood) })).filter((p) => inside(p.x, across) && inside(p.y, up));
+  const view = await draw("scatter", { points: drawn, curve, baseline }, (specification) => ({ ...specification,
+    layer: specification.layer.map((layer) => ({ ...layer, encoding: { ...layer.encoding, x: { ...layer.encoding.x, ...across }, y: { ...layer.encoding.y, ...up } } })) }));
+  byId("scatter-caption").textContent = [spreadWords[state.spread] && `Bars: ${spreadWords[state.spread]}.`,
+    drawn.filter((p) => p.front).length > 1 && "Dotted: Pareto front.",
+    curve.length > 0 && "Grey: interpolation from the start (alpha 0) to the fine-tuned weights.",
+    baseline.length > 0 && "Dashed: what standard models of that ID accuracy reach.",
+    rows.some((row) => row.kind === "reported") && "Hollow: reported, not measured.",
+    "A click selects a row. The table has the same numbers."].filter(Boolean).join(" ");
+  await mark("chosen", chosenRows());
+  view.addSignalListener("hover", (_, value) => hoverRow(value.key?.[0] ?? ""));
+  view.addSignalListener("chosen", (_, value) => {
+    const ids = (value.key ?? []).join(",");
+    if (ids !== state.rows) { state.rows = ids; changed("rows"); }
+  });
+}
+
+const inside = (value, { scale: { domain } }) => value >= domain[0] && value <= domain[1];
+
+/** Set one of the scatter's selections to these rows. */
+async function mark(selection, ids) {
+  const view = views.scatter?.view;
+  if (!view) return;
+  const fields = [{ type: "E", field: "key" }];
+  await view.data(`${selection}_store`, ids.map((id) => ({ unit: "", fields, values: [id] }))).runAsync();
+}

@@ -1,0 +1,97 @@
+"""`bench check SUITE`: what a user's own card of 15 lines and its folders are checked for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bench.contract.outcome import Outcome
+from bench.contract.suite_checks import SuiteChecks
+from bench.data.pixels import Pixels
+
+PIXELS = Pixels(size=16, resize=16)
+MINE = """\
+name = "mine"
+title = "My shapes"
+licence = "CC0"
+classes = ["square", "disc", "cross"]
+templates = ["a photo of a {}."]
+[source]
+kind = "folder"
+root = "./images"
+[id]
+path = "photo"
+[[shifts]]
+name = "inverted"
+path = "inverted"
+"""
+
+
+@pytest.fixture
+def mine(tiny_suite: Path, tmp_path: Path) -> Path:
+    """A card and images of one's own, to be spoiled."""
+    shutil.copytree(tiny_suite.parent / "images", tmp_path / "images")
+    (tmp_path / "mine.toml").write_text(MINE)
+    return tmp_path / "mine.toml"
+
+
+def outcomes(card: Path) -> dict[str, Outcome]:
+    return {outcome.check: outcome for outcome in SuiteChecks(str(card), pixels=PIXELS).run()}
+
+
+def test_a_right_suite_passes(mine: Path) -> None:
+    found = outcomes(mine)
+    assert {outcome.status for outcome in found.values()} == {"pass"}
+    assert found["the images of every split can be decoded"].detail == "train 44, id-val 14, id-test 14, inverted 18"
+    assert found["train, id-val and id-test share no image"].detail == "72 different images"
+
+
+def test_a_file_that_is_no_image_is_named(mine: Path) -> None:
+    (mine.parent / "images/inverted/disc/000.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    outcome = outcomes(mine)["the images of every split can be decoded"]
+    assert outcome.status == "fail"
+    assert "images/inverted/disc/000.png" in outcome.detail
+
+
+def test_a_split_too_large_to_be_kept_is_sampled_and_said_so(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.data.suite._MOST_CACHED_BYTES", 20 * 16**2 * 3)  # the training images alone are more
+    monkeypatch.setattr("bench.contract.suite_checks.SAMPLE", 10)
+    detail = outcomes(mine)["the images of every split can be decoded"].detail
+    assert detail.startswith("train 44 of which 10 were tried: `bench data verify NAME --full` reads all, id-val 14")
+    for photo in (mine.parent / "images/photo").rglob("*.png"):
+        data = photo.read_bytes()
+        photo.write_bytes(data[: len(data) // 2])
+    assert outcomes(mine)["the images of every split can be decoded"].status == "fail"
+
+
+def test_one_image_in_two_ready_splits(mine: Path) -> None:
+    card = mine.read_text().replace('path = "photo"\n', 'train = "photo"\nval = "noisy"\ntest = "test"\n')
+    mine.write_text(card)
+    images = mine.parent / "images"
+    shutil.copytree(images / "inverted", images / "test")
+    Image.open(images / "photo/disc/003.png").save(images / "test/disc/again.bmp")  # the same pixels in another file
+    outcome = outcomes(mine)["train, id-val and id-test share no image"]
+    assert (outcome.status, outcome.detail) == ("fail", "AssertionError: 1 images are in two of them")
+
+
+def test_a_missing_shift_is_a_remark(mine: Path) -> None:
+    shutil.rmtree(mine.parent / "images/inverted")
+    found = outcomes(mine)
+    assert {outcome.status for outcome in found.values()} == {"pass"}
+    assert "inverted" in found["the data are found and agree with the card"].detail
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "text"),
+    [
+        ('"disc", ', "", "disc"),  # a folder that the card does not know
+        ('licence = "CC0"\n', "", "licence: Field required"),
+        ('path = "photo"', 'path = "photos"', "photos"),
+    ],
+)
+def test_a_wrong_card_is_told(wrong: str, right: str, text: str, mine: Path) -> None:
+    mine.write_text(mine.read_text().replace(wrong, right))
+    assert any(text in outcome.detail for outcome in outcomes(mine).values())
