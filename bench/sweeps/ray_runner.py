@@ -40,7 +40,8 @@ class RayRunner:
 
             if watch.stop:
                 return
-            nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+            alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+            nodes = _labelled(self.resources, alive)
             resources = replace(self.resources, gpus=_gpus(self.resources, work, nodes))
             fitting = _slots(resources, nodes)
             preflight(queue, work, watch, resources, [node for node in nodes if fitting[node["NodeID"]]])
@@ -48,6 +49,22 @@ class RayRunner:
             usable = sum(map(bool, fitting.values()))
             watch.note(f"Ray: {slots} at once on {usable} {'node' if usable == 1 else 'nodes'}; its log: {self.log}")
             dispatch(queue, work, watch, resources, slots, folder)
+
+
+def _labelled(resources: Resources, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The nodes that have the labels.
+
+    Raises:
+        BenchError: none has.
+    """
+    found = [node for node in nodes if dict(resources.labels).items() <= node["Labels"].items()]
+    if not found:
+        raise BenchError(
+            "no node has the label " + ", ".join(f"{key}={value}" for key, value in resources.labels),
+            where="nodes have: " + "; ".join(", ".join(f"{k}={v}" for k, v in node["Labels"].items()) for node in nodes),
+            fix="`ray start --labels KEY=VALUE` gives a node one",
+        )
+    return found
 
 
 def _gpus(resources: Resources, work: Work, nodes: list[dict[str, Any]]) -> float:

@@ -119,6 +119,7 @@ class Sweep:
             timeout=spec.timeout,
             max_failures=spec.max_failures,
             custom=tuple(spec.resources.items()),
+            labels=tuple(spec.labels.items()),
             address=spec.address,
         )
         if spec.runner == "ray":
