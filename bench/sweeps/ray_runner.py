@@ -42,7 +42,7 @@ class RayRunner:
                 return
             alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
             nodes = _labelled(self.resources, alive)
-            resources = replace(self.resources, gpus=_gpus(self.resources, work, nodes))
+            resources = replace(self.resources, gpus=_gpus(self.resources, nodes))
             fitting = _slots(resources, nodes)
             preflight(queue, work, watch, resources, [node for node in nodes if fitting[node["NodeID"]]])
             slots = min(sum(fitting.values()), resources.most or sum(fitting.values()))
@@ -67,12 +67,10 @@ def _labelled(resources: Resources, nodes: list[dict[str, Any]]) -> list[dict[st
     return found
 
 
-def _gpus(resources: Resources, work: Work, nodes: list[dict[str, Any]]) -> float:
+def _gpus(resources: Resources, nodes: list[dict[str, Any]]) -> float:
     """GPUs per trial: as asked, else one where there are any."""
-    if resources.gpus is not None:
-        return resources.gpus
-    computes_elsewhere = work.device is not None and not work.device.startswith("cuda")
-    return float(not computes_elsewhere and any(node["Resources"].get("GPU", 0) for node in nodes))
+    any_there = any(node["Resources"].get("GPU", 0) for node in nodes)
+    return float(any_there) if resources.gpus is None else resources.gpus
 
 
 def _slots(resources: Resources, nodes: list[dict[str, Any]]) -> dict[str, int]:
