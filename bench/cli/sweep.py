@@ -96,6 +96,10 @@ def command(
         list[str] | None,
         typer.Option("--resource", metavar="NAME=AMOUNT", help="Ray's custom resource of a trial; may be repeated"),
     ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="NAME=VALUE", help="run trials on nodes of Ray's with this label only; may be repeated"),
+    ] = None,
     address: Annotated[str | None, typer.Option("--address", help="of an existing Ray cluster", show_default=False)] = None,
     max_failures: Annotated[
         int | None,
@@ -175,6 +179,7 @@ def command(
             "cpus_per_trial": cpus_per_trial,
             "max_concurrent": max_concurrent,
             "resources": parse_assignments(resources or [], option="--resource") or None,
+            "labels": {name: str(value) for name, value in parse_assignments(labels or [], option="--label").items()} or None,
             "address": address,
             "max_failures": max_failures,
             "timeout": timeout,

@@ -91,7 +91,7 @@ class LocalRunner:
             raise UsageError(
                 f"a trial is to have {per_trial:g} GPU(s), and this machine has {len(gpus)}",
                 where="--gpus-per-trial",
-                fix="leave it out to compute on the CPU" if not gpus else "give fewer",
+                fix="leave it out, with --device cpu" if not gpus else "give fewer",
             )
         if per_trial >= 1:
             each = int(per_trial)

@@ -169,10 +169,11 @@ def dispatch(queue: Queue, work: Work, watch: Watch, resources: Resources, slots
         return {"outcome": do(Job.from_json(config["job"]), config["attempt"], work, resources, environment, board)}
 
     bundle = {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {}), **dict(resources.custom)}
+    where: dict[str, Any] = {"bundle_label_selector": [dict(resources.labels)]} if resources.labels else {}
     # As many actors may start at once as there are slots; Tune's own figure for a searcher is one.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     tuner = tune.Tuner(
-        tune.with_resources(trial, tune.PlacementGroupFactory([bundle])),
+        tune.with_resources(trial, tune.PlacementGroupFactory([bundle], **where)),
         tune_config=tune.TuneConfig(
             search_alg=QueueSearcher(shared),
             num_samples=-1,

@@ -40,8 +40,9 @@ class RayRunner:
 
             if watch.stop:
                 return
-            nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-            resources = replace(self.resources, gpus=_gpus(self.resources, work, nodes))
+            alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+            nodes = _labelled(self.resources, alive)
+            resources = replace(self.resources, gpus=_gpus(self.resources, nodes))
             fitting = _slots(resources, nodes)
             preflight(queue, work, watch, resources, [node for node in nodes if fitting[node["NodeID"]]])
             slots = min(sum(fitting.values()), resources.most or sum(fitting.values()))
@@ -50,12 +51,26 @@ class RayRunner:
             dispatch(queue, work, watch, resources, slots, folder)
 
 
-def _gpus(resources: Resources, work: Work, nodes: list[dict[str, Any]]) -> float:
+def _labelled(resources: Resources, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The nodes that have the labels.
+
+    Raises:
+        BenchError: none has.
+    """
+    found = [node for node in nodes if dict(resources.labels).items() <= node["Labels"].items()]
+    if not found:
+        raise BenchError(
+            "no node has the label " + ", ".join(f"{key}={value}" for key, value in resources.labels),
+            where="nodes have: " + "; ".join(", ".join(f"{k}={v}" for k, v in node["Labels"].items()) for node in nodes),
+            fix="`ray start --labels KEY=VALUE` gives a node one",
+        )
+    return found
+
+
+def _gpus(resources: Resources, nodes: list[dict[str, Any]]) -> float:
     """GPUs per trial: as asked, else one where there are any."""
-    if resources.gpus is not None:
-        return resources.gpus
-    computes_elsewhere = work.device is not None and not work.device.startswith("cuda")
-    return float(not computes_elsewhere and any(node["Resources"].get("GPU", 0) for node in nodes))
+    any_there = any(node["Resources"].get("GPU", 0) for node in nodes)
+    return float(any_there) if resources.gpus is None else resources.gpus
 
 
 def _slots(resources: Resources, nodes: list[dict[str, Any]]) -> dict[str, int]:

@@ -97,19 +97,42 @@ def _start(how: dict[str, object], address: str | None, log: Path) -> None:
 
     if ray.is_initialized():
         raise UsageError("this process uses Ray already, and a sweep has one of its own", fix="call ray.shutdown() first")
-    error = _init(how)
-    if error is not None and address is None:
-        error = _init(how)  # Ray gives its own processes 30 seconds, which are few where much else runs
+    if address is None:
+        # Ray gives its own processes 30 seconds, which are few where much else runs.
+        error = _init(how) and _init(how)
+    else:
+        before = log.stat().st_size
+        with _stderr_to(log):  # where a cluster's refusal is written once a second, while Ray goes on trying for 20
+            error = _init(how)
     if error is None:
         return
-    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
     if address is None:
         raise BenchError(f"Ray does not start: {reason}", where=f"log: {log}", fix="--runner local needs no Ray") from error
+    if b"InvalidAuthToken" in log.read_bytes()[before:]:
+        raise MissingPrerequisite(
+            "the Ray cluster wants a token, and this process has another one or none",
+            where=f"--address {address}",
+            fix="export RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its nodes",
+        ) from error
     raise MissingPrerequisite(
         f"the Ray cluster cannot be joined: {reason}",
-        where=f"--address {address}",
-        fix="use the cluster's Python and Ray versions; if it wants a token, export RAY_AUTH_MODE=token and that token",
+        where=f"--address {address}; log: {log}",
+        fix="use the cluster's Python and Ray versions; see that it runs with `ray status`",
     ) from error
+
+
+@contextlib.contextmanager
+def _stderr_to(log: Path) -> Iterator[None]:
+    """What C++ code writes goes to the log (and for so long, what else is written there)."""
+    usual = os.dup(2)
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(usual, 2)
+        os.close(usual)
 
 
 def _init(how: dict[str, object]) -> BaseException | None:

@@ -106,9 +106,6 @@ def do(job: Job, attempt: str, work: Work, resources: Resources, environment: di
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not resources.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray would show all of them
-    if work.device is not None and work.device.startswith("cuda"):
-        # Ray shows a trial its own devices, numbered from 0.
-        work.device = "cuda" if resources.gpus else "cpu"
     reporter = BoardReporter(board, attempt)
     if reporter.stop:
         return asdict(Outcome("cancelled"))

@@ -24,7 +24,7 @@ class Resources:
         most: trials at once; None: as many as the GPUs, or else the cores, allow.
         timeout: seconds of one attempt at a trial, after which it is stopped (its state is saved) and counts as failed.
         max_failures: how often a trial whose process or machine died is started again.
-        custom: Ray's own resources by name. address: of an existing Ray cluster.
+        custom: Ray's own resources by name. labels: of the nodes on which trials may run. address: of an existing Ray cluster.
     """
 
     gpus: float | None = None
@@ -33,6 +33,7 @@ class Resources:
     timeout: float | None = None
     max_failures: int = 3
     custom: tuple[tuple[str, float], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
     address: str | None = None
 
 

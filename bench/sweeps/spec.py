@@ -85,6 +85,7 @@ class SweepSpec(BaseModel):
     cpus_per_trial: float = Field(1.0, gt=0)
     max_concurrent: int | None = Field(None, ge=1)
     resources: dict[str, float] = Field(default_factory=dict, description="Ray's custom resources of a trial")
+    labels: dict[str, str] = Field(default_factory=dict, description="what a node of Ray's must be labelled with to run a trial")
     address: str | None = Field(None, description="of an existing Ray cluster")
     max_failures: int = Field(3, ge=0, description="how often a trial whose process or machine died is started again")
     timeout: float | None = Field(None, gt=0, description="seconds per trial")

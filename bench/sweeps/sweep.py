@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Interrupted
+from ..errors import Interrupted, UsageError
 from ..identity import digest
 from ..runs.store import Store, store_root
 from ..training.engine import Engine
@@ -110,15 +110,31 @@ class Sweep:
         return digest(self.spec.model_dump(mode="json"))[:12]
 
     def runner(self) -> Runner:
-        """The runner that the spec names."""
-        spec = self.spec
+        """The runner that the spec names.
+
+        Raises:
+            UsageError: the device contradicts what a trial gets.
+        """
+        spec, device, gpus = self.spec, self.work.device, self.spec.gpus_per_trial
+        if device is not None and device.startswith("cuda"):
+            if ":" in device and spec.runner != "inline":
+                raise UsageError(
+                    "which GPU a trial computes on is the sweep's to say",
+                    where=f"--device {device}",
+                    fix=f"export CUDA_VISIBLE_DEVICES={device.partition(':')[2]}, and --device cuda",
+                )
+            if gpus == 0:
+                raise UsageError("a trial without a GPU cannot use CUDA", where="--gpus-per-trial 0", fix="--device cpu")
+        if gpus is None and device is not None:
+            gpus = float(device.startswith("cuda"))
         resources = Resources(
-            gpus=0.0 if spec.gpus_per_trial is None and self.work.device == "cpu" else spec.gpus_per_trial,
+            gpus=gpus,
             cpus=spec.cpus_per_trial,
             most=spec.max_concurrent,
             timeout=spec.timeout,
             max_failures=spec.max_failures,
             custom=tuple(spec.resources.items()),
+            labels=tuple(spec.labels.items()),
             address=spec.address,
         )
         if spec.runner == "ray":

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from bench.methods.masked_counterfactual import MaskedCounterfactual
 from bench.runs.record import RunRecord
 from bench.runs.store import FitRecord, Store
 from bench.stopping import Silent
-from bench.training.devices import Ranks, together
+from bench.training import devices
+from bench.training.devices import DeviceLost, Ranks, together
 from bench.training.engine import Engine
 from bench.training.step import Learner
 
@@ -190,3 +192,34 @@ def test_trained_batch_statistics_refuse_several_devices(tiny_suite: Path, tmp_p
 def test_more_devices_than_there_are() -> None:
     with pytest.raises(UsageError):
         Engine(device="cuda", devices=10**6).apply()
+
+
+class OnCuda:
+    """Stands in for torch.cuda and torch.distributed, and keeps what it is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[Any] = []
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: self.asked.append(("device", device)))
+        monkeypatch.setattr(devices.dist, "init_process_group", self._init)
+        monkeypatch.setattr(devices.dist, "destroy_process_group", lambda: self.asked.append("destroy"))
+        monkeypatch.setattr(devices.dist.distributed_c10d, "_abort_process_group", lambda: self.asked.append("abort"))
+
+    def _init(self, backend: str, *, init_method: str, rank: int, world_size: int, timeout: timedelta) -> None:
+        self.asked.append((backend, init_method, rank, world_size))
+
+
+def test_on_gpus_each_process_takes_its_own_and_flags_go_through_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    four = Engine(device="cuda", devices=4)
+    assert [four.on(rank).device for rank in range(4)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
+    assert replace(four, device="cuda:2", devices=2).on(1).device == "cuda:3"
+    cuda = OnCuda(monkeypatch)
+    with devices._joined(2, four, tmp_path / "meeting"):
+        pass
+    # Gloo for what the processes' CPUs say, NCCL for tensors on GPUs, and a file in which they find each other.
+    joined = ("cpu:gloo,cuda:nccl", f"file://{tmp_path}/meeting", 2, 4)
+    assert cuda.asked == [("device", "cuda:2"), joined, "destroy"]
+    cuda.asked.clear()
+    with pytest.raises(DeviceLost), devices._joined(0, four, tmp_path / "meeting"):
+        raise DeviceLost("a process was killed")
+    # Destroying would wait for what the lost process never answers.
+    assert cuda.asked[-1] == "abort"
