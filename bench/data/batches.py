@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from ..errors import UsageError
 from ..identity import numpy_stream
+from .pixel_cache import cut, resized, sides
 from .split import Split
 
 Augment = Literal["none", "flip", "shift-flip", "resized-crop"]
@@ -149,9 +149,7 @@ class TrainBatches:
 
     def _resized_crop(self, row: int, draws: NDArray[np.float32]) -> NDArray[np.uint8]:
         image = self.split.original(row)
-        left, top, width, height = crop_box(*image.size, draws)
-        crop = image.crop((left, top, left + width, top + height))
-        return np.asarray(crop.resize((self.size, self.size), Image.Resampling.BICUBIC))
+        return resized(cut(image, *crop_box(*sides(image), draws)), self.size, self.size, "bicubic")
 
 
 def share(size: int, number: int, of: int) -> slice:
