@@ -152,6 +152,17 @@ class TrainBatches:
         return resized(cut(image, *crop_box(*sides(image), draws)), self.size, self.size, "bicubic")
 
 
+def fitting_workers(split: Split, augment: Augment, cores: int) -> int:
+    """How many threads should prepare batches: as many as there are cores where they decode images, none where nothing waits.
+
+    Args:
+        cores: that this training may use.
+    """
+    if augment == "resized-crop":
+        return max(cores, 1)
+    return 0 if split.kept else 2  # one decodes a batch on all cores, while another puts together what it has decoded
+
+
 def share(size: int, number: int, of: int) -> slice:
     """The rows of a batch of `size` images that are part `number` of `of`: consecutive, and as many in each part up to one."""
     return slice(size * number // of, size * (number + 1) // of)

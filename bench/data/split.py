@@ -98,6 +98,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def kept(self) -> bool:
+        """Whether the pixels are kept decoded; otherwise every `take` decodes its images, on all cores."""
+        return isinstance(self._pixels, MappedPixels)
+
     def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """A copy of the resized and cropped images of these rows, (n, S, S, 3) uint8 RGB."""
         return self._pixels.take(rows)
