@@ -64,7 +64,7 @@ class Suite:
         self.cut = False
         self._limit, self._skip, self._progress = limit, skip_unreadable, progress
         self._divisions: dict[str, dict[str, Rows]] = {}
-        self._decoded: dict[tuple[str, int, Pixels], _Decoded] = {}
+        self._decoded: dict[tuple[int, int, Pixels], _Decoded] = {}
         self._splits: dict[tuple[str, Pixels, Shots | None], Split] = {}
 
     def load(self, split: str, pixels: Pixels, shots: Shots | None = None) -> Split:
@@ -191,7 +191,7 @@ class Suite:
 
     def _pixels(self, collection: Collection, pixels: Pixels, needed: Rows) -> _Decoded:
         """These rows decoded, each distinct content once."""
-        key = (collection.what, hash(needed.tobytes()), pixels)
+        key = (id(collection), hash(needed.tobytes()), pixels)  # the index keeps every collection
         if key in self._decoded:
             return self._decoded[key]
         known_bad = np.isin(collection.problems[needed], UNREADABLE)
