@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from .backbones.backbone import ImageTower, TextTower
 from .classifier import Classifier
-from .data.batches import TrainBatches
+from .data.batches import TrainBatches, fitting_workers
+from .data.pixel_cache import available_cores
+from .data.split import Split
 from .errors import UsageError
 from .evaluation.forward import logits_of
 from .evaluation.metrics import score
@@ -122,7 +124,7 @@ class Task:
             seed=self.seed,
             augment=method.augment,
             size=experiment.backbone.pixels.size,
-            workers=engine.workers,
+            workers=self._workers(split, method),
             pin=engine.device_type == "cuda",
         )
         if engine.devices > batches.batch_size:
@@ -143,6 +145,12 @@ class Task:
         self.history, self.earlier_seconds, self.retries = trained.history, trained.earlier_seconds, trained.retries
         self.selection |= trained.selection
         return trained.classifier
+
+    def _workers(self, split: Split, method: FineTuner) -> int:
+        engine = self._experiment.engine
+        if engine.workers is not None:
+            return engine.workers
+        return fitting_workers(split, method.augment, (engine.cores or available_cores()) // engine.devices)
 
     def score(self, classifier: Classifier) -> tuple[float, float]:
         """(score by the suite's metric, NLL in nats) on id-val."""

@@ -7,7 +7,8 @@
     LIBRARY:NAME@FILE                weights from a file: .safetensors, .pth, .pt or .bin (tensors only, never plain pickle)
     LIBRARY:NAME@random              random weights, the same ones every time; @random-7 for other ones
     ...?OPTION=VALUE&OPTION=VALUE    size=128 (side of the crop, pixels); crop=center (where the model was made for squashed
-                                     images); quickgelu=yes|no (open_clip files)
+                                     images); decoder=torchvision (JPEG files in half the time; its rows are ranked apart);
+                                     quickgelu=yes|no (open_clip files)
 
 Examples: `timm:tf_efficientnet_lite0?size=128`, `open_clip:ViT-B-32/openai`, `open_clip:ViT-B-32@./clip.pt?quickgelu=yes`.
 """
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.pixels import Decoder
 from ..errors import MissingPrerequisite, UsageError
 
 #: What a weight file may be called.
@@ -61,6 +63,11 @@ class ModelName:
     def folder(self) -> Path | None:
         """The model's folder, if the name is one."""
         return Path(self.model).expanduser() if self.model.startswith(("/", "./", "../", "~")) else None
+
+    @property
+    def decoder(self) -> Decoder:
+        """What decodes images."""
+        return "torchvision" if self.choice("decoder", ("torchvision", "pil")) == "torchvision" else "pil"
 
     def choice(self, option: str, values: tuple[str, ...]) -> str | None:
         """The value of an option that has a fixed list of values, or None.

@@ -90,7 +90,7 @@ def load(rest: str) -> OpenClipBackbone:
         UsageError: the name, an option or the file is wrong, the activation is not stated, or the architecture cannot be used.
         MissingPrerequisite: the weights are not here and cannot be downloaded.
     """
-    name = parse("open_clip", rest, options=("size", "crop", "quickgelu"))
+    name = parse("open_clip", rest, options=("size", "crop", "decoder", "quickgelu"))
     config = _config(name)
     _check_parts(name, config)
     if name.options.get("quickgelu") and name.file is None:
@@ -256,7 +256,7 @@ def _pixels(name: ModelName, preprocessing: dict[str, Any]) -> Pixels:
     interpolation = preprocessing.get("interpolation", "bicubic")
     if interpolation not in ("bicubic", "bilinear"):
         raise name.error(f"its images are resized by {interpolation!r}", "only bicubic and bilinear are supported")
-    return Pixels(size=height, resize=height, interpolation=interpolation)
+    return Pixels(size=height, resize=height, interpolation=interpolation, decoder=name.decoder)
 
 
 def _seen(tag: str) -> str:

@@ -103,7 +103,7 @@ def load(rest: str) -> TimmBackbone:
         UsageError: the name, an option or the file is wrong, or the architecture cannot be used.
         MissingPrerequisite: the weights are not here and cannot be downloaded.
     """
-    name = parse("timm", rest, options=("size", "crop"))
+    name = parse("timm", rest, options=("size", "crop", "decoder"))
     if name.tag or name.folder:
         raise name.error("timm has no ARCH/TAG names and no folders", f"write timm:{name.model}.TAG, or timm:NAME@FILE")
     arch, tag = split_model_name_tag(name.model)
@@ -204,7 +204,7 @@ def _pixels(name: ModelName, model: Any) -> tuple[Pixels, tuple[float, ...], tup
             problem, "write ?crop=center to accept a resize of the short side and a centre crop" if not centred else ""
         )
     interpolation: Literal["bicubic", "bilinear"] = config["interpolation"]
-    pixels = Pixels(size=size, resize=math.floor(size / config["crop_pct"]), interpolation=interpolation)
+    pixels = Pixels(size=size, resize=math.floor(size / config["crop_pct"]), interpolation=interpolation, decoder=name.decoder)
     return pixels, tuple(config["mean"]), tuple(config["std"])
 
 

@@ -43,7 +43,7 @@ LogitsOption = Annotated[
 def engine(
     device: str | None,
     threads: int,
-    workers: int = 0,
+    workers: int | None = None,
     micro_batch: int | None = None,
     every: float = 60.0,
     deterministic: bool = True,

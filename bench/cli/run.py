@@ -79,7 +79,15 @@ def command(
     device: DeviceOption = None,
     devices: DevicesOption = 1,
     threads: ThreadsOption = 2,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="threads that decode and augment training images ahead")] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=0,
+            help="threads that decode and augment training images ahead",
+            show_default="as many as decoding needs",
+        ),
+    ] = None,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="runs side by side, a process each, --threads threads each")
     ] = 1,

@@ -124,7 +124,15 @@ def command(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="torch threads of a trial", show_default="--cpus-per-trial")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="threads that decode training images ahead, per trial")] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=0,
+            help="threads that decode training images ahead, per trial",
+            show_default="as many as decoding needs",
+        ),
+    ] = None,
     micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1, help="images per forward pass in training")] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic/--no-deterministic", help="refuse operations that do not repeat to the bit")

@@ -60,7 +60,7 @@ class SuiteChecks:
         for name in (name for name in suite.split_names if name not in suite.holes):
             split = suite.load(name, self._pixels)
             told.append(f"{name} {len(split)}")
-            if not split.decoded:
+            if not split.kept:
                 rows = np.unique(np.linspace(0, len(split) - 1, SAMPLE).astype(int))
                 for first in range(0, len(rows), 64):
                     split.take(rows[first : first + 64])

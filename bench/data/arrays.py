@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BenchError
-from .collection import Collection, Rows
+from .collection import Collection, Originals, Rows
 from .data_set import Arrays, Part
 from .folder import COLUMNS
 from .sources import DataSet, NotHere, Opened
@@ -25,7 +25,7 @@ _CIFAR_RECORD = 1 + 3 * 32 * 32
 
 
 @dataclass(frozen=True, eq=False)
-class ArrayOriginals:
+class ArrayOriginals(Originals):
     """Images (N, H, W, 3) uint8 in memory, small as they are (CIFAR-10: 184 MB)."""
 
     pixels: NDArray[np.uint8]

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from ..errors import UsageError
 from ..identity import numpy_stream
+from .pixel_cache import cut, resized, sides
 from .split import Split
 
 Augment = Literal["none", "flip", "shift-flip", "resized-crop"]
@@ -149,9 +149,18 @@ class TrainBatches:
 
     def _resized_crop(self, row: int, draws: NDArray[np.float32]) -> NDArray[np.uint8]:
         image = self.split.original(row)
-        left, top, width, height = crop_box(*image.size, draws)
-        crop = image.crop((left, top, left + width, top + height))
-        return np.asarray(crop.resize((self.size, self.size), Image.Resampling.BICUBIC))
+        return resized(cut(image, *crop_box(*sides(image), draws)), self.size, self.size, "bicubic")
+
+
+def fitting_workers(split: Split, augment: Augment, cores: int) -> int:
+    """How many threads should prepare batches: as many as there are cores where they decode images, none where nothing waits.
+
+    Args:
+        cores: that this training may use.
+    """
+    if augment == "resized-crop":
+        return max(cores, 1)
+    return 0 if split.kept else 2  # one decodes a batch on all cores, while another puts together what it has decoded
 
 
 def share(size: int, number: int, of: int) -> slice:

@@ -18,7 +18,7 @@ from PIL import Image
 from ..errors import BenchError
 from ..identity import numpy_stream
 from .card import InDistribution
-from .image_bytes import EMPTY, decode
+from .image_bytes import EMPTY, decode, decode_fast
 from .rendered import RenderedSplit
 
 Rows = NDArray[np.int64]
@@ -31,36 +31,55 @@ class Originals(Protocol):
         """The RGB image of a row; raises `Undecodable` or BenchError."""
         ...
 
+    def open_fast(self, row: int) -> NDArray[np.uint8]:
+        """The same, (H, W, 3) uint8, by the faster decoder where it can; raises the same."""
+        return np.asarray(self.open(row))
+
     def place(self, row: int) -> str:
         """Where a person finds the image of a row."""
         ...
 
 
-def decode_unchanged(data: bytes, size: int, content: str | None, pre_crop: int, *, where: str) -> Image.Image:
-    """The RGB image in `data`, with `pre_crop` pixels cut from every side.
+class EncodedOriginals(Originals, Protocol):
+    """Images in files, or in parts of files. pre_crop: pixels that are cut from every side, before anything else."""
+
+    pre_crop: int
+
+    def data(self, row: int) -> bytes:
+        """The bytes of an image; raises BenchError if they are gone, or are not those that were indexed."""
+        ...
+
+    def open(self, row: int) -> Image.Image:
+        """See `Originals`."""
+        image, cut = decode(self.data(row)), self.pre_crop
+        return image.crop((cut, cut, image.width - cut, image.height - cut)) if cut else image
+
+    def open_fast(self, row: int) -> NDArray[np.uint8]:
+        """See `Originals`."""
+        image, cut = decode_fast(self.data(row)), self.pre_crop
+        return image[cut : len(image) - cut, cut : image.shape[1] - cut]
+
+
+def unchanged(data: bytes, size: int, content: str | None, *, where: str) -> bytes:
+    """`data`, if it is what was indexed.
 
     Args:
-        size: bytes that were indexed. content: SHA-256 that was indexed; None if the size alone is known.
+        size: bytes. content: SHA-256; None if the size alone is known.
 
     Raises:
-        BenchError: the bytes are not those that were indexed. Undecodable: they are no image.
+        BenchError: it is not.
     """
     if len(data) != size or (content is not None and hashlib.sha256(data).hexdigest() != content):
         raise BenchError("the file changed while it was in use", where=where, fix="run the same command again")
-    image = decode(data)
-    if pre_crop:
-        width, height = image.size
-        image = image.crop((pre_crop, pre_crop, width - pre_crop, height - pre_crop))
-    return image
+    return data
 
 
 @dataclass(frozen=True, eq=False)
-class FolderOriginals:
+class FolderOriginals(EncodedOriginals):
     """Image files.
 
     Attributes:
         content: what their SHA-256 has to be; None if their size alone is known (`sizes`, bytes).
-        pre_crop: pixels that are cut from every side, before anything else.
     """
 
     root: Path
@@ -69,15 +88,14 @@ class FolderOriginals:
     sizes: NDArray[np.int64]
     pre_crop: int = 0
 
-    def open(self, row: int) -> Image.Image:
-        """Raises Undecodable, or BenchError if the file is gone or has changed since it was indexed."""
+    def data(self, row: int) -> bytes:
+        """See `EncodedOriginals`."""
         path = self.root / str(self.keys[row])
         try:
             data = path.read_bytes()
         except OSError as error:
             raise BenchError(f"it cannot be read: {error.strerror}", where=str(path)) from error
-        content = None if self.content is None else str(self.content[row])
-        return decode_unchanged(data, int(self.sizes[row]), content, self.pre_crop, where=str(path))
+        return unchanged(data, int(self.sizes[row]), None if self.content is None else str(self.content[row]), where=str(path))
 
     def place(self, row: int) -> str:
         """The file's path."""
@@ -85,7 +103,7 @@ class FolderOriginals:
 
 
 @dataclass(frozen=True, eq=False)
-class RenderedOriginals:
+class RenderedOriginals(Originals):
     """Rows of a .npy file, (N, H, W, 3) uint8."""
 
     file: Path
@@ -199,7 +217,7 @@ def rendered_collection(what: str, split: RenderedSplit) -> Collection:
 
 
 @dataclass(frozen=True, eq=False)
-class MergedOriginals:
+class MergedOriginals(Originals):
     """Images of several collections. member: (N,) which of them a row is in; row: (N,) its row there."""
 
     parts: tuple[Originals, ...]
@@ -209,6 +227,10 @@ class MergedOriginals:
     def open(self, row: int) -> Image.Image:
         """As the collection that the image comes from."""
         return self._part(row).open(int(self.row[row]))
+
+    def open_fast(self, row: int) -> NDArray[np.uint8]:
+        """As the collection that the image comes from."""
+        return self._part(row).open_fast(int(self.row[row]))
 
     def place(self, row: int) -> str:
         """As the collection that the image comes from."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UsageError
-from .collection import Collection, fingerprint
+from .collection import Collection, Originals, fingerprint
 from .corruption import FROST_PHOTOGRAPHS, VERSION, Bytes, corrupted
 from .data_set import Corrupted
 from .pixel_cache import prepared
@@ -26,7 +26,7 @@ BEFORE = Pixels(size=224, resize=256, interpolation="bilinear")
 
 
 @dataclass(frozen=True, eq=False)
-class CorruptedOriginals:
+class CorruptedOriginals(Originals):
     """Images of 224 x 224 pixels, corrupted when they are opened; their content keys the random streams.
 
     Attributes:
@@ -41,7 +41,7 @@ class CorruptedOriginals:
     crops: MappedPixels | None = None
 
     def open(self, row: int) -> Image.Image:
-        """Raises what opening the clean image raises."""
+        """Raises what opening the clean image raises, which PIL decodes: it is part of what the corruptions are defined on."""
         if self.crops is not None:
             image: NDArray[np.uint8] = self.crops.take(np.array([row]))[0]
         else:

@@ -81,6 +81,7 @@ def corrupted(
     if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3 or image.dtype != np.uint8:
         raise UsageError(f"corruptions are defined on square uint8 RGB images, this is {image.dtype} {image.shape}")
     rng = numpy_stream("corruption", VERSION, seed, key, corruption, severity)
+    made: Floats
     if corruption == "frost":
         made = _frost(image, severity - 1, rng, photographs) / 255
     else:
@@ -160,9 +161,10 @@ def _frost(image: Bytes, level: int, rng: np.random.Generator, photographs: Sequ
     if len(photographs) < drawn_from or min(min(one.shape[:2]) for one in photographs[:drawn_from]) <= side:
         raise BenchError(f"frost needs {drawn_from} photographs of more than {side} pixels", fix="use those that were published")
     keep, cover = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[level]
-    photograph = photographs[rng.integers(drawn_from)]
+    photograph = photographs[int(rng.integers(drawn_from))]
     top, left = (int(rng.integers(length - side)) for length in photograph.shape[:2])
-    return keep * image.astype(np.float64) + cover * photograph[top : top + side, left : left + side] + 1e-6
+    pasted = photograph[top : top + side, left : left + side]
+    return np.asarray(keep * image.astype(np.float64) + cover * pasted + 1e-6)
 
 
 def _fog(image: Floats, level: int, rng: np.random.Generator) -> Floats:

@@ -11,20 +11,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..errors import BenchError
 from .archive import read_at
-from .collection import decode_unchanged
+from .collection import EncodedOriginals, unchanged
 
 
 @dataclass(eq=False)
-class PackedOriginals:
+class PackedOriginals(EncodedOriginals):
     """Images in files that hold many: image i is `sizes[i]` bytes from `offsets[i]` on of `files[file[i]]`.
 
     Attributes:
         content: what their SHA-256 has to be; None if only the file's size and time stamp are compared.
-        pre_crop: pixels that are cut from every side, before anything else.
     """
 
     files: Sequence[Path]
@@ -41,8 +39,8 @@ class PackedOriginals:
     def __post_init__(self) -> None:
         self._stamps = [_stamp(os.stat(file)) for file in self.files]
 
-    def open(self, row: int) -> Image.Image:
-        """Raises Undecodable, or BenchError if the file is gone or has changed since it was indexed."""
+    def data(self, row: int) -> bytes:
+        """See `EncodedOriginals`."""
         number = int(self.file[row])
         try:
             data = read_at(self._descriptor(number), int(self.offsets[row]), int(self.sizes[row]))
@@ -51,7 +49,7 @@ class PackedOriginals:
         except EOFError:
             data = b""
         content = None if self.content is None else str(self.content[row])
-        return decode_unchanged(data, int(self.sizes[row]), content, self.pre_crop, where=self.place(row))
+        return unchanged(data, int(self.sizes[row]), content, where=self.place(row))
 
     def place(self, row: int) -> str:
         """The file, and the image's name in it."""

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from PIL import Image, features
 from ..errors import BenchError
 from ..identity import digest
 from .image_bytes import Undecodable
-from .pixels import Pixels
+from .pixels import Decoder, Interpolation, Pixels
 from .stored import Progress, stored_folder
 
 #: Raised when this module turns the same image into other pixels.
@@ -30,6 +31,10 @@ VERSION = 1
 _CHUNK = 32
 _SPARE_BYTES = 64 << 20
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+#: An RGB image as PIL has it, or (H, W, 3) uint8: which it is decides what resizes it.
+Original = Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -45,30 +50,56 @@ class CachedPixels:
     unreadable: dict[int, str]
 
 
-def prepared(image: Image.Image, pixels: Pixels) -> NDArray[np.uint8]:
-    """Resize and crop an RGB image as torchvision's `Resize` and `CenterCrop` do on PIL images.
+def prepared(image: Original, pixels: Pixels) -> NDArray[np.uint8]:
+    """Resize and crop an RGB image as torchvision's `Resize` and `CenterCrop` do.
 
     Returns:
         (S, S, 3) uint8; black borders where the image is smaller than the crop.
     """
-    width, height = image.size
+    width, height = sides(image)
     if width <= height:
         width, height = pixels.resize, int(pixels.resize * height / width)
     else:
         width, height = int(pixels.resize * width / height), pixels.resize
-    image = image.resize((width, height), _FILTERS[pixels.interpolation])
-    side = pixels.size
+    made, side = resized(image, width, height, pixels.interpolation), pixels.size
     if width < side or height < side:
-        canvas = Image.new("RGB", (max(width, side), max(height, side)))
-        canvas.paste(image, (max(side - width, 0) // 2, max(side - height, 0) // 2))
-        image, (width, height) = canvas, canvas.size
+        right, below = max(side - width, 0), max(side - height, 0)
+        made = np.pad(made, ((below // 2, below - below // 2), (right // 2, right - right // 2), (0, 0)))
+        height, width = made.shape[:2]
     top, left = round((height - side) / 2), round((width - side) / 2)
-    return np.asarray(image.crop((left, top, left + side, top + side)))
+    return made[top : top + side, left : left + side]
+
+
+def sides(image: Original) -> tuple[int, int]:
+    """Width and height in pixels."""
+    return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+
+
+def cut(image: Original, left: int, top: int, width: int, height: int) -> Original:
+    """A rectangle of an image."""
+    if isinstance(image, Image.Image):
+        return image.crop((left, top, left + width, top + height))
+    return image[top : top + height, left : left + width]
+
+
+def resized(image: Original, width: int, height: int, interpolation: Interpolation) -> NDArray[np.uint8]:
+    """An RGB image at another size, antialiased, (height, width, 3): by PIL, or an array by torch, which is faster."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image.resize((width, height), _FILTERS[interpolation]))
+    if image.shape[:2] == (height, width):
+        return image
+    import torch
+    from torch.nn.functional import interpolate
+
+    # Seen with the channels first, as torch wants them, and left where they are in memory: it then computes in whole numbers.
+    channels_first = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)[None]
+    made = interpolate(channels_first, (height, width), mode=interpolation, antialias=True, align_corners=False)
+    return np.asarray(made[0].permute(1, 2, 0).numpy())
 
 
 def cached_pixels(
     content: Sequence[str],
-    open_image: Callable[[int], Image.Image],
+    open_image: Callable[[int], Original],
     pixels: Pixels,
     *,
     cache: Path,
@@ -89,9 +120,9 @@ def cached_pixels(
     key = digest(
         {
             "content": list(content),
-            "pixels": pixels.model_dump(),
+            "pixels": pixels.model_dump(exclude={"decoder"}),
             "version": VERSION,
-            "decoder": [PIL.__version__, features.version("jpg"), features.version("libjpeg_turbo"), features.version("webp")],
+            "decoder": _decoder(pixels.decoder),
         }
     )
     shape = (len(content), pixels.size, pixels.size, 3)
@@ -109,6 +140,12 @@ def cached_pixels(
     return CachedPixels(folder / "pixels.npy", {int(row): reason for row, reason in meta["unreadable"].items()})
 
 
+def _decoder(decoder: Decoder) -> list[str | None]:
+    """Versions of what turns bytes into pixels."""
+    libraries = [PIL.__version__, features.version("jpg"), features.version("libjpeg_turbo"), features.version("webp")]
+    return libraries if decoder == "pil" else [*libraries, decoder, version("torch"), version("torchvision")]
+
+
 def available_cores() -> int:
     """Cores that this process may use, at most 16 (decoding gains nothing beyond)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -117,7 +154,7 @@ def available_cores() -> int:
 
 def _fill(
     array: NDArray[np.uint8],
-    open_image: Callable[[int], Image.Image],
+    open_image: Callable[[int], Original],
     pixels: Pixels,
     what: str,
     progress: Progress | None,

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..errors import BenchError
 from .collection import Originals, Rows
 from .image_bytes import Undecodable
-from .pixel_cache import available_cores, prepared
-from .pixels import Pixels
+from .pixel_cache import Original, available_cores, prepared
+from .pixels import Decoder, Pixels
 
 
 @dataclass(eq=False)
@@ -34,6 +33,11 @@ class MappedPixels:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_array": None}
+
+
+def opened(originals: Originals, row: int, decoder: Decoder) -> Original:
+    """An image at its full size, by this decoder; raises as `Originals.open`."""
+    return originals.open(row) if decoder == "pil" else originals.open_fast(row)
 
 
 @dataclass(eq=False)
@@ -55,7 +59,7 @@ class DecodedPixels:
 
     def _decode(self, row: int) -> NDArray[np.uint8]:
         try:
-            return prepared(self.originals.open(row), self.pixels)
+            return prepared(opened(self.originals, row, self.pixels.decoder), self.pixels)
         except Undecodable as error:
             raise BenchError(
                 f"the image cannot be read: {error}", where=self.originals.place(row), fix="restore the file"
@@ -72,7 +76,7 @@ class Split:
         labels: (N,) int64. groups: (N,) int64, or None if the suite has none.
         fingerprint: hash of contents, labels and groups, whatever their order or place.
         skipped: unreadable images that were left out.
-        size: side of the images in pixels. pixels: name of the preprocessing.
+        size: side of the images in pixels. pixels: name of the preprocessing. decoder: of the preprocessing.
         cached_as: what results computed from these images are kept under on this machine: the fingerprint, or where that is a
             listing, a hash that tells when a file was changed in place.
     """
@@ -85,6 +89,7 @@ class Split:
     skipped: int
     size: int
     pixels: str
+    decoder: Decoder
     cached_as: str
     _pixels: MappedPixels | DecodedPixels = field(repr=False)
     _originals: Originals = field(repr=False)
@@ -94,21 +99,21 @@ class Split:
         return len(self.keys)
 
     @property
-    def decoded(self) -> bool:
-        """Whether its pixels are in the cache; the images of a very large split are decoded whenever they are taken."""
+    def kept(self) -> bool:
+        """Whether the pixels are kept decoded; otherwise every `take` decodes its images, on all cores."""
         return isinstance(self._pixels, MappedPixels)
 
     def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """A copy of the resized and cropped images of these rows, (n, S, S, 3) uint8 RGB."""
         return self._pixels.take(rows)
 
-    def original(self, row: int) -> Image.Image:
+    def original(self, row: int) -> Original:
         """The RGB image of a row at its full size.
 
         Raises:
             BenchError: the file is gone, or has changed since it was indexed.
         """
         try:
-            return self._originals.open(int(self._original_rows[row]))
+            return opened(self._originals, int(self._original_rows[row]), self.decoder)
         except Undecodable as error:
             raise BenchError(f"the image cannot be read: {error}", where=str(self.keys[row])) from error

@@ -23,7 +23,7 @@ from .locations import cache_dir, data_roots, find_root
 from .pixel_cache import cached_pixels
 from .pixels import Pixels
 from .rendered import rendered_split
-from .split import DecodedPixels, MappedPixels, Split
+from .split import DecodedPixels, MappedPixels, Split, opened
 from .stored import Progress
 
 __all__ = ["Split", "Suite", "open_suite"]
@@ -64,7 +64,7 @@ class Suite:
         self.cut = False
         self._limit, self._skip, self._progress = limit, skip_unreadable, progress
         self._divisions: dict[str, dict[str, Rows]] = {}
-        self._decoded: dict[tuple[str, int, Pixels], _Decoded] = {}
+        self._decoded: dict[tuple[int, int, Pixels], _Decoded] = {}
         self._splits: dict[tuple[str, Pixels, Shots | None], Split] = {}
 
     def load(self, split: str, pixels: Pixels, shots: Shots | None = None) -> Split:
@@ -152,6 +152,7 @@ class Suite:
             skipped=len(rows) - len(readable),
             size=pixels.size,
             pixels=pixels.name,
+            decoder=pixels.decoder,
             cached_as=found if collection.stamps is None else _hash(collection.cached_as(readable)),
             _pixels=taken,
             _originals=collection.originals,
@@ -190,7 +191,7 @@ class Suite:
 
     def _pixels(self, collection: Collection, pixels: Pixels, needed: Rows) -> _Decoded:
         """These rows decoded, each distinct content once."""
-        key = (collection.what, hash(needed.tobytes()), pixels)
+        key = (id(collection), hash(needed.tobytes()), pixels)  # the index keeps every collection
         if key in self._decoded:
             return self._decoded[key]
         known_bad = np.isin(collection.problems[needed], UNREADABLE)
@@ -200,7 +201,7 @@ class Suite:
         contents, first = np.unique(cached_as, return_index=True)
         cached = cached_pixels(
             [str(content) for content in contents],
-            lambda row: collection.originals.open(int(wanted[first[row]])),
+            lambda row: opened(collection.originals, int(wanted[first[row]]), pixels.decoder),
             pixels,
             cache=cache_dir("pixels"),
             what=f"{self.card.name} {collection.what}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -33,9 +34,19 @@ LIBRARIES = ("torch", "timm", "open_clip_torch", "pillow", "shiftbench")
 
 
 def _batches(split: Split, engine: Engine) -> Iterator[tuple[int, torch.Tensor]]:
-    for first in range(0, len(split), engine.eval_batch):
-        rows = np.arange(first, min(first + engine.eval_batch, len(split)))
-        yield first, torch.from_numpy(split.take(rows)).to(engine.device).permute(0, 3, 1, 2).float() / 255
+    """The first row and the images of every batch; while one is computed on, the next is read or decoded."""
+    starts = list(range(0, len(split), engine.eval_batch))
+
+    def read(first: int) -> NDArray[np.uint8]:
+        return split.take(np.arange(first, min(first + engine.eval_batch, len(split))))
+
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
+        coming = ahead.submit(read, starts[0])
+        for first, following in zip(starts, [*starts[1:], None], strict=True):
+            images = coming.result()
+            if following is not None:
+                coming = ahead.submit(read, following)
+            yield first, torch.from_numpy(images).to(engine.device).permute(0, 3, 1, 2).float() / 255
 
 
 def _in_batches_that_fit(compute: Callable[[Engine], Result], engine: Engine) -> Result:

@@ -32,12 +32,13 @@ class Settings:
 
     Args:
         device: as `--device`; None takes the best that the trial sees. threads: of torch; None: as many as a trial has cores.
+        workers: as `--workers`; None: as many as the images need, and at most as many as a trial has cores.
         devices: that train one model together; None: as many as a trial has GPUs.
     """
 
     device: str | None = None
     threads: int | None = None
-    workers: int = 0
+    workers: int | None = None
     micro_batch: int | None = None
     deterministic: bool = True
     checkpoint_seconds: float = 60.0
@@ -91,6 +92,7 @@ class Sweep:
         engine = Engine(
             threads=settings.threads or math.ceil(spec.cpus_per_trial),
             workers=settings.workers,
+            cores=math.ceil(spec.cpus_per_trial),
             micro_batch=settings.micro_batch,
             deterministic=settings.deterministic,
             checkpoint_seconds=settings.checkpoint_seconds,

@@ -16,7 +16,8 @@ class Engine:
     Args:
         device: `cpu`, `cuda`, `cuda:1`, `mps`. threads: torch threads (they change the bits of a result, so they are fixed).
         devices: how many train one model together, `device` being the first; frozen features and scores come from the first.
-        workers: threads that decode and augment training images ahead, for each device.
+        workers: threads that decode and augment training images ahead, for each device; None: as many as the images need.
+        cores: that this process may use to decode ahead; None: all.
         micro_batch: images per forward pass in training, on each device; None takes a device's whole share at once.
         checkpoint_seconds: time between two checkpoints.
         deterministic: refuse operations that do not repeat to the bit (some have no such form on a GPU).
@@ -24,7 +25,8 @@ class Engine:
 
     device: str = "cpu"
     threads: int = 2
-    workers: int = 0
+    workers: int | None = None
+    cores: int | None = None
     micro_batch: int | None = None
     eval_batch: int = 256
     checkpoint_seconds: float = 60.0

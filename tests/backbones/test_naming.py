@@ -9,7 +9,7 @@ import pytest
 from bench.backbones.naming import ModelName, parse
 from bench.errors import MissingPrerequisite, UsageError
 
-OPTIONS = ("size", "crop", "quickgelu")
+OPTIONS = ("size", "crop", "decoder", "quickgelu")
 
 
 def read(rest: str, library: str = "open_clip") -> ModelName:
@@ -26,6 +26,7 @@ def test_a_name_is_an_architecture_weights_and_options(tmp_path: Path) -> None:
     name = read("ViT-B-32@random?size=128&crop=center")
     assert (name.size, name.choice("crop", ("center",)), name.model) == (128, "center", "ViT-B-32")
     assert parse("open_clip", f"RN50@{file}?size=64", options=OPTIONS).file == file
+    assert [read(f"RN50@random{option}").decoder for option in ("", "?decoder=torchvision")] == ["pil", "torchvision"]
 
 
 def test_a_folder_is_a_name_that_starts_like_a_path() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import torch
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as reference
 
-from bench.data.batches import Augment, TrainBatches, crop_box
+from bench.data.batches import Augment, TrainBatches, crop_box, fitting_workers
 from bench.data.card import SuiteCard
 from bench.data.pixels import Pixels
-from bench.data.split import Split
+from bench.data.split import DecodedPixels, Split
 from bench.data.suite import open_suite
 from bench.errors import UsageError
 from bench.identity import numpy_stream
@@ -146,6 +147,14 @@ def test_steps_go_on_over_the_epochs(split: Split) -> None:
     stream = made.steps(made.steps_per_epoch - 1)
     for epoch, index in [(0, made.steps_per_epoch - 1), (1, 0), (1, 1)]:
         assert torch.equal(next(stream)[0], made.batch(epoch, index)[0])
+
+
+def test_as_many_workers_as_cores_where_images_are_decoded_and_none_where_they_are_mapped(split: Split) -> None:
+    decoded = replace(split, _pixels=DecodedPixels(split._originals, split._original_rows, Pixels(size=SIZE, resize=SIZE)))
+    assert [fitting_workers(split, augment, 16) for augment in AUGMENTS] == [0, 0, 0, 16]
+    assert [fitting_workers(decoded, augment, 16) for augment in AUGMENTS] == [2, 2, 2, 16]
+    rows = np.arange(len(split))
+    assert np.array_equal(decoded.take(rows), split.take(rows))
 
 
 def test_leaving_an_epoch_early_stops_the_workers(split: Split) -> None:

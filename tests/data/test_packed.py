@@ -22,11 +22,17 @@ from PIL import Image
 from scipy.io import savemat
 
 from bench.data.archive import expanded
-from bench.data.card import InDistribution
-from bench.data.collection import divide, fingerprint
+from bench.data.card import InDistribution, read_card
+from bench.data.collection import FolderOriginals, divide, fingerprint
+from bench.data.corrupted import BEFORE
+from bench.data.corruption import corrupted
+from bench.data.image_bytes import decode
 from bench.data.kept import divided, fingerprint_of
 from bench.data.locations import DataRoot
+from bench.data.pixel_cache import prepared
+from bench.data.pixels import Pixels
 from bench.data.sources import NotHere, Opened, open_data_set, open_part
+from bench.data.suite import open_suite
 from bench.errors import BenchError
 
 IDS = ("n01", "n02", "n03")
@@ -340,6 +346,76 @@ def test_generated_corruptions_are_a_data_set_of_the_same_images(root: Path, pho
     assert image.size == (224, 224)
     assert isinstance(image, Image.Image)
     assert np.array_equal(np.asarray(image), np.asarray(found[1].originals.open(5)))
-    card.write_text(lines.replace("NAME", "frost"), encoding="utf-8")
-    with pytest.raises(NotHere, match="photographs of frost"):
-        open_part(open_data_set(str(card), [DataRoot(root, "test")]), "test", [0, 1, 2], cache=tmp_path / "index")
+
+
+def test_frost_is_a_hole_until_its_photographs_are_here(
+    root: Path, photos: dict[str, bytes], tmp_path: Path, new_picture: Any
+) -> None:
+    unpacked(root, photos)
+    clean = tmp_path / "clean.toml"
+    clean.write_text(CARD.format(identity="content", layout='{ path = "test" }'), encoding="utf-8")
+    layout = '{ kind = "corrupted", path = "./clean.toml/test", corruption = "frost", severity = 3 }'
+    with pytest.raises(NotHere, match="bench data fetch imagenet-c-frost"):
+        opened(root, layout)
+    folder = root / "robustness" / "ImageNet-C" / "create_c"  # as in a clone of the repository
+    folder.mkdir(parents=True)
+    (folder / "make_imagenet_c.py").write_text("# no image")
+    names = ["frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg", "frost6.jpg"]
+    for number, name in enumerate(names):
+        if number == 5:
+            with pytest.raises(NotHere, match=r"5 images in .*, not 6"):
+                opened(root, layout)
+        new_picture(number, (300 + number, 260)).save(folder / name)
+    collection = opened(root, layout).collection
+    photographs = [np.asarray(Image.open(folder / name).convert("RGB")) for name in names]
+    image = prepared(collection.originals.clean.originals.open(4), BEFORE)  # type: ignore[attr-defined]
+    expected = corrupted(image, "frost", 3, key=str(collection.content[4]), photographs=photographs)
+    assert np.array_equal(np.asarray(collection.originals.open(4)), expected)
+    rows = np.arange(12)
+    before = fingerprint(collection, rows)
+    new_picture(9, (300, 260)).save(folder / "frost1.png")
+    assert fingerprint(opened(root, layout).collection, rows) != before
+
+
+def test_clean_images_are_decoded_once_for_all_corruptions(
+    root: Path, photos: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked(root, photos)
+    (tmp_path / "clean.toml").write_text(CARD.format(identity="content", layout='{ path = "test" }'), encoding="utf-8")
+    parts = """[parts."fog-{severity}"]
+each = { severity = [1, 2, 3] }
+layouts = [{ kind = "corrupted", path = "./clean.toml/test", corruption = "fog", severity = "{severity}" }]"""
+    corrupt = CARD.format(identity="content", layout="").partition("[parts")[0] + parts
+    (tmp_path / "corrupt.toml").write_text(corrupt, encoding="utf-8")
+    suite = tmp_path / "suite.toml"
+    suite.write_text(
+        """
+name = "foggy"
+title = "Pets in fog"
+licence = "CC0"
+classes = ["n01", "n02", "n03"]
+[id]
+data = "./clean.toml"
+train = "test"
+val = "test"
+test = "test"
+[[shifts]]
+name = "fog-{severity}"
+data = "./corrupt.toml"
+part = "fog-{severity}"
+each = { severity = [1, 2, 3] }
+""",
+        encoding="utf-8",
+    )
+    foggy = open_suite(read_card(suite), card_path=suite, data_root=root)
+    read, data = [], FolderOriginals.data
+    monkeypatch.setattr(FolderOriginals, "data", lambda self, row: (read.append(row), data(self, row))[1])
+    pixels = Pixels(size=224, resize=224)
+    for severity in (1, 2, 3):
+        split = foggy.load(f"fog-{severity}", pixels)
+        found = split.take(np.array([7, 2]))
+        assert sorted(read) == list(range(12))
+        row = int(np.flatnonzero(split.keys == split.keys[7])[0])
+        clean = prepared(decode(data(split._originals.clean.originals, row)), BEFORE)  # type: ignore[attr-defined]
+        key = str(split._originals.clean.content[row])  # type: ignore[attr-defined]
+        assert np.array_equal(found[0], corrupted(clean, "fog", severity, key=key))

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision import transforms
 
 from bench.data import pixel_cache
-from bench.data.image_bytes import Undecodable, decode
+from bench.data.image_bytes import Undecodable, decode, decode_fast
 from bench.data.pixel_cache import CachedPixels, cached_pixels, prepared
 from bench.data.pixels import Pixels
 from bench.errors import BenchError
@@ -52,6 +52,20 @@ def test_other_colour_modes_become_rgb_before_anything_else(mode: str, new_pictu
     image = new_picture(5).convert("L").convert(mode) if mode == "LA" else new_picture(5).convert(mode)
     image.save(data, format="TIFF")
     np.testing.assert_array_equal(np.asarray(decode(data.getvalue())), np.asarray(Image.open(data).convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "RGBA", "RGB in PNG"])
+def test_the_faster_decoder_gives_nearly_the_same_pixels_under_another_name(mode: str, new_picture: NewPicture) -> None:
+    data = io.BytesIO()
+    image_format = "JPEG" if mode in ("RGB", "L", "CMYK") else "PNG"
+    new_picture(5, (300, 200)).convert(mode.partition(" ")[0]).save(data, format=image_format)
+    found = prepared(decode_fast(data.getvalue()), SMALL)
+    assert found.shape == (8, 8, 3)
+    assert np.abs(found.astype(int) - prepared(decode(data.getvalue()), SMALL)).max() <= 2
+    assert Pixels(size=8, resize=10, decoder="torchvision").name == "torchvision-bicubic-10-8" != SMALL.name
+    if image_format == "JPEG":
+        with pytest.raises(Undecodable, match="broken image"):
+            decode_fast(data.getvalue()[: len(data.getvalue()) // 2])
 
 
 def test_the_orientation_tag_is_not_applied(new_picture: NewPicture) -> None:

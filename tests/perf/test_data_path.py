@@ -6,6 +6,7 @@ prints images per second and core, memory per worker, and pixel differences.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from bench.data.folder import class_images, index_folder
 from bench.data.image_bytes import decode
 from bench.data.pixel_cache import cached_pixels, prepared
 from bench.data.pixels import Pixels
+from bench.data.suite import open_suite
+from bench.plugins import find_card
 
 pytestmark = pytest.mark.perf
 
@@ -78,6 +81,12 @@ def test_images_per_second(photos: list[Path], tmp_path: Path) -> None:
         cached.append(found.path)
         return len(collection)
 
+    def fast() -> int:
+        fast_pixels = PIXELS.model_copy(update={"decoder": "torchvision"})
+        for row in range(len(collection)):
+            prepared(collection.originals.open_fast(row), fast_pixels)
+        return len(collection)
+
     def second() -> int:
         array, rows = np.load(cached[0], mmap_mode="r"), np.random.default_rng(0).permutation(len(collection))
         for start in range(0, len(rows), 64):
@@ -89,6 +98,7 @@ def test_images_per_second(photos: list[Path], tmp_path: Path) -> None:
         for name, work in (
             ("PIL + torchvision", plain),
             ("first pass (hashed, cached)", first),
+            ("?decoder=torchvision", fast),
             ("from the cache, uint8", second),
         ):
             if name.startswith("first"):
@@ -96,6 +106,46 @@ def test_images_per_second(photos: list[Path], tmp_path: Path) -> None:
                     file.unlink()
             per_cpu, per_wall = cpu_rate(work)
             print(f"round {round_}  {name:28s} {per_cpu:10.0f} images per CPU second {per_wall:10.0f} per second")
+
+
+def test_start_up_with_a_million_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hard links as ImageNet's folders (BENCH_PERF_FILES of them): the first start lists them, the second does not."""
+    count = int(os.environ.get("BENCH_PERF_FILES", "1331000"))
+    card, _ = find_card("imagenet-shifts")
+    for part, share in (("train", 1281), ("val", 50)):
+        for wnid in card.identities:
+            folder = tmp_path / "imagenet" / part / wnid
+            folder.mkdir(parents=True)
+            for number in range(share * count // 1_331_000):
+                file = folder / f"{wnid}_{number}.JPEG"
+                if number:
+                    os.link(folder / f"{wnid}_0.JPEG", file)
+                else:
+                    file.write_bytes(b"\xff\xd8")
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("bench.data.listing.UNSETTLED_NS", 0)
+    found = []
+    print()
+    for start in ("first", "second"):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            seconds, megabytes, ids = pool.submit(_start, tmp_path).result()
+        found.append(ids)
+        print(f"{start} start: {seconds:.2f} s of CPU, {megabytes:.0f} MB more at its peak than before")
+    assert found[0] == found[1]
+
+
+def _start(root: Path) -> tuple[float, float, list[str]]:
+    """Seconds of CPU and growth of peak memory (MB) in opening ImageNet and identifying its splits; fingerprints of these."""
+    import resource
+
+    import pyarrow.parquet  # noqa: F401
+    import sklearn.model_selection  # noqa: F401
+
+    begun, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    card, path = find_card("imagenet-shifts")
+    suite = open_suite(card, card_path=path, data_root=root)
+    ids = [suite.fingerprint(split, PIXELS) for split in ("train", "id-val", "id-test")]
+    return time.process_time() - begun, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, ids
 
 
 def _memory_after(photos: list[Path]) -> float:
