@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .data.locations import cache_dir
 from .data.suite import open_suite
+from .errors import MissingPrerequisite
 from .method import Method
 from .plugins import build_method, find_card, load_backbone
 from .runs.execute import execute, execute_external
@@ -57,9 +58,17 @@ class Planned:
 
 
 def experiments(
-    spec: RunSpec, *, store: Path | None = None, engine: Engine | None = None, reporter: Reporter | None = None
+    spec: RunSpec,
+    *,
+    store: Path | None = None,
+    engine: Engine | None = None,
+    reporter: Reporter | None = None,
+    training: bool = True,
 ) -> list[Experiment]:
     """The spec's backbone and suite, opened, once per seed; nothing is trained.
+
+    Args:
+        training: whether somebody will train; without, the training images and id-val may be missing.
 
     Raises:
         UsageError: a name is wrong. MissingPrerequisite: data or weights are not here.
@@ -80,6 +89,7 @@ def experiments(
         data_root=spec.data_root,
         limit=spec.limit,
         skip_unreadable=spec.skip_unreadable,
+        training=training,
         progress=told,
     )
     for warning in suite.warnings:
@@ -243,9 +253,12 @@ def evaluate(
         name: label of the row. normalize: whether the head divides features by their norm.
 
     Raises:
-        BenchError: the file is none of these, or does not fit. UsageError, MissingPrerequisite: see `plan`.
+        BenchError: the file is none of these, or does not fit. UsageError, MissingPrerequisite: see `plan`; training images and
+            id-val may be missing.
     """
-    experiment = experiments(spec, store=store, engine=engine, reporter=reporter)[0]
+    if not weights.exists():  # said before a million files are indexed
+        raise MissingPrerequisite("there is no such file", where=str(weights), fix="name a weights file or a fit's folder")
+    experiment = experiments(spec, store=store, engine=engine, reporter=reporter, training=False)[0]
     return execute_external(experiment, weights, name=name, normalize=normalize, limit=spec.limit)
 
 
