@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import MissingPrerequisite
 from .method import Method
 from .plugins import build_method, find_card
 from .runs.execute import execute, execute_external
@@ -174,9 +175,12 @@ def evaluate(
         name: label of the row. normalize: whether the head divides features by their norm.
 
     Raises:
-        BenchError: the file is none of these, or does not fit. UsageError, MissingPrerequisite: see `plan`.
+        BenchError: the file is none of these, or does not fit. UsageError, MissingPrerequisite: see `plan`; training images and
+            id-val may be missing.
     """
-    experiment = experiments(spec, store=store, engine=engine, reporter=reporter)[0]
+    if not weights.exists():  # said before a million files are indexed
+        raise MissingPrerequisite("there is no such file", where=str(weights), fix="name a weights file or a fit's folder")
+    experiment = experiments(spec, store=store, engine=engine, reporter=reporter, training=False)[0]
     return execute_external(experiment, weights, name=name, normalize=normalize, limit=spec.limit, keep_logits=spec.keep_logits)
 
 

@@ -37,6 +37,7 @@ class Index:
         holes: shift -> why it is missing. warnings: sentences for the user.
         problems: every file that is not a plain image under its right name: columns of `folder.COLUMNS`.
         get: collection -> how to obtain it.
+        training: whether somebody will train: otherwise training images and id-val may be missing, too.
     """
 
     card: SuiteCard
@@ -48,6 +49,7 @@ class Index:
     problems: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
     get: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int | None] = field(default_factory=dict)
+    training: bool = True
 
     def add(self, name: str, collection: Collection) -> None:
         """Take a collection in, and say what is odd about its contents."""
@@ -60,11 +62,15 @@ class Index:
             self.warnings.append(f"{collection.what}: {contradictory} contents appear under more than one class")
 
     def missing(self, name: str, why: str) -> None:
-        """A shift that is missing is a hole; without ID images there is nothing to run on.
+        """A shift that is missing is a hole; without ID images there is nothing to train or to compare with.
 
         Raises:
-            MissingPrerequisite: the ID images are missing.
+            MissingPrerequisite: the ID images are missing, or those to train on where somebody wants to.
         """
+        needed = (name == WHOLE and "id-test" not in self.places) or name == "id-test"
+        if not self.training and not needed and (name == WHOLE or name in ID_SPLITS):
+            self.holes.update(dict.fromkeys(("train", "id-val") if name == WHOLE else (name,), why))
+            return
         if name in ID_SPLITS or name == WHOLE:
             raise MissingPrerequisite(f"the ID images of {self.card.title} are missing", where=why, fix=self.get_of(name))
         self.holes[name] = why
@@ -94,7 +100,9 @@ class Index:
 
     def compare_contents(self) -> None:
         """Warn of test images that are also ID images (of ready-made splits: in train)."""
-        base = self.collections[WHOLE if WHOLE in self.collections else "train"]
+        base = self.collections.get(WHOLE if WHOLE in self.places else "train")
+        if base is None:
+            return
         seen: NDArray[np.str_] = base.content
         for collection in self.collections.values():
             if collection is base or collection.listed or base.listed or collection.treatment:
@@ -117,13 +125,13 @@ def places(card: SuiteCard) -> dict[str, tuple[str, ...]]:
     return {name: (place,) if isinstance(place, str) else place for name, place in stated.items() if place}
 
 
-def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Progress | None) -> Index:
+def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Progress | None, *, training: bool = True) -> Index:
     """Index the class folders below one root.
 
     Raises:
         MissingPrerequisite: the ID images are missing. BenchError: folders or counts do not match the card.
     """
-    index = Index(card, places(card))
+    index = Index(card, places(card), training=training)
     index.counts = {shift.name: shift.count for shift in card.shifts} | {WHOLE: card.id.count}
     problems = []
     for name, (part,) in index.places.items():
@@ -144,14 +152,16 @@ def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Prog
     return index
 
 
-def index_data_sets(card: SuiteCard, roots: Sequence[DataRoot], beside: Path | None, progress: Progress | None) -> Index:
+def index_data_sets(
+    card: SuiteCard, roots: Sequence[DataRoot], beside: Path | None, progress: Progress | None, *, training: bool = True
+) -> Index:
     """Index the parts of data sets that the card refers to.
 
     Raises:
         MissingPrerequisite: the ID images are missing.
         UsageError: a data set is unknown, or its classes do not match the suite's.
     """
-    index = Index(card, places(card))
+    index = Index(card, places(card), training=training)
     data_sets = {name: open_data_set(name, roots, beside=beside) for name in card.data_sets}
     shifts = {shift.name: shift for shift in card.shifts}
     problems = [index.problems]

@@ -49,7 +49,7 @@ class Suite:
     Attributes:
         card: what the suite is.
         split_names: `train`, `id-val`, `id-test` and the shifts, those that are missing included.
-        holes: reason for every shift that is missing.
+        holes: reason for every shift that is missing (and for `train` and `id-val`, if nobody will train).
         projections: shift -> how its label space lies in the suite's, where they differ.
         warnings: what the user should know about the data, one sentence each.
         cut: whether the limit has left out an image of a loaded split.
@@ -114,7 +114,9 @@ class Suite:
         if split not in self.split_names:
             raise UsageError(f"no split {split!r}", where=f"suite {self.card.name}", fix=f"one of {', '.join(self.split_names)}")
         if split in self.holes:
-            raise MissingPrerequisite(f"the shift {split} is missing", where=self.holes[split], fix=self._index.get_of(split))
+            raise MissingPrerequisite(
+                f"the images of {split} are missing", where=self.holes[split], fix=self._index.get_of(split)
+            )
 
     def _load(self, split: str, pixels: Pixels, shots: Shots | None) -> Split:
         name = self._collection_of(split)
@@ -238,6 +240,7 @@ def open_suite(
     data_root: Path | None = None,
     limit: int | None = None,
     skip_unreadable: int = 0,
+    training: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Suite:
     """Find a suite's images and index them; nothing is decoded or rendered yet.
@@ -247,6 +250,7 @@ def open_suite(
         data_root: value of `--data-root`, searched before BENCH_DATA and the user configuration.
         limit: at most this many images per split, classes balanced; another limit is another fingerprint.
         skip_unreadable: how many images of the ID data, and of every shift, may be unreadable and are left out.
+        training: whether somebody will train; without, training images and id-val may be missing like a shift.
         progress: called with what is done, how far, and out of how many.
 
     Raises:
@@ -261,9 +265,10 @@ def open_suite(
         raise UsageError(f"{skip_unreadable} is no number of images", where="--skip-unreadable", fix="give at least 0")
     source, roots = card.source, data_roots(data_root)
     if isinstance(source, FolderSource):
-        index = index_root(card, source, find_root(card, roots, card_path=card_path), progress)
+        index = index_root(card, source, find_root(card, roots, card_path=card_path), progress, training=training)
     elif source is None:
-        index = index_data_sets(card, roots, card_path.parent if card_path is not None else None, progress)
+        beside = card_path.parent if card_path is not None else None
+        index = index_data_sets(card, roots, beside, progress, training=training)
     else:
         index = Index(card, places(card))
         index.counts = {shift.name: shift.count for shift in card.shifts}

@@ -212,8 +212,8 @@ def _record(
     backbone, suite, card = experiment.backbone, experiment.suite, experiment.suite.card
     search = phase == "search"
     shifts = () if search else card.shifts
-    present = [shift.name for shift in shifts if shift.name not in suite.holes]
-    data = {name: experiment.fingerprint(name) for name in (["id-val"] if search else ["id-val", "id-test", *present])}
+    splits = ["id-val"] if search else ["id-val", "id-test", *(shift.name for shift in shifts)]
+    data = {name: experiment.fingerprint(name) for name in splits if name not in suite.holes}
     if not suite.cut:
         limit = None  # a limit that leaves every image in is none
     projections = {name: suite.projections[name] for name in data if name in suite.projections}
@@ -245,7 +245,7 @@ def _record(
         projections={name: one.name for name, one in projections.items()},
         shifts=[shift.name for shift in shifts],
         averaged=[shift.name for shift in shifts if shift.in_average],
-        holes=dict(suite.holes) if shifts else {},
+        holes={name: why for name, why in suite.holes.items() if name in splits},
         factors={shift.name: shift.factors for shift in shifts},
         id_val_seen=not {card.name, card.id.data}.isdisjoint(backbone.seen_suites),
         started=_now(),

@@ -68,9 +68,11 @@ def load_external(path: Path, experiment: Experiment, normalize: bool | None = N
         _check(checkpoint.tower, classifier.named_weights(), path, experiment)
         state = checkpoint.tower
     else:
+        architectures = architectures_like(checkpoint.tower)
+        _check_kind(checkpoint, tower, path, experiment, architectures)
         _check_activation(checkpoint, tower, path, experiment)
         state = {f"tower.{_inside(name, tower)}": _float(tensor) for name, tensor in checkpoint.tower.items()}
-        _check(state, pretrained, path, experiment, architectures_like(checkpoint.tower))
+        _check(state, pretrained, path, experiment, architectures)
         head = _own_head(checkpoint, normalize, path, experiment) or _zero_shot_head(checkpoint, path, experiment)
         classifier = Classifier(tower, head)
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
@@ -159,6 +161,19 @@ def _zero_shot_head(checkpoint: Checkpoint, path: Path, experiment: Experiment) 
         )
     text.load_state_dict({name: state[name].float() for name in wanted})
     return experiment.zero_shot_head(text, tensors_sha256(dict(text.state_dict())))
+
+
+def _check_kind(
+    checkpoint: Checkpoint, tower: nn.Module, path: Path, experiment: Experiment, architectures: Sequence[str]
+) -> None:
+    """Refuse a backbone of another library before all its tensors are called missing."""
+    if not hasattr(tower, "visual") and not any(name.startswith("trunk.") for name in checkpoint.tower):
+        raise BenchError(
+            f"a checkpoint of {checkpoint.format} has an image tower of CLIP's, and {experiment.backbone.name} is none",
+            where=str(path),
+            fix=f"--backbone open_clip:{architectures[0] if architectures else 'ARCH'}/TAG, with the tag that it was trained from"
+            + (" (openai for this repository)" if checkpoint.quick_gelu else ", such as openai"),
+        )
 
 
 def _check_activation(checkpoint: Checkpoint, tower: nn.Module, path: Path, experiment: Experiment) -> None:

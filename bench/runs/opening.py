@@ -15,9 +15,17 @@ from .store import Store, store_root
 
 
 def experiments(
-    spec: RunSpec, *, store: Path | None = None, engine: Engine | None = None, reporter: Reporter | None = None
+    spec: RunSpec,
+    *,
+    store: Path | None = None,
+    engine: Engine | None = None,
+    reporter: Reporter | None = None,
+    training: bool = True,
 ) -> list[Experiment]:
     """The spec's backbone and suite, opened, once per seed; nothing is trained.
+
+    Args:
+        training: whether somebody will train; without, the training images and id-val may be missing.
 
     Raises:
         UsageError: a name is wrong. MissingPrerequisite: data or weights are not here.
@@ -38,6 +46,7 @@ def experiments(
         data_root=spec.data_root,
         limit=spec.limit,
         skip_unreadable=spec.skip_unreadable,
+        training=training,
         progress=told,
     )
     for warning in suite.warnings:

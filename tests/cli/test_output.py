@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from bench.cli.output import Column, Format, Row, Table, duration, plain, print_error, print_tables, size
+from bench.cli.output import Column, Format, Row, Table, duration, plain, print_error, print_tables, shortened, size
 from bench.errors import UsageError
 
 HOSTILE = [
@@ -105,13 +105,16 @@ def test_errors_are_three_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(captured.err.splitlines()) == 3
 
 
-def _on_a_terminal(width: int, **environment: str) -> str:
-    code = (
-        "from bench.cli.output import *\n"
-        "columns = [Column('name'), *(Column(f'shift-{i}', kind='percent') for i in range(6))]\n"
-        "rows = [{'name': 'word ' * 8, **{f'shift-{i}': 0.5 for i in range(6)}}]\n"
-        "print_tables([Table(columns, rows, 'a title')], Format.table)"
-    )
+_WIDE = (
+    "from bench.cli.output import *\n"
+    "columns = [Column('name'), *(Column(f'shift-{i}', kind='percent') for i in range(6))]\n"
+    "rows = [{'name': 'word ' * 8, **{f'shift-{i}': 0.5 for i in range(6)}}]\n"
+    "print_tables([Table(columns, rows, 'a title')], Format.table)"
+)
+
+
+def _on_a_terminal(width: int, code: str = _WIDE, **environment: str) -> str:
+    """What a terminal of that width shows of a few lines of Python; less than it buffers."""
     leader, follower = pty.openpty()
     settings = {**os.environ, "COLUMNS": str(width), "TERM": "xterm", "PYTHONIOENCODING": "utf-8", **environment}
     subprocess.run([sys.executable, "-c", code], stdout=follower, env=settings, check=True)
@@ -136,6 +139,18 @@ def test_a_terminal_gets_rules_and_a_narrow_one_loses_nothing() -> None:
         assert "…" not in text
 
 
+def test_a_terminal_folds_no_name_that_is_to_be_typed() -> None:
+    code = (
+        "from bench.cli.output import *\n"
+        "row = {'name': 'imagenet-shifts-without-objectnet', 'title': 'word ' * 20, 'suites': 'some-very-long-name ' * 3}\n"
+        "print_tables([Table([Column('name', whole=True), Column('title'), Column('suites')], [row])], Format.table)"
+    )
+    text = _on_a_terminal(80, code, NO_COLOR="1")
+    assert "imagenet-shifts-without-objectnet" in text
+    assert text.count("word") == 20
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
 def test_no_color_leaves_no_escape_sequence() -> None:
     text = _on_a_terminal(120, NO_COLOR="1")
     assert "┃" in text
@@ -154,6 +169,8 @@ def test_an_output_that_knows_no_unicode_is_no_crash() -> None:
     assert "50.0 +/- 10.0" in done.stdout
 
 
-def test_durations_and_sizes_read_well() -> None:
+def test_durations_sizes_and_shortened_texts_read_well() -> None:
     assert [duration(seconds) for seconds in (0.4, 42, 200, 9000)] == ["0.4 s", "42 s", "3.3 min", "2.5 h"]
+    words = "fair use in research"
+    assert [shortened(words, length) for length in (20, 19, 12)] == [words, "fair use in\u2026", "fair use\u2026"]
     assert [size(count) for count in (12, 2048, 5 * 2**30)] == ["12 B", "2.0 KiB", "5.0 GiB"]

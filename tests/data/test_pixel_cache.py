@@ -39,6 +39,24 @@ def test_pixels_are_those_of_torchvision(size: tuple[int, int], pixels: Pixels, 
     np.testing.assert_array_equal(prepared(image, pixels), np.asarray(reference(image)))
 
 
+@pytest.mark.parametrize("size", [(300, 201), (201, 333), (227, 227), (40, 500), (33, 17)])
+def test_pixels_are_those_of_open_clip_and_of_timm(size: tuple[int, int], new_picture: NewPicture) -> None:
+    """Their own transforms for evaluation, which also turn pixels into numbers from 0 to 1."""
+    from open_clip.transform import image_transform
+    from timm.data.transforms_factory import create_transform
+
+    image = new_picture(4, size)
+    theirs = {
+        Pixels(size=32, resize=32): image_transform(32, is_train=False, mean=(0.0,) * 3, std=(1.0,) * 3),
+        Pixels(size=28, resize=32): create_transform(
+            (3, 28, 28), interpolation="bicubic", mean=(0.0,) * 3, std=(1.0,) * 3, crop_pct=0.875
+        ),
+    }
+    for pixels, transform in theirs.items():
+        expected = (transform(image).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        np.testing.assert_array_equal(prepared(image, pixels), expected)
+
+
 def test_the_cache_holds_the_same_bits(tmp_path: Path, new_picture: NewPicture) -> None:
     pictures = [new_picture(seed, (20 + seed % 7, 30)) for seed in range(100)]
     stored = np.load(build(pictures, tmp_path).path, mmap_mode="r")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import bench
 from bench.api import experiments
-from bench.errors import BenchError
+from bench.errors import BenchError, MissingPrerequisite
 from bench.runs.external import External, load_external
 from bench.spec import run_spec
 
@@ -375,6 +375,31 @@ def test_the_other_activation(original: dict[str, Tensor], tuned: CLIP, tiny_sui
     _, (warning,) = loaded(tmp_path / "m.pt", tiny_suite, other, tmp_path)
     assert "no fine-tuned open_clip:" in warning
     assert "its code loads OpenAI's models, which need QuickGELU" in warning
+
+
+def test_a_backbone_of_another_library(tuned: CLIP, tiny_suite: Path, tmp_path: Path) -> None:
+    torch.save(ModelWrapper(tuned, head_weights()).state_dict(), tmp_path / "m.pt")
+    with pytest.raises(BenchError, match="has an image tower of CLIP's, and mini-clip is none") as caught:
+        loaded(tmp_path / "m.pt", tiny_suite, "mini-clip", tmp_path)
+    assert "--backbone open_clip:ARCH/TAG" in caught.value.fix
+
+
+def test_without_training_images_the_rest_is_measured(tuned: CLIP, backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
+    """Evaluating needs no training images, which are often the largest part of a data set and not at hand."""
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "test").symlink_to(tiny_suite.parent / "images/photo")
+    (images / "inverted").symlink_to(tiny_suite.parent / "images/inverted")
+    card = tmp_path / "mine.toml"
+    text = tiny_suite.read_text().replace('path = "photo"', 'train = "train"\nval_count = 9\ntest = "test"')
+    card.write_text(text.replace("val_fraction = 0.25\ntest_fraction = 0.25\n", ""))
+    torch.save(ModelWrapper(tuned, head_weights()).state_dict(), tmp_path / "m.pt")
+    spec = run_spec({"methods": ("external",), "suite": str(card), "backbone": backbone})
+    record = bench.evaluate(tmp_path / "m.pt", spec, name="soup", store=tmp_path / "store")
+    assert record.metrics.keys() == {"id-test", "inverted"}
+    assert record.holes.keys() == {"id-val", "noisy"}
+    with pytest.raises(MissingPrerequisite, match="the ID images of Tiny generated shapes are missing"):
+        experiments(spec, store=tmp_path / "store")
 
 
 def test_another_number_of_classes(tuned: CLIP, tiny_suite: Path, backbone: str, tmp_path: Path) -> None:
