@@ -169,13 +169,12 @@ def save(chart: Any, path: Path, title: str) -> None:
     specification = chart.to_dict()
     if path.suffix == ".svg":
         write_text(path, vl_convert.vegalite_to_svg(specification))
-    elif path.suffix in (".png", ".pdf"):
-        picture = (
-            vl_convert.vegalite_to_png(specification, scale=2)
-            if path.suffix == ".png"
-            else vl_convert.vegalite_to_pdf(specification)
-        )
+    elif path.suffix == ".png":
+        picture = vl_convert.vegalite_to_png(specification, scale=2)
         write_with(path, lambda temporary: temporary.write_bytes(picture))
+    elif path.suffix == ".pdf":
+        document = vl_convert.vegalite_to_pdf(specification)
+        write_with(path, lambda temporary: temporary.write_bytes(document))
     else:
         page = _PAGE.format(
             title=html.escape(title),

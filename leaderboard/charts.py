@@ -60,6 +60,8 @@ def scatter(
         seen[0].append(curve["id"])
         seen[1].append(curve["ood"])
     low_x, high_x = _range(seen[0])
+    if baseline is not None:  # how far the marks lie from it is what it is drawn for
+        seen[1].append(pd.Series([baseline(low_x), baseline(high_x)], dtype="float64"))
     low_y, high_y = _range(seen[1])
     plane_x = alt.X("x_id:Q", axis=across.axis(low_x, high_x), scale=_scale(across, low_x, high_x))
     plane_y = alt.Y("y_ood:Q", axis=up.axis(low_y, high_y), scale=_scale(up, low_y, high_y))
@@ -73,7 +75,7 @@ def scatter(
     colour = alt.Color("row:N", scale=colours, legend=named)
     layers: list[alt.Chart] = []
     if baseline is not None:
-        layers.append(_baseline(baseline, across, up, (low_x, high_x), (low_y, high_y), palette))
+        layers.append(_baseline(baseline, across, up, (low_x, high_x), palette))
     if curve is not None and len(curve):
         layers += _curve(curve, across, up, palette)
     if drawn["front"].sum() > 1:
@@ -161,13 +163,10 @@ def _baseline(
     across: Axis,
     up: Axis,
     xs: tuple[float, float],
-    ys: tuple[float, float],
     palette: Palette,
 ) -> alt.Chart:
     steps = [min(max(xs[0] + (xs[1] - xs[0]) * i / 60, EDGE), 1 - EDGE) for i in range(61)]
     line = pd.DataFrame({"id": steps, "ood": [reached(step) for step in steps]}).dropna()
-    # Only what lies within the picture: the baseline must not squeeze the marks into a corner.
-    line = line[line["ood"].between(ys[0] - 0.03, ys[1] + 0.03)]
     line = line.assign(x=across.place(line["id"]), y=up.place(line["ood"]))
     chart = alt.Chart(inline("baseline", line)).mark_line(color=palette.ink, strokeDash=[7, 4], strokeWidth=1.4, clip=True)
     drawn: alt.Chart = chart.encode(x="x:Q", y="y:Q", tooltip=alt.value("what standard models reach"))

@@ -2,6 +2,8 @@
 // What the figures share, and the smaller ones: Vega-Lite specifications of the board, filled with rows, in the colours of the theme.
 
 const views = {};
+/** More marks than this are painted instead of being elements each. */
+const MOST_IN_SVG = 1000;
 const darkNow = () => (state.theme ? state.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
 
 function inTheme(part) {
@@ -19,7 +21,8 @@ async function draw(name, datasets, change = (specification) => specification) {
   byId(name).replaceChildren();
   if (!specification) return null;
   const filled = { ...change(inTheme(specification)), datasets };
-  const made = await vegaEmbed(byId(name), filled, { ast: true, renderer: "svg", actions: false, mode: "vega-lite",
+  const many = Object.values(datasets).some((rows) => rows.length > MOST_IN_SVG);
+  const made = await vegaEmbed(byId(name), filled, { ast: true, renderer: many ? "canvas" : "svg", actions: false, mode: "vega-lite",
                                                      tooltip: { theme: darkNow() ? "dark" : "light" } });
   views[name] = made;
   return made.view;
@@ -27,9 +30,16 @@ async function draw(name, datasets, change = (specification) => specification) {
 
 const glyphs = { full: ["\u25cf", "\u25a0", "\u25b2", "\u25c6", "\u271a", "\u25bc", "\u25b6"], hollow: ["\u25cb", "\u25a1", "\u25b3", "\u25c7", "\u271b", "\u25bd", "\u25b7"] };
 
+/** Where a row stands in its board, unsorted; a board of thousands is searched once. */
+function placeOf(id) {
+  const own = board();
+  own.places ??= new Map(own.rows.map((row, i) => [row.id, i]));
+  return own.places.get(id);
+}
+
 /** Colour and mark of a row in all figures; a reported row has those of the measured one that it stands for. */
 function styleOf(row) {
-  const order = board().rows.findIndex((other) => other.id === (row.measured ?? row.id)), { colours, shapes } = leaderboard;
+  const order = placeOf(row.measured ?? row.id), { colours, shapes } = leaderboard;
   return { colour: inTheme(colours[order % colours.length]), shape: shapes[order % shapes.length],
            glyph: glyphs[row.kind === "reported" ? "hollow" : "full"][order % shapes.length] };
 }

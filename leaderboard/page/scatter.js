@@ -54,7 +54,7 @@ function points(rows, best) {
   return plotted(rows).map((row) => {
     const [id, ood] = [row.cells.id[0], row.cells[state.y][0]], [across, up] = [ends(row.cells.id), ends(row.cells[state.y])];
     const { colour, shape } = styleOf(row);
-    return { key: row.id, row: row.name, colour, shape, id, ood, kind: row.kind, front: best.has(row.id), seeds: row.runs.length || null,
+    return { key: row.id, row: row.name, says: row.name, colour, shape, id, ood, kind: row.kind, front: best.has(row.id), seeds: row.runs.length || null,
              x_id: place(id), y_ood: place(ood), id_low: across?.[0] ?? null, id_high: across?.[1] ?? null, ood_low: up?.[0] ?? null,
              ood_high: up?.[1] ?? null, x_id_low: place(across?.[0]), x_id_high: place(across?.[1]), y_ood_low: place(up?.[0]), y_ood_high: place(up?.[1]) };
   });
@@ -88,8 +88,9 @@ async function drawScatter() {
   if (!board()?.figures.scatter) return;
   const rows = plotted(shownRows()), all = plotted(rowsOfKind()), column = heights().find((c) => c.key === state.y);
   const curve = curvePoints(rows), best = front(), drawn = points(rows, best), line = board().baselines[state.y] ?? [];
-  const across = axis("ID accuracy", range("id", all, curve.map((p) => p.id)));
-  const up = axis(state.y === "ood" ? "OOD average" : `accuracy on ${heightName(column)}`, range(state.y, all, curve.map((p) => p.ood)));
+  const ids = range("id", all, curve.map((p) => p.id)), between = line.filter(([id]) => id >= ids[0] && id <= ids[1]).map(([, ood]) => ood);
+  const across = axis("ID accuracy", ids);
+  const up = axis(state.y === "ood" ? "OOD average" : `accuracy on ${heightName(column)}`, range(state.y, all, [...curve.map((p) => p.ood), ...between]));
   label(drawn, across.scale.domain, up.scale.domain);
   const baseline = line.map(([id, ood]) => ({ x: place(id), y: place(ood) })).filter((p) => inside(p.x, across) && inside(p.y, up));
   const view = await draw("scatter", { points: drawn, curve, baseline }, (specification) => ({ ...specification,

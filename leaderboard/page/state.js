@@ -36,7 +36,7 @@ const backbonesOf = (suite) => [...new Set(leaderboard.boards.filter((b) => b.su
   .sort((a, b) => (b.kind === "ranked") - (a.kind === "ranked")).map((b) => b.backbone))];
 const groups = () => leaderboard.boards.filter((b) => b.suite === state.suite && b.backbone === state.backbone);
 const board = () => groups()[state.group];
-const rowById = (id) => board()?.rows.find((row) => row.id === id);
+const rowById = (id) => board()?.rows[placeOf(id)];
 const chosenRows = () => (state.rows ? state.rows.split(",") : []);
 const hasReported = () => board()?.kind === "ranked" && board().rows.some((row) => row.kind === "reported");
 

@@ -121,6 +121,35 @@ def board_file(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def suites_file(store: Store, board_file: Path) -> Path:
+    """The page of that store and of a zero-shot run on ImageNet's shifts, of which numbers and baselines are published."""
+    from bench.leaderboard.page.source import Source
+    from bench.leaderboard.tables import View
+
+    source = Source(store, View(ties="models"))
+    shifts = {"imagenet-v2": 0.56, "imagenet-r": 0.69, "imagenet-sketch": 0.42, "objectnet": 0.44, "imagenet-a": 0.32}
+    first = source.records()[0].model_dump()
+    metrics = next(iter(first["metrics"].values()))
+    measured = RunRecord.model_validate(
+        first
+        | {
+            "method": {"name": "zero-shot", "version": 1, "source": "", "parameters": {}},
+            "label": "zero-shot",
+            "suite": "imagenet-shifts",
+            "backbone": "open_clip:ViT-B-32/openai",
+            "metrics": {split: metrics | {"score": score} for split, score in {"id-test": 0.634, **shifts}.items()},
+            "shifts": list(shifts),
+            "averaged": list(shifts),
+            "holes": {},
+            "curve": [],
+        }
+    )
+    path = board_file.with_name("suites.html")
+    path.write_text(source.page([*source.records(), measured]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium without a window."""
     pytest.importorskip("playwright", reason="the extra `browser` is not installed")
@@ -144,7 +173,7 @@ def opened(browser: Browser, board_file: Path) -> Iterator[Open]:
     contexts: list[Any] = []
     trouble: list[str] = []
 
-    def open_page(fragment: str = "", *, width: int = 1280, dark: bool = False) -> Page:
+    def open_page(fragment: str = "", *, width: int = 1280, dark: bool = False, file: Path = board_file) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
         contexts.append(context)
         page = context.new_page()
@@ -157,7 +186,7 @@ def opened(browser: Browser, board_file: Path) -> Iterator[Open]:
             "request",
             lambda request: None if request.url.startswith(("file:", "data:")) else trouble.append(f"asked {request.url}"),
         )
-        page.goto(board_file.as_uri() + fragment)
+        page.goto(file.as_uri() + fragment)
         page.wait_for_selector("html[data-ready=yes]", timeout=20_000)
         return page
 

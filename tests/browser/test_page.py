@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -176,8 +178,85 @@ def test_a_link_is_a_view(opened: Open) -> None:
     assert again.locator("html").get_attribute("data-theme") == "dark"
 
 
+def test_one_sentence_says_what_leads_and_its_names_open_the_drawer(opened: Open) -> None:
+    page = opened()
+    said = page.locator("#headline").inner_text()
+    assert "wise-ft has the highest OOD average, " in said
+    assert "on these test images" in said
+    assert "points less ID than" in said
+    link = page.locator("#headline").get_by_role("button", name="wise-ft")
+    link.click()
+    assert page.get_by_role("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.closest('#headline') !== null")
+
+
+def axis_titles(page: Page) -> list[str]:
+    return page.locator("#scatter .role-axis-title").all_text_contents()
+
+
+def test_axes_and_what_stands_against_id_are_the_readers_choice_and_part_of_the_link(opened: Open) -> None:
+    page = opened()
+    assert axis_titles(page) == ["ID accuracy (%)", "OOD average (%)"]
+    page.get_by_label("Axes").select_option("logit")
+    page.get_by_label("Against").select_option("cartoon")
+    page.wait_for_function("document.querySelector('#scatter').textContent.includes('cartoon')")
+    again = opened("#" + page.url.split("#")[1])
+    assert axis_titles(again) == axis_titles(page) == ["ID accuracy (%, logit scale)", "accuracy on cartoon (%, logit scale)"]
+    assert (again.get_by_label("Axes").input_value(), again.get_by_label("Against").input_value()) == ("logit", "cartoon")
+    # Equal steps are equal odds ratios: the place of a tick is the logit of its label.
+    ticks = page.evaluate(
+        """() => { const view = views.scatter.view, x = view.scale("x");
+                   return [0.5, 0.6, 0.75].map((share) => x(Math.log(share / (1 - share)))); }"""
+    )
+    odds = [0.0, 0.405465, 1.098612]
+    assert (ticks[1] - ticks[0]) / (ticks[2] - ticks[0]) == pytest.approx(odds[1] / odds[2], rel=1e-5)
+
+
+def test_the_pareto_front_is_that_of_what_is_drawn(opened: Open) -> None:
+    page = opened()
+    front = "[...front()].map((id) => rowById(id).name).sort()"
+    assert page.evaluate(front) == sorted(page.evaluate("board().rows.filter((r) => r.front).map((r) => r.name)"))
+    assert page.evaluate(front) == ["full-finetune", "wise-ft"]
+
+
+def test_several_suites_are_shown_one_at_a_time_with_baselines_where_they_are_known(opened: Open, suites_file: Path) -> None:
+    page = opened(file=suites_file)
+    assert page.get_by_role("heading", level=1).inner_text() == "imagenet-shifts on open_clip:ViT-B-32/openai"
+    assert names(page) == ["zero-shot"]
+    assert "Dashed: what standard models" in page.locator("#scatter-caption").inner_text()
+    reached = page.evaluate("board().baselines['imagenet-v2'].find(([id]) => id === 0.63)[1]")
+    line = 1 / (1 + math.exp(-(0.92323 * math.log(0.63 / 0.37) - 0.49769)))
+    assert reached == pytest.approx(line, abs=1e-5)
+    page.get_by_label("Suite").select_option("pets")
+    assert page.get_by_role("heading", level=1).inner_text() == "pets on tiny"
+    assert names(page)[0] == "wise-ft"
+    assert "Dashed" not in page.locator("#scatter-caption").inner_text()
+    again = opened("#" + page.url.split("#")[1], file=suites_file)
+    assert names(again) == names(page)
+
+
+def test_reported_rows_stand_apart_with_the_gap_to_what_was_measured(opened: Open, suites_file: Path) -> None:
+    page = opened("#show=both", file=suites_file)
+    reported = page.locator("#table tr.reported", has=page.get_by_role("button", name="zero-shot (reported, VRF)"))
+    assert "63.3here +0.1" in reported.locator("td.number").first.inner_text().replace("\n", "").replace(" here", "here")
+    assert page.evaluate("getComputedStyle(document.querySelector('tr.reported td')).fontStyle") == "italic"
+    reported.get_by_role("button").click()
+    told = page.get_by_role("dialog").inner_text()
+    assert "Beside zero-shot, measured here" in told
+    assert "bench reproduce imagenet-shifts/b32-zero-shot" in told
+    page.keyboard.press("Escape")
+    row(page, "zero-shot").get_by_role("button").click()
+    assert "Reported for this recipe" in page.get_by_role("dialog").inner_text()
+
+
 @pytest.mark.parametrize(
-    "fragment", ["#rows=nobody&sort=nothing&group=99&suite=none", "#row=x&spread=%00&theme=pink&columns=,,,", "#%E0%A4%A"]
+    "fragment",
+    [
+        "#rows=nobody&sort=nothing&group=99&suite=none",
+        "#row=x&spread=%00&theme=pink&columns=,,,&y=ece_id&axes=cubic",
+        "#%E0%A4%A",
+    ],
 )
 def test_a_link_that_means_nothing_shows_the_board(opened: Open, fragment: str) -> None:
     assert len(names(opened(fragment))) == 4

@@ -77,11 +77,14 @@ def test_a_logit_axis_stands_where_the_logit_is_and_says_per_cent() -> None:
     assert Axis("ID", logit=True).place(1.0) == pytest.approx(6.9068, abs=1e-4)
 
 
-def test_the_baseline_stays_within_the_picture() -> None:
+def test_the_picture_reaches_as_far_as_the_baseline_over_the_marks() -> None:
     chart = scatter(marks(("a", 0.6, 0.5), ("b", 0.9, 0.6)), baseline=lambda x: x - 0.2 if x < 0.8 else None)
     line = data(chart, "baseline")
-    assert line
-    assert all(point["ood"] == pytest.approx(point["id"] - 0.2) and 0.47 <= point["ood"] <= 0.63 for point in line)
+    assert line[0]["ood"] == pytest.approx(0.4)
+    assert all(0.6 <= p["id"] < 0.8 for p in line)
+    (low, high) = chart.to_dict()["layer"][-1]["encoding"]["y"]["scale"]["domain"]
+    assert low == pytest.approx(0.4 - 0.01)
+    assert high == pytest.approx(0.6 + 0.01)
 
 
 def test_a_radar_closes_where_every_split_is_known() -> None:
@@ -109,11 +112,13 @@ def test_files_carry_all_they_need_and_names_stay_text(dark: bool, tmp_path: Pat
     assert "<script" not in svg
 
 
-def test_a_png_is_a_picture(tmp_path: Path) -> None:
-    save(diagrams.radar(pd.DataFrame([{"row": "a", "split": s, "score": 0.5} for s in "abc"])), tmp_path / "c.png", "")
-    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+@pytest.mark.parametrize(("ending", "magic"), [(".png", b"\x89PNG"), (".pdf", b"%PDF")])
+def test_the_ending_says_what_is_written(tmp_path: Path, ending: str, magic: bytes) -> None:
+    path = tmp_path / f"c{ending}"
+    save(diagrams.radar(pd.DataFrame([{"row": "a", "split": s, "score": 0.5} for s in "abc"])), path, "")
+    assert path.read_bytes().startswith(magic)
     with pytest.raises(UsageError, match="cannot be written"):
-        save(None, tmp_path / "c.pdf", "")
+        save(None, tmp_path / "c.gif", "")
 
 
 @pytest.fixture
