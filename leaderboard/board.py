@@ -11,7 +11,7 @@ from bench.runs.record import RunRecord
 from .baseline import Line, chosen
 from .groups import Group, by_row, labels, one_per_seed
 from .intervals import Interval, mean_and_sd, over_seeds
-from .measures import ABOVE, Measure, Shifts, image_interval, measures, shifts_of
+from .measures import ABOVE, OFFERED, Measure, Shifts, image_interval, measures, shifts_of
 from .tradeoff import YARDSTICK, on_front, yardsticks
 
 Kind = Literal["ranked", "apart", "limited"]
@@ -159,7 +159,7 @@ def _why(measure: Measure, records: Sequence[RunRecord], everyone: Sequence[RunR
                 return f"{split}: " + (record.holes.get(split) or "not evaluated; the same `bench run` again adds it")
     if measure.key == "ood" or measure.key.endswith("_ood"):
         return "no shift was measured in every run"
-    if measure.key == ABOVE:
+    if measure.key in (ABOVE, OFFERED):
         curves = yardsticks(everyone)
         alone = [record.seed for record in records if record.seed not in curves]
         if len(alone) == len(records):

@@ -28,7 +28,7 @@ class Calibration:
     Attributes:
         nll: mean negative log-likelihood, nats. ece: expected calibration error over 15 bins of equal width (Guo et al., 2017).
         ece_adaptive: the same over 15 bins of equal numbers of images (Nguyen and O'Connor, 2015). brier: mean squared distance
-        of the probabilities to the one-hot label; None where only the largest probability is known.
+        of the probabilities to the one-hot label; None where the logits that it needs were not kept.
     """
 
     nll: float
@@ -110,7 +110,7 @@ def scaled(record: RunRecord, split: str, predictions: Predictions) -> Scaled:
     names = ("label", "prediction", "label_logit", "maximum", "log_sum_exp", "log_sum_exp_scaled", "logits")
     here = predictions.columns(record, split, names)
     if here is None:
-        return Scaled(hole=record.holes.get(split) or f"no predictions on {split} are kept")
+        return Scaled(hole=record.holes.get(split) or "no predictions are kept")
     labels = here["label"]
     if "logits" not in here:
         return _condensed(record, split, here)
@@ -118,7 +118,7 @@ def scaled(record: RunRecord, split: str, predictions: Predictions) -> Scaled:
     before, diagram = calibration(logits, labels), _diagram(logits, labels, 1.0)
     t = record.temperature or _fitted(record, predictions)
     if t is None:
-        return Scaled(before, diagram, hole=f"the temperature is not known: {_not_kept(record, 'id-val')}")
+        return Scaled(before, diagram, hole=f"temperature scaling: id-val: {_not_kept(record)}")
     return Scaled(before, diagram, t, calibration(logits, labels, t), _diagram(logits, labels, t))
 
 
@@ -129,32 +129,32 @@ def _fitted(record: RunRecord, predictions: Predictions) -> float | None:
 
 
 def _condensed(record: RunRecord, split: str, here: Mapping[str, NDArray[Any]]) -> Scaled:
-    """From maxima, label logits and log-sum-exps, which give everything but the Brier score."""
+    """From maxima, label logits and log-sum-exps, which give everything but the Brier score; the record has that as trained."""
     correct = here["prediction"] == here["label"]
 
-    def at(t: float, log_sum_exp: Floats) -> tuple[Calibration, tuple[Bin, ...]]:
+    def at(t: float, log_sum_exp: Floats, brier: float | None) -> tuple[Calibration, tuple[Bin, ...]]:
         confidence = np.minimum(np.exp(here["maximum"].astype(float) / t - log_sum_exp), 1.0)
         found = Calibration(
             nll=float((log_sum_exp - here["label_logit"].astype(float) / t).mean()),
             ece=expected_calibration_error(confidence, correct, BINS),
             ece_adaptive=adaptive_calibration_error(confidence, correct),
-            brier=None,
+            brier=brier,
         )
         return found, tuple(reliability(confidence, correct))
 
-    before, diagram = at(1.0, here["log_sum_exp"].astype(float))
+    before, diagram = at(1.0, here["log_sum_exp"].astype(float), record.metrics[split].brier)
     t, kept = record.temperature, here.get("log_sum_exp_scaled")
     if t is None or kept is None:
-        return Scaled(before, diagram, hole=f"Brier score and temperature scaling: {_not_kept(record, split)}")
-    after, scaled_diagram = at(t, kept)
-    return Scaled(before, diagram, t, after, scaled_diagram, hole=f"Brier score: {_not_kept(record, split)}")
+        return Scaled(before, diagram, hole=f"temperature scaling: {_not_kept(record)}")
+    after, scaled_diagram = at(t, kept, None)
+    return Scaled(before, diagram, t, after, scaled_diagram, hole=f"Brier score at T: {_not_kept(record)}")
 
 
-def _not_kept(record: RunRecord, split: str) -> str:
+def _not_kept(record: RunRecord) -> str:
     """Why there are no logits, and the switch that would have kept them."""
     if record.origin:
-        return f"the pack of this run holds no logits of {split} (`bench pack --logits`, of a run made with --keep-logits)"
-    return f"the logits of {split} were too many to keep (the same `bench run` again with --keep-logits adds them)"
+        return "its pack has no logits; `bench pack --logits` carries what a run kept, and `bench run --keep-logits` keeps all"
+    return "the logits were too many to keep; the same `bench run` again with --keep-logits adds them"
 
 
 def _diagram(logits: Floats, labels: Ints, t: float) -> tuple[Bin, ...]:

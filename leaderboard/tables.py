@@ -113,6 +113,7 @@ def notes(of: Board, view: View) -> list[str]:
     return [
         _reading(of.records, of.shifts, of.columns, view),
         *_ties(of),
+        *_front(of),
         *_baseline(of),
         *_off_curve(of, view),
         *_missing(of.records, of.shifts),
@@ -195,6 +196,11 @@ def _ties(of: Board) -> list[str]:
         "no mark is shown to be below another one. rank: interval, for all tested rows at once.",
         *(f"{name} is not tested: {why}." for name, why in of.ties_untested.items()),
     ]
+
+
+def _front(of: Board) -> list[str]:
+    names = [row.name for row in of.rows if row.front]
+    return [f"On the Pareto front of mean ID and mean OOD: {', '.join(names)}."] if len(of.rows) > 1 and names else []
 
 
 def _off_curve(of: Board, view: View) -> list[str]:

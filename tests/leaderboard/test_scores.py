@@ -87,7 +87,7 @@ def test_without_logits_what_the_maxima_say_is_kept_and_the_rest_is_a_hole(make:
     assert whole.before
     assert part.before
     assert (part.before.nll, part.before.ece) == pytest.approx((whole.before.nll, whole.before.ece), abs=1e-6)
-    assert (part.before.brier, part.after) == (None, None)
+    assert (part.before.brier, part.after) == (record.metrics["sketch"].brier, None)
     assert "--keep-logits adds them" in part.hole
 
 
@@ -106,7 +106,7 @@ def test_log_sum_exps_at_the_temperature_stand_in_for_logits(make: Make, predict
     for key in ("nll", "ece", "ece_adaptive"):
         assert getattr(part.after, key) == pytest.approx(getattr(whole.after, key), abs=1e-6)
     assert part.after.brier is None
-    assert part.hole.startswith("Brier score: the logits of sketch were too many to keep")
+    assert part.hole.startswith("Brier score at T: the logits were too many to keep")
 
 
 def scores(store: Store, *options: str) -> Result:
@@ -128,6 +128,19 @@ def test_every_kind_of_score_has_rows(filled: Store, what: str) -> None:
     (table,) = json.loads(scores(filled, what, "--format", "json").stdout)["tables"]
     assert table["rows"]
     assert {row["method"] for row in table["rows"]} == {"a"}
+
+
+def test_a_reason_is_told_once_with_its_rows_and_splits(make: Make, predict: Predict, store: Store) -> None:
+    for method in ("a", "b"):
+        for seed in range(3):
+            record = make(method, seed)
+            for split in ("id-val", "id-test", "cartoon", "sketch"):
+                predict(record, split, [True, False] * 30, logits=None)
+    (table,) = json.loads(scores(store, "calibration", "--format", "json").stdout)["tables"]
+    assert table["notes"][1:] == [
+        "temperature scaling: the logits were too many to keep; the same `bench run` again with --keep-logits adds them "
+        "(a, b; id-test, cartoon, sketch)."
+    ]
 
 
 def test_parts_say_how_many_images_are_behind_them(filled: Store) -> None:
