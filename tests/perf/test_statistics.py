@@ -180,9 +180,7 @@ def test_ties_of_methods(name: str, seeds: int) -> None:
         "8 equal rows of unequal SD": ([0.66] * 8, [0.001, 0.002, 0.004, 0.008, 0.016, 0.016, 0.03, 0.03]),
         "2 equal best, 1 fixed": ([0.66, 0.66, 0.6, 0.5], [0.0, 0.01, 0.01, 0.01]),
     }[name]
-    fixed = (
-        np.array(spread) > 0
-    )  # what all seeds share (the split, the order of the data) moves only rows that depend on the seed
+    moved = np.array(spread) > 0  # what rows share through a seed moves only those that depend on it
 
     def draw(rng: Rng) -> tuple[Pairs, np.ndarray]:
         shared = 0.005 * rng.standard_normal((seeds, 1)) * moved
