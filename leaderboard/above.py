@@ -27,8 +27,12 @@ Said = dict[str, Outcomes]
 
 def spread(board: Board, predictions: Predictions) -> None:
     """Give the cells of the distance above the curve their intervals over images, or say on the board why there is none."""
-    rows = [row for row in board.rows if ABOVE in row.cells and row.cells[ABOVE].value is not None]
-    found = over_images([row.records for row in rows], yardsticks(board.records), board.shifts.shared, predictions)
+    known = [(row, value) for row in board.rows if ABOVE in row.cells and (value := row.cells[ABOVE].value) is not None]
+    if not known:
+        return
+    rows, estimates = zip(*known, strict=True)
+    curves = yardsticks(board.records)
+    found = over_images([row.records for row in rows], estimates, curves, board.shifts.shared, predictions)
     for row, one in zip(rows, found, strict=True):
         if isinstance(one, Interval):
             row.cells[ABOVE] = replace(row.cells[ABOVE], images=one)
@@ -37,13 +41,17 @@ def spread(board: Board, predictions: Predictions) -> None:
 
 
 def over_images(
-    rows: Sequence[Sequence[RunRecord]], curves: Mapping[int, RunRecord], shifts: Sequence[str], predictions: Predictions
+    rows: Sequence[Sequence[RunRecord]],
+    estimates: Sequence[float],
+    curves: Mapping[int, RunRecord],
+    shifts: Sequence[str],
+    predictions: Predictions,
 ) -> list[Interval | str]:
     """Interval of every row's mean distance above the curves of its seeds, or why there is none.
 
     Args:
-        rows: runs of one board. curves: seed -> the yardstick's run; runs of other seeds are left out. shifts: those of the OOD
-            average.
+        rows: runs of one board. estimates: their mean distances. curves: seed -> the yardstick's run; runs of other seeds are
+            left out. shifts: those of the OOD average.
     """
     reasons: dict[int, str] = {}
     models: list[Said] = []
@@ -71,7 +79,9 @@ def over_images(
     except NotPaired as why:
         return [reasons.get(number, str(why)) for number in range(len(rows))]
     ids, oods = drawn[ID], np.mean([drawn[split] for split in shifts], axis=0)
-    return [reasons.get(number) or interval(distances(ids, oods, seeds)) for number, seeds in enumerate(paired)]
+    return [
+        reasons.get(number) or interval(estimates[number], distances(ids, oods, seeds)) for number, seeds in enumerate(paired)
+    ]
 
 
 def distances(ids: Floats, oods: Floats, seeds: Sequence[tuple[int, slice]]) -> Floats:
@@ -83,8 +93,11 @@ def distances(ids: Floats, oods: Floats, seeds: Sequence[tuple[int, slice]]) -> 
     return np.mean([oods[:, run] - offered(ids[:, at], oods[:, at], ids[:, run]) for run, at in seeds], axis=0)
 
 
-def interval(draws: Floats) -> Interval | str:
-    """The 95 % percentile interval of drawn distances.
+def interval(estimate: float, draws: Floats) -> Interval | str:
+    """The 95 % basic interval (reverse percentile; Davison and Hinkley, 1997) of a distance, or why there is none.
+
+    An envelope is a maximum of uncertain points, which lies too high in the data and again in every draw of them. The basic
+    interval takes that off; a percentile interval would add it twice, and cover 85 % where the curve is flat (simulated).
 
     A draw in which a seed lies outside its curve's range has no distance. It could be anything: it counts beyond both ends, which
     makes the interval wider, and 2.5 % of such draws leave none.
@@ -93,8 +106,10 @@ def interval(draws: Floats) -> Interval | str:
     low = float(np.quantile(np.where(np.isnan(draws), -np.inf, draws), tail, method="lower"))
     high = float(np.quantile(np.where(np.isnan(draws), np.inf, draws), 1 - tail, method="higher"))
     if not (np.isfinite(low) and np.isfinite(high)):
-        return f"in {np.isnan(draws).mean():.0%} of the draws of images its ID lies outside the curve's range"
-    return Interval(low, high, "images", f"paired bootstrap with the curve, {len(draws)} draws")
+        share = 100 * np.isnan(draws).mean()
+        return f"its ID lies so near to the end of the curve's range that {share:.0f} % of the draws of images leave it"
+    how = f"basic paired bootstrap of method and curve, {len(draws)} draws"
+    return Interval(2 * estimate - high, 2 * estimate - low, "images", how)
 
 
 def _said(run: RunRecord, splits: Sequence[str], predictions: Predictions) -> Said:

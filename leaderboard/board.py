@@ -12,8 +12,8 @@ from bench.sweeps.asha import MARK
 from .baseline import Line, chosen
 from .groups import Group, by_row, labels, one_per_seed
 from .intervals import Interval, mean_and_sd, over_seeds
-from .measures import Measure, Shifts, image_interval, measures, shifts_of
-from .tradeoff import on_front
+from .measures import ABOVE, OFFERED, Measure, Shifts, image_interval, measures, shifts_of
+from .tradeoff import YARDSTICK, on_front
 
 Kind = Literal["ranked", "apart", "limited"]
 
@@ -142,9 +142,7 @@ def board(
     baseline = chosen(lines or {}, records)
     columns = measures(records, shifts, by=by, extras=extras, lines=baseline)
     named = labels(records)
-    rows = [
-        BoardRow(key, named[key], runs, {m.key: _cell(m, runs, shifts) for m in columns}) for key, runs in by_row(records).items()
-    ]
+    rows = [BoardRow(key, named[key], runs, {m.key: _cell(m, runs) for m in columns}) for key, runs in by_row(records).items()]
     points = [(row.cells["id"].value, row.cells["ood"].value) for row in rows]
     for row, own in zip(rows, on_front(points), strict=True):
         row.front = own
@@ -153,13 +151,13 @@ def board(
     return made
 
 
-def _cell(measure: Measure, records: Sequence[RunRecord], shifts: Shifts) -> Cell:
+def _cell(measure: Measure, records: Sequence[RunRecord]) -> Cell:
     found = [measure.of(record) for record in records if measure.among is None or measure.among(record)]
     if measure.among is not None and None in found:
         found = []
     known = [value for value in found if value is not None]
     if not known:
-        return Cell(None, hole=_why(measure, records, shifts))
+        return Cell(None, hole=_why(measure, records))
     mean, sd = mean_and_sd(known)
     if not measure.spread:
         return Cell(mean)
@@ -167,15 +165,19 @@ def _cell(measure: Measure, records: Sequence[RunRecord], shifts: Shifts) -> Cel
     return Cell(mean, sd, seeds, image_interval(measure, records))
 
 
-def _why(measure: Measure, records: Sequence[RunRecord], shifts: Shifts) -> str:
+def _why(measure: Measure, records: Sequence[RunRecord]) -> str:
     for split in measure.splits:
         for record in records:
             if split not in record.metrics:
                 return f"{split}: " + (record.holes.get(split) or "not evaluated; the same `bench run` again adds it")
     if measure.key == "ood" or measure.key.endswith("_ood"):
         return "no shift was measured in every run"
-    if measure.key == "above_curve":
-        return "no curve of the same seed, or an ID accuracy outside a curve's range at one seed or more: nothing is extrapolated"
+    if measure.key in (ABOVE, OFFERED):
+        assert measure.among is not None
+        alone = [record.seed for record in records if not measure.among(record)]
+        if len(alone) == len(records):
+            return f"no curve of the same seed: `bench run {YARDSTICK} --seed {alone[0]} --curve` measures one"
+        return "its ID lies outside the curve's range at one seed or more, and nothing is extrapolated"
     if measure.key == "curve_area":
         return "no curve: `bench run --curve` measures it"
     return "not recorded"

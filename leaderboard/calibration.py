@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from bench.evaluation.metrics import expected_calibration_error
+from bench.evaluation.temperature import fitted_temperature
 from bench.runs.record import RunRecord
 
 from .predictions import Predictions
@@ -17,7 +19,6 @@ from .predictions import Predictions
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 BINS = 15
-NO_LOGITS = "the logits of this split are not kept"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Calibration:
     Attributes:
         nll: mean negative log-likelihood, nats. ece: expected calibration error over 15 bins of equal width (Guo et al., 2017).
         ece_adaptive: the same over 15 bins of equal numbers of images (Nguyen and O'Connor, 2015). brier: mean squared distance
-        of the probabilities to the one-hot label; None where only the largest probability is known.
+        of the probabilities to the one-hot label; None where the logits that it needs were not kept.
     """
 
     nll: float
@@ -45,21 +46,6 @@ class Bin:
     images: int
     confidence: float | None
     accuracy: float | None
-
-
-def temperature(logits: Floats, labels: Ints) -> float:
-    """The T > 0 for which softmax(logits / T) has the least NLL (Guo et al., 2017); between 1/50 and 50.
-
-    Args:
-        logits: (N, C) of id-val; selection and fitting see id-val only. labels: (N,).
-    """
-    rows = np.arange(len(labels))
-
-    def nll(log_t: float) -> float:
-        return float(-log_softmax(logits / np.exp(log_t), axis=1)[rows, labels].mean())
-
-    found = minimize_scalar(nll, bounds=(-np.log(50), np.log(50)), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
 
 
 def adaptive_calibration_error(confidence: Floats, correct: NDArray[np.bool_], bins: int = BINS) -> float:
@@ -121,28 +107,54 @@ def scaled(record: RunRecord, split: str, predictions: Predictions) -> Scaled:
 
     Without logits, what the stored maxima, log-sum-exps and label logits determine is there, and the rest is a hole.
     """
-    names = ("label", "prediction", "label_logit", "maximum", "log_sum_exp", "logits")
-    here, val = predictions.columns(record, split, names), predictions.columns(record, "id-val", ("label", "logits"))
+    names = ("label", "prediction", "label_logit", "maximum", "log_sum_exp", "log_sum_exp_scaled", "logits")
+    here = predictions.columns(record, split, names)
     if here is None:
-        return Scaled(hole=record.holes.get(split) or f"no predictions on {split} are kept")
+        return Scaled(hole=record.holes.get(split) or "no predictions are kept")
     labels = here["label"]
     if "logits" not in here:
-        confidence = np.exp(here["maximum"].astype(float) - here["log_sum_exp"])
-        correct = here["prediction"] == labels
+        return _condensed(record, split, here)
+    logits = here["logits"].astype(float)
+    before, diagram = calibration(logits, labels), _diagram(logits, labels, 1.0)
+    t = record.temperature or _fitted(record, predictions)
+    if t is None:
+        return Scaled(before, diagram, hole=f"temperature scaling: id-val: {_not_kept(record)}")
+    return Scaled(before, diagram, t, calibration(logits, labels, t), _diagram(logits, labels, t))
+
+
+def _fitted(record: RunRecord, predictions: Predictions) -> float | None:
+    """The temperature that runs of earlier versions did not record."""
+    val = predictions.columns(record, "id-val", ("label", "logits"))
+    return None if val is None or "logits" not in val else fitted_temperature(val["logits"], val["label"])
+
+
+def _condensed(record: RunRecord, split: str, here: Mapping[str, NDArray[Any]]) -> Scaled:
+    """From maxima, label logits and log-sum-exps, which give everything but the Brier score; the record has that as trained."""
+    correct = here["prediction"] == here["label"]
+
+    def at(t: float, log_sum_exp: Floats, brier: float | None) -> tuple[Calibration, tuple[Bin, ...]]:
+        confidence = np.minimum(np.exp(here["maximum"].astype(float) / t - log_sum_exp), 1.0)
         found = Calibration(
-            nll=float((here["log_sum_exp"] - here["label_logit"]).mean()),
+            nll=float((log_sum_exp - here["label_logit"].astype(float) / t).mean()),
             ece=expected_calibration_error(confidence, correct, BINS),
             ece_adaptive=adaptive_calibration_error(confidence, correct),
-            brier=None,
+            brier=brier,
         )
-        return Scaled(found, tuple(reliability(confidence, correct)), hole=f"{split}: {NO_LOGITS}")
-    logits = here["logits"].astype(float)
-    before = calibration(logits, labels)
-    diagram = _diagram(logits, labels, 1.0)
-    if val is None or "logits" not in val:
-        return Scaled(before, diagram, hole=f"id-val: {NO_LOGITS if val else 'no predictions are kept'}")
-    t = temperature(val["logits"].astype(float), val["label"])
-    return Scaled(before, diagram, t, calibration(logits, labels, t), _diagram(logits, labels, t))
+        return found, tuple(reliability(confidence, correct))
+
+    before, diagram = at(1.0, here["log_sum_exp"].astype(float), record.metrics[split].brier)
+    t, kept = record.temperature, here.get("log_sum_exp_scaled")
+    if t is None or kept is None:
+        return Scaled(before, diagram, hole=f"temperature scaling: {_not_kept(record)}")
+    after, scaled_diagram = at(t, kept, None)
+    return Scaled(before, diagram, t, after, scaled_diagram, hole=f"Brier score at T: {_not_kept(record)}")
+
+
+def _not_kept(record: RunRecord) -> str:
+    """Why there are no logits, and the switch that would have kept them."""
+    if record.origin:
+        return "its pack has no logits; `bench pack --logits` carries what a run kept, and `bench run --keep-logits` keeps all"
+    return "the logits were too many to keep; the same `bench run` again with --keep-logits adds them"
 
 
 def _diagram(logits: Floats, labels: Ints, t: float) -> tuple[Bin, ...]:

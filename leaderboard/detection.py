@@ -52,7 +52,7 @@ def detection(record: RunRecord, shift: str, predictions: Predictions) -> Detect
     projection = record.projections.get(shift)
     if projection:
         return Detection(
-            hole=f"{shift} is scored over its own classes ({projection}) and {ID} over all: the scores have no common scale"
+            hole=f"scored over the shift's own classes ({projection}) and {ID} over all: the scores have no common scale"
         )
     scores = []
     for split in (ID, shift):

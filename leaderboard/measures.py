@@ -13,8 +13,8 @@ from .baseline import Line, effective, matched_id
 from .intervals import Interval, over_images
 from .tradeoff import ID, above_curve, area_under_curve, yardsticks
 
-#: Key of the column of the distance above the curve.
-ABOVE = "above_curve"
+#: Keys of the columns of the distance above the curve, and of what the curve offers.
+ABOVE, OFFERED = "above_curve", "curve_ood"
 
 
 def when(record: RunRecord) -> str:
@@ -170,11 +170,21 @@ def _above(records: Sequence[RunRecord], shifts: Sequence[str]) -> list[Measure]
         curve = curves.get(record.seed)
         return None if curve is None else above_curve(record, curve, shifts)
 
-    measure = Measure(ABOVE, "above curve", "percent", distance, among=lambda record: record.seed in curves)
-    return [measure] if curves else []
+    def offer(record: RunRecord) -> float | None:
+        above, own = distance(record), _ood("score", shifts)(record)
+        return None if above is None or own is None else own - above
+
+    def among(record: RunRecord) -> bool:
+        return record.seed in curves
+
+    made = [
+        Measure(ABOVE, "above curve", "percent", distance, among=among),
+        Measure(OFFERED, "curve at that ID", "percent", offer, among=among, human=False),
+    ]
+    return made if curves else []
 
 
-_TAKEN = {"group", "suite", "backbone", "method", "external", "runs", "seeds", "fits", "id", "ood", "above_curve", "cost"}
+_TAKEN = {"group", "suite", "backbone", "method", "external", "runs", "seeds", "fits", "id", "ood", ABOVE, OFFERED, "cost"}
 _TAKEN |= {
     "status",
     "seed",

@@ -1,8 +1,9 @@
 """Runs from others into a store: every pack is checked in full, and nothing is written unless all of it adds up.
 
 What is checked is that a run is consistent: its ids are the hashes of what it states, its predictions are about the images that
-it names, and its metrics are those of its predictions. That its weights were trained as stated cannot be seen from here, nor can
-its curve and its times be computed anew; a merged record names the pack that it came from.
+it names, and its metrics, its temperature and (where what its points predict was kept) its curve are those of its predictions.
+That its weights were trained as stated cannot be seen from here, nor can its times be measured anew; a merged record names the
+pack that it came from.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.identity import canonical_json, digest
+from bench.runs.predictions import alpha_column
 from bench.runs.record import RunRecord
 from bench.runs.store import Store
 
 from .pack import Pack, Packed, Refused, open_pack
-from .rescoring import contradiction, disagreement, said_by
+from .rescoring import contradiction, disagreement, off_curve, said_by, wrong_temperature
 from .truths import DataOfSuite, Truths, columns_of, truth_of
 
 if TYPE_CHECKING:
@@ -110,6 +112,9 @@ def _write(store: Store, pack: Pack, packed: Packed, record: RunRecord) -> None:
             images, outcomes = _tables(pack, packed, record, split)
             table = _whole(images, outcomes)
             write_with(folder / "predictions" / f"{split}.parquet", lambda path, t=table: pq.write_table(t, path))  # type: ignore[misc]
+            if packed.curve:
+                table = _whole(images, _curve_table(pack, packed, record, split))
+                write_with(folder / "curve" / f"{split}.parquet", lambda path, t=table: pq.write_table(t, path))  # type: ignore[misc]
         lease.check()
         origin = {"pack": pack.path.name, "digest": pack.manifest.digest}
         store.save_run(record.model_copy(update={"origin": origin}))
@@ -122,9 +127,10 @@ def _whole(images: pa.Table, outcomes: pa.Table) -> pa.Table:
 
     columns = {name: images[name] for name in images.column_names}
     columns |= {name: outcomes[name] for name in outcomes.column_names}
-    columns["prediction"] = columns["prediction"].cast(pa.int64())
-    columns["label_logit"] = pc.coalesce(columns["label_logit"], columns["maximum"])
-    columns["log_sum_exp"] = columns["log_sum_exp"].cast(pa.float64())
+    if "prediction" in columns:
+        columns["prediction"] = columns["prediction"].cast(pa.int64())
+        columns["label_logit"] = pc.coalesce(columns["label_logit"], columns["maximum"])
+        columns["log_sum_exp"] = columns["log_sum_exp"].cast(pa.float64())
     return pa.table(columns)
 
 
@@ -151,6 +157,13 @@ def checked(pack: Pack, packed: Packed, truths: Truths) -> RunRecord:
             raise pack.refused(f"its predictions contradict themselves: {why}", where)
         if why := disagreement(metrics, said):
             raise pack.refused(f"its metrics are not those of its predictions: {why}", where)
+        if why := wrong_temperature(record.temperature, said, fitted_here=split == "id-val"):
+            raise pack.refused(f"its temperature is not that of its predictions: {why}", where)
+        if packed.curve:
+            points = columns_of(_curve_table(pack, packed, record, split))
+            for point in record.curve:
+                if why := off_curve(point.scores[split], metrics.metric, points[alpha_column(point.alpha)], said):
+                    raise pack.refused(f"its curve at alpha {point.alpha:g} is not that of its predictions: {why}", where)
     return record
 
 
@@ -209,6 +222,8 @@ def _split_problems(packed: Packed, record: RunRecord) -> Iterable[str]:
     measured = record.metrics.keys()
     if not measured or not measured == record.data.keys() == packed.images.keys() == packed.outcomes.keys():
         yield "its metrics, its data and its predictions are not of the same splits"
+    if packed.curve and (not record.curve or packed.curve.keys() != measured):
+        yield "what its curve predicts and its curve are not of the same splits"
     if unknown := measured - {"id-val", "id-test", *record.shifts}:
         yield f"{min(unknown)} is not a split of its suite"
     if silent := [split for split in record.shifts if split not in measured and split not in record.holes]:
@@ -285,6 +300,19 @@ def _tables(pack: Pack, packed: Packed, record: RunRecord, split: str) -> tuple[
     )
 
 
+def _curve_table(pack: Pack, packed: Packed, record: RunRecord, split: str) -> pa.Table:
+    """What the points of the record's curve said about a split, a column each.
+
+    Raises:
+        Refused: it is something else.
+    """
+    import pyarrow as pa
+
+    columns = {alpha_column(point.alpha): pa.int32() for point in record.curve}
+    where = f"{record.label[:80]}, seed {record.seed}, curve on {split}"
+    return _table(pack, packed.curve[split], columns, record.metrics[split].images, where)
+
+
 def _table(pack: Pack, sha: str, columns: dict[str, Any], rows: int, where: str) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -297,6 +325,8 @@ def _table(pack: Pack, sha: str, columns: dict[str, Any], rows: int, where: str)
             classes = 0
             # A run keeps no logits where images times classes are too many.
             kind = found.get("logits", pa.null())
+            if "runner_up" in columns and "logits" not in found and found.get("log_sum_exp_scaled") == pa.float64():
+                del found["log_sum_exp_scaled"]
             if "runner_up" in columns and pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16():
                 classes = min(found.pop("logits").list_size, _MOST_CLASSES)
             if found != columns:
@@ -304,7 +334,7 @@ def _table(pack: Pack, sha: str, columns: dict[str, Any], rows: int, where: str)
             # What a blob unpacks to is bounded by what that many rows can need.
             groups = range(file.metadata.num_row_groups)
             unpacked = sum(file.metadata.row_group(group).total_byte_size for group in groups)
-            if unpacked > rows * (_LONGEST_KEY + 64 + 4 * classes) + 2**20:
+            if unpacked > rows * (_LONGEST_KEY + 64 + 4 * (classes + len(columns))) + 2**20:
                 raise pack.refused(f"its predictions would unpack to {unpacked} bytes", where)
             table = file.read()
     except (OSError, ValueError, pa.ArrowException, OverflowError) as error:

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from bench.runs.store import Store
 
-SCHEMA = 1
+#: 2: the curves' predictions, and log-sum-exps at the temperature of id-val where logits were too many to keep.
+SCHEMA = 2
 #: No split of any suite comes near it: 100,000 images with half-precision logits over 1,000 classes are 0.2 GB.
 LARGEST_BLOB = 2 * 2**30
 LARGEST_MANIFEST = 64 * 2**20
@@ -57,6 +58,13 @@ class Packed(_Part):
     record: str = Field(description="blob of its record")
     images: dict[str, str] = Field(description="split -> blob of its images")
     outcomes: dict[str, str] = Field(description="split -> blob of what the run said about them, in the order of the images")
+    curve: dict[str, str] = Field(
+        default_factory=dict, description="split -> blob of what its curve's points said, likewise; none where that was not kept"
+    )
+
+    def blobs(self) -> list[str]:
+        """All that it names."""
+        return [self.record, *self.images.values(), *self.outcomes.values(), *self.curve.values()]
 
 
 class Manifest(_Part):
@@ -67,10 +75,6 @@ class Manifest(_Part):
     logits: bool = Field(description="whether the outcomes hold the logits")
     runs: list[Packed]
     digest: str = Field("", description="hash of all the above")
-
-    def own_digest(self) -> str:
-        """What `digest` has to be."""
-        return digest(self.model_dump(exclude={"digest"}))
 
 
 class Refused(BenchError):
@@ -115,9 +119,14 @@ def _fill(archive: zipfile.ZipFile, store: Store, records: Sequence[RunRecord], 
             packed.images[split] = add(_parquet(table.select(list(IMAGES))))
             outcomes = table.drop_columns(list(IMAGES))
             packed.outcomes[split] = add(_parquet(outcomes if logits else condensed(table)))
+            path = store.run_dir(record) / "curve" / f"{split}.parquet"
+            if record.curve and path.exists():
+                packed.curve[split] = add(_parquet(_in_order(_predictions(path), table["key"], path)))
+        if packed.curve.keys() != packed.images.keys():
+            packed.curve = {}  # a part of a curve is none
         runs.append(packed)
     manifest = Manifest(made_by=f"shiftbench {version('shiftbench')}", logits=logits, runs=runs)
-    manifest.digest = manifest.own_digest()
+    manifest.digest = digest(manifest.model_dump(exclude={"digest"}))
     archive.writestr(_member(_MANIFEST), manifest.model_dump_json(indent=1))
     return manifest
 
@@ -168,6 +177,18 @@ def _predictions(path: Path) -> pa.Table:
         raise BenchError(
             f"predictions cannot be read: {error}", where=str(path), fix="remove the run's folder and run again; the fit is kept"
         ) from error
+
+
+def _in_order(curve: pa.Table, keys: pa.ChunkedArray, path: Path) -> pa.Table:
+    """What a curve's points said, without the columns that all share, about these images."""
+    import pyarrow.compute as pc
+
+    at = pc.index_in(keys, value_set=curve["key"])
+    if at.null_count or len(curve) != len(keys):
+        raise BenchError(
+            "the curve's predictions are about other images than the run's", where=str(path), fix="remove the folder `curve`"
+        )
+    return curve.drop_columns(list(IMAGES)).take(at)
 
 
 def condensed(table: pa.Table) -> pa.Table:
@@ -291,9 +312,10 @@ class Pack:
             manifest = Manifest.model_validate(content)
         except (ValueError, AttributeError, RecursionError) as error:
             raise self.refused(f"its manifest is damaged: {type(error).__name__}") from error
-        if manifest.digest != manifest.own_digest():
+        # Of what is written there: a manifest of an earlier schema has fewer fields.
+        if manifest.digest != digest({key: value for key, value in content.items() if key != "digest"}):
             raise self.refused("its manifest was edited: the hash of its content is another one")
-        named = {f"blobs/{sha}" for run in manifest.runs for sha in (run.record, *run.images.values(), *run.outcomes.values())}
+        named = {f"blobs/{sha}" for run in manifest.runs for sha in run.blobs()}
         if unnamed := sorted(self._members.keys() - named - {_MANIFEST}):
             raise self.refused(f"it holds {len(unnamed)} blob(s) that its manifest does not name, such as {unnamed[0]}")
         ids = [run.eval_id for run in manifest.runs]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from bench.evaluation.temperature import fitted_temperature, nll_at
 from bench.runs.record import SplitMetrics
 
 Floats = NDArray[np.float64]
@@ -34,11 +35,13 @@ class Said:
     maximum: Floats
     log_sum_exp: Floats
     logits: Floats | None = None
+    scaled: Floats | None = None
 
 
 def contradiction(said: Said) -> str:
     """In what the columns contradict each other; empty if they do not."""
-    columns = [said.label_logit, said.maximum, said.log_sum_exp, *([] if said.logits is None else [said.logits])]
+    kept = (said.logits, said.scaled)
+    columns = [said.label_logit, said.maximum, said.log_sum_exp, *(column for column in kept if column is not None)]
     if not all(np.isfinite(column).all() for column in columns):
         return "a logit is not finite"
     if (said.labels < 0).any() or (said.predicted < 0).any():
@@ -95,22 +98,63 @@ def disagreement(stated: SplitMetrics, said: Said) -> str:
     return ""
 
 
+def wrong_temperature(stated: float | None, said: Said, *, fitted_here: bool) -> str:
+    """In what a run's temperature and what it said contradict each other; empty if in nothing, or if too little was kept to tell.
+
+    Args:
+        fitted_here: `said` is about id-val, where the temperature has the least NLL. Half-precision logits move it a little: it
+            is the loss there that is held against the least.
+    """
+    if stated is None:
+        return "" if said.scaled is None else "there are log-sum-exps at a temperature, and none is stated"
+    if not 0 < stated < np.inf:
+        return f"{stated:g}"
+    if said.scaled is not None and (said.scaled < said.maximum / stated - 1e-6 * (np.abs(said.maximum / stated) + 1)).any():
+        return f"a log-sum-exp at {stated:.4g} is below the largest logit"
+    if fitted_here and said.logits is not None:
+        least = fitted_temperature(said.logits, said.labels)
+        loss, best = (nll_at(t, said.logits, said.labels) for t in (stated, least))
+        return f"{stated:.4g} stated, {least:.4g} fitted on id-val" if loss > best + 1e-4 * (1 + best) else ""
+    return ""
+
+
+def off_curve(stated: float, metric: str, predicted: Ints, said: Said) -> str:
+    """In what a point's stated score is not that of its predictions; empty if it is.
+
+    Args:
+        predicted: (N,) by the point. said: by the run itself, about the same images.
+    """
+    if (predicted < 0).any():
+        return "a class has a negative number"
+    found = _shares(said.labels, said.groups, predicted).get(metric)
+    if found is None or abs(found - stated) > 1e-9:
+        return f"{metric} {_shown(stated)} stated, {_shown(found)} by the predictions"
+    return ""
+
+
 def rescored(said: Said) -> dict[str, float | None]:
     """Metrics by their names in `SplitMetrics`, but for the Brier score."""
-    from sklearn.metrics import f1_score
-
     from bench.evaluation.metrics import expected_calibration_error
 
     correct = said.predicted == said.labels
-    classes = np.unique(said.labels)
-    groups = np.unique(said.groups[said.groups >= 0])
     return {
-        "accuracy": float(correct.mean()),
-        "class_mean": float(np.mean([correct[said.labels == c].mean() for c in classes])),
-        "macro_f1": float(f1_score(said.labels, said.predicted, labels=classes, average="macro", zero_division=0)),
-        "worst_group": float(min(correct[said.groups == g].mean() for g in groups)) if len(groups) else None,
+        **_shares(said.labels, said.groups, said.predicted),
         "nll": float((said.log_sum_exp - said.label_logit).mean()),
         "ece": expected_calibration_error(np.minimum(np.exp(said.maximum - said.log_sum_exp), 1.0), correct),
+    }
+
+
+def _shares(labels: Ints, groups: Ints, predicted: Ints) -> dict[str, float | None]:
+    """The metrics that predicted classes alone determine, by their names in `SplitMetrics`."""
+    from sklearn.metrics import f1_score
+
+    correct = predicted == labels
+    classes, named = np.unique(labels), np.unique(groups[groups >= 0])
+    return {
+        "accuracy": float(correct.mean()),
+        "class_mean": float(np.mean([correct[labels == c].mean() for c in classes])),
+        "macro_f1": float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0)),
+        "worst_group": float(min(correct[groups == g].mean() for g in named)) if len(named) else None,
     }
 
 
@@ -133,7 +177,7 @@ def said_by(images: dict[str, NDArray[Any]], outcomes: dict[str, NDArray[Any]]) 
     """From the columns of a pack's two tables; an empty `label_logit` (NaN) is the maximum."""
     top = outcomes["maximum"].astype(np.float64)
     label = outcomes["label_logit"].astype(np.float64)
-    logits = outcomes.get("logits")
+    logits, scaled = outcomes.get("logits"), outcomes.get("log_sum_exp_scaled")
     return Said(
         labels=images["label"].astype(np.int64),
         groups=images["group"].astype(np.int64),
@@ -142,6 +186,7 @@ def said_by(images: dict[str, NDArray[Any]], outcomes: dict[str, NDArray[Any]]) 
         maximum=top,
         log_sum_exp=outcomes["log_sum_exp"].astype(np.float64),
         logits=None if logits is None else logits.astype(np.float64),
+        scaled=None if scaled is None else scaled.astype(np.float64),
     )
 
 

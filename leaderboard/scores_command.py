@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -120,6 +120,28 @@ def _averaged(row: BoardRow, of: Callable[[RunRecord], dict[str, float | None]],
     return made
 
 
+class _Holes:
+    """Why numbers are missing, each reason once with the rows and splits that it is about."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+
+    def add(self, why: str, row: BoardRow, split: str) -> None:
+        """Nothing for an empty reason."""
+        if why:
+            rows, splits = self._found.setdefault(why, ({}, {}))
+            rows[row.name], splits[split] = None, None
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each reason."""
+        return [f"{why} ({_listed(rows)}; {_listed(splits, 12)})." for why, (rows, splits) in self._found.items()]
+
+
+def _listed(names: Collection[str], most: int = 4) -> str:
+    return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def _columns(kinds: dict[str, tuple[str, Kind]]) -> list[Column]:
     return [Column(key, title, kind, spread=f"{key}_sd") for key, (title, kind) in kinds.items()]
 
@@ -127,53 +149,51 @@ def _columns(kinds: dict[str, tuple[str, Kind]]) -> list[Column]:
 _CALIBRATION: dict[str, tuple[str, Kind]] = {
     "temperature": ("T", "number"),
     "nll": ("NLL", "number"),
-    "nll_scaled": ("at T", "number"),
+    "nll_scaled": ("NLL at T", "number"),
     "ece": ("ECE", "percent"),
-    "ece_scaled": ("at T", "percent"),
+    "ece_scaled": ("ECE at T", "percent"),
     "ece_adaptive": ("adaptive ECE", "percent"),
-    "ece_adaptive_scaled": ("at T", "percent"),
+    "ece_adaptive_scaled": ("adaptive ECE at T", "percent"),
     "brier": ("Brier", "number"),
-    "brier_scaled": ("at T", "number"),
+    "brier_scaled": ("Brier at T", "number"),
 }
 
 
 def _calibration(board: Board, splits: Sequence[str], predictions: Predictions, worst: int) -> Table:
     from .calibration import scaled
 
-    holes: dict[str, None] = {}
+    holes = _Holes()
 
-    def of(record: RunRecord, split: str) -> dict[str, float | None]:
+    def of(record: RunRecord, row: BoardRow, split: str) -> dict[str, float | None]:
         found = scaled(record, split, predictions)
-        if found.hole:
-            holes[f"{record.label} (seed {record.seed}): {found.hole}."] = None
+        holes.add(found.hole, row, split)
         made: dict[str, float | None] = {"temperature": found.temperature}
         for ending, part in (("", found.before), ("_scaled", found.after)):
             made |= {f"{key}{ending}": getattr(part, key, None) for key in ("nll", "ece", "ece_adaptive", "brier")}
         return made
 
     rows = [
-        {**_names(board, row, split), **_averaged(row, lambda r, s=split: of(r, s), list(_CALIBRATION))}  # type: ignore[misc]
+        {**_names(board, row, split), **_averaged(row, lambda r, o=row, s=split: of(r, o, s), list(_CALIBRATION))}  # type: ignore[misc]
         for split in splits
         for row in board.rows
     ]
     note = (
         "Means ± sample SD over seeds. ECE over 15 bins, of equal width and (adaptive) of equal numbers of images. T: the "
-        "temperature with the least NLL on id-val; `at T` is the column before it, after scaling."
+        "temperature with the least NLL on id-val, which is the only split that it sees. NLL in nats."
     )
-    return Table([*NAMES, *_columns(_CALIBRATION)], rows, notes=[note, *holes])
+    return Table([*NAMES, *_columns(_CALIBRATION)], rows, notes=[note, *holes.notes])
 
 
 def _reliability(board: Board, splits: Sequence[str], predictions: Predictions, worst: int) -> Table:
     from .calibration import scaled
 
     rows: list[Row] = []
-    holes: dict[str, None] = {}
+    holes = _Holes()
     for split in splits:
         for row in board.rows:
             for record in row.records:
                 found = scaled(record, split, predictions)
-                if found.hole:
-                    holes[f"{record.label} (seed {record.seed}): {found.hole}."] = None
+                holes.add(found.hole, row, split)
                 for name, diagram in (("as trained", found.diagram), ("at T", found.scaled_diagram)):
                     for b in diagram:
                         bin_: dict[str, Cell] = {"low": b.low, "high": b.high, "images": b.images}
@@ -188,26 +208,25 @@ def _reliability(board: Board, splits: Sequence[str], predictions: Predictions, 
     ]
     columns += [Column("images", kind="count")]
     columns += [Column("confidence", kind="percent"), Column("accuracy", kind="percent")]
-    return Table(columns, rows, notes=list(holes))
+    return Table(columns, rows, notes=holes.notes)
 
 
 _DETECTION: dict[str, tuple[str, Kind]] = {
     "probability_auroc": ("AUROC, max probability", "percent"),
-    "probability_fpr95": ("FPR95", "percent"),
+    "probability_fpr95": ("its FPR95", "percent"),
     "energy_auroc": ("AUROC, energy", "percent"),
-    "energy_fpr95": ("FPR95", "percent"),
+    "energy_fpr95": ("its FPR95", "percent"),
 }
 
 
 def _detection(board: Board, splits: Sequence[str], predictions: Predictions, worst: int) -> Table:
     from .detection import detection
 
-    holes: dict[str, None] = {}
+    holes = _Holes()
 
-    def of(record: RunRecord, split: str) -> dict[str, float | None]:
+    def of(record: RunRecord, row: BoardRow, split: str) -> dict[str, float | None]:
         found = detection(record, split, predictions)
-        if found.hole:
-            holes[f"{record.label} (seed {record.seed}): {found.hole}."] = None
+        holes.add(found.hole, row, split)
         return {
             f"{score}_{number}": getattr(getattr(found, score), number, None)
             for score in ("probability", "energy")
@@ -215,7 +234,7 @@ def _detection(board: Board, splits: Sequence[str], predictions: Predictions, wo
         }
 
     rows = [
-        {**_names(board, row, split), **_averaged(row, lambda r, s=split: of(r, s), list(_DETECTION))}  # type: ignore[misc]
+        {**_names(board, row, split), **_averaged(row, lambda r, o=row, s=split: of(r, o, s), list(_DETECTION))}  # type: ignore[misc]
         for split in splits
         for row in board.rows
     ]
@@ -223,7 +242,7 @@ def _detection(board: Board, splits: Sequence[str], predictions: Predictions, wo
         "A shift's images against those of id-test, means ± sample SD over seeds. AUROC 50 is chance. FPR95: share of the "
         "shift's images that pass as ID where 95 % of the ID images do."
     )
-    return Table([*NAMES, *_columns(_DETECTION)], rows, notes=[note, *holes])
+    return Table([*NAMES, *_columns(_DETECTION)], rows, notes=[note, *holes.notes])
 
 
 def _parts(by: Literal["class", "group"]) -> Any:
@@ -232,14 +251,14 @@ def _parts(by: Literal["class", "group"]) -> Any:
         from .strata import NotPaired
 
         rows: list[Row] = []
-        holes: dict[str, None] = {}
+        holes = _Holes()
         names = _class_names(board.group.suite) if by == "class" else ()
         for split in splits:
             for row in board.rows:
                 try:
                     found = sorted(parts(row.records, split, by, predictions), key=lambda part: (part.accuracy, part.number))
                 except NotPaired as why:
-                    holes[f"{why}."] = None
+                    holes.add(str(why), row, split)
                     continue
                 for part in found[: worst or None]:
                     cells: dict[str, Cell] = {"number": part.number, "accuracy": part.accuracy, "accuracy_sd": part.sd}
@@ -252,7 +271,7 @@ def _parts(by: Literal["class", "group"]) -> Any:
         columns += [Column("high", "to", "percent"), Column("images", kind="count")]
         shown = f"The {worst} worst of every row and split" if worst else "All of them"
         note = f"{shown}; mean ± sample SD over seeds; Wilson interval over the images of one {by}."
-        return Table(columns, rows, notes=[note, *holes] if rows else list(holes))
+        return Table(columns, rows, notes=[note, *holes.notes] if rows else holes.notes)
 
     return made
 

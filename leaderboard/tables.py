@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,11 +16,11 @@ from .above import spread
 from .baseline import baselines
 from .board import Board, BoardRow, Kind, board
 from .groups import Group, by_row, groups, labels, row_key
-from .measures import ENDINGS, Measure, Shifts
+from .measures import ABOVE, ENDINGS, Measure, Shifts
 from .predictions import Predictions
 from .printed import bold, caption, printed
 from .ties import Question, mark
-from .tradeoff import ID, YARDSTICK
+from .tradeoff import ID, yardsticks
 
 Spread = Literal["sd", "seeds", "images"]
 NAMES = [Column("group", human=False), Column("suite", human=False), Column("backbone", human=False), Column("method")]
@@ -114,8 +114,9 @@ def notes(of: Board, view: View) -> list[str]:
     return [
         _reading(of.records, of.shifts, of.columns, view),
         *_ties(of),
+        *_front(of),
         *_baseline(of),
-        *_off_curve(of),
+        *_off_curve(of, view),
         *_missing(of.records, of.shifts),
         *_seeds(of.records, of.aside),
         *_marks(of.records),
@@ -204,11 +205,27 @@ def _ties(of: Board) -> list[str]:
     ]
 
 
-def _off_curve(of: Board) -> list[str]:
-    blank = {row.name: row.cells["above_curve"].hole for row in of.rows if "above_curve" in row.cells}
-    names = [name for name, why in blank.items() if why]
-    who = ", ".join(names) if len(names) <= 3 else f"{len(names)} of {len(blank)} rows"
-    return [f"Above curve is blank for {who}: {blank[names[0]]}."] if names else []
+def _front(of: Board) -> list[str]:
+    names = [row.name for row in of.rows if row.front]
+    return [f"On the Pareto front of mean ID and mean OOD: {', '.join(names)}."] if len(of.rows) > 1 and names else []
+
+
+def _off_curve(of: Board, view: View) -> list[str]:
+    blank = _by_reason({row.name: row.cells[ABOVE].hole for row in of.rows if ABOVE in row.cells and row.cells[ABOVE].hole})
+    notes = [f"Above curve is blank for {who}: {why}." for why, who in blank.items()]
+    if view.spread == "images":
+        notes += [
+            f"Above curve has no interval over images for {who}: {why}." for why, who in _by_reason(of.above_unspread).items()
+        ]
+    return notes
+
+
+def _by_reason(found: Mapping[str, str]) -> dict[str, str]:
+    """Reason -> the names of the rows that have it, or how many they are."""
+    made: dict[str, list[str]] = {}
+    for name, why in found.items():
+        made.setdefault(why, []).append(name)
+    return {why: ", ".join(names) if len(names) <= 3 else f"{len(names)} rows" for why, names in made.items()}
 
 
 def _baseline(of: Board) -> list[str]:
@@ -236,11 +253,11 @@ def _reading(records: Sequence[RunRecord], shifts: Shifts, columns: Sequence[Mea
         spread = f"mean over {seeds} with its 95 % t-interval over seeds"
     elif view.spread == "images":
         spread = f"mean over {seeds} with its 95 % Wilson interval over images (MOVER for means over shifts)"
-    above = (
-        f" Above curve = OOD minus what the interpolation curve of the same seed's {YARDSTICK} offers at that ID."
-        if any(column.key == "above_curve" for column in columns)
-        else ""
-    )
+    above = ""
+    if any(column.key == ABOVE for column in columns):
+        curve = next(iter(yardsticks(records).values())).label
+        above = f" Above curve = OOD minus what the interpolation curve of the same seed's {curve} offers at that ID"
+        above += ", interval by a paired bootstrap of both." if view.spread == "images" else "."
     factors = (
         " In brackets: the number of shifts behind a factor, those outside the OOD average included."
         if view.by == "factor"

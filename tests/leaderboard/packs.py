@@ -8,16 +8,20 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import logsumexp
 
+from bench.data.split import Split
 from bench.evaluation.metrics import score
+from bench.evaluation.temperature import fitted_temperature
 from bench.identity import digest
-from bench.runs.record import RunRecord
+from bench.runs.predictions import write_curve
+from bench.runs.record import CurvePoint, RunRecord
 from bench.runs.store import Store
 
 SPLITS = ("id-val", "id-test", "art", "sketch")
@@ -25,9 +29,20 @@ CLASSES = 4
 
 
 def stored_run(
-    store: Store, method: str = "wise-ft", seed: int = 0, *, images: int = 60, skill: float = 2.0, **fields: Any
+    store: Store,
+    method: str = "wise-ft",
+    seed: int = 0,
+    *,
+    images: int = 60,
+    skill: float = 2.0,
+    curve: bool = False,
+    **fields: Any,
 ) -> RunRecord:
-    """A done run in the store, as `bench run` leaves one: predictions by a classifier of some skill, metrics of just those."""
+    """A done run in the store, as `bench run` leaves one: predictions by a classifier of some skill, metrics of just those.
+
+    Args:
+        curve: with an interpolation curve of three points, of which the last one is the run itself.
+    """
     parameters = {"alpha": 0.5, "lr": 0.1}
     identity = {"name": method, "version": 1, "source": "", "parameters": parameters}
     data = {split: hashlib.sha256(split.encode()).hexdigest() for split in SPLITS}
@@ -64,11 +79,29 @@ def stored_run(
         draw = np.random.default_rng([number, seed, *method.encode()])
         logits = draw.normal(size=(images, CLASSES)).astype(np.float32)
         logits[np.arange(images), labels] += np.float32(skill / (1 + number / 2))
+        if split == "id-val":
+            record.temperature = fitted_temperature(logits, labels)
+        if curve:
+            start = draw.normal(size=(images, CLASSES)) + (number > 1) * np.eye(CLASSES)[labels]
+            line = {alpha: ((1 - alpha) * start + alpha * logits).argmax(axis=1) for alpha in (0.0, 0.5, 1.0)}
+            write_curve(store.run_dir(record) / "curve" / f"{split}.parquet", _split(split, labels, groups), line)
+            for alpha, said in line.items():
+                point = next((p for p in record.curve if p.alpha == alpha), None)
+                if point is None:
+                    record.curve.append(point := CurvePoint(alpha=alpha, scores={}, ood=None))
+                point.scores[split] = float((said == labels).mean())
         record.metrics[split] = score(logits, labels, groups)
         write_predictions(store.run_dir(record) / "predictions" / f"{split}.parquet", split, logits, labels, groups)
     record.ood = float(np.mean([record.metrics[split].score for split in record.averaged]))
+    for point in record.curve:
+        point.ood = float(np.mean([point.scores[split] for split in record.averaged]))
     store.save_run(record)
     return record
+
+
+def _split(name: str, labels: Any, groups: Any) -> Split:
+    keys = np.array([f"{name}/{i:03d}.png" for i in range(len(labels))])
+    return cast(Split, SimpleNamespace(keys=keys, labels=labels, groups=groups))
 
 
 def write_predictions(path: Path, split: str, logits: Any, labels: Any, groups: Any) -> None:
@@ -129,7 +162,7 @@ class Forger:
         self.record(with_ids, run)
 
     def table(self, kind: str, change: Callable[[dict[str, Any]], Any], split: str = "art", run: int = 0) -> None:
-        """Change the columns (as lists) of the `images` or the `outcomes` of a run's split."""
+        """Change the columns (as lists) of the `images`, `outcomes` or `curve` of a run's split."""
         packed = self.manifest["runs"][run]
         table = pq.read_table(io.BytesIO(self.blobs[packed[kind][split]]))
         columns = {name: table[name].to_pylist() for name in table.column_names}
@@ -144,7 +177,8 @@ class Forger:
         if self.rehash:
             self.manifest["digest"] = digest({key: value for key, value in self.manifest.items() if key != "digest"})
             runs = self.manifest["runs"]
-            named = {sha for run in runs for sha in (run["record"], *run["images"].values(), *run["outcomes"].values())}
+            kinds = ("images", "outcomes", "curve")
+            named = {sha for run in runs for sha in (run["record"], *(sha for kind in kinds for sha in run[kind].values()))}
             self.blobs = {sha: content for sha, content in self.blobs.items() if sha in named}
         with zipfile.ZipFile(path, "w", self.compression) as archive:
             for sha, content in self.blobs.items():

@@ -244,7 +244,8 @@ def test_the_frame_has_one_row_per_run_and_split(make: Make) -> None:
 
 def test_above_the_curve_is_blank_unless_every_seed_lies_on_its_range(make: Make) -> None:
     def curve(seed: int) -> RunRecord:
-        points = [CurvePoint(alpha=a, scores={"id-test": x}, ood=0.6 - 0.1 * a) for a, x in ((0.0, 0.6), (1.0, 0.8 + 0.1 * seed))]
+        ends = ((0.0, 0.6, 0.6), (1.0, 0.8 + 0.1 * seed, 0.5))
+        points = [CurvePoint(alpha=a, scores={"id-test": x, "cartoon": y, "sketch": y}, ood=y) for a, x, y in ends]
         return make("full-finetune", seed, scores={"id-test": 0.8 + 0.1 * seed, "cartoon": 0.5, "sketch": 0.5}, curve=points)
 
     def run(name: str, seed: int, at: float) -> RunRecord:

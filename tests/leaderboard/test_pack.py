@@ -28,7 +28,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("ours"))
     for method in ("lp-ft", "wise-ft"):
         for seed in (0, 1):
-            stored_run(store, method, seed)
+            stored_run(store, method, seed, curve=True)
     return store
 
 
@@ -98,6 +98,14 @@ def test_the_same_runs_give_the_same_bytes(ours: Store, full: Path, tmp_path: Pa
     assert other.read_bytes() == full.read_bytes()
 
 
+def test_a_curve_travels_with_what_its_points_predict(ours: Store, pack: Path, tmp_path: Path) -> None:
+    theirs = Store(tmp_path / "theirs")
+    merge([pack], theirs)
+    for record in runs(ours):
+        own, came = (pq.read_table(store.run_dir(record) / "curve" / "sketch.parquet") for store in (ours, theirs))
+        assert came.equals(own)
+
+
 def test_images_are_stored_once(ours: Store, full: Path) -> None:
     forger = Forger(full)
     assert len({run["images"]["art"] for run in forger.manifest["runs"]}) == 1
@@ -137,7 +145,18 @@ def test_one_bad_pack_keeps_the_good_ones_out(full: Path, tmp_path: Path) -> Non
     assert not theirs.root.exists()
 
 
+def test_a_temperature_that_id_val_does_not_give_is_refused(full: Path, tmp_path: Path) -> None:
+    forger = Forger(full)
+    forger.record(lambda r: r.update(temperature=3.0))
+    with pytest.raises(Refused, match=r"3 stated, [0-9.]+ fitted on id-val"):
+        merge([forger.write(tmp_path / "warm.shiftpack")], Store(tmp_path / "theirs"))
+
+
 Tamper = Callable[[Forger], Any]
+
+
+def _ood(point: dict[str, Any]) -> float:
+    return float(np.mean([point["scores"][split] for split in ("art", "sketch")]))
 
 
 def _metric(name: str, value: float) -> Tamper:
@@ -224,7 +243,12 @@ TAMPERING: dict[str, tuple[Tamper, str]] = {
     "edited score": (_metric("score", 0.99), "OOD average is not that of its scores"),
     "edited score and average": (
         lambda f: f.record(
-            lambda r: (r["metrics"]["art"].update(score=0.99), r.update(ood=(0.99 + r["metrics"]["sketch"]["score"]) / 2))
+            lambda r: (
+                r["metrics"]["art"].update(score=0.99),
+                r["curve"][-1]["scores"].update(art=0.99),
+                r["curve"][-1].update(ood=_ood(r["curve"][-1])),
+                r.update(ood=(0.99 + r["metrics"]["sketch"]["score"]) / 2),
+            )
         ),
         "score: 0.99 stated",
     ),
@@ -275,6 +299,19 @@ TAMPERING: dict[str, tuple[Tamper, str]] = {
         ),
         "its curve does not end at its own score",
     ),
+    "a better curve": (
+        lambda f: f.record(lambda r: (r["curve"][1]["scores"].update(art=1.0), r["curve"][1].update(ood=_ood(r["curve"][1])))),
+        "its curve at alpha 0.5 is not that of its predictions: accuracy 1 stated",
+    ),
+    "predictions of a worse curve": (
+        lambda f: f.table("curve", lambda c: c.update({"0.5": [(x + 1) % 4 for x in c["0.5"]]})),
+        "its curve at alpha 0.5 is not that of its predictions: accuracy",
+    ),
+    "a negative class on a curve": (lambda f: f.table("curve", lambda c: c["0"].__setitem__(0, -1)), "a negative number"),
+    "a curve with a hole": (lambda f: f.manifest["runs"][0]["curve"].pop("art"), "are not of the same splits"),
+    "a curve of other points": (lambda f: f.table("curve", lambda c: c.update({"0.7": c.pop("0.5")})), "other columns"),
+    "a short curve": (lambda f: f.table("curve", lambda c: [x.pop() for x in c.values()]), "the pack holds 59"),
+    "a temperature below zero": (lambda f: f.record(lambda r: r.update(temperature=-1.0)), "its temperature is not that"),
     "a curve beyond 100 %": (
         lambda f: f.record(lambda r: r.update(curve=[{"alpha": 0.0, "scores": dict.fromkeys(r["metrics"], 1.5), "ood": 1.5}])),
         "not made of shares",

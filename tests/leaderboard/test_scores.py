@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import logsumexp
 from typer.testing import CliRunner, Result
@@ -16,7 +17,8 @@ from typer.testing import CliRunner, Result
 from bench.cli import build_app
 from bench.errors import NothingMatched, UsageError
 from bench.evaluation.metrics import score
-from bench.leaderboard.calibration import adaptive_calibration_error, calibration, reliability, scaled, temperature
+from bench.evaluation.temperature import fitted_temperature
+from bench.leaderboard.calibration import adaptive_calibration_error, calibration, reliability, scaled
 from bench.leaderboard.detection import detected
 from bench.leaderboard.predictions import Predictions
 from bench.runs.record import RunRecord
@@ -36,7 +38,7 @@ def drawn(t: float, images: int = 20_000, classes: int = 5) -> tuple[np.ndarray,
 
 def test_the_temperature_that_spoiled_the_logits_is_found() -> None:
     logits, labels = drawn(3.0)
-    t = temperature(logits, labels)
+    t = fitted_temperature(logits, labels)
     assert t == pytest.approx(3.0, rel=0.03)
     before, after = calibration(logits, labels), calibration(logits, labels, t)
     assert before.ece > 0.1
@@ -85,8 +87,26 @@ def test_without_logits_what_the_maxima_say_is_kept_and_the_rest_is_a_hole(make:
     assert whole.before
     assert part.before
     assert (part.before.nll, part.before.ece) == pytest.approx((whole.before.nll, whole.before.ece), abs=1e-6)
-    assert (part.before.brier, part.after) == (None, None)
-    assert "not kept" in part.hole
+    assert (part.before.brier, part.after) == (record.metrics["sketch"].brier, None)
+    assert "--keep-logits adds them" in part.hole
+
+
+def test_log_sum_exps_at_the_temperature_stand_in_for_logits(make: Make, predict: Predict, store: Store) -> None:
+    right = np.random.default_rng(0).random(200) < 0.8
+    record = make(temperature=1.7)
+    for split in ("id-val", "sketch"):
+        predict(record, split, right.tolist())
+    whole = scaled(record, "sketch", Predictions(store))
+    logits = np.stack(pd.read_parquet(store.run_dir(record) / "predictions" / "sketch.parquet")["logits"].tolist())
+    predict(record, "sketch", right.tolist(), logits=None, log_sum_exp_scaled=logsumexp(logits.astype(float) / 1.7, axis=1))
+    part = scaled(record, "sketch", Predictions(store))
+    assert whole.after
+    assert part.after
+    assert (whole.temperature, part.temperature) == (1.7, 1.7), "what was fitted on id-val in full precision"
+    for key in ("nll", "ece", "ece_adaptive"):
+        assert getattr(part.after, key) == pytest.approx(getattr(whole.after, key), abs=1e-6)
+    assert part.after.brier is None
+    assert part.hole.startswith("Brier score at T: the logits were too many to keep")
 
 
 def scores(store: Store, *options: str) -> Result:
@@ -108,6 +128,19 @@ def test_every_kind_of_score_has_rows(filled: Store, what: str) -> None:
     (table,) = json.loads(scores(filled, what, "--format", "json").stdout)["tables"]
     assert table["rows"]
     assert {row["method"] for row in table["rows"]} == {"a"}
+
+
+def test_a_reason_is_told_once_with_its_rows_and_splits(make: Make, predict: Predict, store: Store) -> None:
+    for method in ("a", "b"):
+        for seed in range(3):
+            record = make(method, seed)
+            for split in ("id-val", "id-test", "cartoon", "sketch"):
+                predict(record, split, [True, False] * 30, logits=None)
+    (table,) = json.loads(scores(store, "calibration", "--format", "json").stdout)["tables"]
+    assert table["notes"][1:] == [
+        "temperature scaling: the logits were too many to keep; the same `bench run` again with --keep-logits adds them "
+        "(a, b; id-test, cartoon, sketch)."
+    ]
 
 
 def test_parts_say_how_many_images_are_behind_them(filled: Store) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from bench.leaderboard.tradeoff import area_under_curve, envelope, interval_over_seeds, on_front
+from bench.leaderboard.tradeoff import area_under_curve, interval_over_seeds, on_front
+from bench.leaderboard.tradeoff import offered as envelopes
 from bench.runs.record import CurvePoint, RunRecord
 
 CURVE = [(0.60, 0.58), (0.70, 0.60), (0.80, 0.56), (0.90, 0.50), (0.88, 0.48)]
@@ -29,7 +31,13 @@ CURVE = [(0.60, 0.58), (0.70, 0.60), (0.80, 0.56), (0.90, 0.50), (0.88, 0.48)]
     ],
 )
 def test_envelope_by_hand(at: float, offered: float | None) -> None:
-    assert envelope(CURVE, at) == (None if offered is None else pytest.approx(offered))
+    ids, oods = np.array(CURVE).T[:, None]
+    found = envelopes(ids, oods, np.array([at]))
+    assert found == pytest.approx([np.nan if offered is None else offered], nan_ok=True)
+
+
+def test_of_points_of_one_id_the_higher_is_the_offer() -> None:
+    assert envelopes(np.array([[0.5, 0.7, 0.5]]), np.array([[0.2, 0.1, 0.4]]), np.array([0.5])) == pytest.approx([0.4])
 
 
 def test_interval_is_scipys() -> None:
@@ -40,11 +48,11 @@ def test_interval_is_scipys() -> None:
 
 
 def test_the_area_is_the_mean_height_of_the_envelope(make: Callable[..., RunRecord]) -> None:
-    points = [CurvePoint(alpha=i / 4, scores={"id-test": x}, ood=y) for i, (x, y) in enumerate(CURVE)]
+    points = [CurvePoint(alpha=i / 4, scores={"id-test": x, "sketch": y}, ood=y) for i, (x, y) in enumerate(CURVE)]
     # Flat at .60 up to .70, then three straight pieces.
     by_hand = (0.60 * 0.1 + 0.58 * 0.1 + 0.53 * 0.1) / 0.3
-    assert area_under_curve(make(curve=points)) == pytest.approx(by_hand)
-    assert area_under_curve(make()) is None
+    assert area_under_curve(make(curve=points), ["sketch"]) == pytest.approx(by_hand)
+    assert area_under_curve(make(), ["sketch"]) is None
 
 
 def test_the_front_is_what_nothing_dominates() -> None:

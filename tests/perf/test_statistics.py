@@ -6,14 +6,18 @@ The printed rows are the table of docs/statistics.md.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from bench.leaderboard.above import distances, interval
 from bench.leaderboard.intervals import over_images, over_seeds
 from bench.leaderboard.pairs import Pairs, holm, the_method, these_models
-from bench.leaderboard.resampling import Draws, drawn_sums
+from bench.leaderboard.predictions import Outcomes
+from bench.leaderboard.resampling import Draws, drawn_sums, redrawn_scores
+from bench.leaderboard.tradeoff import offered
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(1800)]
 Rng = np.random.Generator
@@ -166,13 +170,81 @@ def test_ties_of_models(name: str) -> None:
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_ties_of_methods(seeds: int) -> None:
-    truth, spread = np.array([0.66, 0.66, 0.66, 0.60, 0.55, 0.5]), np.array([0.01, 0.02, 0.005, 0.01, 0.01, 0.0])
+@pytest.mark.parametrize(
+    "name", ["3 equal best of 6", "8 equal rows", "8 equal rows of unequal SD", "2 equal best, one without seeds"]
+)
+def test_ties_of_methods(name: str, seeds: int) -> None:
+    truth, spread = {
+        "3 equal best of 6": ([0.66, 0.66, 0.66, 0.60, 0.55, 0.5], [0.01, 0.02, 0.005, 0.01, 0.01, 0.0]),
+        "8 equal rows": ([0.66] * 8, [0.01] * 8),
+        "8 equal rows of unequal SD": ([0.66] * 8, [0.001, 0.002, 0.004, 0.008, 0.016, 0.016, 0.03, 0.03]),
+        "2 equal best, 1 fixed": ([0.66, 0.66, 0.6, 0.5], [0.0, 0.01, 0.01, 0.01]),
+    }[name]
+    moved = np.array(spread) > 0  # what rows share through a seed moves only those that depend on it
 
     def draw(rng: Rng) -> tuple[Pairs, np.ndarray]:
-        return the_method(truth + spread * rng.standard_normal((seeds, 6)) + 0.005 * rng.standard_normal((seeds, 1))), truth
+        shared = 0.005 * rng.standard_normal((seeds, 1)) * moved
+        return the_method(truth + np.array(spread) * rng.standard_normal((seeds, len(truth))) + shared), np.array(truth)
 
-    times = 1000
+    times = 4000
     lost, _, shown = marks(draw, times)
-    told(f"ties, the method, {seeds} seeds: 3 equal best of 6 | a best row unmarked", lost, 0.0, 0.05, times)
-    print(f"\n| ties, the method, {seeds} seeds | rows marked | {shown:.1f} | {times:,} |")
+    told(f"ties, the method, {seeds} seeds: {name} | a best row unmarked", lost, 0.0, 0.05, times)
+    print(f"\n| ties, the method, {seeds} seeds: {name} | rows marked | {shown:.1f} | {times:,} |")
+
+
+def interpolated(rng: Rng, start: float, end: float, bend: float, method: tuple[float, float], count: int, seeds: int) -> Any:
+    """Right or wrong, (count, seeds, 12): 11 points from start to end (margins interpolate, with a bend), and a method.
+
+    Args:
+        method: place between the ends, and gain.
+    """
+    alphas, (at, gain) = np.linspace(0, 1, 11), method
+    difficulty = rng.normal(0, 2, (count, 1, 1))
+    first, last = start - difficulty + rng.normal(0, 1, (count, 1, 1)), end - difficulty + rng.normal(0, 1, (count, 1, 1))
+    last = last + rng.normal(0, 0.7, (count, seeds, 1))
+    line = (1 - alphas) * first + alphas * last + bend * 4 * alphas * (1 - alphas)
+    own = (1 - at) * first + at * last + gain + rng.normal(0, 0.8, (count, seeds, 1))
+    return np.concatenate([line, own], axis=2) > 0
+
+
+def on_all_images(start: float, end: float, bend: float, method: tuple[float, float]) -> tuple[np.ndarray, float]:
+    """Accuracies of the points and of the method of `interpolated` over infinitely many images."""
+    alphas, (at, gain) = np.linspace(0, 1, 11), method
+
+    def spread(a: Any) -> Any:
+        return np.sqrt(2**2 + (1 - a) ** 2 + a**2 * (1 + 0.7**2))
+
+    curve = stats.norm.cdf(((1 - alphas) * start + alphas * end + bend * 4 * alphas * (1 - alphas)) / spread(alphas))
+    return curve, float(stats.norm.cdf(((1 - at) * start + at * end + gain) / np.hypot(spread(at), 0.8)))
+
+
+@pytest.mark.parametrize(
+    ("name", "ood", "gain"),
+    [("OOD falls", (1.2, 0.4, 0.4), 0.6), ("OOD rises and falls", (1.0, 0.9, 0.3), 0.9), ("OOD is flat", (0.6, 0.6, 0.0), 0.0)],
+)
+def test_above_the_curve(name: str, ood: tuple[float, float, float], gain: float) -> None:
+    rng, times, count, seeds = np.random.default_rng(7), 600, 1500, 3
+    sets = {"id-test": ((0.9, 3.5, 0.5), (0.5, 0.3)), "a": (ood, (0.5, gain)), "b": (ood, (0.5, gain))}
+    truths = {key: on_all_images(*shape, method) for key, (shape, method) in sets.items()}
+    offer = offered(truths["id-test"][0][None], truths["a"][0][None], np.array([truths["id-test"][1]]))[0]
+    truth, blank = truths["a"][1] - offer, 0
+    hits = naive = 0
+    paired = [(12 * seed + 11, slice(12 * seed, 12 * seed + 11)) for seed in range(seeds)]
+    keys = {key: np.array([f"{key}{i:05d}" for i in range(count)]) for key in sets}
+    for _ in range(times):
+        right = {k: interpolated(rng, *shape, method, count, seeds).reshape(count, -1) for k, (shape, method) in sets.items()}
+        ones = np.ones(count, dtype=int)
+        models = [{k: Outcomes(keys[k], ones, right[k][:, m].astype(int), ones) for k in sets} for m in range(12 * seeds)]
+        found = {key: x.mean(axis=0)[None] for key, x in right.items()}
+        estimate = float(distances(found["id-test"], (found["a"] + found["b"]) / 2, paired)[0])
+        drawn = redrawn_scores(models, dict.fromkeys(sets, "accuracy"), 400, rng)
+        draws = distances(drawn["id-test"], (drawn["a"] + drawn["b"]) / 2, paired)
+        made = interval(estimate, draws)
+        if isinstance(made, str):
+            blank += 1
+            continue
+        hits += made.low <= truth <= made.high
+        naive += np.quantile(draws, 0.025) <= truth <= np.quantile(draws, 0.975)
+    told(f"above the curve, 3 seeds, 1,500 images a set: {name} | covers", hits / (times - blank), 0.93, 0.97, times - blank)
+    print(f"\n| (percentiles of the same draws): {name} | covers | {100 * naive / (times - blank):.1f} % | {times - blank:,} |")
+    assert not blank

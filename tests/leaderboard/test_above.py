@@ -1,0 +1,129 @@
+"""The interval over images of the distance above the curve: against a plain loop, and where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.leaderboard.above import interval, over_images
+from bench.leaderboard.intervals import Interval
+from bench.leaderboard.predictions import Predictions
+from bench.leaderboard.tables import View, tables
+from bench.leaderboard.tradeoff import above_curve, yardsticks
+from bench.runs.record import RunRecord
+from bench.runs.store import Store
+
+from .packs import stored_run
+
+SHIFTS = ["art", "sketch"]
+
+
+def distance(run: RunRecord, curve: RunRecord) -> float:
+    found = above_curve(run, curve, SHIFTS)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def runs(store: Store) -> tuple[list[RunRecord], dict[int, RunRecord]]:
+    """Two seeds of a method and of the yardstick, 60 images a split."""
+    curves = [stored_run(store, "full-finetune", seed, skill=4.0, curve=True) for seed in (0, 1)]
+    return [stored_run(store, seed=seed, skill=1.5) for seed in (0, 1)], yardsticks(curves)
+
+
+def test_images_are_drawn_for_method_and_curve_together(store: Store, runs: tuple[list[RunRecord], dict[int, RunRecord]]) -> None:
+    mine, curves = runs
+    predictions = Predictions(store)
+    estimate = float(np.mean([distance(run, curves[run.seed]) for run in mine]))
+    (found,) = over_images([mine], [estimate], curves, SHIFTS, predictions)
+    assert isinstance(found, Interval)
+    splits = ("id-test", *SHIFTS)
+    said = {(run.seed, split): predictions.outcomes(run, split) for run in mine for split in splits}
+    along = {(seed, split): predictions.curve(curve, split) for seed, curve in curves.items() for split in splits}
+    rng, drawn = np.random.default_rng(1), []
+    for _ in range(1000):  # as one would write it down: scores of the drawn images, into records, through the definition
+        rows = {split: rng.integers(0, 60, 60) for split in splits}
+        values = []
+        for run in mine:
+            curve = curves[run.seed]
+            for split, at in rows.items():
+                own, points = said[run.seed, split], along[run.seed, split]
+                assert own is not None
+                assert points is not None
+                run.metrics[split].score = float(own.correct[at].mean())
+                for point in curve.curve:
+                    point.scores[split] = float(points[point.alpha].correct[at].mean())
+            values.append(above_curve(run, curve, SHIFTS))
+        drawn.append(np.nan if None in values else np.mean([value for value in values if value is not None]))
+    low = 2 * estimate - np.quantile(np.nan_to_num(drawn, nan=np.inf), 0.975, method="higher")
+    high = 2 * estimate - np.quantile(np.nan_to_num(drawn, nan=-np.inf), 0.025, method="lower")
+    assert found.over == "images"
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.03)
+
+
+def test_a_point_of_the_curve_itself_lies_on_it_in_every_draw(store: Store) -> None:
+    curve = stored_run(store, "full-finetune", skill=4.0, curve=True)
+    (found,) = over_images([[curve]], [0.0], {0: curve}, SHIFTS, Predictions(store))
+    assert isinstance(found, Interval)
+    assert (found.low, found.high) == (0.0, 0.0)
+
+
+def test_draws_outside_the_range_count_beyond_both_ends() -> None:
+    draws = np.linspace(-0.1, 0.1, 1001)
+    whole, few, many = (interval(0.0, np.append(draws, [np.nan] * outside)) for outside in (0, 10, 30))
+    assert isinstance(whole, Interval)
+    assert isinstance(few, Interval)
+    assert (whole.low, whole.high) == pytest.approx((-0.095, 0.095), abs=1e-3)
+    assert (few.low, few.high) == pytest.approx((-0.097, 0.097), abs=1e-3)
+    assert many == "its ID lies so near to the end of the curve's range that 3 % of the draws of images leave it"
+
+
+def test_the_board_has_the_interval_or_says_why_not(store: Store, runs: tuple[list[RunRecord], dict[int, RunRecord]]) -> None:
+    mine, curves = runs
+    everyone = [*mine, *curves.values()]
+    (table,) = tables(everyone, View(spread="images"), Predictions(store))
+    (row,) = [row for row in table.rows if row["method"] == "wise-ft"]
+    low, value, high = (row[key] for key in ("above_curve_images_low", "above_curve", "above_curve_images_high"))
+    assert isinstance(value, float)
+    assert low < value < high  # type: ignore[operator]
+    for path in store.root.glob("runs/*/*/full-finetune/*/curve/sketch.parquet"):
+        path.unlink()  # as runs of earlier versions
+    (table,) = tables(everyone, View(spread="images"), Predictions(store))
+    (row,) = [row for row in table.rows if row["method"] == "wise-ft"]
+    assert row["above_curve"] == value
+    assert "above_curve_images_low" not in row
+    assert any(
+        "no interval over images for full-finetune, wise-ft: " in note and "with --curve adds it" in note for note in table.notes
+    )
+    assert not any("no interval over images" in note for note in tables(everyone, View(), Predictions(store))[0].notes)
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "worst_group"])
+def test_other_metrics_are_scored_anew_in_every_draw(store: Store, metric: str) -> None:
+    curve = stored_run(store, "full-finetune", skill=4.0, curve=True, images=300)
+    run = stored_run(store, skill=1.5, images=300)
+    for record in (curve, run):
+        for split in ("id-test", *SHIFTS):
+            record.metrics[split].metric = metric
+    (found,) = over_images([[run]], [0.0], {0: curve}, SHIFTS, Predictions(store))
+    assert isinstance(found, Interval)
+    assert found.low < found.high
+
+
+def test_a_damaged_curve_costs_its_row_the_interval(
+    store: Store, runs: tuple[list[RunRecord], dict[int, RunRecord]], overwrite: Callable[[Path], None]
+) -> None:
+    mine, curves = runs
+    overwrite(store.run_dir(curves[0]) / "curve" / "art.parquet")
+    (found,) = over_images([mine], [0.0], curves, SHIFTS, Predictions(store))
+    assert isinstance(found, str)
+    assert found.startswith("predictions cannot be read")
+
+
+@pytest.fixture
+def overwrite() -> Callable[[Path], None]:
+    """Fill a file with nonsense."""
+    return lambda path: path.write_bytes(b"no parquet") and None
