@@ -92,8 +92,8 @@ def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
         notes.append(f"{len(stages)} fits are trained for others to build on, each once; they serve {sum(served)} jobs.")
     if spec.searches:
         hours = None if spec.hours is None else f"{spec.hours:g} h of training"
-        trials = None if spec.trials is None and hours else f"{spec.most_trials} trials"
-        budget = " or ".join(part for part in (hours, trials) if part)
+        count = None if spec.trials is None and hours else f"{spec.most_trials} trials"
+        budget = " or ".join(part for part in (hours, count) if part)
         drawn = {"random": "drawn at random beforehand", "grid": "from a grid", "tpe": "each proposed from the results before it"}
         notes.append(f"Search: {budget} for every method, {drawn[spec.search]}, on id-val with a seed of its own.")
         if spec.asha:
