@@ -54,14 +54,14 @@ function points(rows, best) {
   return plotted(rows).map((row) => {
     const [id, ood] = [row.cells.id[0], row.cells[state.y][0]], [across, up] = [ends(row.cells.id), ends(row.cells[state.y])];
     const { colour, shape } = styleOf(row);
-    return { key: row.id, row: row.name, says: row.name, colour, shape, id, ood, kind: row.kind, front: best.has(row.id), seeds: row.runs.length || null,
+    return { key: row.id, row: row.name, says: row.name, colour, shape, id, ood, kind: row.kind, beside: state.show === "both" && Boolean(row.measured), front: best.has(row.id), seeds: row.runs.length || null,
              x_id: place(id), y_ood: place(ood), id_low: across?.[0] ?? null, id_high: across?.[1] ?? null, ood_low: up?.[0] ?? null,
              ood_high: up?.[1] ?? null, x_id_low: place(across?.[0]), x_id_high: place(across?.[1]), y_ood_low: place(up?.[0]), y_ood_high: place(up?.[1]) };
   });
 }
 
 /** Give `label` and `corner` to the points that have room for their name; the selected rows and the front come first, and no label
- *  stands twice: rows that differ in parameters alone are told apart by pointing at them. */
+ *  stands twice, nor at a reported mark beside the measured one: rows that differ in parameters alone are told apart by pointing at them. */
 function label(drawn, xs, ys) {
   const { height, letters, corners } = leaderboard.scatter, width = byId("scatter").clientWidth - 72;
   const pen = document.createElement("canvas").getContext("2d");
@@ -71,7 +71,7 @@ function label(drawn, xs, ys) {
   const free = (box) => box[0] >= 0 && box[1] >= 0 && box[2] <= width && box[3] <= height &&
     !taken.some((other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3]);
   const chosen = new Set(chosenRows()), first = (p) => 2 * chosen.has(p.key) + p.front, used = new Set();
-  for (const point of drawn.filter((p) => p.kind === "measured" || state.show === "reported" || !hasReported()).sort((a, b) => first(b) - first(a)).slice(0, 40)) {
+  for (const point of drawn.filter((p) => !p.beside).sort((a, b) => first(b) - first(a)).slice(0, 40)) {
     const [name, parameters] = nameParts(point.row), text = parameters ? `${name} \u2026` : name, wide = pen.measureText(text).width;
     for (const [corner, [dx, dy]] of Object.entries(name.length > 40 || used.has(text) ? {} : corners)) {
       const x = across(point) + dx, y = up(point) + dy, box = [dx < 0 ? x - wide : x, y - letters / 2, dx < 0 ? x : x + wide, y + letters / 2];

@@ -91,7 +91,7 @@ def test_a_shift_that_the_card_leaves_out_of_the_average_is_shown_and_not_averag
     (table,) = tables([make(averaged=["cartoon"])], View())
     assert table.rows[0]["sketch"] == pytest.approx(0.5)
     assert table.rows[0]["ood"] == pytest.approx(0.6)
-    assert any("sketch is not in the OOD average" in note for note in table.notes)
+    assert "Not in the OOD average, since the suite's card leaves it out: sketch." in table.notes
 
 
 def test_without_a_common_shift_there_is_no_average(make: Make) -> None:
