@@ -13,7 +13,8 @@ from PIL import Image
 
 from ..errors import UsageError
 from .collection import Collection, Originals, fingerprint
-from .corruption import FROST_PHOTOGRAPHS, VERSION, Bytes, corrupted
+from .corruption import FROST_PHOTOGRAPHS, VERSION, corrupted
+from .corruption_fields import Bytes
 from .data_set import Corrupted
 from .pixel_cache import prepared
 from .pixels import Pixels
