@@ -59,7 +59,7 @@ class Variant:
     def beyond_chance(self) -> bool:
         """Whether the images that turned right are more, by two standard deviations, than those that turned wrong."""
         better, worse = int((self.right & ~self.before).sum()), int((self.before & ~self.right).sum())
-        return better - worse > 2 * (better + worse) ** 0.5
+        return float(better - worse) > 2 * float(better + worse) ** 0.5
 
 
 def variants(
