@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -59,7 +60,7 @@ class Variant:
     def beyond_chance(self) -> bool:
         """Whether the images that turned right are more, by two standard deviations, than those that turned wrong."""
         better, worse = int((self.right & ~self.before).sum()), int((self.before & ~self.right).sum())
-        return better - worse > 2 * (better + worse) ** 0.5
+        return better - worse > 2 * math.sqrt(better + worse)
 
 
 def variants(
