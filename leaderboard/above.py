@@ -90,7 +90,7 @@ def distances(ids: Floats, oods: Floats, seeds: Sequence[tuple[int, slice]]) -> 
     Args:
         ids, oods: (draws, models). seeds: which model is the method's, and which are its curve's points.
     """
-    return np.mean([oods[:, run] - offered(ids[:, at], oods[:, at], ids[:, run]) for run, at in seeds], axis=0)
+    return np.asarray(np.mean([oods[:, run] - offered(ids[:, at], oods[:, at], ids[:, run]) for run, at in seeds], axis=0))
 
 
 def interval(estimate: float, draws: Floats) -> Interval | str:

@@ -11,7 +11,8 @@ from bench.runs.record import RunRecord
 
 from .baseline import Line, effective, matched_id
 from .intervals import Interval, over_images
-from .tradeoff import ID, above_curve, area_under_curve, yardsticks
+from .tradeoff import ID as ID
+from .tradeoff import above_curve, area_under_curve, yardsticks
 
 #: Keys of the columns of the distance above the curve, and of what the curve offers.
 ABOVE, OFFERED = "above_curve", "curve_ood"
