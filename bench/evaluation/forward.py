@@ -35,10 +35,10 @@ LIBRARIES = ("torch", "timm", "open_clip_torch", "pillow", "shiftbench")
 
 def _batches(split: Split, engine: Engine) -> Iterator[tuple[int, torch.Tensor]]:
     """The first row and the images of every batch; while one is computed on, the next is read or decoded."""
-    starts = list(range(0, len(split), engine.eval_batch))
+    starts = list(range(0, len(split), engine.images_at_once))
 
     def read(first: int) -> NDArray[np.uint8]:
-        return split.take(np.arange(first, min(first + engine.eval_batch, len(split))))
+        return split.take(np.arange(first, min(first + engine.images_at_once, len(split))))
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
         coming = ahead.submit(read, starts[0])
@@ -59,11 +59,11 @@ def _in_batches_that_fit(compute: Callable[[Engine], Result], engine: Engine) ->
         try:
             return compute(engine)
         except torch.OutOfMemoryError:
-            if engine.eval_batch == 1:
+            if engine.images_at_once == 1:
                 fix = "use a device with more memory, or a smaller backbone"
                 raise BenchError("not even one image at a time fits into memory", fix=fix) from None
-        half = engine.eval_batch // 2
-        _log.warning("note: out of memory evaluating %d images at a time; trying again with %d", engine.eval_batch, half)
+        half = engine.images_at_once // 2
+        _log.warning("note: out of memory evaluating %d images at a time; trying again with %d", engine.images_at_once, half)
         engine = replace(engine, eval_batch=half)
         release_memory()
 
@@ -122,7 +122,7 @@ def _stored_features(backbone: Backbone, split: Split, engine: Engine, cache: Pa
             "pixels": split.pixels,
             "images": split.cached_as,
             "order": digest(list(map(str, split.keys))),
-            "arithmetic": [engine.device_type, engine.threads, engine.eval_batch],
+            "arithmetic": [engine.device_type, engine.threads, engine.images_at_once],
             "libraries": [version(name) for name in LIBRARIES],
             "protocol": PROTOCOL_VERSION,
         }
