@@ -45,7 +45,7 @@ LAYOUTS = (
 #: Of a CLIP model, what is neither image tower nor needed once there is a head.
 TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "text.", "logit_")
 
-#: Keys below which training code keeps the state dict, outermost first.
+#: Keys below which training code keeps the state dict; the first that is there counts.
 _KEPT_UNDER = ("state_dict", "model_state_dict", "model")
 
 #: What wrappers put before every name: (distributed) data parallelism, torch.compile.

@@ -14,7 +14,7 @@ from ..backbones.open_clip_backbone import architectures_like
 from ..classifier import Classifier
 from ..errors import BenchError, MissingPrerequisite
 from ..evaluation.variants import activation_of
-from ..identity import tensors_sha256
+from ..identity import digest, tensors_sha256
 from .checkpoints import Checkpoint, read_checkpoint
 from .experiment import Experiment
 from .store import Store
@@ -73,7 +73,7 @@ def load_external(path: Path, experiment: Experiment, normalize: bool | None = N
         _check_activation(checkpoint, tower, path, experiment)
         state = {f"tower.{_inside(name, tower)}": _float(tensor) for name, tensor in checkpoint.tower.items()}
         _check(state, pretrained, path, experiment, architectures)
-        head = _own_head(checkpoint, normalize, path, experiment) or _zero_shot_head(checkpoint, path, experiment)
+        head = _own_head(checkpoint, tower.dim, normalize, path, experiment) or _zero_shot_head(checkpoint, path, experiment)
         classifier = Classifier(tower, head)
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     similarity = _cosine(state, pretrained)
@@ -118,12 +118,18 @@ def _check(
         )
 
 
-def _own_head(checkpoint: Checkpoint, normalize: bool | None, path: Path, experiment: Experiment) -> Head | None:
+def _own_head(checkpoint: Checkpoint, dim: int, normalize: bool | None, path: Path, experiment: Experiment) -> Head | None:
     """The head in the checkpoint, or None if it has none."""
-    weight, bias = checkpoint.head.get("weight"), checkpoint.head.get("bias")
-    if weight is None:
+    if not checkpoint.head:
         return None
-    classes, dim = len(experiment.suite.card.classes), experiment.backbone.image_tower().dim
+    if not {"weight"} <= checkpoint.head.keys() <= {"weight", "bias"}:
+        raise BenchError(
+            f"its head is not one linear layer of `weight` and `bias`, but has the tensors {', '.join(sorted(checkpoint.head))}",
+            where=str(path),
+            fix="their part in the logits is unknown; save a head that is one linear layer",
+        )
+    weight, bias = checkpoint.head["weight"], checkpoint.head.get("bias")
+    classes = len(experiment.suite.card.classes)
     if weight.ndim != 2 or weight.shape[1] != dim or (bias is not None and bias.shape != weight.shape[:1]):
         shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.head.items()}
         raise BenchError(
@@ -160,7 +166,8 @@ def _zero_shot_head(checkpoint: Checkpoint, path: Path, experiment: Experiment) 
             fix="name a checkpoint of the whole classifier (wise-ft's zeroshot.pt, checkpoint_N.pt), or another backbone",
         )
     text.load_state_dict({name: state[name].float() for name in wanted})
-    return experiment.zero_shot_head(text, tensors_sha256(dict(text.state_dict())))
+    # The same tensors make other embeddings in a backbone of another activation, which its identity tells.
+    return experiment.zero_shot_head(text, digest([experiment.backbone.weights_sha256, tensors_sha256(dict(text.state_dict()))]))
 
 
 def _check_kind(

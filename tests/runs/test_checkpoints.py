@@ -74,6 +74,18 @@ def test_open_clip(tuned: CLIP, tiny_suite: Path, backbone: str, tmp_path: Path)
     agrees(external, zero_shot(tuned))
 
 
+def test_the_head_of_one_text_tower_is_another_under_another_activation(
+    original: dict[str, Tensor], tuned: CLIP, tiny_suite: Path, backbone: str, tmp_path: Path
+) -> None:
+    (tmp_path / "gelu").mkdir()
+    gelu = folder_of(original, tmp_path / "gelu", CONFIG | {"quick_gelu": False})
+    torch.save(tuned.state_dict(), tmp_path / "epoch_5.pt")
+    agrees(loaded(tmp_path / "epoch_5.pt", tiny_suite, backbone, tmp_path)[0], zero_shot(tuned))
+    other = CLIP(nn.GELU).eval()
+    other.load_state_dict(tuned.state_dict())
+    agrees(loaded(tmp_path / "epoch_5.pt", tiny_suite, gelu, tmp_path)[0], zero_shot(other))
+
+
 @pytest.mark.parametrize("head", ["zero-shot", "drawn"])
 def test_robust_finetuning(head: str, tuned: CLIP, tiny_suite: Path, backbone: str, tmp_path: Path) -> None:
     """Its optimiser's state names a static method, which protocol 2 pickles as a call of getattr; its plain head does not
@@ -154,6 +166,25 @@ def test_another_number_of_classes(tuned: CLIP, tiny_suite: Path, backbone: str,
     torch.save(ModelWrapper(tuned, torch.randn(7, DIM)).state_dict(), tmp_path / "m.pt")
     with pytest.raises(BenchError, match="its head has 7 classes, and tiny has 3"):
         loaded(tmp_path / "m.pt", tiny_suite, backbone, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("head", "named"),
+    [
+        ({"0.weight": head_weights(), "0.bias": torch.zeros(3)}, r"0\.bias, 0\.weight"),
+        ({"weight": head_weights(), "scale": torch.ones(1)}, "scale, weight"),
+        ({"bias": torch.zeros(3)}, "bias"),
+    ],
+)
+def test_a_head_that_is_not_one_linear_layer(
+    head: dict[str, Tensor], named: str, tuned: CLIP, tiny_suite: Path, backbone: str, tmp_path: Path
+) -> None:
+    """Not even beside a whole text tower, of which a zero-shot head could be made."""
+    state = {f"model.{name}": tensor for name, tensor in tuned.state_dict().items()}
+    torch.save(state | {f"classification_head.{name}": tensor for name, tensor in head.items()}, tmp_path / "m.pt")
+    with pytest.raises(BenchError, match=f"its head is not one linear layer .*, but has the tensors {named}\n") as caught:
+        loaded(tmp_path / "m.pt", tiny_suite, backbone, tmp_path)
+    assert len(str(caught.value).splitlines()) == 3
 
 
 def test_missing_unknown_and_misshapen_tensors_are_named(tuned: CLIP, tiny_suite: Path, backbone: str, tmp_path: Path) -> None:
