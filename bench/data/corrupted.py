@@ -63,7 +63,7 @@ def read_corrupted(
     treatment = f"{layout.corruption} {layout.severity} seed {layout.seed} version {VERSION} on {BEFORE.name}"
     photographs: tuple[Bytes, ...] = ()
     if layout.corruption == "frost":
-        photographs, shown = data_set.once("photographs", lambda: _photographs(data_set, layout, cache))
+        photographs, shown = data_set.once(("photographs", layout.photographs), lambda: _photographs(data_set, layout, cache))
         treatment += f" photographs {shown}"
     # All corruptions of a part are of the same images: indexed once, however many there are.
     opened = data_set.once((layout.path, *labels), lambda: _clean(data_set, layout, labels, cache, progress))
@@ -72,7 +72,6 @@ def read_corrupted(
         clean,
         what=f"{data_set.card.name} {layout.corruption}-{layout.severity}",
         originals=CorruptedOriginals(clean, layout, photographs),
-        stamps=None,
         treatment=f"{clean.treatment} {treatment}".strip(),
     )
     return Opened(collection, opened.remarks, opened.problems)

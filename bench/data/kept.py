@@ -14,19 +14,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..identity import digest
-from . import listing
+from . import image_bytes, listing
 from .card import InDistribution
 from .collection import Collection, FolderOriginals, Originals, Rows, divide, fingerprint
 from .data_set import Layout, Part
 from .folder import COLUMNS
 from .packed_originals import PackedOriginals
 from .sources import DataSet, Opened
-from .stored import stored_folder, write_text
+from .stored import replace_file, stored_folder, write_text
 
 #: Raised when the same listing gives another collection, division or fingerprint.
 _VERSION: Final = 1
-_ARRAYS: Final = ("keys", "labels", "content", "problems", "stamps", "sizes")
-_PACKED: Final = ("file", "offsets")
+_ABOUT: Final = "about.json"
 
 
 def kept(
@@ -38,30 +37,29 @@ def kept(
         part, layout, labels: as in `sources.open_part`.
         made_of: what changes with the files (canonical JSON): the stamp of a listing, or sizes and time stamps of archives.
         make: called unless it is kept; what it returns has no groups.
-        cache: folder of remembered listings.
+        cache: folder of remembered listings. A folder there is never replaced by another part: others may have mapped it, and
+            add divisions and fingerprints to it.
     """
     card, classes = data_set.card, data_set.classes
     asked = [card.name, str(data_set.folder), layout.model_dump(), part.pre_crop, list(labels), classes.ids, classes.names]
-    folder, stamp = cache / f"{digest(asked)[:32]}.collection", digest([_VERSION, made_of])
-    if _stamp_of(folder) != stamp:
+    folder = cache / f"{digest([*asked, made_of, _VERSION, image_bytes.VERSION])[:32]}.collection"
+    if not _is_whole(folder):
         opened = make()
         if len(opened.collection) < listing.TRUSTED_FROM:
             return opened
-        stored_folder(folder, lambda place: _write(place, opened, stamp), lambda place: _stamp_of(place) == stamp)
+        stored_folder(folder, lambda place: _write(place, opened), _is_whole)
     return _read(folder)
 
 
-def _write(folder: Path, opened: Opened, stamp: str) -> None:
+def _write(folder: Path, opened: Opened) -> None:
     collection, originals = opened.collection, opened.collection.originals
     assert isinstance(originals, FolderOriginals | PackedOriginals)
-    for name in _ARRAYS[:-1]:
+    for name in ("keys", "labels", "content", "problems", "stamps"):
         np.save(folder / f"{name}.npy", getattr(collection, name), allow_pickle=False)
-    packed = isinstance(originals, PackedOriginals)
-    for name in ("sizes", *(_PACKED if packed else ())):
+    for name in ("sizes", "file", "offsets") if isinstance(originals, PackedOriginals) else ("sizes",):
         np.save(folder / f"{name}.npy", getattr(originals, name), allow_pickle=False)
     opened.problems.to_parquet(folder / "problems.parquet", index=False)
     about = {
-        "stamp": stamp,
         "what": collection.what,
         "root": str(originals.root) if isinstance(originals, FolderOriginals) else None,
         "files": [str(file) for file in originals.files] if isinstance(originals, PackedOriginals) else None,
@@ -69,21 +67,16 @@ def _write(folder: Path, opened: Opened, stamp: str) -> None:
         "treatment": collection.treatment,
         "remarks": opened.remarks,
     }
-    write_text(folder / "about.json", json.dumps(about))
+    write_text(folder / _ABOUT, json.dumps(about))
 
 
-def _stamp_of(folder: Path) -> str:
-    try:
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        return str(about["stamp"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+def _is_whole(folder: Path) -> bool:
+    return (folder / _ABOUT).is_file()
 
 
 def _read(folder: Path) -> Opened:
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    names = _ARRAYS if about["files"] is None else (*_ARRAYS, *_PACKED)
-    arrays: dict[str, NDArray[Any]] = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+    about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    arrays: dict[str, NDArray[Any]] = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
     keys, sizes, pre_crop = arrays["keys"], arrays["sizes"], int(about["pre_crop"])
     originals: Originals
     if about["files"] is None:
@@ -113,15 +106,17 @@ def divided(collection: Collection, id_data: InDistribution) -> dict[str, Rows]:
     if collection.kept_in is None:
         return divide(collection, id_data)
     how = {**id_data.model_dump(), "sklearn": version("scikit-learn")}
-    folder = collection.kept_in / f"division-{digest(how)[:16]}"
-    names = ("train", "id-val") if id_data.path is None else ("train", "id-val", "id-test")
+    file = collection.kept_in / f"division-{digest(how)[:16]}.npz"
+    if not file.is_file():
+        parts = divide(collection, id_data)
+        replace_file(file, lambda place: _save(place, parts))
+    with np.load(file) as stored:
+        return dict(stored)
 
-    def build(part: Path) -> None:
-        for name, rows in divide(collection, id_data).items():
-            np.save(part / f"{name}.npy", rows, allow_pickle=False)
 
-    stored_folder(folder, build, lambda at: all((at / f"{name}.npy").is_file() for name in names))
-    return {name: np.load(folder / f"{name}.npy") for name in names}
+def _save(file: Path, parts: dict[str, Rows]) -> None:
+    with file.open("wb") as opened:
+        np.savez(opened, **parts)
 
 
 def fingerprint_of(collection: Collection, rows: Rows) -> str:

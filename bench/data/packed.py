@@ -19,7 +19,7 @@ from .ground_truth import read_truth
 from .image_bytes import OTHER, SYSTEM
 from .kept import kept
 from .locations import cache_dir
-from .packed_originals import PackedOriginals
+from .packed_originals import PackedOriginals, stamp
 from .parquet import IMAGES, INDEX, pack_parquet
 from .sources import DataSet, NotHere, Opened
 from .stored import Progress
@@ -37,8 +37,7 @@ def read_tars(
 
     if data_set.card.identity == "content" or layout.class_in == "list":
         return read()
-    stamps = [(str(file), status.st_size, status.st_mtime_ns) for file in files if (status := file.stat())]
-    return kept(data_set, part, layout, labels, stamps, read, cache)
+    return kept(data_set, part, layout, labels, [(str(file), *stamp(file.stat())) for file in files], read, cache)
 
 
 def _read_tars(

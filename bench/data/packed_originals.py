@@ -37,7 +37,7 @@ class PackedOriginals(EncodedOriginals):
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
-        self._stamps = [_stamp(os.stat(file)) for file in self.files]
+        self._stamps = [stamp(os.stat(file)) for file in self.files]
 
     def data(self, row: int) -> bytes:
         """See `EncodedOriginals`."""
@@ -59,7 +59,7 @@ class PackedOriginals(EncodedOriginals):
         with self._lock:
             if number not in self._descriptors:
                 descriptor = os.open(self.files[number], os.O_RDONLY)
-                if _stamp(os.fstat(descriptor)) != self._stamps[number]:
+                if stamp(os.fstat(descriptor)) != self._stamps[number]:
                     os.close(descriptor)
                     raise BenchError("the file changed while it was in use", where=str(self.files[number]))
                 self._descriptors[number] = descriptor
@@ -76,5 +76,6 @@ class PackedOriginals(EncodedOriginals):
             os.close(descriptor)
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int]:
+def stamp(status: os.stat_result) -> tuple[int, int]:
+    """What changes when a file is replaced: its size in bytes and its time stamp in ns."""
     return status.st_size, status.st_mtime_ns

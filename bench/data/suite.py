@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
 from .card import FolderSource, RenderedSource, SuiteCard
-from .collection import Collection, Rows, few, limited, rendered_collection
+from .collection import Collection, MergedOriginals, Originals, Rows, few, limited, rendered_collection
 from .corrupted import BEFORE, CorruptedOriginals
 from .image_bytes import UNREADABLE
 from .indexing import ID_SPLITS, WHOLE, Index, index_data_sets, index_root, places
@@ -129,7 +129,7 @@ class Suite:
             readable = rows[decoded.position[rows] >= 0]
             crops = MappedPixels(decoded.file, decoded.position)
             taken = DecodedPixels(dataclasses.replace(made, crops=crops), readable, pixels)
-        elif len(rows) * pixels.size**2 * 3 > _MOST_CACHED_BYTES:
+        elif _are_corrupted(collection.originals) or len(rows) * pixels.size**2 * 3 > _MOST_CACHED_BYTES:
             readable = rows[~np.isin(collection.problems[rows], UNREADABLE)]
             if len(rows) - len(readable) > self._skip:
                 self._refuse(collection, {int(row): str(collection.problems[row]) for row in np.setdiff1d(rows, readable)})
@@ -227,6 +227,11 @@ class Suite:
             where=some,
             fix=f"restore the files, or go on without them, counted in the record: --skip-unreadable {len(named)}",
         )
+
+
+def _are_corrupted(originals: Originals) -> bool:
+    """Whether these are several corrupted parts as one: all of them are, then, since all are treated alike."""
+    return isinstance(originals, MergedOriginals) and isinstance(originals.parts[0], CorruptedOriginals)
 
 
 def _hash(texts: NDArray[np.str_]) -> str:

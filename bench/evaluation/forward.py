@@ -123,7 +123,7 @@ def _stored_features(backbone: Backbone, split: Split, engine: Engine, cache: Pa
             "images": split.cached_as,
             "order": digest(list(map(str, split.keys))),
             "arithmetic": [engine.device_type, engine.threads, engine.images_at_once],
-            "libraries": [version(name) for name in LIBRARIES],
+            "libraries": [version(name) for name in (*LIBRARIES, *(["torchvision"] if split.decoder == "torchvision" else []))],
             "protocol": PROTOCOL_VERSION,
         }
     )

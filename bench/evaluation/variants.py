@@ -99,7 +99,7 @@ def variants(
                 yield Variant(wrong, f"with the mean and standard deviation {name}", before, after)
     for resize in sorted({pixels.size, round(pixels.size / 0.875)}):
         for interpolation in ("bicubic", "bilinear"):
-            other_pixels = Pixels(size=pixels.size, resize=resize, interpolation=interpolation)
+            other_pixels = pixels.model_copy(update={"resize": resize, "interpolation": interpolation})
             if other_pixels != pixels:
                 shown = np.stack([prepared(split.original(int(row)), other_pixels) for row in rows])
                 yield Variant(wrong, f"with the pixels {other_pixels.name}", before, right(classifier, shown))

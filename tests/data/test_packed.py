@@ -28,11 +28,11 @@ from bench.data.corrupted import BEFORE
 from bench.data.corruption import corrupted
 from bench.data.image_bytes import decode
 from bench.data.kept import divided, fingerprint_of
-from bench.data.locations import DataRoot
+from bench.data.locations import DataRoot, cache_dir
 from bench.data.pixel_cache import prepared
 from bench.data.pixels import Pixels
 from bench.data.sources import NotHere, Opened, open_data_set, open_part
-from bench.data.suite import open_suite
+from bench.data.suite import Suite, open_suite
 from bench.errors import BenchError
 
 IDS = ("n01", "n02", "n03")
@@ -310,8 +310,16 @@ def test_a_large_listed_part_is_made_once_and_mapped_from_then_on(
         (parquet / "pets/test/n02/more.png").write_bytes(photos["n02/n02_0.png"])
     else:
         os.utime(parquet / "pets" / ("a.tar" if kind == "tar" else "test-1.parquet"), ns=(0, 0))
-    assert len(opened(parquet, layout, "listing").collection) == len(fresh.collection) + (kind == "folders")
+    changed = opened(parquet, layout, "listing").collection
+    assert len(changed) == len(fresh.collection) + (kind == "folders")
     assert len(made) == 2
+    # What the older one still adds to the cache is its own: it is of other images.
+    rows = np.arange(len(one) - 1)
+    assert fingerprint_of(one, rows) == fingerprint(one, rows)
+    assert fingerprint_of(changed, rows) == fingerprint(changed, rows)
+    monkeypatch.setattr("bench.data.image_bytes.VERSION", 2)
+    opened(parquet, layout, "listing")
+    assert len(made) == 3
 
 
 def test_a_parquet_file_without_the_columns_or_damaged_is_told(parquet: Path) -> None:
@@ -377,28 +385,29 @@ def test_frost_is_a_hole_until_its_photographs_are_here(
     assert fingerprint(opened(root, layout).collection, rows) != before
 
 
-def test_clean_images_are_decoded_once_for_all_corruptions(
-    root: Path, photos: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unpacked(root, photos)
-    (tmp_path / "clean.toml").write_text(CARD.format(identity="content", layout='{ path = "test" }'), encoding="utf-8")
+def foggy(root: Path, identity: str, id_data: str = 'train = "test"\nval = "test"\ntest = "test"', of: str = "clean") -> Suite:
+    """A suite with a shift per severity of fog. id_data, of: how the ID images are divided, and the data set that they are of."""
+    tmp_path = root.parent
+    (tmp_path / "clean.toml").write_text(CARD.format(identity=identity, layout='{ path = "test" }'), encoding="utf-8")
     parts = """[parts."fog-{severity}"]
 each = { severity = [1, 2, 3] }
-layouts = [{ kind = "corrupted", path = "./clean.toml/test", corruption = "fog", severity = "{severity}" }]"""
-    corrupt = CARD.format(identity="content", layout="").partition("[parts")[0] + parts
+layouts = [{ kind = "corrupted", path = "./clean.toml/test", corruption = "fog", severity = "{severity}" }]
+[parts.again]
+layouts = [{ kind = "corrupted", path = "./clean.toml/test", corruption = "fog", severity = 1 }]"""
+    corrupt = CARD.format(identity=identity, layout="").partition("[parts")[0] + parts
     (tmp_path / "corrupt.toml").write_text(corrupt, encoding="utf-8")
     suite = tmp_path / "suite.toml"
     suite.write_text(
-        """
+        f"""
 name = "foggy"
 title = "Pets in fog"
 licence = "CC0"
 classes = ["n01", "n02", "n03"]
 [id]
-data = "./clean.toml"
-train = "test"
-val = "test"
-test = "test"
+data = "./{of}.toml"
+{id_data}
+"""
+        + """
 [[shifts]]
 name = "fog-{severity}"
 data = "./corrupt.toml"
@@ -407,15 +416,67 @@ each = { severity = [1, 2, 3] }
 """,
         encoding="utf-8",
     )
-    foggy = open_suite(read_card(suite), card_path=suite, data_root=root)
+    return open_suite(read_card(suite), card_path=suite, data_root=root)
+
+
+def test_two_corruptions_of_a_data_set_may_paste_two_sets_of_photographs(
+    root: Path, photos: dict[str, bytes], tmp_path: Path, new_picture: Any
+) -> None:
+    unpacked(root, photos)
+    (tmp_path / "clean.toml").write_text(CARD.format(identity="content", layout='{ path = "test" }'), encoding="utf-8")
+    lines = CARD.format(identity="content", layout="").partition("[parts")[0]
+    for number, name in enumerate(("white", "grey")):
+        (root / name / "all").mkdir(parents=True)
+        for photograph in range(6):
+            new_picture(10 * number + photograph, (300, 260)).save(root / name / "all" / f"{photograph}.png")
+        frost = lines.replace('"pets"', f'"{name}"').replace('["n01", "n02", "n03"]', '["all"]')
+        (tmp_path / f"{name}.toml").write_text(f'{frost}[parts.photographs]\nlayouts = [{{ path = "." }}]', encoding="utf-8")
+        lines += f"""[[parts.{name}.layouts]]
+kind = "corrupted"
+path = "./clean.toml/test"
+corruption = "frost"
+severity = 3
+photographs = "./{name}.toml/photographs"
+"""
+    (tmp_path / "frost.toml").write_text(lines, encoding="utf-8")
+    data_set = open_data_set(str(tmp_path / "frost.toml"), [DataRoot(root, "test")])
+    white, grey = (open_part(data_set, part, [0, 1, 2], cache=tmp_path / "index").collection for part in ("white", "grey"))
+    assert fingerprint(white, np.arange(12)) != fingerprint(grey, np.arange(12))
+    assert not np.array_equal(np.asarray(white.originals.open(0)), np.asarray(grey.originals.open(0)))
+
+
+def test_clean_images_are_decoded_once_for_all_corruptions(
+    root: Path, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked(root, photos)
+    suite = foggy(root, "content")
     read, data = [], FolderOriginals.data
     monkeypatch.setattr(FolderOriginals, "data", lambda self, row: (read.append(row), data(self, row))[1])
     pixels = Pixels(size=224, resize=224)
     for severity in (1, 2, 3):
-        split = foggy.load(f"fog-{severity}", pixels)
+        split = suite.load(f"fog-{severity}", pixels)
         found = split.take(np.array([7, 2]))
         assert sorted(read) == list(range(12))
-        row = int(np.flatnonzero(split.keys == split.keys[7])[0])
-        clean = prepared(decode(data(split._originals.clean.originals, row)), BEFORE)  # type: ignore[attr-defined]
-        key = str(split._originals.clean.content[row])  # type: ignore[attr-defined]
+        clean = prepared(decode(data(split._originals.clean.originals, 7)), BEFORE)  # type: ignore[attr-defined]
+        key = str(split._originals.clean.content[7])  # type: ignore[attr-defined]
         assert np.array_equal(found[0], corrupted(clean, "fog", severity, key=key))
+
+
+def test_a_corrupted_image_that_is_overwritten_in_place_is_another_in_the_cache_and_the_same_in_its_identity(
+    root: Path, photos: dict[str, bytes]
+) -> None:
+    unpacked(root, photos)
+    before = foggy(root, "listing").load("fog-1", Pixels(size=224, resize=224))
+    os.utime(root / "pets/test/n01/n01_0.png", ns=(0, 0))
+    after = foggy(root, "listing").load("fog-1", Pixels(size=224, resize=224))
+    assert after.fingerprint == before.fingerprint
+    assert after.cached_as != before.cached_as
+
+
+def test_several_corrupted_parts_as_one_are_decoded_whenever_they_are_read(root: Path, photos: dict[str, bytes]) -> None:
+    unpacked(root, photos)
+    divided_by = 'path = ["fog-1", "again"]\nval_fraction = 0.25\ntest_fraction = 0.25'
+    split = foggy(root, "content", divided_by, "corrupt").load("train", Pixels(size=224, resize=224))
+    assert not split.kept
+    assert not list(cache_dir("pixels").iterdir())
+    assert np.array_equal(split.take(np.array([3]))[0], np.asarray(split.original(3)))
