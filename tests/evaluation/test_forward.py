@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.evaluation.forward import logits_of
+from bench.evaluation.forward import frozen_features, logits_of
 from bench.training.engine import Engine
 
 
@@ -50,3 +54,21 @@ def test_the_next_batch_is_read_while_one_is_computed_on() -> None:
     assert torch.from_numpy(logits["it"]).flatten().round().tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert pictures.taken == [0, 1, 2, 3, 4, 5, 6]
     assert told == [(3, 7), (6, 7), (7, 7)]
+
+
+@pytest.mark.parametrize(("decoder", "files"), [("pil", 1), ("torchvision", 2)])
+def test_features_are_computed_anew_when_what_decoded_their_images_is_another(
+    decoder: str, files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split: Any = Pictures()
+    split.second.set()
+    vars(split).update(decoder=decoder, pixels=f"{decoder}-bicubic-2-2", cached_as="seven", keys=np.arange(7).astype(str))
+    backbone: Any = SimpleNamespace(name="mean", weights_sha256="0", image_tower=lambda: Mean(split))
+    for torchvision in ("0.1", "0.2"):
+        monkeypatch.setattr(
+            "bench.evaluation.forward.version",
+            lambda name, its=torchvision: its if name == "torchvision" else metadata.version(name),
+        )
+        features = frozen_features(backbone, split, Engine(), tmp_path)
+        assert features.flatten().round().tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert len(list((tmp_path / "features").glob("*.npy"))) == files
