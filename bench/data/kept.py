@@ -114,7 +114,7 @@ def divided(collection: Collection, id_data: InDistribution) -> dict[str, Rows]:
         return dict(stored)
 
 
-def _save(file: Path, parts: dict[str, Rows]) -> None:
+def _save(file: Path, parts: dict[str, Any]) -> None:
     with file.open("wb") as opened:
         np.savez(opened, **parts)
 
