@@ -156,7 +156,7 @@ def curve_of(board: Board, splits: list[str], *, logit: bool = False, dark: bool
     row = next((row for row in with_curve if row.records[0].method["name"] == YARDSTICK), next(iter(with_curve), None))
     if row is None:
         raise NothingMatched("no run has a curve", fix=f"`bench run {YARDSTICK} --curve` measures one")
-    found = frame([record for record in row.records if record.curve])
+    found = frame([record for record in row.records if record.curve], board.shifts.shared)
     assert found is not None
     subtitle = f"mean and 95 % t-interval over {found['runs'].max()} seeds" if found["runs"].max() > 1 else "one seed"
     return diagrams.curve(

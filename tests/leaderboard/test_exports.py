@@ -90,10 +90,11 @@ def test_a_table_is_typeset_whatever_stands_in_it(make: Make, tmp_path: Path) ->
         "* star",
         "a--b",
         "\u03b1 \u4e2d \U0001f600 \u00e9",
+        "\u039b \u03db \u0391",  # Lambda; stigma and Alpha, for which there is no command
     ]
     records = [make(f"m{i}", label=name, backbone="b_%") for i, name in enumerate(names)]
     told = typeset(render(tables(records, View()), Format.latex), tmp_path)
-    for part in ("50% & $x$ #1 {y}", r"\input{/etc/passwd}", "[2pt] first", "* star", "a--b", "\u03b1 U+4E2D U+1F600"):
+    for part in ("50% & $x$ #1 {y}", r"\input{/etc/passwd}", "[2pt] first", "* star", "a--b", "\u03b1 U+4E2D U+1F600", "\u039b U+03DB U+0391"):
         assert part in told
 
 
