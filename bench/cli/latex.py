@@ -51,8 +51,42 @@ _ACCENTS = {
 }  # fmt: skip
 #: The Greek letters that LaTeX has a command for: not those that look like Latin ones, nor the archaic ones.
 _GREEK = frozenset(
-    "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega alpha beta gamma delta epsilon zeta eta theta iota kappa "
-    "lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega".split()
+    [
+        "Gamma",
+        "Delta",
+        "Theta",
+        "Lambda",
+        "Xi",
+        "Pi",
+        "Sigma",
+        "Upsilon",
+        "Phi",
+        "Psi",
+        "Omega",
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "pi",
+        "rho",
+        "sigma",
+        "tau",
+        "upsilon",
+        "phi",
+        "chi",
+        "psi",
+        "omega",
+    ]
 )
 #: Cells of a text column longer than this are broken into lines.
 _LONG = 28

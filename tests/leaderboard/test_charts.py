@@ -163,7 +163,9 @@ def test_the_curve_averages_what_the_points_average_where_a_row_lacks_a_shift(tm
     assert board.shifts.shared == ["art"]
     assert curve is not None
     assert curve["ood"].tolist() == [point.scores["art"] for point in reference.curve]
-    assert (curve["id"].iloc[-1], curve["ood"].iloc[-1]) == pytest.approx((end["id"], end["ood"])), "its end is the row's own mark"
+    assert (curve["id"].iloc[-1], curve["ood"].iloc[-1]) == pytest.approx((end["id"], end["ood"])), (
+        "its end is the row's own mark"
+    )
     for point in reference.curve:
         del point.scores["art"]
     assert yardstick(board) is None

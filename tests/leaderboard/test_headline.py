@@ -73,9 +73,7 @@ def on_images(make: Make, predict: Predict, store: Store, *, seeds: dict[str, in
     return in_words(board)
 
 
-def test_both_questions_are_answered_of_rows_that_have_predictions_and_seeds(
-    make: Make, predict: Predict, store: Store
-) -> None:
+def test_both_questions_are_answered_of_rows_that_have_predictions_and_seeds(make: Make, predict: Predict, store: Store) -> None:
     said = on_images(make, predict, store, seeds={"a": 4, "b": 4, "c": 4}, kept="abc")
     assert ", and on these test images no other row ties with it; trained again with other seeds, likewise." in said
 
