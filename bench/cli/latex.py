@@ -50,44 +50,11 @@ _ACCENTS = {
     "\u030a": "r ", "\u030b": "H ", "\u030c": "v ", "\u0327": "c ",
 }  # fmt: skip
 #: The Greek letters that LaTeX has a command for: not those that look like Latin ones, nor the archaic ones.
-_GREEK = frozenset(
-    [
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Pi",
-        "Sigma",
-        "Upsilon",
-        "Phi",
-        "Psi",
-        "Omega",
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "pi",
-        "rho",
-        "sigma",
-        "tau",
-        "upsilon",
-        "phi",
-        "chi",
-        "psi",
-        "omega",
-    ]
-)
+_GREEK = frozenset((
+    "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega", "alpha", "beta", "gamma", "delta",
+    "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "upsilon", "phi",
+    "chi", "psi", "omega",
+))  # fmt: skip
 #: Cells of a text column longer than this are broken into lines.
 _LONG = 28
 

@@ -315,6 +315,16 @@ def test_the_board_is_what_its_packs_give(results: Store, tmp_path: Path, monkey
     assert difference.startswith("board.json.tables[0].rows[0].ood")
 
 
+@pytest.mark.parametrize(("store", "check"), [(None, False), (None, True), (Path("some-store"), True)])
+def test_a_suite_is_of_a_store_that_is_packed(
+    store: Path | None, check: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        regenerate.main(store, tmp_path, ["pets"], check)
+    assert ended.value.code == 2
+    assert "--store" in capsys.readouterr().err
+
+
 def test_the_board_of_this_repository_adds_up_from_its_packs() -> None:
     folder = Path(__file__).parents[2] / "leaderboard" / "boards"
     if not folder.is_dir():
