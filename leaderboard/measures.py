@@ -12,7 +12,7 @@ from bench.runs.record import RunRecord
 from .baseline import Line, effective, matched_id
 from .intervals import Interval, over_images
 from .tradeoff import ID as ID
-from .tradeoff import area_under_curve, offer_at, yardsticks
+from .tradeoff import area_under_curve, average, offer_at, yardsticks
 
 #: Keys of the columns of the distance above the curve, and of what the curve offers.
 ABOVE, OFFERED = "above_curve", "curve_ood"
@@ -166,8 +166,6 @@ def factor_measures(records: Sequence[RunRecord], measured: Sequence[str]) -> li
 def _above(records: Sequence[RunRecord], shifts: Sequence[str]) -> list[Measure]:
     """OOD above the interpolation curve of the same seed's full fine-tuning, where such a curve was measured."""
     curves = yardsticks(records)
-
-    own = _ood("score", shifts)
     known: dict[tuple[str, str], float | None] = {}
 
     def offer(record: RunRecord) -> float | None:
@@ -178,7 +176,9 @@ def _above(records: Sequence[RunRecord], shifts: Sequence[str]) -> list[Measure]
         return known[key]
 
     def distance(record: RunRecord) -> float | None:
-        reached, offered = own(record), offer(record)
+        # The average as of the curve's points, so that the curve's end is above itself by nothing, to the last bit.
+        reached = average({split: metrics.score for split, metrics in record.metrics.items()}, shifts)
+        offered = offer(record)
         return None if reached is None or offered is None else reached - offered
 
     def among(record: RunRecord) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from bench.errors import NothingMatched, UsageError
 from bench.leaderboard import diagrams
+from bench.leaderboard.board import Board
 from bench.leaderboard.chart_style import COLOURS, SHAPES, Axis, save
 from bench.leaderboard.charts import pareto, scatter
 from bench.leaderboard.frames import bins, curve_of, points, yardstick
@@ -153,6 +154,12 @@ def test_a_curve_is_the_mean_over_the_seeds_that_have_one(measured: Store) -> No
     assert curve_of([], ["art"]) is None
 
 
+def end_of(board: Board, key: str) -> float | None:
+    """What a column has for the row whose own curve is the yardstick."""
+    (row,) = [row for row in board.rows if row.name == "full-finetune"]
+    return row.cells[key].value
+
+
 def test_the_curve_averages_what_the_points_average_where_a_row_lacks_a_shift(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     reference = stored_run(store, "full-finetune", curve=True)
@@ -162,6 +169,8 @@ def test_the_curve_averages_what_the_points_average_where_a_row_lacks_a_shift(tm
     curve, end = yardstick(board), points(board).set_index("row").loc["full-finetune"]
     assert board.shifts.shared == ["art"]
     assert curve is not None
+    assert end_of(board, "above_curve") == 0.0
+    assert end_of(board, "curve_ood") == reference.curve[-1].scores["art"]
     assert curve["ood"].tolist() == [point.scores["art"] for point in reference.curve]
     assert (curve["id"].iloc[-1], curve["ood"].iloc[-1]) == pytest.approx((end["id"], end["ood"])), (
         "its end is the row's own mark"
