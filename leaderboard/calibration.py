@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from bench.evaluation.metrics import expected_calibration_error
-from bench.evaluation.temperature import fitted_temperature
 from bench.runs.record import RunRecord
 
 from .predictions import Predictions
@@ -116,16 +115,10 @@ def scaled(record: RunRecord, split: str, predictions: Predictions) -> Scaled:
         return _condensed(record, split, here)
     logits = here["logits"].astype(float)
     before, diagram = calibration(logits, labels), _diagram(logits, labels, 1.0)
-    t = record.temperature or _fitted(record, predictions)
+    t = record.temperature or predictions.fitted_temperature(record)
     if t is None:
         return Scaled(before, diagram, hole=f"temperature scaling: id-val: {_not_kept(record)}")
     return Scaled(before, diagram, t, calibration(logits, labels, t), _diagram(logits, labels, t))
-
-
-def _fitted(record: RunRecord, predictions: Predictions) -> float | None:
-    """The temperature that runs of earlier versions did not record."""
-    val = predictions.columns(record, "id-val", ("label", "logits"))
-    return None if val is None or "logits" not in val else fitted_temperature(val["logits"], val["label"])
 
 
 def _condensed(record: RunRecord, split: str, here: Mapping[str, NDArray[Any]]) -> Scaled:

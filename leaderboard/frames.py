@@ -13,7 +13,7 @@ from .board import Board
 from .calibration import scaled
 from .intervals import over_seeds
 from .predictions import Predictions
-from .tradeoff import ID, YARDSTICK, yardsticks
+from .tradeoff import ID, YARDSTICK, average, yardsticks
 
 
 def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
@@ -53,7 +53,7 @@ def yardstick(board: Board, shift: str = "") -> pd.DataFrame | None:
         None where no curve was measured.
     """
     runs = [r for _, r in sorted(yardsticks(board.records).items())]
-    found = curve_of(runs)
+    found = curve_of(runs, board.shifts.shared)
     if found is None:
         return None
     wide = found.pivot(index="alpha", columns="split", values="score").reset_index()
@@ -87,13 +87,18 @@ def standard_line(board: Board, key: str = "ood") -> Callable[[float], float | N
     return reached
 
 
-def curve_of(runs: Sequence[RunRecord]) -> pd.DataFrame | None:
-    """Accuracy along the curves of runs, mean and 95 % t-interval over them: `alpha`, `split`, `score`, `low`, `high`, `runs`."""
+def curve_of(runs: Sequence[RunRecord], shifts: Sequence[str]) -> pd.DataFrame | None:
+    """Accuracy along the curves of runs, mean and 95 % t-interval over them: `alpha`, `split`, `score`, `low`, `high`, `runs`.
+
+    Args:
+        shifts: those of the split "OOD average", which a point that lacks one of them does not have.
+    """
     every = [
         {"alpha": point.alpha, "split": split, "score": score}
         for run in runs
         for point in run.curve
-        for split, score in {**point.scores, **({} if point.ood is None else {"OOD average": point.ood})}.items()
+        for split, score in {**point.scores, "OOD average": average(point.scores, shifts)}.items()
+        if score is not None
     ]
     if not every:
         return None

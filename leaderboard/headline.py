@@ -30,7 +30,7 @@ def headline(board: Board) -> list[Part]:
         return []
     best = rows[0]
     said: list[Part] = [best, f" has the highest {_about(by.key, by.title)}, {_percent(best, by.key)} %"]
-    if not board.ties_question or board.ties_missing:
+    if not board.ties_question or board.ties_missing or best.name in board.ties_untested:
         said.append("; which rows cannot be told from it was not tested.")
     else:
         said += _tied(board, rows, best)
@@ -54,7 +54,7 @@ def _tied(board: Board, rows: Sequence[BoardRow], best: BoardRow) -> list[Part]:
     if over_seeds.ties_missing or best.name in over_seeds.ties_untested:
         return [*said, "; whether training again would say the same was not tested."]
     tied = {row.key for row in over_seeds.rows if row.tie}
-    if best.key in tied and tied == {row.key for row in rows if row.tie}:
+    if not over_seeds.ties_untested and best.key in tied and tied == {row.key for row in rows if row.tie}:
         return [*said, "; trained again with other seeds, likewise."]
     return [
         *said,

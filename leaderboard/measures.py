@@ -12,7 +12,7 @@ from bench.runs.record import RunRecord
 from .baseline import Line, effective, matched_id
 from .intervals import Interval, over_images
 from .tradeoff import ID as ID
-from .tradeoff import above_curve, area_under_curve, yardsticks
+from .tradeoff import area_under_curve, average, offer_at, yardsticks
 
 #: Keys of the columns of the distance above the curve, and of what the curve offers.
 ABOVE, OFFERED = "above_curve", "curve_ood"
@@ -166,14 +166,20 @@ def factor_measures(records: Sequence[RunRecord], measured: Sequence[str]) -> li
 def _above(records: Sequence[RunRecord], shifts: Sequence[str]) -> list[Measure]:
     """OOD above the interpolation curve of the same seed's full fine-tuning, where such a curve was measured."""
     curves = yardsticks(records)
-
-    def distance(record: RunRecord) -> float | None:
-        curve = curves.get(record.seed)
-        return None if curve is None else above_curve(record, curve, shifts)
+    known: dict[tuple[str, str], float | None] = {}
 
     def offer(record: RunRecord) -> float | None:
-        above, own = distance(record), _ood("score", shifts)(record)
-        return None if above is None or own is None else own - above
+        key = (record.fit_id, record.eval_id)
+        if key not in known:
+            curve = curves.get(record.seed)
+            known[key] = None if curve is None else offer_at(record, curve, shifts)
+        return known[key]
+
+    def distance(record: RunRecord) -> float | None:
+        # The average as of the curve's points, so that the curve's end is above itself by nothing, to the last bit.
+        reached = average({split: metrics.score for split, metrics in record.metrics.items()}, shifts)
+        offered = offer(record)
+        return None if reached is None or offered is None else reached - offered
 
     def among(record: RunRecord) -> bool:
         return record.seed in curves

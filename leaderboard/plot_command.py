@@ -156,7 +156,7 @@ def curve_of(board: Board, splits: list[str], *, logit: bool = False, dark: bool
     row = next((row for row in with_curve if row.records[0].method["name"] == YARDSTICK), next(iter(with_curve), None))
     if row is None:
         raise NothingMatched("no run has a curve", fix=f"`bench run {YARDSTICK} --curve` measures one")
-    found = frame([record for record in row.records if record.curve])
+    found = frame([record for record in row.records if record.curve], board.shifts.shared)
     assert found is not None
     subtitle = f"mean and 95 % t-interval over {found['runs'].max()} seeds" if found["runs"].max() > 1 else "one seed"
     return diagrams.curve(
@@ -169,14 +169,16 @@ def curve_of(board: Board, splits: list[str], *, logit: bool = False, dark: bool
 
 
 def _legible(board: Board, most: int = 6) -> tuple[Board, str]:
-    """The board with the best row of every method, where all rows would be a tangle, and the words that say so."""
+    """The board with every method's first row, where all rows would be a tangle, and the words that say so and by what."""
     from dataclasses import replace
 
     if len(board.rows) <= most:
         return board, ""
     best = {str(row.records[0].method.get("name")): row for row in reversed(board.rows)}
     rows = [row for row in board.rows if row in best.values()][:most]
-    return replace(board, rows=rows), f"{len(rows)} of {len(board.rows)} rows, the best of a method each; --method chooses others"
+    by = "OOD average" if board.sort == "ood" else getattr(board.measure(board.sort), "title", board.sort)
+    which = f"{len(rows)} of {len(board.rows)} rows, the best of a method each by {by}; --method chooses others"
+    return replace(board, rows=rows), which
 
 
 def reliability_of(board: Board, splits: list[str], store: Any, *, scaled: bool = False, dark: bool = False) -> Any:

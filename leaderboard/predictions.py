@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import BenchError
+from bench.evaluation.temperature import fitted_temperature
 from bench.runs.predictions import alpha_column
 from bench.runs.record import RunRecord
 
@@ -54,6 +55,7 @@ class Predictions:
         self._store = store
         self._outcomes = lru_cache(maxsize=4096)(self._read_outcomes)
         self._keys: dict[bytes, NDArray[np.str_]] = {}
+        self._temperatures: dict[str, float] = {}
 
     def outcomes(self, record: RunRecord, split: str) -> Outcomes | None:
         """Labels and predictions, sorted by key; None where the run kept none on that split.
@@ -91,6 +93,20 @@ class Predictions:
             BenchError: the file cannot be read.
         """
         return self._read(str(self._store.run_dir(record)), "predictions", split, names)
+
+    def fitted_temperature(self, record: RunRecord) -> float | None:
+        """The temperature that runs of earlier versions did not record, fitted once; None where id-val's logits are not kept.
+
+        Raises:
+            BenchError: the file cannot be read.
+        """
+        folder = str(self._store.run_dir(record))
+        if folder not in self._temperatures:
+            val = self.columns(record, "id-val", ("label", "logits"))
+            if val is None or "logits" not in val:
+                return None
+            self._temperatures[folder] = fitted_temperature(val["logits"], val["label"])
+        return self._temperatures[folder]
 
     def _read(self, folder: str, kind: Kind, split: str, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
         import pyarrow as pa

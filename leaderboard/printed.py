@@ -48,7 +48,7 @@ def _as_printed(value: float, measure: Measure) -> str:
 
 
 def caption(board: Board, title: str, notes: Sequence[str]) -> str:
-    """The title, what the numbers mean, how parameters were chosen, and what bold says."""
+    """The title, what the numbers mean (the first of the notes), how parameters were chosen, and what bold says."""
     trials = sorted({row.trials for row in board.rows if not row.external})
     if trials == [0] or not trials:
         chosen = "Parameters as in the suite's recipe or as named."
@@ -62,8 +62,7 @@ def caption(board: Board, title: str, notes: Sequence[str]) -> str:
         strong = "Bold: the best of a column" + (
             f"; for {about.title}, all rows not shown to be below the best." if tested and about else "."
         )
-    reading = re.sub(r" Training = [^.]*\.", "", notes[0]) if notes else ""  # no column of costs is printed
-    return " ".join(part for part in (f"{title}.", reading, chosen, strong) if part)
+    return " ".join(part for part in (f"{title}.", *notes[:1], chosen, strong) if part)
 
 
 def bibtex(records: Iterable[RunRecord]) -> str:

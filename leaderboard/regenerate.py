@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.output import Format, render, say, size
-from bench.errors import BenchError
+from bench.errors import BenchError, UsageError
 from bench.runs.store import Store, store_root
 from bench.spec import DEFAULT_BACKBONE, DEFAULT_SUITE
 
@@ -117,6 +117,8 @@ def main(
 ) -> None:
     """Make the board anew, or check the one that is here."""
     try:
+        if suite and (store is None or check):
+            raise UsageError("a suite is chosen of a store that is packed", where="--suite", fix="add --store, without --check")
         if not check:
             for name in (suite or [DEFAULT_SUITE]) if store is not None else []:
                 repack(Store(store_root(store)), folder, name)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli.output import Format, Table, render
+from bench.cli.output import Format, Table, markdown_text, render
 from bench.errors import BenchError, NothingMatched, UsageError
 from bench.runs.atomic import write_text
 from bench.spec import SEARCH_SEED
 
 from .board import Board
 from .chart_style import FORMATS, save
+from .frames import yardstick
 from .headline import in_words
 from .plot_command import curve_of, radar_of, reliability_of, scatter_of
 from .predictions import Predictions
 from .printed import bibtex
-from .tables import View, boards, tables, title
+from .tables import View, board_table, boards, title
 
 if TYPE_CHECKING:
     from bench.runs.record import RunRecord
@@ -75,10 +75,10 @@ def _fill(records: Sequence[RunRecord], store: Store, folder: Path, dark: bool) 
         while (folder / name).exists():  # two names may differ in nothing but odd characters
             name += "_"
         place = folder / name
-        own = tables(board.group.records, view, predictions)
+        own = board_table(board, view)
         for form, ending in ((Format.md, "md"), (Format.latex, "tex"), (Format.csv, "csv"), (Format.json, "json")):
-            write_text(place / f"board.{ending}", render(own, form))
-        parts += [f"## {title(board)}", "", *_paragraph(in_words(board)), *_paragraph(protocol(board)), _untitled(own[0]), ""]
+            write_text(place / f"board.{ending}", render([own], form))
+        parts += [f"## {title(board)}", "", *_paragraph(in_words(board)), *_paragraph(protocol(board)), _untitled(own), ""]
         for what, draw in _charts(board, store, dark).items():
             try:
                 chart = draw()
@@ -87,7 +87,7 @@ def _fill(records: Sequence[RunRecord], store: Store, folder: Path, dark: bool) 
                 continue
             for ending in FORMATS:
                 save(chart, place / f"{what}{ending}", f"{title(board)}: {what}")
-            parts += [f"![{what} of {title(board)}]({name}/{what}.svg)", "", *_paragraph(_CAPTIONS[what])]
+            parts += [f"![{what} of {title(board)}]({name}/{what}.svg)", "", *_paragraph(_caption(what, board))]
         parts += [f"The table as `{name}/board.tex`, `.csv`, `.json` and `.md`; the figures as .svg, .pdf, .png and .html.", ""]
     parts += [f"- {why}." for why in missing]
     write_text(folder / "report.md", "\n".join(parts) + "\n")
@@ -96,17 +96,25 @@ def _fill(records: Sequence[RunRecord], store: Store, folder: Path, dark: bool) 
 
 
 _CAPTIONS = {
-    "scatter": "ID against OOD, a mark per row. What lies above the grey line offers more OOD at its ID than the interpolation "
-    "from the start to the fine-tuned weights does.",
+    "scatter": "ID against OOD, a mark per row.",
     "curve": "Accuracy along the straight line from the start (alpha 0) to the fine-tuned weights (alpha 1).",
     "reliability": "Accuracy against confidence. On the diagonal confidence is right; below it, it is too high.",
     "radar": "Accuracy on ID and every shift of the average.",
 }
 
 
+def _caption(what: str, board: Board) -> str:
+    if what != "scatter" or yardstick(board) is None:
+        return _CAPTIONS[what]
+    return (
+        f"{_CAPTIONS[what]} What lies above the grey line offers more OOD at its ID than the interpolation from the start to the "
+        "fine-tuned weights does."
+    )
+
+
 def _paragraph(text: str) -> list[str]:
     """Text that came from records as a Markdown paragraph: names stay names."""
-    return [re.sub(r"([\\`*<>\[\]|_])", r"\\\1", text), ""] if text else []
+    return [markdown_text(text), ""] if text else []
 
 
 def _charts(board: Board, store: Store, dark: bool) -> dict[str, Callable[[], Any]]:

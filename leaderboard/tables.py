@@ -94,7 +94,7 @@ def tables(records: Sequence[RunRecord], view: View, predictions: Predictions | 
         UsageError: no board has a column `view.sort`.
     """
     found = boards(records, view, predictions)
-    made = [((one.group.suite, one.group.backbone, 0), _board(one, view)) for one in found.boards]
+    made = [((one.group.suite, one.group.backbone, 0), board_table(one, view)) for one in found.boards]
     for suite, backbone in dict.fromkeys((r.suite, r.backbone) for r in found.unfinished):
         here = [r for r in found.unfinished if (r.suite, r.backbone) == (suite, backbone)]
         made.append(((suite, backbone, 1), _unfinished(here)))
@@ -110,9 +110,13 @@ def title(of: Board) -> str:
 
 
 def notes(of: Board, view: View) -> list[str]:
-    """Sentences that stand below a board: what its numbers mean, what is missing and why, what makes rows uneven."""
+    """Sentences that stand below a board: what its numbers mean, what is missing and why, what makes rows uneven.
+
+    The first one is about accuracies alone, and stands in print as well.
+    """
     return [
         _reading(of.records, of.shifts, of.columns, view),
+        "Training = mean wall time with nested fits.",
         *_ties(of),
         *_front(of),
         *_baseline(of),
@@ -123,7 +127,8 @@ def notes(of: Board, view: View) -> list[str]:
     ]
 
 
-def _board(of: Board, view: View) -> Table:
+def board_table(of: Board, view: View) -> Table:
+    """A board as a table, under the view that it was made with."""
     records = of.records
     shown = [
         *NAMES,
@@ -265,10 +270,7 @@ def _reading(records: Sequence[RunRecord], shifts: Shifts, columns: Sequence[Mea
     )
     metrics = {r.metrics[s].metric for r in records for s in (ID, *shifts.all) if s in r.metrics} - {metric}
     other = f" (some shifts: {', '.join(sorted(metrics))})" if metrics else ""
-    return (
-        f"ID = {metric} on {ID}, OOD = {over}, in percent{other}; {spread}. "
-        f"Training = mean wall time with nested fits.{factors}{above}"
-    )
+    return f"ID = {metric} on {ID}, OOD = {over}, in percent{other}; {spread}.{factors}{above}"
 
 
 def _missing(records: Sequence[RunRecord], shifts: Shifts) -> list[str]:

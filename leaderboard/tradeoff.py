@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -47,22 +47,32 @@ def offered(ids: Floats, oods: Floats, at: Floats) -> Floats:
     return np.where((x[:, 0] <= at) & (at <= x[:, -1]), found, np.nan)
 
 
+def average(scores: Mapping[str, float], shifts: Sequence[str]) -> float | None:
+    """Mean over the shifts, which are the board's and need not be those that a record averaged; None if one is missing."""
+    return fmean([scores[shift] for shift in shifts]) if shifts and all(shift in scores for shift in shifts) else None
+
+
 def points(record: RunRecord, shifts: Sequence[str]) -> list[tuple[float, float]]:
     """(ID, mean over the shifts) of the points of a run's curve; of none that was not measured on all of them."""
-    splits = (ID, *shifts)
-    known = [point.scores for point in record.curve if all(split in point.scores for split in splits)]
-    return [(scores[ID], fmean([scores[split] for split in shifts])) for scores in known] if shifts else []
+    places = [(point.scores.get(ID), average(point.scores, shifts)) for point in record.curve]
+    return [(x, y) for x, y in places if x is not None and y is not None]
+
+
+def offer_at(record: RunRecord, yardstick: RunRecord, shifts: Sequence[str]) -> float | None:
+    """Mean over the shifts that the yardstick's curve offers at the run's ID accuracy; None outside the curve's range."""
+    curve = points(yardstick, shifts)
+    if not curve or ID not in record.metrics:
+        return None
+    ids, oods = np.array(curve).T
+    found = float(offered(ids[None], oods[None], np.array([record.metrics[ID].score]))[0])
+    return None if np.isnan(found) else found
 
 
 def above_curve(record: RunRecord, yardstick: RunRecord, shifts: Sequence[str]) -> float | None:
     """Mean over the shifts minus what the yardstick's curve offers at the run's ID accuracy; None where that is not defined."""
-    curve = points(yardstick, shifts)
-    if not curve or any(split not in record.metrics for split in (ID, *shifts)):
-        return None
-    ids, oods = np.array(curve).T
-    at, own = record.metrics[ID].score, fmean([record.metrics[split].score for split in shifts])
-    found = float(offered(ids[None], oods[None], np.array([at]))[0])
-    return None if np.isnan(found) else own - found
+    own = average({split: metrics.score for split, metrics in record.metrics.items()}, shifts)
+    offer = offer_at(record, yardstick, shifts)
+    return None if own is None or offer is None else own - offer
 
 
 def yardsticks(records: Iterable[RunRecord]) -> dict[int, RunRecord]:

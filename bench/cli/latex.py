@@ -49,7 +49,12 @@ _ACCENTS = {
     "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u ", "\u0307": ".", "\u0308": '"',
     "\u030a": "r ", "\u030b": "H ", "\u030c": "v ", "\u0327": "c ",
 }  # fmt: skip
-_GREEK_CAPITALS = ("Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega")
+#: The Greek letters that LaTeX has a command for: not those that look like Latin ones, nor the archaic ones.
+_GREEK = frozenset((
+    "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega", "alpha", "beta", "gamma", "delta",
+    "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "upsilon", "phi",
+    "chi", "psi", "omega",
+))  # fmt: skip
 #: Cells of a text column longer than this are broken into lines.
 _LONG = 28
 
@@ -70,9 +75,10 @@ def _character(c: str) -> str:
         return rf"{{\{_ACCENTS[apart[1]]}{apart[0]}}}"
     greek = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(c, ""))
     if greek:
-        name = greek[2].lower() if greek[1] == "SMALL" else greek[2].title()
-        if name in _GREEK_CAPITALS or (greek[1] == "SMALL" and name != "omicron"):
-            return rf"$\{'lambda' if name == 'lamda' else name}$"
+        name = greek[2].replace("LAMDA", "LAMBDA")  # Unicode's spelling
+        name = name.lower() if greek[1] == "SMALL" else name.title()
+        if name in _GREEK:
+            return rf"$\{name}$"
     return rf"\texttt{{U+{ord(c):04X}}}"
 
 

@@ -249,7 +249,8 @@ def _csv(tables: Sequence[Table]) -> str:
     return text.getvalue()
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Text as Markdown shows it, whatever it holds."""
     text = re.sub(r"([\\`*<>\[\]|])", r"\\\1", text)
     # An underscore inside a word is no emphasis, and `art_painting` should stay readable.
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
@@ -258,11 +259,11 @@ def _markdown_text(text: str) -> str:
 def _markdown(table: Table) -> str:
     columns, titles, rows = for_people(table)
     rule = ["---" if column.kind == "text" else "---:" for column in columns]
-    lines = [f"### {_markdown_text(plain(table.title))}", ""] if table.title else []
-    cells = [[_markdown_text(cell) for cell in line] for line in (titles, *rows)]
+    lines = [f"### {markdown_text(plain(table.title))}", ""] if table.title else []
+    cells = [[markdown_text(cell) for cell in line] for line in (titles, *rows)]
     lines += ["| " + " | ".join(line) + " |" for line in (cells[0], rule, *cells[1:])]
     if table.notes:
-        lines += ["", *(f"- {_markdown_text(plain(note))}" for note in table.notes)]
+        lines += ["", *(f"- {markdown_text(plain(note))}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 

@@ -20,7 +20,7 @@ from ..frames import standard_line
 from ..headline import headline
 from ..predictions import Predictions
 from ..tables import Boards, View, notes, title
-from ..tradeoff import ID
+from ..tradeoff import ID, average
 from .figures import CORNERS, HEIGHT, LABEL_SIZE, RECOLOUR, figures
 from .pairs import Pairwise
 from .plain import plain, row_id, short
@@ -74,12 +74,12 @@ class Document:
 
     def _board(self, board: Board, view: View, provenance: _Distinct) -> dict[str, Any]:
         published = reported_rows(board.group.suite, board.group.backbone, board) if board.kind == "ranked" else []
-        detailed = board.rows[:MOST_DETAILED]
+        detailed, shared = board.rows[:MOST_DETAILED], board.shifts.shared
         rows = [_row(row, board, provenance) for row in board.rows]
         for row, made in zip(detailed, rows, strict=False):
             made["bins"] = bins(row.records, (ID, *board.shifts.all), self.predictions)
         rows += published
-        curves = [point for row, made in zip(board.rows, rows, strict=False) for point in _curve(row, made["id"])]
+        curves = [point for row, made in zip(board.rows, rows, strict=False) for point in _curve(row, made["id"], shared)]
         return {
             "suite": board.group.suite,
             "backbone": board.group.backbone,
@@ -194,13 +194,18 @@ def _run(record: RunRecord, provenance: _Distinct) -> dict[str, Any]:
     return made
 
 
-def _curve(row: BoardRow, identity: str) -> list[dict[str, Any]]:
-    """Mean over seeds of every point of the row's interpolation curve; alphas that not every seed has are left out."""
+def _curve(row: BoardRow, identity: str, shared: Sequence[str]) -> list[dict[str, Any]]:
+    """Mean over seeds of every point of the row's interpolation curve; alphas that not every seed has are left out.
+
+    Args:
+        shared: the shifts that the board's OOD average is over.
+    """
     runs = [r for r in row.records if r.curve]
     points: dict[float, list[dict[str, float]]] = {}
     for run in runs:
         for point in run.curve:
-            points.setdefault(point.alpha, []).append(point.scores | ({} if point.ood is None else {"ood": point.ood}))
+            ood = average(point.scores, shared)
+            points.setdefault(point.alpha, []).append(point.scores | ({} if ood is None else {"ood": ood}))
     made = []
     for alpha, own in sorted(points.items()):
         everywhere = [split for split in own[0] if len(own) == len(runs) and all(split in scores for scores in own)]

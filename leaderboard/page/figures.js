@@ -13,12 +13,16 @@ function inTheme(part) {
   return part;
 }
 
-/** Draw one figure anew. `ast` makes Vega interpret its expressions, so that the page needs no `unsafe-eval`. */
-async function draw(name, datasets, change = (specification) => specification) {
+function clear(name) {
   views[name]?.finalize();
   delete views[name];
-  const specification = board()?.figures[name];
   byId(name).replaceChildren();
+}
+
+/** Draw one figure anew. `ast` makes Vega interpret its expressions, so that the page needs no `unsafe-eval`. */
+async function draw(name, datasets, change = (specification) => specification) {
+  clear(name);
+  const specification = board()?.figures[name];
   if (!specification) return null;
   const filled = { ...change(inTheme(specification)), datasets };
   const many = Object.values(datasets).some((rows) => rows.length > MOST_IN_SVG);

@@ -23,7 +23,7 @@ CORNERS = {"ne": ("left", 6, -10), "nw": ("right", -6, -10), "se": ("left", 6, 1
 
 
 def figures(rows: Sequence[dict[str, Any]], splits: Sequence[str]) -> dict[str, Any]:
-    """Figure's name -> specification; a figure that would be empty is left out.
+    """Figure's name -> specification; one that nothing could stand in is left out, and the page leaves out what is empty.
 
     Args:
         rows: as they stand in the document. splits: the shifts.

@@ -3,6 +3,7 @@
 
 /** Show a change of the state. `what`: `rows` (the selection), `order`, `drawer`, `theme`, or `all`. */
 function changed(what) {
+  settleHeight();
   writeFragment();
   if (what === "drawer") { drawDrawer(); return Promise.resolve(); }
   if (what !== "theme") drawControls();
@@ -51,7 +52,7 @@ function drawControls() {
   const apart = board()?.kind === "apart" || board()?.kind === "limited";
   byId("apart").hidden = !apart;
   byId("apart").textContent = apart ? `These rows are not ranked with the others. ${board().title}.` : "";
-  byId("figures").hidden = !board()?.figures.scatter;
+  byId("figures").hidden = !Object.keys(board()?.figures ?? {}).length;
   for (const name of ["table-scroll", "comparison"]) byId(name).hidden = !board()?.rows.length;
   const runs = leaderboard.boards.reduce((sum, b) => sum + b.rows.reduce((own, row) => own + row.runs.length, 0), 0);
   byId("title").textContent = board() ? `${board().suite} on ${board().backbone}` : "Leaderboard";

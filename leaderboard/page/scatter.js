@@ -6,12 +6,18 @@ const logit = (share) => { const held = Math.min(Math.max(share, edge), 1 - edge
 /** Where a share stands on an axis; null for a missing one. */
 const place = (share) => (share === null || share === undefined ? null : state.axes === "logit" ? logit(share) : share);
 
-/** Columns that may stand against ID: the OOD average, and every shift or factor. */
+/** Columns that may stand against ID, where a row has both: the OOD average, and every shift or factor. */
 const heights = () => (board()?.columns ?? []).filter((c) => c.kind === "percent" && (c.key === "ood" || (c.split && c.part !== "more")))
-  .sort((a, b) => (b.key === "ood") - (a.key === "ood"));
+  .filter((c) => plotted(rowsOfKind(), c.key).length).sort((a, b) => (b.key === "ood") - (a.key === "ood"));
 const heightName = (column) => (column.key === "ood" ? "OOD average" : column.title);
 
-const plotted = (rows) => rows.filter((row) => row.cells.id?.[0] != null && row.cells[state.y]?.[0] != null);
+const plotted = (rows, key = state.y) => rows.filter((row) => row.cells.id?.[0] != null && row.cells[key]?.[0] != null);
+
+/** What stands against ID: what was asked for, else the first that has something to plot. */
+function settleHeight() {
+  const columns = heights();
+  if (!columns.some((column) => column.key === state.y)) state.y = columns[0]?.key ?? usual.y;
+}
 
 function curvePoints(rows) {
   const ids = new Set(rows.map((row) => row.id)), split = board().columns.find((c) => c.key === state.y)?.split;
@@ -85,8 +91,10 @@ function label(drawn, xs, ys) {
 }
 
 async function drawScatter() {
-  if (!board()?.figures.scatter) return;
-  const rows = plotted(shownRows()), all = plotted(rowsOfKind()), column = heights().find((c) => c.key === state.y);
+  const all = board()?.figures.scatter ? plotted(rowsOfKind()) : [];
+  byId("scatter-figure").hidden = !all.length;
+  if (!all.length) { clear("scatter"); return; }
+  const rows = plotted(shownRows()), column = heights().find((c) => c.key === state.y);
   const curve = curvePoints(rows), best = front(), drawn = points(rows, best), line = board().baselines[state.y] ?? [];
   const ids = range("id", all, curve.map((p) => p.id)), between = line.filter(([id]) => id >= ids[0] && id <= ids[1]).map(([, ood]) => ood);
   const across = axis("ID accuracy", ids);

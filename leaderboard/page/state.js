@@ -18,7 +18,6 @@ function readFragment() {
   if (state.order !== "worst") state.order = "best";
   if (!["measured", "reported", "both"].includes(state.show)) state.show = "measured";
   if (!["sd", "seeds", "images", "none"].includes(state.spread)) state.spread = "sd";
-  if (!heights().some((column) => column.key === state.y)) state.y = "ood";
   if (state.axes !== "logit") state.axes = "linear";
   if (!["light", "dark"].includes(state.theme)) state.theme = "";
   state.rows = state.rows.split(",").filter((id) => rowById(id)).join(",");

@@ -77,7 +77,8 @@ def _run(store: Store, method: str, seed: int, **fields: Any) -> None:
             "averaged": ["sketch", "cartoon"],
             "holes": {} if method != HOSTILE else {"rotated": f"folder not there {HOSTILE}"},
             "curve": [
-                {"alpha": a, "scores": {"id-test": 0.55 + 0.35 * a}, "ood": 0.62 + 0.3 * a - 0.42 * a * a} for a in (0, 0.5, 1)
+                {"alpha": a, "scores": {"id-test": 0.55 + 0.35 * a, "sketch": ood, "cartoon": ood}, "ood": ood}
+                for a, ood in ((0, 0.62), (0.5, 0.665), (1, 0.5))
             ]
             if method == "full-finetune"
             else [],

@@ -213,6 +213,28 @@ def test_axes_and_what_stands_against_id_are_the_readers_choice_and_part_of_the_
     assert (ticks[1] - ticks[0]) / (ticks[2] - ticks[0]) == pytest.approx(odds[1] / odds[2], rel=1e-5)
 
 
+def test_without_an_average_the_first_shift_that_a_row_has_stands_against_id(opened: Open, store: Any, tmp_path: Path) -> None:
+    from bench.leaderboard.page.source import Source
+    from bench.leaderboard.tables import View
+
+    def page_of(**kept: list[str]) -> Page:
+        records = [record.model_copy(deep=True) for _, record in store.records() if record.label in kept and record.seed == 0]
+        for record in records:
+            record.metrics = {split: found for split, found in record.metrics.items() if split in kept[record.label]}
+        path = tmp_path / "board.html"
+        path.write_text(Source(store, View()).page(records), encoding="utf-8")
+        return opened(file=path)
+
+    kept = {"full-finetune": ["id-test", "cartoon"], "wise-ft": ["id-test", "rotated"]}
+    page = page_of(**kept)
+    assert axis_titles(page) == ["ID accuracy (%)", "accuracy on cartoon (%)"]
+    assert page.get_by_label("Against").locator("option").all_inner_texts() == ["cartoon", "rotated"]
+    page = page_of(**{name: ["id-test"] for name in kept})
+    assert page.locator("#scatter-figure").is_hidden()
+    assert page.locator("#scatter svg").count() == 0
+    assert sorted(names(page)) == sorted(kept)
+
+
 def test_the_pareto_front_is_that_of_what_is_drawn(opened: Open) -> None:
     page = opened()
     front = "[...front()].map((id) => rowById(id).name).sort()"

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bench.leaderboard.above import interval, over_images
 from bench.leaderboard.intervals import Interval
-from bench.leaderboard.predictions import Predictions
+from bench.leaderboard.predictions import Outcomes, Predictions
 from bench.leaderboard.tables import View, tables
 from bench.leaderboard.tradeoff import above_curve, yardsticks
 from bench.runs.record import RunRecord
@@ -101,16 +102,54 @@ def test_the_board_has_the_interval_or_says_why_not(store: Store, runs: tuple[li
     assert not any("no interval over images" in note for note in tables(everyone, View(), Predictions(store))[0].notes)
 
 
-@pytest.mark.parametrize("metric", ["macro_f1", "worst_group"])
-def test_other_metrics_are_scored_anew_in_every_draw(store: Store, metric: str) -> None:
+def macro_f1(said: Outcomes, at: np.ndarray) -> float:
+    label, predicted = said.labels[at], said.predicted[at]
+    return float(
+        np.mean([2 * ((label == c) & (predicted == c)).sum() / ((label == c).sum() + (predicted == c).sum()) for c in range(4)])
+    )
+
+
+def worst_group(said: Outcomes, at: np.ndarray) -> float:
+    return min(float(said.correct[at][said.groups[at] == g].mean()) for g in (0, 1))
+
+
+@pytest.mark.parametrize("metric", [macro_f1, worst_group])
+def test_other_metrics_are_scored_anew_in_every_draw(store: Store, metric: Callable[[Outcomes, np.ndarray], float]) -> None:
+    splits = ("id-test", *SHIFTS)
     curve = stored_run(store, "full-finetune", skill=4.0, curve=True, images=300)
     run = stored_run(store, skill=1.5, images=300)
+    for split in SHIFTS:  # one class is never said, and a group lacks another: far from the accuracy
+        path = store.run_dir(run) / "predictions" / f"{split}.parquet"
+        table = pd.read_parquet(path)
+        table.loc[table["prediction"] == 3, "prediction"] = 0
+        table.loc[(table["group"] == 1) & (table["label"] == 1), "prediction"] = 2
+        table.to_parquet(path)
     for record in (curve, run):
-        for split in ("id-test", *SHIFTS):
-            record.metrics[split].metric = metric
-    (found,) = over_images([[run]], [0.0], {0: curve}, SHIFTS, Predictions(store))
+        for split in splits:
+            record.metrics[split].metric = metric.__name__  # type: ignore[assignment]
+    predictions = Predictions(store)
+    said = {split: predictions.outcomes(run, split) for split in splits}
+    along = {split: predictions.curve(curve, split) for split in splits}
+    rng, every = np.random.default_rng(1), np.arange(300)
+
+    def scored(rows: dict[str, np.ndarray]) -> float | None:
+        for split, at in rows.items():
+            own, points = said[split], along[split]
+            assert own is not None
+            assert points is not None
+            run.metrics[split].score = metric(own, at)
+            for point in curve.curve:
+                point.scores[split] = metric(points[point.alpha], at)
+        return above_curve(run, curve, SHIFTS)
+
+    drawn = [scored({split: rng.integers(0, 300, 300) for split in splits}) for _ in range(400)]
+    estimate = scored(dict.fromkeys(splits, every))
+    assert estimate is not None
+    assert None not in drawn
+    (found,) = over_images([[run]], [estimate], {0: curve}, SHIFTS, predictions)
     assert isinstance(found, Interval)
-    assert found.low < found.high
+    low, high = 2 * estimate - np.quantile(np.array(drawn, dtype=float), [0.975, 0.025])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.015)
 
 
 def test_a_damaged_curve_costs_its_row_the_interval(

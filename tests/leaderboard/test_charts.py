@@ -12,9 +12,10 @@ import pytest
 
 from bench.errors import NothingMatched, UsageError
 from bench.leaderboard import diagrams
+from bench.leaderboard.board import Board
 from bench.leaderboard.chart_style import COLOURS, SHAPES, Axis, save
 from bench.leaderboard.charts import pareto, scatter
-from bench.leaderboard.frames import bins, curve_of, points
+from bench.leaderboard.frames import bins, curve_of, points, yardstick
 from bench.leaderboard.plot_command import scatter_of
 from bench.leaderboard.predictions import Predictions
 from bench.leaderboard.tables import View, boards
@@ -145,12 +146,38 @@ def test_points_are_the_boards_means_with_intervals_over_seeds(measured: Store) 
 
 
 def test_a_curve_is_the_mean_over_the_seeds_that_have_one(measured: Store) -> None:
-    found = curve_of([r for _, r in measured.records()])
+    found = curve_of([r for _, r in measured.records()], ["art"])
     assert found is not None
     by = found.set_index(["split", "alpha"])["score"]
     assert by["id-test", 1.0] == pytest.approx(0.8)
-    assert by["OOD average", 0.0] == pytest.approx(0.45)
-    assert curve_of([]) is None
+    assert by["OOD average", 0.0] == pytest.approx(0.5), "the mean over the shifts asked for, not the one recorded"
+    assert curve_of([], ["art"]) is None
+
+
+def end_of(board: Board, key: str) -> float | None:
+    """What a column has for the row whose own curve is the yardstick."""
+    (row,) = [row for row in board.rows if row.name == "full-finetune"]
+    return row.cells[key].value
+
+
+def test_the_curve_averages_what_the_points_average_where_a_row_lacks_a_shift(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    reference = stored_run(store, "full-finetune", curve=True)
+    lacking = stored_run(store)
+    del lacking.metrics["sketch"]
+    (board,) = boards([reference, lacking], View()).boards
+    curve, end = yardstick(board), points(board).set_index("row").loc["full-finetune"]
+    assert board.shifts.shared == ["art"]
+    assert curve is not None
+    assert end_of(board, "above_curve") == 0.0
+    assert end_of(board, "curve_ood") == reference.curve[-1].scores["art"]
+    assert curve["ood"].tolist() == [point.scores["art"] for point in reference.curve]
+    assert (curve["id"].iloc[-1], curve["ood"].iloc[-1]) == pytest.approx((end["id"], end["ood"])), (
+        "its end is the row's own mark"
+    )
+    for point in reference.curve:
+        del point.scores["art"]
+    assert yardstick(board) is None
 
 
 def test_reliability_pools_the_images_of_all_seeds(measured: Store) -> None:

@@ -15,9 +15,10 @@ from bench.cli import build_app
 from bench.cli.output import Column, Format, Table, render
 from bench.errors import UsageError
 from bench.identity import digest
-from bench.leaderboard import regenerate, reported
+from bench.leaderboard import regenerate, report, reported, ties
 from bench.leaderboard.merge import merge
 from bench.leaderboard.pack import write_pack
+from bench.leaderboard.pairs import these_models
 from bench.leaderboard.printed import bibtex
 from bench.leaderboard.reproduce_command import verdict
 from bench.leaderboard.tables import View, boards, tables
@@ -59,6 +60,7 @@ def test_latex_has_the_best_and_its_ties_in_bold_and_a_caption_that_stands_alone
     (caption,) = re.findall(r"\\caption\{(.*)\}", text)
     for part in ("pets", "tiny", "mean over cartoon, sketch", "3 seeds", "0 to 4 trial(s)", "Bold: the best"):
         assert part in caption
+    assert "Training" not in caption, "no column of costs is printed"
 
 
 def test_latex_of_a_hostile_board_still_compiles(make: Make) -> None:
@@ -90,10 +92,19 @@ def test_a_table_is_typeset_whatever_stands_in_it(make: Make, tmp_path: Path) ->
         "* star",
         "a--b",
         "\u03b1 \u4e2d \U0001f600 \u00e9",
+        "\u039b \u03db \u0391",  # Lambda; stigma and Alpha, for which there is no command
     ]
     records = [make(f"m{i}", label=name, backbone="b_%") for i, name in enumerate(names)]
     told = typeset(render(tables(records, View()), Format.latex), tmp_path)
-    for part in ("50% & $x$ #1 {y}", r"\input{/etc/passwd}", "[2pt] first", "* star", "a--b", "\u03b1 U+4E2D U+1F600"):
+    for part in (
+        "50% & $x$ #1 {y}",
+        r"\input{/etc/passwd}",
+        "[2pt] first",
+        "* star",
+        "a--b",
+        "\u03b1 U+4E2D U+1F600",
+        "\u039b U+03DB U+0391",
+    ):
         assert part in told
 
 
@@ -263,6 +274,7 @@ def test_a_report_replaces_a_report_and_nothing_else(results: Store, tmp_path: P
     pictures = re.findall(r"!\[.*\]\((.*)\)", text)
     assert len(pictures) == 3
     assert all((folder / picture).is_file() for picture in pictures)
+    assert "grey line" not in text, "no curve is drawn"
     check_latex((folder / "pets_tiny" / "board.tex").read_text())
     assert "wortsman2022" in (folder / "references.bib").read_text()
     foreign = tmp_path / "thesis"
@@ -271,6 +283,18 @@ def test_a_report_replaces_a_report_and_nothing_else(results: Store, tmp_path: P
     refused = run("report", "-o", str(foreign), "--store", str(results.root))
     assert isinstance(refused.exception, UsageError)
     assert [path.name for path in foreign.iterdir()] == ["chapter.tex"]
+
+
+def test_a_report_compares_pairs_once_and_tells_of_the_line_that_it_draws(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [stored_run(store, "full-finetune", curve=True), stored_run(store, "wise-ft")]
+    compared = []
+    monkeypatch.setattr(ties, "these_models", lambda strata: compared.append(len(strata)) or these_models(strata))
+    monkeypatch.setattr(report, "save", lambda *drawing: None)  # seconds of rendering
+    report.write_report(runs, store, tmp_path / "report")
+    assert len(compared) == 1
+    assert "What lies above the grey line" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_the_board_is_what_its_packs_give(results: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +313,16 @@ def test_the_board_is_what_its_packs_give(results: Store, tmp_path: Path, monkey
     (folder / "board.json").write_text(json.dumps(stated))
     (difference,) = regenerate.differences(folder)
     assert difference.startswith("board.json.tables[0].rows[0].ood")
+
+
+@pytest.mark.parametrize(("store", "check"), [(None, False), (None, True), (Path("some-store"), True)])
+def test_a_suite_is_of_a_store_that_is_packed(
+    store: Path | None, check: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        regenerate.main(store, tmp_path, ["pets"], check)
+    assert ended.value.code == 2
+    assert "--store" in capsys.readouterr().err
 
 
 def test_the_board_of_this_repository_adds_up_from_its_packs() -> None:

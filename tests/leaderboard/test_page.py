@@ -20,6 +20,8 @@ from bench.leaderboard.tables import View
 from bench.runs.record import RunRecord
 from bench.runs.store import Store
 
+from .packs import stored_run
+
 Make = Callable[..., RunRecord]
 HOSTILE = "</script><script>alert(1)</script><!-- \u2028"
 
@@ -51,6 +53,16 @@ def test_rows_of_the_page_are_those_of_the_table_in_its_order(make: Make, store:
     board = document(Source(store, View(sort="id")).page(records))["boards"][0]
     assert [row["name"] for row in board["rows"]] == ["b", "c", "a"]
     assert board["sort"] == "id"
+
+
+def test_a_curve_averages_what_the_rows_average_where_one_lacks_a_shift(store: Store) -> None:
+    reference, lacking = stored_run(store, "full-finetune", curve=True), stored_run(store)
+    del lacking.metrics["sketch"]
+    board = document(Source(store, View()).page([reference, lacking]))["boards"][0]
+    (row,) = [row for row in board["rows"] if row["name"] == "full-finetune"]
+    assert board["averaged"] == ["art"]
+    assert [point["scores"]["ood"] for point in board["curves"]] == [point["scores"]["art"] for point in board["curves"]]
+    assert board["curves"][-1]["scores"]["ood"] == row["cells"]["ood"][0]
 
 
 def test_a_row_keeps_its_name_in_links_while_runs_are_added(make: Make, store: Store) -> None:

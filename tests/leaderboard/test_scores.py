@@ -18,6 +18,7 @@ from bench.cli import build_app
 from bench.errors import NothingMatched, UsageError
 from bench.evaluation.metrics import score
 from bench.evaluation.temperature import fitted_temperature
+from bench.leaderboard import predictions
 from bench.leaderboard.calibration import adaptive_calibration_error, calibration, reliability, scaled
 from bench.leaderboard.detection import detected
 from bench.leaderboard.predictions import Predictions
@@ -107,6 +108,18 @@ def test_log_sum_exps_at_the_temperature_stand_in_for_logits(make: Make, predict
         assert getattr(part.after, key) == pytest.approx(getattr(whole.after, key), abs=1e-6)
     assert part.after.brier is None
     assert part.hole.startswith("Brier score at T: the logits were too many to keep")
+
+
+def test_a_temperature_that_was_not_recorded_is_fitted_once_for_all_splits(
+    make: Make, predict: Predict, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, fitted, known = make(), [], Predictions(store)
+    for split in ("id-val", "cartoon", "sketch"):
+        predict(record, split, [True, True, True, False] * 10)
+    monkeypatch.setattr(predictions, "fitted_temperature", lambda *given: fitted.append(1) or fitted_temperature(*given))
+    found = {scaled(record, split, known).temperature for split in ("cartoon", "sketch", "cartoon")}
+    assert len(fitted) == len(found) == 1
+    assert None not in found
 
 
 def scores(store: Store, *options: str) -> Result:
