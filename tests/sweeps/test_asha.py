@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,8 +51,11 @@ def test_nine_trials_cost_a_third_of_nine_schedules() -> None:
 
 @pytest.fixture(scope="module")
 def halved(tiny_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Listener]:
+    """Trained by a clock that moves on by a second whenever it is looked at: once per step, and as an epoch ends."""
     store, listener = tmp_path_factory.mktemp("asha"), Listener()
-    plan(tiny_suite, store, *METHODS, **FIELDS).run(listener)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.training.loop.time", SimpleNamespace(monotonic=count().__next__))
+        plan(tiny_suite, store, *METHODS, **FIELDS).run(listener)
     assert {outcome.status for _, outcome in listener.ends} == {"done"}
     return store, listener
 
@@ -106,10 +111,17 @@ def test_what_was_spent_on_trials_that_were_cut_counts(halved: tuple[Path, Liste
     ends = {nested for record in alike for nested in fits(record.fit_id).nested}  # type: ignore[union-attr]
     cut = [max(one["seconds"] for one in Store(store).epochs(fit)) for fit in epochs_of_trials(store) if fit not in ends]
     (probe,) = {nested for end in ends for nested in fits(end).nested}  # type: ignore[union-attr]
-    assert min(cut) > 0
     assert len(cut) + len(alike) == 9
     whole = sum(fits(fit_id).seconds for fit_id in {record.fit_id for record in alike} | ends | {probe})  # type: ignore[union-attr]
     assert finals(store)[0.5].search_seconds == pytest.approx(whole + sum(cut)), "each training once, the probe's included"
+
+
+def test_the_seconds_of_a_trial_that_went_on_are_those_of_all_its_attempts(halved: tuple[Path, Listener]) -> None:
+    store, _ = halved
+    paused = [Store(store).epochs(fit) for fit, epochs in epochs_of_trials(store).items() if epochs == [1, 2]]
+    assert paused
+    # Four steps and the end of the epoch; the save at the rung; and the same four steps and end again.
+    assert [[one["seconds"] for one in epochs] for epochs in paused] == [[5, 11]] * len(paused)
 
 
 def test_no_look_at_a_shift(halved: tuple[Path, Listener]) -> None:
