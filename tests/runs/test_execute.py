@@ -97,11 +97,11 @@ def test_an_epoch_is_readable_behind_a_line_that_was_cut_short(tiny_suite: Path,
         run("full-finetune", suite=tiny_suite, store=tmp_path, stop_at=2)
     (folder,) = Store(tmp_path).fits_dir.iterdir()
     log = folder / "log.jsonl"
-    log.write_text('{"time": 1, "event": "epo')  # its writer was killed there
+    log.write_text('{"time": 1, "event": "epo')  # its writer was killed there, before it saved anything
+    shutil.rmtree(folder / "checkpoint")
     with pytest.raises(Interrupted):
         run("full-finetune", suite=tiny_suite, store=tmp_path, stop_at=6)
     assert [one["epoch"] for one in Store(tmp_path).epochs(folder.name)] == [1]
-    assert [line[:8] for line in log.read_text().splitlines()] == ['{"time":'] * 3
 
 
 def test_micro_batches_equal_the_large_batch(tiny_suite: Path, tmp_path: Path) -> None:
