@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import MissingPrerequisite
 from .method import Method
 from .plugins import build_method, find_card
-from .runs.execute import execute, execute_external
+from .runs.execute import execute, execute_external, record_failure
 from .runs.experiment import Experiment
 from .runs.opening import experiments
 from .runs.record import RunRecord
@@ -17,6 +17,7 @@ from .runs.store import Store, store_root
 from .spec import SEARCH_SEED, RunSpec
 from .stopping import Reporter, Silent
 from .sweeps.search import Found, search
+from .training.devices import DeviceLost
 from .training.engine import Engine
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def searched(planned: list[Planned], spec: RunSpec) -> list[Planned]:
     """The plan with every method's parameters chosen by `spec.trials` trials on id-val (a plan of its own if 0).
 
     Raises:
-        BenchError: every trial of a method failed. Interrupted: a stop was asked for; finished trials are kept.
+        BenchError: every trial of a method failed, or one lost a device: a search without it would choose by accident.
+        Interrupted: a stop was asked for. Finished trials are kept, and the same call continues.
     """
     if not spec.trials:
         return planned
@@ -77,7 +79,7 @@ def searched(planned: list[Planned], spec: RunSpec) -> list[Planned]:
 
 
 def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunRecord:
-    """Execute one planned run.
+    """Execute one planned run. One that loses a device is a failed row, so that the runs after it go on.
 
     Args:
         fresh: forget its fit and its runs first (not those of nested methods).
@@ -87,17 +89,24 @@ def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunR
     """
     if fresh:
         planned.experiment.store.forget(planned.fit_id, waiting=planned.experiment.waiting)
-    return execute(
-        planned.experiment,
-        planned.method,
-        limit=spec.limit,
-        search=spec.search,
-        curve=spec.curve,
-        keep_logits=spec.keep_logits,
-        search_trials=planned.found.budget if planned.found else 0,
-        search_seconds=planned.found.seconds if planned.found else None,
-        search_rule=planned.found.rule if planned.found else "",
-    )
+    try:
+        return execute(
+            planned.experiment,
+            planned.method,
+            limit=spec.limit,
+            search=spec.search,
+            curve=spec.curve,
+            keep_logits=spec.keep_logits,
+            search_trials=planned.found.budget if planned.found else 0,
+            search_seconds=planned.found.seconds if planned.found else None,
+            search_rule=planned.found.rule if planned.found else "",
+        )
+    except DeviceLost as lost:
+        error = f"{type(lost).__name__}: {lost}"
+        record = record_failure(planned.experiment, planned.method, error, limit=spec.limit, search=spec.search)
+        path = planned.experiment.store.run_dir(record) / "record.json"
+        planned.experiment.reporter.event("run", record=record, path=path)
+        return record
 
 
 def run(

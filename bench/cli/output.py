@@ -157,8 +157,9 @@ def plain(text: str, *, strip: bool = True) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """`text`, cut after a word if it is longer, with an ellipsis."""
-    return text if len(text) <= length else text[: length - 1].rpartition(" ")[0] + "\u2026"
+    """`text`, cut after a word if it is longer (in the first word if there is but that), with an ellipsis."""
+    cut = text[: length - 1]
+    return text if len(text) <= length else (cut.rpartition(" ")[0] or cut) + "\u2026"
 
 
 def duration(seconds: float) -> str:

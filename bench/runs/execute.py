@@ -14,6 +14,7 @@ from ..evaluation.relative import relative_scores
 from ..identity import PROTOCOL_VERSION, digest
 from ..method import Method
 from ..plugins import configure
+from ..training.devices import DeviceLost
 from .experiment import Experiment
 from .lease import Lease, is_live
 from .measure import average, evaluate, fine_tuned, measure_curve, metrics_of
@@ -55,7 +56,8 @@ def execute(
         The record; its status is `done` or `failed`.
 
     Raises:
-        Interrupted: a stop was asked for; the record says `cancelled`.
+        Interrupted: a stop was asked for. DeviceLost: a process that trained with this one was killed. Of both the record says
+            `cancelled`, and the same call continues.
     """
     method = method.resolved(experiment.traits)
     record = planned_record(experiment, method, limit=limit, search=search)
@@ -94,7 +96,7 @@ def execute(
             record.peak_memory_mb = max(fit.record.peak_memory_mb or 0.0, peak_memory_mb(experiment.engine))
             lease.check()
             record.status = "done"
-        except (Interrupted, KeyboardInterrupt) as stopped:
+        except (Interrupted, KeyboardInterrupt, DeviceLost) as stopped:
             record.status, record.error = "cancelled", str(stopped)
             raise
         except Exception as error:
@@ -121,13 +123,15 @@ def _done(experiment: Experiment, path: Path) -> RunRecord | None:
 def additions(experiment: Experiment, method: Method, done: RunRecord, *, curve: bool, keep_logits: bool) -> frozenset[Part]:
     """What is asked for, a done run does not have, and can be added to it.
 
-    A run without a curve gets one, whatever has to be trained for it. What a run merely did not keep of its images is added where
-    its weights are at hand; nothing is trained for that.
+    A run without a curve gets one, whatever has to be trained for it, and with it the logits. What a run merely did not keep of
+    its images is added where its weights are at hand; nothing is trained for that.
     """
+    found = _lacking(experiment, done, curve=curve, keep_logits=keep_logits)
+    if not found or ("curve" in found and not done.curve):
+        return found
     tuner = fine_tuned(method, experiment.traits)
     at_hand = all(experiment.store.fit(experiment.fit_id(one)) is not None for one in (method, tuner or method))
-    found = _lacking(experiment, done, curve=curve, keep_logits=keep_logits)
-    return found if at_hand else found - {"logits"} if not done.curve else frozenset()
+    return found if at_hand else frozenset()
 
 
 def _lacking(experiment: Experiment, done: RunRecord, *, curve: bool, keep_logits: bool) -> frozenset[Part]:
@@ -181,17 +185,21 @@ def planned_record(experiment: Experiment, method: Method, *, limit: int | None 
     return _record(experiment, method.identity() | few, label, experiment.identity(method), limit=limit, phase=phase)
 
 
-def record_failure(experiment: Experiment, method: Method, error: str, *, limit: int | None = None, search: bool = False) -> None:
-    """Leave a row for a run that could not say itself how it failed: its process died, or what it is built on failed.
+def record_failure(
+    experiment: Experiment, method: Method, error: str, *, limit: int | None = None, search: bool = False
+) -> RunRecord:
+    """Leave a row, and return it, for a run that could not say itself how it failed: its process died, or what it is built on
+    failed.
 
     A run that is done, or that some process works on, is left alone.
     """
     record = planned_record(experiment, method, limit=limit, search=search)
+    record.status, record.error, record.finished = "failed", error, _now()
     path = experiment.store.run_dir(record) / "record.json"
     if _done(experiment, path) is None and not is_live(path.parent):
         with Lease(path.parent, waiting=experiment.waiting):
-            record.status, record.error, record.finished = "failed", error, _now()
             experiment.store.save_run(record)
+    return record
 
 
 def _record(

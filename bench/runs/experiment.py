@@ -351,6 +351,9 @@ class LoggedReporter:
         """Pass on; log epochs and resumptions."""
         if kind in ("epoch", "resumed"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"time": time.time(), "event": kind, **fields}) + "\n")
+            line = json.dumps({"time": time.time(), "event": kind, **fields}) + "\n"
+            with self._path.open("ab+") as file:
+                file.seek(max(0, file.tell() - 1))
+                torn = file.read(1) not in (b"", b"\n")  # its writer was killed in mid-line
+                file.write(b"\n" * torn + line.encode())
         self._reporter.event(kind, **fields)

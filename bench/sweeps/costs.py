@@ -26,6 +26,8 @@ class Costs:
         self._fits: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
         self._keys: dict[str, tuple[tuple[str, ...], float]] = {}
         self._runs: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+        #: Epochs that a fit has behind it; None: it is finished.
+        self._behind: dict[str, int | None] = {}
         for path in sorted(store.fits_dir.glob("*/fit.json")):
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
@@ -34,6 +36,10 @@ class Costs:
                 continue  # an estimate does without a record that cannot be read
         for _, run in records(store):
             self._add_run(run)
+
+    def look_again(self, fit_id: str) -> None:
+        """Something has been, or is being, done to a fit: what is behind it is read anew."""
+        self._behind.pop(fit_id, None)
 
     def learn(self, planned: Planned) -> None:
         """Take in a job that was just done."""
@@ -55,9 +61,9 @@ class Costs:
         """Seconds that a job will take, the fits that it needs excluded; None if unknown."""
         experiment, job = planned.experiment, planned.job
         seconds: float | None = 0.0
-        if self._store.fit(job.fit_id) is None:
+        behind = self._epochs_behind(job.fit_id)
+        if behind is not None:
             _, epochs = self._key(planned)
-            behind = max((one["epoch"] for one in self._store.epochs(job.fit_id)), default=0)
             whole = self.whole(planned)
             seconds = None if whole is None else whole * max(0.0, (job.epoch or epochs) - behind) / epochs
         if not job.is_run or seconds is None:
@@ -75,6 +81,12 @@ class Costs:
             if measured is not None:
                 self._fits[key]["probe"] = per_epoch = measured / epochs
         return None if per_epoch is None else per_epoch * epochs
+
+    def _epochs_behind(self, fit_id: str) -> int | None:
+        if fit_id not in self._behind:
+            finished = self._store.fit(fit_id) is not None
+            self._behind[fit_id] = None if finished else max((one["epoch"] for one in self._store.epochs(fit_id)), default=0)
+        return self._behind[fit_id]
 
     def _key(self, planned: Planned) -> tuple[tuple[str, ...], float]:
         fit_id = planned.job.fit_id

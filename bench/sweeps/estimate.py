@@ -37,8 +37,9 @@ def estimate(queue: Queue, costs: Costs) -> Estimate:
     to_come = [queue.plan.final(search.entrant, search.entrant.method, seed, None) for search in searches for seed in spec.seeds]
     later = [costs.of(planned, spec.limit) for planned in to_come]
     for search in searches:
-        trial = costs.of(search.first, spec.limit) if search.trials_to_come else 0.0
-        later.append(None if trial is None else trial * search.trials_to_come + search.seconds_to_come)
+        if search.trials_to_come:
+            later += [costs.of(search.first, spec.limit)] * search.trials_to_come
+        later.append(search.seconds_to_come)
     for tuning, schedules in (rest for search in searches if (rest := search.rest()) is not None):
         whole = costs.whole(tuning)
         later.append(None if whole is None else schedules * whole)

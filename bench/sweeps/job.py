@@ -57,8 +57,9 @@ class Job:
     @property
     def title(self) -> str:
         """The job in words."""
-        searched = self.seed == SEARCH_SEED
-        return self.name + ("" if searched and self.phase != "stage" else " of the search" if searched else f", seed {self.seed}")
+        if self.seed != SEARCH_SEED:
+            return f"{self.name}, seed {self.seed}"
+        return f"{self.name} of the search" if self.phase == "stage" else self.name
 
     def as_json(self) -> dict[str, Any]:
         """The job as JSON values; `from_json` reads them."""

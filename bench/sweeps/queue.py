@@ -100,11 +100,15 @@ class Queue:
             self._fail(entry, outcome.error)
         elif self._truth.done(entry.planned):
             entry.state = "done"
-            if self._costs is not None:
-                self._costs.learn(entry.planned)
-                self._known_seconds.clear()
         else:
             self._fail(entry, "the trial ended well, and its result is not in the store: is the store shared, and the same?")
+        if self._costs is not None:
+            # Of the other fits nothing has changed but what their kind takes: no file of theirs is opened again.
+            for under_way in [entry, *self.running]:
+                self._costs.look_again(under_way.job.fit_id)
+            if entry.state == "done":
+                self._costs.learn(entry.planned)
+            self._known_seconds.clear()
         self._conclude()
 
     @property

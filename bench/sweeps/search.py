@@ -36,10 +36,14 @@ class Found:
         return len({trial.fit_id for trial in self.trials})
 
 
-def training_seconds(store: Store, trials: Iterable[RunRecord]) -> float:
-    """Training time of all trials and of what they are built on, each fit once, whenever it was made."""
+def training_seconds(store: Store, trained: Iterable[tuple[str, float]]) -> float:
+    """Training time of fits and of what they are built on, each fit once, whenever it was made.
+
+    Args:
+        trained: of every trial, what was trained for it (a fit_id) and what that has taken, should the store not have it.
+    """
     fits: dict[str, float] = {}
-    waiting = list({trial.fit_id: trial.fit_seconds or 0.0 for trial in trials}.items())
+    waiting = list(dict(trained).items())
     while waiting:
         fit_id, whole = waiting.pop()
         if fit_id not in fits:
@@ -152,7 +156,7 @@ def search(
     """Fit each trial on `experiment` (which should have SEARCH_SEED) and choose by id-val: score, then NLL, then first.
 
     Raises:
-        BenchError: every trial failed. Interrupted: a stop was asked for; finished trials are kept.
+        BenchError: every trial failed. Interrupted, DeviceLost: as of `execute`; finished trials are kept.
     """
     candidates = [trial_of(method, number, fixed) for number in range(trials)]
     records: list[RunRecord] = []
@@ -162,7 +166,8 @@ def search(
     best = best_of(records)
     if best is None:
         raise BenchError(f"all {trials} trials of {method.name} failed: {records[0].error}", fix="`bench run` it once to see why")
-    return Found(candidates[best], records, training_seconds(experiment.store, records), "random")
+    seconds = training_seconds(experiment.store, ((record.fit_id, record.fit_seconds or 0.0) for record in records))
+    return Found(candidates[best], records, seconds, "random")
 
 
 class Sampler(Protocol):

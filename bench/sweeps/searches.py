@@ -73,7 +73,7 @@ class Search:
         if best is None:
             return None
         rule = self._plan.spec.search + (MARK if self.rungs else "")
-        return Found(self._trials[best].method, records, training_seconds(self._store, records), rule)
+        return Found(self._trials[best].method, records, self._seconds(records), rule)
 
     @property
     def first(self) -> Planned:
@@ -90,7 +90,7 @@ class Search:
         """What is left of a budget in hours."""
         if self.over or not self._draws or not self._plan.spec.hours:
             return 0.0
-        return max(0.0, self._plan.spec.hours * 3600 - training_seconds(self._store, self.records()))
+        return max(0.0, self._plan.spec.hours * 3600 - self._seconds(self.records()))
 
     def rest(self) -> tuple[Planned, float] | None:
         """A fine-tuning like those of the trials, and how many of its schedules they have ahead of them beyond the jobs that were
@@ -130,7 +130,7 @@ class Search:
             return False
         if len(trials) >= REPEATS and len({trial.job.id for trial in trials[-REPEATS:]}) == 1:
             return True
-        return bool(trials) and not self.pending and training_seconds(self._store, self.records()) >= spec.hours * 3600
+        return bool(trials) and not self.pending and self._seconds(self.records()) >= spec.hours * 3600
 
     # Rungs
 
@@ -164,6 +164,14 @@ class Search:
         return next((reason for state, reason in map(self._state, self._jobs_of(fit_id)) if state == "failed"), "")
 
     # Truth
+
+    def _seconds(self, records: list[RunRecord]) -> float:
+        """Of training so far; for a trial that is not done, of the fine-tuning that it is or wraps, which others may share."""
+        trained = []
+        for trial, record in zip(self._trials, records, strict=True):
+            tuner = trial.tuner if record.status != "done" else None
+            trained.append((record.fit_id if tuner is None else trial.experiment.fit_id(tuner), record.fit_seconds or 0.0))
+        return training_seconds(self._store, trained)
 
     def _record(self, trial: Planned) -> RunRecord:
         record = self._truth.record(trial)

@@ -98,7 +98,7 @@ class _Tracked:
 
     def settled(self, job: Job, outcome: Outcome) -> None:
         self._watch.settled(job, outcome)
-        if outcome.status == "done" and job.phase != "stage":
+        if outcome.status == "done" and job.is_run:
             self._each("log", job, self._scores(job), 0)
         self._each("end", job, outcome)
 
@@ -179,7 +179,7 @@ class _MLflow:
             self._runs[job.id] = before[0].info.run_id
             self._client.update_run(self._runs[job.id], status="RUNNING")
             return
-        run = self._client.create_run(experiment, tags={"shiftbench.job": job.id, "phase": job.phase}, run_name=_name(job))
+        run = self._client.create_run(experiment, tags={"shiftbench.job": job.id, "phase": job.phase}, run_name=job.title)
         self._runs[job.id] = run.info.run_id
         for key, value in _parameters(job).items():
             self._client.log_param(run.info.run_id, key, value)
@@ -211,7 +211,7 @@ class _WandB:
         self._runs[job.id] = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "shiftbench"),
             id=job.id,
-            name=_name(job),
+            name=job.title,
             group=f"{_suite(job)}/{job.backbone}",
             job_type=job.phase,
             config=_parameters(job),
@@ -245,10 +245,6 @@ _KINDS: dict[str, tuple[str, Any]] = {
 
 def _suite(job: Job) -> str:
     return Path(job.suite).stem if job.suite.endswith(".toml") else job.suite
-
-
-def _name(job: Job) -> str:
-    return f"{job.label}, seed {job.seed}" + (f", trial {job.trial}" if job.trial is not None else "")
 
 
 def _parameters(job: Job) -> dict[str, Any]:

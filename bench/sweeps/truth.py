@@ -58,7 +58,7 @@ class Truth:
     def score(self, fit_id: str, epoch: int) -> tuple[float, float] | None:
         """Score and NLL on id-val of a fit after an epoch, be it finished or not; None if it has not come there."""
         if fit_id not in self._epochs:
-            self.look_again(fit_id)
+            self._epochs[fit_id] = self._store.epochs(fit_id)
         return next(((one["id_val"], one["id_val_nll"]) for one in self._epochs[fit_id] if one["epoch"] == epoch), None)
 
     def spent(self, fit_id: str) -> float:
@@ -69,5 +69,5 @@ class Truth:
         return max((one.get("seconds", 0.0) for one in self._store.epochs(fit_id)), default=0.0)
 
     def look_again(self, fit_id: str) -> None:
-        """Read a fit's epochs anew: something has been done to it."""
-        self._epochs[fit_id] = self._store.epochs(fit_id)
+        """Something has been done to a fit: its epochs are read anew when a rung asks for them."""
+        self._epochs.pop(fit_id, None)

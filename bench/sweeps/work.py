@@ -107,10 +107,7 @@ class Work:
             search_seconds=job.search_seconds,
             search_rule=job.search_rule,
         )
-        error = _in_one_line(record.error) if record.status == "failed" else ""
-        if error.startswith(f"{DeviceLost.__name__}: "):
-            raise DeviceLost(error.partition(": ")[2])
-        return error
+        return _in_one_line(record.error) if record.status == "failed" else ""
 
     def _experiment(self, job: Job) -> Experiment:
         """The job's backbone and suite, opened once per process."""

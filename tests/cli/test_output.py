@@ -173,4 +173,5 @@ def test_durations_sizes_and_shortened_texts_read_well() -> None:
     assert [duration(seconds) for seconds in (0.4, 42, 200, 9000)] == ["0.4 s", "42 s", "3.3 min", "2.5 h"]
     words = "fair use in research"
     assert [shortened(words, length) for length in (20, 19, 12)] == [words, "fair use in\u2026", "fair use\u2026"]
+    assert shortened("CC-BY-NC-SA-4.0", 6) == "CC-BY\u2026"
     assert [size(count) for count in (12, 2048, 5 * 2**30)] == ["12 B", "2.0 KiB", "5.0 GiB"]

@@ -15,8 +15,13 @@ from typing import Any
 import pytest
 
 import bench
+from bench.api import plan
 from bench.errors import BenchError, Interrupted, UsageError
+from bench.runs.execute import execute
+from bench.runs.experiment import Experiment
 from bench.runs.store import Store
+from bench.spec import run_spec
+from bench.training.devices import DeviceLost
 from bench.training.engine import Engine
 
 from .asked import NAN, Listener, run, weights
@@ -64,6 +69,39 @@ def test_failed_is_a_row_and_the_rest_goes_on(tiny_suite: Path, tmp_path: Path) 
     assert "loss" in broken.error
     assert "lr" in broken.error, "the diagnosis names what to turn"
     assert Store(tmp_path).fit(broken.fit_id) is None, "a failure is never a result"
+
+
+def test_a_run_that_lost_a_device_is_a_row_and_continues(
+    tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(experiment: Experiment, method: Any) -> Any:
+        raise DeviceLost("a process was killed", fix="run it again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "fit", lost)
+        (planned,) = plan(run_spec({"methods": ["linear-probe"], "suite": str(tiny_suite)}), store=tmp_path)
+        with pytest.raises(DeviceLost):
+            execute(planned.experiment, planned.method)
+        ((_, record),) = Store(tmp_path).records()
+        assert (record.status, "a process was killed" in record.error) == ("cancelled", True), "a sweep starts it again"
+        records, listener = run("linear-probe", "full-finetune", suite=tiny_suite, store=tmp_path)
+    assert [record.status for record in records] == ["failed", "failed"], "the second was begun, too"
+    assert [fields["record"] for kind, fields in listener.events if kind == "run"] == records
+    assert all("run it again" in record.error for _, record in Store(tmp_path).records())
+    (record,), _ = run("linear-probe", suite=tiny_suite, store=tmp_path)
+    assert record.status == "done"
+
+
+def test_an_epoch_is_readable_behind_a_line_that_was_cut_short(tiny_suite: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run("full-finetune", suite=tiny_suite, store=tmp_path, stop_at=2)
+    (folder,) = Store(tmp_path).fits_dir.iterdir()
+    log = folder / "log.jsonl"
+    log.write_text('{"time": 1, "event": "epo')  # its writer was killed there, before it saved anything
+    shutil.rmtree(folder / "checkpoint")
+    with pytest.raises(Interrupted):
+        run("full-finetune", suite=tiny_suite, store=tmp_path, stop_at=6)
+    assert [one["epoch"] for one in Store(tmp_path).epochs(folder.name)] == [1]
 
 
 def test_micro_batches_equal_the_large_batch(tiny_suite: Path, tmp_path: Path) -> None:

@@ -114,3 +114,14 @@ def test_too_many_logits_are_kept_when_asked_for(tiny_suite: Path, tmp_path: Pat
     assert before.temperature is not None
     scaled = np.log(np.exp(logits / before.temperature).sum(axis=1))
     assert condensed["log_sum_exp_scaled"].to_numpy() == pytest.approx(scaled, abs=5e-3 / before.temperature)
+
+
+def test_a_new_curve_brings_the_logits_along_where_the_fits_were_freed(
+    tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.runs.predictions.MOST_LOGITS", 20)
+    (before,), _ = run("full-finetune", suite=tiny_suite, store=tmp_path)
+    shutil.rmtree(Store(tmp_path).fits_dir)
+    (after,), listener = run("full-finetune", suite=tiny_suite, store=tmp_path, curve=True, keep_logits=True)
+    assert (after.metrics, len(after.curve), listener.trained()) == (before.metrics, 11, ["full-finetune"])
+    assert "logits" in pd.read_parquet(Store(tmp_path).run_dir(before) / "predictions" / "id-test.parquet")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,8 +51,11 @@ def test_nine_trials_cost_a_third_of_nine_schedules() -> None:
 
 @pytest.fixture(scope="module")
 def halved(tiny_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Listener]:
+    """Trained by a clock that moves on by a second whenever it is looked at: once per step, and as an epoch ends."""
     store, listener = tmp_path_factory.mktemp("asha"), Listener()
-    plan(tiny_suite, store, *METHODS, **FIELDS).run(listener)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.training.loop.time", SimpleNamespace(monotonic=count().__next__))
+        plan(tiny_suite, store, *METHODS, **FIELDS).run(listener)
     assert {outcome.status for _, outcome in listener.ends} == {"done"}
     return store, listener
 
@@ -106,10 +111,17 @@ def test_what_was_spent_on_trials_that_were_cut_counts(halved: tuple[Path, Liste
     ends = {nested for record in alike for nested in fits(record.fit_id).nested}  # type: ignore[union-attr]
     cut = [max(one["seconds"] for one in Store(store).epochs(fit)) for fit in epochs_of_trials(store) if fit not in ends]
     (probe,) = {nested for end in ends for nested in fits(end).nested}  # type: ignore[union-attr]
-    assert min(cut) > 0
     assert len(cut) + len(alike) == 9
     whole = sum(fits(fit_id).seconds for fit_id in {record.fit_id for record in alike} | ends | {probe})  # type: ignore[union-attr]
     assert finals(store)[0.5].search_seconds == pytest.approx(whole + sum(cut)), "each training once, the probe's included"
+
+
+def test_the_seconds_of_a_trial_that_went_on_are_those_of_all_its_attempts(halved: tuple[Path, Listener]) -> None:
+    store, _ = halved
+    paused = [Store(store).epochs(fit) for fit, epochs in epochs_of_trials(store).items() if epochs == [1, 2]]
+    assert paused
+    # Four steps and the end of the epoch; the save at the rung; and the same four steps and end again.
+    assert [[one["seconds"] for one in epochs] for epochs in paused] == [[5, 11]] * len(paused)
 
 
 def test_no_look_at_a_shift(halved: tuple[Path, Listener]) -> None:
@@ -134,6 +146,63 @@ def test_a_stop_is_continued_and_trains_no_epoch_twice(tiny_suite: Path, tmp_pat
     assert all(epochs in ([1], [1, 2], [1, 2, 3, 4]) for epochs in epochs_of_trials(tmp_path).values())
     assert [record.status for record in planned.records()] == ["done"]
     assert plan(tiny_suite, tmp_path, "full-finetune", **FIELDS).queue.over
+
+
+def test_shards_in_turn_come_to_one_choice_and_train_no_epoch_twice(tiny_suite: Path, tmp_path: Path) -> None:
+    starts, listener, left = 0, Listener(), True
+    while left:
+        shards = [plan(tiny_suite, tmp_path, "full-finetune", shard=(i, 2), **{**FIELDS, "trials": 4}) for i in (1, 2)]
+        left = any(shard.queue.unfinished or shard.queue.elsewhere for shard in shards)
+        for shard in shards:
+            shard.run(listener)
+        starts += 1
+        assert starts < 6, "two rungs, the end and the final run"
+    trained = epochs_of_trials(tmp_path)
+    assert len(trained) == 4
+    assert all(epochs in ([1], [1, 2], [1, 2, 3, 4]) for epochs in trained.values())
+    for epoch in (1, 2):
+        known = {fit: Store(tmp_path).epochs(fit)[epoch - 1] for fit, epochs in trained.items() if len(epochs) >= epoch}
+        best = promoted({fit: (one["id_val"], one["id_val_nll"]) for fit, one in known.items()}, closed=True)
+        assert set(best) <= {fit for fit, epochs in trained.items() if len(epochs) > epoch}, "of what both shards brought there"
+    (final,) = finals(tmp_path).values()
+    top = max(searched(tmp_path), key=lambda one: (one.metrics["id-val"].score, -one.metrics["id-val"].nll))
+    assert (final.status, final.method) == ("done", top.method)
+
+
+#: A fine-tuning of which a search draws one of two, and a wrapper of which it draws more.
+TWO = """
+from torch.nn.functional import cross_entropy
+from bench import FineTuner, Space, searched
+class Two(FineTuner):
+    name = "two"
+    lr: float = 1e-3
+    smoothing: float = searched(0.0, Space(choices=(0.0, 0.2)))
+    def loss(self, batch, student, teacher, constants):
+        return cross_entropy(student(batch.images), batch.labels, label_smoothing=self.smoothing)
+"""
+WRAPS = """
+from bench import Space, searched
+from bench.methods.wise_ft import WiSEFT
+class Wraps(WiSEFT):
+    name = "wraps"
+    alpha: float = searched(0.5, Space(low=0.1, high=0.9))
+"""
+
+
+def test_a_training_that_several_trials_share_counts_once(tiny_suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "wraps.py").write_text(WRAPS)
+    (tmp_path / "two.py").write_text(TWO)
+    method = f"{tmp_path / 'wraps.py'}:of={tmp_path / 'two.py'}"
+    planned = plan(tiny_suite, tmp_path / "s", method, trials=6, asha=True, seeds=(0,), set={"epochs": 2})
+    planned.run(Listener())
+    trained = {fit: epochs for fit, epochs in epochs_of_trials(tmp_path / "s").items() if epochs}
+    assert sorted(trained.values()) == [[1], [1, 2]]
+    (cut,) = [fit for fit, epochs in trained.items() if epochs == [1]]
+    assert len(searched(tmp_path / "s")) < 5, "several trials were cut with it"
+    fits = [Store(tmp_path / "s").fit(path.parent.name) for path in tmp_path.glob("s/fits/*/fit.json")]
+    whole = sum(fit.seconds for fit in fits if fit is not None and fit.identity["seed"] == SEARCH_SEED)
+    (final,) = planned.records()
+    assert final.search_seconds == pytest.approx(whole + Store(tmp_path / "s").epochs(cut)[0]["seconds"])
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,11 @@ from typing import Any
 import pytest
 
 from bench.errors import BenchError, MissingPrerequisite, UsageError
+from bench.stopping import Silent
 from bench.sweeps.ray_runner import RayRunner
 from bench.sweeps.runner import Resources
+from bench.sweeps.spec import sweep_spec
+from bench.sweeps.sweep import Settings, Sweep
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -156,6 +159,28 @@ def test_an_address_without_a_cluster_is_refused_quickly(tmp_path: Path, address
         RayRunner(Resources(address=address), log=tmp_path / "ray.log").run(
             pretend.Line([]), pretend.Pretend(tmp_path), pretend.Told()
         )
+
+
+def test_two_gpus_of_a_node_train_one_model_to_the_same_result(cluster: Any, tiny_suite: Path, tmp_path: Path) -> None:
+    def trained(name: str, **fields: Any) -> tuple[str, int, dict[str, float]]:
+        """Where the trial ran, on how many devices, and its scores."""
+        spec = sweep_spec({"methods": ("full-finetune",), "suites": (str(tiny_suite),), "seeds": (0,), "trials": 0, **fields})
+        whole = Sweep(spec, store=tmp_path / name, settings=Settings(device="cpu", threads=1), reporter=Silent())
+        told = pretend.Told()
+        whole.run(told)
+        ((_, where),) = told.of("started")
+        (record,) = whole.records()
+        assert record.status == "done", record.error
+        fit = whole.store.fit(record.fit_id)
+        assert fit is not None
+        return where, fit.provenance["devices"], {split: metrics.nll for split, metrics in record.metrics.items()}
+
+    # The GPUs are logical: Ray gives both to the trial, which trains on two CPU processes.
+    where, devices, scores = trained("two", runner="ray", address=cluster.address, gpus_per_trial=2)
+    assert where.endswith("GPU 0,1")
+    _, alone, expected = trained("one", runner="inline")
+    assert (devices, alone) == (2, 1)
+    assert scores == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_lost_node_loses_no_job(cluster: Any, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import bench
 from bench.errors import Interrupted, UsageError
 from bench.runs.store import Store
 from bench.spec import SEARCH_SEED
+from bench.sweeps.costs import Costs
+from bench.sweeps.estimate import estimate
 from bench.sweeps.sweep import Sweep
 
 from .tiny import METHODS, Listener, plan, sweep
@@ -220,3 +222,26 @@ def test_a_full_disk_is_told_and_corrupts_nothing(tiny_suite: Path, tmp_path: Pa
 def test_from_python(tiny_suite: Path, finished: Path) -> None:
     records = bench.sweep(*METHODS, suites=[str(tiny_suite)], seeds=[0, 1], trials=2, runner="inline", store=finished)
     assert [(record.seed, record.status) for record in records] == [(seed, "done") for seed in (0, 1) for _ in METHODS]
+
+
+def test_as_jobs_end_the_files_of_the_others_are_left_alone(
+    tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: Counter[str] = Counter()
+    epochs = Store.epochs
+
+    def counted(store: Store, fit_id: str) -> list[dict[str, Any]]:
+        read[fit_id] += 1
+        return epochs(store, fit_id)
+
+    monkeypatch.setattr(Store, "epochs", counted)
+    _, listener = sweep(tiny_suite, tmp_path, "linear-probe", trials=0, seeds=range(3), curve="none")
+    assert [outcome.status for _, outcome in listener.ends] == ["done"] * 3
+    assert read == dict.fromkeys(read, 1), "for the first estimate"
+
+
+def test_an_estimate_counts_every_trial_of_which_nothing_tells(tiny_suite: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    queue = plan(tiny_suite, tmp_path, "full-finetune", trials=5, search="tpe", seeds=(0, 1, 2)).queue
+    found = estimate(queue, Costs(Store(tmp_path)))
+    assert (len(found.seconds), found.unknown) == (1, 5 + 3)

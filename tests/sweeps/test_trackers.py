@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from bench.errors import MissingPrerequisite, UsageError
 from bench.runs.record import RunRecord, SplitMetrics
 from bench.runs.store import Store
+from bench.spec import SEARCH_SEED
 from bench.sweeps import trackers
 from bench.sweeps.job import Job, Outcome
 from bench.sweeps.trackers import check_kinds, tracked
@@ -108,6 +110,20 @@ def test_tensorboard_gets_epochs_and_scores_of_both_starts_in_one_folder(tmp_pat
     (trial,) = (tmp_path / "tensorboard").glob("*/*")
     assert scalars(trial) == {**EPOCHS, **SCORES}
     assert [line[0] for line in told.lines] == ["started", "epoch", "cancelled", "started", "step", "epoch", "done"]
+
+
+def test_rungs_and_trials_and_runs_of_a_method_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    trial = replace(JOB, id="run-ab", phase="search", seed=SEARCH_SEED, trial=3)
+    rung = replace(trial, id="rung-ab-1", phase="rung", epoch=1)
+    with tracked(Told(), ["mlflow"], tmp_path) as watch:
+        for job in (JOB, trial, rung):
+            watch.started(job, "here")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert {run.info.run_name for run in runs} == {"run wise-ft, seed 1", "trial 3 wise-ft", "trial 3 wise-ft to epoch 1"}
 
 
 def test_mlflow_continues_the_run_that_an_earlier_start_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
