@@ -12,7 +12,7 @@ import signal
 import socket
 import tempfile
 import threading
-import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,8 +43,6 @@ _LOCAL = {
 _CARRIED = ("BENCH_DATA", "BENCH_CACHE", "BENCH_DEBUG", "HF_HUB_OFFLINE", "HF_HOME")
 #: The object store carries jobs and outcomes, a few kB each.
 _OBJECT_STORE = 100 * 2**20
-#: Seconds within which a new folder is locked.
-_MAKING = 60.0
 #: Which of Ray's log files are kept, and how many bytes of each.
 _TELLING, _KEPT = ("worker-*.out", "worker-*.err", "raylet.out", "raylet.err", "gcs_server.err"), 20_000
 
@@ -251,27 +249,61 @@ def _folder(log: Path) -> Iterator[Path]:
     if len(str(place)) > 30 and Path("/tmp").is_dir():
         place = Path("/tmp")
     _remove_dead(place)
-    folder = Path(tempfile.mkdtemp(prefix="bench-ray-", dir=place))
-    lock = FileLock(folder / "lock")
-    lock.acquire()
+    folder, lock = _locked(place)
     try:
+        folder.mkdir(mode=0o700)
         yield folder
     finally:
         _keep_logs(folder, log)
-        lock.release()
         shutil.rmtree(folder, ignore_errors=True)
-        _remove_dead(place)  # again: at the start, processes of a driver just killed may still have been writing
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        # Again, for a driver that was killed shortly before this one started: by now its trials have saved their state.
+        _remove_dead(place, ending=True)
 
 
-def _remove_dead(place: Path) -> None:
-    for folder in place.glob("bench-ray-*"):
+def _locked(place: Path) -> tuple[Path, FileLock]:
+    """A name for a folder, and the lock beside it that says that its sweep lives; Ray's processes may make the folder again."""
+    while True:
+        folder = place / f"bench-ray-{uuid.uuid4().hex[:8]}"
+        lock = FileLock(folder.with_suffix(".lock"))
+        lock.acquire()
+        if Path(lock.lock_file).exists():  # else another sweep took it for a dead one's before it was locked
+            return folder, lock
+        lock.release()
+
+
+def _remove_dead(place: Path, *, ending: bool = False) -> None:
+    """Remove the folders of sweeps that were killed.
+
+    Args:
+        ending: Ray's processes that are left of them, too; otherwise a folder stays as long as there are any.
+    """
+    for name in {path.stem for path in place.glob("bench-ray-*")}:
+        folder, lock = place / name, FileLock(place / f"{name}.lock", timeout=0)
         with contextlib.suppress(Timeout, OSError):
-            if folder.stat().st_uid != os.getuid():
+            if any(path.exists() and path.stat().st_uid != os.getuid() for path in (folder, Path(lock.lock_file))):
                 continue
-            # One without a lock is being made at this moment, or its maker was killed then.
-            if (folder / "lock").exists() or time.time() - folder.stat().st_mtime > _MAKING:
-                with FileLock(folder / "lock", timeout=0):
+            with lock:
+                left = _processes_of(folder)
+                if ending:
+                    for process in left:
+                        with contextlib.suppress(psutil.Error):
+                            process.kill()
+                    psutil.wait_procs(left, timeout=5)
+                if ending or not left:
                     shutil.rmtree(folder, ignore_errors=True)
+                    Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _processes_of(folder: Path) -> list[psutil.Process]:
+    """Ray's own processes of a session: each is told the session's folder on its command line."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(f"{folder}/" in argument for argument in process.cmdline()):
+                found.append(process)
+    return found
 
 
 def _keep_logs(folder: Path, log: Path) -> None:
