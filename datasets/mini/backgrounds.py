@@ -6,7 +6,7 @@ first colour and 1 for its second. To add one, write such a function under `@fam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ SIZE = 48
 
 def pixel_grid() -> tuple[Tensor, Tensor]:
     """x and y of the pixel centres, (1, 1, 48) and (1, 48, 1), in [-1, 1] with y pointing down."""
-    centres = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
+    centres = (torch.arange(SIZE, dtype=torch.float64) + 0.5) * (2 / SIZE) - 1
     return centres.view(1, 1, SIZE), centres.view(1, SIZE, 1)
 
 
@@ -54,9 +54,14 @@ class Canvas:
         return smooth_noise(self.rng, len(self), rows, columns)
 
 
+def normal(rng: np.random.Generator, shape: Sequence[int]) -> Tensor:
+    """Standard normal draws of single precision, as float64."""
+    return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32)).double()
+
+
 def smooth_noise(rng: np.random.Generator, count: int, rows: int, columns: int) -> Tensor:
     """Normal noise on a (rows, columns) grid, brought to (count, 48, 48) by bicubic interpolation."""
-    grid = torch.from_numpy(rng.standard_normal((count, 1, rows, columns), dtype=np.float32))
+    grid = normal(rng, (count, 1, rows, columns))
     return F.interpolate(grid, (SIZE, SIZE), mode="bicubic", align_corners=True).squeeze(1)
 
 

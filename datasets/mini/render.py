@@ -2,11 +2,14 @@
 
 Every chunk is painted by one thread, with one torch thread inside, in operations whose order does not depend on
 anything but the chunk: pixels are the same bits whatever the number of threads. Chunks run side by side.
+
+All of it is in double precision. A sine or an exponential ends in other last bits on another kind of processor; of
+single precision, that moved one in some millions of grey levels, and with it the identity of the data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -16,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .backgrounds import FAMILIES, SIZE, Canvas, pixel_grid, smooth_noise
+from .backgrounds import FAMILIES, SIZE, Canvas, normal, pixel_grid, smooth_noise
 from .scenes import Scenes, Streams
 from .silhouettes import BANK_EXTENT, BANK_SIZE, VARIANTS, distance_bank
 from .styles import STYLES, Layers, blur, column
@@ -25,7 +28,7 @@ CHUNK = 100
 """Images per chunk. Part of the world's definition: streams are counted by chunk."""
 
 CORRUPTIONS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
-    "noise": lambda images, rng: images + 0.16 * _normal(rng, images.shape),
+    "noise": lambda images, rng: images + 0.16 * normal(rng, images.shape),
     "blur": lambda images, rng: blur(images, 1.3),
     "contrast": lambda images, rng: (images - images.mean(dim=(2, 3), keepdim=True)) * 0.35 + 0.5,
     "pixelate": lambda images, rng: F.avg_pool2d(images, 2).repeat_interleave(2, 2).repeat_interleave(2, 3),
@@ -39,7 +42,7 @@ def paint_scenes(scenes: Scenes, streams: Streams) -> NDArray[np.uint8]:
         (n, 48, 48, 3) uint8, RGB.
     """
     fields = _paint_fields(scenes, streams)
-    pixels = torch.empty(len(scenes), 3, SIZE, SIZE)
+    pixels = torch.empty(len(scenes), 3, SIZE, SIZE, dtype=torch.float64)
     for index, (name, style) in enumerate(STYLES.items()):
         chosen = (scenes.style == index).nonzero().squeeze(1)
         if len(chosen) == 0:
@@ -51,7 +54,7 @@ def paint_scenes(scenes: Scenes, streams: Streams) -> NDArray[np.uint8]:
         picture = _occlude(style.paint(layers), group)
         if style.camera:
             picture = blur(picture * column(group.exposure), 0.45)
-            picture = picture + _normal(rng, picture.shape) * column(group.noise)
+            picture = picture + normal(rng, picture.shape) * column(group.noise)
         pixels[chosen] = picture.expand(-1, 3, -1, -1)
     for index, (name, corrupt) in enumerate(CORRUPTIONS.items()):
         chosen = (scenes.corruption == index).nonzero().squeeze(1)
@@ -61,13 +64,9 @@ def paint_scenes(scenes: Scenes, streams: Streams) -> NDArray[np.uint8]:
     return levels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _normal(rng: np.random.Generator, shape: Sequence[int]) -> Tensor:
-    return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
-
-
 def _paint_fields(scenes: Scenes, streams: Streams) -> Tensor:
     """Value fields of the backgrounds, (n, 48, 48) in [0, 1]."""
-    fields = torch.empty(len(scenes), SIZE, SIZE)
+    fields = torch.empty(len(scenes), SIZE, SIZE, dtype=torch.float64)
     for index, (name, paint) in enumerate(FAMILIES.items()):
         chosen = (scenes.family == index).nonzero().squeeze(1)
         if len(chosen):
@@ -95,7 +94,7 @@ def _place_objects(scenes: Scenes, warp: float, rng: np.random.Generator) -> tup
     u = ((cos * x + sin * y) * squash / scale - scenes.shear.view(-1, 1, 1) * v) * scenes.mirror.view(-1, 1, 1)
 
     bank = torch.from_numpy(distance_bank().reshape(-1, 1, BANK_SIZE, BANK_SIZE))
-    shapes = bank[scenes.label * VARIANTS + scenes.variant]
+    shapes = bank[scenes.label * VARIANTS + scenes.variant].double()
     grid = torch.stack((u, v), dim=3) / BANK_EXTENT
     distance = F.grid_sample(shapes, grid, padding_mode="border", align_corners=False)
     turned = u * torch.cos(scenes.texture_angle.view(-1, 1, 1)) + v * torch.sin(scenes.texture_angle.view(-1, 1, 1))

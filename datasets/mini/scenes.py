@@ -94,7 +94,7 @@ HOME = Home.of_classes()
 
 @dataclass
 class Scenes:
-    """Parameters of n scenes; every field has n rows. Indices are int64, the rest float32."""
+    """Parameters of n scenes; every field has n rows. Indices are int64, the rest float64."""
 
     label: Tensor
     style: Tensor
@@ -208,7 +208,7 @@ def draw_scenes(recipe: Recipe, labels: NDArray[np.int64], streams: Streams, *, 
     }  # fmt: skip
     return Scenes(
         **{name: torch.from_numpy(np.asarray(value, dtype=np.int64)) for name, value in whole.items()},
-        **{name: torch.from_numpy(np.asarray(value, dtype=np.float32)) for name, value in real.items()},
+        **{name: torch.from_numpy(np.asarray(value, dtype=np.float64)) for name, value in real.items()},
     )
 
 

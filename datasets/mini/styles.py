@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backgrounds import SIZE, pixel_grid, smooth_noise
+from .backgrounds import SIZE, normal, pixel_grid, smooth_noise
 
 if TYPE_CHECKING:
     from .scenes import Scenes
@@ -125,7 +125,7 @@ def blur(image: Tensor, sigma: float) -> Tensor:
 
 def _pixels() -> tuple[Tensor, Tensor]:
     """Column and row numbers, (1, 1, 1, 48) and (1, 1, 48, 1)."""
-    steps = torch.arange(SIZE, dtype=torch.float32)
+    steps = torch.arange(SIZE, dtype=torch.float64)
     return steps.view(1, 1, 1, SIZE), steps.view(1, 1, SIZE, 1)
 
 
@@ -151,7 +151,7 @@ def sketch(layers: Layers) -> Tensor:
     outline = torch.exp(-(layers.distance * 1.25).square())
     edges = 0.45 * torch.exp(-((layers.field - 0.5) * 7).square()) * (1 - layers.coverage)
     hatching = 0.3 * torch.sigmoid((torch.sin((across + down) * 1.25) - 0.5) * 5) * layers.coverage
-    grain = torch.from_numpy(layers.rng.standard_normal((len(layers), 1, SIZE, SIZE), dtype=np.float32))
+    grain = normal(layers.rng, (len(layers), 1, SIZE, SIZE))
     ink = torch.maximum(outline, edges + hatching)
     return 0.92 - 0.82 * ink + 0.05 * grain
 
@@ -196,7 +196,7 @@ def mosaic(layers: Layers) -> Tensor:
     across, down = _pixels()
     tiles = F.avg_pool2d(layers.place(layers.background, layers.object), 2)
     picture = tiles.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    grout = torch.maximum(across % 4 == 0, down % 4 == 0).float()
+    grout = torch.maximum(across % 4 == 0, down % 4 == 0).double()
     return picture * (1 - 0.5 * grout)
 
 
