@@ -57,7 +57,8 @@ def plan(
     """
     card, _ = find_card(spec.suite)
     methods = {name: build_method(name, spec.values(name), card.recipe) for name in spec.methods}
-    opened = experiments(spec, store=store, engine=engine, reporter=reporter)
+    training = bool(spec.trials) or any(method.trains for method in methods.values())
+    opened = experiments(spec, store=store, engine=engine, reporter=reporter, training=training)
     return [Planned(one, method.resolved(one.traits), name) for one in opened for name, method in methods.items()]
 
 

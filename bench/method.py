@@ -77,6 +77,8 @@ class Method(BaseModel, ABC):
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
     bibtex: ClassVar[str] = ""
+    #: False if `fit` looks at no image: then neither the training images nor id-val are part of a fit, and both may be missing.
+    trains: ClassVar[bool] = True
     #: SHA-256 of the file that a plug-in was loaded from; empty for installed plug-ins, whose `version` speaks for them.
     source_sha256: ClassVar[str] = ""
 

@@ -31,13 +31,17 @@ if TYPE_CHECKING:
 class Task:
     """One backbone, the training and id-val images of one suite, and a seed.
 
+    Args:
+        trains: whether the method says that it looks at images; one that says no is given none.
+
     Attributes:
         traits: what the backbone offers. classes: C class names. templates: prompt templates.
         seed: of this run. device: where to compute.
     """
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, reporter: Reporter) -> None:
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, reporter: Reporter, *, trains: bool = True) -> None:
         self._experiment = experiment
+        self._trains = trains
         self._checkpoints = checkpoints
         self._reporter = reporter
         self.traits: Traits = experiment.traits
@@ -85,11 +89,12 @@ class Task:
         """
         if split not in ("train", "id-val"):
             raise UsageError(f"a method may see the splits train and id-val, not `{split}`")
-        images = self._experiment.split(split)
+        images = self._images(split)
         return np.array(self._experiment.features(images)), images.labels
 
     def fit(self, method: Method) -> Classifier:
         """Another method's result on this task, trained once and reused by everyone who asks."""
+        self._check_trains(f"fits {method.name}")
         begin = time.monotonic()
         fit = self._experiment.fit(method)
         self.nested_seconds += time.monotonic() - begin
@@ -117,7 +122,7 @@ class Task:
                 fix="leave --micro-batch and --devices out",
             )
         self.facts |= dict(method.prepare(self, start))
-        split = experiment.split("train")
+        split = self._images("train")
         batches = TrainBatches(
             split,
             batch_size=method.batch_size,
@@ -154,13 +159,13 @@ class Task:
 
     def score(self, classifier: Classifier) -> tuple[float, float]:
         """(score by the suite's metric, NLL in nats) on id-val."""
-        split = self._experiment.split("id-val")
+        split = self._images("id-val")
         logits = logits_of({"it": classifier}, split, self._experiment.engine, lambda done, of: self.stop_if_asked())
         return self.score_logits(logits["it"])
 
     def score_logits(self, logits: NDArray[np.float32]) -> tuple[float, float]:
         """As `score`, for logits (N, C) of the id-val images in the order of `features("id-val")`."""
-        split = self._experiment.split("id-val")
+        split = self._images("id-val")
         metrics = score(logits, split.labels, split.groups, self._experiment.suite.card.metric)
         return metrics.score, metrics.nll
 
@@ -169,6 +174,14 @@ class Task:
         best = min(candidates, key=lambda candidate: (-candidate[1], candidate[2]))
         self.selection[name] = {"value": best[0], "id_val": best[1], "among": len(candidates)}
         return best[0]
+
+    def _images(self, split: Literal["train", "id-val"]) -> Split:
+        self._check_trains(f"looks at {split}")
+        return self._experiment.split(split)
+
+    def _check_trains(self, what: str) -> None:
+        if not self._trains:
+            raise UsageError(f"a method that says it trains nothing {what}", fix="take `trains = False` out of its class")
 
     def stop_if_asked(self) -> None:
         """Call between two pieces of long work of one's own; `train`, `features`, `score` and `fit` do so themselves.

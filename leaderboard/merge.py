@@ -205,8 +205,9 @@ def _identity_problems(packed: Packed, record: RunRecord) -> Iterable[str]:
             "pixels": record.pixels,
             "seed": record.seed,
             "protocol": record.protocol,
-            "id_val": record.data.get("id-val"),
         }
+        if fit.get("train") is not None:  # a method that trains nothing chooses nothing on id-val
+            stated["id_val"] = record.data.get("id-val")
         said = {key: fit.get(key) for key in stated}
     stated |= {"data of the evaluation": record.data, "pixels of the evaluation": record.pixels}
     said = {**said, "data of the evaluation": evaluation.get("data"), "pixels of the evaluation": evaluation.get("pixels")}

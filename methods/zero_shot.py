@@ -29,6 +29,7 @@ class ZeroShot(Method):
   booktitle = {International Conference on Machine Learning},
   year = {2021}
 }"""
+    trains: ClassVar[bool] = False
 
     head_init: Literal["zero-shot", "native"] | None = Field(None, description="default: zero-shot if offered, else native")
 

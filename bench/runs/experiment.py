@@ -218,8 +218,8 @@ class Experiment:
             "probe": self.probe.resolved(self.traits).identity() if _starts_from_probe(method) else None,
             "backbone": self.backbone.weights_sha256,
             "pixels": self.backbone.pixels.name,
-            "train": self.fingerprint("train"),
-            "id_val": self.fingerprint("id-val"),
+            "train": self.fingerprint("train") if method.trains else None,
+            "id_val": self.fingerprint("id-val") if method.trains else None,
             "classes": digest(list(card.classes)),
             "templates": digest(list(card.templates)),
             "metric": card.metric,
@@ -253,7 +253,7 @@ class Experiment:
     def _train(self, method: Method, fit_id: str, lease: Lease) -> Fit:
         folder = self.store.fit_dir(fit_id)
         checkpoints = Checkpoints(folder, lease)
-        task = Task(self, checkpoints, LoggedReporter(self.reporter, folder / LOG))
+        task = Task(self, checkpoints, LoggedReporter(self.reporter, folder / LOG), trains=method.trains)
         reset_peak_memory(self.engine)
         self.reporter.event("fit", method=method.name, fit_id=fit_id, seed=self.seed)
         start = time.monotonic()

@@ -208,8 +208,10 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
         named = str(card_path) if suite.endswith(".toml") else suite
         values = {contender.asked: (contender.name, spec.values(contender)) for contender in spec.contenders}
         methods = {asked: build_method(name, given, card.recipe) for asked, (name, given) in values.items()}
+        training = spec.searches or any(method.trains for method in methods.values())
         for backbone in spec.backbones or (card.backbone or DEFAULT_BACKBONE,):
-            experiment = experiments(spec.run_spec(named, backbone), store=store, engine=engine, reporter=reporter)[0]
+            opened = spec.run_spec(named, backbone)
+            experiment = experiments(opened, store=store, engine=engine, reporter=reporter, training=training)[0]
             for asked, method in methods.items():
                 place = (asked, named, backbone)
                 try:

@@ -39,7 +39,7 @@ class Work:
     device: str | None = None
     timeout: float | None = None
     grace: float = 60.0
-    _open: dict[tuple[str, str], Experiment] = field(default_factory=dict, init=False, repr=False)
+    _open: dict[tuple[str, str, bool], Experiment] = field(default_factory=dict, init=False, repr=False)
     _relay: _Relay = field(default_factory=lambda: _Relay(), init=False, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
@@ -85,8 +85,8 @@ class Work:
         from ..plugins import build_method
         from ..runs.execute import execute
 
-        experiment = self._experiment(job)
         method = build_method(job.method["name"], job.method["parameters"])
+        experiment = self._experiment(job, training=method.trains or job.phase == "search")
         found = experiment.fit_id(method)
         if found != job.fit_id:
             raise BenchError(
@@ -109,17 +109,18 @@ class Work:
         )
         return _in_one_line(record.error) if record.status == "failed" else ""
 
-    def _experiment(self, job: Job) -> Experiment:
-        """The job's backbone and suite, opened once per process."""
+    def _experiment(self, job: Job, *, training: bool) -> Experiment:
+        """The job's backbone and suite, opened once per process (anew if training images are needed that were not opened)."""
         from ..runs.opening import experiments
         from ..training.engine import default_device
 
-        place = (job.suite, job.backbone)
-        if place not in self._open:
+        place, training = (job.suite, job.backbone), training or (job.suite, job.backbone, True) in self._open
+        if (*place, training) not in self._open:
             spec = self.spec.model_copy(update={"suite": job.suite, "backbone": job.backbone, "seeds": (job.seed,)})
             engine = replace(self.engine, device=self.device or default_device())
-            (self._open[place],) = experiments(spec, store=self.store, engine=engine, reporter=self._relay)
-        opened = self._open[place]
+            (opened,) = experiments(spec, store=self.store, engine=engine, reporter=self._relay, training=training)
+            self._open[*place, training] = opened
+        opened = self._open[*place, training]
         opened.engine.apply()
         return opened.with_seed(job.seed)
 

@@ -44,6 +44,18 @@ def weights(store: Path, record: RunRecord) -> str:
     return fit.weights_sha256
 
 
+def only_test_images(tiny_suite: Path, folder: Path) -> Path:
+    """The card of a suite whose training images (and one of whose shifts) are not here; with `train/`, they are."""
+    images = folder / "images"
+    images.mkdir()
+    (images / "test").symlink_to(tiny_suite.parent / "images/photo")
+    (images / "inverted").symlink_to(tiny_suite.parent / "images/inverted")
+    card = folder / "mine.toml"
+    text = tiny_suite.read_text().replace('path = "photo"', 'train = "train"\nval_count = 9\ntest = "test"')
+    card.write_text(text.replace("val_fraction = 0.25\ntest_fraction = 0.25\n", ""))
+    return card
+
+
 #: A method whose last step spoils its weights.
 NAN = """
 import torch

@@ -14,6 +14,7 @@ from bench.errors import BenchError, MissingPrerequisite
 from bench.runs.opening import experiments
 from bench.spec import run_spec
 
+from .asked import only_test_images
 from .foreign import (
     CLASSES,
     CLIP,
@@ -146,13 +147,7 @@ def test_a_backbone_of_another_library(tuned: CLIP, tiny_suite: Path, tmp_path: 
 
 def test_without_training_images_the_rest_is_measured(tuned: CLIP, backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
     """Evaluating needs no training images, which are often the largest part of a data set and not at hand."""
-    images = tmp_path / "images"
-    images.mkdir()
-    (images / "test").symlink_to(tiny_suite.parent / "images/photo")
-    (images / "inverted").symlink_to(tiny_suite.parent / "images/inverted")
-    card = tmp_path / "mine.toml"
-    text = tiny_suite.read_text().replace('path = "photo"', 'train = "train"\nval_count = 9\ntest = "test"')
-    card.write_text(text.replace("val_fraction = 0.25\ntest_fraction = 0.25\n", ""))
+    card = only_test_images(tiny_suite, tmp_path)
     torch.save(ModelWrapper(tuned, head_weights()).state_dict(), tmp_path / "m.pt")
     spec = run_spec({"methods": ("external",), "suite": str(card), "backbone": backbone})
     record = bench.evaluate(tmp_path / "m.pt", spec, name="soup", store=tmp_path / "store")

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from bench.errors import UsageError
+from bench.errors import MissingPrerequisite, UsageError
 from bench.plugins import build_method
 from bench.runs.opening import experiments
 from bench.spec import RunSpec
 from bench.training.engine import Engine
 
-from .asked import NAN, run
+from .asked import NAN, only_test_images, run
 
 
 def test_a_new_shift_trains_nothing(tiny_suite: Path, tmp_path: Path) -> None:
@@ -118,3 +118,28 @@ def test_whole_numbers_and_floats_are_the_same_parameter() -> None:
 
     ids = {digest(build_method("full-finetune", values).identity()) for values in ({}, {"warmup": 500}, {"warmup": 500.0})}
     assert len(ids) == 1
+
+
+def test_what_trains_nothing_needs_no_training_images(backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
+    card = only_test_images(tiny_suite, tmp_path)
+    (alone,), _ = run("zero-shot", suite=card, backbone=backbone, store=tmp_path / "store")
+    assert alone.metrics.keys() == {"id-test", "inverted"}
+    assert alone.holes.keys() == {"id-val", "noisy"}
+    assert alone.temperature is None
+    for others in ({"methods": ("zero-shot", "linear-probe")}, {"methods": ("zero-shot",), "trials": 1}):
+        with pytest.raises(MissingPrerequisite, match="the ID images of Tiny generated shapes are missing"):
+            run(*others.pop("methods"), suite=card, backbone=backbone, store=tmp_path / "store", **others)
+    (tmp_path / "images/train").symlink_to(tiny_suite.parent / "images/photo")
+    (whole,), listener = run("zero-shot", suite=card, backbone=backbone, store=tmp_path / "store")
+    assert (whole.fit_id, listener.trained()) == (alone.fit_id, []), "the same classifier, whatever could be trained on"
+    assert whole.metrics.keys() == {"id-val", "id-test", "inverted"}
+
+
+def test_what_says_that_it_trains_nothing_is_given_nothing(tiny_suite: Path, tmp_path: Path) -> None:
+    path = tmp_path / "liar.py"
+    path.write_text(
+        "import bench\nclass Liar(bench.plugins.load_method('linear-probe')):\n    name = 'liar'\n    trains = False\n"
+    )
+    (record,), _ = run(str(path), suite=tiny_suite, store=tmp_path / "store")
+    assert record.status == "failed"
+    assert "a method that says it trains nothing looks at train" in record.error
