@@ -1,6 +1,6 @@
 """The boards that this repository carries: made by one command, and held against their own packs.
 
-    python -m bench.leaderboard.regenerate                          write board.md and board.json anew from the packs here
+    python -m bench.leaderboard.regenerate                          write boards, page and report anew from the packs here
     python -m bench.leaderboard.regenerate --store STORE            the same, after packing a store's runs on the embedded default
     python -m bench.leaderboard.regenerate --store STORE --suite pacs-subset      the same with another suite's runs
     python -m bench.leaderboard.regenerate --check                  re-score the packs, and hold the board against what they give
@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -28,21 +30,28 @@ from bench.spec import DEFAULT_BACKBONE, DEFAULT_SUITE
 BOARDS = Path(__file__).parent / "boards"
 
 
-def boards_of(packs: list[Path]) -> tuple[str, dict[str, Any]]:
-    """The board that packs give: as Markdown, and as JSON with full precision.
+@contextmanager
+def merged(packs: list[Path]) -> Iterator[Store]:
+    """A store, for as long as it is needed, of what is in packs.
 
     Raises:
         Refused: a pack does not add up.
     """
-    from .groups import load
     from .merge import merge
-    from .predictions import Predictions
-    from .tables import View, tables
 
     with TemporaryDirectory() as folder:
         store = Store(Path(folder))
         merge(packs, store)
-        made = tables(load(store), View(ties="models"), Predictions(store))
+        yield store
+
+
+def boards_of(store: Store) -> tuple[str, dict[str, Any]]:
+    """The boards of a store: as Markdown, and as JSON with full precision."""
+    from .groups import load
+    from .predictions import Predictions
+    from .tables import View, tables
+
+    made = tables(load(store), View(ties="models"), Predictions(store))
     content: dict[str, Any] = json.loads(render(made, Format.json))
     return render(made, Format.md), content
 
@@ -59,17 +68,28 @@ def repack(store: Store, folder: Path = BOARDS, suite: str = DEFAULT_SUITE) -> N
 
 
 def regenerate(folder: Path = BOARDS) -> None:
-    """Write the boards that the packs in a folder give.
+    """Write the boards that the packs in a folder give, their page (page.html) and their report (report/).
 
     Raises:
         Refused: a pack does not add up. BenchError: there is none.
     """
     from bench.runs.atomic import write_text
 
-    text, content = boards_of(_packs(folder))
-    write_text(folder / "board.md", text)
-    write_text(folder / "board.json", json.dumps(content, indent=1) + "\n")
-    say(f"{len(content['tables'])} tables in {folder / 'board.md'} and board.json")
+    from .groups import load
+    from .page.source import Source
+    from .report import write_report
+    from .tables import View
+
+    with merged(_packs(folder)) as store:
+        text, content = boards_of(store)
+        write_text(folder / "board.md", text)
+        write_text(folder / "board.json", json.dumps(content, indent=1) + "\n")
+        say(f"{len(content['tables'])} tables in {folder / 'board.md'} and board.json")
+        runs = load(store)
+        Source(store, View(ties="models"), tell=say).write(runs, folder / "page.html")
+        for missing in write_report(runs, store, folder / "report", figures=(".svg",)):
+            say(missing)
+        say(f"the report in {folder / 'report'}")
 
 
 def _packs(folder: Path) -> list[Path]:
@@ -88,7 +108,8 @@ def differences(folder: Path = BOARDS) -> list[str]:
     packs = _packs(folder)
     if not (folder / "board.json").is_file():
         raise BenchError("there is no board", where=str(folder), fix="`python -m bench.leaderboard.regenerate`")
-    text, content = boards_of(packs)
+    with merged(packs) as store:
+        text, content = boards_of(store)
     found = list(_compared(json.loads((folder / "board.json").read_text(encoding="utf-8")), content, "board.json"))
     if (folder / "board.md").read_text(encoding="utf-8") != text:
         found.append("board.md is another text")

@@ -42,8 +42,13 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def write_report(records: Sequence[RunRecord], store: Store, folder: Path, *, dark: bool = False) -> list[str]:
+def write_report(
+    records: Sequence[RunRecord], store: Store, folder: Path, *, dark: bool = False, figures: Sequence[str] = FORMATS
+) -> list[str]:
     """Write the report of some runs, in place of an earlier one.
+
+    Args:
+        figures: endings of the files that a figure is written to; .svg is shown in the report.
 
     Returns:
         What could not be drawn, a sentence each.
@@ -55,7 +60,7 @@ def write_report(records: Sequence[RunRecord], store: Store, folder: Path, *, da
     made = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
     try:
         write_text(made / MARK, "Written by `bench report`, which may replace this folder.\n")
-        missing = _fill(records, store, made, dark)
+        missing = _fill(records, store, made, dark, figures)
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
@@ -66,7 +71,7 @@ def write_report(records: Sequence[RunRecord], store: Store, folder: Path, *, da
     return missing
 
 
-def _fill(records: Sequence[RunRecord], store: Store, folder: Path, dark: bool) -> list[str]:
+def _fill(records: Sequence[RunRecord], store: Store, folder: Path, dark: bool, figures: Sequence[str]) -> list[str]:
     predictions, view = Predictions(store), View(ties="models")
     found = [board for board in boards(records, view, predictions).boards if board.kind == "ranked"]
     parts, missing = ["# Report", ""], []
@@ -85,10 +90,10 @@ def _fill(records: Sequence[RunRecord], store: Store, folder: Path, dark: bool) 
             except NothingMatched as why:
                 missing.append(f"{title(board)}: no {what}, since {why.what}")
                 continue
-            for ending in FORMATS:
+            for ending in figures:
                 save(chart, place / f"{what}{ending}", f"{title(board)}: {what}")
             parts += [f"![{what} of {title(board)}]({name}/{what}.svg)", "", *_paragraph(_caption(what, board))]
-        parts += [f"The table as `{name}/board.tex`, `.csv`, `.json` and `.md`; the figures as .svg, .pdf, .png and .html.", ""]
+        parts += [f"The table as `{name}/board.tex`, `.csv`, `.json` and `.md`; the figures as {_listed(figures)}.", ""]
     parts += [f"- {why}." for why in missing]
     write_text(folder / "report.md", "\n".join(parts) + "\n")
     write_text(folder / "references.bib", bibtex(records))
@@ -110,6 +115,10 @@ def _caption(what: str, board: Board) -> str:
         f"{_CAPTIONS[what]} What lies above the grey line offers more OOD at its ID than the interpolation from the start to the "
         "fine-tuned weights does."
     )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def _paragraph(text: str) -> list[str]:

@@ -27,6 +27,7 @@ from bench.runs.store import Store
 pytestmark = pytest.mark.perf
 
 #: 3 methods x 2 trials, of which 5 differ, and 3 x 3 final runs, with the stages that they are built on: 23 jobs.
+JOBS = 23
 ASKED = ["full-finetune", "wise-ft", "linear-probe", "--trials", "2", "--seeds", "3", "--set", "epochs=6"]
 
 
@@ -70,15 +71,18 @@ def test_twenty_kills(tiny_suite: Path, tmp_path: Path, temporary: Path, runner:
                 )
             if done < kills and moments.random() < 0.3:  # in the start of the command, of Ray, and in the preflight
                 time.sleep(moments.uniform(0, starting))
-            elif done < kills:  # while trials run
+            elif done < kills:  # while trials run, from the first to the last of them
+                further = moments.randint(0, 8)
+                while process.poll() is None and _settled(store, began) < further:
+                    time.sleep(0.01)
                 while process.poll() is None and not _works(store, began):
                     time.sleep(0.01)
-                time.sleep(moments.uniform(0, working / 3))
+                time.sleep(moments.uniform(0, 2 * working / JOBS))
             if done < kills and process.poll() is None:
                 process.kill()
                 process.communicate()
                 done += 1
-                settled.append(sum(event["event"] == "settled" for event in _journal(store)))
+                settled.append(_settled(store))
                 continue
             out, _ = process.communicate()
             assert process.returncode == 0, log.read_text()
@@ -96,6 +100,11 @@ def test_twenty_kills(tiny_suite: Path, tmp_path: Path, temporary: Path, runner:
 def _works(store: Path, since: float) -> bool:
     """Whether a trial of this start is under way."""
     return any(event["event"] == "started" and event["time"] >= since for event in _journal(store))
+
+
+def _settled(store: Path, since: float = 0) -> int:
+    """How many jobs have ended since then."""
+    return sum(event["event"] == "settled" and event["time"] >= since for event in _journal(store))
 
 
 def _journal(store: Path) -> list[dict[str, Any]]:
