@@ -60,10 +60,13 @@ class Queue:
         self._known_seconds: dict[str, float | None] = {}
         self._truth = Truth(plan.entrants[0].experiment.store, keep_logits=plan.spec.keep_logits)
         entrants = plan.entrants if plan.spec.searches else []
-        self.searches = [Search(plan, entrant, self._truth, self._state) for entrant in entrants]
+        shared = shard[1] > 1
+        self.searches = [Search(plan, entrant, self._truth, self._state, shared=shared) for entrant in entrants]
         if not self.searches:
             self._add_finals([(entrant, entrant.method, None) for entrant in plan.entrants])
         self._conclude()
+        if shared:
+            self._look_again()
 
     # What runners call
 
@@ -219,6 +222,8 @@ class Queue:
                 self._truth.look_again(entry.job.fit_id)
                 if not entry.mine and self._truth.done(entry.planned):
                     entry.state = "done"
+                elif not entry.mine and (error := self._truth.failure(entry.planned)):
+                    entry.state, entry.reason = "failed", error
         self._conclude()
 
     # Growth

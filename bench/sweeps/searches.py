@@ -29,12 +29,22 @@ class Search:
 
     Args:
         state: where a job of the sweep stands, and why it failed.
+        shared: other processes do a part of the trials. A rung then lets nobody go on before all trials have come to it, since
+            who has come first is not the same for all of them.
     """
 
-    def __init__(self, plan: Plan, entrant: Entrant, truth: Truth, state: Callable[[str], tuple[State, str]]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        entrant: Entrant,
+        truth: Truth,
+        state: Callable[[str], tuple[State, str]],
+        *,
+        shared: bool = False,
+    ) -> None:
         self.entrant, self.over = entrant, False
         self._store = entrant.experiment.store
-        self._plan, self._truth, self._state = plan, truth, state
+        self._plan, self._truth, self._state, self._shared = plan, truth, state, shared
         self._draws = bool(all_drawn(entrant.method, entrant.fixed))
         self._sampler = sampler(plan.spec.search, plan.spec.most_trials)
         tuner = fine_tuned(entrant.method, entrant.experiment.traits) if plan.spec.asha else None
@@ -138,10 +148,13 @@ class Search:
         """The next jobs of those that a rung lets go on, and have none yet."""
         fits = [fit_id for fit_id in self._fits if not self._failure(fit_id)]
         for rung in range(len(self.rungs)):
+            closed = self._all_drawn() and not self._pending(rung)
+            if self._shared and not closed:
+                return []
             known = {fit_id: self._truth.score(fit_id, self._rung(fit_id, rung).job.epoch or 0) for fit_id in fits}
             scores = {fit_id: score for fit_id, score in known.items() if score is not None}
             ahead: list[Planned] = []
-            for fit_id in promoted(scores, closed=self._all_drawn() and not self._pending(rung)):
+            for fit_id in promoted(scores, closed=closed):
                 ahead += [self._rung(fit_id, rung + 1)] if rung + 1 < len(self.rungs) else self._fits[fit_id]
             new = [(planned, rung + 1) for planned in ahead if planned.job.id not in self._jobs]
             if new:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import BenchError
 from ..runs.execute import additions
+from ..runs.lease import is_live
 from ..runs.record import RunRecord
 from ..runs.store import Store
 from .plan import Planned
@@ -46,6 +47,13 @@ class Truth:
             return False
         keep_logits = self._keep_logits and job.phase == "final"
         return not additions(planned.experiment, planned.method, record, curve=job.curve, keep_logits=keep_logits)
+
+    def failure(self, planned: Planned) -> str:
+        """Why a run failed, unless some process is at it again; empty if it did not, and for stages, which leave no record."""
+        record = self.record(planned) if planned.path is not None else None
+        if planned.path is None or record is None or record.status != "failed" or is_live(planned.path.parent):
+            return ""
+        return record.error
 
     def record(self, planned: Planned) -> RunRecord | None:
         """The record of a run, whatever its status."""

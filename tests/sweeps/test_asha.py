@@ -15,6 +15,7 @@ from bench.runs.record import RunRecord
 from bench.runs.store import Store
 from bench.spec import SEARCH_SEED
 from bench.sweeps.asha import epochs_expected, promoted, rungs, stop_at
+from bench.sweeps.job import Outcome
 from bench.sweeps.spec import sweep_spec
 
 from .tiny import Listener, plan
@@ -151,19 +152,23 @@ def test_a_stop_is_continued_and_trains_no_epoch_twice(tiny_suite: Path, tmp_pat
 def test_shards_in_turn_come_to_one_choice_and_train_no_epoch_twice(tiny_suite: Path, tmp_path: Path) -> None:
     starts, listener, left = 0, Listener(), True
     while left:
-        shards = [plan(tiny_suite, tmp_path, "full-finetune", shard=(i, 2), **{**FIELDS, "trials": 4}) for i in (1, 2)]
+        shards = [plan(tiny_suite, tmp_path, "full-finetune", shard=(i, 2), **FIELDS) for i in (1, 2)]
         left = any(shard.queue.unfinished or shard.queue.elsewhere for shard in shards)
         for shard in shards:
             shard.run(listener)
+            if starts == 0 and shard is shards[0]:
+                alone = epochs_of_trials(tmp_path)
+                assert 2 < len(alone) < 9
+                assert set(map(len, alone.values())) == {1}, "nobody goes on before all have come to the rung"
         starts += 1
         assert starts < 6, "two rungs, the end and the final run"
     trained = epochs_of_trials(tmp_path)
-    assert len(trained) == 4
+    assert len(trained) == 9
     assert all(epochs in ([1], [1, 2], [1, 2, 3, 4]) for epochs in trained.values())
     for epoch in (1, 2):
         known = {fit: Store(tmp_path).epochs(fit)[epoch - 1] for fit, epochs in trained.items() if len(epochs) >= epoch}
         best = promoted({fit: (one["id_val"], one["id_val_nll"]) for fit, one in known.items()}, closed=True)
-        assert set(best) <= {fit for fit, epochs in trained.items() if len(epochs) > epoch}, "of what both shards brought there"
+        assert set(best) == {fit for fit, epochs in trained.items() if len(epochs) > epoch}, "of what both shards brought there"
     (final,) = finals(tmp_path).values()
     top = max(searched(tmp_path), key=lambda one: (one.metrics["id-val"].score, -one.metrics["id-val"].nll))
     assert (final.status, final.method) == ("done", top.method)
@@ -235,3 +240,22 @@ def test_a_trial_that_fails_at_a_rung_is_a_row_and_the_others_go_on(tiny_suite: 
     assert [(record.status, record.search_trials) for record in planned.records()] == [("done", 4)]
     rows = [record.error for record in searched(tmp_path / "s") if record.status == "failed"]
     assert rows == ["RuntimeError: a bug of the plug-in"] * len(failed)
+
+
+@pytest.mark.parametrize("asha", [False, True])
+def test_a_trial_that_fails_in_one_shard_keeps_no_other_shard_waiting(asha: bool, tiny_suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text(RAISES)
+    fields = {**FIELDS, "trials": 6, "asha": asha, "seeds": (0, 1, 2)}
+    ended: list[Outcome] = []
+    for _ in range(4):  # two rungs, the end and the final runs; or the trials and the final runs
+        left = 0
+        for number in (1, 2):
+            listener = Listener()
+            shard = plan(tiny_suite, tmp_path / "s", str(tmp_path / "raises.py"), shard=(number, 2), **fields)
+            shard.run(listener)
+            ended += [outcome for _, outcome in listener.ends]
+            left += shard.queue.finals_to_come + shard.queue.elsewhere
+    assert left == 0
+    assert {outcome.error for outcome in ended} == {"", "RuntimeError: a bug of the plug-in"}
+    done = [record for _, record in Store(tmp_path / "s").records() if record.phase == "final"]
+    assert sorted((record.seed, record.status) for record in done) == [(0, "done"), (1, "done"), (2, "done")]
