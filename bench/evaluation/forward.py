@@ -84,16 +84,17 @@ def logits_of(
     return _in_batches_that_fit(lambda engine: _pass(classifiers, split, engine, progress), engine) if classifiers else {}
 
 
-@torch.inference_mode()
 def _pass(
     modules: Mapping[str, nn.Module], split: Split, engine: Engine, progress: Callable[[int, int], None]
 ) -> dict[str, Floats]:
+    # Before the inference mode begins: weights that move inside of it could never be trained again, and nothing would say so.
     models = {name: module.to(engine.device).eval() for name, module in modules.items()}
     parts: dict[str, list[Floats]] = {name: [] for name in models}
-    for first, images in _batches(split, engine):
-        for name, model in models.items():
-            parts[name].append(model(images).float().cpu().numpy())
-        progress(first + len(images), len(split))
+    with torch.inference_mode():
+        for first, images in _batches(split, engine):
+            for name, model in models.items():
+                parts[name].append(model(images).float().cpu().numpy())
+            progress(first + len(images), len(split))
     return {name: np.concatenate(rows) for name, rows in parts.items()}
 
 

@@ -103,8 +103,9 @@ def _measured(experiment: Experiment, classifiers: Mapping[str, Classifier], spl
     logits = logits_of({n: m for n, m in classifiers.items() if n not in frozen}, split, experiment.engine, progress)
     if frozen:
         features = torch.from_numpy(np.array(experiment.features(split)))
+        heads = {name: model.head.cpu() for name, model in frozen.items()}
         with torch.inference_mode():
-            logits |= {name: model.head.cpu()(features).numpy() for name, model in frozen.items()}
+            logits |= {name: head(features).numpy() for name, head in heads.items()}
     return logits
 
 
