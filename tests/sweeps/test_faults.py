@@ -13,7 +13,7 @@ import pytest
 
 from bench.runs.store import Store
 from bench.sweeps.local import LocalRunner
-from bench.sweeps.runner import Resources
+from bench.sweeps.runner import Resources, short_of_cores
 
 from .pretend import Line, Pretend, Told, job
 from .tiny import METHODS, Listener, plan
@@ -143,3 +143,12 @@ def scores(store: Path) -> dict[str, tuple[str, int, dict[str, float]]]:
         record.eval_id: (record.status, record.search_trials, {name: metrics.nll for name, metrics in record.metrics.items()})
         for _, record in Store(store).records()
     }
+
+
+def test_a_trial_whose_gpu_would_wait_for_one_core_s_images_is_told_of() -> None:
+    told = short_of_cores(Resources(gpus=1.0, cpus=1.0), cores=192, gpus=8)
+    assert told.startswith("a trial gets 1 of the 24 cores")
+    assert told.endswith("--cpus-per-trial 24")
+    assert short_of_cores(Resources(gpus=0.25, cpus=1.0), cores=192, gpus=8).endswith("--cpus-per-trial 6")
+    assert short_of_cores(Resources(gpus=1.0, cpus=16.0), cores=192, gpus=8) == ""
+    assert short_of_cores(Resources(gpus=0.0), cores=192, gpus=8) == short_of_cores(Resources(gpus=0.0), cores=2, gpus=0) == ""
