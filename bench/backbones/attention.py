@@ -47,7 +47,7 @@ def pack_kept(tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor | None]:
     Raises:
         ValueError: `keep` is not bool or not (N, P).
     """
-    count, length, width = tokens.shape
+    count, length, _ = tokens.shape
     if keep.dtype != torch.bool or keep.shape != (count, length - 1):
         raise ValueError(f"keep must be bool of shape {(count, length - 1)}, not {keep.dtype} of shape {tuple(keep.shape)}")
     kept = keep.sum(dim=1)
@@ -55,7 +55,8 @@ def pack_kept(tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor | None]:
     if shortest == length - 1:
         return tokens, None
     order = torch.argsort(keep.logical_not().byte(), dim=1, stable=True)[:, :longest]
-    patches = tokens[:, 1:].gather(1, order.unsqueeze(-1).expand(-1, -1, width))
+    # Whole rows are indexed: the deterministic backward of a gather on a GPU sorts every single element.
+    patches = tokens[:, 1:][torch.arange(count, device=tokens.device)[:, None], order]
     packed = torch.cat([tokens[:, :1], patches], dim=1)
     if shortest == longest:
         return packed, None
