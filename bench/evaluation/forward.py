@@ -22,7 +22,7 @@ from ..data.split import Split
 from ..errors import BenchError
 from ..identity import PROTOCOL_VERSION, digest
 from ..runs.atomic import write_with
-from ..training.engine import Engine, release_memory
+from ..training.engine import Engine, ran_out_of_memory, release_memory
 
 Result = TypeVar("Result")
 #: Without a handler, Python prints warnings on stderr.
@@ -58,7 +58,9 @@ def _in_batches_that_fit(compute: Callable[[Engine], Result], engine: Engine) ->
     while True:
         try:
             return compute(engine)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             if engine.images_at_once == 1:
                 fix = "use a device with more memory, or a smaller backbone"
                 raise BenchError("not even one image at a time fits into memory", fix=fix) from None

@@ -14,7 +14,7 @@ from ..errors import BenchError
 from ..identity import torch_stream
 from ..method import Batch, FineTuner
 from .devices import Ranks
-from .engine import Engine, release_memory
+from .engine import Engine, ran_out_of_memory, release_memory
 from .schedules import set_rate
 
 
@@ -119,7 +119,9 @@ class Learner:
                     loss = self.method.loss(batch, self.student, self.teacher, self._constants) * ((last - first) / size)
                 loss.backward()
                 total += loss.detach()
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             return None  # and with this frame everything that it holds
         return total
 
