@@ -47,7 +47,7 @@ def pack_kept(tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor | None]:
     Raises:
         ValueError: `keep` is not bool or not (N, P).
     """
-    count, length, _ = tokens.shape
+    count, length, width = tokens.shape
     if keep.dtype != torch.bool or keep.shape != (count, length - 1):
         raise ValueError(f"keep must be bool of shape {(count, length - 1)}, not {keep.dtype} of shape {tuple(keep.shape)}")
     kept = keep.sum(dim=1)
@@ -55,9 +55,10 @@ def pack_kept(tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor | None]:
     if shortest == length - 1:
         return tokens, None
     order = torch.argsort(keep.logical_not().byte(), dim=1, stable=True)[:, :longest]
-    # Whole rows are indexed: the deterministic backward of a gather on a GPU sorts every single element.
-    patches = tokens[:, 1:][torch.arange(count, device=tokens.device)[:, None], order]
-    packed = torch.cat([tokens[:, :1], patches], dim=1)
+    # Whole rows are selected: the deterministic backward of a gather on a GPU sorts every single element.
+    class_token = order.new_zeros(count, 1)
+    place = torch.cat([class_token, 1 + order], dim=1) + length * torch.arange(count, device=tokens.device)[:, None]
+    packed = tokens.flatten(0, 1).index_select(0, place.flatten()).view(count, 1 + longest, width)
     if shortest == longest:
         return packed, None
     return packed, torch.arange(1 + longest, device=tokens.device) <= kept[:, None]
