@@ -198,8 +198,14 @@ def _on_device(
 
     def solve(c: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         nonlocal at
-        limits = {"maxiter": max_iter, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
-        at = minimize(loss, at, (1 / (c * count),), "L-BFGS-B", jac=True, options=limits).x
+        at = minimize(
+            loss,
+            at,
+            (1 / (c * count),),
+            "L-BFGS-B",
+            jac=True,
+            options={"maxiter": max_iter, "maxls": 50, "gtol": 1e-4, "ftol": 64 * float(np.finfo(float).eps)},
+        ).x
         both = at.reshape(dim + 1, -1)
         return both[:-1].T, both[-1]
 

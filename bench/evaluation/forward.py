@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import nn
 
@@ -21,7 +20,7 @@ from ..classifier import Classifier
 from ..data.split import Split
 from ..errors import BenchError
 from ..identity import PROTOCOL_VERSION, digest
-from ..runs.atomic import write_with
+from ..runs.atomic import locked, write_with
 from ..training.engine import Engine, ran_out_of_memory, release_memory
 
 Result = TypeVar("Result")
@@ -109,7 +108,7 @@ def frozen_features(
     (threads, device, batch size).
 
     Args:
-        between: called between two batches; may raise to stop.
+        between: called between two batches, and while another process computes them; may raise to stop.
 
     Raises:
         BenchError: not even one image at a time fits into memory.
@@ -132,7 +131,7 @@ def _stored_features(backbone: Backbone, split: Split, engine: Engine, cache: Pa
     )
     path = cache / "features" / f"{key[:32]}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path, between):
         if not path.exists():
             found = _pass({"tower": backbone.image_tower()}, split, engine, lambda done, of: between())
             write_with(path, lambda temporary: _save(temporary, found["tower"]))

@@ -101,5 +101,5 @@ def release_memory() -> None:
     import torch
 
     gc.collect()  # autograd graphs and their hooks may refer to each other
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
