@@ -54,12 +54,13 @@ class Classifier(nn.Module):
 def interpolate(start: Classifier, end: Classifier, alpha: float) -> Classifier:
     """(1 - alpha) * start + alpha * end for every floating tensor (Wortsman et al., 2022, eq. 1); others are the end's.
 
-    The ends themselves (alpha 0 and 1) are exact copies.
+    The ends themselves (alpha 0 and 1) are exact copies. What lies between is on the device of `end`.
 
     Raises:
         ValueError: the two do not have the same tensors.
     """
-    first, last = start.named_weights(), end.named_weights()
+    last = end.named_weights()
+    first = {name: tensor.to(last[name].device) if name in last else tensor for name, tensor in start.named_weights().items()}
     if {n: t.shape for n, t in first.items()} != {n: t.shape for n, t in last.items()}:
         raise ValueError("the two classifiers do not have the same tensors")
     if alpha in (0, 1):

@@ -155,7 +155,8 @@ class Task:
         engine = self._experiment.engine
         if engine.workers is not None:
             return engine.workers
-        return fitting_workers(split, method.augment, (engine.cores or available_cores()) // engine.devices)
+        cores = engine.cores // engine.devices if engine.cores else available_cores(engine.devices)
+        return fitting_workers(split, method.augment, cores, ahead=engine.device_type != "cpu")
 
     def score(self, classifier: Classifier) -> tuple[float, float]:
         """(score by the suite's metric, NLL in nats) on id-val."""

@@ -55,8 +55,10 @@ def pack_kept(tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor | None]:
     if shortest == length - 1:
         return tokens, None
     order = torch.argsort(keep.logical_not().byte(), dim=1, stable=True)[:, :longest]
-    patches = tokens[:, 1:].gather(1, order.unsqueeze(-1).expand(-1, -1, width))
-    packed = torch.cat([tokens[:, :1], patches], dim=1)
+    # Whole rows are selected: the deterministic backward of a gather on a GPU sorts every single element.
+    class_token = order.new_zeros(count, 1)
+    place = torch.cat([class_token, 1 + order], dim=1) + length * torch.arange(count, device=tokens.device)[:, None]
+    packed = tokens.flatten(0, 1).index_select(0, place.flatten()).view(count, 1 + longest, width)
     if shortest == longest:
         return packed, None
     return packed, torch.arange(1 + longest, device=tokens.device) <= kept[:, None]

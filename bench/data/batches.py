@@ -152,15 +152,16 @@ class TrainBatches:
         return resized(cut(image, *crop_box(*sides(image), draws)), self.size, self.size, "bicubic")
 
 
-def fitting_workers(split: Split, augment: Augment, cores: int) -> int:
+def fitting_workers(split: Split, augment: Augment, cores: int, *, ahead: bool = False) -> int:
     """How many threads should prepare batches: as many as there are cores where they decode images, none where nothing waits.
 
     Args:
-        cores: that this training may use.
+        cores: that this training may use. ahead: whether a GPU computes meanwhile, which even mapped pixels keep waiting.
     """
     if augment == "resized-crop":
         return max(cores, 1)
-    return 0 if split.kept else 2  # one decodes a batch on all cores, while another puts together what it has decoded
+    # Where images are decoded, one thread decodes a batch on all cores, while another puts together what it has decoded.
+    return 0 if split.kept and not ahead else 2
 
 
 def share(size: int, number: int, of: int) -> slice:

@@ -146,10 +146,10 @@ def _decoder(decoder: Decoder) -> list[str | None]:
     return libraries if decoder == "pil" else [*libraries, decoder, version("torch"), version("torchvision")]
 
 
-def available_cores() -> int:
-    """Cores that this process may use, at most 16 (decoding gains nothing beyond)."""
+def available_cores(processes: int = 1) -> int:
+    """Cores that each of so many processes like this one may use, at most 16 (in one process, decoding gains nothing beyond)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 16)
+    return min(max(cores // processes, 1), 16)
 
 
 def _fill(

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import nn
 
@@ -21,8 +20,8 @@ from ..classifier import Classifier
 from ..data.split import Split
 from ..errors import BenchError
 from ..identity import PROTOCOL_VERSION, digest
-from ..runs.atomic import write_with
-from ..training.engine import Engine, release_memory
+from ..runs.atomic import locked, write_with
+from ..training.engine import Engine, ran_out_of_memory, release_memory
 
 Result = TypeVar("Result")
 #: Without a handler, Python prints warnings on stderr.
@@ -58,7 +57,9 @@ def _in_batches_that_fit(compute: Callable[[Engine], Result], engine: Engine) ->
     while True:
         try:
             return compute(engine)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             if engine.images_at_once == 1:
                 fix = "use a device with more memory, or a smaller backbone"
                 raise BenchError("not even one image at a time fits into memory", fix=fix) from None
@@ -84,16 +85,17 @@ def logits_of(
     return _in_batches_that_fit(lambda engine: _pass(classifiers, split, engine, progress), engine) if classifiers else {}
 
 
-@torch.inference_mode()
 def _pass(
     modules: Mapping[str, nn.Module], split: Split, engine: Engine, progress: Callable[[int, int], None]
 ) -> dict[str, Floats]:
+    # Before the inference mode begins: weights that move inside of it could never be trained again, and nothing would say so.
     models = {name: module.to(engine.device).eval() for name, module in modules.items()}
     parts: dict[str, list[Floats]] = {name: [] for name in models}
-    for first, images in _batches(split, engine):
-        for name, model in models.items():
-            parts[name].append(model(images).float().cpu().numpy())
-        progress(first + len(images), len(split))
+    with torch.inference_mode():
+        for first, images in _batches(split, engine):
+            for name, model in models.items():
+                parts[name].append(model(images).float().cpu().numpy())
+            progress(first + len(images), len(split))
     return {name: np.concatenate(rows) for name, rows in parts.items()}
 
 
@@ -106,7 +108,7 @@ def frozen_features(
     (threads, device, batch size).
 
     Args:
-        between: called between two batches; may raise to stop.
+        between: called between two batches, and while another process computes them; may raise to stop.
 
     Raises:
         BenchError: not even one image at a time fits into memory.
@@ -129,7 +131,7 @@ def _stored_features(backbone: Backbone, split: Split, engine: Engine, cache: Pa
     )
     path = cache / "features" / f"{key[:32]}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path, between):
         if not path.exists():
             found = _pass({"tower": backbone.image_tower()}, split, engine, lambda done, of: between())
             write_with(path, lambda temporary: _save(temporary, found["tower"]))

@@ -114,13 +114,13 @@ def variants(
         yield Variant("QuickGELU and GELU are confused", "with the other activation", before, after)
 
 
-@torch.inference_mode()
 def _logits(model: Classifier, images: NDArray[np.uint8], engine: Engine) -> NDArray[np.float32]:
-    model = model.to(engine.device).eval()
+    model = model.to(engine.device).eval()  # before the inference mode, as in `forward`
     parts = []
-    for first in range(0, len(images), 64):
-        batch = torch.from_numpy(images[first : first + 64]).to(engine.device).permute(0, 3, 1, 2).float() / 255
-        parts.append(model(batch).float().cpu().numpy())
+    with torch.inference_mode():
+        for first in range(0, len(images), 64):
+            batch = torch.from_numpy(images[first : first + 64]).to(engine.device).permute(0, 3, 1, 2).float() / 255
+            parts.append(model(batch).float().cpu().numpy())
     return np.concatenate(parts)
 
 

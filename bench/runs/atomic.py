@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from ..errors import BenchError
@@ -61,6 +62,26 @@ def write_with(path: Path, write: Callable[[Path], object], *, exclusive: bool =
         # On a file system that has become read-only even this fails, which must not hide the error above.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, between: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of what `path` is to become.
+
+    Args:
+        between: called once a second while another process holds it, perhaps for many minutes; may raise to stop waiting.
+    """
+    lock = FileLock(path.with_suffix(".lock"))
+    while True:
+        try:
+            lock.acquire(timeout=1.0)
+            break
+        except Timeout:
+            between()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str, *, exclusive: bool = False) -> bool:

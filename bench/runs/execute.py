@@ -17,7 +17,7 @@ from ..plugins import configure
 from ..training.devices import DeviceLost
 from .experiment import Experiment
 from .lease import Lease, is_live
-from .measure import average, evaluate, fine_tuned, measure_curve, metrics_of
+from .measure import average, evaluate, fine_tuned, measure_curve, metrics_of, with_line
 from .predictions import has_curve, has_logits
 from .provenance import peak_memory_mb, provenance
 from .record import RunRecord
@@ -87,6 +87,8 @@ def execute(
             return _refreshed(experiment, old, record, path)
         store.save_run(record)
         try:
+            if curve:
+                with_line(method, experiment.traits)  # found out before training, not after
             fit = experiment.fit(method)
             if curve:
                 record.curve = measure_curve(experiment, method, fit, splits, record, path.parent)

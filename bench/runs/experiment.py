@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
@@ -31,7 +30,7 @@ from ..stopping import Reporter, stop_if_asked
 from ..task import Task
 from ..training.checkpoint import Checkpoints
 from ..training.engine import Engine
-from .atomic import write_with
+from .atomic import locked, write_with
 from .lease import Lease
 from .provenance import peak_memory_mb, provenance, reset_peak_memory
 from .store import LOG, FitRecord, Store
@@ -158,7 +157,7 @@ class Experiment:
 
         path = self.cache / "heads" / f"{key[:32]}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with locked(path, lambda: stop_if_asked(self.reporter)):
             if not path.exists():
                 head = zero_shot_head(text, card.classes, card.templates, device=self.engine.device, progress=told)
                 write_with(path, lambda temporary: save_file({"weight": head.weight.detach().contiguous()}, temporary))

@@ -103,8 +103,9 @@ def _measured(experiment: Experiment, classifiers: Mapping[str, Classifier], spl
     logits = logits_of({n: m for n, m in classifiers.items() if n not in frozen}, split, experiment.engine, progress)
     if frozen:
         features = torch.from_numpy(np.array(experiment.features(split)))
+        heads = {name: model.head.cpu() for name, model in frozen.items()}
         with torch.inference_mode():
-            logits |= {name: model.head.cpu()(features).numpy() for name, model in frozen.items()}
+            logits |= {name: head(features).numpy() for name, head in heads.items()}
     return logits
 
 
@@ -125,6 +126,26 @@ def fine_tuned(method: Method, traits: Traits) -> FineTuner | None:
     return method
 
 
+def has_line(tuner: FineTuner | None) -> bool:
+    """Whether a straight line from start to end means anything: averaged, trained batch statistics are those of no network."""
+    return tuner is not None and tuner.norm == "frozen"
+
+
+def with_line(method: Method, traits: Traits) -> FineTuner:
+    """The fine-tuner whose interpolation curve is that of `method`.
+
+    Raises:
+        BenchError: there is none, or between its ends lies nothing to measure.
+    """
+    tuner = fine_tuned(method, traits)
+    if tuner is None:
+        raise BenchError(f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out")
+    if not has_line(tuner):
+        fix = "leave --curve out, or --set norm=frozen"
+        raise BenchError("batch statistics that were trained cannot be interpolated", where=f"method {method.name}", fix=fix)
+    return tuner
+
+
 def measure_curve(
     experiment: Experiment, method: Method, fit: Fit, splits: Mapping[str, Split], record: RunRecord, folder: Path
 ) -> list[CurvePoint]:
@@ -132,9 +153,7 @@ def measure_curve(
 
     What every point predicts goes into the folder: an interval of the distance to the curve needs single images.
     """
-    tuner = fine_tuned(method, experiment.traits)
-    if tuner is None:
-        raise BenchError(f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out")
+    tuner = with_line(method, experiment.traits)
     assert tuner.head_init is not None
     end = fit.classifier if tuner is method else experiment.fit(tuner).classifier
     start = experiment.start(tuner.head_init)

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import FrameType
@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import UsageError
 from .job import Job, Outcome
 from .queue import Queue
-from .runner import Resources, Watch, progress_of
+from .runner import Resources, Watch, progress_of, short_of_cores
 from .work import Work
 
 #: What a child says when it has a job: the time that it took to start is not the trial's.
@@ -37,7 +37,7 @@ class LocalRunner:
 
     def run(self, queue: Queue, work: Work, watch: Watch) -> None:
         """See `Runner.run`."""
-        free = self._slots()
+        free = self._slots(watch)
         context = multiprocessing.get_context("spawn")
         idle: list[_Process] = []
         busy: list[_Process] = []
@@ -78,12 +78,12 @@ class LocalRunner:
             if process.job is not None:
                 queue.settle(process.job.id, Outcome("cancelled"))
 
-    def _slots(self) -> list[_Slot]:
+    def _slots(self, watch: Watch) -> list[_Slot]:
         """One environment per trial that may run at once."""
         gpus = self._gpus()
         per_trial = self._resources.gpus if self._resources.gpus is not None else float(bool(gpus))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if not per_trial:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             by_cores = max(1, int(cores / self._resources.cpus))
             hidden = {"CUDA_VISIBLE_DEVICES": ""} if gpus else {}
             return [_Slot(f"process {n + 1}", hidden) for n in range(self._resources.most or by_cores)]
@@ -98,6 +98,8 @@ class LocalRunner:
             groups = [gpus[first : first + each] for first in range(0, len(gpus) - each + 1, each)]
         else:
             groups = [[gpu] for _ in range(int(1 / per_trial)) for gpu in gpus]
+        if text := short_of_cores(replace(self._resources, gpus=per_trial), cores, len(gpus)):
+            watch.note(text)
         slots = [_Slot(f"GPU {','.join(group)}", {"CUDA_VISIBLE_DEVICES": ",".join(group)}) for group in groups]
         return slots[: self._resources.most]
 

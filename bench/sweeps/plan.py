@@ -13,7 +13,7 @@ from ..method import FineTuner, Method
 from ..plugins import build_method, find_card
 from ..runs.execute import planned_record, row_label
 from ..runs.experiment import Experiment
-from ..runs.measure import fine_tuned
+from ..runs.measure import fine_tuned, has_line
 from ..runs.opening import experiments
 from ..spec import DEFAULT_BACKBONE, SEARCH_SEED
 from .asha import stop_at
@@ -111,7 +111,7 @@ class Plan:
         experiment = entrant.experiment.with_seed(seed)
         record = planned_record(experiment, method, limit=self.spec.limit, search=self.blind)
         curve = {"none": False, "baseline": method.name == BASELINE, "all": True}[self.spec.curve]
-        curve = curve and fine_tuned(method, experiment.traits) is not None
+        curve = curve and has_line(fine_tuned(method, experiment.traits))
         planned = self._run(entrant, experiment, method, record, curve=curve)
         if found is None:
             return planned

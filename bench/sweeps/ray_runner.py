@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError
 from .ray_session import session
-from .runner import Resources, Watch
+from .runner import Resources, Watch, short_of_cores
 
 if TYPE_CHECKING:
     from .queue import Queue
@@ -48,6 +48,10 @@ class RayRunner:
             slots = min(sum(fitting.values()), resources.most or sum(fitting.values()))
             usable = sum(map(bool, fitting.values()))
             watch.note(f"Ray: {slots} at once on {usable} {'node' if usable == 1 else 'nodes'}; its log: {self.log}")
+            roomy = [node["Resources"] for node in nodes if fitting[node["NodeID"]]]
+            for text in dict.fromkeys(short_of_cores(resources, node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in roomy):
+                if text:
+                    watch.note(text)
             dispatch(queue, work, watch, resources, slots, folder)
 
 

@@ -8,7 +8,6 @@ import faulthandler
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -110,14 +109,11 @@ def do(job: Job, attempt: str, work: Work, resources: Resources, environment: di
     if reporter.stop:
         return asdict(Outcome("cancelled"))
     board.post.remote(attempt, "started", {"where": _where(resources)})
-    try:
-        with _ended_if_it_hangs(work):
-            outcome = asdict(work.do(job, reporter))
-        with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, and nobody reads
-            ray.get(board.asked.remote())  # calls of one process keep their order: what it posted has arrived
-        return outcome
-    finally:
-        _free_memory()
+    with _ended_if_it_hangs(work):
+        outcome = asdict(work.do(job, reporter))
+    with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, and nobody reads
+        ray.get(board.asked.remote())  # calls of one process keep their order: what it posted has arrived
+    return outcome
 
 
 def _where(resources: Resources) -> str:
@@ -138,10 +134,3 @@ def _ended_if_it_hangs(work: Work) -> Iterator[None]:
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
-
-
-def _free_memory() -> None:
-    """Give a shared GPU's memory back between two jobs of one process."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

@@ -37,6 +37,21 @@ class Resources:
     address: str | None = None
 
 
+def short_of_cores(resources: Resources, cores: float, gpus: float) -> str:
+    """What to tell where trials have GPUs and leave most cores idle, which decoding images for them could use; else nothing.
+
+    Args:
+        resources: with `gpus` decided. cores, gpus: of the machine that trials run on.
+    """
+    fair = int(cores * (resources.gpus or 0.0) / gpus) if gpus else 0
+    if resources.cpus * 2 > fair:
+        return ""
+    return (
+        f"a trial gets {resources.cpus:g} of the {fair} cores that there are for its share of the GPUs; where images are decoded "
+        f"while it trains, they wait for that: --cpus-per-trial {fair}"
+    )
+
+
 class Watch(Protocol):
     """Where a sweep tells what happens, and how it is asked to stop. Called in the driver's process and main thread only."""
 

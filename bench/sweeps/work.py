@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 import traceback
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BenchError, Interrupted
 from ..spec import RunSpec
 from ..training.devices import DeviceLost
-from ..training.engine import Engine
+from ..training.engine import Engine, release_memory
 from .job import Job, Outcome
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ class Work:
             if os.environ.get("BENCH_DEBUG"):
                 traceback.print_exc()
             error = f"{type(failure).__name__}: {failure}"
+        finally:
+            # For the trials that share its GPU: this process may wait for its next job.
+            if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+                release_memory()
         return Outcome("failed" if error else "done", error, time.monotonic() - start)
 
     def _do(self, job: Job) -> str:

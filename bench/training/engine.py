@@ -88,10 +88,18 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def ran_out_of_memory(error: RuntimeError) -> bool:
+    """Whether this is torch's own error of that kind, or that of a library below it, or of a device for which torch has none."""
+    import torch
+
+    told = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in told)
+
+
 def release_memory() -> None:
-    """Give back what a computation that ran out of memory has left behind."""
+    """Give back what a computation that is over, or ran out of memory, has left behind."""
     import torch
 
     gc.collect()  # autograd graphs and their hooks may refer to each other
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

@@ -23,6 +23,9 @@ from .devices import DeviceLost, Ranks, together
 from .engine import Engine
 from .step import Learner
 
+#: A save that takes seconds (gigabytes, a network file system) is followed by this many times as long without one.
+_WORK_PER_SAVE, _SECONDS = 20, 1.0
+
 
 @dataclass
 class Trained:
@@ -69,7 +72,8 @@ def train(
         seed: all random draws are keyed by it and the step, so that resuming and the number of workers change nothing.
         constants: what `method.prepare` measured.
         score: (accuracy, NLL) on id-val, called after each epoch.
-        checkpoints: saved every `engine.checkpoint_seconds` and when a stop is asked for.
+        checkpoints: saved every `engine.checkpoint_seconds` (less often if that would take more than a twentieth of the time) and
+            when a stop is asked for.
 
     Raises:
         Diverged: the loss is not finite. Interrupted: a stop was asked for and the state is saved.
@@ -103,13 +107,16 @@ def _lead(
         progress, kept = _restored(learner, saved)
         reporter.event("resumed", step=progress.step, total=total)
 
-    earlier = progress.seconds
+    earlier, pause = progress.seconds, engine.checkpoint_seconds
 
     def save() -> None:
+        nonlocal pause
         progress.seconds += clock.lap()
         progress.retries = learner.retries
         tensors = learner.tensors() | {f"kept/{name}": tensor for name, tensor in kept.items()}
         checkpoints.save(tensors, progress.__dict__)
+        took = clock.since_lap()
+        pause = max(engine.checkpoint_seconds, _WORK_PER_SAVE * took if took > _SECONDS else 0.0)
 
     clock = _Clock()
     exact = torch.float32 if engine.device_type == "mps" else torch.float64
@@ -151,7 +158,7 @@ def _lead(
                 raise
             losses += loss
             progress.step += 1
-            due = clock.since_lap() > engine.checkpoint_seconds
+            due = clock.since_lap() > pause
             if reporter.stop or due or progress.step % per_epoch == 0 or progress.step % look_every == 0:
                 _check_finite(losses, loss, learner, progress.step)
                 progress.loss_sum = float(losses)

@@ -14,7 +14,7 @@ from ..errors import BenchError
 from ..identity import torch_stream
 from ..method import Batch, FineTuner
 from .devices import Ranks
-from .engine import Engine, release_memory
+from .engine import Engine, ran_out_of_memory, release_memory
 from .schedules import set_rate
 
 
@@ -79,10 +79,10 @@ class Learner:
         pool = self._ranks.whole(images.to(device, non_blocking=True), size)
         labels = labels.to(device, non_blocking=True)
         # Drawn on the CPU, so that the numbers are the same on every device; moved once.
-        draws = {
-            name: values.to(device, non_blocking=True)
-            for name, values in method.draw(size, self.student.tower.grid, torch_stream(self._seed, "draw", step)).items()
-        }
+        drawn = method.draw(size, self.student.tower.grid, torch_stream(self._seed, "draw", step))
+        if self._engine.device_type == "cuda":  # a copy from other memory would wait for all that the GPU has still to do
+            drawn = {name: values.pin_memory() for name, values in drawn.items()}
+        draws = {name: values.to(device, non_blocking=True) for name, values in drawn.items()}
         while True:
             loss = self._backward(pool, labels, draws, step)
             (ran_out,) = self._ranks.anywhere(loss is None)
@@ -119,7 +119,9 @@ class Learner:
                     loss = self.method.loss(batch, self.student, self.teacher, self._constants) * ((last - first) / size)
                 loss.backward()
                 total += loss.detach()
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             return None  # and with this frame everything that it holds
         return total
 

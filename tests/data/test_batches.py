@@ -13,6 +13,7 @@ from torchvision.transforms import functional as reference
 
 from bench.data.batches import Augment, TrainBatches, crop_box, fitting_workers
 from bench.data.card import SuiteCard
+from bench.data.pixel_cache import available_cores
 from bench.data.pixels import Pixels
 from bench.data.split import DecodedPixels, Split
 from bench.data.suite import open_suite
@@ -153,6 +154,7 @@ def test_as_many_workers_as_cores_where_images_are_decoded_and_none_where_they_a
     decoded = replace(split, _pixels=DecodedPixels(split._originals, split._original_rows, Pixels(size=SIZE, resize=SIZE)))
     assert [fitting_workers(split, augment, 16) for augment in AUGMENTS] == [0, 0, 0, 16]
     assert [fitting_workers(decoded, augment, 16) for augment in AUGMENTS] == [2, 2, 2, 16]
+    assert [fitting_workers(split, augment, 16, ahead=True) for augment in AUGMENTS] == [2, 2, 2, 16], "a GPU waits for nothing"
     rows = np.arange(len(split))
     assert np.array_equal(decoded.take(rows), split.take(rows))
 
@@ -177,3 +179,10 @@ def test_wrong_arguments_are_refused(split: Split) -> None:
         TrainBatches(split, batch_size=8, seed=0, augment="flip", size=SIZE + 1)
     with pytest.raises(IndexError):
         batches(split, "flip").batch(0, 4)
+
+
+def test_processes_that_train_together_share_the_machines_cores_before_each_is_held_to_sixteen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(192), raising=False)
+    assert [available_cores(processes) for processes in (1, 8, 16, 200)] == [16, 16, 12, 1]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from bench.evaluation.forward import frozen_features, logits_of
@@ -72,3 +73,40 @@ def test_features_are_computed_anew_when_what_decoded_their_images_is_another(
         features = frozen_features(backbone, split, Engine(), tmp_path)
         assert features.flatten().round().tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert len(list((tmp_path / "features").glob("*.npy"))) == files
+
+
+class Moving(nn.Linear):
+    """Gets new weights when it is moved, as every module that goes from the CPU to a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__(12, 2)
+
+    def to(self, *args: Any, **kwargs: Any) -> Moving:  # type: ignore[override]
+        return super().to(torch.float64)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.flatten(1).double())
+
+
+def test_what_was_scored_on_another_device_can_still_be_trained() -> None:
+    pictures: Any = Pictures()
+    model = Moving()
+    logits_of({"it": model}, pictures, Engine())  # type: ignore[dict-item]
+    model(torch.rand(2, 3, 2, 2)).sum().backward()  # weights of the inference mode would get no gradient, without a word
+    assert model.weight.grad is not None
+
+
+def test_a_stop_is_heard_while_another_process_computes_the_features(tmp_path: Path) -> None:
+    split: Any = Pictures()
+    split.second.set()
+    vars(split).update(decoder="pil", pixels="pil-bicubic-2-2", cached_as="seven", keys=np.arange(7).astype(str))
+    backbone: Any = SimpleNamespace(name="mean", weights_sha256="0", image_tower=lambda: Mean(split))
+    frozen_features(backbone, split, Engine(), tmp_path)
+    (stored,) = (tmp_path / "features").glob("*.npy")
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with FileLock(stored.with_suffix(".lock"), is_singleton=False), pytest.raises(KeyboardInterrupt):
+        frozen_features(backbone, split, Engine(), tmp_path, stop)
+    assert len(frozen_features(backbone, split, Engine(), tmp_path, stop)) == 7

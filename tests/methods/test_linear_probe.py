@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from bench.errors import UsageError
+from bench.methods import linear_probe
 from bench.methods.linear_probe import ABSENT, LinearProbe, regularization_path
 
 from .towers import CONV, VIT, TinyTask, classifier
@@ -113,3 +114,18 @@ def test_a_batch_larger_than_the_training_set_is_one_step_per_epoch() -> None:
     task = task_of()
     LinearProbe(solver="adamw", epochs=2).resolved(VIT).fit(cast(Any, task))
     assert task.chosen["epoch"][1] == 2
+
+
+def test_on_a_device_the_same_minimum_is_found_on_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = features(200)
+    y = np.array([0, 2, 3, 5])[y]  # classes without an image, too
+    usual = list(regularization_path(x, y, 7, GRID, 200))
+    monkeypatch.setattr(linear_probe, "LARGE", 0)
+    monkeypatch.setattr(linear_probe, "_on_one_core", None)
+    solver = linear_probe._on_device
+    monkeypatch.setattr(linear_probe, "_on_device", lambda *given: solver(*given[:-1], "cpu", chunk=64))
+    found = list(regularization_path(x, y, 7, GRID, 200, device="cuda"))
+    for (c, weight, bias), (also, w, b) in zip(usual, found, strict=True):
+        assert c == also
+        np.testing.assert_allclose(w, weight, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(b, bias, rtol=1e-4, atol=1e-6)

@@ -255,3 +255,12 @@ def test_a_stop_is_obeyed_outside_training_too(kind: str, tiny_suite: Path, tmp_
         bench.run(
             "linear-probe", suite=str(suite / "tiny.toml"), store=tmp_path / "store", reporter=Stops(), engine=Engine(threads=1)
         )
+
+
+def test_no_curve_is_drawn_through_trained_batch_statistics_and_that_is_found_out_before_training(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
+    (record,), listener = run("full-finetune", suite=tiny_suite, store=tmp_path, set={"norm": "train"}, curve=True)
+    assert record.status == "failed"
+    assert "cannot be interpolated" in record.error
+    assert listener.trained() == []

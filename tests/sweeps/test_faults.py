@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from bench.runs.store import Store
+from bench.stopping import Silent
 from bench.sweeps.local import LocalRunner
-from bench.sweeps.runner import Resources
+from bench.sweeps.runner import Resources, short_of_cores
 
 from .pretend import Line, Pretend, Told, job
 from .tiny import METHODS, Listener, plan
@@ -143,3 +144,23 @@ def scores(store: Path) -> dict[str, tuple[str, int, dict[str, float]]]:
         record.eval_id: (record.status, record.search_trials, {name: metrics.nll for name, metrics in record.metrics.items()})
         for _, record in Store(store).records()
     }
+
+
+def test_a_trial_whose_gpu_would_wait_for_one_core_s_images_is_told_of() -> None:
+    told = short_of_cores(Resources(gpus=1.0, cpus=1.0), cores=192, gpus=8)
+    assert told.startswith("a trial gets 1 of the 24 cores")
+    assert told.endswith("--cpus-per-trial 24")
+    assert short_of_cores(Resources(gpus=0.25, cpus=1.0), cores=192, gpus=8).endswith("--cpus-per-trial 6")
+    assert short_of_cores(Resources(gpus=1.0, cpus=16.0), cores=192, gpus=8) == ""
+    assert short_of_cores(Resources(gpus=0.0), cores=192, gpus=8) == short_of_cores(Resources(gpus=0.0), cores=2, gpus=0) == ""
+
+
+def test_a_process_between_two_jobs_holds_no_memory_of_a_gpu(
+    tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[str] = []
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: given_back.append("all"))
+    outcome = plan(tiny_suite, tmp_path, "linear-probe", trials=0).work.do(job("no such method"), Silent())
+    assert outcome.status == "failed"
+    assert given_back == ["all"]

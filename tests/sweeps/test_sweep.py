@@ -132,6 +132,11 @@ def test_the_baseline_gets_its_curve(finished: Path) -> None:
     assert curves == {"full-finetune": 11, "wise-ft": 0, "lp-ft": 0, "linear-probe": 0}
 
 
+def test_but_not_where_batch_statistics_were_trained(tiny_suite: Path, tmp_path: Path) -> None:
+    planned = plan(tiny_suite, tmp_path, "full-finetune:norm=train", "full-finetune", trials=0, seeds=(0,))
+    assert [entry.job.curve for entry in planned.queue if entry.job.is_run] == [False, True]
+
+
 def test_failed_is_a_row_and_the_rest_goes_on(tiny_suite: Path, tmp_path: Path) -> None:
     (tmp_path / "raises.py").write_text(RAISES)
     bad = str(tmp_path / "raises.py")

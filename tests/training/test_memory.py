@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,11 +39,12 @@ class Hungry(TinyViT):
     def __init__(self) -> None:
         super().__init__()
         self.most, self.at, self.passes = 10**6, set[int](), 0
+        self.error: Callable[[], RuntimeError] = lambda: torch.OutOfMemoryError("simulated")
 
     def run(self, images: Tensor, keep: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         self.passes += 1
         if len(images) > self.most or self.passes in self.at:
-            raise torch.OutOfMemoryError("simulated")
+            raise self.error()
         return super().run(images.double(), keep)
 
 
@@ -171,3 +173,27 @@ def test_a_module_that_keeps_its_activations_lets_go_of_them(monkeypatch: pytest
     monkeypatch.setattr("bench.training.step.release_memory", lambda: alive.append(sum(r() is not None for r in references)))
     trained(MaskedCounterfactual(), at={2})
     assert alive == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_short"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("MPS backend out of memory (MPS allocated: 17.2 GB)", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_libraries_below_torch_run_out_of_memory_with_errors_of_their_own(text: str, is_short: bool) -> None:
+    model, split = start(), cast(Split, Images())
+    tower = cast(Hungry, model.tower)
+    tower.error, tower.most = lambda: RuntimeError(text), 3
+    learner = Learner(model, FullFinetune().resolved(VIT), total=3, seed=0, constants={}, engine=ENGINE, ranks=Ranks())
+    if is_short:
+        learner.step(*global_batch(8), 0)
+        assert learner.micro_batch == 2
+        assert len(logits_of({"it": model}, split, ENGINE)["it"]) == 10
+    else:
+        with pytest.raises(RuntimeError, match="shapes"):
+            learner.step(*global_batch(8), 0)
+        with pytest.raises(RuntimeError, match="shapes"):
+            logits_of({"it": model}, split, ENGINE)
