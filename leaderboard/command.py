@@ -129,11 +129,11 @@ def leaderboard(
         if html is not None and page.write(chosen, html):
             typer.echo(html)
             return
-    made = [] if html is not None else tables(chosen, view, Predictions(Store(root)))
+    made = [] if html is not None else tables(chosen, view, Predictions(Store(root)), everything)
     if reported and html is None:
         from .reported import tables as reported_tables
 
-        made += reported_tables(boards(chosen, replace(view, ties=None)).boards, suite or (), backbone or ())
+        made += reported_tables(boards(chosen, replace(view, ties=None), None, everything).boards, suite or (), backbone or ())
     if made:
         print_tables(made, form)
         return

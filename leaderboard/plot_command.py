@@ -60,11 +60,12 @@ def plot(
     from bench.runs.store import Store, store_root
 
     from .chart_style import check_ending, save
+    from .groups import load
     from .tables import View, boards
 
     check_ending(output)
     root = Store(store_root(store))
-    board = only(boards(results(root, suite, backbone, method), View()).boards)
+    board = only(boards(results(root, suite, backbone, method), View(), None, load(root)).boards)
     title = f"{board.group.suite} · {board.group.backbone}"
     if what is What.scatter:
         chart = scatter_of(board, y=y, logit=logit, dark=dark, reported=reported)
@@ -132,7 +133,7 @@ def scatter_of(board: Board, *, y: str = "ood", logit: bool = False, dark: bool 
     over = f"OOD: mean over {', '.join(board.shifts.shared)}" if y == "ood" else ""
     return scatter(
         drawn,
-        curve=yardstick(board, "" if y == "ood" else y),
+        curve=yardstick(board, measure.key),
         baseline=standard_line(board, measure.key),
         logit=logit,
         dark=dark,

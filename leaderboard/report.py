@@ -16,6 +16,7 @@ from bench.spec import SEARCH_SEED
 from .board import Board
 from .chart_style import FORMATS, save
 from .frames import yardstick
+from .groups import load
 from .headline import in_words
 from .plot_command import curve_of, radar_of, reliability_of, scatter_of
 from .predictions import Predictions
@@ -73,7 +74,7 @@ def write_report(
 
 def _fill(records: Sequence[RunRecord], store: Store, folder: Path, dark: bool, figures: Sequence[str]) -> list[str]:
     predictions, view = Predictions(store), View(ties="models")
-    found = [board for board in boards(records, view, predictions).boards if board.kind == "ranked"]
+    found = [board for board in boards(records, view, predictions, load(store)).boards if board.kind == "ranked"]
     parts, missing = ["# Report", ""], []
     for board in found:
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{board.group.suite}_{board.group.backbone}")
