@@ -54,7 +54,9 @@ def caption(board: Board, title: str, notes: Sequence[str]) -> str:
         chosen = "Parameters as in the suite's recipe or as named."
     else:
         many = str(trials[0]) if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
-        chosen = f"Parameters chosen on held-out ID data with {many} trial(s) per method."
+        chosen = f"Parameters chosen on held-out ID data with {many} trial(s) per row" + (
+            " (0: the recipe's, or as named)." if 0 in trials else "."
+        )
     strong = ""
     if len(board.rows) > 1:
         about = board.measure(board.ties_about)

@@ -13,14 +13,14 @@ from bench.runs.record import RunRecord
 from bench.sweeps.asha import MARK
 
 from .above import spread
-from .baseline import baselines
+from .baseline import FEWEST, baselines, standard_models
 from .board import Board, BoardRow, Kind, board
 from .groups import Group, groups
 from .measures import ABOVE, ENDINGS, Measure
 from .predictions import Predictions
 from .printed import bold, caption, printed
 from .ties import Question, mark
-from .tradeoff import ID
+from .tradeoff import ID, YARDSTICK
 
 Spread = Literal["sd", "seeds", "images"]
 NAMES = [Column("group", human=False), Column("suite", human=False), Column("backbone", human=False), Column("method")]
@@ -130,7 +130,7 @@ def notes(of: Board, view: View) -> list[str]:
         "Training = mean wall time with nested fits.",
         *_ties(of),
         *_front(of),
-        *_baseline(of),
+        *_baseline(of, view),
         *_off_curve(of, view),
         *_missing(of),
         *_seeds(of),
@@ -244,7 +244,13 @@ def _by_reason(found: Mapping[str, str]) -> dict[str, str]:
     return {why: ", ".join(names) if len(names) <= 3 else f"{len(names)} rows" for why, names in made.items()}
 
 
-def _baseline(of: Board) -> list[str]:
+def _baseline(of: Board, view: View) -> list[str]:
+    if view.baseline and not of.lines:
+        named = standard_models(of.group.suite, view.baseline)
+        return [
+            f"There is no effective robustness: of the {len(named)} backbone(s) that {view.baseline.name} declares standard for "
+            f"{of.group.suite}, fewer than {FEWEST} have {YARDSTICK} runs here on the same data."
+        ]
     if of.measure("effective") is None:
         return []
     of_id = ", ".join(f"{shift} in {line.id}" for shift, line in of.lines.items())
