@@ -142,7 +142,8 @@ def board(
         that are not shown; the curve that rows are measured against may be one of theirs.
     """
     records = one_per_seed(group.records)
-    curves = yardsticks(one_per_seed([*group.records, *group.comparable(beside)]))
+    candidates = [r for r in (*group.records, *beside) if r.method["name"] == YARDSTICK]
+    curves = yardsticks(one_per_seed(group.comparable(candidates)))
     shifts = shifts_of(records)
     baseline = chosen(lines or {}, records)
     columns = measures(records, shifts, by=by, extras=extras, lines=baseline, curves=curves)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from bench.cli.output import Kind
 from bench.runs.record import RunRecord
@@ -68,8 +68,9 @@ def shifts_of(records: Sequence[RunRecord]) -> Shifts:
 
 def mean(values: Sequence[float | None]) -> float | None:
     """The mean; None if there are none or one is missing."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
+    if not values or None in values:
+        return None
+    return sum(cast(Sequence[float], values)) / len(values)
 
 
 def metric(split: str, name: str) -> Callable[[RunRecord], float | None]:

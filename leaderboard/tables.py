@@ -78,7 +78,6 @@ def boards(
     made: list[Board] = []
     beside = [r for r in everything if r.status == "done" and r.phase == "final" and r.limit is None]
     lines = {suite: baselines(suite, beside or whole, view.baseline) for suite in {r.suite for r in final}}
-    beside = [r for r in beside if r.curve]
     for limited, chosen in ((False, whole), (True, parts)):
         for group in groups(r for r in chosen if r.status == "done"):
             kind: Kind = "limited" if limited else "apart" if group.apart else "ranked"

@@ -271,3 +271,11 @@ def test_a_row_is_as_far_above_the_curve_whether_or_not_the_curves_row_is_shown(
     assert [row["above_curve"] for row in table.rows] == [pytest.approx(0.2)]
     assert "same seed's full-finetune" in table.notes[0]
     assert "above_curve" not in {column.key for column in tables([shown], View(), None, [shown, alien])[0].columns}
+
+
+def test_the_newest_run_of_the_curves_row_counts_whether_or_not_it_is_shown(make: Make) -> None:
+    points = [CurvePoint(alpha=a, scores={"id-test": x, "cartoon": 0.5, "sketch": 0.5}, ood=0.5) for a, x in ((0, 0.6), (1, 1.0))]
+    older = make("full-finetune", curve=points, finished="2025-01-01T00:00:00", eval_id="older")
+    newer, shown = make("full-finetune"), make("a")
+    for made in (tables([shown], View(), None, [shown, older, newer]), tables([shown, older, newer], View())):
+        assert "above_curve" not in {column.key for column in made[0].columns}
