@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -239,7 +239,8 @@ def _mean(found: Sequence[Agreement]) -> Agreement:
     """Over seeds; None where a number is not defined for one of them."""
     numbers = [name for name in asdict(found[0]) if name != "about"]
     columns = {name: [getattr(one, name) for one in found] for name in numbers}
-    return Agreement(found[0].about, **{name: None if None in own else fmean(own) for name, own in columns.items()})
+    means: dict[str, Any] = {name: None if None in own else fmean(own) for name, own in columns.items()}
+    return Agreement(found[0].about, **means)
 
 
 def _words(found: Sequence[Difference], ending: str) -> str:

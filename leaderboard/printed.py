@@ -60,9 +60,10 @@ def caption(board: Board, title: str, notes: Sequence[str]) -> str:
     strong = ""
     if len(board.rows) > 1:
         about = board.measure(board.ties_about)
+        what = "these trained models" if board.ties_question == "models" else "methods over seeds"
         tested = about is not None and any(row.tie for row in board.rows)
         strong = "Bold: the best of a column" + (
-            f"; for {about.title}, all rows not shown to be below the best." if tested and about else "."
+            f"; for {about.title}, all rows not shown to be below the best, as {what}." if tested and about else "."
         )
     return " ".join(part for part in (f"{title}.", *notes[:1], chosen, strong) if part)
 

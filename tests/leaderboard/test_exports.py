@@ -387,3 +387,10 @@ def test_the_protocol_claims_no_more_than_is_on_record(make: Make) -> None:
     assert "chosen with 0 to 2 trials per row" in text
     assert "whose choice is not on record" in text
     assert "looked at" not in text
+
+
+def test_a_caption_says_what_its_ties_are_about(make: Make) -> None:
+    records = [
+        make(name, seed, {"id-test": 0.9, "cartoon": 0.5 + seed / 50, "sketch": 0.5}) for name in "ab" for seed in range(3)
+    ]
+    assert "not shown to be below the best, as methods over seeds." in render(tables(records, View(ties="method")), Format.latex)
