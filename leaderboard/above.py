@@ -17,7 +17,7 @@ from .measures import ABOVE
 from .predictions import Outcomes, Predictions
 from .resampling import redrawn_scores
 from .strata import NotPaired
-from .tradeoff import ID, offered, yardsticks
+from .tradeoff import ID, offered
 
 Floats = NDArray[np.float64]
 DRAWS = 2_000
@@ -31,8 +31,7 @@ def spread(board: Board, predictions: Predictions) -> None:
     if not known:
         return
     rows, estimates = zip(*known, strict=True)
-    curves = yardsticks(board.records)
-    found = over_images([row.records for row in rows], estimates, curves, board.shifts.shared, predictions)
+    found = over_images([row.records for row in rows], estimates, board.curves, board.shifts.shared, predictions)
     for row, one in zip(rows, found, strict=True):
         if isinstance(one, Interval):
             row.cells[ABOVE] = replace(row.cells[ABOVE], images=one)
@@ -73,7 +72,7 @@ def over_images(
             reasons[number] = str(why).splitlines()[0]
     if len(reasons) == len(rows):
         return list(reasons.values())
-    metrics = {split: next(iter(curves.values())).metrics[split].metric for split in splits}
+    metrics = {split: rows[0][0].metrics[split].metric for split in splits}
     try:
         drawn = redrawn_scores(models, metrics, DRAWS, np.random.default_rng(0))
     except NotPaired as why:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from .tradeoff import YARDSTICK
 #: Fewer independently pre-trained models than this give no line.
 FEWEST = 5
 _FILE = Path(__file__).parent / "baselines.toml"
+_FORM = 'a TOML file with [[standard]] blocks of suite = "..." and backbones = ["...", ...]'
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"the baselines cannot be read: {error}", where=str(path)) from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"the baselines cannot be read: {why}", where=str(path), fix=_FORM) from error
 
 
 def published(suite: str) -> dict[str, list[Line]]:
@@ -93,10 +96,17 @@ def published(suite: str) -> dict[str, list[Line]]:
 
 
 def standard_models(suite: str, path: Path | None = None) -> list[str]:
-    """Backbones that a baselines file declares as standard and independently pre-trained for a suite."""
-    return [
-        name for block in _content(path or _FILE).get("standard", []) if block["suite"] == suite for name in block["backbones"]
-    ]
+    """Backbones that a baselines file declares as standard and independently pre-trained for a suite.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    blocks = _content(path or _FILE).get("standard", [])
+    try:
+        known = [(str(block["suite"]), [str(name) for name in block["backbones"]]) for block in blocks]
+    except (KeyError, TypeError) as error:
+        raise UsageError("a block of standard models is incomplete", where=str(path or _FILE), fix=_FORM) from error
+    return [name for of, names in known if of == suite for name in names]
 
 
 def measured(records: Sequence[RunRecord], backbones: Sequence[str]) -> dict[str, list[Line]]:
@@ -117,7 +127,8 @@ def measured(records: Sequence[RunRecord], backbones: Sequence[str]) -> dict[str
             points.setdefault(r.backbone_sha256, []).append((r.metrics["id-test"].score, r.metrics[shift].score))
         if len(points) >= FEWEST and len(data) == 1:
             means = [(sum(x for x, _ in own) / len(own), sum(y for _, y in own) / len(own)) for own in points.values()]
-            found[shift] = [Line("id-test", (fit(means),), f"{len(means)} standard backbones of this store, {YARDSTICK}")]
+            with suppress(ValueError):  # accuracies of 0 and 1 have no logit, and too few are left: no line
+                found[shift] = [Line("id-test", (fit(means),), f"{len(means)} standard backbones of this store, {YARDSTICK}")]
     return found
 
 

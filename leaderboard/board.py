@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from .baseline import Line, chosen
 from .groups import Group, by_row, labels, one_per_seed
 from .intervals import Interval, mean_and_sd, over_seeds
 from .measures import ABOVE, OFFERED, Measure, Shifts, image_interval, measures, shifts_of
-from .tradeoff import YARDSTICK, on_front
+from .tradeoff import YARDSTICK, on_front, yardsticks
 
 Kind = Literal["ranked", "apart", "limited"]
 
@@ -96,6 +96,7 @@ class Board:
         lines: shift -> the baseline line behind the column of effective robustness.
         ties_about: key of the column of `BoardRow.tie`; ties_question: `models` or `method`; ties_missing: why there are none.
         ties_untested: name of a row -> why it was left out of the test.
+        curves: seed -> the run whose curve runs of that seed are measured against; it need not be on the board.
         above_unspread: name of a row -> why its distance above the curve has no interval over images.
     """
 
@@ -111,6 +112,7 @@ class Board:
     ties_question: Literal["models", "method", ""] = ""
     ties_missing: str = ""
     ties_untested: dict[str, str] = field(default_factory=dict)
+    curves: dict[int, RunRecord] = field(default_factory=dict)
     above_unspread: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -131,22 +133,26 @@ def board(
     extras: Sequence[str] = (),
     sort: str = "ood",
     lines: Mapping[str, Sequence[Line]] | None = None,
+    beside: Iterable[RunRecord] = (),
 ) -> Board:
     """The board of one group: its newest run of every row and seed, measured, averaged and sorted.
 
     Args:
-        by, extras: see `measures`. sort: key of a column. lines: shift -> baseline lines of effective robustness.
+        by, extras: see `measures`. sort: key of a column. lines: shift -> baseline lines of effective robustness. beside: runs
+        that are not shown; the curve that rows are measured against may be one of theirs.
     """
     records = one_per_seed(group.records)
+    candidates = [r for r in (*group.records, *beside) if r.method["name"] == YARDSTICK]
+    curves = yardsticks(one_per_seed(group.comparable(candidates)))
     shifts = shifts_of(records)
     baseline = chosen(lines or {}, records)
-    columns = measures(records, shifts, by=by, extras=extras, lines=baseline)
+    columns = measures(records, shifts, by=by, extras=extras, lines=baseline, curves=curves)
     named = labels(records)
     rows = [BoardRow(key, named[key], runs, {m.key: _cell(m, runs) for m in columns}) for key, runs in by_row(records).items()]
     points = [(row.cells["id"].value, row.cells["ood"].value) for row in rows]
     for row, own in zip(rows, on_front(points), strict=True):
         row.front = own
-    made = Board(kind, group, columns, rows, shifts, len(group.records) - len(records), sort, baseline)
+    made = Board(kind, group, columns, rows, shifts, len(group.records) - len(records), sort, baseline, curves=curves)
     made.rows = ranked(made, sort)
     return made
 

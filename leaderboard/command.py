@@ -107,7 +107,7 @@ def leaderboard(
     for name in extras:
         if name not in EXTRAS:
             raise UsageError(f"there is no column `{name}`", where="--columns", fix=f"one of: {', '.join(EXTRAS)}")
-    _check_outputs(form, html, serve, port)
+    _check_outputs(form, html, serve, bibtex, port)
     root = store_root(store)
     everything = load(Store(root))
     chosen = select(everything, suites=suite or (), backbones=backbone or (), methods=method or ())
@@ -129,11 +129,11 @@ def leaderboard(
         if html is not None and page.write(chosen, html):
             typer.echo(html)
             return
-    made = [] if html is not None else tables(chosen, view, Predictions(Store(root)))
+    made = [] if html is not None else tables(chosen, view, Predictions(Store(root)), everything)
     if reported and html is None:
         from .reported import tables as reported_tables
 
-        made += reported_tables(boards(chosen, replace(view, ties=None)).boards, suite or (), backbone or ())
+        made += reported_tables(boards(chosen, replace(view, ties=None), None, everything).boards, suite or (), backbone or ())
     if made:
         print_tables(made, form)
         return
@@ -157,15 +157,20 @@ def leaderboard(
     raise NothingMatched("no run matches these filters", where=str(root), fix=f"these would match: {would}")
 
 
-def _check_outputs(form: Format, html: Path | None, serve: bool, port: int | None) -> None:
+def _check_outputs(form: Format, html: Path | None, serve: bool, bibtex: bool, port: int | None) -> None:
     """One way of showing the board at a time.
 
     Raises:
-        UsageError: two of them, or a port for none.
+        UsageError: two of them, a folder for a file, or a port for none.
     """
-    asked = [name for name, given in (("--html", html), ("--serve", serve), ("--format", form is not Format.table)) if given]
+    ways = (("--html", html), ("--serve", serve), ("--bibtex", bibtex), ("--format", form is not Format.table))
+    asked = [name for name, given in ways if given]
     if len(asked) > 1:
         raise UsageError("the board is shown in one way at a time", where=" and ".join(asked), fix=f"leave {asked[1]} out")
+    if html is not None and html.is_dir():
+        raise UsageError(
+            "the page is one file, and this is a folder", where=f"--html {html}", fix=f"--html {html / 'board.html'}"
+        )
     if port is not None and not serve:
         raise UsageError("there is a port, and nothing is served", where="--port", fix="add --serve")
 

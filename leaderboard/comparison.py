@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from scipy import stats
 
 from bench.runs.record import RunRecord
 
+from .groups import seedless
 from .intervals import Interval, over_seeds
 from .measures import shifts_of
 from .pairs import holm
@@ -161,11 +163,11 @@ def _method(a: Sequence[RunRecord], b: Sequence[RunRecord], about: str, splits: 
         return Difference(about, hole="weights from elsewhere are not a recipe with seeds")
     if len(seeds) < 2:
         return Difference(about, hole=f"{len(seeds)} shared seed(s); at least two are needed, and five say much more")
-    left = _score([r for seed in seeds for r in a if r.seed == seed], splits)
-    right = _score([r for seed in seeds for r in b if r.seed == seed], splits)
+    pairs = [[r for seed in seeds for r in row if r.seed == seed] for row in (a, b)]
+    left, right = (_score(runs, splits) for runs in pairs)
     differences = left - right
     made = Difference(about, float(left.mean()), float(right.mean()), over_seeds(list(differences)), units=len(seeds))
-    if np.ptp(left) < 1e-12 and np.ptp(right) < 1e-12:  # nothing depends on the seed: what was measured is the difference
+    if all(seedless(runs) for runs in pairs):  # what was measured is the difference
         return replace(made, p=1.0 if abs(differences[0]) < 1e-12 else 0.0)
     if np.ptp(differences) < 1e-12:
         return replace(made, interval=None, hole="the differences of all seeds happen to be equal, and there is no t-test then")
@@ -194,7 +196,7 @@ def _image_by_image(
     tests: dict[int, list[McNemar]] = {seed: [] for seed in seeds}
     alike: list[Agreement] = []
     for split in splits:
-        tables, same = [], []
+        found: list[Agreement] = []
         for seed in seeds:
             one, other = next(r for r in a if r.seed == seed), next(r for r in b if r.seed == seed)
             left = predictions.outcomes(one, split) if predictions else None
@@ -205,10 +207,9 @@ def _image_by_image(
             only_a, only_b = int((x & ~y).sum()), int((~x & y).sum())
             p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
             tests[seed].append(McNemar(split, seed, only_a, only_b, p, p))
-            tables.append((float((x & y).mean()), float((x & ~y).mean()), float((~x & y).mean()), float((~x & ~y).mean())))
-            same.append(float((left.predicted == right.predicted).mean()))
-        if tables:
-            alike.append(_agreement(split, np.mean(tables, axis=0), float(np.mean(same))))
+            found.append(_agreement(split, x, y, float((left.predicted == right.predicted).mean())))
+        if found:
+            alike.append(_mean(found))
     corrected = [
         replace(test, p_holm=p)
         for found in tests.values()
@@ -217,8 +218,8 @@ def _image_by_image(
     return corrected, alike
 
 
-def _agreement(about: str, table: Floats, same: float) -> Agreement:
-    both_right, only_a, only_b, both_wrong = map(float, table)
+def _agreement(about: str, x: NDArray[np.bool_], y: NDArray[np.bool_], same: float) -> Agreement:
+    both_right, only_a, only_b, both_wrong = (float(part.mean()) for part in (x & y, x & ~y, ~x & y, ~x & ~y))
     right_a, right_b = both_right + only_a, both_right + only_b
     chance = right_a * right_b + (1 - right_a) * (1 - right_b)
     wrong = only_a + only_b + both_wrong
@@ -234,11 +235,19 @@ def _agreement(about: str, table: Floats, same: float) -> Agreement:
     )
 
 
+def _mean(found: Sequence[Agreement]) -> Agreement:
+    """Over seeds; None where a number is not defined for one of them."""
+    numbers = [name for name in asdict(found[0]) if name != "about"]
+    columns = {name: [getattr(one, name) for one in found] for name in numbers}
+    means: dict[str, Any] = {name: None if None in own else fmean(own) for name, own in columns.items()}
+    return Agreement(found[0].about, **means)
+
+
 def _words(found: Sequence[Difference], ending: str) -> str:
     """Such as `better on 3 of 5 shifts, tie on 2; ID tie; mean difference +1.2 [+0.4, +2.0] for these models`."""
-    shifts = [d for d in found if d.about not in (ID, MEAN) and d.verdict != "unknown"]
+    shifts = [d for d in found if d.about not in (ID, MEAN)]
     holes = [d.hole for d in found if d.verdict == "unknown"]
-    if not shifts and all(d.verdict == "unknown" for d in found):
+    if all(d.verdict == "unknown" for d in found):
         return f"unknown: {holes[0]}" if holes else "unknown: nothing is shared"
     parts = []
     if shifts:
@@ -254,7 +263,7 @@ def _words(found: Sequence[Difference], ending: str) -> str:
 
 def _counted(shifts: Iterable[Difference]) -> str:
     every = [d.verdict for d in shifts]
-    counts = [(verdict, every.count(verdict)) for verdict in ("better", "worse", "tie") if verdict in every]
+    counts = [(verdict, every.count(verdict)) for verdict in ("better", "worse", "tie", "unknown") if verdict in every]
     first, *rest = counts
     noun = "shift" if len(every) == 1 else "shifts"
     return ", ".join([f"{first[0]} on {first[1]} of {len(every)} {noun}", *(f"{verdict} on {n}" for verdict, n in rest)])

@@ -13,7 +13,7 @@ from .board import Board
 from .calibration import scaled
 from .intervals import over_seeds
 from .predictions import Predictions
-from .tradeoff import ID, YARDSTICK, average, yardsticks
+from .tradeoff import ID, YARDSTICK, average
 
 
 def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
@@ -43,24 +43,25 @@ def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
     return pd.DataFrame(drawn, columns=columns)
 
 
-def yardstick(board: Board, shift: str = "") -> pd.DataFrame | None:
+def yardstick(board: Board, key: str = "ood") -> pd.DataFrame | None:
     """The yardstick's interpolation curve, the mean over the seeds that have one: `alpha`, `id`, `ood`, `of`.
 
     Args:
-        shift: its accuracy instead of the OOD average.
+        key: of the column that stands against ID: the OOD average, a shift, a factor.
 
     Returns:
         None where no curve was measured.
     """
-    runs = [r for _, r in sorted(yardsticks(board.records).items())]
-    found = curve_of(runs, board.shifts.shared)
-    if found is None:
+    measure = board.measure(key)
+    places = [
+        {"alpha": point.alpha, "id": point.scores[ID], "ood": up}
+        for run in board.curves.values()
+        for point in run.curve
+        if measure is not None and ID in point.scores and (up := average(point.scores, measure.splits)) is not None
+    ]
+    if not places:
         return None
-    wide = found.pivot(index="alpha", columns="split", values="score").reset_index()
-    ood = shift or "OOD average"
-    if ood not in wide or ID not in wide:
-        return None
-    return pd.DataFrame({"alpha": wide["alpha"], "id": wide[ID], "ood": wide[ood], "of": f"start to {YARDSTICK}"})
+    return pd.DataFrame(places).groupby("alpha", as_index=False).mean().assign(of=f"start to {YARDSTICK}")
 
 
 def standard_line(board: Board, key: str = "ood") -> Callable[[float], float | None] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,15 @@ class Group:
     facts: dict[str, str]
     apart: dict[str, tuple[str, str]] = field(default_factory=dict)
 
+    def admits(self, facts: Mapping[str, str]) -> bool:
+        """Whether nothing that is stated contradicts the group."""
+        return all(self.facts.get(key, value) == value for key, value in facts.items())
+
+    def comparable(self, records: Iterable[RunRecord]) -> list[RunRecord]:
+        """Those of its suite and backbone that could stand in it, the group's own included."""
+        here = (r for r in records if (r.suite, r.backbone) == (self.suite, self.backbone))
+        return [r for r in here if self.admits(_facts(r))]
+
 
 def _facts(record: RunRecord) -> dict[str, str]:
     facts = {"backbone weights": record.backbone_sha256, "pixels": record.pixels, "protocol": str(record.protocol)}
@@ -111,7 +120,7 @@ def _split(suite: str, backbone: str, records: list[RunRecord]) -> list[Group]:
     # outcome does not depend on the order of the folders.
     for kind in sorted(alike.values(), key=_weight, reverse=True):
         facts = _facts(kind[0])
-        home = next((g for g in made if all(g.facts.get(key, value) == value for key, value in facts.items())), None)
+        home = next((g for g in made if g.admits(facts)), None)
         if home is None:
             made.append(Group(suite, backbone, list(kind), facts))
         else:
@@ -135,6 +144,11 @@ def one_per_seed(records: Iterable[RunRecord]) -> list[RunRecord]:
     for record in sorted(records, key=lambda r: (when(r), r.fit_id, r.eval_id)):
         newest[row_key(record), record.seed] = record
     return list(newest.values())
+
+
+def seedless(runs: Sequence[RunRecord]) -> bool:
+    """Whether the seed changes nothing about these runs: all that was measured is equal, not only an accuracy by coincidence."""
+    return all(run.metrics == runs[0].metrics for run in runs)
 
 
 def by_row(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from bench.cli.output import Kind
 from bench.runs.record import RunRecord
@@ -12,7 +12,7 @@ from bench.runs.record import RunRecord
 from .baseline import Line, effective, matched_id
 from .intervals import Interval, over_images
 from .tradeoff import ID as ID
-from .tradeoff import area_under_curve, average, offer_at, yardsticks
+from .tradeoff import area_under_curve, average, offer_at
 
 #: Keys of the columns of the distance above the curve, and of what the curve offers.
 ABOVE, OFFERED = "above_curve", "curve_ood"
@@ -68,8 +68,9 @@ def shifts_of(records: Sequence[RunRecord]) -> Shifts:
 
 def mean(values: Sequence[float | None]) -> float | None:
     """The mean; None if there are none or one is missing."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
+    if not values or None in values:
+        return None
+    return sum(cast(Sequence[float], values)) / len(values)
 
 
 def metric(split: str, name: str) -> Callable[[RunRecord], float | None]:
@@ -78,7 +79,8 @@ def metric(split: str, name: str) -> Callable[[RunRecord], float | None]:
 
 
 def _ood(name: str, shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
-    return lambda record: mean([metric(shift, name)(record) for shift in shifts])
+    every = [metric(shift, name) for shift in shifts]
+    return every[0] if len(every) == 1 else lambda record: mean([of(record) for of in every])
 
 
 def _scores(key: str, title: str, splits: Sequence[str], *, human: bool = True) -> Measure:
@@ -163,9 +165,8 @@ def factor_measures(records: Sequence[RunRecord], measured: Sequence[str]) -> li
     return [_scores(name, f"{name} ({len(of)})", of) for name, of in members.items()]
 
 
-def _above(records: Sequence[RunRecord], shifts: Sequence[str]) -> list[Measure]:
+def _above(curves: Mapping[int, RunRecord], shifts: Sequence[str]) -> list[Measure]:
     """OOD above the interpolation curve of the same seed's full fine-tuning, where such a curve was measured."""
-    curves = yardsticks(records)
     known: dict[tuple[str, str], float | None] = {}
 
     def offer(record: RunRecord) -> float | None:
@@ -239,11 +240,13 @@ def measures(
     by: str = "shift",
     extras: Sequence[str] = (),
     lines: Mapping[str, Line] | None = None,
+    curves: Mapping[int, RunRecord] | None = None,
 ) -> list[Measure]:
     """All columns of a group: ID, its shifts (or factors), the OOD average, effective robustness, extras, cost.
 
     Args:
-        lines: shift -> baseline line of effective robustness; without any, there is no such column.
+        curves: seed -> the run whose curve runs of that seed are measured against (`yardsticks`). lines: shift ->
+            baseline line of effective robustness. Without any, there are no such columns.
     """
     taken = _TAKEN | {m.key for name in EXTRAS for m in extra_measures(name, ())}
     if by == "factor":
@@ -259,7 +262,7 @@ def measures(
         _scores("id", "ID", [ID]),
         *middle,
         _scores("ood", "OOD", shifts.shared),
-        *_above(records, shifts.shared),
+        *_above(curves or {}, shifts.shared),
         *_effective(lines or {}, shifts.shared),
         *_relative(records),
         *(m for name in dict.fromkeys((*extras, *_QUIET)) for m in extra_measures(name, shifts.shared, human=name in extras)),

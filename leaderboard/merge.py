@@ -294,9 +294,9 @@ def _tables(pack: Pack, packed: Packed, record: RunRecord, split: str) -> tuple[
     images = {"key": pa.string(), "label": pa.int64(), "group": pa.int64()}
     condensed = {"prediction": pa.int32(), "label_logit": pa.float32(), "maximum": pa.float32(), "log_sum_exp": pa.float32()}
     whole = condensed | {"prediction": pa.int64(), "runner_up": pa.float32(), "log_sum_exp": pa.float64()}
-    outcomes = whole if pack.manifest.logits else condensed
+    outcomes = [whole, condensed] if pack.manifest.logits else [condensed]
     return (
-        _table(pack, packed.images[split], images, rows, where),
+        _table(pack, packed.images[split], [images], rows, where),
         _table(pack, packed.outcomes[split], outcomes, rows, where),
     )
 
@@ -311,10 +311,10 @@ def _curve_table(pack: Pack, packed: Packed, record: RunRecord, split: str) -> p
 
     columns = {alpha_column(point.alpha): pa.int32() for point in record.curve}
     where = f"{record.label[:80]}, seed {record.seed}, curve on {split}"
-    return _table(pack, packed.curve[split], columns, record.metrics[split].images, where)
+    return _table(pack, packed.curve[split], [columns], record.metrics[split].images, where)
 
 
-def _table(pack: Pack, sha: str, columns: dict[str, Any], rows: int, where: str) -> pa.Table:
+def _table(pack: Pack, sha: str, kinds: list[dict[str, Any]], rows: int, where: str) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -323,7 +323,7 @@ def _table(pack: Pack, sha: str, columns: dict[str, Any], rows: int, where: str)
             if file.metadata.num_rows != rows:
                 raise pack.refused(f"the record states {rows} images, and the pack holds {file.metadata.num_rows}", where)
             found = {field.name: field.type for field in file.schema_arrow}
-            classes = 0
+            classes, columns = 0, next((kind for kind in kinds if kind.keys() <= found.keys()), kinds[0])
             # A run keeps no logits where images times classes are too many.
             kind = found.get("logits", pa.null())
             if "runner_up" in columns and "logits" not in found and found.get("log_sum_exp_scaled") == pa.float64():

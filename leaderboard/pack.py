@@ -72,7 +72,7 @@ class Manifest(_Part):
 
     shiftpack: int = SCHEMA
     made_by: str
-    logits: bool = Field(description="whether the outcomes hold the logits")
+    logits: bool = Field(description="whether the outcomes hold the logits, where a run has them")
     runs: list[Packed]
     digest: str = Field("", description="hash of all the above")
 
@@ -118,7 +118,8 @@ def _fill(archive: zipfile.ZipFile, store: Store, records: Sequence[RunRecord], 
             table = _predictions(store.run_dir(record) / "predictions" / f"{split}.parquet")
             packed.images[split] = add(_parquet(table.select(list(IMAGES))))
             outcomes = table.drop_columns(list(IMAGES))
-            packed.outcomes[split] = add(_parquet(outcomes if logits else condensed(table)))
+            whole = logits and "runner_up" in table.column_names  # a run from a pack without logits has no more to give
+            packed.outcomes[split] = add(_parquet(outcomes if whole else condensed(table)))
             path = store.run_dir(record) / "curve" / f"{split}.parquet"
             if record.curve and path.exists():
                 packed.curve[split] = add(_parquet(_in_order(_predictions(path), table["key"], path)))

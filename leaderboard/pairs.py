@@ -97,7 +97,7 @@ def _critical(covariance: Floats, spread: Floats, level: float, draws: int, seed
     return float(np.quantile(np.concatenate(largest), min(guarded, 1.0)))
 
 
-def the_method(by_seed: Floats, level: float = 0.95) -> Pairs:
+def the_method(by_seed: Floats, fixed: Sequence[bool], level: float = 0.95) -> Pairs:
     """Pairs of recipes, the seed being what varies: t-tests on per-seed differences, Holm (1979) over all pairs.
 
     Nothing is pooled, since methods differ in how much they vary with the seed (zero-shot does not at all). With three seeds
@@ -106,6 +106,7 @@ def the_method(by_seed: Floats, level: float = 0.95) -> Pairs:
     Args:
         by_seed: (seeds, K); NaN where a row has not run with a seed. A pair is compared over the seeds that both have, and is
             not told apart with fewer than two.
+        fixed: (K,) rows that no seed changes, in anything (`groups.seedless`): equal accuracies alone can be a coincidence.
     """
     estimates, rows = np.nanmean(by_seed, axis=0), by_seed.shape[1]
     first, second = np.triu_indices(rows, 1)
@@ -116,11 +117,9 @@ def the_method(by_seed: Floats, level: float = 0.95) -> Pairs:
     squares = np.where(shared, differences - mean, 0) ** 2
     error = np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1) / np.maximum(count, 1))
     # Equal differences are certain where no seed changes either row, and else a coincidence that tells nothing.
-    fixed = np.nanmax(by_seed, axis=0) - np.nanmin(by_seed, axis=0) < 1e-12
+    certain = np.asarray(fixed)[first] & np.asarray(fixed)[second] & (mean != 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(
-            error > 1e-12, mean / error, np.where(fixed[first] & fixed[second] & (mean != 0), np.inf * np.sign(mean), 0.0)
-        )
+        t = np.where(error > 1e-12, mean / error, np.where(certain, np.inf * np.sign(mean), 0.0))
     p = np.where(count > 1, 2 * stats.t.sf(np.abs(t), np.maximum(count - 1, 1)), 1.0)
     told = holm(p) <= 1 - level
     worse = np.zeros((rows, rows), dtype=bool)

@@ -25,6 +25,14 @@ class What(StrEnum):
     radar = "radar"
 
 
+_TAKES = {
+    What.scatter: ("--y", "--logit", "--reported"),
+    What.curve: ("--split", "--logit"),
+    What.reliability: ("--split", "--scaled"),
+    What.radar: ("--split",),
+}
+
+
 def plot(
     what: Annotated[What, typer.Argument(help="scatter, curve, reliability or radar", show_default=False)],
     output: OutputOption,
@@ -60,11 +68,15 @@ def plot(
     from bench.runs.store import Store, store_root
 
     from .chart_style import check_ending, save
+    from .groups import load
     from .tables import View, boards
 
     check_ending(output)
+    given = {"--y": y != "ood", "--split": bool(split), "--logit": logit, "--scaled": scaled, "--reported": reported}
+    for option in (name for name, asked in given.items() if asked and name not in _TAKES[what]):
+        raise UsageError(f"a {what.value} has no {option}", where=option, fix=f"leave it out; it takes {', '.join(_TAKES[what])}")
     root = Store(store_root(store))
-    board = only(boards(results(root, suite, backbone, method), View()).boards)
+    board = only(boards(results(root, suite, backbone, method), View(), None, load(root)).boards)
     title = f"{board.group.suite} · {board.group.backbone}"
     if what is What.scatter:
         chart = scatter_of(board, y=y, logit=logit, dark=dark, reported=reported)
@@ -120,7 +132,7 @@ def scatter_of(board: Board, *, y: str = "ood", logit: bool = False, dark: bool 
     from .reported import beside
 
     measure = board.measure(y)
-    if measure is None or measure.kind != "percent" or not measure.splits:
+    if measure is None or measure.kind != "percent" or not measure.splits or y == "id":
         known = [m.key for m in board.columns if m.kind == "percent" and m.splits and m.key != "id"]
         raise UsageError(f"`{y}` is no accuracy to stand against ID", where="--y", fix=f"one of: {', '.join(known)}")
     drawn = points(board, "id", y)
@@ -132,7 +144,7 @@ def scatter_of(board: Board, *, y: str = "ood", logit: bool = False, dark: bool 
     over = f"OOD: mean over {', '.join(board.shifts.shared)}" if y == "ood" else ""
     return scatter(
         drawn,
-        curve=yardstick(board, "" if y == "ood" else y),
+        curve=yardstick(board, measure.key),
         baseline=standard_line(board, measure.key),
         logit=logit,
         dark=dark,
@@ -153,7 +165,8 @@ def curve_of(board: Board, splits: list[str], *, logit: bool = False, dark: bool
     from .tradeoff import YARDSTICK
 
     with_curve = [row for row in board.rows if any(record.curve for record in row.records)]
-    row = next((row for row in with_curve if row.records[0].method["name"] == YARDSTICK), next(iter(with_curve), None))
+    against = list(board.curves.values())
+    row = next((row for row in with_curve if against and against[0] in row.records), next(iter(with_curve), None))
     if row is None:
         raise NothingMatched("no run has a curve", fix=f"`bench run {YARDSTICK} --curve` measures one")
     found = frame([record for record in row.records if record.curve], board.shifts.shared)

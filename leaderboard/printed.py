@@ -54,13 +54,16 @@ def caption(board: Board, title: str, notes: Sequence[str]) -> str:
         chosen = "Parameters as in the suite's recipe or as named."
     else:
         many = str(trials[0]) if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
-        chosen = f"Parameters chosen on held-out ID data with {many} trial(s) per method."
+        chosen = f"Parameters chosen on held-out ID data with {many} trial(s) per row" + (
+            " (0: the recipe's, or as named)." if 0 in trials else "."
+        )
     strong = ""
     if len(board.rows) > 1:
         about = board.measure(board.ties_about)
+        what = "these trained models" if board.ties_question == "models" else "methods over seeds"
         tested = about is not None and any(row.tie for row in board.rows)
         strong = "Bold: the best of a column" + (
-            f"; for {about.title}, all rows not shown to be below the best." if tested and about else "."
+            f"; for {about.title}, all rows not shown to be below the best, as {what}." if tested and about else "."
         )
     return " ".join(part for part in (f"{title}.", *notes[:1], chosen, strong) if part)
 

@@ -16,6 +16,7 @@ from bench.spec import SEARCH_SEED
 from .board import Board
 from .chart_style import FORMATS, save
 from .frames import yardstick
+from .groups import load
 from .headline import in_words
 from .plot_command import curve_of, radar_of, reliability_of, scatter_of
 from .predictions import Predictions
@@ -73,7 +74,7 @@ def write_report(
 
 def _fill(records: Sequence[RunRecord], store: Store, folder: Path, dark: bool, figures: Sequence[str]) -> list[str]:
     predictions, view = Predictions(store), View(ties="models")
-    found = [board for board in boards(records, view, predictions).boards if board.kind == "ranked"]
+    found = [board for board in boards(records, view, predictions, load(store)).boards if board.kind == "ranked"]
     parts, missing = ["# Report", ""], []
     for board in found:
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{board.group.suite}_{board.group.backbone}")
@@ -144,6 +145,7 @@ def protocol(board: Board) -> str:
     """The protocol of a board in sentences, every one of them from its records."""
     records = board.records
     first = records[0]
+    metric = next((r.metrics["id-test"].metric for r in records if "id-test" in r.metrics), "")
     images = {split: metrics.images for record in records for split, metrics in record.metrics.items()}
     shifts = _sizes({shift: images[shift] for shift in board.shifts.all if shift in images})
     left_out = [shift for shift in board.shifts.all if shift not in board.shifts.shared]
@@ -151,14 +153,14 @@ def protocol(board: Board) -> str:
     sentences = [
         f"The backbone is {first.backbone} (weights with SHA-256 {first.backbone_sha256[:16]}), the suite {first.suite}; images "
         f"are seen as {first.pixels}.",
-        f"ID is {first.metrics['id-test'].metric} on id-test ({images['id-test']:,} images)." if "id-test" in images else "",
+        f"ID is {metric} on id-test ({images['id-test']:,} images)." if metric else "",
         f"The shifts are {shifts}." if shifts else "",
         f"OOD is the unweighted mean over {', '.join(board.shifts.shared)}"
         + (f"; {', '.join(left_out)} stand outside it." if left_out else ".")
         if board.shifts.shared
         else "",
-        "Training sees the training split alone, and every choice of a parameter or of a point along a path held-out ID data "
-        f"alone (id-val, {images['id-val']:,} images); no shift was looked at to choose anything."
+        "Training is given the training split alone, and whatever a search or a method chooses (parameters, a point along a "
+        f"path) is chosen on held-out ID data alone (id-val, {images['id-val']:,} images), and on no shift."
         if "id-val" in images
         else "",
         _search(trained),
@@ -185,9 +187,11 @@ def _sizes(images: Mapping[str, int]) -> str:
 def _search(records: Sequence[RunRecord]) -> str:
     trials = sorted({record.search_trials for record in records})
     if not trials or trials == [0]:
-        return "Parameters are those of the suite's recipe or those that a row names; nothing was searched."
+        return "Parameters are those of the suite's recipe or those that a row names, whose choice is not on record."
     many = str(trials[0]) if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
-    return f"Parameters were chosen with {many} trials per method, on seed {SEARCH_SEED}, which no reported run has."
+    by_hand = " Rows with 0 trials have the recipe's parameters or those that they name, whose choice is not on record."
+    searched = f"Parameters were chosen with {many} trials per row, on seed {SEARCH_SEED}, which no reported run has."
+    return searched + (by_hand if 0 in trials else "")
 
 
 def _seeds(board: Board) -> str:

@@ -79,12 +79,23 @@ def scores(
         if table.rows or table.notes:
             made.append(Table(table.columns, table.rows, f"{title(board)}: {what}", table.notes))
     if not any(table.rows for table in made):
-        notes = [note for table in made for note in table.notes]
-        raise NothingMatched("nothing can be scored", where=str(root.root), fix=notes[0] if notes else "other splits")
+        why = next((table.notes[-1] for table in made if table.notes), "")
+        raise NothingMatched(
+            f"there is nothing to score: {why or _NOTHING[what]}",
+            where=str(root.root),
+            fix="choose with --split; `bench suites show NAME` lists a suite's",
+        )
     print_tables(made, form)
 
 
 _ID = "id-test"
+_NOTHING = {
+    What.calibration: "no run has these splits",
+    What.reliability: "no run has these splits",
+    What.detection: f"{_ID} is what shifts are told from",
+    What.classes: "no run has these splits",
+    What.groups: "none of these splits has groups",
+}
 
 
 def _splits(board: Board, patterns: Sequence[str] | None, default: list[str]) -> list[str]:
@@ -242,7 +253,7 @@ def _detection(board: Board, splits: Sequence[str], predictions: Predictions, wo
         "A shift's images against those of id-test, means ± sample SD over seeds. AUROC 50 is chance. FPR95: share of the "
         "shift's images that pass as ID where 95 % of the ID images do."
     )
-    return Table([*NAMES, *_columns(_DETECTION)], rows, notes=[note, *holes.notes])
+    return Table([*NAMES, *_columns(_DETECTION)], rows, notes=[note, *holes.notes] if rows else [])
 
 
 def _parts(by: Literal["class", "group"]) -> Any:

@@ -12,12 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from statistics import fmean
+from typing import Annotated, Literal
+
+import typer
 
 from bench.cli.output import Column, Format, FormatOption, Row, StoreOption, Table, print_tables
 from bench.runs.record import RunRecord
+from bench.spec import DEFAULT_SUITE
 
-from .tradeoff import above_curve, interval_over_seeds, yardsticks
+from .groups import groups, load, one_per_seed
+from .intervals import over_seeds
+from .measures import shifts_of
+from .tradeoff import ID, above_curve, average, points, yardsticks
 
 Verdict = Literal["holds", "fails", "undecided", "not measured"]
 Number = Callable[[RunRecord], float | None]
@@ -121,25 +128,28 @@ def partner(record: RunRecord, name: str, records: Sequence[RunRecord]) -> RunRe
 
 def numbers(records: Sequence[RunRecord]) -> dict[str, Number]:
     """What inequalities are about, as functions of a run; shares in [0, 1]."""
-    curves = yardsticks(records)
+    curves, shared = yardsticks(records), shifts_of(records).shared
 
     def identity(record: RunRecord) -> float | None:
-        return record.metrics["id-test"].score if "id-test" in record.metrics else None
+        return record.metrics[ID].score if ID in record.metrics else None
+
+    def ood(record: RunRecord) -> float | None:
+        return average({split: metrics.score for split, metrics in record.metrics.items()}, shared)
 
     def above(record: RunRecord) -> float | None:
-        return above_curve(record, curves[record.seed], record.averaged) if record.seed in curves else None
+        return above_curve(record, curves[record.seed], shared) if record.seed in curves else None
 
     def drop(record: RunRecord) -> float | None:
-        at = identity(record)
-        return None if at is None or record.ood is None else record.ood - at
+        at, shifted = identity(record), ood(record)
+        return None if at is None or shifted is None else shifted - at
 
     def interior(record: RunRecord, end: int) -> float | None:
-        points = [point.ood for point in record.curve if point.ood is not None]
-        return max(points[1:-1]) - points[end] if len(points) > 2 else None
+        heights = [height for _, height in points(record, shared)]
+        return max(heights[1:-1]) - heights[end] if len(heights) > 2 else None
 
     return {
         "ID": identity,
-        "OOD": lambda record: record.ood,
+        "OOD": ood,
         "OOD - ID": drop,
         "above curve": above,
         "best interior OOD - start": lambda record: interior(record, 0),
@@ -168,7 +178,7 @@ def verdict(found: Sequence[Sequence[float]], *, at_equal_id: bool = False) -> V
     """Of a statement, from the differences of each of its inequalities."""
     if any(len(values) < 2 for values in found):
         return "not measured"
-    intervals = [interval_over_seeds(values)[1:] for values in found]
+    intervals = [(interval.low, interval.high) for values in found if (interval := over_seeds(values))]
     if at_equal_id:
         (ood_low, ood_high), (id_low, id_high) = intervals
         if ood_low > 0 and id_low > -MARGIN:
@@ -179,16 +189,17 @@ def verdict(found: Sequence[Sequence[float]], *, at_equal_id: bool = False) -> V
     return "holds" if all(low > 0 for low, _ in intervals) else "undecided"
 
 
-def table(records: Iterable[RunRecord]) -> Table:
-    """Every statement with its differences in points, intervals and verdict."""
-    done = [r for r in records if r.status == "done" and r.phase == "final" and r.limit is None]
+def table(records: Iterable[RunRecord], suite: str = DEFAULT_SUITE) -> Table:
+    """Every statement with its differences in points, intervals and verdict, on the runs that share the suite's main board."""
+    whole = [r for r in records if r.suite == suite and r.status == "done" and r.phase == "final" and r.limit is None]
+    done = one_per_seed(groups(whole)[0].records) if whole else []
     rows: list[Row] = []
     for key, statement in STATEMENTS.items():
         found = [differences(inequality, done) for inequality in statement.inequalities]
         shown = []
         for inequality, values in zip(statement.inequalities, found, strict=True):
-            if len(values) > 1:
-                mean, low, high = (100 * value for value in interval_over_seeds(values))
+            if interval := over_seeds(values):
+                mean, low, high = 100 * fmean(values), 100 * interval.low, 100 * interval.high
                 shown.append(f"{inequality.number} {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
         seeds = min((len(values) for values in found), default=0)
         decided = verdict(found, at_equal_id=statement.at_equal_id)
@@ -197,14 +208,16 @@ def table(records: Iterable[RunRecord]) -> Table:
     return Table([*columns, Column("seeds", kind="count"), Column("verdict")], rows)
 
 
-def main(store: StoreOption = None, form: FormatOption = Format.md) -> None:
+def main(
+    suite: Annotated[str, typer.Option(help="whose runs")] = DEFAULT_SUITE,
+    store: StoreOption = None,
+    form: FormatOption = Format.md,
+) -> None:
     """Print every statement with its verdict."""
     from bench.runs.store import Store, store_root
 
-    print_tables([table(record for _, record in Store(store_root(store)).records())], form)
+    print_tables([table(load(Store(store_root(store))), suite)], form)
 
 
 if __name__ == "__main__":
-    import typer
-
     typer.run(main)

@@ -13,14 +13,14 @@ from bench.runs.record import RunRecord
 from bench.sweeps.asha import MARK
 
 from .above import spread
-from .baseline import baselines
+from .baseline import FEWEST, baselines, standard_models
 from .board import Board, BoardRow, Kind, board
-from .groups import Group, by_row, groups, labels, row_key
-from .measures import ABOVE, ENDINGS, Measure, Shifts
+from .groups import Group, groups
+from .measures import ABOVE, ENDINGS, Measure
 from .predictions import Predictions
 from .printed import bold, caption, printed
 from .ties import Question, mark
-from .tradeoff import ID, yardsticks
+from .tradeoff import ID, YARDSTICK
 
 Spread = Literal["sd", "seeds", "images"]
 NAMES = [Column("group", human=False), Column("suite", human=False), Column("backbone", human=False), Column("method")]
@@ -58,10 +58,16 @@ class Boards:
     unfinished: list[RunRecord]
 
 
-def boards(records: Sequence[RunRecord], view: View, predictions: Predictions | None = None) -> Boards:
+def boards(
+    records: Sequence[RunRecord], view: View, predictions: Predictions | None = None, everything: Sequence[RunRecord] = ()
+) -> Boards:
     """The board of every suite and backbone, and what is not comparable with it or has no result.
 
     Search runs never count; runs on a part of the images (`--limit`) only where the view asks for them, apart.
+
+    Args:
+        everything: all runs of the store, where `records` are a selection: what rows are measured against (the curve of full
+            fine-tuning, standard models) is found there too, so that a row's numbers do not depend on which rows are shown.
 
     Raises:
         UsageError: no board has a column `view.sort`.
@@ -70,11 +76,13 @@ def boards(records: Sequence[RunRecord], view: View, predictions: Predictions | 
     whole = [r for r in final if r.limit is None]
     parts = [r for r in final if r.limit is not None] if view.limited else []
     made: list[Board] = []
-    lines = {suite: baselines(suite, whole, view.baseline) for suite in {r.suite for r in final}}
+    beside = [r for r in everything if r.status == "done" and r.phase == "final" and r.limit is None]
+    lines = {suite: baselines(suite, beside or whole, view.baseline) for suite in {r.suite for r in final}}
     for limited, chosen in ((False, whole), (True, parts)):
         for group in groups(r for r in chosen if r.status == "done"):
             kind: Kind = "limited" if limited else "apart" if group.apart else "ranked"
-            made.append(board(group, kind, by=view.by, extras=view.extras, sort=view.sort, lines=lines[group.suite]))
+            lined = lines[group.suite]
+            made.append(board(group, kind, by=view.by, extras=view.extras, sort=view.sort, lines=lined, beside=beside))
     sortable = list(dict.fromkeys(key for one in made for key in ("method", "trials", "runs", *(m.key for m in one.columns))))
     if made and view.sort not in sortable:
         raise UsageError(f"there is no column `{view.sort}` to sort by", where="--sort", fix=f"one of: {', '.join(sortable)}")
@@ -87,13 +95,15 @@ def boards(records: Sequence[RunRecord], view: View, predictions: Predictions | 
     return Boards(made, [r for r in (*whole, *parts) if r.status != "done"])
 
 
-def tables(records: Sequence[RunRecord], view: View, predictions: Predictions | None = None) -> list[Table]:
+def tables(
+    records: Sequence[RunRecord], view: View, predictions: Predictions | None = None, everything: Sequence[RunRecord] = ()
+) -> list[Table]:
     """The boards as tables: the ranked one of every suite and backbone, what is apart from it, and what has no result.
 
     Raises:
         UsageError: no board has a column `view.sort`.
     """
-    found = boards(records, view, predictions)
+    found = boards(records, view, predictions, everything)
     made = [((one.group.suite, one.group.backbone, 0), board_table(one, view)) for one in found.boards]
     for suite, backbone in dict.fromkeys((r.suite, r.backbone) for r in found.unfinished):
         here = [r for r in found.unfinished if (r.suite, r.backbone) == (suite, backbone)]
@@ -115,14 +125,14 @@ def notes(of: Board, view: View) -> list[str]:
     The first one is about accuracies alone, and stands in print as well.
     """
     return [
-        _reading(of.records, of.shifts, of.columns, view),
+        _reading(of, view),
         "Training = mean wall time with nested fits.",
         *_ties(of),
         *_front(of),
-        *_baseline(of),
+        *_baseline(of, view),
         *_off_curve(of, view),
-        *_missing(of.records, of.shifts),
-        *_seeds(of.records, of.aside),
+        *_missing(of),
+        *_seeds(of),
         *_marks(of.records),
     ]
 
@@ -233,7 +243,13 @@ def _by_reason(found: Mapping[str, str]) -> dict[str, str]:
     return {why: ", ".join(names) if len(names) <= 3 else f"{len(names)} rows" for why, names in made.items()}
 
 
-def _baseline(of: Board) -> list[str]:
+def _baseline(of: Board, view: View) -> list[str]:
+    if view.baseline and not of.lines:
+        named = standard_models(of.group.suite, view.baseline)
+        return [
+            f"There is no effective robustness: of the {len(named)} backbone(s) that {view.baseline.name} declares standard for "
+            f"{of.group.suite}, fewer than {FEWEST} have {YARDSTICK} runs here on the same data."
+        ]
     if of.measure("effective") is None:
         return []
     of_id = ", ".join(f"{shift} in {line.id}" for shift, line in of.lines.items())
@@ -248,10 +264,11 @@ def _differences(group: Group, most: int = 3) -> str:
     return "; ".join(parts[:most]) + (f"; and {len(parts) - most} more fields" if len(parts) > most else "")
 
 
-def _reading(records: Sequence[RunRecord], shifts: Shifts, columns: Sequence[Measure], view: View) -> str:
+def _reading(of: Board, view: View) -> str:
+    records, shifts = of.records, of.shifts
     metric = next((r.metrics[ID].metric for r in records if ID in r.metrics), "accuracy")
     over = f"mean over {', '.join(shifts.shared)}" if shifts.shared else "empty, since no shift was measured in every run"
-    counts = sorted({len(runs) for runs in by_row(records).values()})
+    counts = sorted({len(row.records) for row in of.rows})
     seeds = "1 seed" if counts == [1] else f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     spread = f"mean ± sample SD over {seeds}" if counts[-1] > 1 else "one seed, so no spread"
     if view.spread == "seeds":
@@ -259,8 +276,8 @@ def _reading(records: Sequence[RunRecord], shifts: Shifts, columns: Sequence[Mea
     elif view.spread == "images":
         spread = f"mean over {seeds} with its 95 % Wilson interval over images (MOVER for means over shifts)"
     above = ""
-    if any(column.key == ABOVE for column in columns):
-        curve = next(iter(yardsticks(records).values())).label
+    if of.curves:
+        curve = next(iter(of.curves.values())).label
         above = f" Above curve = OOD minus what the interpolation curve of the same seed's {curve} offers at that ID"
         above += ", interval by a paired bootstrap of both." if view.spread == "images" else "."
     factors = (
@@ -273,15 +290,16 @@ def _reading(records: Sequence[RunRecord], shifts: Shifts, columns: Sequence[Mea
     return f"ID = {metric} on {ID}, OOD = {over}, in percent{other}; {spread}.{factors}{above}"
 
 
-def _missing(records: Sequence[RunRecord], shifts: Shifts) -> list[str]:
+def _missing(of: Board) -> list[str]:
+    records, shifts = of.records, of.shifts
     notes, outside = [], []
-    named = labels(records)
+    runs = [(row, record) for row in of.rows for record in row.records]
     for split in (ID, *shifts.all):
         reasons: dict[str, list[str]] = {}
-        for record in records:
+        for row, record in runs:
             if split not in record.metrics:
                 why = record.holes.get(split) or "not evaluated; the same `bench run` again adds it"
-                reasons.setdefault(plain(why), []).append(f"{named[row_key(record)]} (seed {record.seed})")
+                reasons.setdefault(plain(why), []).append(f"{row.name} (seed {record.seed})")
         for why, who in reasons.items():
             listed = ", ".join(who[:4]) + (f" and {len(who) - 4} more" if len(who) > 4 else "")
             notes.append(f"{split} is missing for {listed}: {why}.")
@@ -296,15 +314,15 @@ def _missing(records: Sequence[RunRecord], shifts: Shifts) -> list[str]:
     return notes
 
 
-def _seeds(records: Sequence[RunRecord], aside: int) -> list[str]:
-    seeds = [frozenset(r.seed for r in runs) for runs in by_row(r for r in records if r.phase != "external").values()]
+def _seeds(of: Board) -> list[str]:
+    seeds = [frozenset(r.seed for r in row.records) for row in of.rows if not row.external]
     notes = []
     if len({len(own) for own in seeds}) > 1:
         notes.append("The rows have unequal numbers of seeds: their means are not equally certain.")
     elif len(set(seeds)) > 1:
         notes.append("The rows have different seeds.")
-    if aside:
-        notes.append(f"{aside} earlier run(s) of the same method and seed are not counted: the newest is.")
+    if of.aside:
+        notes.append(f"{of.aside} earlier run(s) of the same method and seed are not counted: the newest is.")
     return notes
 
 

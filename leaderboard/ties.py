@@ -9,6 +9,7 @@ import numpy as np
 from bench.errors import BenchError
 
 from .board import Board, BoardRow
+from .groups import seedless
 from .measures import Measure
 from .pairs import Pairs, the_method, these_models
 from .predictions import Predictions
@@ -81,4 +82,5 @@ def _by_seed(row: BoardRow, measure: Measure) -> dict[int, float]:
 def _method(rows: list[BoardRow], measure: Measure) -> Pairs:
     values = [_by_seed(row, measure) for row in rows]
     seeds = sorted(set.union(*(set(own) for own in values)))
-    return the_method(np.array([[own.get(seed, np.nan) for own in values] for seed in seeds]))
+    by_seed = np.array([[own.get(seed, np.nan) for own in values] for seed in seeds])
+    return the_method(by_seed, [seedless(row.records) for row in rows])

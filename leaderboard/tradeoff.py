@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from bench.identity import canonical_json
 from bench.runs.record import RunRecord
 
-from .intervals import over_seeds
-
 Floats = NDArray[np.float64]
 ID = "id-test"
 
@@ -91,12 +89,6 @@ def yardsticks(records: Iterable[RunRecord]) -> dict[int, RunRecord]:
         return max(r.search_trials for r in row.values()), len(row), -len(label), label
 
     return max(rows.values(), key=rank, default={})
-
-
-def interval_over_seeds(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and t-interval (low, high) over seeds; the interval is NaN for fewer than two."""
-    mean, interval = float(np.mean(values)), over_seeds(values, level)
-    return (mean, interval.low, interval.high) if interval else (mean, float("nan"), float("nan"))
 
 
 def area_under_curve(record: RunRecord, shifts: Sequence[str]) -> float | None:

@@ -100,6 +100,9 @@ def _without_collector() -> Iterator[None]:
     try:
         yield
     finally:
+        # Straight into the oldest generation, which is rarely gone through: what was read stays.
+        gc.freeze()
+        gc.unfreeze()
         if collecting:
             gc.enable()
 

@@ -79,7 +79,14 @@ class Document:
         for row, made in zip(detailed, rows, strict=False):
             made["bins"] = bins(row.records, (ID, *board.shifts.all), self.predictions)
         rows += published
-        curves = [point for row, made in zip(board.rows, rows, strict=False) for point in _curve(row, made["id"], shared)]
+        curves = [
+            point
+            for row, made in zip(board.rows, rows, strict=False)
+            for point in _curve(row.name, row.records, made["id"], shared)
+        ]
+        measured_against = list(board.curves.values())
+        if measured_against and measured_against[0] not in board.records:  # then it is of no row
+            curves += _curve(measured_against[0].label, measured_against, "", shared)
         return {
             "suite": board.group.suite,
             "backbone": board.group.backbone,
@@ -194,13 +201,13 @@ def _run(record: RunRecord, provenance: _Distinct) -> dict[str, Any]:
     return made
 
 
-def _curve(row: BoardRow, identity: str, shared: Sequence[str]) -> list[dict[str, Any]]:
-    """Mean over seeds of every point of the row's interpolation curve; alphas that not every seed has are left out.
+def _curve(name: str, runs: Sequence[RunRecord], identity: str, shared: Sequence[str]) -> list[dict[str, Any]]:
+    """Mean over seeds of every point of the runs' interpolation curve; alphas that not every seed has are left out.
 
     Args:
         shared: the shifts that the board's OOD average is over.
     """
-    runs = [r for r in row.records if r.curve]
+    runs = [r for r in runs if r.curve]
     points: dict[float, list[dict[str, float]]] = {}
     for run in runs:
         for point in run.curve:
@@ -211,7 +218,7 @@ def _curve(row: BoardRow, identity: str, shared: Sequence[str]) -> list[dict[str
         everywhere = [split for split in own[0] if len(own) == len(runs) and all(split in scores for scores in own)]
         if ID in everywhere:
             means = {split: short(sum(scores[split] for scores in own) / len(own)) for split in everywhere}
-            made.append({"row": identity, "of": row.name, "alpha": alpha, "scores": means})
+            made.append({"row": identity, "of": name, "alpha": alpha, "scores": means})
     return made
 
 

@@ -34,7 +34,7 @@ const numberOr = (value, text) => (value === null || value === undefined ? hole(
 /** What sources report of this row's recipe. */
 function reportedOf(row) {
   const rows = board().rows.filter((other) => other.measured === row.id);
-  return rows.length ? [simpleTable("Reported for this recipe", ["source", "ID", "OOD", "here, ID", "here, OOD"], rows.map((other) => [`${other.source} (${other.certainty})`,
+  return rows.length ? [simpleTable("Reported for this recipe", ["source", "ID", "OOD", "measured − reported ID", "OOD"], rows.map((other) => [`${other.source} (${other.certainty})`,
     ...["id", "ood"].map((key) => percent(other.cells[key][0])), ...["id", "ood"].map((key) => numberOr(other.gaps[key], signed))]), (i) => i > 0)] : [];
 }
 

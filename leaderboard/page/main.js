@@ -13,7 +13,7 @@ function changed(what) {
   announce(what);
   if (what === "order" && chosenRows().length) return Promise.resolve();
   if (what === "order") return Promise.all([drawBars(), drawReliability()]);
-  if (what === "rows") return Promise.all([mark("chosen", chosenRows()), drawBars(), drawReliability()]);
+  if (what === "rows") return Promise.all([crowded() ? drawScatter() : mark("chosen", chosenRows()), drawBars(), drawReliability()]);
   return drawAll();
 }
 

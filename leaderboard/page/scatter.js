@@ -22,7 +22,7 @@ function settleHeight() {
 function curvePoints(rows) {
   const ids = new Set(rows.map((row) => row.id)), split = board().columns.find((c) => c.key === state.y)?.split;
   return board().curves.map((p) => ({ ...p, id: p.scores["id-test"], ood: p.scores[state.y === "ood" ? "ood" : split] }))
-    .filter((p) => ids.has(p.row) && p.id != null && p.ood != null).map((p) => ({ ...p, x: place(p.id), y: place(p.ood) }));
+    .filter((p) => (!p.row || ids.has(p.row)) && p.id != null && p.ood != null).map((p) => ({ ...p, x: place(p.id), y: place(p.ood) }));
 }
 
 /** The measured rows that no other one beats on both axes. */
@@ -56,9 +56,14 @@ function axis(title, [low, high]) {
   return { scale, axis: { title: `${title} (%, logit scale)`, values, labelExpr: "format(100 / (1 + exp(-datum.value)), '~g')" } };
 }
 
+/** Whether the bars of all rows would be a tangle: then the selected rows and the front alone have theirs. */
+const crowded = () => plotted(shownRows()).length > 20;
+
 function points(rows, best) {
+  const barred = crowded() ? new Set([...best, ...chosenRows()]) : null;
   return plotted(rows).map((row) => {
-    const [id, ood] = [row.cells.id[0], row.cells[state.y][0]], [across, up] = [ends(row.cells.id), ends(row.cells[state.y])];
+    const [id, ood] = [row.cells.id[0], row.cells[state.y][0]];
+    const [across, up] = !barred || barred.has(row.id) ? [ends(row.cells.id), ends(row.cells[state.y])] : [null, null];
     const { colour, shape } = styleOf(row);
     return { key: row.id, row: row.name, says: row.name, colour, shape, id, ood, kind: row.kind, beside: state.show === "both" && Boolean(row.measured), front: best.has(row.id), seeds: row.runs.length || null,
              x_id: place(id), y_ood: place(ood), id_low: across?.[0] ?? null, id_high: across?.[1] ?? null, ood_low: up?.[0] ?? null,
@@ -103,7 +108,7 @@ async function drawScatter() {
   const baseline = line.map(([id, ood]) => ({ x: place(id), y: place(ood) })).filter((p) => inside(p.x, across) && inside(p.y, up));
   const view = await draw("scatter", { points: drawn, curve, baseline }, (specification) => ({ ...specification,
     layer: specification.layer.map((layer) => ({ ...layer, encoding: { ...layer.encoding, x: { ...layer.encoding.x, ...across }, y: { ...layer.encoding.y, ...up } } })) }));
-  byId("scatter-caption").textContent = [spreadWords[state.spread] && `Bars: ${spreadWords[state.spread]}.`,
+  byId("scatter-caption").textContent = [spreadWords[state.spread] && `Bars: ${spreadWords[state.spread]}${crowded() ? ", of the selected rows and the front" : ""}.`,
     drawn.filter((p) => p.front).length > 1 && "Dotted: Pareto front.",
     curve.length > 0 && "Grey: interpolation from the start (alpha 0) to the fine-tuned weights.",
     baseline.length > 0 && "Dashed: what standard models of that ID accuracy reach.",

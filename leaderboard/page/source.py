@@ -62,7 +62,7 @@ class Source:
         return True
 
     def _boards(self, records: Sequence[RunRecord]) -> Boards:
-        return boards(records, self.view, self._document.predictions) if records else Boards([], [])
+        return boards(records, self.view, self._document.predictions, load(self.store)) if records else Boards([], [])
 
     def _page(self, found: Boards, live: bool) -> str:
         return page(self._document.of(found, self.view), live=live)

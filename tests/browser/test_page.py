@@ -348,3 +348,33 @@ def test_paper_gets_the_tables_and_not_the_controls(opened: Open) -> None:
     assert not page.locator("#controls").is_visible()
     assert page.locator("#table").is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_of_many_rows_the_front_and_the_selected_have_bars(opened: Open, store: Any, tmp_path: Path) -> None:
+    from bench.leaderboard.page.source import Source
+    from bench.leaderboard.tables import View
+    from bench.runs.record import RunRecord
+
+    source = Source(store, View())
+    record = next(r for r in source.records() if r.method["name"] == "full-finetune").model_dump()
+    many = []
+    for number in range(22):
+        for seed in (0, 1):
+            metrics = {s: m | {"score": 0.4 + 0.01 * number + 0.002 * seed} for s, m in record["metrics"].items()}
+            parameters = {"lr": number}
+            method = record["method"] | {"parameters": parameters}
+            own = {
+                "seed": seed,
+                "method": method,
+                "label": f"row {number}",
+                "fit_id": f"{number}.{seed}",
+                "eval_id": f"{number}.{seed}",
+            }
+            many.append(RunRecord.model_validate(record | own | {"metrics": metrics, "curve": []}))
+    source.write(many, tmp_path / "many.html")
+    page = opened(file=tmp_path / "many.html")
+    bars = page.locator("#scatter .mark-rule.role-mark line")
+    assert bars.count() == 2  # of the best one, which is the front
+    row(page, "row 3").get_by_role("checkbox").check()
+    page.wait_for_function("document.querySelectorAll('#scatter .mark-rule.role-mark line').length === 4")
+    assert "of the selected rows and the front" in page.locator("#scatter-caption").inner_text()

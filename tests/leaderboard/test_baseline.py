@@ -95,6 +95,9 @@ def test_five_declared_backbones_make_a_line_and_four_do_not(make: Make, tmp_pat
     names = [f"net{number}" for number in range(5)]
     assert measured([run(number) for number in range(4)], names) == {}
     assert measured([run(number) for number in range(5)], names[:4]) == {}
+    blind = [run(number) for number in range(5)]
+    blind[0].metrics["cartoon"].score = 0.0  # which has no logit, so that four are left
+    assert measured(blind, names).keys() == {"sketch"}
     file = tmp_path / "standard.toml"
     file.write_text(f'[[standard]]\nsuite = "pets"\nbackbones = {names}\n', encoding="utf-8")
     found = boards([run(number) for number in range(5)], View(baseline=file)).boards

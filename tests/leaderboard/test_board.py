@@ -258,3 +258,24 @@ def test_above_the_curve_is_blank_unless_every_seed_lies_on_its_range(make: Make
     assert above["inside"] == pytest.approx(0.2 - (0.1 * 1 / 3) / 2)
     assert above["outside"] is None
     assert any("blank for outside" in note and "nothing is extrapolated" in note for note in table.notes)
+
+
+def test_a_row_is_as_far_above_the_curve_whether_or_not_the_curves_row_is_shown(make: Make) -> None:
+    points = [
+        CurvePoint(alpha=a, scores={"id-test": x, "cartoon": y, "sketch": y}, ood=y) for a, x, y in ((0, 0.6, 0.6), (1, 1, 0.4))
+    ]
+    reference = make("full-finetune", scores={"id-test": 1.0, "cartoon": 0.4, "sketch": 0.4}, curve=points)
+    alien = make("full-finetune", scores={"id-test": 1.0, "cartoon": 0.4, "sketch": 0.4}, curve=points, backbone_sha256="c" * 64)
+    shown = make("a", scores={"id-test": 0.8, "cartoon": 0.7, "sketch": 0.7})
+    (table,) = tables([shown], View(), None, [shown, reference])
+    assert [row["above_curve"] for row in table.rows] == [pytest.approx(0.2)]
+    assert "same seed's full-finetune" in table.notes[0]
+    assert "above_curve" not in {column.key for column in tables([shown], View(), None, [shown, alien])[0].columns}
+
+
+def test_the_newest_run_of_the_curves_row_counts_whether_or_not_it_is_shown(make: Make) -> None:
+    points = [CurvePoint(alpha=a, scores={"id-test": x, "cartoon": 0.5, "sketch": 0.5}, ood=0.5) for a, x in ((0, 0.6), (1, 1.0))]
+    older = make("full-finetune", curve=points, finished="2025-01-01T00:00:00", eval_id="older")
+    newer, shown = make("full-finetune"), make("a")
+    for made in (tables([shown], View(), None, [shown, older, newer]), tables([shown, older, newer], View())):
+        assert "above_curve" not in {column.key for column in made[0].columns}

@@ -197,3 +197,14 @@ def test_what_cannot_stand_against_id_is_told(measured: Store) -> None:
     board.rows = []
     with pytest.raises(NothingMatched):
         scatter_of(board)
+
+
+def test_a_shift_with_the_name_of_a_column_has_its_curve(tmp_path: Path) -> None:
+    reference = stored_run(Store(tmp_path / "store"), "full-finetune", curve=True)
+    for scores in (reference.metrics, reference.data, *(point.scores for point in reference.curve)):
+        scores["cost"] = scores.pop("sketch")  # type: ignore[attr-defined,index]
+    reference.shifts, reference.averaged = ["art", "cost"], ["art", "cost"]
+    (board,) = boards([reference], View()).boards
+    curve = yardstick(board, "shift cost")
+    assert curve is not None
+    assert curve["ood"].tolist() == [point.scores["cost"] for point in reference.curve]

@@ -116,3 +116,33 @@ def test_numbers_carry_the_interval_that_is_asked_for(make: Make, store: Store) 
     (table,) = json.loads(board(store, "--format", "json").stdout)["tables"]
     assert table["rows"][0]["id_images_low"] == pytest.approx(0.452, abs=1e-3)
     assert table["rows"][0]["id_seeds_high"] == pytest.approx(1.185, abs=1e-3)
+
+
+@pytest.mark.parametrize("other", [("--html", "board.html"), ("--serve",), ("--format", "csv")])
+def test_the_literature_is_shown_by_itself(make: Make, store: Store, other: tuple[str, ...]) -> None:
+    store.save_run(make("a"))
+    assert "one way at a time" in failure(board(store, "--bibtex", *other), UsageError).what
+
+
+def test_a_folder_is_no_page(make: Make, store: Store) -> None:
+    store.save_run(make("a"))
+    error = failure(board(store, "--html", str(store.root)), UsageError)
+    assert error.fix.endswith("board.html")
+
+
+@pytest.mark.parametrize("text", [None, "[[standard]]", "standard = 3", "[[standard]]\nsuite = 'pets'\nbackbones = 3", "="])
+def test_a_wrong_baseline_is_told_with_its_form(make: Make, store: Store, text: str | None) -> None:
+    store.save_run(make("a"))
+    path = store.root / "baseline.toml"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    assert "[[standard]]" in failure(board(store, "--baseline", str(path)), UsageError).fix
+
+
+def test_a_baseline_of_too_few_runs_says_so(make: Make, store: Store) -> None:
+    store.save_run(make("a"))
+    path = store.root / "baseline.toml"
+    path.write_text("[[standard]]\nsuite = 'pets'\nbackbones = ['x', 'y']", encoding="utf-8")
+    assert "of the 2 backbone(s) that baseline.toml declares standard for pets, fewer than 5" in board(
+        store, "--baseline", str(path)
+    ).stdout.replace("\n", " ")

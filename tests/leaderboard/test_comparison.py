@@ -13,6 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from bench.leaderboard.comparison import compare
 from bench.leaderboard.predictions import Outcomes, Predictions
 from bench.leaderboard.resampling import drawn_sums, score_of_draws
+from bench.leaderboard.tables import View, boards
 from bench.runs.record import RunRecord
 from bench.runs.store import Store
 
@@ -127,3 +128,32 @@ def test_macro_f1_is_compared_too(rows: tuple[list[RunRecord], list[RunRecord]],
     found = compare(*rows, Predictions(store))
     assert next(d for d in found.models if d.about == "sketch").verdict == "better"
     assert next(d for d in found.models if d.about == "OOD").interval is not None
+
+
+def test_equal_accuracies_at_every_seed_are_a_coincidence_unless_nothing_else_differs(make: Make) -> None:
+    a, b = ([make(name, seed, dict.fromkeys(SPLITS, score)) for seed in range(3)] for name, score in (("a", 0.7), ("b", 0.6)))
+    assert {d.verdict for d in compare(a, b, None).method} == {"better"}  # all that was measured is the same at every seed
+    for seed, record in enumerate(a):
+        record.metrics["sketch"].nll += 0.001 * seed  # three models that get as many images right, not one model
+    found = compare(a, b, None)
+    assert {d.verdict for d in found.method} == {"unknown"}
+    assert found.verdict[1].startswith("unknown: the differences of all seeds happen to be equal")
+    (board,) = boards([*a, *b], View(ties="method")).boards
+    assert {row.name: row.tie for row in board.rows} == {"a": "best", "b": "tie"}
+
+
+def test_a_shift_that_could_not_be_tested_is_counted_in_the_verdict(
+    rows: tuple[list[RunRecord], list[RunRecord]], store: Store
+) -> None:
+    for record in rows[0]:
+        (store.run_dir(record) / "predictions" / "cartoon.parquet").unlink()
+    words, _ = compare(*rows, Predictions(store)).verdict
+    assert words.startswith("better on 1 of 2 shifts, unknown on 1")
+
+
+def test_agreement_is_the_mean_over_seeds_of_each_number(rows: tuple[list[RunRecord], list[RunRecord]], store: Store) -> None:
+    predictions = Predictions(store)
+    right = [[o.correct for r in runs if (o := predictions.outcomes(r, "sketch"))] for runs in rows]
+    alike = next(a for a in compare(*rows, predictions).alike if a.about == "sketch")
+    assert alike.kappa == pytest.approx(np.mean([cohen_kappa_score(x, y) for x, y in zip(*right, strict=True)]), abs=1e-12)
+    assert alike.overlap == pytest.approx(np.mean([(~x & ~y).sum() / (~x | ~y).sum() for x, y in zip(*right, strict=True)]))

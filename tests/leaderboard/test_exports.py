@@ -355,3 +355,42 @@ def test_plot_as_it_is_typed(results: Store, tmp_path: Path) -> None:
     assert nothing.exception.exit_code == 5  # type: ignore[union-attr]
     for wrong in (("radar", "-o", "x.gif"), ("radar", "-o", "x.svg", "--split", "none"), ("scatter", "-o", "x.svg", "--y", "no")):
         assert run("plot", *wrong, *store).exception.exit_code == 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("what", "option"),
+    [
+        ("scatter", "--split=art"),
+        ("scatter", "--scaled"),
+        ("curve", "--y=art"),
+        ("radar", "--logit"),
+        ("reliability", "--reported"),
+    ],
+)
+def test_a_chart_refuses_what_it_would_not_heed(results: Store, tmp_path: Path, what: str, option: str) -> None:
+    told = run("plot", what, option, "-o", str(tmp_path / "x.svg"), "--store", str(results.root))
+    assert isinstance(told.exception, UsageError)
+    assert "it takes --" in told.exception.fix
+
+
+def test_id_stands_not_against_itself(results: Store, tmp_path: Path) -> None:
+    told = run("plot", "scatter", "--y", "id", "-o", str(tmp_path / "x.svg"), "--store", str(results.root))
+    assert isinstance(told.exception, UsageError)
+
+
+def test_the_protocol_claims_no_more_than_is_on_record(make: Make) -> None:
+    scores = {"id-val": 0.9, "id-test": 0.9, "cartoon": 0.6, "sketch": 0.5}
+    lacking = make("z", scores={"id-val": 0.9, "cartoon": 0.7, "sketch": 0.7})
+    (board,) = boards([make("a", scores=scores, search_trials=2), make("b", scores=scores), lacking], View()).boards
+    text = report.protocol(board)
+    assert "ID is accuracy on id-test (100 images)." in text
+    assert "chosen with 0 to 2 trials per row" in text
+    assert "whose choice is not on record" in text
+    assert "looked at" not in text
+
+
+def test_a_caption_says_what_its_ties_are_about(make: Make) -> None:
+    records = [
+        make(name, seed, {"id-test": 0.9, "cartoon": 0.5 + seed / 50, "sketch": 0.5}) for name in "ab" for seed in range(3)
+    ]
+    assert "not shown to be below the best, as methods over seeds." in render(tables(records, View(ties="method")), Format.latex)

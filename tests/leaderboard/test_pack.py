@@ -83,6 +83,16 @@ def test_predictions_survive(ours: Store, pack: Path, tmp_path: Path) -> None:
     assert set(mine.column_names) - set(got.column_names) in (set(), {"logits", "runner_up"})
 
 
+def test_what_came_without_logits_can_be_passed_on_beside_what_has_them(slim: Path, tmp_path: Path) -> None:
+    theirs, third = Store(tmp_path / "theirs"), Store(tmp_path / "third")
+    merge([slim], theirs)
+    own = stored_run(theirs, "linear-probe")
+    write_pack(theirs, runs(theirs), tmp_path / "all.shiftpack")
+    (merged,) = merge([tmp_path / "all.shiftpack"], third)
+    assert {fate: len(records) for fate, records in merged.runs.items()} == {"new": 5}
+    assert "logits" in pq.read_table(third.run_dir(own) / "predictions" / "art.parquet").column_names
+
+
 def test_merging_again_changes_nothing(pack: Path, tmp_path: Path) -> None:
     theirs = Store(tmp_path / "theirs")
     merge([pack], theirs)

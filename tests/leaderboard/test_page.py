@@ -191,3 +191,13 @@ def test_html_writes_no_file_when_nothing_matches(make: Make, store: Store, tmp_
 def test_options_that_exclude_each_other_are_refused(store: Store, given: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         leaderboard(store=store.root, columns="", sort="ood", **given)
+
+
+def test_a_selection_is_drawn_with_the_curve_that_it_is_measured_against(store: Store) -> None:
+    reference = stored_run(store, "full-finetune", curve=True)
+    stored_run(store)
+    source = Source(store, View(), methods=["wise-ft"])
+    (board,) = document(source.page(source.records()))["boards"]
+    assert [row["name"] for row in board["rows"]] == ["wise-ft"]
+    assert {(point["row"], point["of"]) for point in board["curves"]} == {("", "full-finetune")}
+    assert len(board["curves"]) == len(reference.curve)

@@ -50,13 +50,15 @@ def test_the_same_outcomes_give_the_same_marks() -> None:
 def test_few_seeds_leave_close_rows_tied() -> None:
     a, b, c = [0.67, 0.66, 0.68], [0.65, 0.65, 0.65], [0.20, 0.19, 0.21]
     three = np.array([a, b, c]).T
-    assert the_method(three).tied_with_best.tolist() == [True, True, False]
-    assert the_method(np.vstack([three, three])).tied_with_best.tolist() == [True, False, False]
+    assert the_method(three, [False] * 3).tied_with_best.tolist() == [True, True, False]
+    assert the_method(np.vstack([three, three]), [False] * 3).tied_with_best.tolist() == [True, False, False]
 
 
 def test_rows_without_any_spread_differ_for_certain_and_coincidences_tell_nothing() -> None:
-    assert the_method(np.array([[0.6, 0.5], [0.6, 0.5]])).tied_with_best.tolist() == [True, False]
-    assert the_method(np.array([[0.60, 0.5], [0.61, 0.51]])).tied_with_best.tolist() == [True, True]
+    equal = np.array([[0.6, 0.5], [0.6, 0.5]])
+    assert the_method(equal, [True, True]).tied_with_best.tolist() == [True, False]
+    assert the_method(equal, [False, True]).tied_with_best.tolist() == [True, True]
+    assert the_method(np.array([[0.60, 0.5], [0.61, 0.51]]), [False, False]).tied_with_best.tolist() == [True, True]
 
 
 @pytest.mark.parametrize("p", [[], [0.04], [0.01, 0.04, 0.03, 0.005], [0.9, 0.5, 0.5]])
@@ -117,7 +119,7 @@ def test_a_damaged_file_costs_its_row_the_mark_and_not_the_board(make: Make, pre
 def test_rows_share_seeds_pair_by_pair() -> None:
     nan = np.nan
     a, b, c = [0.67, 0.66, 0.68, nan], [0.20, 0.195, 0.21, 0.2], [nan, nan, nan, 0.1]
-    pairs = the_method(np.array([a, b, c]).T)
+    pairs = the_method(np.array([a, b, c]).T, [False] * 3)
     assert pairs.worse[1, 0]
     assert not pairs.worse[2].any()  # one seed tells nothing
 

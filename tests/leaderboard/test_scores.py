@@ -173,3 +173,19 @@ def test_no_predictions_and_wrong_names_are_told(make: Make, store: Store) -> No
     assert failed(scores(store, "calibration", "--split", "beauty"), UsageError).exit_code == 2
     assert failed(scores(store, "classes"), NothingMatched).exit_code == 5
     assert failed(scores(store, "classes", "--method", "b"), NothingMatched).exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "why"),
+    [("groups", (), "none of these splits has groups"), ("detection", ("--split", "id-test"), "what shifts are told from")],
+)
+def test_nothing_to_score_says_why(
+    make: Make, predict: Predict, store: Store, what: str, options: tuple[str, ...], why: str
+) -> None:
+    record = make("a")
+    for split in ("id-test", "cartoon", "sketch"):
+        predict(record, split, [True, False, True])
+    told = CliRunner().invoke(build_app(), ["scores", what, *options, "--store", str(store.root)])
+    assert isinstance(told.exception, NothingMatched)
+    assert why in told.exception.what
+    assert "--split" in told.exception.fix

@@ -14,7 +14,8 @@ def run(name: str, seed: int, id_: float, ood: float, **parameters: object) -> R
 
     return RunRecord(
         status="done", method={"name": name, "parameters": {"head_init": "zero-shot", **parameters}}, label=name, backbone="b",
-        backbone_sha256="s", suite="suite", seed=seed, fit_id=f"{name}{seed}", metrics={"id-test": metrics(id_)}, ood=ood,
+        backbone_sha256="s", suite="suite", seed=seed, fit_id=f"{name}{seed}{parameters}",
+        metrics={"id-test": metrics(id_), "sketch": metrics(ood)}, shifts=["sketch"], averaged=["sketch"],
     )  # fmt: skip
 
 
@@ -73,6 +74,11 @@ def test_differences_pair_the_seeds() -> None:
 def test_table_marks_gain_and_loss() -> None:
     records = [run("full-finetune", s, 0.9 + s / 100, 0.5) for s in range(3)]
     records += [run("zero-shot", s, 0.6, 0.6 + s / 100) for s in range(3)]
-    rows = {row["key"]: row["verdict"] for row in table(records).rows}
+    elsewhere = [
+        run(name, s, 0.1 * s, 0.9).model_copy(update={"suite": "other"})
+        for name in ("full-finetune", "zero-shot")
+        for s in (0, 1)
+    ]
+    rows = {row["key"]: row["verdict"] for row in table([*elsewhere, *records], "suite").rows}
     assert rows["b"] == "holds"
     assert rows["f"] == "not measured"

@@ -1,15 +1,13 @@
-"""The distance above the curve, by hand; the interval against scipy."""
+"""The distance above the curve, by hand."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from bench.leaderboard.tradeoff import area_under_curve, interval_over_seeds, on_front
+from bench.leaderboard.tradeoff import area_under_curve, on_front
 from bench.leaderboard.tradeoff import offered as envelopes
 from bench.runs.record import CurvePoint, RunRecord
 
@@ -38,13 +36,6 @@ def test_envelope_by_hand(at: float, offered: float | None) -> None:
 
 def test_of_points_of_one_id_the_higher_is_the_offer() -> None:
     assert envelopes(np.array([[0.5, 0.7, 0.5]]), np.array([[0.2, 0.1, 0.4]]), np.array([0.5])) == pytest.approx([0.4])
-
-
-def test_interval_is_scipys() -> None:
-    values = [0.1, 0.4, 0.2, 0.35, 0.3]
-    low, high = stats.ttest_1samp(values, 0).confidence_interval()
-    assert interval_over_seeds(values) == pytest.approx((0.27, low, high))
-    assert math.isnan(interval_over_seeds([0.5])[1])
 
 
 def test_the_area_is_the_mean_height_of_the_envelope(make: Callable[..., RunRecord]) -> None:
