@@ -330,7 +330,8 @@ def _marks(records: Sequence[RunRecord]) -> list[str]:
     notes = []
     trials = sorted({r.search_trials for r in records if r.phase != "external"})
     if len(trials) > 1:
-        notes.append(f"The rows had unequal search budgets: {trials[0]} to {trials[-1]} trials (0: the recipe as it stands).")
+        none = " (0: parameters of the recipe, or given by hand)" if trials[0] == 0 else ""
+        notes.append(f"The rows had unequal search budgets: {trials[0]} to {trials[-1]} trials{none}.")
     cut = sorted({r.label for r in records if r.search_rule.endswith(MARK)})
     if cut:
         notes.append(
