@@ -286,7 +286,7 @@ def _summary(sweep: Sweep) -> list[str]:
             lines.append(f"error: {entry.job.title}: {entry.reason}")
     lines.append(f"sweep {sweep.id}: {queue.count('done')} jobs done, {queue.count('failed')} failed")
     if queue.elsewhere:
-        lines.append(f"note: {queue.elsewhere} jobs are other shards'")
+        lines.append(f"note: jobs of other shards that are not done: {queue.elsewhere}")
     if queue.finals_to_come:
         lines.append(f"note: {queue.finals_to_come} final runs wait for trials of other shards; start this one again after them")
     return lines

@@ -98,7 +98,7 @@ class Queue:
             entry.attempts += 1
             entry.state = "to do"
             if entry.attempts > self._max_failures:
-                self._fail(entry, f"{outcome.error or 'its process died'}; {entry.attempts} attempts")
+                self._fail(entry, f"{outcome.error or 'its process died'}; {entry.attempts} attempt{'s' * (entry.attempts > 1)}")
         elif outcome.status == "failed":
             self._fail(entry, outcome.error)
         elif self._truth.done(entry.planned):
