@@ -125,8 +125,10 @@ class Queue:
         return self.count("to do", "running", "stopped") > 0 or self.finals_to_come > 0
 
     def leave_failed(self) -> None:
-        """Search without the trials that failed before, which are otherwise tried again first: for commands that are started one by
-        one, since a trial that fails every time would keep the final runs from ever being among them."""
+        """Search without the trials that failed before, where they would otherwise be tried again first.
+
+        For commands that are started one by one: a trial that fails every time would keep final runs from ever being among them.
+        """
         while [entry for entry in self if entry.job.phase in ("rung", "search") and self._failed_before(entry)]:
             self._conclude()
 
