@@ -28,7 +28,7 @@ def store_root(given: Path | None = None) -> Path:
         UsageError: there is a file in its place.
     """
     root = given or Path(os.environ.get("BENCH_STORE") or "bench-store")
-    if any(place.is_file() for place in (root, *root.parents)):
+    if any(os.path.isfile(place) for place in (root, *root.parents)):
         raise UsageError("a store is a folder, and this is a file or lies in one", where=str(root), fix="--store FOLDER")
     return root
 
