@@ -39,7 +39,8 @@ def offered(ids: Floats, oods: Floats, at: Floats) -> Floats:
     left = np.where(front & ~beyond, x, -np.inf).argmax(axis=1)
     rows = np.arange(len(x))
     left = np.where((front & ~beyond).any(axis=1), left, right)
-    width = np.where(left == right, 1.0, x[rows, right] - x[rows, left])
+    width = x[rows, right] - x[rows, left]
+    width = np.where(width > 0, width, 1.0)  # one point alone, or `at` is out of range
     found = y[rows, left] + (y[rows, right] - y[rows, left]) * (at - x[rows, left]) / width
     found = np.where(left == right, y[rows, right], found)
     return np.where((x[:, 0] <= at) & (at <= x[:, -1]), found, np.nan)

@@ -218,6 +218,8 @@ def command(
     if dry_run:
         print_tables([plan_table(sweep, probe=probe)], form)
         return
+    if print_commands or job is not None:
+        sweep.queue.leave_failed()
     if print_commands:
         print_commands_of(sweep, settings)
         return
@@ -271,6 +273,7 @@ def _do_one(sweep: Sweep, job_id: str) -> None:
         if outcome.status == "cancelled":
             raise Interrupted("stopped; the state is saved", fix="run the same command again: it continues", signal=reporter.stop)
     if outcome.status != "done":
+        sweep.queue.settle(entry.job.id, outcome)  # a row also of what leaves none itself, and of what is built on it
         raise BenchError(f"{entry.job.title}: {outcome.error}", fix="the row in the store says more")
 
 
@@ -283,7 +286,7 @@ def _summary(sweep: Sweep) -> list[str]:
             lines.append(f"error: {entry.job.title}: {entry.reason}")
     lines.append(f"sweep {sweep.id}: {queue.count('done')} jobs done, {queue.count('failed')} failed")
     if queue.elsewhere:
-        lines.append(f"note: {queue.elsewhere} jobs are other shards'")
+        lines.append(f"note: jobs of other shards that are not done: {queue.elsewhere}")
     if queue.finals_to_come:
         lines.append(f"note: {queue.finals_to_come} final runs wait for trials of other shards; start this one again after them")
     return lines

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from ..sweeps.queue import Queue
 
 
+#: Of the table of running trials; where there is little room, the method's name is cut first.
+_COLUMNS = ("method", "seed", "epoch", "loss", "id-val", "doing", "where", "time")
+#: Columns of a terminal below which a trial's line leaves out what it is doing, and where.
+_NARROW = 100
+
+
 @dataclass
 class _Trial:
     """What is known of a running trial."""
@@ -146,26 +152,33 @@ class SweepConsole:
         done, total = self._count()
         parts = done + sum(trial.share for trial in list(self._trials.values()))
         counts = f"{done}/{total}  running {len(self._trials)}  failed {queue.count('failed')}"
+        narrow = self._console.width < _NARROW
         bar = Table.grid(padding=(0, 2))
-        bar.add_row("sweep", ProgressBar(total=max(total, 1), completed=parts, width=30), counts, self._eta())
+        bar.add_row("sweep", ProgressBar(total=max(total, 1), completed=parts, width=6 if narrow else 30), counts, self._eta())
+        running = [self._cells(trial) for trial in list(self._trials.values())]
         trials = Table.grid(padding=(0, 2))
-        for name in ("method", "seed", "epoch", "loss", "id-val", "doing", "where", "time"):
-            trials.add_column(name, no_wrap=True, overflow="ellipsis", ratio=3 if name == "method" else None)
-        if self._trials:
-            trials.add_row(*(Text(name, style="dim") for name in ("method", "seed", "epoch", "loss", "id-val", "", "", "")))
-        for trial in list(self._trials.values()):
-            cells = [
-                trial.job.name,
-                str(trial.job.seed) if trial.job.seed != SEARCH_SEED else "search",
-                trial.epoch,
-                "" if trial.loss is None else f"{trial.loss:.3f}",
-                "" if trial.id_val is None else f"{100 * trial.id_val:.1f}",
-                trial.doing,
-                trial.where,
-                duration(time.monotonic() - trial.since),
-            ]
-            trials.add_row(*(Text(plain(cell)) for cell in cells))
+        shown = [name for name in _COLUMNS if not (narrow and name in ("doing", "where"))]
+        for name in shown:
+            trials.add_column(name, no_wrap=name != "method")
+        if running:
+            trials.add_row(*(Text("" if name in ("doing", "where", "time") else name, style="dim") for name in shown))
+        for cells in running:
+            trials.add_row(*(Text(plain(cells[name]), no_wrap=True, overflow="ellipsis") for name in shown))
         return Group(bar, trials)
+
+    @staticmethod
+    def _cells(trial: _Trial) -> dict[str, str]:
+        cells = (
+            trial.job.name,
+            str(trial.job.seed) if trial.job.seed != SEARCH_SEED else "search",
+            trial.epoch,
+            "" if trial.loss is None else f"{trial.loss:.3f}",
+            "" if trial.id_val is None else f"{100 * trial.id_val:.1f}",
+            trial.doing,
+            trial.where,
+            duration(time.monotonic() - trial.since),
+        )
+        return dict(zip(_COLUMNS, cells, strict=True))
 
     def _eta(self) -> str:
         """By what earlier jobs of each kind took, as of the last end of a trial, shared by as many as run now."""

@@ -127,8 +127,11 @@ def _asha(queue: Queue) -> str:
 def print_commands_of(sweep: Sweep, settings: Settings) -> None:
     """One line per job that is to do, on stdout, in an order in which each finds what it is built on already made."""
     config = sweep.store.root / "sweeps" / f"{sweep.id}.toml"
-    write_text(config, as_toml(sweep.spec))
+    write_text(config, as_toml(sweep.spec.anywhere()))
     common = ["bench", "sweep", "--config", str(config), "--store", str(sweep.store.root), *_options(settings)]
+    for entry in sweep.queue:
+        if entry.state == "failed" and entry.job.phase != "final":
+            say(f"note: {entry.job.title} failed and is left out, `--job {entry.job.id}` tries it again: {entry.reason}")
     left = [entry for entry in sweep.queue if entry.mine and entry.state == "to do"]
     level = 0
     while left:

@@ -192,17 +192,28 @@ def _fill(
 
 def _allocate(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
     """A new .npy file whose blocks are reserved: a disk that fills up later would kill the process (SIGBUS) without a word."""
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as opened:
-            try:
-                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-            except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    raise _no_space(int(np.prod(shape)), 0, file.parent, "these images") from error
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot reserve
-                    raise
+    try:
+        array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            _reserve(file)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _no_space(int(np.prod(shape)), 0, file.parent, "these images") from error
+        raise BenchError(
+            f"the decoded pixels cannot be written: {error.strerror}",
+            where=str(file.parent.parent),
+            fix="mend the permissions or the quota, or: export BENCH_CACHE=/another/folder",
+        ) from error
     return array
+
+
+def _reserve(file: Path) -> None:
+    with file.open("r+b") as opened:
+        try:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot reserve
+                raise
 
 
 def _check_space(needed: int, folder: Path, what: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import BenchError
+from ..errors import BenchError, UsageError
 from .atomic import write_text, write_with
 from .record import SCHEMA, RunRecord
 
@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 
 
 def store_root(given: Path | None = None) -> Path:
-    """The store's folder: `--store`, else BENCH_STORE, else `bench-store` in the working directory."""
-    return given or Path(os.environ.get("BENCH_STORE") or "bench-store")
+    """The store's folder: `--store`, else BENCH_STORE, else `bench-store` in the working directory.
+
+    Raises:
+        UsageError: there is a file in its place.
+    """
+    root = given or Path(os.environ.get("BENCH_STORE") or "bench-store")
+    if any(os.path.isfile(place) for place in (root, *root.parents)):
+        raise UsageError("a store is a folder, and this is a file or lies in one", where=str(root), fix="--store FOLDER")
+    return root
 
 
 #: In a fit's folder: one line per epoch and resumption, whether the fit is finished or not.

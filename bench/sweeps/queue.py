@@ -98,7 +98,7 @@ class Queue:
             entry.attempts += 1
             entry.state = "to do"
             if entry.attempts > self._max_failures:
-                self._fail(entry, f"{outcome.error or 'its process died'}; {entry.attempts} attempts")
+                self._fail(entry, f"{outcome.error or 'its process died'}; {entry.attempts} attempt{'s' * (entry.attempts > 1)}")
         elif outcome.status == "failed":
             self._fail(entry, outcome.error)
         elif self._truth.done(entry.planned):
@@ -123,6 +123,14 @@ class Queue:
     def unfinished(self) -> bool:
         """Something is left, for this start or, after a stop, for the next one."""
         return self.count("to do", "running", "stopped") > 0 or self.finals_to_come > 0
+
+    def leave_failed(self) -> None:
+        """Search without the trials that failed before, where they would otherwise be tried again first.
+
+        For commands that are started one by one: a trial that fails every time would keep final runs from ever being among them.
+        """
+        while [entry for entry in self if entry.job.phase in ("rung", "search") and self._failed_before(entry)]:
+            self._conclude()
 
     # What is shown
 
@@ -222,9 +230,16 @@ class Queue:
                 self._truth.look_again(entry.job.fit_id)
                 if not entry.mine and self._truth.done(entry.planned):
                     entry.state = "done"
-                elif not entry.mine and (error := self._truth.failure(entry.planned)):
-                    entry.state, entry.reason = "failed", error
+                elif not entry.mine:
+                    self._failed_before(entry)
         self._conclude()
+
+    def _failed_before(self, entry: Entry) -> bool:
+        """Count a job that is to do as failed if the store says that it has failed."""
+        if entry.state != "to do" or not (error := self._truth.failure(entry.planned)):
+            return False
+        entry.state, entry.reason = "failed", error
+        return True
 
     # Growth
 

@@ -133,6 +133,13 @@ class SweepSpec(BaseModel):
             return self.trials
         return 8 if self.hours is None else 1000
 
+    def anywhere(self) -> Self:
+        """The same sweep for a command that is started in another folder: files of methods and cards, and the data's folder, are
+        named by absolute paths."""
+        values = self.model_dump(mode="json")
+        parts = {key: _absolute(values[key]) for key in ("methods", "suites", "of", "set")}
+        return type(self).model_validate({**values, **parts, "data_root": self.data_root and self.data_root.absolute()})
+
     def run_spec(self, suite: str, backbone: str | None) -> RunSpec:
         """Where and on what part of the data, as a run is told."""
         return RunSpec(
@@ -169,6 +176,15 @@ class SweepSpec(BaseModel):
             if not any(given):
                 known = {field for one in self.contenders for field in load_method(one.name).model_fields}
                 raise unknown("parameter of these methods", key, known, fix="`bench methods show METHOD`")
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _absolute(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_absolute(item) for item in value]
+    is_file = isinstance(value, str) and value.endswith((".py", ".toml")) and Path(value).is_file()
+    return str(Path(value).absolute()) if is_file else value
 
 
 def _place(method: str, key: str, chosen: Mapping[str, Any]) -> str | None:

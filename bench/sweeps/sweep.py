@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import shutil
+import uuid
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Interrupted, UsageError
+from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
 from ..identity import digest
+from ..runs.atomic import write_text
 from ..runs.store import Store, store_root
 from ..training.engine import Engine
 from .job import Job, Outcome
@@ -152,18 +154,34 @@ class Sweep:
 
         Raises:
             Interrupted: a stop was asked for; the trials that ran have saved their state.
-            BenchError: the runner cannot go on.
+            MissingPrerequisite: the store cannot be written. BenchError: the runner cannot go on.
         """
+        if not self.queue.over:
+            self._check_store()
         journal = Journal(watch, self.store.root / "sweep.jsonl", self.id)
         queue = self.queue
         journal.write("planned", done=queue.count("done"), todo=queue.count("to do"), finals_to_come=queue.finals_to_come)
-        if not queue.over:
-            with self._tracked(journal) as tracked:
-                self.runner().run(queue, self.work, tracked)
-        journal.write("ended", done=queue.count("done"), failed=queue.count("failed"), signal=watch.stop)
+        try:
+            if not queue.over:
+                with self._tracked(journal) as tracked:
+                    self.runner().run(queue, self.work, tracked)
+        finally:
+            journal.write("ended", done=queue.count("done"), failed=queue.count("failed"), signal=watch.stop)
         if watch.stop and queue.unfinished:
             what = "stopped at once; what was saved before is kept" if watch.now else "stopped; the state is saved"
             raise Interrupted(what, fix="run the same command again: it continues", signal=watch.stop)
+
+    def _check_store(self) -> None:
+        mark = self.store.root / f".writable-{uuid.uuid4().hex[:12]}"
+        try:
+            write_text(mark, "", exclusive=True)  # by a hard link, as leases are
+        except BenchError as error:
+            raise MissingPrerequisite(
+                f"the store cannot be written: {error.what}",
+                where=str(self.store.root),
+                fix="mend its permissions, or use another one with --store",
+            ) from error
+        mark.unlink()
 
     def _tracked(self, watch: Watch) -> AbstractContextManager[Watch]:
         if not self.spec.track:

@@ -145,6 +145,47 @@ def test_printed_commands_do_the_sweep(tiny_suite: Path, tmp_path: Path) -> None
     assert bench(*asked, *where, "--job", "run-0").returncode == 5
 
 
+RAISES = """
+from torch.nn.functional import cross_entropy
+from bench import FineTuner, Space, searched
+class Raises(FineTuner):
+    name = "raises"
+    bad: bool = searched(False, Space(choices=(False, True)))
+    def loss(self, batch, student, teacher, constants):
+        if self.bad:
+            raise RuntimeError("a bug of the plug-in")
+        return cross_entropy(student(batch.images), batch.labels)
+"""
+
+
+@pytest.mark.parametrize("cut", [[], ["--asha", "--set", "epochs=2"]])
+def test_printed_commands_run_in_any_folder_and_a_trial_that_fails_keeps_the_final_runs_from_nothing(
+    cut: list[str], tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "raises.py").write_text(RAISES)
+    asked = ["sweep", "./raises.py", "--trials", "2", "--seeds", "1", "--store", str(tmp_path / "a store"), *cut]
+    codes: list[int] = []
+    while True:
+        monkeypatch.chdir(tmp_path / "here")
+        printed = bench(*asked, "--suite", os.path.relpath(tiny_suite), "--print-commands")
+        lines = [words for line in printed.stdout.splitlines() if (words := shlex.split(line, comments=True))]
+        if not lines:
+            break
+        monkeypatch.chdir(tmp_path)
+        codes += [bench(*words[1:]).returncode for words in lines]
+        assert len(codes) < 9
+    rows = [record for _, record in Store(tmp_path / "a store").records()]
+    failed = [record for record in rows if record.status == "failed"]
+    assert failed
+    assert {record.error for record in failed} == {"RuntimeError: a bug of the plug-in"}
+    assert codes.count(1) == len(failed), "each was tried once"
+    assert [(record.status, record.search_trials) for record in rows if record.phase == "final"] == [("done", 2)]
+    assert printed.stderr.count("failed and is left out") == len(failed)
+    job = printed.stderr.partition("`--job ")[2].partition("`")[0]
+    assert bench(*asked, "--suite", str(tiny_suite), "--job", job).returncode == 1, "once more"
+
+
 def test_ctrl_c_saves_stops_and_tells_how_to_go_on(tiny_suite: Path, tmp_path: Path) -> None:
     command = ["sweep", "full-finetune", "--trials", "0", "--seeds", "2", "--runner", "local", "--max-concurrent", "2"]
     command += ["--suite", str(tiny_suite), "--store", str(tmp_path), "--set", "epochs=100000"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -170,6 +171,16 @@ def test_a_full_disk_is_an_error_before_anything_is_decoded(tmp_path: Path, monk
     monkeypatch.setattr(pixel_cache, "_SPARE_BYTES", 1 << 62)
     with pytest.raises(BenchError, match=r"GB are free[\s\S]*BENCH_CACHE"):
         build([], tmp_path, ["a"])
+
+
+def test_a_quota_is_told_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_picture: NewPicture) -> None:
+    def refuse(file: int, first: int, size: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    with pytest.raises(BenchError, match=r"cannot be written: .*uota[\s\S]*BENCH_CACHE"):
+        build([new_picture(1)], tmp_path)
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_progress_counts_up_to_the_number_of_images(tmp_path: Path, new_picture: NewPicture) -> None:

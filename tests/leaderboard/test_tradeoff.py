@@ -38,6 +38,13 @@ def test_of_points_of_one_id_the_higher_is_the_offer() -> None:
     assert envelopes(np.array([[0.5, 0.7, 0.5]]), np.array([[0.2, 0.1, 0.4]]), np.array([0.5])) == pytest.approx([0.4])
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_curve_that_stands_upright_offers_nothing_beside_it_and_warns_of_nothing() -> None:
+    ids, oods = np.array([[0.5, 0.5, 0.5]]), np.array([[0.2, 0.1, 0.4]])
+    for at, offered in ((0.5, 0.4), (0.4, np.nan), (0.6, np.nan)):
+        assert envelopes(ids, oods, np.array([at])) == pytest.approx([offered], nan_ok=True)
+
+
 def test_the_area_is_the_mean_height_of_the_envelope(make: Callable[..., RunRecord]) -> None:
     points = [CurvePoint(alpha=i / 4, scores={"id-test": x, "sketch": y}, ood=y) for i, (x, y) in enumerate(CURVE)]
     # Flat at .60 up to .70, then three straight pieces.

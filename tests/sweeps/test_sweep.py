@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import bench
-from bench.errors import Interrupted, UsageError
+from bench.errors import Interrupted, MissingPrerequisite, UsageError
 from bench.runs.store import Store
 from bench.spec import SEARCH_SEED
 from bench.sweeps.costs import Costs
@@ -195,6 +195,14 @@ def test_the_journal_tells_other_tools(finished: Path) -> None:
     assert set(started.values()) == {1}
 
 
+def test_the_journal_ends_also_where_nothing_can_start(tiny_suite: Path, tmp_path: Path) -> None:
+    planned = plan(tiny_suite, tmp_path, "linear-probe", trials=0, runner="ray", address="127.0.0.1:1")
+    with pytest.raises(MissingPrerequisite, match="no Ray cluster answers"):
+        planned.run(Listener())
+    lines = [json.loads(line) for line in (tmp_path / "sweep.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["planned", "ended"]
+
+
 def test_a_method_that_fits_one_backbone_is_left_out_on_the_other(tiny_suite: Path, tmp_path: Path) -> None:
     backbones = ("mini-clip", "timm:test_vit@random?size=32")
     planned = plan(tiny_suite, tmp_path, "zero-shot", "linear-probe", backbones=backbones, trials=0, seeds=(0,))
@@ -222,6 +230,21 @@ def test_a_full_disk_is_told_and_corrupts_nothing(tiny_suite: Path, tmp_path: Pa
         "done",
         "done",
     ]
+
+
+@pytest.mark.parametrize("runner", ["ray", "local"])
+def test_a_store_that_cannot_be_written_is_refused_before_anything_starts(runner: str, tiny_suite: Path) -> None:
+    planned, listener = plan(tiny_suite, Path("/proc/nowhere"), "linear-probe", trials=0, runner=runner), Listener()
+    with pytest.raises(MissingPrerequisite, match="the store cannot be written"):
+        planned.run(listener)
+    assert listener.starts == listener.notes == []
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_is_no_store(below: str, tiny_suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="a store is a folder"):
+        plan(tiny_suite, tmp_path / "file" / below, "linear-probe", trials=0)
 
 
 def test_from_python(tiny_suite: Path, finished: Path) -> None:
