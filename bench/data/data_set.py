@@ -30,6 +30,17 @@ class Folders(_Part):
     )
 
 
+class Flat(_Part):
+    """Image files in one folder without class folders, labelled by a list: ImageNet's validation images as they are unpacked."""
+
+    kind: Literal["flat"]
+    path: str = Field(description="folder of the images")
+    lists: tuple[str, ...] = Field(
+        min_length=1, description="lists of classes (see `ground_truth`), below the data set's folder; the first that exists is read"
+    )
+    named_by: tuple[Naming, ...] = ("id",)
+
+
 class Join(_Part):
     """A second table that says more about a column's values."""
 
@@ -121,6 +132,7 @@ def _kind(layout: Any) -> str:
 
 Layout = Annotated[
     Annotated[Folders, Tag("folders")]
+    | Annotated[Flat, Tag("flat")]
     | Annotated[Table, Tag("table")]
     | Annotated[Arrays, Tag("arrays")]
     | Annotated[Tars, Tag("tar")]

@@ -70,9 +70,13 @@ def index_folder(root: Path, part: str, *, cache: Path, progress: Progress | Non
         rows.extend(_read_files(folder, part, changed, progress))
         _write(stored, rows)
     index = pd.DataFrame(rows, columns=["relative", *COLUMNS[1:]])
-    prefix = "" if part in ("", ".") else part.strip("/") + "/"
-    index.insert(0, "key", prefix + index.pop("relative").astype(str))
+    index.insert(0, "key", key_prefix(part) + index.pop("relative").astype(str))
     return index.sort_values("key", ignore_index=True)
+
+
+def key_prefix(part: str) -> str:
+    """What the keys of a part's files begin with: `root / key` is the file, also where the part is an absolute path."""
+    return "" if part in ("", ".") else part.rstrip("/") + "/"
 
 
 def has_images(index: pd.DataFrame) -> bool:
@@ -113,13 +117,13 @@ def class_images(
     labelled = images[~outside].copy()
     labelled["label"] = labelled["folder"].map(label_of).astype("int64")
     labelled["group"] = _groups(labelled, part, groups)
-    return labelled.reset_index(drop=True), remarks_on(index, part) + _outside(part, images[outside])
+    return labelled.reset_index(drop=True), remarks_on(index, part) + remarks_outside(images[outside], part)
 
 
 def _groups(images: pd.DataFrame, part: str, groups: Sequence[str] | None) -> pd.Series[int]:
     if groups is None:
         return pd.Series(-1, index=images.index, dtype="int64")
-    depth = 0 if part in ("", ".") else len(part.strip("/").split("/"))
+    depth = key_prefix(part).count("/")
     names = images["key"].str.split("/").str[depth + 1 : -1].str[0]
     numbers = names.map({name: number for number, name in enumerate(groups)})
     if numbers.isna().any():
@@ -143,7 +147,8 @@ def remarks_on(index: pd.DataFrame, part: str) -> list[str]:
     return remarks
 
 
-def _outside(part: str, outside: pd.DataFrame) -> list[str]:
+def remarks_outside(outside: pd.DataFrame, part: str) -> list[str]:
+    """Of the images that lie in no class folder."""
     if outside.empty:
         return []
     return [f"{part}: {len(outside)} images outside every class folder (ignored): {_some(list(outside['key']))}"]

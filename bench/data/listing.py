@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import image_bytes
-from .folder import COLUMNS, UNSETTLED_NS, walk
+from .folder import COLUMNS, UNSETTLED_NS, key_prefix, walk
 from .image_bytes import EMPTY, OTHER, SYSTEM
 from .stored import Progress, replace_file
 
@@ -72,7 +72,7 @@ def list_folder(root: Path, part: str, *, cache: Path, progress: Progress | None
 
 def _list(folder: Path, part: str, progress: Progress | None) -> tuple[pa.Table, dict[str, int]]:
     """The files, sorted by name, and the time stamp of every folder, taken before it was read."""
-    prefix = "" if part in ("", ".") else part.strip("/") + "/"
+    prefix = key_prefix(part)
     folders: dict[str, int] = {}
     keys: list[str] = []
     classes: list[str] = []

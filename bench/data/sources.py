@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
 from ..plugins import find_data_set, find_list
-from .data_set import Arrays, Corrupted, DataSetCard, Folders, ParquetFiles, Part, Table, Tars
+from .data_set import Arrays, Corrupted, DataSetCard, Flat, Folders, ParquetFiles, Part, Table, Tars
 from .labels import ClassList, read_class_list
 from .locations import DataRoot
 
@@ -135,11 +136,13 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
     if layout is None:
         tried = ", ".join(str(data_set.folder / layout.path) for layout in stated.layouts)
         raise NotHere(f"{card.title}: nothing of `{part}` at {tried}")
-    from . import arrays, packed, tables
+    from . import arrays, flat, packed, tables
     from .class_folders import read_class_folders
 
     if isinstance(layout, Folders):
         return read_class_folders(data_set, stated, layout, labels, cache=cache, progress=progress)
+    if isinstance(layout, Flat):
+        return flat.read_flat(data_set, stated, layout, labels, cache=cache, progress=progress)
     if isinstance(layout, Table):
         return tables.read_table(data_set, stated, layout, labels, cache=cache, progress=progress)
     if isinstance(layout, Tars):
@@ -149,7 +152,7 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
     return arrays.read_arrays(data_set, stated, layout, labels)
 
 
-def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Table | Arrays | Tars | ParquetFiles | None:
+def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Flat | Table | Arrays | Tars | ParquetFiles | None:
     """The first layout that is on disk; of class folders, the one with most folders that name a class."""
     best: Folders | None = None
     most = 0
@@ -165,7 +168,14 @@ def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Ta
     return best
 
 
-def _is_here(layout: Table | Arrays | Tars | ParquetFiles, folder: Path) -> bool:
+def _is_here(layout: Flat | Table | Arrays | Tars | ParquetFiles, folder: Path) -> bool:
+    if isinstance(layout, Flat):
+        from .image_bytes import has_image_suffix
+
+        if not (folder / layout.path).is_dir():
+            return False
+        with os.scandir(folder / layout.path) as entries:
+            return any(has_image_suffix(entry.name) and not entry.is_dir() for entry in entries)
     if isinstance(layout, Tars | ParquetFiles):
         from .archive import archives_at  # pandas is slow to import, and listing data sets does not need it
 
