@@ -109,7 +109,7 @@ def link(
     """Use a folder where it lies: a link to it is made in the data root, under the name that suites look for."""
     from ..data.data_set import Part
     from ..data.locations import writable_root
-    from ..data.sources import open_data_set, present_layout
+    from ..data.sources import class_folders, open_data_set, present_layout
 
     data_set = open_data_set(name, [])
     card, folder = data_set.card, path.expanduser().absolute()
@@ -135,6 +135,11 @@ def link(
     say(f"{place} -> {folder}")
     some = ", ".join(missing[:5]) + (", ..." if missing[5:] else "")
     say(f"found: {', '.join(found[:5]) or 'nothing'}" + (f"; not found: {some}" if missing else ""))
+    for part in found:
+        own, others = class_folders(parts[part], folder, data_set.classes)
+        if own and (own < len(data_set.classes) or others):
+            say(f"{part}: folders of {own} of its {len(data_set.classes)} classes, and {others} of none of them")
+    say(f"`bench data verify {name}` compares it with the card")
 
 
 @app.command()

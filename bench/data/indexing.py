@@ -38,6 +38,7 @@ class Index:
         problems: every file that is not a plain image under its right name: columns of `folder.COLUMNS`.
         get: collection -> how to obtain it.
         training: whether somebody will train: otherwise training images and id-val may be missing, too.
+        miscounted: collection -> how many images are here and how many the card states, where these differ.
     """
 
     card: SuiteCard
@@ -50,6 +51,7 @@ class Index:
     get: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int | None] = field(default_factory=dict)
     training: bool = True
+    miscounted: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, collection: Collection) -> None:
         """Take a collection in, and say what is odd about its contents."""
@@ -85,11 +87,10 @@ class Index:
         Raises:
             BenchError: they differ, and the card is strict.
         """
-        wrong = [
-            f"{self.collections[name].what} holds {len(self.collections[name])} images, the card says {self.counts[name]}"
-            for name in names
-            if self.counts.get(name) not in (None, len(self.collections[name]))
-        ]
+        found = {name: len(self.collections[name]) for name in names}
+        differ = {name: count for name, count in found.items() if self.counts.get(name) not in (None, count)}
+        self.miscounted |= {name: f"{count:,} images, the card says {self.counts[name]:,}" for name, count in differ.items()}
+        wrong = [f"{self.collections[name].what} holds {self.miscounted[name]}" for name in differ]
         if wrong and self.card.strict_counts:
             raise BenchError(
                 f"these are not the images of {self.card.title}: {'; '.join(wrong)}",

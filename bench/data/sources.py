@@ -168,6 +168,16 @@ def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Fl
     return best
 
 
+def class_folders(part: Part, folder: Path, classes: ClassList) -> tuple[int, int]:
+    """How many folders name a class, and how many name none; (0, 0) of a part that does not lie in class folders."""
+    layout = present_layout(part, folder, classes)
+    if not isinstance(layout, Folders):
+        return 0, 0
+    names = [entry.name for entry in (folder / layout.path).iterdir() if entry.is_dir()]
+    own = len(classes.labels_of(names, layout.named_by))
+    return own, len(names) - own
+
+
 def _is_here(layout: Flat | Table | Arrays | Tars | ParquetFiles, folder: Path) -> bool:
     if isinstance(layout, Flat):
         from .image_bytes import has_image_suffix

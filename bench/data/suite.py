@@ -105,6 +105,10 @@ class Suite:
         stated = self._index.counts.get(name)
         return name == split and stated == len(self._division(name)[split]) == len(self._collection(name))
 
+    def miscounted(self, split: str) -> str:
+        """How many images a split's collection has and how many the card states, where these differ; "" if they do not."""
+        return self._index.miscounted.get(self._collection_of(split), "")
+
     def pixels_of(self, split: str, pixels: Pixels) -> Pixels:
         """How the images of a split are brought to a backbone's input: as the backbone says, unless the card knows better."""
         cropped = any(shift.cropped for shift in self.card.shifts if shift.name == split)
