@@ -251,7 +251,7 @@ def prepare(
         ) from stop
     total = sum(file.stat().st_size for file in folder.glob("*.tar"))
     say(f"done: {folder}, {size(total)}")
-    say(f'a suite on it: a card of its own with `extends = "SUITE"`, a new `name`, and under [id]: data = "{card}"')
+    say(f'a suite on it: a card of its own with `extends = "SUITE"`, a new `name`, and under [id]: data = "{card.resolve()}"')
 
 
 def _here(name: str, data_root: Path | None) -> DataSet:

@@ -14,7 +14,7 @@ from ..errors import BenchError, MissingPrerequisite, UsageError
 from .card import FolderSource, SuiteCard
 from .collection import Collection, duplicates, folder_collection, merged
 from .folder import COLUMNS, class_images, has_images, index_folder
-from .image_bytes import EMPTY
+from .image_bytes import DANGLING, EMPTY
 from .labels import Projection, Protocol, projection
 from .locations import DataRoot, cache_dir
 from .sources import DataSet, NotHere, open_data_set, open_part
@@ -108,7 +108,7 @@ class Index:
         for collection in self.collections.values():
             if collection is base or collection.listed or base.listed or collection.treatment:
                 continue
-            shared = int(np.isin(collection.content[collection.problems != EMPTY], seen).sum())
+            shared = int(np.isin(collection.content[~np.isin(collection.problems, (EMPTY, DANGLING))], seen).sum())
             if shared:
                 self.warnings.append(f"{collection.what}: {shared} images are also in {base.what} (same bytes)")
 

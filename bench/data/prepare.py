@@ -112,15 +112,23 @@ def _shards(
             stop = min(start + SHARD, len(order))
             if not shard.exists():
                 written = folder / f"{shard.name}.part"
-                with tarfile.open(written, "w", format=tarfile.PAX_FORMAT) as tar:
-                    for position, data in zip(range(start, stop), pool.map(encoded, range(start, stop)), strict=True):
-                        info = tarfile.TarInfo(names[position])
-                        info.size = len(data)
-                        tar.addfile(info, io.BytesIO(data))
-                        if progress is not None and position % 64 == 0:
-                            progress(f"preparing {part}", position, len(order))
-                sync(written)
-                os.replace(written, shard)
+                try:
+                    with tarfile.open(written, "w", format=tarfile.PAX_FORMAT) as tar:
+                        for position, data in zip(range(start, stop), pool.map(encoded, range(start, stop)), strict=True):
+                            info = tarfile.TarInfo(names[position])
+                            info.size = len(data)
+                            tar.addfile(info, io.BytesIO(data))
+                            if progress is not None and position % 64 == 0:
+                                progress(f"preparing {part}", position, len(order))
+                    sync(written)
+                    os.replace(written, shard)
+                except OSError as error:
+                    written.unlink(missing_ok=True)
+                    raise BenchError(
+                        f"{shard.name} cannot be written: {error.strerror}",
+                        where=str(folder),
+                        fix="make room, and the same command continues; or choose another place with --out",
+                    ) from error
             if progress is not None:
                 progress(f"preparing {part}", stop, len(order))
     finally:

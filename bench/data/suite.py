@@ -105,6 +105,14 @@ class Suite:
         stated = self._index.counts.get(name)
         return name == split and stated == len(self._division(name)[split]) == len(self._collection(name))
 
+    def leave_out_what_is_too_few(self) -> None:
+        """Where nobody trains, training images that are too few to hold id-val out are as good as missing."""
+        if WHOLE in self._index.collections and "id-test" in self._index.places:
+            try:
+                self._division(WHOLE)
+            except BenchError as why:
+                self.holes.update(dict.fromkeys(("train", "id-val"), why.what))
+
     def miscounted(self, split: str) -> str:
         """How many images a split's collection has and how many the card states, where these differ; "" if they do not."""
         return self._index.miscounted.get(self._collection_of(split), "")
@@ -281,4 +289,7 @@ def open_suite(
     else:
         index = Index(card, places(card))
         index.counts = {shift.name: shift.count for shift in card.shifts}
-    return Suite(index, limit=limit, skip_unreadable=skip_unreadable, progress=progress)
+    suite = Suite(index, limit=limit, skip_unreadable=skip_unreadable, progress=progress)
+    if not training:
+        suite.leave_out_what_is_too_few()
+    return suite
