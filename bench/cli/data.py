@@ -210,7 +210,7 @@ def fetch(
             say(card.fetch.note.strip())
     try:
         with _progress(bytes_=True) as progress:
-            place = fetch_data_set(card, root, keep_archives=keep_archives, progress=progress)
+            place = fetch_data_set(card, root, asked=name, keep_archives=keep_archives, progress=progress)
     except Interrupted as stop:
         raise Interrupted(
             "interrupted; what has arrived is kept", fix=f"bench data fetch {name} continues", signal=stop.exit_code - 128

@@ -52,7 +52,9 @@ def _read(data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int],
     # A copy with other folder names is the same data set: what an image is called goes by its class's identity.
     chosen["class"] = chosen["folder"].map({folder: data_set.classes.ids[number] for folder, number in numbers.items()})
     outside = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] == "")]
-    remarks = _folder_remarks(what, data_set.classes, present, numbers) + remarks_on(chosen, what) + remarks_outside(outside, what)
+    remarks = (
+        _folder_remarks(what, data_set.classes, present, numbers) + remarks_on(chosen, what) + remarks_outside(outside, what)
+    )
     collection = folder_collection(
         what, data_set.folder, chosen, grouped=False, listed=card.identity == "listing", pre_crop=part.pre_crop
     )

@@ -36,7 +36,8 @@ class Flat(_Part):
     kind: Literal["flat"]
     path: str = Field(description="folder of the images")
     lists: tuple[str, ...] = Field(
-        min_length=1, description="lists of classes (see `ground_truth`), below the data set's folder; the first that exists is read"
+        min_length=1,
+        description="lists of classes (see `ground_truth`), below the data set's folder; the first that exists is read",
     )
     named_by: tuple[Naming, ...] = ("id",)
 

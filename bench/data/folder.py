@@ -31,8 +31,8 @@ _SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"
 
 @dataclass(frozen=True)
 class Found:
-    """A file, or a system folder: its POSIX path below the folder, bytes, time stamps, whether it belongs to a system, and whether
-    it is a link to nothing (or to itself)."""
+    """A file, or a system folder: its POSIX path below the folder, bytes, time stamps, whether it belongs to a system, and
+    whether it is a link to nothing (or to itself)."""
 
     relative: str
     size: int

@@ -32,6 +32,7 @@ class DataSet:
     """A data set's card, its classes, and its folder on this machine (None if it is not here, and `missing` says why).
 
     Attributes:
+        asked: what it was asked for by, for commands in messages: its name, or its card's file.
         roots: where further data sets are looked for. beside: folder of the card, which files that it names are relative to.
     """
 
@@ -41,6 +42,7 @@ class DataSet:
     missing: str = ""
     roots: Sequence[DataRoot] = ()
     beside: Path | None = None
+    asked: str = ""
     _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
@@ -54,7 +56,7 @@ class DataSet:
     def get(self) -> str:
         """How to obtain it."""
         if self.card.fetch.archives:
-            return f"bench data fetch {self.card.name}"
+            return f"bench data fetch {self.asked or self.card.name}"
         return self.card.fetch.steps.strip() or f"put its images into {self.card.folders[0]}, or name their folder on its card"
 
 
@@ -87,7 +89,7 @@ def open_data_set(name: str, roots: Sequence[DataRoot], *, beside: Path | None =
         assert isinstance(card.classes, str)
         classes = read_class_list(find_list(card.classes, path.parent))
     folder, looked = find_folder(card, roots, beside=path.parent)
-    return DataSet(card, classes, folder, looked, roots, path.parent)
+    return DataSet(card, classes, folder, looked, roots, path.parent, str(path) if name.endswith(".toml") else name)
 
 
 def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -> tuple[Path | None, str]:

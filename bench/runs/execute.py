@@ -147,7 +147,10 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord, path: Pat
     """A done run with what the card and the search say today; its measurements stay."""
     searched = now if now.search_trials > old.search_trials else old
     update = {
-        **{key: getattr(now, key) for key in ("label", "shifts", "averaged", "holes", "miscounted", "factors", "id_val_seen", "limit")},
+        **{
+            key: getattr(now, key)
+            for key in ("label", "shifts", "averaged", "holes", "miscounted", "factors", "id_val_seen", "limit")
+        },
         "search_trials": searched.search_trials,
         "search_seconds": searched.search_seconds,
         "search_rule": searched.search_rule,
