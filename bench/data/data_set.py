@@ -183,6 +183,7 @@ class DataSetCard(_Part):
     citation: str = ""
     homepage: str = ""
     uncertain: str = Field("", description="what this card says and nobody could check")
+    made_of: str = Field("", description="data set whose images these are, prepared anew: who has seen those has seen these")
     folders: tuple[str, ...] = Field(
         min_length=1, description="what its folder below a data root may be called, usual name first"
     )

@@ -38,6 +38,7 @@ class Index:
         problems: every file that is not a plain image under its right name: columns of `folder.COLUMNS`.
         get: collection -> how to obtain it.
         training: whether somebody will train: otherwise training images and id-val may be missing, too.
+        id_names: the data sets whose images the ID images are, however they were prepared.
         miscounted: collection -> how many images are here and how many the card states, where these differ.
     """
 
@@ -51,6 +52,7 @@ class Index:
     get: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int | None] = field(default_factory=dict)
     training: bool = True
+    id_names: frozenset[str] = frozenset()
     miscounted: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, collection: Collection) -> None:
@@ -164,6 +166,8 @@ def index_data_sets(
     """
     index = Index(card, places(card), training=training)
     data_sets = {name: open_data_set(name, roots, beside=beside) for name in card.data_sets}
+    id_card = data_sets[card.id.data].card
+    index.id_names = frozenset({id_card.name, id_card.made_of} - {""})
     shifts = {shift.name: shift for shift in card.shifts}
     problems = [index.problems]
     for name, parts in index.places.items():

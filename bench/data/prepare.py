@@ -178,6 +178,7 @@ def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
         f"name = {json.dumps(f'{card.name}-{how.name}')}",
         f"title = {json.dumps(f'{card.title}, short side {how.size} ({how.name})', ensure_ascii=False)}",
         *(f"{key} = {json.dumps(getattr(card, key), ensure_ascii=False)}" for key in ("licence", "citation", "homepage")),
+        f"made_of = {json.dumps(card.made_of or card.name)}",
         'folders = ["."]',
         f"classes = {json.dumps(_classes(data_set), ensure_ascii=False)}",
         f"identity = {json.dumps(card.identity)}",

@@ -52,6 +52,7 @@ class Suite:
         holes: reason for every shift that is missing (and for `train` and `id-val`, if nobody will train).
         projections: shift -> how its label space lies in the suite's, where they differ.
         warnings: what the user should know about the data, one sentence each.
+        id_names: the data sets whose images the ID images are, however they were prepared.
         cut: whether the limit has left out an image of a loaded split.
         problems: every file that is not a plain image under its right name: columns of `folder.COLUMNS`.
     """
@@ -60,6 +61,7 @@ class Suite:
         self.card, self._index = index.card, index
         self.split_names = (*ID_SPLITS, *(shift.name for shift in self.card.shifts))
         self.holes, self.warnings, self.problems = index.holes, index.warnings, index.problems
+        self.id_names = index.id_names
         self.projections: dict[str, Projection] = index.projections
         self.cut = False
         self._limit, self._skip, self._progress = limit, skip_unreadable, progress

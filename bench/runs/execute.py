@@ -260,7 +260,7 @@ def _record(
         holes={name: why for name, why in suite.holes.items() if name in splits},
         miscounted={name: how for name in counted if (how := suite.miscounted(name))},
         factors={shift.name: shift.factors for shift in shifts},
-        id_val_seen=not {card.name, card.id.data}.isdisjoint(backbone.seen_suites),
+        id_val_seen=not {card.name, card.id.data, *suite.id_names}.isdisjoint(backbone.seen_suites),
         started=_now(),
         identity={"fit": fit, "evaluation": measured},
         provenance=provenance(experiment.engine),

@@ -206,6 +206,7 @@ def test_a_prepared_copy_has_the_same_labels_in_smaller_images(here: Path, tmp_p
     assert {small.originals.open(row).size for row in range(8)} == {(48, 32), (47, 32), (46, 32), (45, 32)}
     assert set(small.content).isdisjoint(whole.content)
     assert bench("verify", card).exit_code == 0
+    assert open_data_set(str(card), []).card.made_of == "pets"
     # Parts that were not prepared are the originals.
     rest, originals = read(card, tmp_path, "test", tmp_path / "index"), read(here, tmp_path / "data", "test", tmp_path / "index")
     assert rest.content.tolist() == originals.content.tolist()
