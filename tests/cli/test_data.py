@@ -144,7 +144,7 @@ def test_a_right_copy_is_as_stated_and_a_full_check_gives_the_same_sum_everywher
         ("class", "difference", "1 of 2 classes have no folder with images: dog"),
         ("extra", "remark", "1 folders are none of its 2 classes"),
         ("cut", "difference", "1 images cannot be read"),
-        ("dangling", "difference", "2 a link to nothing: cannot be read: train/dog/0.png, train/dog/1.png"),
+        ("dangling", "difference", "2 link to nothing: cannot be read: train/dog/0.png, train/dog/1.png"),
         ("flat", "remark", "1 images outside every class folder (ignored): train/0.png"),
         ("part", "missing", "nothing of `train`"),
     ],
