@@ -346,6 +346,8 @@ def _marks(records: Sequence[RunRecord]) -> list[str]:
     merged = sum(bool(r.origin) for r in records)
     if merged:
         notes.append(f"{merged} run(s) come from packs of others: re-scored from their predictions, not trained again here.")
+    for split, how in dict.fromkeys(item for r in records for item in r.miscounted.items()):
+        notes.append(f"{split}: {how}; published numbers are of other images.")
     skipped = sum(metrics.skipped_unreadable for r in records for metrics in r.metrics.values())
     if skipped:
         notes.append(f"{skipped} unreadable image(s) were skipped, over all runs and splits (`bench show` names the splits).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from ..errors import Interrupted, Told
+from ..errors import BenchError, Interrupted, Told
 from ..plugins import entries
 
 _HELP = """Fine-tune a pre-trained image model, and measure what it gains in-distribution and loses under distribution shift.
@@ -24,6 +25,9 @@ _HELP = """Fine-tune a pre-trained image model, and measure what it gains in-dis
 
 #: Verbs in the order of the help: run first, then look, then the inventory, then care.
 _VERBS = ("run", "sweep", "evaluate", "show", "methods", "suites", "data", "backbones", "check", "clean", "doctor")
+
+#: Errors of the system that a user mends: permissions, read-only and full disks.
+_REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT})
 
 
 def build_app() -> typer.Typer:
@@ -63,6 +67,16 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _refusal(error: OSError) -> BenchError:
+    """What the system refused, wherever it was asked: nothing in ShiftBench is wrong."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return BenchError(
+        f"the system refuses: {error.strerror}",
+        where=str(error.filename2 or error.filename or ""),
+        fix="free some space, and run the same command again" if full else "mend the permissions, or name another place",
+    )
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted("interrupted", signal=number)
 
@@ -85,6 +99,11 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("BENCH_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            from .output import print_error
+
+            print_error(_refusal(error))
+            sys.exit(1)
         print(
             f"error: a bug in ShiftBench: {type(error).__name__}: {error}\n"
             "  to mend: run the command again as `bench --debug ...` and report the traceback",

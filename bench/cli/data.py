@@ -109,7 +109,7 @@ def link(
     """Use a folder where it lies: a link to it is made in the data root, under the name that suites look for."""
     from ..data.data_set import Part
     from ..data.locations import writable_root
-    from ..data.sources import open_data_set, present_layout
+    from ..data.sources import class_folders, open_data_set, present_layout
 
     data_set = open_data_set(name, [])
     card, folder = data_set.card, path.expanduser().absolute()
@@ -135,6 +135,11 @@ def link(
     say(f"{place} -> {folder}")
     some = ", ".join(missing[:5]) + (", ..." if missing[5:] else "")
     say(f"found: {', '.join(found[:5]) or 'nothing'}" + (f"; not found: {some}" if missing else ""))
+    for part in found:
+        own, others = class_folders(parts[part], folder, data_set.classes)
+        if own and (own < len(data_set.classes) or others):
+            say(f"{part}: folders of {own} of its {len(data_set.classes)} classes, and {others} of none of them")
+    say(f"`bench data verify {name}` compares it with the card")
 
 
 @app.command()
@@ -205,7 +210,7 @@ def fetch(
             say(card.fetch.note.strip())
     try:
         with _progress(bytes_=True) as progress:
-            place = fetch_data_set(card, root, keep_archives=keep_archives, progress=progress)
+            place = fetch_data_set(card, root, asked=name, keep_archives=keep_archives, progress=progress)
     except Interrupted as stop:
         raise Interrupted(
             "interrupted; what has arrived is kept", fix=f"bench data fetch {name} continues", signal=stop.exit_code - 128
@@ -246,7 +251,7 @@ def prepare(
         ) from stop
     total = sum(file.stat().st_size for file in folder.glob("*.tar"))
     say(f"done: {folder}, {size(total)}")
-    say(f'a suite on it: a card of its own with `extends = "SUITE"`, a new `name`, and under [id]: data = "{card}"')
+    say(f'a suite on it: a card of its own with `extends = "SUITE"`, a new `name`, and under [id]: data = "{card.resolve()}"')
 
 
 def _here(name: str, data_root: Path | None) -> DataSet:

@@ -252,5 +252,5 @@ def result_table(records: list[RunRecord]) -> Table:
         rows.append({"method": record.label, "seed": record.seed, **scores, "ood": record.ood, "status": record.status})
     columns = [Column("method"), Column("seed", kind="count"), *(Column(name, kind="percent") for name in splits)]
     columns += [Column("ood", "OOD", "percent"), Column("status")]
-    notes = [f"{name}: {reason}" for record in records for name, reason in record.holes.items()]
+    notes = [f"{name}: {what}" for record in records for name, what in (record.holes | record.miscounted).items()]
     return Table(columns, rows, notes=[*dict.fromkeys(notes)])

@@ -25,6 +25,7 @@ _APART = {
     "data",
     "metrics",
     "holes",
+    "miscounted",
     "factors",
     "selection",
     "facts",
@@ -161,6 +162,7 @@ def _metrics(record: RunRecord) -> Table:
     note = f"OOD average: {100 * record.ood:.1f}" if record.ood is not None else "OOD average: none, since a shift is missing"
     notes = [note] if record.averaged else []
     notes += [f"{name}: {value:.1f}" for name, value in record.relative.items()]
+    notes += [f"{name}: {how}" for name, how in record.miscounted.items()]
     return Table(columns, rows, "metrics", notes)
 
 

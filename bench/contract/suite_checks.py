@@ -39,8 +39,20 @@ class SuiteChecks:
         """The opened suite."""
         if self._suite is None:
             card, path = find_card(self._name)
-            self._suite = open_suite(card, card_path=path, data_root=self._data_root)
+            # Without training images a suite still serves what trains nothing; that they are missing is told.
+            self._suite = open_suite(card, card_path=path, data_root=self._data_root, training=False)
         return self._suite
+
+    def _with_training_images(self) -> Suite:
+        """The suite, unless it has none.
+
+        Raises:
+            NotApplicable: nothing can be trained on it here.
+        """
+        suite = self.suite()
+        if "train" in suite.holes:
+            raise NotApplicable("no training images: `bench run zero-shot` and `bench evaluate` run, nothing else does")
+        return suite
 
     def card(self) -> str:
         """Parse and validate."""
@@ -69,7 +81,7 @@ class SuiteChecks:
 
     def classes(self) -> None:
         """A class without images would silently shrink macro averages."""
-        suite = self.suite()
+        suite = self._with_training_images()
         for name in ("train", "id-val", "id-test"):
             present = np.unique(suite.load(name, self._pixels).labels)
             missing = [c for i, c in enumerate(suite.card.classes) if i not in present]
@@ -78,7 +90,7 @@ class SuiteChecks:
 
     def disjoint(self) -> str:
         """By pixels, not by name."""
-        suite = self.suite()
+        suite = self._with_training_images()
         seen: dict[bytes, str] = {}
         shared = 0
         for name in ("train", "id-val", "id-test"):

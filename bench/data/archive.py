@@ -30,8 +30,9 @@ _STEP: Final = 1000
 def archives_at(folder: Path, pattern: str) -> list[Path]:
     """The files that a card's path names: `*` stands for anything, `{000..127}` for every number of as many digits."""
     found: set[Path] = set()
-    for one in expanded(pattern):
-        found.update(path for path in folder.glob(one) if path.is_file())
+    for one in map(Path, expanded(pattern)):
+        place, names = (Path(one.anchor), one.relative_to(one.anchor)) if one.is_absolute() else (folder, one)
+        found.update(path for path in place.glob(str(names)) if path.is_file())
     return sorted(found)
 
 

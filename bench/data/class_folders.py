@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .collection import folder_collection
 from .data_set import Folders, Part
-from .folder import index_folder, remarks_on
+from .folder import index_folder, remarks_on, remarks_outside
 from .image_bytes import OTHER, SYSTEM
 from .kept import kept
 from .listing import list_folder
@@ -51,7 +51,10 @@ def _read(data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int],
     chosen["group"] = -1
     # A copy with other folder names is the same data set: what an image is called goes by its class's identity.
     chosen["class"] = chosen["folder"].map({folder: data_set.classes.ids[number] for folder, number in numbers.items()})
-    remarks = _folder_remarks(what, data_set.classes, present, numbers) + remarks_on(chosen, what)
+    outside = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] == "")]
+    remarks = (
+        _folder_remarks(what, data_set.classes, present, numbers) + remarks_on(chosen, what) + remarks_outside(outside, what)
+    )
     collection = folder_collection(
         what, data_set.folder, chosen, grouped=False, listed=card.identity == "listing", pre_crop=part.pre_crop
     )

@@ -18,7 +18,7 @@ from PIL import Image
 from ..errors import BenchError
 from ..identity import numpy_stream
 from .card import InDistribution
-from .image_bytes import EMPTY, decode, decode_fast
+from .image_bytes import DANGLING, EMPTY, decode, decode_fast
 from .rendered import RenderedSplit
 
 Rows = NDArray[np.int64]
@@ -299,7 +299,9 @@ def divide(collection: Collection, id_data: InDistribution) -> dict[str, Rows]:
         train, val = train_test_split(rest, test_size=held_out, stratify=labels[rest], random_state=seed)
     except ValueError as error:
         raise BenchError(
-            f"{count} distinct images are too few to divide into train, id-val and id-test: {error}", where=collection.what
+            f"{count} distinct images are too few to divide into train, id-val and id-test: {error}",
+            where=collection.what,
+            fix="complete the copy; on part of it, a card of your own with `extends` and a smaller val_count under [id]",
         ) from error
     parts = {"train": train, "id-val": val} | parts
     return {name: np.flatnonzero(np.isin(member, part)).astype(np.int64) for name, part in parts.items()}
@@ -331,7 +333,7 @@ def duplicates(collection: Collection) -> tuple[int, int]:
     if collection.listed:
         return 0, 0
     frame = pd.DataFrame({"content": collection.content, "label": collection.labels})
-    frame = frame[collection.problems != EMPTY]  # empty files are all alike and are reported as such
+    frame = frame[~np.isin(collection.problems, (EMPTY, DANGLING))]  # they are all alike and are reported as such
     labels = frame.groupby("content")["label"].nunique()
     return len(frame) - len(labels), int((labels > 1).sum())
 

@@ -30,6 +30,18 @@ class Folders(_Part):
     )
 
 
+class Flat(_Part):
+    """Image files in one folder without class folders, labelled by a list: ImageNet's validation images as they are unpacked."""
+
+    kind: Literal["flat"]
+    path: str = Field(description="folder of the images")
+    lists: tuple[str, ...] = Field(
+        min_length=1,
+        description="lists of classes (see `ground_truth`), below the data set's folder; the first that exists is read",
+    )
+    named_by: tuple[Naming, ...] = ("id",)
+
+
 class Join(_Part):
     """A second table that says more about a column's values."""
 
@@ -121,6 +133,7 @@ def _kind(layout: Any) -> str:
 
 Layout = Annotated[
     Annotated[Folders, Tag("folders")]
+    | Annotated[Flat, Tag("flat")]
     | Annotated[Table, Tag("table")]
     | Annotated[Arrays, Tag("arrays")]
     | Annotated[Tars, Tag("tar")]
@@ -170,6 +183,7 @@ class DataSetCard(_Part):
     citation: str = ""
     homepage: str = ""
     uncertain: str = Field("", description="what this card says and nobody could check")
+    made_of: str = Field("", description="data set whose images these are, prepared anew: who has seen those has seen these")
     folders: tuple[str, ...] = Field(
         min_length=1, description="what its folder below a data root may be called, usual name first"
     )

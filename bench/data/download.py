@@ -79,7 +79,9 @@ def download(wanted: Wanted, target: Path, *, reserve: int = 0, progress: Progre
     raise BenchError(
         f"{target.name} cannot be downloaded",
         where="; ".join(reasons),
-        fix="run the same command again later; what has arrived is kept" if _part(target).exists() else "",
+        fix="run the same command again later; what has arrived is kept"
+        if _length(_part(target))
+        else "try again later, or get it by hand and `bench data link` its folder",
     )
 
 

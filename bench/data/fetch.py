@@ -13,13 +13,16 @@ from .stored import Progress, sync
 from .unpack import unpack
 
 
-def fetch_data_set(card: DataSetCard, root: Path, *, keep_archives: bool = False, progress: Progress | None = None) -> Path:
+def fetch_data_set(
+    card: DataSetCard, root: Path, *, asked: str = "", keep_archives: bool = False, progress: Progress | None = None
+) -> Path:
     """Make `root/<the card's usual folder>`; the same call again continues one that was stopped.
 
     Everything on the way lies in `root/.NAME.fetch`, so that the data set's folder is whole or not there at all.
 
     Args:
         root: folder that holds data sets; made if it is not there.
+        asked: what it was asked for by, for commands in messages: its name (default), or its card's file.
         keep_archives: whether the archives stay in `root/archives`.
 
     Raises:
@@ -33,11 +36,11 @@ def fetch_data_set(card: DataSetCard, root: Path, *, keep_archives: bool = False
         raise MissingPrerequisite(
             f"{card.title} cannot be fetched by a program",
             where=f"licence: {card.licence}",
-            fix=f"{steps}\n  then: bench data link {card.name} /folder/of/it",
+            fix=f"{steps}\n  then: bench data link {asked or card.name} /folder/of/it",
         )
     target, staging = root / card.folders[0], root / f".{card.name}.fetch"
     if target.exists():
-        raise BenchError(f"{card.title} is here already", where=str(target), fix=f"bench data verify {card.name}")
+        raise BenchError(f"{card.title} is here already", where=str(target), fix=f"bench data verify {asked or card.name}")
     staging.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{staging}.lock"):
         known = [archive.bytes or 0 for archive in card.fetch.archives]

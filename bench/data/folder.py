@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..errors import BenchError
 from . import image_bytes
-from .image_bytes import MISNAMED, OTHER, SYSTEM, UNREADABLE
+from .image_bytes import DANGLING, MISNAMED, OTHER, SYSTEM, UNREADABLE
 from .pixel_cache import available_cores
 from .stored import Progress, replace_file
 
@@ -31,13 +31,15 @@ _SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"
 
 @dataclass(frozen=True)
 class Found:
-    """A file, or a system folder: its POSIX path below the folder, bytes, time stamps, whether it belongs to a system."""
+    """A file, or a system folder: its POSIX path below the folder, bytes, time stamps, whether it belongs to a system, and
+    whether it is a link to nothing (or to itself)."""
 
     relative: str
     size: int
     mtime_ns: int
     ctime_ns: int
     system: bool
+    dangling: bool = False
 
 
 def index_folder(root: Path, part: str, *, cache: Path, progress: Progress | None = None) -> pd.DataFrame:
@@ -70,9 +72,13 @@ def index_folder(root: Path, part: str, *, cache: Path, progress: Progress | Non
         rows.extend(_read_files(folder, part, changed, progress))
         _write(stored, rows)
     index = pd.DataFrame(rows, columns=["relative", *COLUMNS[1:]])
-    prefix = "" if part in ("", ".") else part.strip("/") + "/"
-    index.insert(0, "key", prefix + index.pop("relative").astype(str))
+    index.insert(0, "key", key_prefix(part) + index.pop("relative").astype(str))
     return index.sort_values("key", ignore_index=True)
+
+
+def key_prefix(part: str) -> str:
+    """What the keys of a part's files begin with: `root / key` is the file, also where the part is an absolute path."""
+    return "" if part in ("", ".") else part.rstrip("/") + "/"
 
 
 def has_images(index: pd.DataFrame) -> bool:
@@ -113,13 +119,13 @@ def class_images(
     labelled = images[~outside].copy()
     labelled["label"] = labelled["folder"].map(label_of).astype("int64")
     labelled["group"] = _groups(labelled, part, groups)
-    return labelled.reset_index(drop=True), remarks_on(index, part) + _outside(part, images[outside])
+    return labelled.reset_index(drop=True), remarks_on(index, part) + remarks_outside(images[outside], part)
 
 
 def _groups(images: pd.DataFrame, part: str, groups: Sequence[str] | None) -> pd.Series[int]:
     if groups is None:
         return pd.Series(-1, index=images.index, dtype="int64")
-    depth = 0 if part in ("", ".") else len(part.strip("/").split("/"))
+    depth = key_prefix(part).count("/")
     names = images["key"].str.split("/").str[depth + 1 : -1].str[0]
     numbers = names.map({name: number for number, name in enumerate(groups)})
     if numbers.isna().any():
@@ -143,7 +149,8 @@ def remarks_on(index: pd.DataFrame, part: str) -> list[str]:
     return remarks
 
 
-def _outside(part: str, outside: pd.DataFrame) -> list[str]:
+def remarks_outside(outside: pd.DataFrame, part: str) -> list[str]:
+    """Of the images that lie in no class folder."""
     if outside.empty:
         return []
     return [f"{part}: {len(outside)} images outside every class folder (ignored): {_some(list(outside['key']))}"]
@@ -173,12 +180,18 @@ def walk(folder: Path, folders: dict[str, int] | None = None) -> Iterator[Found]
                     name = f"{relative}/{entry.name}" if relative else entry.name
                     _check_name(name, folder)
                     system = entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES
-                    if entry.is_dir() and not system:
+                    try:
+                        is_folder, status = entry.is_dir(), entry.stat()
+                    except OSError:
+                        if not entry.is_symlink():
+                            raise
+                        yield Found(name, 0, 0, 0, system, dangling=True)
+                        continue
+                    if is_folder and not system:
                         real = os.path.realpath(entry.path)
                         if real not in above:
                             pending.append((name, above | {real}))
                         continue
-                    status = entry.stat()
                     yield Found(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, system)
         except OSError as error:
             raise BenchError(f"it cannot be read: {error.strerror}", where=str(error.filename or folder / relative)) from error
@@ -204,7 +217,9 @@ def _row(folder: Path, file: Found) -> tuple[object, ...]:
     path = folder / file.relative
     read_ns = time.time_ns()
     sha256, found, problem = "", "", SYSTEM
-    if not file.system:
+    if file.dangling and not file.system:
+        problem = DANGLING if image_bytes.has_image_suffix(file.relative) else OTHER
+    elif not file.system:
         try:
             sha256, found, problem = _judge(path, file.relative)
         except OSError as error:

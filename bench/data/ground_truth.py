@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BenchError
+from .sources import NotHere
 
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+_NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})(?:_n\d{8})?$")
+
+
+def find_truth(folder: Path, images: str, lists: Sequence[str]) -> Path:
+    """The first of the lists that exists below `folder`.
+
+    Args:
+        images: what it gives the classes of, for messages.
+
+    Raises:
+        NotHere: there is none.
+    """
+    for name in lists:
+        if (folder / name).exists():
+            return folder / name
+    raise NotHere(f"{folder / images} is here, but no list of its classes: {', '.join(lists)}")
 
 
 def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
@@ -20,10 +38,11 @@ def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
         path: the development kit (its folder, or `ILSVRC2012_devkit_t12.tar.gz`), whose ground truth numbers classes in an order
             of its own that its meta.mat explains; Kaggle's `LOC_val_solution.csv`; or a text with a class per line, in the order
             of the sorted file names, such as TensorFlow's `imagenet_2012_validation_synset_labels.txt`.
-        names: file names of the images, without suffix.
+        names: file names of the images, without suffix. `ILSVRC2012_val_00000017` is line 17, whichever others are there; of
+            other names there have to be as many as lines.
 
     Raises:
-        BenchError: the list is not one of these, or does not have as many lines as there are images.
+        BenchError: the list is not one of these, or which line is which image cannot be told.
     """
     try:
         if path.suffix == ".csv":
@@ -33,6 +52,9 @@ def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
         classes = _devkit(path) if path.is_dir() or path.name.endswith((".tar.gz", ".tgz")) else path.read_text("utf-8").split()
     except (OSError, KeyError, IndexError, ValueError, tarfile.TarError) as error:
         raise BenchError(f"the list of classes cannot be read: {error}", where=str(path)) from error
+    numbers = [int(match[1]) for name in names if (match := _NUMBERED.match(name))]
+    if len(numbers) == len(names) and max(numbers, default=0) <= len(classes):
+        return {name: classes[number - 1] for name, number in zip(names, numbers, strict=True) if number}
     if len(classes) != len(names):
         raise BenchError(f"the list has {len(classes)} lines for {len(names)} images: which line is which?", where=str(path))
     return dict(zip(sorted(names), classes, strict=True))

@@ -15,12 +15,13 @@ VERSION = 1
 EMPTY: Final = "empty"
 NOT_IMAGE: Final = "not an image"
 BROKEN: Final = "broken image"
+DANGLING: Final = "link to nothing"
 MISNAMED: Final = "misnamed"
 SYSTEM: Final = "system file"
 OTHER: Final = "other file"
 
 #: Files that should be an image and are not.
-UNREADABLE = (EMPTY, NOT_IMAGE, BROKEN)
+UNREADABLE = (EMPTY, NOT_IMAGE, BROKEN, DANGLING)
 
 #: Others are refused: decoders that run external programs have no place in reading data.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")

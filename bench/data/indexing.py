@@ -14,7 +14,7 @@ from ..errors import BenchError, MissingPrerequisite, UsageError
 from .card import FolderSource, SuiteCard
 from .collection import Collection, duplicates, folder_collection, merged
 from .folder import COLUMNS, class_images, has_images, index_folder
-from .image_bytes import EMPTY
+from .image_bytes import DANGLING, EMPTY
 from .labels import Projection, Protocol, projection
 from .locations import DataRoot, cache_dir
 from .sources import DataSet, NotHere, open_data_set, open_part
@@ -38,6 +38,8 @@ class Index:
         problems: every file that is not a plain image under its right name: columns of `folder.COLUMNS`.
         get: collection -> how to obtain it.
         training: whether somebody will train: otherwise training images and id-val may be missing, too.
+        id_names: the data sets whose images the ID images are, however they were prepared.
+        miscounted: collection -> how many images are here and how many the card states, where these differ.
     """
 
     card: SuiteCard
@@ -50,6 +52,8 @@ class Index:
     get: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int | None] = field(default_factory=dict)
     training: bool = True
+    id_names: frozenset[str] = frozenset()
+    miscounted: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, collection: Collection) -> None:
         """Take a collection in, and say what is odd about its contents."""
@@ -85,11 +89,10 @@ class Index:
         Raises:
             BenchError: they differ, and the card is strict.
         """
-        wrong = [
-            f"{self.collections[name].what} holds {len(self.collections[name])} images, the card says {self.counts[name]}"
-            for name in names
-            if self.counts.get(name) not in (None, len(self.collections[name]))
-        ]
+        found = {name: len(self.collections[name]) for name in names}
+        differ = {name: count for name, count in found.items() if self.counts.get(name) not in (None, count)}
+        self.miscounted |= {name: f"{count:,} images, the card says {self.counts[name]:,}" for name, count in differ.items()}
+        wrong = [f"{self.collections[name].what} holds {self.miscounted[name]}" for name in differ]
         if wrong and self.card.strict_counts:
             raise BenchError(
                 f"these are not the images of {self.card.title}: {'; '.join(wrong)}",
@@ -107,7 +110,7 @@ class Index:
         for collection in self.collections.values():
             if collection is base or collection.listed or base.listed or collection.treatment:
                 continue
-            shared = int(np.isin(collection.content[collection.problems != EMPTY], seen).sum())
+            shared = int(np.isin(collection.content[~np.isin(collection.problems, (EMPTY, DANGLING))], seen).sum())
             if shared:
                 self.warnings.append(f"{collection.what}: {shared} images are also in {base.what} (same bytes)")
 
@@ -163,6 +166,8 @@ def index_data_sets(
     """
     index = Index(card, places(card), training=training)
     data_sets = {name: open_data_set(name, roots, beside=beside) for name in card.data_sets}
+    id_card = data_sets[card.id.data].card
+    index.id_names = frozenset({id_card.name, id_card.made_of} - {""})
     shifts = {shift.name: shift for shift in card.shifts}
     problems = [index.problems]
     for name, parts in index.places.items():

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import image_bytes
-from .folder import COLUMNS, UNSETTLED_NS, walk
-from .image_bytes import EMPTY, OTHER, SYSTEM
+from .folder import COLUMNS, UNSETTLED_NS, key_prefix, walk
+from .image_bytes import DANGLING, EMPTY, OTHER, SYSTEM
 from .stored import Progress, replace_file
 
 #: From this many files on, a listing is believed while no folder in it has changed; below, every file is looked at each time.
@@ -72,7 +72,7 @@ def list_folder(root: Path, part: str, *, cache: Path, progress: Progress | None
 
 def _list(folder: Path, part: str, progress: Progress | None) -> tuple[pa.Table, dict[str, int]]:
     """The files, sorted by name, and the time stamp of every folder, taken before it was read."""
-    prefix = "" if part in ("", ".") else part.strip("/") + "/"
+    prefix = key_prefix(part)
     folders: dict[str, int] = {}
     keys: list[str] = []
     classes: list[str] = []
@@ -84,7 +84,7 @@ def _list(folder: Path, part: str, progress: Progress | None) -> tuple[pa.Table,
         for values, value in zip(numbers, (file.size, file.mtime_ns, file.ctime_ns), strict=True):
             values.append(value)
         problem = SYSTEM if file.system else "" if image_bytes.has_image_suffix(file.relative) else OTHER
-        problems.append(EMPTY if not file.size and not problem else problem)
+        problems.append((DANGLING if file.dangling else EMPTY) if not file.size and not problem else problem)
         if progress is not None and len(keys) % 10_000 == 0:
             progress(f"listing {part}", len(keys), 0)
     if progress is not None and len(keys) >= TRUSTED_FROM:

@@ -14,15 +14,16 @@ from .archive import archives_at, expanded, index_archive, read_at, require_some
 from .collection import folder_collection
 from .data_set import ParquetFiles, Part, Tars
 from .download import Wanted, download
-from .folder import COLUMNS, remarks_on
-from .ground_truth import read_truth
+from .folder import COLUMNS
+from .ground_truth import find_truth, read_truth
 from .image_bytes import OTHER, SYSTEM
 from .kept import kept
 from .locations import cache_dir
 from .packed_originals import PackedOriginals, stamp
 from .parquet import IMAGES, INDEX, pack_parquet
-from .sources import DataSet, NotHere, Opened
+from .sources import DataSet, Opened
 from .stored import Progress
+from .tokens import labelled
 
 
 def read_tars(
@@ -63,7 +64,7 @@ def _read_tars(
     images = found[~found["problem"].isin([SYSTEM, OTHER])].copy()
     stems = images["name"].str.rpartition("/")[2].str.rpartition(".")[0]
     if layout.class_in == "list":
-        truth = read_truth(_list(data_set.folder, layout), stems.tolist())
+        truth = read_truth(find_truth(data_set.folder, layout.path, layout.lists), stems.tolist())
         images["token"] = stems.map(truth)
     elif layout.class_in == "archive":
         images["token"] = inner[images.index].str.rpartition("/")[2].str.removesuffix(".tar")
@@ -99,20 +100,11 @@ def _opened(
     files: Sequence[Path],
     images: pd.DataFrame,
 ) -> Opened:
-    card, what = data_set.card, f"{data_set.card.name} {layout.path}"
-    tokens = sorted(set(images["token"].dropna()))
-    numbers = data_set.classes.labels_of(tokens, layout.named_by)
-    wanted = {token: labels[number] for token, number in numbers.items() if labels[number] >= 0}
-    if not wanted:
-        raise NotHere(f"{card.title}: no image of a known class in {what}")
-    chosen = images[images["token"].isin(list(wanted))].copy()
-    chosen["folder"] = chosen["token"]
-    chosen["label"] = chosen["token"].map(wanted).astype("int64")
-    chosen["class"] = chosen["token"].map({token: data_set.classes.ids[number] for token, number in numbers.items()})
+    what, listed = f"{data_set.card.name} {layout.path}", data_set.card.identity == "listing"
+    chosen, remarks = labelled(data_set, labels, images, layout.named_by, what)
     # An archive that is replaced has another time stamp, and so have the decoded pixels that are kept of it.
     stamps = np.array([file.stat().st_mtime_ns for file in files])
-    chosen = chosen.assign(group=-1, mtime_ns=stamps[chosen["file"].to_numpy()], ctime_ns=0, read_ns=0)
-    listed = card.identity == "listing"
+    chosen = chosen.assign(mtime_ns=stamps[chosen["file"].to_numpy()], ctime_ns=0, read_ns=0)
     collection = folder_collection(what, Path(), chosen, grouped=False, listed=listed, pre_crop=part.pre_crop)
     rows = chosen.set_index("key").loc[collection.keys.tolist()]
     originals = PackedOriginals(
@@ -124,19 +116,7 @@ def _opened(
         None if listed else collection.content,
         part.pre_crop,
     )
-    remarks = _class_remarks(what, data_set, tokens, numbers) + remarks_on(chosen, what)
     return Opened(dataclasses.replace(collection, originals=originals), remarks, chosen[chosen["problem"] != ""][list(COLUMNS)])
-
-
-def _class_remarks(what: str, data_set: DataSet, tokens: Sequence[str], numbers: dict[str, int]) -> list[str]:
-    remarks = []
-    missing = [data_set.classes.ids[number] for number in sorted(set(range(len(data_set.classes))) - set(numbers.values()))]
-    if missing:
-        remarks.append(f"{what}: {len(missing)} of {len(data_set.classes)} classes have no image: {', '.join(missing[:5])}")
-    extra = [token for token in tokens if token not in numbers]
-    if extra:
-        remarks.append(f"{what}: {len(extra)} labels are none of its classes (left out): {', '.join(extra[:5])}")
-    return remarks
 
 
 def _shards(folder: Path, path: str, progress: Progress | None) -> list[Path]:
@@ -147,13 +127,6 @@ def _shards(folder: Path, path: str, progress: Progress | None) -> list[Path]:
     place = cache_dir("shards", hashlib.sha256(path.encode()).hexdigest()[:16])
     urls = expanded(path)
     return [download(Wanted([url]), place / url.rpartition("/")[2], progress=progress) for url in urls]
-
-
-def _list(folder: Path, layout: Tars) -> Path:
-    for name in layout.lists:
-        if (folder / name).exists():
-            return folder / name
-    raise NotHere(f"{folder / layout.path} is here, but no list of its classes: {', '.join(layout.lists)}")
 
 
 def _sidecars(file: Path, index: pd.DataFrame) -> pd.Series[str]:

@@ -21,6 +21,7 @@ from PIL import Image, features
 
 from ..errors import BenchError
 from ..identity import digest
+from .download import size
 from .image_bytes import Undecodable
 from .pixels import Decoder, Interpolation, Pixels
 from .stored import Progress, stored_folder
@@ -224,7 +225,7 @@ def _check_space(needed: int, folder: Path, what: str) -> None:
 
 def _no_space(needed: int, free: int, folder: Path, what: str) -> BenchError:
     return BenchError(
-        f"the decoded pixels of {what} need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+        f"the decoded pixels of {what} need {size(needed)}, {size(free)} are free",
         where=str(folder.parent),
         fix="free some space, or: export BENCH_CACHE=/folder/on/a/larger/disk",
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import PIL
@@ -21,11 +21,10 @@ from PIL import Image
 from ..errors import BenchError, UsageError
 from ..identity import digest
 from .collection import Collection, fingerprint
-from .data_set import Folders
 from .image_bytes import UNREADABLE, Undecodable
 from .locations import cache_dir
 from .pixel_cache import available_cores
-from .sources import DataSet, NotHere, open_part
+from .sources import DataSet, NotHere, open_part, present_layout
 from .stored import Progress, sync, write_text
 
 #: Images to a shard: what is lost when preparing is stopped.
@@ -113,15 +112,23 @@ def _shards(
             stop = min(start + SHARD, len(order))
             if not shard.exists():
                 written = folder / f"{shard.name}.part"
-                with tarfile.open(written, "w", format=tarfile.PAX_FORMAT) as tar:
-                    for position, data in zip(range(start, stop), pool.map(encoded, range(start, stop)), strict=True):
-                        info = tarfile.TarInfo(names[position])
-                        info.size = len(data)
-                        tar.addfile(info, io.BytesIO(data))
-                        if progress is not None and position % 64 == 0:
-                            progress(f"preparing {part}", position, len(order))
-                sync(written)
-                os.replace(written, shard)
+                try:
+                    with tarfile.open(written, "w", format=tarfile.PAX_FORMAT) as tar:
+                        for position, data in zip(range(start, stop), pool.map(encoded, range(start, stop)), strict=True):
+                            info = tarfile.TarInfo(names[position])
+                            info.size = len(data)
+                            tar.addfile(info, io.BytesIO(data))
+                            if progress is not None and position % 64 == 0:
+                                progress(f"preparing {part}", position, len(order))
+                    sync(written)
+                    os.replace(written, shard)
+                except OSError as error:
+                    written.unlink(missing_ok=True)
+                    raise BenchError(
+                        f"{shard.name} cannot be written: {error.strerror}",
+                        where=str(folder),
+                        fix="make room, and the same command continues; or choose another place with --out",
+                    ) from error
             if progress is not None:
                 progress(f"preparing {part}", stop, len(order))
     finally:
@@ -171,28 +178,58 @@ def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
         f"name = {json.dumps(f'{card.name}-{how.name}')}",
         f"title = {json.dumps(f'{card.title}, short side {how.size} ({how.name})', ensure_ascii=False)}",
         *(f"{key} = {json.dumps(getattr(card, key), ensure_ascii=False)}" for key in ("licence", "citation", "homepage")),
+        f"made_of = {json.dumps(card.made_of or card.name)}",
         'folders = ["."]',
-        f"classes = {json.dumps(card.classes, ensure_ascii=False)}",
+        f"classes = {json.dumps(_classes(data_set), ensure_ascii=False)}",
         f"identity = {json.dumps(card.identity)}",
     ]
     for name, part in card.parts.items():
         if name in parts:
-            layouts = [f'{{ kind = "tar", path = {json.dumps(f"{name}-*.tar")} }}']
+            layout: dict[str, Any] = {"kind": "tar", "path": f"{name}-*.tar"}
         else:
-            places = [
-                (layout, data_set.folder / layout.path)
-                for layout in part.layouts
-                if isinstance(layout, Folders) and data_set.folder is not None
-            ]
-            layouts = [
-                f"{{ path = {json.dumps(str(place))}, named_by = {json.dumps(layout.named_by)} }}"
-                for layout, place in places
-                if place.is_dir()
-            ]
-        if not layouts:
-            continue
+            found = present_layout(part, data_set.folder, data_set.classes) if data_set.folder is not None else None
+            if found is None or data_set.folder is None:
+                continue
+            layout = _where_it_lies({"kind": found.kind} | found.model_dump(exclude_defaults=True), data_set.folder)
         lines += ["", f"[parts.{json.dumps(name)}]"]
         lines += [f"images = {part.images}"] if part.images is not None else []
         lines += [f"pre_crop = {part.pre_crop}"] if part.pre_crop and name not in parts else []
-        lines += [f"layouts = [{', '.join(layouts)}]"]
+        lines += [f"layouts = [{_inline(layout)}]"]
     return "\n".join(lines) + "\n"
+
+
+def _classes(data_set: DataSet) -> str | tuple[str, ...]:
+    """As on the card; a list beside the card by its path."""
+    classes = data_set.card.classes
+    if isinstance(classes, str) and classes.endswith((".tsv", ".txt")) and data_set.beside is not None:
+        return str((data_set.beside / classes).resolve())
+    return classes
+
+
+def _where_it_lies(layout: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A layout's table with the paths in it absolute."""
+
+    def absolute(path: str) -> str:
+        return path if path.startswith(("http://", "https://")) else str(folder / path)
+
+    placed = dict(layout)
+    for key in ("path", "images", "labels"):
+        if key in placed:
+            placed[key] = absolute(placed[key])
+    for key in ("more", "lists"):
+        if key in placed:
+            placed[key] = [absolute(path) for path in placed[key]]
+    if layout["kind"] == "table":
+        placed["images"] = absolute(layout.get("images", "."))
+        if layout.get("join"):
+            placed["join"] = layout["join"] | {"path": absolute(layout["join"]["path"])}
+    return placed
+
+
+def _inline(value: Any) -> str:
+    """A value as TOML; tables on one line."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_inline(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError
 from ..plugins import find_data_set, find_list
-from .data_set import Arrays, Corrupted, DataSetCard, Folders, ParquetFiles, Part, Table, Tars
+from .data_set import Arrays, Corrupted, DataSetCard, Flat, Folders, ParquetFiles, Part, Table, Tars
 from .labels import ClassList, read_class_list
 from .locations import DataRoot
 
@@ -31,6 +32,7 @@ class DataSet:
     """A data set's card, its classes, and its folder on this machine (None if it is not here, and `missing` says why).
 
     Attributes:
+        asked: what it was asked for by, for commands in messages: its name, or its card's file.
         roots: where further data sets are looked for. beside: folder of the card, which files that it names are relative to.
     """
 
@@ -40,6 +42,7 @@ class DataSet:
     missing: str = ""
     roots: Sequence[DataRoot] = ()
     beside: Path | None = None
+    asked: str = ""
     _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
@@ -53,7 +56,7 @@ class DataSet:
     def get(self) -> str:
         """How to obtain it."""
         if self.card.fetch.archives:
-            return f"bench data fetch {self.card.name}"
+            return f"bench data fetch {self.asked or self.card.name}"
         return self.card.fetch.steps.strip() or f"put its images into {self.card.folders[0]}, or name their folder on its card"
 
 
@@ -86,7 +89,7 @@ def open_data_set(name: str, roots: Sequence[DataRoot], *, beside: Path | None =
         assert isinstance(card.classes, str)
         classes = read_class_list(find_list(card.classes, path.parent))
     folder, looked = find_folder(card, roots, beside=path.parent)
-    return DataSet(card, classes, folder, looked, roots, path.parent)
+    return DataSet(card, classes, folder, looked, roots, path.parent, str(path) if name.endswith(".toml") else name)
 
 
 def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -> tuple[Path | None, str]:
@@ -135,11 +138,13 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
     if layout is None:
         tried = ", ".join(str(data_set.folder / layout.path) for layout in stated.layouts)
         raise NotHere(f"{card.title}: nothing of `{part}` at {tried}")
-    from . import arrays, packed, tables
+    from . import arrays, flat, packed, tables
     from .class_folders import read_class_folders
 
     if isinstance(layout, Folders):
         return read_class_folders(data_set, stated, layout, labels, cache=cache, progress=progress)
+    if isinstance(layout, Flat):
+        return flat.read_flat(data_set, stated, layout, labels, cache=cache, progress=progress)
     if isinstance(layout, Table):
         return tables.read_table(data_set, stated, layout, labels, cache=cache, progress=progress)
     if isinstance(layout, Tars):
@@ -149,7 +154,7 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
     return arrays.read_arrays(data_set, stated, layout, labels)
 
 
-def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Table | Arrays | Tars | ParquetFiles | None:
+def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Flat | Table | Arrays | Tars | ParquetFiles | None:
     """The first layout that is on disk; of class folders, the one with most folders that name a class."""
     best: Folders | None = None
     most = 0
@@ -165,7 +170,24 @@ def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Ta
     return best
 
 
-def _is_here(layout: Table | Arrays | Tars | ParquetFiles, folder: Path) -> bool:
+def class_folders(part: Part, folder: Path, classes: ClassList) -> tuple[int, int]:
+    """How many folders name a class, and how many name none; (0, 0) of a part that does not lie in class folders."""
+    layout = present_layout(part, folder, classes)
+    if not isinstance(layout, Folders):
+        return 0, 0
+    names = [entry.name for entry in (folder / layout.path).iterdir() if entry.is_dir()]
+    own = len(classes.labels_of(names, layout.named_by))
+    return own, len(names) - own
+
+
+def _is_here(layout: Flat | Table | Arrays | Tars | ParquetFiles, folder: Path) -> bool:
+    if isinstance(layout, Flat):
+        from .image_bytes import has_image_suffix
+
+        if not (folder / layout.path).is_dir():
+            return False
+        with os.scandir(folder / layout.path) as entries:
+            return any(has_image_suffix(entry.name) and not entry.is_dir() for entry in entries)
     if isinstance(layout, Tars | ParquetFiles):
         from .archive import archives_at  # pandas is slow to import, and listing data sets does not need it
 

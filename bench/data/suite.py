@@ -52,6 +52,7 @@ class Suite:
         holes: reason for every shift that is missing (and for `train` and `id-val`, if nobody will train).
         projections: shift -> how its label space lies in the suite's, where they differ.
         warnings: what the user should know about the data, one sentence each.
+        id_names: the data sets whose images the ID images are, however they were prepared.
         cut: whether the limit has left out an image of a loaded split.
         problems: every file that is not a plain image under its right name: columns of `folder.COLUMNS`.
     """
@@ -60,6 +61,7 @@ class Suite:
         self.card, self._index = index.card, index
         self.split_names = (*ID_SPLITS, *(shift.name for shift in self.card.shifts))
         self.holes, self.warnings, self.problems = index.holes, index.warnings, index.problems
+        self.id_names = index.id_names
         self.projections: dict[str, Projection] = index.projections
         self.cut = False
         self._limit, self._skip, self._progress = limit, skip_unreadable, progress
@@ -104,6 +106,18 @@ class Suite:
         name = self._collection_of(split)
         stated = self._index.counts.get(name)
         return name == split and stated == len(self._division(name)[split]) == len(self._collection(name))
+
+    def leave_out_what_is_too_few(self) -> None:
+        """Where nobody trains, training images that are too few to hold id-val out are as good as missing."""
+        if WHOLE in self._index.collections and "id-test" in self._index.places:
+            try:
+                self._division(WHOLE)
+            except BenchError as why:
+                self.holes.update(dict.fromkeys(("train", "id-val"), why.what))
+
+    def miscounted(self, split: str) -> str:
+        """How many images a split's collection has and how many the card states, where these differ; "" if they do not."""
+        return self._index.miscounted.get(self._collection_of(split), "")
 
     def pixels_of(self, split: str, pixels: Pixels) -> Pixels:
         """How the images of a split are brought to a backbone's input: as the backbone says, unless the card knows better."""
@@ -277,4 +291,7 @@ def open_suite(
     else:
         index = Index(card, places(card))
         index.counts = {shift.name: shift.count for shift in card.shifts}
-    return Suite(index, limit=limit, skip_unreadable=skip_unreadable, progress=progress)
+    suite = Suite(index, limit=limit, skip_unreadable=skip_unreadable, progress=progress)
+    if not training:
+        suite.leave_out_what_is_too_few()
+    return suite

@@ -12,7 +12,7 @@ import pandas as pd
 from ..errors import BenchError
 from .collection import folder_collection
 from .data_set import Part, Table
-from .folder import index_folder, remarks_on
+from .folder import index_folder, key_prefix, remarks_on
 from .image_bytes import OTHER, SYSTEM
 from .labels import ClassList
 from .listing import list_folder
@@ -31,10 +31,9 @@ def read_table(
     assert data_set.folder is not None
     card, what = data_set.card, f"{data_set.card.name} {layout.path}"
     rows = _rows(data_set.folder, layout)
-    prefix = "" if layout.images == "." else f"{layout.images.strip('/')}/"
     listed = pd.DataFrame(
         {
-            "key": prefix + _files(rows, layout),
+            "key": key_prefix(layout.images) + _files(rows, layout),
             "number": _numbers(rows[layout.label], data_set.classes, layout),
             "group": _groups(rows, layout),
         }

@@ -149,7 +149,10 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord, path: Pat
     """A done run with what the card and the search say today; its measurements stay."""
     searched = now if now.search_trials > old.search_trials else old
     update = {
-        **{key: getattr(now, key) for key in ("label", "shifts", "averaged", "holes", "factors", "id_val_seen", "limit")},
+        **{
+            key: getattr(now, key)
+            for key in ("label", "shifts", "averaged", "holes", "miscounted", "factors", "id_val_seen", "limit")
+        },
         "search_trials": searched.search_trials,
         "search_seconds": searched.search_seconds,
         "search_rule": searched.search_rule,
@@ -224,6 +227,7 @@ def _record(
     shifts = () if search else card.shifts
     splits = ["id-val"] if search else ["id-val", "id-test", *(shift.name for shift in shifts)]
     data = {name: experiment.fingerprint(name) for name in splits if name not in suite.holes}
+    counted = dict.fromkeys((*(["train"] if fit.get("train") else []), *data))
     if not suite.cut:
         limit = None  # a limit that leaves every image in is none
     projections = {name: suite.projections[name] for name in data if name in suite.projections}
@@ -256,8 +260,9 @@ def _record(
         shifts=[shift.name for shift in shifts],
         averaged=[shift.name for shift in shifts if shift.in_average],
         holes={name: why for name, why in suite.holes.items() if name in splits},
+        miscounted={name: how for name in counted if (how := suite.miscounted(name))},
         factors={shift.name: shift.factors for shift in shifts},
-        id_val_seen=not {card.name, card.id.data}.isdisjoint(backbone.seen_suites),
+        id_val_seen=not {card.name, card.id.data, *suite.id_names}.isdisjoint(backbone.seen_suites),
         started=_now(),
         identity={"fit": fit, "evaluation": measured},
         provenance=provenance(experiment.engine),

@@ -207,9 +207,12 @@ def _cosine(state: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> fl
 
 def _warn(checkpoint: Checkpoint, tower: nn.Module, similarity: float, experiment: Experiment) -> None:
     """Tell what the file cannot rule out."""
-    if similarity >= DESCENDS:
-        return
     ours, name = activation_of(tower), experiment.backbone.name
+    if similarity >= DESCENDS:
+        if checkpoint.quick_gelu and ours == "GELU" and not checkpoint.activation:
+            text = f"the code of {checkpoint.format} loads OpenAI's models, which need QuickGELU, and {name} computes GELU"
+            experiment.reporter.event("warning", text=f"{text}: the wrong one silently costs accuracy")
+        return
     text = f"these weights are no fine-tuned {name} (cosine {similarity:.2f}): the row is listed under a backbone that it is not"
     if checkpoint.format and ours and not checkpoint.activation:
         known = "its code loads OpenAI's models, which need QuickGELU" if checkpoint.quick_gelu else "the file does not say which"

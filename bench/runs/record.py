@@ -69,6 +69,10 @@ class RunRecord(_Part):
     shifts: list[str] = Field(default_factory=list, description="the suite's shifts in the card's order")
     averaged: list[str] = Field(default_factory=list, description="the shifts that the OOD average is declared over")
     holes: dict[str, str] = Field(default_factory=dict, description="split -> why it has no result")
+    miscounted: dict[str, str] = Field(
+        default_factory=dict,
+        description="split (`train` too) -> how many images are here and how many the card states, where these differ",
+    )
     ood: float | None = Field(None, description="unweighted mean of the scores on `averaged`; None while one is missing")
     factors: dict[str, dict[str, str]] = Field(default_factory=dict, description="shift -> its declared factors")
     selection: dict[str, Any] = Field(default_factory=dict, description="what was chosen on id-val, and among how many")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from bench.cli import build_app
+from bench.cli import build_app, main
 from bench.data.locations import DataRoot
 from bench.data.sources import open_data_set, open_part
 from bench.errors import BenchError, MissingPrerequisite, UsageError
@@ -141,6 +144,8 @@ def test_a_right_copy_is_as_stated_and_a_full_check_gives_the_same_sum_everywher
         ("class", "difference", "1 of 2 classes have no folder with images: dog"),
         ("extra", "remark", "1 folders are none of its 2 classes"),
         ("cut", "difference", "1 images cannot be read"),
+        ("dangling", "difference", "2 link to nothing: cannot be read: train/dog/0.png, train/dog/1.png"),
+        ("flat", "remark", "1 images outside every class folder (ignored): train/0.png"),
         ("part", "missing", "nothing of `train`"),
     ],
 )
@@ -156,6 +161,12 @@ def test_what_differs_is_named(here: Path, tmp_path: Path, spoil: str, kind: str
         (train / "cat" / "0.png").rename(train / "cat" / "0.png")
         (train / "newt").mkdir()
         Image.new("RGB", (8, 8)).save(train / "newt" / "0.png")
+    elif spoil == "dangling":
+        for name, target in (("0.png", "nowhere"), ("1.png", "1.png")):  # the second leads to itself
+            (train / "dog" / name).unlink()
+            (train / "dog" / name).symlink_to(target)
+    elif spoil == "flat":
+        (train / "cat" / "0.png").rename(train / "0.png")
     elif spoil == "cut":
         file = train / "dog" / "0.png"
         file.write_bytes(file.read_bytes()[:-2000])
@@ -164,7 +175,7 @@ def test_what_differs_is_named(here: Path, tmp_path: Path, spoil: str, kind: str
     result = bench("verify", "--full", here, "--format", "json")
     found = [row for row in table(result, 1) if row["part"] == "train" and row["kind"] == kind]
     assert any(text in row["what"] for row in found), result.stdout
-    assert result.exit_code == (1 if kind == "difference" else 0)
+    assert result.exit_code == (1 if kind == "difference" or spoil == "flat" else 0)
 
 
 def test_what_is_not_here_names_the_commands_that_bring_it(pets: Path) -> None:
@@ -178,6 +189,7 @@ def test_data_behind_a_licence_show_their_steps(pets: Path) -> None:
     error = bench("fetch", pets).exception
     assert isinstance(error, MissingPrerequisite)
     assert error.fix.startswith("Sign the form.")
+    assert error.fix.endswith(f"bench data link {pets} /folder/of/it"), "a card of one's own has no installed name"
 
 
 def read(card: Path, root: Path, part: str, cache: Path) -> Any:
@@ -194,11 +206,72 @@ def test_a_prepared_copy_has_the_same_labels_in_smaller_images(here: Path, tmp_p
     assert {small.originals.open(row).size for row in range(8)} == {(48, 32), (47, 32), (46, 32), (45, 32)}
     assert set(small.content).isdisjoint(whole.content)
     assert bench("verify", card).exit_code == 0
+    assert open_data_set(str(card), []).card.made_of == "pets"
     # Parts that were not prepared are the originals.
-    assert (
-        read(card, tmp_path, "test", tmp_path / "index").content.tolist()
-        == read(here, tmp_path / "data", "test", tmp_path / "index").content.tolist()
+    rest, originals = read(card, tmp_path, "test", tmp_path / "index"), read(here, tmp_path / "data", "test", tmp_path / "index")
+    assert rest.content.tolist() == originals.content.tolist()
+    assert [rest.originals.open(row).size for row in range(4)] == [originals.originals.open(row).size for row in range(4)]
+
+
+def test_a_prepared_copy_reads_the_other_parts_in_whichever_layout_they_are(here: Path, tmp_path: Path) -> None:
+    """ImageNet's validation archive beside the training folders, and a list of classes beside the card."""
+    originals = read(here, tmp_path / "data", "test", tmp_path / "index")
+    first = originals.originals.open(0).size
+    test, top = tmp_path / "elsewhere" / "test", tmp_path / "elsewhere"
+    with tarfile.open(top / "test.tar", "w") as tar:
+        for file in sorted(test.rglob("*.png")):
+            tar.add(file, f"{file.parent.name}-{file.name}")
+    (top / "truth.csv").write_text(
+        "ImageId,PredictionString\n" + "".join(f"{f.parent.name}-{f.stem},{f.parent.name} 1\n" for f in test.rglob("*.png"))
     )
+    shutil.rmtree(test)
+    archive = '{ kind = "tar", path = "test.tar", class_in = "list", lists = ["truth.csv"] }'
+    here.write_text(CARD.replace('{ path = "test" }', archive).replace('["cat", "dog"]', '"./pets.tsv"'))
+    (tmp_path / "pets.tsv").write_text("cat\ndog\n")
+    assert bench("prepare", here, "--size", "32", "--out", tmp_path / "small").exit_code == 0
+    rest = read(tmp_path / "small" / "pets-short32-jpeg95.toml", tmp_path, "test", tmp_path / "index")
+    assert rest.content.tolist() == originals.content.tolist()
+    assert rest.labels.tolist() == originals.labels.tolist()
+    assert rest.originals.open(0).size == first
+
+
+def test_a_full_disk_stops_preparing_and_the_same_command_continues(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "small"
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.data.prepare.tarfile.TarFile.addfile", full)
+        error = bench("prepare", here, "--size", "32", "--out", out).exception
+    assert isinstance(error, BenchError)
+    assert error.what == "train-00000.tar cannot be written: No space left on device"
+    assert not list(out.glob("*.part"))
+    assert bench("prepare", here, "--size", "32", "--out", out).exit_code == 0
+
+
+def test_what_the_system_refuses_is_told_in_three_lines(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(link: Path, target: Path, **_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(target), None, str(link))
+
+    monkeypatch.setattr(Path, "symlink_to", refused)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "link", str(pets), str(tmp_path / "elsewhere")])
+    assert stopped.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "error: the system refuses: Permission denied"
+    assert lines[1].strip() == f"where: {tmp_path / 'data' / 'pets'}"
+
+
+def test_a_link_says_what_of_the_class_folders_it_sees(pets: Path, tmp_path: Path) -> None:
+    train = tmp_path / "elsewhere" / "train"
+    assert "folders of" not in bench("link", pets, tmp_path / "elsewhere").stderr
+    (train / "dog").rename(train / "newt")
+    assert "train: folders of 1 of its 2 classes, and 1 of none of them" in bench("link", pets, tmp_path / "elsewhere").stderr
 
 
 def test_a_lossless_copy_has_the_pixels_of_the_resize(here: Path, tmp_path: Path) -> None:

@@ -95,3 +95,15 @@ def test_a_missing_shift_is_a_remark(mine: Path) -> None:
 def test_a_wrong_card_is_told(wrong: str, right: str, text: str, mine: Path) -> None:
     mine.write_text(mine.read_text().replace(wrong, right))
     assert any(text in outcome.detail for outcome in outcomes(mine).values())
+
+
+def test_without_training_images_the_rest_is_checked(tiny_suite: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "test").symlink_to(tiny_suite.parent / "images" / "photo")
+    (tmp_path / "images" / "inverted").symlink_to(tiny_suite.parent / "images" / "inverted")
+    card = tmp_path / "mine.toml"
+    card.write_text(MINE.replace('path = "photo"', 'train = "train"\nval_count = 9\ntest = "test"'))
+    found = outcomes(card)
+    assert [outcome.status for outcome in found.values()] == ["pass", "pass", "pass", "skip", "skip"]
+    assert "train: no folder" in found["the data are found and agree with the card"].detail
+    assert "no training images" in found["every class occurs in the ID splits"].detail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import http.server
 import importlib
 import io
@@ -156,8 +157,14 @@ class TestTars:
             place.write_text("\n".join(["ImageId,PredictionString", *rows]))
         else:
             place.write_text("\n".join(truth))
-        layout = f'{{ kind = "tar", path = "val.tar", class_in = "list", lists = ["absent.txt", "{source}"] }}'
-        assert_same(opened(root, layout, identity), opened(root, '{ path = "test" }', identity))
+        lists = f'lists = ["absent.txt", "{source}"]'
+        folder = opened(root, '{ path = "test" }', identity)
+        assert_same(opened(root, f'{{ kind = "tar", path = "val.tar", class_in = "list", {lists} }}', identity), folder)
+        # The same archive unpacked, and nothing moved.
+        (root / "pets" / "val").mkdir()
+        for name, data in flat.items():
+            (root / "pets" / "val" / name).write_bytes(data)
+        assert_same(opened(root, f'{{ kind = "flat", path = "val", {lists} }}', identity), folder)
 
 
 def test_an_index_is_remembered_until_the_archive_changes(root: Path, photos: dict[str, bytes], monkeypatch: Any) -> None:
@@ -235,6 +242,39 @@ def test_a_missing_shard_a_missing_list_and_a_short_list_are_told(root: Path, ph
     (root / "pets" / "l.txt").write_text("n01\nn02\n")
     with pytest.raises(BenchError, match="2 lines for 12 images"):
         opened(root, listed)
+
+
+def test_imagenets_names_say_which_line_of_a_list_is_theirs(root: Path, photos: dict[str, bytes]) -> None:
+    """Half a copy keeps its classes; read by rank it would get those of other images."""
+    (root / "pets" / "val").mkdir()
+    for number, name in enumerate(sorted(photos), start=1):
+        if number % 2:
+            (root / "pets" / "val" / f"ILSVRC2012_val_{number:08d}.png").write_bytes(photos[name])
+    (root / "pets" / "l.txt").write_text("\n".join(name[:3] for name in sorted(photos)))
+    found = opened(root, '{ kind = "flat", path = "val", lists = ["l.txt"] }').collection
+    truth = {hash_of(data): IDS.index(name[:3]) for name, data in photos.items()}
+    assert found.labels.tolist() == [truth[content] for content in found.content.tolist()]
+    assert len(found) == 6
+
+
+def test_images_that_no_class_is_given_for_are_told(root: Path, photos: dict[str, bytes]) -> None:
+    tar(root / "pets" / "a.tar", {name.partition("/")[2]: data for name, data in photos.items()})
+    rows = [f"{Path(name).stem},{name[:3]} 1 2 3 4" for name in sorted(photos)[:-1]]
+    (root / "pets" / "l.csv").write_text("\n".join(["ImageId,PredictionString", *rows]))
+    found = opened(root, '{ kind = "tar", path = "a.tar", class_in = "list", lists = ["l.csv"] }')
+    assert len(found.collection) == 11
+    assert any("1 images that no class is given for are missing: a/n03_3.png" in remark for remark in found.remarks)
+
+
+def test_places_on_a_card_may_be_absolute(root: Path, photos: dict[str, bytes], tmp_path: Path) -> None:
+    unpacked(root, photos)
+    (root / "pets" / "test").rename(tmp_path / "far")
+    tar(tmp_path / "far.tar", photos)
+    assert_same(opened(root, f'{{ path = "{tmp_path}/far" }}'), opened(root, f'{{ kind = "tar", path = "{tmp_path}/f*.tar" }}'))
+
+
+def hash_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def test_labels_that_are_no_class_and_classes_without_images_are_remarked(root: Path, photos: dict[str, bytes]) -> None:

@@ -42,5 +42,5 @@ def test_the_subset_s_card_agrees_with_the_images_and_the_other_card_does_not(re
     assert suite.warnings == []
     train, val = (np.bincount(suite.load(name, PIXELS).labels, minlength=7) for name in ("train", "id-val"))
     assert (np.abs(train / 611 - val / 203) < 0.01).all()
-    with pytest.raises(BenchError, match=r"these are not the images of PACS: .*1017"):
+    with pytest.raises(BenchError, match=r"these are not the images of PACS: .*1,017"):
         open_suite(read_card(cards()["pacs"]), data_root=real_data)

@@ -270,6 +270,40 @@ def test_a_listing_identifies_images_wherever_they_lie_and_notices_another_size(
     assert open_imagenet(other, tmp_path).fingerprint("id-test", PIXELS) != suite.fingerprint("id-test", PIXELS)
 
 
+@pytest.mark.parametrize("form", ["unpacked", "Kaggle", "inside of Kaggle's"])
+def test_flat_validation_images_are_the_same_data_set(form: str, suite: Suite, root: Path, tmp_path: Path) -> None:
+    """The archive of the validation images unpacked and nothing moved, and Kaggle's release, which lies so too."""
+    top = tmp_path / "data" / "imagenet"
+    place, listed = {
+        "unpacked": (top / "val", top),
+        "Kaggle": (top / "ILSVRC/Data/CLS-LOC/val", top),
+        "inside of Kaggle's": (tmp_path / "kaggle/ILSVRC/Data/CLS-LOC/val", tmp_path / "kaggle"),
+    }[form]
+    place.mkdir(parents=True)
+    rows = []
+    for label, wnid in enumerate(IMAGENET.ids):
+        name = f"ILSVRC2012_val_{label:08d}"
+        (place / f"{name}.JPEG").symlink_to(root / "imagenet/val" / wnid / f"{name}.JPEG")
+        rows.append(f"{name},{wnid} 85 1 499 272")
+    listed.mkdir(exist_ok=True)
+    (listed / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *reversed(rows)]))
+    if not top.exists():
+        top.parent.mkdir()
+        top.symlink_to(tmp_path / "kaggle/ILSVRC")
+    card, path = find_card("imagenet-shifts")
+    flat = open_suite(card, card_path=path, data_root=tmp_path / "data", training=False)
+    assert flat.fingerprint("id-test", PIXELS) == suite.fingerprint("id-test", PIXELS)
+    assert accuracy(flat, "id-test", perfect(shown(flat, "id-test"))) == 1
+
+
+def test_too_few_training_images_are_a_hole_where_nobody_trains(root: Path) -> None:
+    card, path = find_card("imagenet-shifts")
+    suite = open_suite(card, card_path=path, data_root=root, training=False)
+    assert "3000 distinct images are too few" in suite.holes["id-val"]
+    assert len(suite.load("id-test", PIXELS)) == 1000
+    assert suite.miscounted("id-test") == "1,000 images, the card says 50,000"
+
+
 def test_fingerprints_come_from_the_index_and_decode_nothing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no(*args: object, **fields: object) -> None:
         raise AssertionError("an image was decoded")

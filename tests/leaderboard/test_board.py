@@ -141,6 +141,11 @@ def test_seen_id_val_is_flagged(make: Make) -> None:
     assert any("id-val is seen data" in note for note in table.notes)
 
 
+def test_a_split_of_another_size_than_its_card_states_is_flagged(make: Make) -> None:
+    (table,) = tables([make(miscounted={"real": "5 images, the card says 10"}), make("a", 1)], View())
+    assert "real: 5 images, the card says 10; published numbers are of other images." in table.notes
+
+
 def test_different_methods_of_one_label_are_told_apart(make: Make) -> None:
     newer = make(fit_id="other", method_version=2)
     newer.method = {**newer.method, "version": 2}

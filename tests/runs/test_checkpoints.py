@@ -136,6 +136,8 @@ def test_the_other_activation(original: dict[str, Tensor], tuned: CLIP, tiny_sui
     _, (warning,) = loaded(tmp_path / "m.pt", tiny_suite, other, tmp_path)
     assert "no fine-tuned open_clip:" in warning
     assert "its code loads OpenAI's models, which need QuickGELU" in warning
+    _, (warning,) = loaded(tmp_path / "m.pt", tiny_suite, gelu, tmp_path)  # that backbone's own weights, its activation not
+    assert "the code of model-soups loads OpenAI's models, which need QuickGELU" in warning
 
 
 def test_a_backbone_of_another_library(tuned: CLIP, tiny_suite: Path, tmp_path: Path) -> None:

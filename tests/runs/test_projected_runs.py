@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import bench
+from bench.runs.execute import planned_record
 from bench.runs.opening import experiments
 from bench.runs.record import RunRecord
 from bench.runs.store import Store
@@ -156,3 +157,31 @@ def test_few_shots_are_drawn_by_the_seed_and_are_another_fit(own: Path, tmp_path
         splits[shots, seed] = set(train.keys)
     assert splits[3, 0] < splits[5, 0]
     assert splits[3, 0] != splits[3, 1]
+
+
+def test_another_number_of_images_than_the_card_states_is_on_record(own: Path, tmp_path: Path) -> None:
+    text = SETS["shapes"]
+    assert text.count("[parts.dark]") == 1
+    (own / "whole.toml").write_text(text.replace("[parts.dark]", "[parts.dark]\nimages = 20_000"))
+    suite = SUITE.replace("./shapes.toml", "./whole.toml").replace('name = "own"', 'name = "half"')
+    (own / "half.toml").write_text(suite)
+    record = run(own, tmp_path, "half.toml")
+    assert record.miscounted == {"dark": "20 images, the card says 20,000"}
+    assert run(own, tmp_path, "half.toml").miscounted == record.miscounted, "also where it was done before"
+    (own / "whole.toml").write_text(text)
+    assert run(own, tmp_path, "half.toml").miscounted == {}, "the card was wrong, and was mended"
+
+
+def test_images_prepared_anew_are_seen_by_whoever_has_seen_the_originals(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SETS["shapes"]
+    for name, line in (("copy", 'made_of = "pets"'), ("strange", "")):
+        (own / f"{name}-shapes.toml").write_text(text.replace('licence = "', f'{line}\nlicence = "', 1))
+        suite = SUITE.replace("./shapes.toml", f"./{name}-shapes.toml").replace('name = "own"', f'name = "{name}"')
+        (own / f"{name}.toml").write_text(suite)
+    for name, seen in (("copy", True), ("strange", False)):
+        spec = RunSpec(methods=("linear-probe",), suite=str(own / f"{name}.toml"))
+        (experiment,) = experiments(spec, store=tmp_path, engine=Engine(threads=1))
+        monkeypatch.setattr(experiment.backbone, "seen_suites", ("pets",))
+        assert planned_record(experiment, experiment.probe.resolved(experiment.traits)).id_val_seen is seen
