@@ -93,8 +93,11 @@ def read_config(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the configuration cannot be read: {error}", where=str(path)) from error
+    except OSError as error:
+        fix = "name a TOML file; `bench sweep METHOD... --dump-config` writes one"
+        raise UsageError(f"the configuration cannot be read: {error.strerror}", where=str(path), fix=fix) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the configuration is not TOML: {error}", where=str(path), fix="mend the file there") from error
 
 
 def run_spec(options: dict[str, Any], config: Path | None = None) -> RunSpec:

@@ -63,10 +63,12 @@ function drawControls() {
   byId("made").textContent = `ShiftBench ${leaderboard.version}, ${leaderboard.made.slice(0, 16).replace("T", " ")} UTC, ${runs} runs.`;
 }
 
-/** A row in a sentence: its name, which opens the drawer. */
+/** A row in a sentence: its name, which opens the drawer. Not a <button>, which no line can be broken within or kept together with. */
 function rowLink(id) {
   const row = rowById(id), [name, parameters] = nameParts(row.name);
-  return make("button", { type: "button", class: "link", click: () => { state.row = id; changed("drawer"); } }, swatch(row), name,
+  const open = () => { state.row = id; changed("drawer"); };
+  const key = (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(); } };
+  return make("span", { role: "button", tabindex: "0", class: "link", click: open, keydown: key }, swatch(row), name,
     parameters ? make("span", { class: "parameters" }, parameters) : null);
 }
 

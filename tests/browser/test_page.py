@@ -189,6 +189,8 @@ def test_one_sentence_says_what_leads_and_its_names_open_the_drawer(opened: Open
     assert page.get_by_role("dialog").is_visible()
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.closest('#headline') !== null")
+    page.keyboard.press("Enter")
+    assert page.get_by_role("dialog").is_visible()
 
 
 def axis_titles(page: Page) -> list[str]:
