@@ -244,10 +244,7 @@ def _token() -> Path:
 @contextlib.contextmanager
 def _folder(log: Path) -> Iterator[Path]:
     """A folder for what Ray writes on this machine; those that killed drivers left behind are removed, too."""
-    # Ray puts Unix sockets there, whose paths are limited to 107 bytes; a temporary folder elsewhere may be deep.
-    place = Path(tempfile.gettempdir())
-    if len(str(place)) > 30 and Path("/tmp").is_dir():
-        place = Path("/tmp")
+    place = _place()
     _remove_dead(place)
     folder, lock = _locked(place)
     try:
@@ -260,6 +257,18 @@ def _folder(log: Path) -> Iterator[Path]:
         lock.release()
         # Again, for a driver that was killed shortly before this one started: by now its trials have saved their state.
         _remove_dead(place, ending=True)
+
+
+def _place() -> Path:
+    """Where sessions have their folders."""
+    # Ray puts Unix sockets there, whose paths are limited to 107 bytes; a temporary folder elsewhere may be deep.
+    place = Path(tempfile.gettempdir())
+    return Path("/tmp") if len(str(place)) > 30 and Path("/tmp").is_dir() else place
+
+
+def remove_dead_sessions() -> None:
+    """End what is left of sweeps that were killed, and remove their folders on this machine."""
+    _remove_dead(_place(), ending=True)
 
 
 def _locked(place: Path) -> tuple[Path, FileLock]:

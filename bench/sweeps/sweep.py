@@ -165,6 +165,10 @@ class Sweep:
             if not queue.over:
                 with self._tracked(journal) as tracked:
                     self.runner().run(queue, self.work, tracked)
+            elif self.spec.runner == "ray":  # what a driver left that was killed after its last trial
+                from .ray_session import remove_dead_sessions
+
+                remove_dead_sessions()
         finally:
             journal.write("ended", done=queue.count("done"), failed=queue.count("failed"), signal=watch.stop)
         if watch.stop and queue.unfinished:

@@ -24,7 +24,7 @@ def metrics_of(score: float) -> SplitMetrics:
 IMAGENET = ["imagenet-v2", "imagenet-r", "imagenet-sketch", "objectnet", "imagenet-a"]
 
 
-def testbed_table() -> Path:
+def table_of_the_testbed() -> Path:
     root = os.environ.get("BENCH_TEST_DATA")
     table = Path(root or "/nowhere") / "metadata" / "imagenet_testbed_top1.csv"
     if not table.is_file():
@@ -35,7 +35,7 @@ def testbed_table() -> Path:
 def test_the_lines_are_those_of_the_testbeds_table() -> None:
     lines = {(shift, line.id): line for shift, kinds in published("imagenet-shifts").items() for line in kinds}
     breaks = {key: line.pieces[0].below for key, line in lines.items() if len(line.pieces) > 1}
-    found = refitted(testbed_table(), breaks)
+    found = refitted(table_of_the_testbed(), breaks)
     assert found.keys() == lines.keys()
     for key, pieces in found.items():
         for piece, stated in zip(pieces, lines[key].pieces, strict=True):

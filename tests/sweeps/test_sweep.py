@@ -273,3 +273,17 @@ def test_an_estimate_counts_every_trial_of_which_nothing_tells(tiny_suite: Path,
     queue = plan(tiny_suite, tmp_path, "full-finetune", trials=5, search="tpe", seeds=(0, 1, 2)).queue
     found = estimate(queue, Costs(Store(tmp_path)))
     assert (len(found.seconds), found.unknown) == (1, 5 + 3)
+
+
+def test_what_a_killed_driver_left_goes_also_where_nothing_is_left_to_do(
+    tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(tiny_suite, tmp_path / "s", "linear-probe", trials=0, seeds=(0,))
+    place = tmp_path / "tmp"
+    (place / "bench-ray-0a1b2c3d/session").mkdir(parents=True)
+    (place / "bench-ray-0a1b2c3d.lock").touch()
+    monkeypatch.setattr("bench.sweeps.ray_session._place", lambda: place)
+    done = plan(tiny_suite, tmp_path / "s", "linear-probe", trials=0, seeds=(0,), runner="ray")
+    assert done.queue.over
+    done.run(Listener())
+    assert list(place.iterdir()) == []
