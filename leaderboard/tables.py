@@ -272,7 +272,7 @@ def _reading(of: Board, view: View) -> str:
     seeds = "1 seed" if counts == [1] else f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     spread = f"mean ± sample SD over {seeds}" if counts[-1] > 1 else "one seed, so no spread"
     if view.spread == "seeds":
-        spread = f"mean over {seeds} with its 95 % t-interval over seeds"
+        spread = f"mean over {seeds} with its 95 % t-interval over seeds (without width where accuracies coincide: no certainty)"
     elif view.spread == "images":
         spread = f"mean over {seeds} with its 95 % Wilson interval over images (MOVER for means over shifts)"
     above = ""
