@@ -89,6 +89,28 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ.pop(name, None)
 
 
+#: A method of which a search draws a value that trains, or one that raises.
+RAISES = """
+from torch.nn.functional import cross_entropy
+from bench import FineTuner, Space, searched
+class Raises(FineTuner):
+    name = "raises"
+    bad: bool = searched(False, Space(choices=(False, True)))
+    def loss(self, batch, student, teacher, constants):
+        if self.bad:
+            raise RuntimeError("a bug of the plug-in")
+        return cross_entropy(student(batch.images), batch.labels)
+"""
+
+
+@pytest.fixture
+def sometimes_raises(tmp_path: Path) -> Path:
+    """The file of a method `raises`, one of whose drawn values (`bad`) raises."""
+    path = tmp_path / "raises.py"
+    path.write_text(RAISES)
+    return path
+
+
 @pytest.fixture(scope="session")
 def tiny_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Card of a suite of 72 + 36 tiny images; not to be changed by a test."""

@@ -145,25 +145,12 @@ def test_printed_commands_do_the_sweep(tiny_suite: Path, tmp_path: Path) -> None
     assert bench(*asked, *where, "--job", "run-0").returncode == 5
 
 
-RAISES = """
-from torch.nn.functional import cross_entropy
-from bench import FineTuner, Space, searched
-class Raises(FineTuner):
-    name = "raises"
-    bad: bool = searched(False, Space(choices=(False, True)))
-    def loss(self, batch, student, teacher, constants):
-        if self.bad:
-            raise RuntimeError("a bug of the plug-in")
-        return cross_entropy(student(batch.images), batch.labels)
-"""
-
-
 @pytest.mark.parametrize("cut", [[], ["--asha", "--set", "epochs=2"]])
 def test_printed_commands_run_in_any_folder_and_a_trial_that_fails_keeps_the_final_runs_from_nothing(
-    cut: list[str], tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cut: list[str], tiny_suite: Path, sometimes_raises: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "raises.py").write_text(RAISES)
+    sometimes_raises.rename(tmp_path / "here" / "raises.py")
     asked = ["sweep", "./raises.py", "--trials", "2", "--seeds", "1", "--store", str(tmp_path / "a store"), *cut]
     codes: list[int] = []
     while True:

@@ -218,22 +218,10 @@ def test_what_it_cannot_go_with(fields: dict[str, object], said: str) -> None:
         sweep_spec({"methods": ("full-finetune",), "asha": True, **fields})
 
 
-RAISES = """
-from torch.nn.functional import cross_entropy
-from bench import FineTuner, Space, searched
-class Raises(FineTuner):
-    name = "raises"
-    bad: bool = searched(False, Space(choices=(False, True)))
-    def loss(self, batch, student, teacher, constants):
-        if self.bad:
-            raise RuntimeError("a bug of the plug-in")
-        return cross_entropy(student(batch.images), batch.labels)
-"""
-
-
-def test_a_trial_that_fails_at_a_rung_is_a_row_and_the_others_go_on(tiny_suite: Path, tmp_path: Path) -> None:
-    (tmp_path / "raises.py").write_text(RAISES)
-    planned, listener = plan(tiny_suite, tmp_path / "s", str(tmp_path / "raises.py"), **{**FIELDS, "trials": 4}), Listener()
+def test_a_trial_that_fails_at_a_rung_is_a_row_and_the_others_go_on(
+    tiny_suite: Path, sometimes_raises: Path, tmp_path: Path
+) -> None:
+    planned, listener = plan(tiny_suite, tmp_path / "s", str(sometimes_raises), **{**FIELDS, "trials": 4}), Listener()
     planned.run(listener)
     failed = [job for job, outcome in listener.ends if outcome.status == "failed"]
     assert {(job.phase, job.epoch, job.method["parameters"]["bad"]) for job in failed} == {("rung", 1, True)}
@@ -243,15 +231,16 @@ def test_a_trial_that_fails_at_a_rung_is_a_row_and_the_others_go_on(tiny_suite: 
 
 
 @pytest.mark.parametrize("asha", [False, True])
-def test_a_trial_that_fails_in_one_shard_keeps_no_other_shard_waiting(asha: bool, tiny_suite: Path, tmp_path: Path) -> None:
-    (tmp_path / "raises.py").write_text(RAISES)
+def test_a_trial_that_fails_in_one_shard_keeps_no_other_shard_waiting(
+    asha: bool, tiny_suite: Path, sometimes_raises: Path, tmp_path: Path
+) -> None:
     fields = {**FIELDS, "trials": 6, "asha": asha, "seeds": (0, 1, 2)}
     ended: list[Outcome] = []
     for _ in range(4):  # two rungs, the end and the final runs; or the trials and the final runs
         left = 0
         for number in (1, 2):
             listener = Listener()
-            shard = plan(tiny_suite, tmp_path / "s", str(tmp_path / "raises.py"), shard=(number, 2), **fields)
+            shard = plan(tiny_suite, tmp_path / "s", str(sometimes_raises), shard=(number, 2), **fields)
             shard.run(listener)
             ended += [outcome for _, outcome in listener.ends]
             left += shard.queue.finals_to_come + shard.queue.elsewhere
