@@ -14,11 +14,10 @@ from .kept import kept
 from .listing import list_folder
 from .sources import DataSet, NotHere, Opened
 from .stored import Progress
+from .tokens import class_remarks
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from .labels import ClassList
 
 
 def read_class_folders(
@@ -52,25 +51,9 @@ def _read(data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int],
     # A copy with other folder names is the same data set: what an image is called goes by its class's identity.
     chosen["class"] = chosen["folder"].map({folder: data_set.classes.ids[number] for folder, number in numbers.items()})
     outside = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] == "")]
-    remarks = (
-        _folder_remarks(what, data_set.classes, present, numbers) + remarks_on(chosen, what) + remarks_outside(outside, what)
-    )
+    remarks = class_remarks(what, data_set.classes, present, numbers, lacking="no folder with images", called="folders")
+    remarks += remarks_on(chosen, what) + remarks_outside(outside, what)
     collection = folder_collection(
         what, data_set.folder, chosen, grouped=False, listed=card.identity == "listing", pre_crop=part.pre_crop
     )
     return Opened(collection, remarks, chosen[chosen["problem"] != ""][index.columns])
-
-
-def _folder_remarks(what: str, classes: ClassList, present: Sequence[str], numbers: dict[str, int]) -> list[str]:
-    remarks = []
-    missing = [classes.ids[number] for number in sorted(set(range(len(classes))) - set(numbers.values()))]
-    if missing:
-        remarks.append(f"{what}: {len(missing)} of {len(classes)} classes have no folder with images: {_some(missing)}")
-    extra = [folder for folder in present if folder not in numbers]
-    if extra:
-        remarks.append(f"{what}: {len(extra)} folders are none of its {len(classes)} classes (left out): {_some(extra)}")
-    return remarks
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from .data_set import Naming
 from .folder import remarks_on
+from .labels import ClassList
 from .sources import DataSet, NotHere
 
 
@@ -33,14 +34,31 @@ def labelled(
     chosen["label"] = chosen["token"].map(wanted).astype("int64")
     chosen["class"] = chosen["token"].map({token: classes.ids[number] for token, number in numbers.items()})
     chosen["group"] = -1
+    remarks = class_remarks(what, classes, tokens, numbers, lacking="no image", called="labels")
+    unlabelled = list(images["key"][images["token"].isna()])
+    if unlabelled:
+        remarks.append(f"{what}: {len(unlabelled)} images that no class is given for are missing: {_some(unlabelled, 3)}")
+    return chosen, remarks + remarks_on(chosen, what)
+
+
+def class_remarks(
+    what: str, classes: ClassList, present: Sequence[str], numbers: Mapping[str, int], *, lacking: str, called: str
+) -> list[str]:
+    """Which classes are not there, and which words (folders, labels) are none of them.
+
+    Args:
+        present: the words that are there. numbers: the class that a word stands for. lacking: what a missing class has.
+        called: what the words are.
+    """
     remarks = []
     missing = [classes.ids[number] for number in sorted(set(range(len(classes))) - set(numbers.values()))]
     if missing:
-        remarks.append(f"{what}: {len(missing)} of {len(classes)} classes have no image: {', '.join(missing[:5])}")
-    extra = [token for token in tokens if token not in numbers]
+        remarks.append(f"{what}: {len(missing)} of {len(classes)} classes have {lacking}: {_some(missing)}")
+    extra = [word for word in present if word not in numbers]
     if extra:
-        remarks.append(f"{what}: {len(extra)} labels are none of its classes (left out): {', '.join(extra[:5])}")
-    unlabelled = list(images["key"][images["token"].isna()])
-    if unlabelled:
-        remarks.append(f"{what}: {len(unlabelled)} images that no class is given for are missing: {', '.join(unlabelled[:3])}")
-    return chosen, remarks + remarks_on(chosen, what)
+        remarks.append(f"{what}: {len(extra)} {called} are none of its {len(classes)} classes (left out): {_some(extra)}")
+    return remarks
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
