@@ -68,7 +68,7 @@ def repack(store: Store, folder: Path = BOARDS, suite: str = DEFAULT_SUITE) -> N
 
 
 def regenerate(folder: Path = BOARDS) -> None:
-    """Write the boards that the packs in a folder give, their page (page.html) and their report (report/).
+    """Write the boards that the packs in a folder give, their report (report/), and their page (page.html, which is not kept).
 
     Raises:
         Refused: a pack does not add up. BenchError: there is none.
