@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,11 @@ from .training.loop import train
 if TYPE_CHECKING:
     from .runs.experiment import Experiment
     from .training.checkpoint import Checkpoints
+
+
+def standard_error(share: float, images: int) -> float:
+    """Estimate the binomial standard error of a share (in [0, 1]) of so many images."""
+    return math.sqrt(share * (1 - share) / images)
 
 
 class Task:
@@ -170,11 +176,22 @@ class Task:
         metrics = score(logits, split.labels, split.groups, self._experiment.suite.card.metric)
         return metrics.score, metrics.nll
 
-    def choose(self, name: str, candidates: Sequence[tuple[Any, float, float]]) -> Any:
-        """The best of (value, id-val score, id-val NLL): highest score, then lowest NLL, then first. Recorded as a selection."""
-        best = min(candidates, key=lambda candidate: (-candidate[1], candidate[2]))
-        self.selection[name] = {"value": best[0], "id_val": best[1], "among": len(candidates)}
-        return best[0]
+    def choose(self, name: str, candidates: Sequence[tuple[Any, float, float]], *, one_se: bool = False) -> Any:
+        """Choose among (value, id-val score, id-val NLL), and record it as a selection.
+
+        Args:
+            one_se: the first candidate whose score is within one standard error of the best one's,
+                so that no single image decides; list the simplest first. Otherwise the highest
+                score, then the lowest NLL, then the first.
+        """
+        chosen = best = min(candidates, key=lambda candidate: (-candidate[1], candidate[2]))
+        if one_se:
+            least = best[1] - standard_error(best[1], len(self._images("id-val")))
+            chosen = next(candidate for candidate in candidates if candidate[1] >= least)
+        self.selection[name] = {"value": chosen[0], "id_val": chosen[1], "among": len(candidates)}
+        if one_se:
+            self.selection[name] |= {"rule": "one standard error", "best_id_val": best[1]}
+        return chosen[0]
 
     def _images(self, split: Literal["train", "id-val"]) -> Split:
         self._check_trains(f"looks at {split}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from bench.errors import UsageError
 from bench.methods import linear_probe
 from bench.methods.linear_probe import ABSENT, LinearProbe, regularization_path
+from bench.task import Task
 
 from .towers import CONV, VIT, TinyTask, classifier
 
@@ -35,7 +40,7 @@ def task_of(classes: int = 4, **fields: Any) -> TinyTask:
 def test_mapped_back_weights_equal_the_decision_function_of_scikit_learn(classes: int) -> None:
     x, y = features(200, classes)
     scaled = (x.astype(np.float64) - x.mean(dtype=np.float64)) / x.std(dtype=np.float64)
-    model = LogisticRegression(max_iter=200, warm_start=True)
+    model = LogisticRegression(max_iter=200, tol=1e-5, warm_start=True)
     for c, weight, bias in regularization_path(x, y, classes, GRID, 200):
         model.set_params(C=c).fit(scaled, y)
         logits, expected = x @ weight.T + bias, model.decision_function(scaled)
@@ -68,7 +73,7 @@ def test_a_single_class_is_refused() -> None:
 
 
 @pytest.mark.parametrize("traits", [VIT, CONV], ids=["text", "no text"])
-def test_c_is_the_best_of_the_grid_on_id_val(traits: Any) -> None:
+def test_c_is_the_smallest_within_one_standard_error_of_the_best_on_id_val(traits: Any) -> None:
     task = task_of(traits=traits)
     model = LinearProbe(grid=7).resolved(traits).fit(cast(Any, task))
     chosen, among = task.chosen["C"]
@@ -78,14 +83,13 @@ def test_c_is_the_best_of_the_grid_on_id_val(traits: Any) -> None:
     if traits.text:
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
         x_val = x_val / np.linalg.norm(x_val, axis=1, keepdims=True)
-    best = []
-    for c, weight, bias in regularization_path(x, y, 4, GRID, 200):
-        logits = x_val @ weight.T + bias
-        nll = -np.mean((logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))[np.arange(100), y_val])
-        best.append((-np.mean(logits.argmax(axis=1) == y_val), nll, c, weight))
-    assert min(best)[2] == chosen
-    np.testing.assert_allclose(model.head.weight.detach().numpy(), min(best)[3], rtol=1e-6)
-    assert min(best)[0] < -0.5
+    path = list(regularization_path(x, y, 4, GRID, 1000))
+    right = [int(((x_val @ w.T + b).argmax(axis=1) == y_val).sum()) for _, w, b in path]
+    best = max(right)
+    within = [best - n <= 10 * np.sqrt(best / 100 * (1 - best / 100)) for n in right]  # of 100 images
+    assert chosen == path[within.index(True)][0] < path[int(np.argmax(right))][0]
+    np.testing.assert_allclose(model.head.weight.detach().numpy(), path[within.index(True)][1], rtol=1e-6)
+    assert best > 50
 
 
 def test_normalisation_follows_the_text_tower_unless_it_is_named() -> None:
@@ -129,3 +133,58 @@ def test_on_a_device_the_same_minimum_is_found_on_the_same_way(monkeypatch: pyte
         assert c == also
         np.testing.assert_allclose(w, weight, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(b, bias, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        # Of 1000 images, the standard error of 0.833 is 0.0118: 0.8212 is enough.
+        ([0.78, 0.821, 0.822, 0.83, 0.833, 0.82], 2),
+        ([0.78, 0.8213, 0.822, 0.83, 0.833, 0.82], 1),
+        ([0.833, 0.833, 0.83], 0),
+        ([0.5, 1.0, 1.0], 1),  # nothing is within an error of 0 but the best
+    ],
+)
+def test_one_standard_error_below_the_best_is_enough(scores: list[float], chosen: int) -> None:
+    task = object.__new__(Task)
+    task.selection, task._images = {}, lambda split: range(1000)  # type: ignore[method-assign,assignment,return-value]
+    assert task.choose("C", [(at, score, 0.0) for at, score in enumerate(scores)], one_se=True) == chosen
+    assert task.selection["C"]["best_id_val"] == max(scores)
+    assert task.choose("C", [(at, score, 0.0) for at, score in enumerate(scores)]) == scores.index(max(scores))
+
+
+_PATH = """
+import json
+import numpy as np
+from bench.methods.linear_probe import regularization_path
+
+random = np.random.default_rng(5)
+centres = random.normal(size=(5, 24))
+
+
+def images(size):
+    y = np.arange(size) % 5
+    return (centres[y] + 2.5 * random.normal(size=(size, 24))).astype(np.float32), y
+
+
+(x, y), (x_val, _) = images(400), images(300)
+path = regularization_path(x, y, 5, np.logspace(-4, 2, 15), 1000)
+print(json.dumps([(x_val @ weight.T + bias).argmax(axis=1).tolist() for _, weight, bias in path]))
+"""
+
+
+def test_two_kinds_of_processor_predict_the_same_for_every_c() -> None:
+    """With the arithmetic that OpenBLAS takes on an old and on a newer processor, a process each."""
+    found = []
+    for kind in ("Nehalem", "Haswell"):
+        process = subprocess.run(
+            [sys.executable, "-c", _PATH],
+            env=os.environ | {"OPENBLAS_CORETYPE": kind, "ATEN_CPU_CAPABILITY": "default"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.append(np.array(json.loads(process.stdout)))
+    assert found[0].shape == (15, 300)
+    assert len(np.unique(found[0], axis=0)) > 5  # the heads of the path differ
+    assert (found[0] != found[1]).mean(axis=1).max() <= 1 / 300

@@ -192,10 +192,12 @@ class TinyTask:
     def stop_if_asked(self) -> None:
         pass
 
-    def choose(self, name: str, candidates: Sequence[tuple[Any, float, float]]) -> Any:
+    def choose(self, name: str, candidates: Sequence[tuple[Any, float, float]], *, one_se: bool = False) -> Any:
         best = min(candidates, key=lambda candidate: (-candidate[1], candidate[2]))
-        self.chosen[name] = (best[0], len(candidates))
-        return best[0]
+        least = best[1] - (best[1] * (1 - best[1]) / len(self.id_val[1])) ** 0.5
+        chosen = next(one for one in candidates if one[1] >= least) if one_se else best
+        self.chosen[name] = (chosen[0], len(candidates))
+        return chosen[0]
 
     def generator(self, purpose: str, *steps: int) -> torch.Generator:
         return torch_stream(self.seed, purpose, *steps)
