@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,7 +23,9 @@ from .evaluation.metrics import score
 from .identity import torch_stream
 from .method import FineTuner, HeadInit, Method, Traits
 from .stopping import Reporter, stop_if_asked
+from .training.engine import Engine
 from .training.loop import train
+from .training.memory import available, fitting_part, gib, step_memory, wanted_part
 
 if TYPE_CHECKING:
     from .runs.experiment import Experiment
@@ -63,6 +66,7 @@ class Task:
         self.nested_seconds = 0.0
         self.earlier_seconds = 0.0
         self.retries: list[dict[str, int]] = []
+        self.micro_batch: int | None = None
         self._trained = False
 
     def tower(self) -> ImageTower:
@@ -129,6 +133,7 @@ class Task:
             )
         self.facts |= dict(method.prepare(self, start))
         split = self._images("train")
+        engine, wanted = self._parted(method, start, len(split))
         batches = TrainBatches(
             split,
             batch_size=method.batch_size,
@@ -152,10 +157,33 @@ class Task:
             checkpoints=self._checkpoints,
             engine=engine,
             reporter=self._reporter,
+            wanted_part=wanted,
         )
+        self.micro_batch = engine.micro_batch
         self.history, self.earlier_seconds, self.retries = trained.history, trained.earlier_seconds, trained.retries
         self.selection |= trained.selection
         return trained.classifier
+
+    def _parted(self, method: FineTuner, start: Classifier, images: int) -> tuple[Engine, int | None]:
+        """The engine with the images that fit a forward pass, and how many there would be if memory were no matter.
+
+        A GPU takes all of its share and halves it when memory runs out; a CPU has no such error.
+
+        Raises:
+            MissingPrerequisite: memory does not suffice for a step.
+        """
+        engine, experiment = self._experiment.engine, self._experiment
+        if engine.device_type != "cpu":
+            return engine, engine.micro_batch
+        share = -(-min(method.batch_size, images) // engine.devices)
+        wanted = wanted_part(method, share, experiment.default_part, engine.micro_batch)
+        memory = step_memory(method, start, experiment.backbone.pixels.size)
+        part = fitting_part(method, memory, wanted, available() // engine.devices)
+        if part < wanted:
+            self._reporter.event(
+                "warning", text=f"{gib(available())} of memory are free: {part} images at a time instead of {wanted}"
+            )
+        return replace(engine, micro_batch=part if part < share or engine.micro_batch else None), wanted
 
     def _workers(self, split: Split, method: FineTuner) -> int:
         engine = self._experiment.engine

@@ -19,7 +19,7 @@ from .engine_options import (
     ThreadsOption,
     engine,
 )
-from .output import Column, Format, FormatOption, Row, StoreOption, Table, duration, print_json, print_tables, say
+from .output import Column, Format, FormatOption, Row, StoreOption, Table, duration, print_json, print_tables, say, size
 
 if TYPE_CHECKING:
     from ..api import Planned
@@ -159,7 +159,7 @@ def command(
             machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic, devices)
             planned = plan(spec, store=store, engine=machine, reporter=reporter)
             if dry_run:
-                print_tables([_plan_table(planned)], form)
+                print_tables([_plan_table(planned, curve=spec.curve)], form)
                 return
             records = [run_planned(one, spec, fresh=fresh) for one in searched(planned, spec)]
     if form is Format.json:
@@ -203,9 +203,11 @@ def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> N
         )
 
 
-def _plan_table(planned: list[Planned]) -> Table:
+def _plan_table(planned: list[Planned], *, curve: bool) -> Table:
     """What would happen, with the cost of earlier fits of the same method on this suite and backbone."""
     from ..runs.execute import row_label
+    from ..runs.memory import expected_peak
+    from ..training.memory import available
 
     if not planned:
         return Table([Column("method")], [])
@@ -217,7 +219,10 @@ def _plan_table(planned: list[Planned]) -> Table:
             costs.setdefault(record.method["name"], []).append(record.fit_seconds)
     rows: list[Row] = []
     total = 0.0
+    peaks: dict[str, int | None] = {}
     for one in planned:
+        if one.asked not in peaks:
+            peaks[one.asked] = expected_peak(one.experiment, one.method, curve=curve)
         known = costs.get(one.method.name)
         estimate = sum(known) / len(known) if known else None
         if not one.fitted:
@@ -229,6 +234,7 @@ def _plan_table(planned: list[Planned]) -> Table:
                 "fit_id": one.fit_id,
                 "state": "trained" if one.fitted else "to train",
                 "estimate": 0.0 if one.fitted else estimate,
+                "memory": peaks[one.asked],
             }
         )
     note = f"about {duration(total)} of training, by earlier runs" if total else "no earlier run tells how long training takes"
@@ -238,7 +244,10 @@ def _plan_table(planned: list[Planned]) -> Table:
         Column("fit_id", "fit"),
         Column("state"),
         Column("estimate", "about", "seconds"),
+        Column("memory", "peak memory", "bytes", human=any(peaks.values())),
     ]
+    if any(peaks.values()):
+        note += f"; {size(available())} of memory are free"
     done = all(one.fitted for one in planned)
     return Table(columns, rows, notes=["everything is trained already" if done else note])
 

@@ -12,9 +12,11 @@ from ..sweeps.costs import Costs
 from ..sweeps.estimate import Estimate, estimate
 from ..sweeps.probe import seconds_by_probe
 from ..sweeps.queue import Entry, Queue
+from ..sweeps.room import peak_of_a_trial
 from ..sweeps.spec import as_toml
 from ..sweeps.sweep import Settings, Sweep
 from ..training.engine import default_device
+from ..training.memory import available
 from .output import Column, Row, Table, duration, say, size
 
 
@@ -104,6 +106,8 @@ def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
         notes.append(f"About {duration(expected.total)} of trial time, by {how}{partial}; trials at once divide it.")
     else:
         notes.append("No earlier record tells how long this takes; --probe measures a few steps.")
+    if (sweep.work.device or default_device()) == "cpu":
+        notes.append(f"A trial takes up to {size(peak_of_a_trial(queue))} of memory, of {size(available())} free.")
     free = sweep.free_disk()
     notes.append(
         f"About {size(expected.bytes)} of disk, of {size(free)} free." + (" That is not enough." if expected.bytes > free else "")

@@ -101,6 +101,15 @@ class Suite:
             return self.load(split, pixels, shots).fingerprint
         return fingerprint_of(collection, rows)
 
+    def count(self, split: str, shots: Shots | None = None) -> int:
+        """Count the images of a split by the index alone: unreadable ones are among them, and none is decoded.
+
+        Raises:
+            As `load`.
+        """
+        self._check_name(split)
+        return len(self._rows(split, shots))
+
     def complete(self, split: str) -> bool:
         """Whether the card states how many images a split has, and they are all there and loaded."""
         name = self._collection_of(split)

@@ -57,7 +57,7 @@ def _in_batches_that_fit(compute: Callable[[Engine], Result], engine: Engine) ->
     while True:
         try:
             return compute(engine)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
             if engine.images_at_once == 1:

@@ -30,6 +30,7 @@ from ..stopping import Reporter, stop_if_asked
 from ..task import Task
 from ..training.checkpoint import Checkpoints
 from ..training.engine import Engine
+from ..training.memory import default_part
 from .atomic import locked, write_with
 from .lease import Lease
 from .provenance import peak_memory_mb, provenance, reset_peak_memory
@@ -93,6 +94,11 @@ class Experiment:
     def probe(self) -> Method:
         """The method behind `head_init = probe`, with the suite's recipe."""
         return build_method(PROBE, {}, self.suite.card.recipe)
+
+    @cached_property
+    def default_part(self) -> int:
+        """Images that a CPU takes at a time in training; see `bench.training.memory.default_part`."""
+        return default_part(self.backbone.image_tower(), self.backbone.pixels.size)
 
     def text(self) -> TextTower:
         """A fresh copy of the text tower.
@@ -200,6 +206,10 @@ class Experiment:
         """That of a split, without decoding it."""
         return self.suite.fingerprint(name, self.backbone.pixels, self._shots(name))
 
+    def count(self, name: str) -> int:
+        """Images of a split, without decoding it."""
+        return self.suite.count(name, self._shots(name))
+
     def _shots(self, split: str) -> tuple[int, int] | None:
         return (self.shots, self.seed) if self.shots is not None and split == "train" else None
 
@@ -274,6 +284,7 @@ class Experiment:
             selection=task.selection,
             history=task.history,
             retries=task.retries,
+            micro_batch=task.micro_batch,
             peak_memory_mb=peak_memory_mb(self.engine),
             provenance=provenance(self.engine),
         )

@@ -16,8 +16,10 @@ from types import FrameType
 from typing import Any
 
 from ..errors import UsageError
+from ..training.memory import gib
 from .job import Job, Outcome
 from .queue import Queue
+from .room import fitting, peak_of_a_trial
 from .runner import Resources, Watch, progress_of, short_of_cores
 from .work import Work
 
@@ -37,7 +39,7 @@ class LocalRunner:
 
     def run(self, queue: Queue, work: Work, watch: Watch) -> None:
         """See `Runner.run`."""
-        free = self._slots(watch)
+        free = self._slots(queue, watch)
         context = multiprocessing.get_context("spawn")
         idle: list[_Process] = []
         busy: list[_Process] = []
@@ -78,7 +80,7 @@ class LocalRunner:
             if process.job is not None:
                 queue.settle(process.job.id, Outcome("cancelled"))
 
-    def _slots(self, watch: Watch) -> list[_Slot]:
+    def _slots(self, queue: Queue, watch: Watch) -> list[_Slot]:
         """One environment per trial that may run at once."""
         gpus = self._gpus()
         per_trial = self._resources.gpus if self._resources.gpus is not None else float(bool(gpus))
@@ -86,7 +88,11 @@ class LocalRunner:
         if not per_trial:
             by_cores = max(1, int(cores / self._resources.cpus))
             hidden = {"CUDA_VISIBLE_DEVICES": ""} if gpus else {}
-            return [_Slot(f"process {n + 1}", hidden) for n in range(self._resources.most or by_cores)]
+            wanted, peak = self._resources.most or by_cores, peak_of_a_trial(queue)
+            count = fitting(peak, wanted)
+            if count < wanted:
+                watch.note(f"a trial takes up to {gib(peak)} of memory: {count} at once instead of {wanted}")
+            return [_Slot(f"process {n + 1}", hidden) for n in range(count)]
         if per_trial > len(gpus):
             raise UsageError(
                 f"a trial is to have {per_trial:g} GPU(s), and this machine has {len(gpus)}",

@@ -168,7 +168,7 @@ def dispatch(queue: Queue, work: Work, watch: Watch, resources: Resources, slots
     def trial(config: dict[str, Any]) -> dict[str, Any]:
         return {"outcome": do(Job.from_json(config["job"]), config["attempt"], work, resources, environment, board)}
 
-    bundle = {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {}), **dict(resources.custom)}
+    bundle = resources.bundle
     where: dict[str, Any] = {"bundle_label_selector": [dict(resources.labels)]} if resources.labels else {}
     # As many actors may start at once as there are slots; Tune's own figure for a searcher is one.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError
+from ..training.memory import gib
 from .ray_session import session
 from .runner import Resources, Watch, short_of_cores
 
@@ -37,12 +38,15 @@ class RayRunner:
 
             from .preflight import preflight
             from .ray_dispatch import dispatch
+            from .room import peak_of_a_trial
 
             if watch.stop:
                 return
             alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
             nodes = _labelled(self.resources, alive)
             resources = replace(self.resources, gpus=_gpus(self.resources, nodes))
+            if not resources.gpus:
+                resources = replace(resources, memory=peak_of_a_trial(queue))
             fitting = _slots(resources, nodes)
             preflight(queue, work, watch, resources, [node for node in nodes if fitting[node["NodeID"]]])
             slots = min(sum(fitting.values()), resources.most or sum(fitting.values()))
@@ -83,20 +87,24 @@ def _slots(resources: Resources, nodes: list[dict[str, Any]]) -> dict[str, int]:
     Raises:
         BenchError: none does anywhere.
     """
-    wanted = {"CPU": resources.cpus, "GPU": resources.gpus or 0.0, **dict(resources.custom)}
+    wanted = resources.bundle
     fitting = {
-        node["NodeID"]: min(_times(name, node["Resources"].get(name, 0.0), amount) for name, amount in wanted.items() if amount)
+        node["NodeID"]: min(_times(name, node["Resources"].get(name, 0.0), amount) for name, amount in wanted.items())
         for node in nodes
     }
     if not any(fitting.values()):
-        asked = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
-        offered = "; ".join(", ".join(f"{n['Resources'].get(name, 0):g} {name}" for name in wanted) for n in nodes)
+        asked = ", ".join(_amount(name, amount) for name, amount in wanted.items())
+        offered = "; ".join(", ".join(_amount(name, n["Resources"].get(name, 0)) for name in wanted) for n in nodes)
         raise BenchError(
             f"no node is large enough for a trial of {asked}",
             where=f"nodes offer: {offered}",
-            fix="lower --gpus-per-trial or --cpus-per-trial, or leave out what no node has",
+            fix="lower --gpus-per-trial or --cpus-per-trial, take a smaller backbone or batch, or leave out what no node has",
         )
     return fitting
+
+
+def _amount(name: str, amount: float) -> str:
+    return f"{gib(int(amount))} {name}" if name == "memory" else f"{amount:g} {name}"
 
 
 def _times(name: str, offered: float, amount: float) -> int:

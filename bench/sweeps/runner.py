@@ -20,7 +20,7 @@ class Resources:
 
     Args:
         gpus: GPUs per trial; a fraction lets trials share one, 0 computes on the CPU. None: one if there are any, else 0.
-        cpus: CPU cores per trial.
+        cpus: CPU cores per trial. memory: bytes per trial; 0: not counted.
         most: trials at once; None: as many as the GPUs, or else the cores, allow.
         timeout: seconds of one attempt at a trial, after which it is stopped (its state is saved) and counts as failed.
         max_failures: how often a trial whose process or machine died is started again.
@@ -29,12 +29,19 @@ class Resources:
 
     gpus: float | None = None
     cpus: float = 1.0
+    memory: int = 0
     most: int | None = None
     timeout: float | None = None
     max_failures: int = 3
     custom: tuple[tuple[str, float], ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     address: str | None = None
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What a trial takes, in Ray's words; with `gpus` decided."""
+        amounts = {"CPU": self.cpus, "GPU": self.gpus or 0.0, "memory": float(self.memory), **dict(self.custom)}
+        return {name: amount for name, amount in amounts.items() if amount}
 
 
 def short_of_cores(resources: Resources, cores: float, gpus: float) -> str:

@@ -18,7 +18,8 @@ class Engine:
         devices: how many train one model together, `device` being the first; frozen features and scores come from the first.
         workers: threads that decode and augment training images ahead, for each device; None: as many as the images need.
         cores: that this process may use to decode ahead; None: all.
-        micro_batch: images per forward pass in training, on each device; None takes a device's whole share at once.
+        micro_batch: images per forward pass in training, on each device; None: on a CPU what `default_part` says, else a
+            device's whole share at once.
         eval_batch: images per forward pass in evaluation; None: see `images_at_once`.
         checkpoint_seconds: time between two checkpoints.
         deterministic: refuse operations that do not repeat to the bit (some have no such form on a GPU).
@@ -88,12 +89,23 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def ran_out_of_memory(error: RuntimeError) -> bool:
-    """Whether this is torch's own error of that kind, or that of a library below it, or of a device for which torch has none."""
+#: In the errors of libraries below torch, of devices for which it has none, and of a CPU under a limit (`ulimit -d`).
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "can't allocate memory",
+    "not enough memory",
+    "could not create a memory object",
+)
+
+
+def ran_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Tell whether an error means that memory ran out: torch's own, Python's, or that of a library."""
     import torch
 
-    told = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in told)
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def release_memory() -> None:

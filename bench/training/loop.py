@@ -64,6 +64,7 @@ def train(
     checkpoints: Checkpoints,
     engine: Engine,
     reporter: Reporter,
+    wanted_part: int | None = None,
 ) -> Trained:
     """Minimise `method.loss` with AdamW from `start`, on the devices of `engine`.
 
@@ -74,6 +75,7 @@ def train(
         score: (accuracy, NLL) on id-val, called after each epoch.
         checkpoints: saved every `engine.checkpoint_seconds` (less often if that would take more than a twentieth of the time) and
             when a stop is asked for.
+        wanted_part: images per forward pass if memory were no matter; the engine's are recorded where they are fewer.
 
     Raises:
         Diverged: the loss is not finite. Interrupted: a stop was asked for and the state is saved.
@@ -81,7 +83,7 @@ def train(
     """
     saved = checkpoints.newest()
     total = batches.steps_per_epoch * method.epochs
-    learner = partial(Learner, start, method, total=total, seed=seed, constants=constants)
+    learner = partial(Learner, start, method, total=total, seed=seed, constants=constants, wanted_part=wanted_part)
     others = partial(_follow, learner, batches, saved, engine)
     with together(others, engine, reporter, plugin=method_file(type(method))) as ranks:
         first = learner(engine=engine, ranks=ranks, warn=lambda text: reporter.event("warning", text=text))
@@ -199,7 +201,7 @@ def _restored(learner: Learner, saved: Path) -> tuple[_Progress, dict[str, Tenso
         progress = _Progress(**state)
     except TypeError as error:
         raise BenchError(f"the checkpoint is of another version: {error}", fix="start over with --fresh") from error
-    learner.restore(tensors, progress.retries)
+    learner.restore(tensors, progress.retries, progress.step)
     device = next(learner.student.parameters()).device
     return progress, {name.removeprefix("kept/"): t.to(device) for name, t in tensors.items() if name.startswith("kept/")}
 

@@ -15,6 +15,7 @@ from ..identity import torch_stream
 from ..method import Batch, FineTuner
 from .devices import Ranks
 from .engine import Engine, ran_out_of_memory, release_memory
+from .memory import WHOLE, cuttable
 from .schedules import set_rate
 
 
@@ -29,6 +30,7 @@ class Learner:
         seed: all random draws are keyed by it and the step.
         constants: what `method.prepare` measured.
         engine: of this process. ranks: the processes that train together.
+        wanted_part: images per forward pass if memory were no matter; None: what the engine says.
         warn: told in one sentence when memory runs out.
 
     Attributes:
@@ -46,6 +48,7 @@ class Learner:
         constants: Mapping[str, float],
         engine: Engine,
         ranks: Ranks,
+        wanted_part: int | None = None,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.teacher = copy.deepcopy(start).to(engine.device).eval().requires_grad_(False)
@@ -56,6 +59,8 @@ class Learner:
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=method.lr, weight_decay=method.weight_decay)
         self.micro_batch = engine.micro_batch
         self.retries: list[dict[str, int]] = []
+        if self.micro_batch is not None and self.micro_batch < (wanted_part or 0):
+            self.retries.append({"step": 0, "micro_batch": self.micro_batch})
 
     def train_mode(self) -> None:
         """Put the student into the mode that it is trained in (scoring puts it into another)."""
@@ -119,7 +124,7 @@ class Learner:
                     loss = self.method.loss(batch, self.student, self.teacher, self._constants) * ((last - first) / size)
                 loss.backward()
                 total += loss.detach()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
             return None  # and with this frame everything that it holds
@@ -127,11 +132,12 @@ class Learner:
 
     def _halve_micro_batch(self, size: int, step: int) -> None:
         used = min(self.micro_batch or size, -(-size // self._ranks.count))
-        if self.method.norm == "train":
+        if not cuttable(self.method) and self._engine.micro_batch is None:
             raise BenchError(
-                f"{used} images at a time do not fit into memory, and batch statistics that are trained forbid smaller parts",
-                where="norm=train",
-                fix="`--set norm=frozen`, a smaller `--set batch_size=...` (both are other fits), or a device with more memory",
+                f"{used} images at a time do not fit into memory, and {WHOLE}",
+                where=f"method {self.method.name}",
+                fix="a smaller `--set batch_size=...` (another fit), or a device with more memory; a file whose loss couples no "
+                "images: --micro-batch",
             )
         if used == 1:
             raise BenchError("not even one image at a time fits into memory", fix="use a device with more, or a smaller backbone")
@@ -147,8 +153,11 @@ class Learner:
             tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
         return tensors
 
-    def restore(self, tensors: Mapping[str, Tensor], retries: Sequence[Mapping[str, int]]) -> None:
-        """Continue from what `tensors` gave (other names are left alone), with micro-batches that fitted then."""
+    def restore(self, tensors: Mapping[str, Tensor], retries: Sequence[Mapping[str, int]], step: int) -> None:
+        """Continue before step number `step` from what `tensors` gave (other names are left alone).
+
+        Micro-batches are as small as those that fitted then.
+        """
         parts: dict[str, dict[str, Any]] = {"student": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
@@ -162,4 +171,7 @@ class Learner:
         self.retries = [dict(retry) for retry in retries]
         if retries:
             fitted = retries[-1]["micro_batch"]
-            self.micro_batch = min(fitted, self.micro_batch or fitted)
+            if self.micro_batch is not None and self.micro_batch < fitted:
+                self.retries.append({"step": step, "micro_batch": self.micro_batch})
+            else:
+                self.micro_batch = fitted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -120,11 +121,13 @@ def test_the_fits_record_says_it_and_a_resume_keeps_it(tiny_suite: Path, tmp_pat
     (tmp_path / "hungry.py").write_text(HUNGRY)
     reporter = StopsAtStepThree()
 
-    def run(reporter: Any) -> list[RunRecord]:
-        return bench.run(str(tmp_path / "hungry.py"), suite=str(tiny_suite), store=tmp_path, engine=ENGINE, reporter=reporter)
+    def run(reporter: Any, engine: Engine = replace(ENGINE, micro_batch=8)) -> list[RunRecord]:
+        return bench.run(str(tmp_path / "hungry.py"), suite=str(tiny_suite), store=tmp_path, engine=engine, reporter=reporter)
 
+    (whole,) = run(None, ENGINE)
+    assert "8 images at a time do not fit into memory, and batch statistics that are trained, and losses of a file" in whole.error
     with pytest.raises(Interrupted):
-        run(reporter)
+        run(reporter)  # parts are allowed by whoever asks for them
     assert [text for text in reporter.warnings if "out of memory" in text] == [
         "out of memory with 8 images at a time; repeating step 1 with 4, same batch",
         "out of memory with 4 images at a time; repeating step 1 with 2, same batch",
