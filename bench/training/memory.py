@@ -25,7 +25,7 @@ PART_BYTES = 2**30
 #: Student, teacher, gradients, AdamW's two moments, and what it, the best epoch or a save takes beside them.
 _COPIES = 6
 #: Threads, libraries' buffers, and gradients of activations: found over towers and methods (tests/perf/test_memory.py).
-_CONSTANT, _TRANSIENT = 128 * 2**20, 1.25
+_CONSTANT, _TRANSIENT = 128 * 2**20, 1.35
 #: Why a batch stays whole.
 WHOLE = "batch statistics that are trained, and losses of a file, do not stand smaller parts"
 #: No cgroup has a limit of this size; version 1 says so where there is none.
