@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 
-from ..errors import BenchError, Interrupted, Told
+from ..errors import BenchError, Told
 from ..plugins import entries
+from .stops import Ear, heard_by
 
 _HELP = """Fine-tune a pre-trained image model, and measure what it gains in-distribution and loses under distribution shift.
 
@@ -77,18 +76,13 @@ def _refusal(error: OSError) -> BenchError:
     )
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted("interrupted", signal=number)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `bench`: exit codes as in the documentation, three-line errors, tracebacks only on demand."""
     # Waiting torch threads must not burn the cores that other runs need; read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        build_app()(arguments, prog_name="bench")
+        with heard_by(Ear()):
+            build_app()(arguments, prog_name="bench")
     except Told as error:
         if os.environ.get("BENCH_DEBUG"):
             raise
