@@ -8,9 +8,10 @@ import sys
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from ..errors import BenchError, Told
-from ..plugins import entries
+from ..errors import BenchError, EndedByPlugin, Told
+from ..plugins import entries, loaded
 from .stops import Ear, heard_by
 
 _HELP = """Fine-tune a pre-trained image model, and measure what it gains in-distribution and loses under distribution shift.
@@ -33,7 +34,9 @@ def build_app() -> typer.Typer:
     """The application with every verb, those of plug-ins included."""
     import importlib
 
-    app = typer.Typer(name="bench", help=_HELP, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        name="bench", cls=_Verbs, help=_HELP, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
 
     @app.callback()
     def options(
@@ -47,8 +50,24 @@ def build_app() -> typer.Typer:
         module = importlib.import_module(f".{verb}", __name__)
         _add(app, verb, getattr(module, "app", None) or module.command)
     for verb, entry in entries("bench.commands").items():
-        _add(app, verb, entry.load())
+        try:
+            _add(app, verb, loaded(entry))
+        except BenchError as error:  # one broken package must not hide the commands that work
+            print(f"note: the command `{verb}` is left out: {error.what}", file=sys.stderr)
     return app
+
+
+class _Verbs(TyperGroup):
+    """Our commands end by returning or by an error: where one is ended by `sys.exit`, a plug-in has called it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if ctx.invoked_subcommand not in _VERBS:
+                raise
+            raise EndedByPlugin(error) from error
 
 
 def _add(app: typer.Typer, verb: str, command: Any) -> None:
