@@ -15,7 +15,7 @@ from .runs.opening import experiments
 from .runs.record import RunRecord
 from .runs.store import Store, store_root
 from .spec import SEARCH_SEED, RunSpec
-from .stopping import Reporter, Silent
+from .stopping import Reporter, Silent, foreign
 from .sweeps.search import Found, search
 from .training.devices import DeviceLost
 from .training.engine import Engine
@@ -47,6 +47,7 @@ class Planned:
         return self.experiment.store.fit(self.fit_id) is not None
 
 
+@foreign()
 def plan(
     spec: RunSpec, *, store: Path | None = None, engine: Engine | None = None, reporter: Reporter | None = None
 ) -> list[Planned]:

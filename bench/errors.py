@@ -53,6 +53,14 @@ class Diverged(BenchError):
     """Training produced a value that is not finite."""
 
 
+class EndedByPlugin(BenchError):
+    """Code of a plug-in wanted to end the whole process: a failure of its own, like any error that it raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        called = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"{type(error).__name__} {error}".strip()
+        super().__init__(f"a plug-in wanted to end the whole process: {called}", fix="raise an error instead")
+
+
 class Interrupted(Told):
     """A stop was asked for (Ctrl-C, SIGTERM) and the state is saved; the same command continues.
 

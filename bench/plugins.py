@@ -14,7 +14,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
+from .errors import BenchError, EndedByPlugin, UsageError
+from .stopping import foreign
 
 if TYPE_CHECKING:
     from .backbones.backbone import Backbone
@@ -40,6 +41,29 @@ def entries(group: str) -> dict[str, EntryPoint]:
             )
         found[entry.name] = entry
     return dict(sorted(found.items()))
+
+
+def loaded(entry: EntryPoint) -> Any:
+    """What an entry point names.
+
+    Raises:
+        BenchError: it cannot be imported, or says itself what it lacks.
+    """
+    try:
+        with foreign():
+            return entry.load()
+    except Exception as error:  # a plug-in may raise anything when it is imported
+        if isinstance(error, BenchError) and not isinstance(error, EndedByPlugin):
+            raise
+        raise BenchError(
+            f"the plug-in `{entry.name}` cannot be loaded: {_told(error)}",
+            where=entry.value,
+            fix="mend its package, or uninstall it",
+        ) from error
+
+
+def _told(error: Exception) -> str:
+    return error.what if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, fix: str = "") -> UsageError:
@@ -70,8 +94,8 @@ def load_method(name: str) -> type[Method]:
         return _method_from_file(path.resolve(), path.read_bytes())
     if name not in entries("bench.methods"):
         raise unknown("method", name, method_names(), fix="`bench methods` lists them; a file of your own ends in .py")
-    loaded: type[Method] = entries("bench.methods")[name].load()
-    return loaded
+    method: type[Method] = loaded(entries("bench.methods")[name])
+    return method
 
 
 @cache
@@ -85,12 +109,11 @@ def _method_from_file(path: Path, content: bytes) -> type[Method]:
     sys.modules[name] = module
     try:
         # The very bytes that were hashed are run: an import might take older bytecode from a cache beside the file.
-        exec(compile(content, str(path), "exec"), module.__dict__)
+        with foreign():
+            exec(compile(content, str(path), "exec"), module.__dict__)
     except Exception as error:  # whatever a plug-in raises is its author's to see, with its place
         del sys.modules[name]
-        raise UsageError(
-            f"the method's file fails to import: {type(error).__name__}: {error}", where=str(path), fix="mend the file"
-        ) from error
+        raise UsageError(f"the method's file fails to import: {_told(error)}", where=str(path), fix="mend the file") from error
     own = [
         item
         for item in vars(module).values()
@@ -182,7 +205,7 @@ def _files(group: str, kind: str) -> dict[str, Path]:
     """Files that the entry points of a group name, by name."""
     found: dict[str, Path] = {}
     for entry in entries(group).values():
-        for name, path in entry.load()().items():
+        for name, path in loaded(entry)().items():
             if name in found:
                 raise UsageError(f"two {kind}s are called `{name}`: {found[name]} and {path}", fix="rename one of them")
             found[name] = path
@@ -284,5 +307,6 @@ def load_backbone(name: str) -> Backbone:
     kind, _, rest = name.partition(":")
     if kind not in entries("bench.backbones"):
         raise unknown("kind of backbone", kind, backbone_kinds(), fix="`bench backbones` explains the names")
-    backbone: Backbone = entries("bench.backbones")[kind].load()(rest)
+    with foreign():
+        backbone: Backbone = loaded(entries("bench.backbones")[kind])(rest)
     return backbone

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from ..errors import BenchError, Interrupted, Told
-from ..plugins import entries
+from ..errors import BenchError, EndedByPlugin, Told
+from ..plugins import entries, loaded
+from .stops import Ear, heard_by
 
 _HELP = """Fine-tune a pre-trained image model, and measure what it gains in-distribution and loses under distribution shift.
 
@@ -34,7 +34,9 @@ def build_app() -> typer.Typer:
     """The application with every verb, those of plug-ins included."""
     import importlib
 
-    app = typer.Typer(name="bench", help=_HELP, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        name="bench", cls=_Verbs, help=_HELP, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
 
     @app.callback()
     def options(
@@ -48,8 +50,24 @@ def build_app() -> typer.Typer:
         module = importlib.import_module(f".{verb}", __name__)
         _add(app, verb, getattr(module, "app", None) or module.command)
     for verb, entry in entries("bench.commands").items():
-        _add(app, verb, entry.load())
+        try:
+            _add(app, verb, loaded(entry))
+        except BenchError as error:  # one broken package must not hide the commands that work
+            print(f"note: the command `{verb}` is left out: {error.what}", file=sys.stderr)
     return app
+
+
+class _Verbs(TyperGroup):
+    """Our commands end by returning or by an error: where one is ended by `sys.exit`, a plug-in has called it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if ctx.invoked_subcommand not in _VERBS:
+                raise
+            raise EndedByPlugin(error) from error
 
 
 def _add(app: typer.Typer, verb: str, command: Any) -> None:
@@ -77,18 +95,13 @@ def _refusal(error: OSError) -> BenchError:
     )
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted("interrupted", signal=number)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `bench`: exit codes as in the documentation, three-line errors, tracebacks only on demand."""
     # Waiting torch threads must not burn the cores that other runs need; read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        build_app()(arguments, prog_name="bench")
+        with heard_by(Ear()):
+            build_app()(arguments, prog_name="bench")
     except Told as error:
         if os.environ.get("BENCH_DEBUG"):
             raise

@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from ..plugins import entries
+from ..stopping import foreign
 from .output import Cell, Column, Format, FormatOption, Table, print_tables
 
 
@@ -44,10 +45,11 @@ def _kind(entry: EntryPoint) -> dict[str, Cell]:
 def _first_line(module: str) -> str:
     """First line of a module's docstring, read without importing the module (which would import torch)."""
     try:
-        spec = importlib.util.find_spec(module)
+        with foreign():
+            spec = importlib.util.find_spec(module)
         source = Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else ""
         return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
-    except (ImportError, OSError, SyntaxError, UnicodeDecodeError) as error:
+    except Exception as error:  # to find it, the package that holds it is imported, which may raise anything
         return f"cannot be read: {error}"
 
 

@@ -332,6 +332,7 @@ def _progress(*, bytes_: bool = False) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     from .output import stderr_console
+    from .stops import Ear, heard_by
 
     console = stderr_console()
     if not console.is_terminal:
@@ -339,7 +340,8 @@ def _progress(*, bytes_: bool = False) -> Iterator[Progress]:
         return
     counts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if bytes_ else [MofNCompleteColumn()]
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), *counts, TimeRemainingColumn()]
-    with Bars(*columns, console=console, transient=True) as bars:
+    bars = Bars(*columns, console=console, transient=True)
+    with bars, heard_by(Ear(say=console.print, close=bars.stop)):
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, of: int) -> None:

@@ -96,17 +96,17 @@ def _machine() -> Iterator[Finding]:
 
 
 def _plugins() -> Iterator[Finding]:
-    from ..plugins import entries
+    from ..plugins import entries, loaded
 
     for group in ("bench.methods", "bench.backbones", "bench.suites", "bench.commands"):
         wrong = 0
         found = entries(group)
         for name, entry in found.items():
             try:
-                entry.load()
-            except Exception as error:  # whatever a plug-in raises is the finding
+                loaded(entry)
+            except BenchError as error:
                 wrong += 1
-                yield f"{group} {name}", "broken", f"{entry.value} cannot be loaded: {type(error).__name__}: {error}"
+                yield f"{group} {name}", "broken", f"{entry.value}: {error.what}"
         if not found:
             yield group, "broken", "none is registered: install ShiftBench (`pip install -e .`)"
         elif not wrong:

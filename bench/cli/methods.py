@@ -129,9 +129,9 @@ def scaffold(file: Path) -> str:
 def _row(name: str) -> dict[str, Cell]:
     try:
         method = load_method(name)
-    except (BenchError, ImportError) as error:
+    except BenchError as error:
         # One broken package must not hide the methods that work.
-        return {"name": name, "summary": f"cannot be loaded: {error}"}
+        return {"name": name, "summary": error.what}
     return {"name": name, "version": method.version, "summary": summary(method), "paper": method.paper}
 
 

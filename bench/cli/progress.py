@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from types import FrameType
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from .stops import Ear, heard_by
+
 if TYPE_CHECKING:
     from ..runs.record import RunRecord
 
 
 class ConsoleReporter:
-    """Tells what happens, and turns the first Ctrl-C or SIGTERM into a request to stop; the second stops now.
+    """Tells what happens, and turns the first Ctrl-C or SIGTERM into a request to stop; the second ends the process.
 
     Use as a context manager: signal handlers and the bar are put back at the end.
     """
@@ -28,11 +28,11 @@ class ConsoleReporter:
         self._task: TaskID | None = None
         self._method = ""
         self._said: set[str] = set()
-        self._old: dict[int, Any] = {}
+        self._hearing = contextlib.ExitStack()
 
     def __enter__(self) -> ConsoleReporter:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._old[number] = signal.signal(number, self._on_signal)
+        stopping = "stopping: saving the state (once more to stop at once)"
+        self._hearing.enter_context(heard_by(Ear(self._line, self._close, self._ask, stopping=stopping)))
         if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self._console, transient=True)
@@ -40,20 +40,15 @@ class ConsoleReporter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+        self._hearing.close()
+
+    def _ask(self, number: int) -> None:
+        self.stop = number
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.stop:
-            if self._bar is not None:
-                self._bar.stop()
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.stop = number
-        # A handler may interrupt a print half way, and a buffered stream refuses to be entered twice: write past it.
-        os.write(2, b"stopping: saving the state (once more to stop at once)\n")
 
     def event(self, kind: str, **fields: Any) -> None:
         """Show an event; unknown kinds are not shown."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import contextlib
 import time
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -17,6 +15,7 @@ from rich.text import Text
 
 from ..spec import SEARCH_SEED
 from .output import duration, plain, stderr_console
+from .stops import Ear, heard_by
 
 if TYPE_CHECKING:
     from ..sweeps.job import Job, Outcome
@@ -49,7 +48,7 @@ class SweepConsole:
     Use as a context manager: signal handlers and the terminal are put back at the end.
 
     Args:
-        patient: whether the runner looks at `now`; one that trains in this process cannot, and is ended by the signal itself.
+        patient: whether the runner looks at `now`; one that trains in this process cannot, and is ended with it.
     """
 
     def __init__(self, queue: Queue, *, patient: bool = True) -> None:
@@ -61,11 +60,12 @@ class SweepConsole:
         self._trials: dict[str, _Trial] = {}
         self._left, self._left_at = queue.seconds_left, time.monotonic()
         self._told: set[str] = set()
-        self._old: dict[int, Any] = {}
+        self._hearing = contextlib.ExitStack()
 
     def __enter__(self) -> SweepConsole:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._old[number] = signal.signal(number, self._on_signal)
+        stopping = "stopping: running trials save their state (once more to stop at once)"
+        hurry = self._hurry if self._patient else None
+        self._hearing.enter_context(heard_by(Ear(self._line, self._close, self._ask, hurry, stopping)))
         if self._console.is_terminal:
             self._live = Live(get_renderable=self._picture, console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
@@ -75,24 +75,18 @@ class SweepConsole:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+        self._hearing.close()
+
+    def _ask(self, number: int) -> None:
+        self.stop = number
+
+    def _hurry(self) -> None:
+        self.now = True
+
+    def _close(self) -> None:
         if self._live is not None:
             self._live.stop()
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.now or (self.stop and not self._patient):
-            if self._live is not None:
-                self._live.stop()
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        # A handler may interrupt a print half way, and a buffered stream refuses to be entered twice: write past it.
-        if self.stop:
-            self.now = True
-            os.write(2, b"stopping now\n")
-        else:
-            self.stop = number
-            os.write(2, b"stopping: running trials save their state (once more to stop at once)\n")
 
     def started(self, job: Job, where: str) -> None:
         """See `Watch`."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from ..stopping import foreign
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -26,7 +28,8 @@ def outcome_of(name: str, check: Callable[[], str | None]) -> Outcome:
     """Run a check: its return value is a remark, an exception is a failure, NotApplicable is a skip with its reason."""
     start = time.monotonic()
     try:
-        detail = check() or ""
+        with foreign():
+            detail = check() or ""
         return Outcome(name, "pass", detail, time.monotonic() - start)
     except NotApplicable as reason:
         return Outcome(name, "skip", str(reason), time.monotonic() - start)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..data.split import Split
-from ..errors import BenchError, Interrupted
+from ..errors import BenchError, EndedByPlugin, Interrupted
 from ..evaluation.relative import relative_scores
 from ..identity import PROTOCOL_VERSION, digest
 from ..method import Method
 from ..plugins import configure
+from ..stopping import foreign
 from ..training.devices import DeviceLost
 from .experiment import Experiment
 from .lease import Lease, is_live
@@ -30,6 +31,7 @@ _GONE: dict[Part, str] = {
 }
 
 
+@foreign()
 def execute(
     experiment: Experiment,
     method: Method,
@@ -87,12 +89,13 @@ def execute(
             return _refreshed(experiment, old, record, path)
         store.save_run(record)
         try:
-            if curve:
-                with_line(method, experiment.traits)  # found out before training, not after
-            fit = experiment.fit(method)
-            if curve:
-                record.curve = measure_curve(experiment, method, fit, splits, record, path.parent)
-            evaluate(experiment, fit.classifier, splits, record, path.parent, keep_logits=keep_logits)
+            with foreign():
+                if curve:
+                    with_line(method, experiment.traits)  # found out before training, not after
+                fit = experiment.fit(method)
+                if curve:
+                    record.curve = measure_curve(experiment, method, fit, splits, record, path.parent)
+                evaluate(experiment, fit.classifier, splits, record, path.parent, keep_logits=keep_logits)
             record.fit_seconds = fit.record.total_seconds
             record.facts, record.selection = fit.record.facts, experiment.selections(fit.record)
             record.peak_memory_mb = max(fit.record.peak_memory_mb or 0.0, peak_memory_mb(experiment.engine))
@@ -104,7 +107,7 @@ def execute(
         except Exception as error:
             # Failed is a row: told and recorded with its traceback, and the other runs go on.
             record.status, record.error = "failed", f"{type(error).__name__}: {error}"
-            if not isinstance(error, BenchError):
+            if not isinstance(error, BenchError) or isinstance(error, EndedByPlugin):
                 record.traceback = traceback.format_exc()
             if os.environ.get("BENCH_DEBUG"):
                 raise
@@ -299,6 +302,7 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+@foreign()
 def execute_external(
     experiment: Experiment,
     weights: Path,

@@ -16,6 +16,7 @@ from ..runs.experiment import Experiment
 from ..runs.measure import fine_tuned, has_line
 from ..runs.opening import experiments
 from ..spec import DEFAULT_BACKBONE, SEARCH_SEED
+from ..stopping import foreign
 from .asha import stop_at
 from .job import Job
 from .search import Found
@@ -193,6 +194,7 @@ def _portable_value(value: Any) -> Any:
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
 
 
+@foreign()
 def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporter, blind: bool = False) -> Plan:
     """Open every suite and backbone, and build every method on each.
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ..errors import MissingPrerequisite, UsageError
 from ..runs.store import Store
+from ..stopping import foreign
 from .job import Job, Outcome
 from .runner import Watch
 
@@ -121,7 +122,8 @@ class _Tracked:
     def _each(self, method: str, *arguments: Any) -> None:
         for kind, tracker in list(self._trackers.items()):
             try:
-                getattr(tracker, method)(*arguments)
+                with foreign():
+                    getattr(tracker, method)(*arguments)
             except Exception as error:  # a server that is away must not end a sweep
                 del self._trackers[kind]
                 self._watch.note(f"{kind} is left out from here on: {type(error).__name__}: {error}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError, Interrupted
 from ..spec import RunSpec
+from ..stopping import foreign
 from ..training.devices import DeviceLost
 from ..training.engine import Engine, release_memory
 from .job import Job, Outcome
@@ -57,17 +58,18 @@ class Work:
         return f"not done within {self.timeout:g} s, nor stopped when it was told to"
 
     def do(self, job: Job, reporter: Reporter) -> Outcome:
-        """Fit, or fit and measure, and say how it ended; only a bug of ShiftBench's own raises.
+        """Fit, or fit and measure, and say how it ended; only a bug of ShiftBench's own raises, and a KeyboardInterrupt of Ctrl-C's.
 
         A job of the search phase looks at id-val and at nothing else.
         """
         start = time.monotonic()
         self._relay.begin(reporter, until=None if self.timeout is None else start + self.timeout, epoch=job.epoch)
         try:
-            error = self._do(job)
+            with foreign():
+                error = self._do(job)
         except DeviceLost as lost:  # as if this process itself had been killed
             return Outcome("lost", lost.what, time.monotonic() - start)
-        except (Interrupted, KeyboardInterrupt):
+        except Interrupted:
             if self._relay.there:
                 return Outcome("done", seconds=time.monotonic() - start)
             if reporter.stop or not self._relay.late:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ..data.batches import share
 from ..errors import BenchError
-from ..stopping import Reporter, stop_if_asked
+from ..stopping import Reporter, foreign, stop_if_asked
 from .engine import Engine
 
 #: How long an exchange waits for the slowest process; at most the work of one step lies between two of them.
@@ -261,14 +261,15 @@ def _follow(rank: int, engine: Engine, meeting: Path, pipe: Connection) -> None:
         engine.on(rank).apply()
         pipe.send(None)
         plugin, pickled = pipe.recv()
-        if plugin is not None:
-            from ..plugins import load_method
+        with foreign():
+            if plugin is not None:
+                from ..plugins import load_method
 
-            load_method(plugin)
-        work = pickle.loads(pickled)
-        pipe.send(None)
-        with _joined(rank, engine, meeting):
-            work(Ranks(rank, engine.devices), told_to_go_on)
+                load_method(plugin)
+            work = pickle.loads(pickled)
+            pipe.send(None)
+            with _joined(rank, engine, meeting):
+                work(Ranks(rank, engine.devices), told_to_go_on)
     except (DeviceLost, EOFError):
         return  # whoever caused it tells why
     except Exception as error:
