@@ -14,7 +14,7 @@ from .runs.experiment import Experiment
 from .runs.opening import experiments
 from .runs.record import RunRecord
 from .runs.store import Store, store_root
-from .spec import SEARCH_SEED, RunSpec
+from .spec import SEARCH_SEED, RunSpec, left_out
 from .stopping import Reporter, Silent, foreign
 from .sweeps.search import Found, search
 from .training.devices import DeviceLost
@@ -58,6 +58,8 @@ def plan(
     """
     card, _ = find_card(spec.suite)
     methods = {name: build_method(name, spec.values(name), card.recipe) for name in spec.methods}
+    for text in left_out(spec.methods, spec.shared):
+        (reporter or Silent()).event("warning", text=text)
     training = bool(spec.trials) or any(method.trains for method in methods.values())
     opened = experiments(spec, store=store, engine=engine, reporter=reporter, training=training)
     return [Planned(one, method.resolved(one.traits), name) for one in opened for name, method in methods.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class RunSpec(BaseModel):
 
     methods: tuple[str, ...] = Field(min_length=1, description="names, or files that end in .py")
     suite: str = DEFAULT_SUITE
-    backbone: str | None = Field(None, description="default: the suite's own, else mini-clip")
+    backbone: str | None = Field(None, description="default: the suite's own")
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     of: str | None = Field(None, description="the method that a wrapper such as wise-ft wraps")
     set: dict[str, Any] = Field(default_factory=dict, description="parameters of the methods; `of.lr` reaches a nested one")
@@ -44,20 +45,81 @@ class RunSpec(BaseModel):
         return self
 
     def values(self, method: str) -> dict[str, Any]:
-        """Parameters for one method.
+        """Parameters for one method; those that it lacks and another method of the run has are left out.
 
         Raises:
-            UsageError: `of` was given for a method that wraps nothing.
+            UsageError: a parameter that no method has; `of` where none wraps another one.
         """
-        from .plugins import load_method
+        check_shared([(name, {}) for name in self.methods], self.shared)
+        return placed(method, self.shared)
 
-        if self.of is None:
-            return dict(self.set)
-        if "of" not in load_method(method).model_fields:
-            raise UsageError(
-                f"{method} wraps no other method, so --of has no meaning for it", fix="leave --of out, or run wise-ft"
-            )
-        return {"of": self.of, **self.set}
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What is set for every method that has it."""
+        return dict(self.set) if self.of is None else {"of": self.of, **self.set}
+
+
+def placed(method: str, shared: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The parameters of a method among those that are set for several, by the name that they have there.
+
+    Args:
+        shared: by name; what neither the method nor one nested in it has is left out. own: what is set for it alone.
+    """
+    found = {key: value for key, value in (own or {}).items() if key == "of"}
+    for key, value in shared.items():
+        place = place_of(method, key, found)
+        if place is not None:
+            found.setdefault(place, value)
+    return found | dict(own or {})
+
+
+def place_of(method: str, key: str, chosen: Mapping[str, Any]) -> str | None:
+    """Where a method takes a parameter: itself, else in the first method nested in it that has it; None if nowhere.
+
+    Args:
+        chosen: nested methods that were named, by the field that holds them.
+    """
+    from .method import Method
+    from .plugins import load_method
+
+    fields = load_method(method).model_fields
+    if key.partition(".")[0] in fields:
+        return key
+    for name, field in fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, Method):
+            inner = place_of(str(chosen.get(name, default.name)), key, {})
+            if inner is not None:
+                return f"{name}.{inner}"
+    return None
+
+
+def check_shared(methods: Sequence[tuple[str, Mapping[str, Any]]], shared: Mapping[str, Any]) -> None:
+    """Refuse a parameter that no method has.
+
+    Args:
+        methods: each with what is set for it alone.
+
+    Raises:
+        UsageError: there is one.
+    """
+    from .plugins import load_method, unknown
+
+    for key in shared:
+        if any(place_of(name, key, {**shared, **own}) for name, own in methods):
+            continue
+        if key == "of":
+            whose = f"{methods[0][0]} wraps" if len(methods) == 1 else "these methods wrap"
+            raise UsageError(f"{whose} no other method, so --of has no meaning", fix="leave --of out, or run wise-ft")
+        whose, which = ("these methods", "METHOD") if len(methods) > 1 else (methods[0][0],) * 2
+        known = {field for name, _ in methods for field in load_method(name).model_fields}
+        raise unknown(f"parameter of {whose}", key, known, fix=f"`bench methods show {which}`")
+
+
+def left_out(methods: Iterable[str], shared: Mapping[str, Any]) -> list[str]:
+    """Say of every parameter for which methods it has no meaning, a line each."""
+    lacking = {key: [name for name in methods if place_of(name, key, shared) is None] for key in shared}
+    return [f"`{key}` is no parameter of {', '.join(names)}, and is left out there" for key, names in lacking.items() if names]
 
 
 def parse_value(text: str) -> Any:

@@ -62,6 +62,10 @@ class SuiteChecks:
     def opens(self) -> str:
         """Missing shifts and differing counts are named."""
         suite = self.suite()
+        missing = [shift.name for shift in suite.card.shifts if shift.name in suite.holes]
+        if missing and len(missing) == len(suite.card.shifts):
+            told = "; ".join(f"{name}: {suite.holes[name]}" for name in missing)
+            raise AssertionError(f"no shift is there, so nothing out of distribution can be measured: {told}")
         remarks = [f"{name}: {reason}" for name, reason in suite.holes.items()] + list(suite.warnings)
         return "; ".join(remarks)
 

@@ -50,7 +50,7 @@ def _measuring(experiment: Experiment, curve: bool) -> int:
     suite, models = experiment.suite, len(ALPHAS) + 2 if curve else 1
     names = ["id-val", "id-test", *(shift.name for shift in suite.card.shifts)]
     images = max((experiment.count(name) for name in names if name not in suite.holes), default=0)
-    weights = sum(tensor.nbytes for tensor in experiment.backbone.image_tower().state_dict().values())
+    weights: int = sum(tensor.nbytes for tensor in experiment.backbone.image_tower().state_dict().values())
     return models * (weights + 2 * 4 * images * len(suite.card.classes))
 
 

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..data.card import SuiteCard
 from ..data.locations import cache_dir
 from ..data.suite import open_suite
+from ..errors import UsageError
 from ..plugins import find_card, load_backbone
-from ..spec import DEFAULT_BACKBONE, RunSpec
+from ..spec import RunSpec
 from ..stopping import Reporter, Silent, stop_if_asked
 from ..training.engine import Engine, default_device
 from .experiment import Experiment
 from .store import Store, store_root
+
+
+def backbone_of(card: SuiteCard, asked: str | None) -> str:
+    """Name the backbone to run a suite on: the one that is asked for, else the card's own.
+
+    Raises:
+        UsageError: neither names one. The miniature's would do, 48 pixels wide, and mean nothing.
+    """
+    if named := asked or card.backbone:
+        return named
+    raise UsageError(
+        f"no backbone is named, and the suite {card.name} has none of its own",
+        fix='--backbone NAME (`bench backbones` lists them), or `backbone = "NAME"` in the card',
+    )
 
 
 def experiments(
@@ -39,7 +55,7 @@ def experiments(
         reporter.event("data", what=what, done=done, of=of)
         stop_if_asked(reporter)
 
-    backbone = load_backbone(spec.backbone or card.backbone or DEFAULT_BACKBONE)
+    backbone = load_backbone(backbone_of(card, spec.backbone))
     suite = open_suite(
         card,
         card_path=card_path,

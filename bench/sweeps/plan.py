@@ -14,8 +14,8 @@ from ..plugins import build_method, find_card
 from ..runs.execute import planned_record, row_label
 from ..runs.experiment import Experiment
 from ..runs.measure import fine_tuned, has_line
-from ..runs.opening import experiments
-from ..spec import DEFAULT_BACKBONE, SEARCH_SEED
+from ..runs.opening import backbone_of, experiments
+from ..spec import SEARCH_SEED, left_out
 from ..stopping import foreign
 from .asha import stop_at
 from .job import Job
@@ -205,13 +205,15 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
     entrants: list[Entrant] = []
     impossible: list[Impossible] = []
     refused: dict[str, UsageError] = {}
+    for text in left_out([contender.name for contender in spec.contenders], spec.shared):
+        reporter.event("warning", text=text)
     for suite in spec.suites:
         card, card_path = find_card(suite)
         named = str(card_path) if suite.endswith(".toml") else suite
         values = {contender.asked: (contender.name, spec.values(contender)) for contender in spec.contenders}
         methods = {asked: build_method(name, given, card.recipe) for asked, (name, given) in values.items()}
         training = spec.searches or any(method.trains for method in methods.values())
-        for backbone in spec.backbones or (card.backbone or DEFAULT_BACKBONE,):
+        for backbone in spec.backbones or (backbone_of(card, None),):
             opened = spec.run_spec(named, backbone)
             experiment = experiments(opened, store=store, engine=engine, reporter=reporter, training=training)[0]
             for asked, method in methods.items():

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError
-from ..plugins import load_method, method_names, unknown
-from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, parse_value, read_config
+from ..plugins import method_names
+from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, check_shared, parse_value, placed, read_config
 
 #: The method whose interpolation curve others are measured against; its final runs get one unless `curve` says otherwise.
 BASELINE = "full-finetune"
@@ -160,22 +160,13 @@ class SweepSpec(BaseModel):
         Raises:
             UsageError: a parameter that no method of the sweep has; `of` for a sweep without a wrapper.
         """
-        self._check_shared()
-        found = {} if self.of is None or _place(contender.name, "of", {}) is None else {"of": self.of}
-        found |= {key: value for key, value in contender.set.items() if key == "of"}
-        for key, value in self.set.items():
-            place = _place(contender.name, key, found)
-            if place is not None:
-                found[place] = value
-        return found | contender.set
+        check_shared([(one.name, one.set) for one in self.contenders], self.shared)
+        return placed(contender.name, self.shared, contender.set)
 
-    def _check_shared(self) -> None:
-        shared = dict(self.set) if self.of is None else {"of": self.of, **self.set}
-        for key in shared:
-            given = [_place(one.name, key, {"of": self.of, **one.set} if self.of else one.set) for one in self.contenders]
-            if not any(given):
-                known = {field for one in self.contenders for field in load_method(one.name).model_fields}
-                raise unknown("parameter of these methods", key, known, fix="`bench methods show METHOD`")
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What is set for every method that has it."""
+        return dict(self.set) if self.of is None else {"of": self.of, **self.set}
 
 
 def _absolute(value: Any) -> Any:
@@ -185,22 +176,6 @@ def _absolute(value: Any) -> Any:
         return [_absolute(item) for item in value]
     is_file = isinstance(value, str) and value.endswith((".py", ".toml")) and Path(value).is_file()
     return str(Path(value).absolute()) if is_file else value
-
-
-def _place(method: str, key: str, chosen: Mapping[str, Any]) -> str | None:
-    """Where a method takes a parameter: itself, else in the first method nested in it that has it; None if nowhere."""
-    from ..method import Method
-
-    fields = load_method(method).model_fields
-    if key.partition(".")[0] in fields:
-        return key
-    for name, field in fields.items():
-        default = field.get_default(call_default_factory=True)
-        if isinstance(default, Method):
-            inner = _place(str(chosen.get(name, default.name)), key, {})
-            if inner is not None:
-                return f"{name}.{inner}"
-    return None
 
 
 def sweep_of(run: RunSpec, jobs: int) -> SweepSpec:

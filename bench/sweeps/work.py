@@ -58,7 +58,7 @@ class Work:
         return f"not done within {self.timeout:g} s, nor stopped when it was told to"
 
     def do(self, job: Job, reporter: Reporter) -> Outcome:
-        """Fit, or fit and measure, and say how it ended; only a bug of ShiftBench's own raises, and a KeyboardInterrupt of Ctrl-C's.
+        """Fit, or fit and measure, and say how it ended; only a bug of ShiftBench's own raises, or Ctrl-C.
 
         A job of the search phase looks at id-val and at nothing else.
         """

@@ -77,11 +77,15 @@ def test_one_image_in_two_ready_splits(mine: Path) -> None:
     assert (outcome.status, outcome.detail) == ("fail", "AssertionError: 1 images are in two of them")
 
 
-def test_a_missing_shift_is_a_remark(mine: Path) -> None:
+def test_a_missing_shift_is_a_remark_unless_it_is_the_last(mine: Path) -> None:
+    name = "the data are found and agree with the card"
+    mine.write_text(mine.read_text() + '\n[[shifts]]\nname = "noisy"\npath = "noisy"\n')
     shutil.rmtree(mine.parent / "images/inverted")
     found = outcomes(mine)
     assert {outcome.status for outcome in found.values()} == {"pass"}
-    assert "inverted" in found["the data are found and agree with the card"].detail
+    assert "inverted" in found[name].detail
+    (mine.parent / "images/noisy").rename(mine.parent / "noisy")
+    assert outcomes(mine)[name].status == "fail"
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_of_is_for_wrappers() -> None:
     ("fields", "said"),
     [
         ({"methods": ("full-finetune",), "set": {"lrr": 1}}, "did you mean `lr`?"),
-        ({"methods": ("full-finetune",), "of": "lp-ft"}, "no parameter of these methods `of`"),
+        ({"methods": ("full-finetune",), "of": "lp-ft"}, "full-finetune wraps no other method"),
         ({"methods": ("full-finetune:lr",)}, "KEY=VALUE"),
         ({"methods": ("full-finetune", "full-finetune")}, "given twice"),
         ({"methods": ("full-finetune",), "seeds": (1_000_003,)}, "that of searches"),
