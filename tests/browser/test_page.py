@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 Open = Callable[..., "Page"]
+pytestmark = pytest.mark.waits
 
 
 def names(page: Page) -> list[str]:

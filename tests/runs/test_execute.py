@@ -235,6 +235,7 @@ def test_trained_batch_statistics_refuse_micro_batches(tiny_suite: Path, tmp_pat
     assert "micro-batch" in record.error
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("kind", ["data", "waiting"])
 def test_a_stop_is_obeyed_outside_training_too(kind: str, tiny_suite: Path, tmp_path: Path) -> None:
     class Stops(Listener):
