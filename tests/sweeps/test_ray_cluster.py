@@ -38,7 +38,7 @@ def _pretend() -> Any:
 
 
 pretend = _pretend()
-pytestmark = [pytest.mark.waits, pytest.mark.timeout(1800)]  # Ray starts on a busy machine too
+pytestmark = pytest.mark.waits
 NODE = {"num_cpus": 2, "num_gpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 

@@ -65,7 +65,6 @@ def listeners(process: psutil.Process) -> set[str]:
 
 
 @pytest.mark.waits
-@pytest.mark.timeout(1800)
 def test_ctrl_c_and_the_same_command_again(tiny_suite: Path, tmp_path: Path) -> None:
     store, log, marker = tmp_path / "store", tmp_path / "stderr", tmp_path / "marker"
     (tmp_path / "slow.py").write_text(SLOW)
