@@ -17,6 +17,7 @@ from bench.stopping import Silent
 from bench.sweeps import work
 from bench.sweeps.local import LocalRunner
 from bench.sweeps.runner import Resources, short_of_cores
+from bench.training import loop
 from bench.training.step import Learner
 
 from .pretend import Line, Pretend, Told, impatient_after, job
@@ -24,14 +25,21 @@ from .tiny import METHODS, Listener, plan
 
 #: Kills its own process with -9 in mid-training, the first time or every time.
 DIES = """
+import multiprocessing
 import os
 from pathlib import Path
+from types import SimpleNamespace
 import torch
 from bench import FineTuner
+from bench.training import loop
+now = [0]
+if multiprocessing.parent_process() is not None:  # in the trial's process a step takes a second, and a save no time
+    loop.time = SimpleNamespace(monotonic=lambda: now[0])
 class Dies(FineTuner):
     name = "dies"
     marker: str = ""
     def loss(self, batch, student, teacher, constants):
+        now[0] += 1
         if batch.step == 5 and not (self.marker and Path(self.marker).exists()):
             Path(self.marker).touch() if self.marker else None
             os.kill(os.getpid(), 9)
@@ -97,7 +105,10 @@ class FollowerDies(FineTuner):
 
 
 @pytest.mark.waits
-def test_a_trial_that_loses_one_of_its_devices_goes_on_from_there(tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_trial_that_loses_one_of_its_devices_goes_on_from_there(
+    tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.0))  # nothing is saved but for the loss
     (tmp_path / "dies.py").write_text(FOLLOWER_DIES)
     method = f"{tmp_path / 'dies.py'}:marker={tmp_path / 'marker'}"
     planned, listener = plan(tiny_suite, tmp_path / "s", method, trials=0, seeds=(0,), gpus_per_trial=2), Listener()
