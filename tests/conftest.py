@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+from itertools import groupby
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -80,6 +82,32 @@ def make_suite(folder: Path, per_class: int = 24) -> Path:
     card = folder / "tiny.toml"
     card.write_text(CARD, encoding="utf-8")
     return card
+
+
+#: The ids of all tests in the order in which they were found.
+FOUND = pytest.StashKey[list[str]]()
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: what an archive's bytes are can depend on the clock, and ids may not."""
+    return argname if isinstance(val, bytes) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle the files, and the tests within each, by the seed BENCH_TEST_ORDER, if there is one."""
+    config.stash[FOUND] = [item.nodeid for item in items]
+    if seed := os.environ.get("BENCH_TEST_ORDER"):
+        rng, files = random.Random(seed), [list(tests) for _, tests in groupby(items, lambda item: item.path)]
+        for tests in files:
+            rng.shuffle(tests)
+        rng.shuffle(files)
+        items[:] = [test for tests in files for test in tests]
+
+
+@pytest.fixture
+def found(request: pytest.FixtureRequest) -> list[str]:
+    """The ids of all tests that this session found, before any was left out or moved."""
+    return request.config.stash[FOUND]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -176,6 +176,7 @@ def opened(browser: Browser, board_file: Path) -> Iterator[Open]:
 
     def open_page(fragment: str = "", *, width: int = 1280, dark: bool = False, file: Path = board_file) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
+        context.set_default_timeout(240_000)
         contexts.append(context)
         page = context.new_page()
         page.on(
@@ -188,7 +189,7 @@ def opened(browser: Browser, board_file: Path) -> Iterator[Open]:
             lambda request: None if request.url.startswith(("file:", "data:")) else trouble.append(f"asked {request.url}"),
         )
         page.goto(file.as_uri() + fragment)
-        page.wait_for_selector("html[data-ready=yes]", timeout=20_000)
+        page.wait_for_selector("html[data-ready=yes]")
         return page
 
     yield open_page

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 Open = Callable[..., "Page"]
+pytestmark = pytest.mark.waits
 
 
 def names(page: Page) -> list[str]:
@@ -317,7 +318,7 @@ def test_axe_finds_nothing_serious(opened: Open, width: int, dark: bool) -> None
     page = opened(width=width, dark=dark)
     row(page, "wise-ft").get_by_role("checkbox").check()
     row(page, "zero-shot").get_by_role("checkbox").check()
-    page.wait_for_timeout(100)
+    page.evaluate("changed('rows')")  # until it is drawn
     found = serious(axe.Axe().run(page))
     row(page, "full-finetune").get_by_role("button").click()
     assert found + serious(axe.Axe().run(page)) == []

@@ -130,7 +130,7 @@ def test_a_file_that_was_read_right_after_its_change_is_read_once_more(
     pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = pets / "photo/cat/000.png"
-    settled = new.stat().st_mtime_ns + 2 * folder_module.UNSETTLED_NS
+    settled = max(file.stat().st_ctime_ns for file in pets.rglob("*")) + 2 * folder_module.UNSETTLED_NS
     reads: list[str] = []
     judge = folder_module._judge
     monkeypatch.setattr(folder_module, "_judge", lambda path, name: (reads.append(name), judge(path, name))[1])

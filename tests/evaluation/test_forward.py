@@ -43,10 +43,11 @@ class Mean(nn.Module):
         self.pictures = pictures
 
     def forward(self, images: Tensor) -> Tensor:
-        assert self.pictures.second.wait(20)
+        assert self.pictures.second.wait(240)
         return images.mean(dim=(1, 2, 3))[:, None] * 255
 
 
+@pytest.mark.waits
 def test_the_next_batch_is_read_while_one_is_computed_on() -> None:
     pictures: Any = Pictures()
     models: Any = {"it": Mean(pictures)}

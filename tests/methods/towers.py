@@ -194,8 +194,10 @@ class TinyTask:
 
     def choose(self, name: str, candidates: Sequence[tuple[Any, float, float]], *, one_se: bool = False) -> Any:
         best = min(candidates, key=lambda candidate: (-candidate[1], candidate[2]))
-        least = best[1] - (best[1] * (1 - best[1]) / len(self.id_val[1])) ** 0.5
-        chosen = next(one for one in candidates if one[1] >= least) if one_se else best
+        chosen = best
+        if one_se:
+            least = best[1] - (best[1] * (1 - best[1]) / len(self.id_val[1])) ** 0.5
+            chosen = next(one for one in candidates if one[1] >= least)
         self.chosen[name] = (chosen[0], len(candidates))
         return chosen[0]
 

@@ -169,6 +169,7 @@ bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), e
 """
 
 
+@pytest.mark.waits
 def test_kill_9_and_continue_gives_the_same_bits(tiny_suite: Path, tmp_path: Path) -> None:
     (whole,), _ = run("masked-counterfactual", suite=tiny_suite, store=tmp_path / "whole")
     store = tmp_path / "killed"
@@ -182,6 +183,7 @@ def test_kill_9_and_continue_gives_the_same_bits(tiny_suite: Path, tmp_path: Pat
     assert weights(store, continued) == weights(tmp_path / "whole", whole)
 
 
+@pytest.mark.waits
 def test_two_processes_share_one_fit(tiny_suite: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILL, str(tiny_suite), str(tmp_path)]
     both = [subprocess.Popen(command, env=os.environ) for _ in range(2)]
@@ -233,6 +235,7 @@ def test_trained_batch_statistics_refuse_micro_batches(tiny_suite: Path, tmp_pat
     assert "micro-batch" in record.error
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("kind", ["data", "waiting"])
 def test_a_stop_is_obeyed_outside_training_too(kind: str, tiny_suite: Path, tmp_path: Path) -> None:
     class Stops(Listener):

@@ -27,6 +27,7 @@ class Pretend:
 
     A job's parameters: `together=N` waits until N jobs run at once; `until=FILE` waits until there is that file, or for a stop;
     `die` kills the process at the first attempt; `hang` never ends; `fail` is the error to end with, and `bug` one to raise.
+    A job hangs only once there is the file `impatient`: however slow the machine, the jobs before it take no time.
     """
 
     store: Path
@@ -38,7 +39,9 @@ class Pretend:
 
     @property
     def patience(self) -> float | None:
-        return None if self.timeout is None else self.timeout + self.grace
+        if self.timeout is None or not (self.store / "impatient").exists():
+            return None
+        return self.timeout + self.grace
 
     def do(self, job: Job, reporter: Any) -> Outcome:
         what, done = job.method["parameters"], self.store / f"{job.id}.done"
@@ -63,6 +66,16 @@ class Pretend:
             raise RuntimeError(what["bug"])
         done.touch(exist_ok=False)
         return Outcome("failed", what["fail"]) if "fail" in what else Outcome("done")
+
+
+def impatient_after(name: str, store: Path) -> Callable[[Told], None]:
+    """For a `Told`: once that job has settled, a job may hang."""
+
+    def when(told: Told) -> None:
+        if name in dict(told.of("settled")):
+            (store / "impatient").touch()
+
+    return when
 
 
 def _node() -> str:

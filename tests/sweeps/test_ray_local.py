@@ -19,9 +19,25 @@ from bench.training.engine import Engine
 pytest.importorskip("ray")
 
 
-def command(suite: Path, store: Path, *more: str) -> list[str]:
+#: Takes a second per step while there is a file: a stop comes in mid-training however slow the machine.
+SLOW = """
+import time
+from pathlib import Path
+import torch
+from bench import FineTuner
+class Slow(FineTuner):
+    name = "slow"
+    marker: str = ""
+    def loss(self, batch, student, teacher, constants):
+        if Path(self.marker).exists():
+            time.sleep(1)
+        return torch.nn.functional.cross_entropy(student(batch.images), batch.labels)
+"""
+
+
+def command(method: str, suite: Path, store: Path, *more: str) -> list[str]:
     options = ["--suite", str(suite), "--store", str(store), "--trials", "0", "--seeds", "1", "--set", "epochs=60"]
-    return [sys.executable, "-m", "bench.cli", "sweep", "full-finetune", *options, "--curve", "none", *more]
+    return [sys.executable, "-m", "bench.cli", "sweep", method, *options, "--curve", "none", *more]
 
 
 def bare(home: Path) -> dict[str, str]:
@@ -30,7 +46,7 @@ def bare(home: Path) -> dict[str, str]:
 
 
 def wait_for(text: str, log: Path, process: subprocess.Popen[bytes]) -> None:
-    patience = time.monotonic() + 120
+    patience = time.monotonic() + 900
     while text not in log.read_text(encoding="utf-8"):
         assert process.poll() is None, log.read_text(encoding="utf-8")
         assert time.monotonic() < patience, log.read_text(encoding="utf-8")
@@ -48,12 +64,15 @@ def listeners(process: psutil.Process) -> set[str]:
     return found
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.waits
 def test_ctrl_c_and_the_same_command_again(tiny_suite: Path, tmp_path: Path) -> None:
-    store, log = tmp_path / "store", tmp_path / "stderr"
+    store, log, marker = tmp_path / "store", tmp_path / "stderr", tmp_path / "marker"
+    (tmp_path / "slow.py").write_text(SLOW)
+    marker.touch()
+    method = f"{tmp_path / 'slow.py'}:marker={marker}"
     with log.open("wb") as err:
         process = subprocess.Popen(
-            command(tiny_suite, store, "--checkpoint-every", "0.05"),
+            command(method, tiny_suite, store, "--checkpoint-every", "0.05"),
             env=bare(tmp_path),
             stdout=subprocess.PIPE,
             stderr=err,
@@ -64,19 +83,20 @@ def test_ctrl_c_and_the_same_command_again(tiny_suite: Path, tmp_path: Path) -> 
             family = psutil.Process(process.pid).children(recursive=True)
             addresses = listeners(psutil.Process(process.pid))
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-            out, _ = process.communicate(timeout=240)
+            out, _ = process.communicate()
         finally:
             process.kill()  # Ray's processes die with it
     told = log.read_text(encoding="utf-8")
     assert process.returncode == 130, told
     assert addresses == {"127.0.0.1"}
-    assert "stopped: run full-finetune" in told
+    assert "stopped: run slow" in told
     assert "continues" in told
     assert out == b""
-    assert not psutil.wait_procs(family, timeout=20)[1]
+    assert not psutil.wait_procs(family, timeout=240)[1]
 
+    marker.unlink()
     again = subprocess.run(
-        command(tiny_suite, store, "--format", "json"), env=bare(tmp_path), capture_output=True, timeout=200, check=False
+        command(method, tiny_suite, store, "--format", "json"), env=bare(tmp_path), capture_output=True, check=False
     )
     assert again.returncode == 0, again.stderr.decode()
     assert again.stdout.startswith(b"{")
@@ -85,7 +105,11 @@ def test_ctrl_c_and_the_same_command_again(tiny_suite: Path, tmp_path: Path) -> 
     assert "worker" in (store / "ray.log").read_text(encoding="utf-8")
 
     (alone,) = bench.run(
-        "full-finetune", suite=str(tiny_suite), store=tmp_path / "alone", set={"epochs": 60}, engine=Engine(threads=1)
+        str(tmp_path / "slow.py"),
+        suite=str(tiny_suite),
+        store=tmp_path / "alone",
+        set={"epochs": 60, "marker": str(marker)},
+        engine=Engine(threads=1),
     )
     one, other = Store(tmp_path / "alone").fit(alone.fit_id), Store(store).fit(alone.fit_id)
     assert one is not None

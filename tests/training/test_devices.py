@@ -95,6 +95,7 @@ def follow(engine: Engine, ranks: Ranks, told_to_go_on: object) -> None:
     trained(ranks, engine)
 
 
+@pytest.mark.waits
 def test_two_devices_equal_one_for_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))  # the other process imports this module
     torch.set_num_threads(1)
@@ -134,6 +135,7 @@ class StopsAt(Silent):
                 self.stop = signal.SIGTERM
 
 
+@pytest.mark.waits
 def test_a_run_on_two_devices_is_the_same_fit(tiny_suite: Path, tmp_path: Path) -> None:
     one, _ = run("masked-counterfactual", tiny_suite, tmp_path / "one", ALONE)
     with pytest.raises(Interrupted):
@@ -170,6 +172,7 @@ class Fails(FineTuner):
 """
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize(
     ("how", "told"),
     [("nan", "Diverged: the loss of fails is nan at step 3"), ("bug", "that only these images meet (on device 2 of 2)")],
