@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from ..method import FineTuner, Method
-from ..training.memory import fitting_part, resident, step_memory, wanted_part
+from ..training.memory import resident, step_memory, wanted_part
 from .experiment import Experiment
 from .measure import ALPHAS
 
 
-def expected_peak(experiment: Experiment, method: Method, *, curve: bool = False, free: int | None = None) -> int | None:
+def expected_peak(experiment: Experiment, method: Method, *, curve: bool = False) -> int | None:
     """Estimate the most bytes that a process holds which fits `method` and measures it.
 
     Args:
         method: resolved. curve: whether its interpolation curve is measured, too.
-        free: bytes that the process may take beside what it holds now; None: as many as it wants.
 
     Returns:
         None on a GPU, where steps are halved until they fit.
-
-    Raises:
-        MissingPrerequisite: `free` does not suffice.
     """
     if experiment.engine.device_type != "cpu":
         return None
-    return resident() + max(_measuring(experiment, curve), *(_fitting(experiment, one, free) for one in _all(experiment, method)))
+    return resident() + max(_measuring(experiment, curve), *(_fitting(experiment, one) for one in _all(experiment, method)))
 
 
 def _all(experiment: Experiment, method: Method) -> list[Method]:
@@ -34,7 +30,7 @@ def _all(experiment: Experiment, method: Method) -> list[Method]:
     return [method, *(deeper for one in inner for deeper in _all(experiment, one))]
 
 
-def _fitting(experiment: Experiment, method: Method, free: int | None) -> int:
+def _fitting(experiment: Experiment, method: Method) -> int:
     if not isinstance(method, FineTuner):
         # Features in single precision, a copy of them, and in double precision for the solver.
         return 16 * experiment.count("train") * _dim(experiment) if method.trains else 0
@@ -42,8 +38,7 @@ def _fitting(experiment: Experiment, method: Method, free: int | None) -> int:
     share = -(-min(method.batch_size, experiment.count("train")) // engine.devices)
     wanted = wanted_part(method, share, experiment.default_part, engine.micro_batch)
     memory = step_memory(method, experiment.start("random"), experiment.backbone.pixels.size)
-    part = wanted if free is None else fitting_part(method, memory, wanted, free // engine.devices)
-    return engine.devices * memory.of(part)
+    return engine.devices * memory.of(wanted)
 
 
 def _measuring(experiment: Experiment, curve: bool) -> int:
