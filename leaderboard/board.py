@@ -54,6 +54,11 @@ class BoardRow:
     ranks: tuple[int, int] | None = None
 
     @property
+    def family(self) -> str:
+        """What the row is a variant of, which is what colours tell apart where there are many rows: its method."""
+        return str(self.records[0].method.get("name"))
+
+    @property
     def trials(self) -> int:
         """Search trials in which the parameters were chosen."""
         return max(r.search_trials for r in self.records)

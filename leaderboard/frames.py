@@ -30,6 +30,7 @@ def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
                 {
                     "key": row.key,
                     "row": row.name,
+                    "family": row.family,
                     "id": across.value,
                     "ood": up.value,
                     "id_low": across.seeds.low if across.seeds else None,
@@ -39,7 +40,7 @@ def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
                     "seeds": " ".join(str(r.seed) for r in row.records),
                 }
             )
-    columns = ["key", "row", "id", "ood", "id_low", "id_high", "ood_low", "ood_high", "seeds"]
+    columns = ["key", "row", "family", "id", "ood", "id_low", "id_high", "ood_low", "ood_high", "seeds"]
     return pd.DataFrame(drawn, columns=columns)
 
 
@@ -121,18 +122,18 @@ def curve_of(runs: Sequence[RunRecord], shifts: Sequence[str]) -> pd.DataFrame |
 
 
 def scores(board: Board, splits: Sequence[str]) -> pd.DataFrame:
-    """Mean accuracy of every row on every split: `row`, `split`, `score`; for `diagrams.radar`."""
+    """Mean accuracy of every row on every split: `key`, `row`, `family`, `split`, `score`; for `diagrams.radar`."""
     drawn = []
     for row in board.rows:
         for split in splits:
             known = [r.metrics[split].score for r in row.records if split in r.metrics]
             if known:
-                drawn.append({"row": row.name, "split": split, "score": sum(known) / len(known)})
-    return pd.DataFrame(drawn, columns=["row", "split", "score"])
+                drawn.append((row.key, row.name, row.family, split, sum(known) / len(known)))
+    return pd.DataFrame(drawn, columns=["key", "row", "family", "split", "score"])
 
 
 def bins(board: Board, splits: Sequence[str], predictions: Predictions, *, after: bool = False) -> pd.DataFrame:
-    """Reliability of every row, the images of all its seeds together: `panel`, `row`, `confidence`, `accuracy`, `images`.
+    """Reliability of every row, the images of all its seeds together: what `diagrams.reliability` draws.
 
     Args:
         after: after temperature scaling, fitted on id-val; rows whose logits are not kept are then left out.
@@ -144,11 +145,12 @@ def bins(board: Board, splits: Sequence[str], predictions: Predictions, *, after
                 found = scaled(record, split, predictions)
                 for number, bin in enumerate(found.scaled_diagram if after else found.diagram):
                     if bin.images and bin.confidence is not None and bin.accuracy is not None:
-                        drawn.append((split, row.name, number, bin.images, bin.confidence, bin.accuracy))
-    every = pd.DataFrame(drawn, columns=["panel", "row", "bin", "images", "confidence", "accuracy"])
+                        who = (row.key, row.name, row.family)
+                        drawn.append((split, *who, number, bin.images, bin.confidence, bin.accuracy))
+    every = pd.DataFrame(drawn, columns=["panel", "key", "row", "family", "bin", "images", "confidence", "accuracy"])
     for mean in ("confidence", "accuracy"):
         every[mean] = every[mean] * every["images"]
-    pooled = every.groupby(["panel", "row", "bin"], sort=False, as_index=False).sum()
+    pooled = every.groupby(["panel", "key", "row", "family", "bin"], sort=False, as_index=False).sum()
     for mean in ("confidence", "accuracy"):
         pooled[mean] = pooled[mean] / pooled["images"]
     return pooled.drop(columns="bin")

@@ -187,7 +187,7 @@ def _legible(board: Board, most: int = 6) -> tuple[Board, str]:
 
     if len(board.rows) <= most:
         return board, ""
-    best = {str(row.records[0].method.get("name")): row for row in reversed(board.rows)}
+    best = {row.family: row for row in reversed(board.rows)}
     rows = [row for row in board.rows if row in best.values()][:most]
     by = "OOD average" if board.sort == "ood" else getattr(board.measure(board.sort), "title", board.sort)
     which = f"{len(rows)} of {len(board.rows)} rows, the best of a method each by {by}; --method chooses others"

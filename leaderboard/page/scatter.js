@@ -21,7 +21,7 @@ function settleHeight() {
 
 function curvePoints(rows) {
   const ids = new Set(rows.map((row) => row.id)), split = board().columns.find((c) => c.key === state.y)?.split;
-  return board().curves.map((p) => ({ ...p, id: p.scores["id-test"], ood: p.scores[state.y === "ood" ? "ood" : split] }))
+  return board().curves.map((p) => ({ ...p, key: p.row || p.of, id: p.scores["id-test"], ood: p.scores[state.y === "ood" ? "ood" : split] }))
     .filter((p) => (!p.row || ids.has(p.row)) && p.id != null && p.ood != null).map((p) => ({ ...p, x: place(p.id), y: place(p.ood) }));
 }
 
