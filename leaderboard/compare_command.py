@@ -160,6 +160,7 @@ def _differences(found: Sequence[Difference], title: str, units: str, note: str)
         Column("difference", human=False),
         Column("low", human=False),
         Column("high", human=False),
+        Column("deterministic", human=False),
         Column("p", human=False),
         Column("p_holm", human=False),
         Column("p_shown", "p"),
@@ -174,15 +175,17 @@ def _differences(found: Sequence[Difference], title: str, units: str, note: str)
 
 
 def _difference(one: Difference) -> Row:
+    from .comparison import spread_of
+
     row: dict[str, Cell] = {"about": one.about, "a": one.a, "b": one.b, "difference": one.value, "p": one.p}
     row |= {"p_holm": one.p_holm, "units": one.units or None, "verdict": one.verdict, "missing": one.hole}
+    row["deterministic"] = one.deterministic
     if one.p_holm is not None:
         row["p_shown"] = _p(one.p_holm)
     if one.value is not None:
-        row["shown"] = f"{100 * one.value:+.1f}"
-    if one.interval and one.value is not None:
-        low, high = one.interval.low, one.interval.high
-        row |= {"low": low, "high": high, "shown": f"{100 * one.value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"}
+        row["shown"] = f"{100 * one.value:+.1f}{spread_of(one)}"
+    if one.interval:
+        row |= {"low": one.interval.low, "high": one.interval.high}
     return row
 
 

@@ -11,6 +11,7 @@ from bench.runs.record import RunRecord
 from .baseline import Line, published
 from .board import Board
 from .calibration import scaled
+from .groups import deterministic
 from .intervals import over_seeds
 from .predictions import Predictions
 from .tradeoff import ID, YARDSTICK, average
@@ -37,7 +38,7 @@ def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
                     "id_high": across.seeds.high if across.seeds else None,
                     "ood_low": up.seeds.low if up.seeds else None,
                     "ood_high": up.seeds.high if up.seeds else None,
-                    "seeds": " ".join(str(r.seed) for r in row.records),
+                    "seeds": " ".join(str(r.seed) for r in row.records) + (" (deterministic)" if row.deterministic else ""),
                 }
             )
     columns = ["key", "row", "family", "id", "ood", "id_low", "id_high", "ood_low", "ood_high", "seeds"]
@@ -92,6 +93,8 @@ def standard_line(board: Board, key: str = "ood") -> Callable[[float], float | N
 def curve_of(runs: Sequence[RunRecord], shifts: Sequence[str]) -> pd.DataFrame | None:
     """Accuracy along the curves of runs, mean and 95 % t-interval over them: `alpha`, `split`, `score`, `low`, `high`, `runs`.
 
+    Runs that no seed changes have no interval.
+
     Args:
         shifts: those of the split "OOD average", which a point that lacks one of them does not have.
     """
@@ -104,10 +107,10 @@ def curve_of(runs: Sequence[RunRecord], shifts: Sequence[str]) -> pd.DataFrame |
     ]
     if not every:
         return None
-    drawn = []
+    drawn, fixed = [], deterministic(runs)
     for (alpha, split), own in pd.DataFrame(every).groupby(["alpha", "split"], sort=False):
         values = [float(value) for value in own["score"]]
-        interval = over_seeds(values)
+        interval = None if fixed else over_seeds(values)
         drawn.append(
             {
                 "alpha": alpha,

@@ -178,6 +178,7 @@ def _row(row: BoardRow, board: Board, provenance: _Distinct) -> dict[str, Any]:
         "tie": row.tie,
         "ranks": row.ranks,
         "front": row.front,
+        "deterministic": row.deterministic,
         "asha": row.cut_short,
         "identity": plain(first.method),
         "runs": [_run(r, provenance) for r in row.records],

@@ -464,3 +464,24 @@ def test_a_filter_that_leaves_few_gives_each_a_colour_of_its_own(opened: Open, v
     left = swatches(page)
     assert len({colour for colour, _ in left.values()}) == len({mark for _, mark in left.values()}) == 3
     assert sum(left[name] == usual[name] for name in left) == 1
+
+
+@pytest.mark.parametrize("spread", ["sd", "seeds", "images"])
+def test_a_row_that_no_seed_changes_says_so_and_has_no_spread_over_seeds(
+    opened: Open, store: Any, tmp_path: Path, spread: str
+) -> None:
+    from bench.leaderboard.groups import load
+    from bench.leaderboard.page.source import Source
+    from bench.leaderboard.tables import View
+
+    runs = [r for r in load(store) if r.status == "done"]
+    first = next(r for r in runs if r.label == "zero-shot")
+    for run in (r for r in runs if r.label == "zero-shot"):
+        run.metrics = first.metrics
+    assert Source(store, View()).write(runs, tmp_path / "fixed.html")
+    page = opened(f"#spread={spread}&columns=id,sketch,ood", file=tmp_path / "fixed.html")
+    fixed, varied = row(page, "zero-shot"), row(page, "wise-ft")
+    assert fixed.locator(".badge", has_text="deterministic").count() == 1
+    assert varied.locator(".badge", has_text="deterministic").count() == 0
+    assert varied.locator(".spread").count() > 0
+    assert (fixed.locator(".spread").count() > 0) == (spread == "images")

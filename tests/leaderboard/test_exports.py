@@ -110,9 +110,9 @@ def test_a_table_is_typeset_whatever_stands_in_it(make: Make, tmp_path: Path) ->
 
 def test_a_table_of_many_columns_fits_the_page_and_names_what_it_leaves_out(make: Make) -> None:
     shifts = [f"shift-{i}" for i in range(9)]
-    scores = dict.fromkeys(["id-test", *shifts], 0.5)
+    scores = [dict.fromkeys(["id-test", *shifts], 0.5 + seed / 10) for seed in (0, 1)]
     text = render(
-        tables([make(n, s, scores, shifts=shifts, averaged=shifts[:2]) for n in "ab" for s in (0, 1)], View()), Format.latex
+        tables([make(n, s, scores[s], shifts=shifts, averaged=shifts[:2]) for n in "ab" for s in (0, 1)], View()), Format.latex
     )
     head = text.partition(r"\toprule")[2].partition(r"\midrule")[0]
     assert [title.strip(" \\\n") for title in head.split("&")] == ["method", "ID", "shift-0", "shift-1", "OOD"]
