@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def load(store: Store) -> list[RunRecord]:
-    """The records that count: per (fit_id, eval_id) the latest done one; unfinished ones where nothing done has replaced them."""
+    """The records that count: per (fit_id, eval_id) one done run (`precedence`); unfinished ones that nothing has replaced."""
     newest: dict[tuple[str, str, bool], RunRecord] = {}
     for _, record in indexed(store):
         key = (record.fit_id, record.eval_id, record.status == "done")
-        if key not in newest or when(record) >= when(newest[key]):
+        if key not in newest or record.precedence >= newest[key].precedence:
             newest[key] = record
     done: dict[str, str] = {}
     for record in newest.values():
