@@ -187,13 +187,15 @@ class Queue:
     def why(self, entry: Entry) -> str:
         """What the store says of a job, where its state alone does not."""
         planned = entry.planned
-        record = self._truth.record(planned) if planned.path is not None and planned.job.is_run else None
-        if entry.reason or record is None or planned.path is None:
+        if entry.reason or planned.path is None or not planned.job.is_run:
             return entry.reason
+        if entry.state != "done" and is_live(planned.path.parent):
+            return "another process is at it, and is waited for"
+        record = self._truth.record(planned)
+        if record is None:
+            return ""
         if entry.state == "done":
             return f"from {record.origin['pack']}" if record.origin else ""
-        if is_live(planned.path.parent):
-            return "another process is at it, and is waited for"
         if record.origin:
             return f"beside the run from {record.origin['pack']}"
         return f"failed before: {record.error}" if record.status == "failed" else record.error
