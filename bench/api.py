@@ -75,7 +75,7 @@ def plan(
 
 
 def outlook(planned: list[Planned], spec: RunSpec, *, fresh: bool = False, own: bool = False) -> list[Outlook]:
-    """What will be done about a plan: the trials of its searches, then its runs. Nothing is done.
+    """Say what will be done about a plan: the trials of its searches, then its runs. Nothing is done.
 
     Args:
         fresh: as of `run_planned`. own: runs from packs do not count (`make_here`).

@@ -75,7 +75,7 @@ class Axis:
 
 
 def looks(families: Mapping[str, str]) -> dict[str, tuple[int, int]]:
-    """Places of every row's colour and mark: of up to eight rows each has both to itself.
+    """Give every row the places of its colour and mark: of up to eight rows each has both to itself.
 
     Beyond that the colour is the family's, and rows of a colour differ in their marks, the first eight of them.
 

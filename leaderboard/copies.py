@@ -40,7 +40,7 @@ class Copy:
 
 
 def copies(store: Store, of: Iterable[RunRecord]) -> list[Copy]:
-    """The runs of a store that have the ids of these ones, which count, and do not count themselves."""
+    """Find the runs of a store that have the ids of these ones, which count, and do not count themselves."""
     counted = {(record.fit_id, record.eval_id): record for record in of}
     found: list[Copy] = []
     for path, record in indexed(store):
@@ -56,7 +56,7 @@ def place(record: RunRecord) -> str:
 
 
 def made_twice(store: Store, of: Sequence[RunRecord]) -> list[Table]:
-    """A table of what these runs' copies say otherwise, split by split; none if there are none."""
+    """Set these runs beside their copies, split by split, in a table; none if there are no copies."""
     found = copies(store, of)
     return [_table(found, Predictions(store))] if found else []
 

@@ -61,7 +61,7 @@ def needs(experiment: Experiment, method: Method) -> tuple[str, ...]:
 def done_before(
     experiment: Experiment, method: Method, folder: Path, *, curve: bool = False, keep_logits: bool = False, own: bool = False
 ) -> Done | None:
-    """The run that lies in a folder, or came for it in a pack, if it is done; None if it is to be made.
+    """Find the run that lies in a folder, or came for it in a pack, if it is done; None if it is to be made.
 
     To a run from a pack nothing is added: two machines in one record would be the run of neither. Where it lacks what is asked
     for and the weights for that are here, or a curve, the run is made here, beside it.
@@ -110,7 +110,7 @@ def standing(
     fresh: bool = False,
     made: set[str] | None = None,
 ) -> Standing:
-    """What `execute` will do about a run.
+    """Say what `execute` will do about a run.
 
     Args:
         folder: of the run, as `Store.run_dir` says before it is made. own: see `done_before`. fresh: it is forgotten first.
