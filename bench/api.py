@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from .errors import MissingPrerequisite
 from .method import Method
 from .plugins import build_method, find_card
-from .runs.execute import execute, execute_external, record_failure
+from .runs.execute import execute, execute_external, planned_record, record_failure, start_over
 from .runs.experiment import Experiment
 from .runs.opening import experiments
 from .runs.record import RunRecord
+from .runs.standing import Standing, standing
 from .runs.store import Store, store_root
 from .spec import SEARCH_SEED, RunSpec, left_out
 from .stopping import Reporter, Silent, foreign
-from .sweeps.search import Found, search
+from .sweeps.search import Found, best_of, candidates, search
 from .training.devices import DeviceLost
 from .training.engine import Engine
 
@@ -41,10 +42,18 @@ class Planned:
         """Identity of its fit."""
         return self.experiment.fit_id(self.method)
 
-    @property
-    def fitted(self) -> bool:
-        """Whether the store has the fit already."""
-        return self.experiment.store.fit(self.fit_id) is not None
+
+@dataclass(frozen=True)
+class Outlook:
+    """What `searched` or `run_planned` will do about one run, in the order in which they do it.
+
+    Attributes:
+        trial: its number, of a search's trial. standing: None of a run whose parameters are still searched for.
+    """
+
+    planned: Planned
+    standing: Standing | None
+    trial: int | None = None
 
 
 @foreign()
@@ -63,6 +72,48 @@ def plan(
     training = bool(spec.trials) or any(method.trains for method in methods.values())
     opened = experiments(spec, store=store, engine=engine, reporter=reporter, training=training)
     return [Planned(one, method.resolved(one.traits), name) for one in opened for name, method in methods.items()]
+
+
+def outlook(planned: list[Planned], spec: RunSpec, *, fresh: bool = False, own: bool = False) -> list[Outlook]:
+    """Say what will be done about a plan: the trials of its searches, then its runs. Nothing is done.
+
+    Args:
+        fresh: as of `run_planned`. own: runs from packs do not count (`make_here`).
+    """
+    made: set[str] = set()
+
+    def look(one: Planned, *, search: bool, final: bool = True) -> Standing:
+        record = planned_record(one.experiment, one.method, limit=spec.limit, search=search)
+        folder, asked = one.experiment.store.run_dir(record), {"curve": spec.curve, "keep_logits": spec.keep_logits}
+        asked = {} if search else asked
+        return standing(one.experiment, one.method, folder, **asked, own=own, fresh=fresh and final, made=made)
+
+    found: list[Outlook] = []
+    chosen: dict[str, Method | None] = {}
+    for one in planned if spec.trials else ():
+        if one.asked in chosen:
+            continue
+        experiment = one.experiment.with_seed(SEARCH_SEED)
+        methods = [m.resolved(one.experiment.traits) for m in candidates(one.method, spec.trials, spec.values(one.asked))]
+        trials = [Planned(experiment, method, one.asked) for method in methods]
+        found += [Outlook(trial, look(trial, search=True, final=False), number) for number, trial in enumerate(trials)]
+        records = [_trial_done(trial, spec) for trial in trials]
+        best = best_of([record for record in records if record is not None]) if None not in records else None
+        chosen[one.asked] = None if best is None else methods[best]
+    for one in planned:
+        method = chosen.get(one.asked, one.method)
+        if method is None:
+            found.append(Outlook(one, None))
+        else:
+            final = Planned(one.experiment, method, one.asked)
+            found.append(Outlook(final, look(final, search=spec.search)))
+    return found
+
+
+def _trial_done(trial: Planned, spec: RunSpec) -> RunRecord | None:
+    store = trial.experiment.store
+    record = store.run_at(store.run_dir(planned_record(trial.experiment, trial.method, limit=spec.limit, search=True)))
+    return record if record is not None and record.status == "done" else None
 
 
 def searched(planned: list[Planned], spec: RunSpec) -> list[Planned]:
@@ -86,13 +137,13 @@ def run_planned(planned: Planned, spec: RunSpec, *, fresh: bool = False) -> RunR
     """Execute one planned run. One that loses a device is a failed row, so that the runs after it go on.
 
     Args:
-        fresh: forget its fit and its runs first (not those of nested methods).
+        fresh: forget its fit and its runs first (not those of nested methods, nor what came in a pack: both then stay).
 
     Raises:
         Interrupted: a stop was asked for.
     """
     if fresh:
-        planned.experiment.store.forget(planned.fit_id, waiting=planned.experiment.waiting)
+        start_over(planned.experiment, planned.method, limit=spec.limit, search=spec.search)
     try:
         return execute(
             planned.experiment,

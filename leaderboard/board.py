@@ -10,7 +10,7 @@ from bench.runs.record import RunRecord
 from bench.sweeps.asha import MARK
 
 from .baseline import Line, chosen
-from .groups import Group, by_row, labels, one_per_seed
+from .groups import Group, by_row, deterministic, labels, one_per_seed
 from .intervals import Interval, mean_and_sd, over_seeds
 from .measures import ABOVE, OFFERED, Measure, Shifts, image_interval, measures, shifts_of
 from .tradeoff import YARDSTICK, on_front, yardsticks
@@ -23,7 +23,8 @@ class Cell:
     """One number of one row.
 
     Attributes:
-        value: mean over the row's runs, shares in [0, 1]; None is a hole. sd: sample SD over them (ddof = 1), None for one.
+        value: mean over the row's runs, shares in [0, 1]; None is a hole. sd: sample SD over them (ddof = 1), None for one
+        and for what no seed changes.
         seeds, images: 95 % intervals over seeds and over images, where they are defined. hole: why there is no value.
     """
 
@@ -40,7 +41,8 @@ class BoardRow:
 
     Attributes:
         key: what identifies the row (`row_key`). name: what people call it, unique on its board. records: one per seed.
-        cells: `Measure.key` -> number. front: on the Pareto front of mean ID and mean OOD; None without both.
+        cells: `Measure.key` -> number. deterministic: whether no seed changes it. front: on the Pareto front of mean ID and mean
+        OOD; None without both.
         tie: `best` for the row with the highest estimate of `Board.ties_about`, `tie` for one that is not shown to be worse,
         empty for one that is; None where that was not tested. ranks: simultaneous 95 % interval of the row's rank.
     """
@@ -49,9 +51,15 @@ class BoardRow:
     name: str
     records: list[RunRecord]
     cells: dict[str, Cell]
+    deterministic: bool
     front: bool | None = None
     tie: Literal["best", "tie", ""] | None = None
     ranks: tuple[int, int] | None = None
+
+    @property
+    def family(self) -> str:
+        """What the row is a variant of, which is what colours tell apart where there are many rows: its method."""
+        return str(self.records[0].method.get("name"))
 
     @property
     def trials(self) -> int:
@@ -148,7 +156,10 @@ def board(
     baseline = chosen(lines or {}, records)
     columns = measures(records, shifts, by=by, extras=extras, lines=baseline, curves=curves)
     named = labels(records)
-    rows = [BoardRow(key, named[key], runs, {m.key: _cell(m, runs) for m in columns}) for key, runs in by_row(records).items()]
+    rows = []
+    for key, runs in by_row(records).items():
+        fixed = deterministic(runs)
+        rows.append(BoardRow(key, named[key], runs, {m.key: _cell(m, runs, fixed) for m in columns}, fixed))
     points = [(row.cells["id"].value, row.cells["ood"].value) for row in rows]
     for row, own in zip(rows, on_front(points), strict=True):
         row.front = own
@@ -157,7 +168,8 @@ def board(
     return made
 
 
-def _cell(measure: Measure, records: Sequence[RunRecord]) -> Cell:
+def _cell(measure: Measure, records: Sequence[RunRecord], fixed: bool) -> Cell:
+    """The number of a row, which no seed changes if it is `fixed`; what it is measured against may still vary."""
     found = [measure.of(record) for record in records if measure.among is None or measure.among(record)]
     if measure.among is not None and None in found:
         found = []
@@ -167,6 +179,8 @@ def _cell(measure: Measure, records: Sequence[RunRecord]) -> Cell:
     mean, sd = mean_and_sd(known)
     if not measure.spread:
         return Cell(mean)
+    if fixed and measure.among is None:
+        return Cell(mean, images=image_interval(measure, records))
     seeds = None if records[0].phase == "external" else over_seeds(known)
     return Cell(mean, sd, seeds, image_interval(measure, records))
 

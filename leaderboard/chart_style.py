@@ -6,7 +6,8 @@ import html
 import json
 import math
 import textwrap
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,11 @@ import pandas as pd
 from bench.errors import UsageError
 from bench.runs.atomic import write_text, write_with
 
-#: Okabe and Ito's colours (2008), told apart under every common colour blindness; the yellow is darkened to be seen on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B8A800", "#7A7A7A")
-#: Their number has no divisor in common with that of the colours, so that 56 rows differ in the pair.
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
-#: On a dark ground the blue and the vermilion need more light.
-COLOURS_ON_DARK = ("#4BA3E3", "#FF8A3D", "#19C494", "#E39BC6", "#8FD3FF", "#F5B72B", "#E5DA3A", "#B5B5B5")
+#: Told apart with every common colour blindness (distances of Lab under Machado et al., 2009), and seen on the ground: 3 to 1.
+COLOURS = ("#074CCC", "#E15600", "#0B3C33", "#D269A7", "#3B97EE", "#A48760", "#78350C", "#560676")
+#: The same on a dark ground.
+COLOURS_ON_DARK = ("#5D5BFF", "#FF9137", "#35A17E", "#DA8AFF", "#69F8F7", "#B2EB94", "#9B6633", "#82739D")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 #: Where a logit-scaled axis may have a tick, from coarse to fine; the first that gives five of them is taken.
 _TICKS = (
     (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99),
@@ -74,13 +74,33 @@ class Axis:
         return alt.Axis(title=f"{self.title} (%, logit scale)", values=ticks or alt.Undefined, labelExpr=label)
 
 
-def style(rows: Iterable[str], dark: bool = False) -> tuple[alt.Scale, alt.Scale]:
-    """Colour and shape of every row, the same in every chart that lists the rows in this order."""
-    names = list(dict.fromkeys(rows))
+def looks(families: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """Give every row the places of its colour and mark: of up to eight rows each has both to itself.
+
+    Beyond that the colour is the family's, and rows of a colour differ in their marks, the first eight of them.
+
+    Args:
+        families: row -> family, in the order in which the rows are listed.
+    """
+    of = families if len(families) > len(COLOURS) else {row: row for row in families}
+    colours = {family: i % len(COLOURS) for i, family in enumerate(dict.fromkeys(of.values()))}
+    taken: Counter[int] = Counter()
+    found = {}
+    for row, family in of.items():
+        colour = colours[family]
+        found[row] = colour, (colour + taken[colour]) % len(SHAPES)
+        taken[colour] += 1
+    return found
+
+
+def style(rows: pd.DataFrame, dark: bool = False) -> tuple[alt.Scale, alt.Scale]:
+    """Colour and shape of every `row` by its `family` (by itself without one), the same in every chart of these rows."""
+    families = rows["family"].fillna(rows["row"]) if "family" in rows else rows["row"]
+    found = looks(dict(zip(rows["row"], families, strict=True)))
     colours = (DARK if dark else LIGHT).rows
     return (
-        alt.Scale(domain=names, range=[colours[i % len(colours)] for i in range(len(names))]),
-        alt.Scale(domain=names, range=[SHAPES[i % len(SHAPES)] for i in range(len(names))]),
+        alt.Scale(domain=list(found), range=[colours[colour] for colour, _ in found.values()]),
+        alt.Scale(domain=list(found), range=[SHAPES[shape] for _, shape in found.values()]),
     )
 
 

@@ -31,9 +31,11 @@ def scatter(
     Args:
         points: one row per row of the board: `key` (unique), `row` (its name), `id`, `ood`; and where known `id_low`, `id_high`,
             `ood_low`, `ood_high` (ends of the intervals), `kind` (`measured` or `reported`, drawn hollow), `front` (whether no
-            other measured row beats it on both axes; found here if the column is missing), `seeds`, `says` (what a mark says
-            when it is pointed at; the row's name if missing: a reported row has name, colour and shape of the measured one).
-        curve: `alpha`, `id`, `ood`, and `of` (what is interpolated) where there are several curves; drawn in the order of alpha.
+            other measured row beats it on both axes; found here if the column is missing), `seeds`, `family` (see `style`),
+            `says` (what a mark says when it is pointed at; the row's name if missing: a reported row has name, colour and shape
+            of the measured one).
+        curve: `alpha`, `id`, `ood`, and where there are several curves `of` (what is interpolated) and `key` (unique; `of` if
+            missing); drawn in the order of alpha.
         baseline: ID accuracy -> accuracy that standard models reach (Taori et al., 2020).
         logit: scale both axes by the logit. zoom: wheel and drag zoom and move.
 
@@ -65,7 +67,7 @@ def scatter(
     low_y, high_y = _range(seen[1])
     plane_x = alt.X("x_id:Q", axis=across.axis(low_x, high_x), scale=_scale(across, low_x, high_x))
     plane_y = alt.Y("y_ood:Q", axis=up.axis(low_y, high_y), scale=_scale(up, low_y, high_y))
-    colours, shapes = style(drawn["row"], dark)
+    colours, shapes = style(drawn, dark)
 
     hover = alt.selection_point(name="hover", fields=["key"], on="pointerover", clear="pointerout", empty=False)
     chosen = alt.selection_point(name="chosen", fields=["key"], clear="dblclick")
@@ -145,15 +147,15 @@ def _scale(axis: Axis, low: float, high: float) -> alt.Scale:
 
 def _curve(curve: pd.DataFrame, across: Axis, up: Axis, palette: Palette) -> list[alt.Chart]:
     drawn = curve.assign(x=across.place(curve["id"]), y=up.place(curve["ood"]))
-    if "of" not in drawn:
-        drawn["of"] = "interpolation"
+    drawn["of"] = drawn.get("of", "interpolation")
+    drawn["key"] = drawn.get("key", drawn["of"])
     tooltip = [
         alt.Tooltip("of:N", title="curve"),
         alt.Tooltip("alpha:Q", format=".2f"),
         percent("id", "ID"),
         percent("ood", "OOD"),
     ]
-    base = alt.Chart(inline("curve", drawn)).encode(x="x:Q", y="y:Q", detail="of:N", tooltip=tooltip)
+    base = alt.Chart(inline("curve", drawn)).encode(x="x:Q", y="y:Q", detail="key:N", tooltip=tooltip)
     line = base.mark_line(color=palette.quiet, strokeWidth=1.6, opacity=0.8).encode(order="alpha:Q")
     return [line, base.mark_point(color=palette.quiet, filled=True, size=16, opacity=0.9)]
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def compare(
     a: Annotated[str, typer.Argument(help="a row: its name on the board, its method, or the beginning of a fit_id")],
-    b: Annotated[str, typer.Argument(help="the row to compare it with, likewise")],
+    b: Annotated[
+        str | None, typer.Argument(help="the row to compare it with, likewise; without one, A's runs that were made twice")
+    ] = None,
     store: StoreOption = None,
     suite: Annotated[list[str] | None, typer.Option("--suite", help="only this suite; repeat it, or use * and ?")] = None,
     backbone: Annotated[list[str] | None, typer.Option("--backbone", help="only this backbone, likewise")] = None,
@@ -30,10 +32,12 @@ def compare(
     The first answer is about the models as they are: test images are resampled (paired bootstrap; what all seeds say about an
     image stays together), with McNemar's exact test per seed beside it. The second is about the recipe: seeds vary (t on
     per-seed differences), and three seeds can tell little. p-values are corrected over the data sets (Holm). A difference is
-    A minus B. Exit code 5 if no row matches.
+    A minus B. Runs that were made twice, such as here and in a pack that was merged, are compared with each other, split by
+    split. Exit code 5 if no row matches.
 
     \b
     Examples:
+      bench compare wise-ft                                 its runs here and those of the same id in packs
       bench compare wise-ft full-finetune
       bench compare 'masked-counterfactual (mask=context)' feature-distillation --suite mini-shifts
       bench compare 3f9c1a 77ab02 --format json
@@ -41,6 +45,7 @@ def compare(
     from bench.runs.store import Store, store_root
 
     from .comparison import compare as compared
+    from .copies import made_twice
     from .groups import groups, labels, load, one_per_seed, select
     from .predictions import Predictions
 
@@ -50,20 +55,26 @@ def compare(
     if not chosen:
         raise NothingMatched("there are no results to compare", where=str(root.root), fix="`bench run METHOD` makes some")
     made: list[Table] = []
-    predictions = Predictions(root)
+    predictions, there = Predictions(root), False
     for group in chosen:
         counted = one_per_seed(group.records)
         named = labels(counted)
-        left, right = _row(a, counted, named, group), _row(b, counted, named, group)
+        left, right = (_row(name, counted, named, group) for name in (a, b or a))
         if left is None or right is None:
             continue
-        if left == right:
-            raise UsageError(f"`{a}` and `{b}` are the same row: {named[left]}", where=group.suite)
+        if b is not None and left == right:
+            where, fix = group.suite, f"`bench compare '{a}'` compares its runs that were made twice"
+            raise UsageError(f"`{a}` and `{b}` are the same row: {named[left]}", where=where, fix=fix)
         runs = [[r for r in counted if _key(r) == key] for key in (left, right)]
-        found = compared(runs[0], runs[1], predictions, (named[left], named[right]))
-        made += tables(found, f"{group.suite} · {group.backbone}")
+        if b is not None:
+            found = compared(runs[0], runs[1], predictions, (named[left], named[right]))
+            made += tables(found, f"{group.suite} · {group.backbone}")
+        made += made_twice(root, [*runs[0], *(runs[1] if b is not None else [])])
+        there = True
+    if b is None and there and not made:
+        raise NothingMatched(f"no run of `{a}` was made twice", fix="name a second row to compare it with")
     if not made:
-        raise _nothing(a, b, chosen)
+        raise _nothing(a, b or a, chosen)
     print_tables(made, form)
 
 
@@ -160,6 +171,7 @@ def _differences(found: Sequence[Difference], title: str, units: str, note: str)
         Column("difference", human=False),
         Column("low", human=False),
         Column("high", human=False),
+        Column("deterministic", human=False),
         Column("p", human=False),
         Column("p_holm", human=False),
         Column("p_shown", "p"),
@@ -174,15 +186,17 @@ def _differences(found: Sequence[Difference], title: str, units: str, note: str)
 
 
 def _difference(one: Difference) -> Row:
+    from .comparison import spread_of
+
     row: dict[str, Cell] = {"about": one.about, "a": one.a, "b": one.b, "difference": one.value, "p": one.p}
     row |= {"p_holm": one.p_holm, "units": one.units or None, "verdict": one.verdict, "missing": one.hole}
+    row["deterministic"] = one.deterministic
     if one.p_holm is not None:
         row["p_shown"] = _p(one.p_holm)
     if one.value is not None:
-        row["shown"] = f"{100 * one.value:+.1f}"
-    if one.interval and one.value is not None:
-        low, high = one.interval.low, one.interval.high
-        row |= {"low": low, "high": high, "shown": f"{100 * one.value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"}
+        row["shown"] = f"{100 * one.value:+.1f}{spread_of(one)}"
+    if one.interval:
+        row |= {"low": one.interval.low, "high": one.interval.high}
     return row
 
 

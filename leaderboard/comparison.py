@@ -13,7 +13,7 @@ from scipy import stats
 
 from bench.runs.record import RunRecord
 
-from .groups import seedless
+from .groups import deterministic
 from .intervals import Interval, over_seeds
 from .measures import shifts_of
 from .pairs import holm
@@ -35,7 +35,8 @@ class Difference:
         a, b: scores in [0, 1], means over the seeds used. interval: of the difference, 95 %, this data set alone.
         p: two-sided. p_holm: corrected over all data sets (the mean is one question of its own, not corrected).
         verdict: of A, by `p_holm` at 5 %; `tie` is "not shown to differ"; `unknown` where nothing could be computed.
-        units: how many images or seeds were resampled or averaged. hole: why something is missing.
+        units: how many images or seeds were resampled or averaged. hole: why something is missing. deterministic: no seed changes
+        either row, so that there is nothing to have an interval of.
     """
 
     about: str
@@ -47,6 +48,7 @@ class Difference:
     verdict: Verdict = "unknown"
     units: int = 0
     hole: str = ""
+    deterministic: bool = False
 
     @property
     def value(self) -> float | None:
@@ -167,8 +169,8 @@ def _method(a: Sequence[RunRecord], b: Sequence[RunRecord], about: str, splits: 
     left, right = (_score(runs, splits) for runs in pairs)
     differences = left - right
     made = Difference(about, float(left.mean()), float(right.mean()), over_seeds(list(differences)), units=len(seeds))
-    if all(seedless(runs) for runs in pairs):  # what was measured is the difference
-        return replace(made, p=1.0 if abs(differences[0]) < 1e-12 else 0.0)
+    if all(map(deterministic, pairs)):  # what was measured is the difference
+        return replace(made, interval=None, deterministic=True, p=1.0 if abs(differences[0]) < 1e-12 else 0.0)
     if np.ptp(differences) < 1e-12:
         return replace(made, interval=None, hole="the differences of all seeds happen to be equal, and there is no t-test then")
     return replace(made, p=float(stats.ttest_1samp(differences, 0).pvalue))
@@ -254,11 +256,17 @@ def _words(found: Sequence[Difference], ending: str) -> str:
         parts.append(_counted(shifts))
     parts += [f"ID: {d.verdict}" for d in found if d.about == ID and d.verdict != "unknown"]
     for d in found:
-        if d.about == MEAN and d.value is not None and d.interval is not None:
-            low, high = 100 * d.interval.low, 100 * d.interval.high
-            text = f"mean difference {100 * d.value:+.1f} [{low:+.1f}, {high:+.1f}] {ending}"
+        if d.about == MEAN and d.value is not None and (d.interval is not None or d.deterministic):
+            text = f"mean difference {100 * d.value:+.1f}{spread_of(d)} {ending}"
             parts.append(text + (": undecided" if d.verdict == "tie" else f": {d.verdict}"))
     return "; ".join(parts)
+
+
+def spread_of(d: Difference) -> str:
+    """Behind a difference in points: its interval, or that there is nothing to have one of."""
+    if d.interval is None:
+        return ", deterministic" if d.deterministic else ""
+    return f" [{100 * d.interval.low:+.1f}, {100 * d.interval.high:+.1f}]"
 
 
 def _counted(shifts: Iterable[Difference]) -> str:

@@ -35,12 +35,12 @@ def curve(
     for column in ("score", "low", "high"):
         drawn[column] = pd.to_numeric(drawn[column]) if column in drawn else float("nan")
         drawn[f"y_{column}"] = up.place(drawn[column])
-    colours, shapes = style(drawn["split"], dark)
+    colours, shapes = style(drawn.assign(row=drawn["split"]), dark)
     known = pd.concat([drawn["score"], drawn["low"], drawn["high"]])
     height = alt.Y("y_score:Q", axis=up.axis(float(known.min()), float(known.max())), scale=alt.Scale(zero=False))
     across = alt.X("alpha:Q", axis=alt.Axis(title="alpha (0: start, 1: fine-tuned)"))
     colour = alt.Color("split:N", scale=colours, legend=alt.Legend(title=None))
-    base = alt.Chart(inline("curve", drawn)).encode(x=across, color=colour)
+    base = alt.Chart(inline("curve", drawn)).encode(x=across, color=colour, detail="split:N")
     thick = alt.when("datum.split == 'OOD average'").then(alt.value(4)).otherwise(alt.value(1.8))
     band = base.transform_filter("isValid(datum.low)").mark_area(fillOpacity=0.15)
     marks = base.mark_point(filled=True, size=46, opacity=1).encode(
@@ -59,13 +59,13 @@ def reliability(
     """Accuracy against confidence per bin, a panel per `panel`; a mark's area is the share of images behind it.
 
     Args:
-        bins: `panel` (what a panel shows), `row` (what is told apart in it), `confidence` and `accuracy` (means of the bin),
-            `images`.
+        bins: `panel` (what a panel shows), `key` (unique) and `row` (name) of what is told apart in it, its `family` (see
+            `style`), `confidence` and `accuracy` (means of the bin), `images`.
     """
     palette = DARK if dark else LIGHT
     drawn = bins[bins["images"] > 0].reset_index(drop=True)
-    drawn["share"] = drawn["images"] / drawn.groupby(["panel", "row"])["images"].transform("sum")
-    colours, shapes = style(drawn["row"], dark)
+    drawn["share"] = drawn["images"] / drawn.groupby(["panel", "key"])["images"].transform("sum")
+    colours, shapes = style(drawn, dark)
     data = alt.Chart(inline("bins", drawn))
 
     def axis(word: str) -> alt.Axis:
@@ -81,7 +81,7 @@ def reliability(
     named = legend(drawn["row"])
     colour = alt.Color("row:N", scale=colours, legend=named)
     settled = data.transform_filter(f"datum.images >= {FEWEST_IN_LINE}")
-    line = settled.mark_line(strokeWidth=1.5).encode(x=x, y=y, color=colour, order="confidence:Q")
+    line = settled.mark_line(strokeWidth=1.5).encode(x=x, y=y, color=colour, detail="key:N", order="confidence:Q")
     marks = data.mark_point(filled=True, opacity=1).encode(
         x=x,
         y=y,
@@ -111,8 +111,8 @@ def radar(
     """A polygon per row over the splits, from 0 % in the middle to 100 % at the rim.
 
     Args:
-        scores: `row`, `split`, `score`. The spokes stand in the order in which the splits first appear; a row that lacks one is
-            drawn as an open line over those that it has.
+        scores: `key` (unique), `row` (name), `split`, `score`, and `family` (see `style`). The spokes stand in the order in which
+            the splits first appear; a row that lacks one is drawn as an open line over those that it has.
     """
     palette = DARK if dark else LIGHT
     spokes = list(dict.fromkeys(scores["split"]))
@@ -122,12 +122,12 @@ def radar(
         return {"x": radius * math.cos(angle[split]), "y": radius * math.sin(angle[split])}
 
     drawn: list[dict[str, Any]] = []
-    for row, own in scores.dropna(subset=["score"]).groupby("row", sort=False):
+    for (key, row), own in scores.dropna(subset=["score"]).groupby(["key", "row"], sort=False):
         held = dict(zip(own["split"], own["score"], strict=True))
         path = [(split, held[split]) for split in spokes if split in held]
         closed = [*path, path[0]] if len(path) == len(spokes) else path
         drawn += [
-            {"row": row, "split": split, "score": score, "step": step, **at(split, score)}
+            {"key": key, "row": row, "split": split, "score": score, "step": step, **at(split, score)}
             for step, (split, score) in enumerate(closed)
         ]
     rings = [
@@ -160,11 +160,11 @@ def radar(
         for side, part in sides
         if part
     ]
-    colours, shapes = style(scores["row"], dark)
+    colours, shapes = style(scores, dark)
     named = legend(scores["row"])
     colour = alt.Color("row:N", scale=colours, legend=named)
-    data = alt.Chart(inline("radar", pd.DataFrame(drawn, columns=["row", "split", "score", "step", "x", "y"])))
-    lines = data.mark_line(strokeWidth=1.8).encode(x, y, color=colour, order="step:Q")
+    data = alt.Chart(inline("radar", pd.DataFrame(drawn, columns=["key", "row", "split", "score", "step", "x", "y"])))
+    lines = data.mark_line(strokeWidth=1.8).encode(x, y, color=colour, detail="key:N", order="step:Q")
     marks = data.mark_point(filled=True, size=50, opacity=1).encode(
         x,
         y,

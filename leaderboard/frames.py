@@ -11,6 +11,7 @@ from bench.runs.record import RunRecord
 from .baseline import Line, published
 from .board import Board
 from .calibration import scaled
+from .groups import deterministic
 from .intervals import over_seeds
 from .predictions import Predictions
 from .tradeoff import ID, YARDSTICK, average
@@ -30,16 +31,17 @@ def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
                 {
                     "key": row.key,
                     "row": row.name,
+                    "family": row.family,
                     "id": across.value,
                     "ood": up.value,
                     "id_low": across.seeds.low if across.seeds else None,
                     "id_high": across.seeds.high if across.seeds else None,
                     "ood_low": up.seeds.low if up.seeds else None,
                     "ood_high": up.seeds.high if up.seeds else None,
-                    "seeds": " ".join(str(r.seed) for r in row.records),
+                    "seeds": " ".join(str(r.seed) for r in row.records) + (" (deterministic)" if row.deterministic else ""),
                 }
             )
-    columns = ["key", "row", "id", "ood", "id_low", "id_high", "ood_low", "ood_high", "seeds"]
+    columns = ["key", "row", "family", "id", "ood", "id_low", "id_high", "ood_low", "ood_high", "seeds"]
     return pd.DataFrame(drawn, columns=columns)
 
 
@@ -91,6 +93,8 @@ def standard_line(board: Board, key: str = "ood") -> Callable[[float], float | N
 def curve_of(runs: Sequence[RunRecord], shifts: Sequence[str]) -> pd.DataFrame | None:
     """Accuracy along the curves of runs, mean and 95 % t-interval over them: `alpha`, `split`, `score`, `low`, `high`, `runs`.
 
+    Runs that no seed changes have no interval.
+
     Args:
         shifts: those of the split "OOD average", which a point that lacks one of them does not have.
     """
@@ -103,10 +107,10 @@ def curve_of(runs: Sequence[RunRecord], shifts: Sequence[str]) -> pd.DataFrame |
     ]
     if not every:
         return None
-    drawn = []
+    drawn, fixed = [], deterministic(runs)
     for (alpha, split), own in pd.DataFrame(every).groupby(["alpha", "split"], sort=False):
         values = [float(value) for value in own["score"]]
-        interval = over_seeds(values)
+        interval = None if fixed else over_seeds(values)
         drawn.append(
             {
                 "alpha": alpha,
@@ -121,18 +125,18 @@ def curve_of(runs: Sequence[RunRecord], shifts: Sequence[str]) -> pd.DataFrame |
 
 
 def scores(board: Board, splits: Sequence[str]) -> pd.DataFrame:
-    """Mean accuracy of every row on every split: `row`, `split`, `score`; for `diagrams.radar`."""
+    """Mean accuracy of every row on every split: `key`, `row`, `family`, `split`, `score`; for `diagrams.radar`."""
     drawn = []
     for row in board.rows:
         for split in splits:
             known = [r.metrics[split].score for r in row.records if split in r.metrics]
             if known:
-                drawn.append({"row": row.name, "split": split, "score": sum(known) / len(known)})
-    return pd.DataFrame(drawn, columns=["row", "split", "score"])
+                drawn.append((row.key, row.name, row.family, split, sum(known) / len(known)))
+    return pd.DataFrame(drawn, columns=["key", "row", "family", "split", "score"])
 
 
 def bins(board: Board, splits: Sequence[str], predictions: Predictions, *, after: bool = False) -> pd.DataFrame:
-    """Reliability of every row, the images of all its seeds together: `panel`, `row`, `confidence`, `accuracy`, `images`.
+    """Reliability of every row, the images of all its seeds together: what `diagrams.reliability` draws.
 
     Args:
         after: after temperature scaling, fitted on id-val; rows whose logits are not kept are then left out.
@@ -144,11 +148,12 @@ def bins(board: Board, splits: Sequence[str], predictions: Predictions, *, after
                 found = scaled(record, split, predictions)
                 for number, bin in enumerate(found.scaled_diagram if after else found.diagram):
                     if bin.images and bin.confidence is not None and bin.accuracy is not None:
-                        drawn.append((split, row.name, number, bin.images, bin.confidence, bin.accuracy))
-    every = pd.DataFrame(drawn, columns=["panel", "row", "bin", "images", "confidence", "accuracy"])
+                        who = (row.key, row.name, row.family)
+                        drawn.append((split, *who, number, bin.images, bin.confidence, bin.accuracy))
+    every = pd.DataFrame(drawn, columns=["panel", "key", "row", "family", "bin", "images", "confidence", "accuracy"])
     for mean in ("confidence", "accuracy"):
         every[mean] = every[mean] * every["images"]
-    pooled = every.groupby(["panel", "row", "bin"], sort=False, as_index=False).sum()
+    pooled = every.groupby(["panel", "key", "row", "family", "bin"], sort=False, as_index=False).sum()
     for mean in ("confidence", "accuracy"):
         pooled[mean] = pooled[mean] / pooled["images"]
     return pooled.drop(columns="bin")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def load(store: Store) -> list[RunRecord]:
-    """The records that count: per (fit_id, eval_id) the latest done one; unfinished ones where nothing done has replaced them."""
+    """The records that count: per (fit_id, eval_id) one done run (`precedence`); unfinished ones that nothing has replaced."""
     newest: dict[tuple[str, str, bool], RunRecord] = {}
     for _, record in indexed(store):
         key = (record.fit_id, record.eval_id, record.status == "done")
-        if key not in newest or when(record) >= when(newest[key]):
+        if key not in newest or record.precedence >= newest[key].precedence:
             newest[key] = record
     done: dict[str, str] = {}
     for record in newest.values():
@@ -59,6 +60,10 @@ def select(
         for r in records
         if matches(suites, r.suite) and matches(backbones, r.backbone) and matches(methods, str(r.method.get("name")), r.label)
     ]
+
+
+#: By how much, relatively, the NLLs of one computation may differ between two machines.
+ROUNDING = 1e-6
 
 
 @dataclass
@@ -146,9 +151,21 @@ def one_per_seed(records: Iterable[RunRecord]) -> list[RunRecord]:
     return list(newest.values())
 
 
-def seedless(runs: Sequence[RunRecord]) -> bool:
-    """Whether the seed changes nothing about these runs: all that was measured is equal, not only an accuracy by coincidence."""
-    return all(run.metrics == runs[0].metrics for run in runs)
+def deterministic(runs: Sequence[RunRecord]) -> bool:
+    """Whether the seed changes nothing about two or more runs of a row, by what was measured and not by what the method says.
+
+    Their scores are equal on every split that all have, and so are their NLLs but for the rounding of machines: scores alone
+    can be equal by coincidence.
+    """
+    first, *others = runs
+    shared = [split for split in first.metrics if all(split in run.metrics for run in others)]
+    same = (
+        run.metrics[split].score == first.metrics[split].score
+        and math.isclose(run.metrics[split].nll, first.metrics[split].nll, rel_tol=ROUNDING)
+        for run in others
+        for split in shared
+    )
+    return bool(others and shared) and all(same)
 
 
 def by_row(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:

@@ -207,6 +207,8 @@ _TAKEN |= {
     "rank_low",
     "rank_high",
     "front",
+    "deterministic",
+    "over_seeds",
     "effective",
 }
 

@@ -24,6 +24,7 @@ from bench.runs.predictions import alpha_column
 from bench.runs.record import RunRecord
 from bench.runs.store import Store
 
+from .copies import Copy
 from .pack import Pack, Packed, Refused, open_pack
 from .rescoring import contradiction, disagreement, off_curve, said_by, wrong_temperature
 from .truths import DataOfSuite, Truths, columns_of, truth_of
@@ -37,22 +38,24 @@ _LONGEST_KEY = 1024
 #: More than any label space has; bounds what a pack can make a reader allocate.
 _MOST_CLASSES = 100_000
 
-Fate = Literal["new", "already here", "kept the store's own"]
+Fate = Literal["new", "already here", "kept beside the one that is here"]
 
 
 @dataclass
 class Merged:
-    """What became of one pack: runs by what happened to them."""
+    """What became of one pack: runs by what happened to them, and those that score otherwise than others of the same id."""
 
     path: Path
     digest: str
     runs: dict[Fate, list[RunRecord]] = field(default_factory=dict)
+    copies: list[Copy] = field(default_factory=list)
 
 
 def merge(paths: Sequence[Path], store: Store, *, dry_run: bool = False, data: DataOfSuite | None = None) -> list[Merged]:
     """Take over the runs of packs that a store does not have yet.
 
-    A run that the store has done itself stays as it is: the same fit on another machine may differ in its last bits.
+    Of a run that the store has, or that two packs have, with other scores (the same fit on another machine, say) both are kept
+    and one counts (`RunRecord.precedence`): two machines are never averaged into a spread of seeds.
 
     Args:
         dry_run: check everything, write nothing. data: the suites' own images, to hold labels against.
@@ -63,17 +66,21 @@ def merge(paths: Sequence[Path], store: Store, *, dry_run: bool = False, data: D
     """
     truths = Truths(store, data)
     plan: list[tuple[Merged, list[tuple[Packed, RunRecord]]]] = []
-    planned: dict[str, RunRecord] = {}
+    planned: dict[str, list[RunRecord]] = {}
     for path in paths:
         with open_pack(path) as pack:
             merged, fresh = Merged(path, pack.manifest.digest), []
             for packed in pack.manifest.runs:
                 record = checked(pack, packed, truths)
-                fate = _fate(planned.get(record.eval_id) or _own(store, record), record)
+                record = record.model_copy(update={"origin": {"pack": path.name, "digest": merged.digest}})
+                here = [*_done(store, record), *planned.get(record.eval_id, [])]
+                fate = _fate(here, record)
                 merged.runs.setdefault(fate, []).append(record)
-                if fate == "new":
-                    planned[record.eval_id] = record
+                if fate != "already here":
+                    planned.setdefault(record.eval_id, []).append(record)
                     fresh.append((packed, record))
+                if fate != "new" and (copy := _copy(here, record)).widest:
+                    merged.copies.append(copy)
             plan.append((merged, fresh))
     for merged, fresh in plan:
         if fresh and not dry_run:
@@ -83,16 +90,23 @@ def merge(paths: Sequence[Path], store: Store, *, dry_run: bool = False, data: D
     return [merged for merged, _ in plan]
 
 
-def _own(store: Store, record: RunRecord) -> RunRecord | None:
-    path = store.run_dir(record) / "record.json"
-    own = store.read_run(path) if path.exists() else None
-    return own if own is not None and own.status == "done" else None
+def _done(store: Store, record: RunRecord) -> list[RunRecord]:
+    """The done runs that the store has of this id."""
+    folder = store.run_dir(record.model_copy(update={"origin": {}}))
+    return [one for one in store.runs_of(folder) if one.status == "done"]
 
 
-def _fate(own: RunRecord | None, record: RunRecord) -> Fate:
-    if own is None:
+def _fate(here: Sequence[RunRecord], record: RunRecord) -> Fate:
+    if not here:
         return "new"
-    return "already here" if own.metrics == record.metrics else "kept the store's own"
+    known = any(Copy(one, record).widest is None for one in here)
+    return "already here" if known else "kept beside the one that is here"
+
+
+def _copy(here: Sequence[RunRecord], record: RunRecord) -> Copy:
+    """The run beside the others of its id: beside the one that counts or, if it does itself, the one that did."""
+    first = max(here, key=lambda one: one.precedence)
+    return Copy(record, first) if record.precedence > first.precedence else Copy(first, record)
 
 
 def _write(store: Store, pack: Pack, packed: Packed, record: RunRecord) -> None:
@@ -104,9 +118,9 @@ def _write(store: Store, pack: Pack, packed: Packed, record: RunRecord) -> None:
 
     def taken(claim: dict[str, Any]) -> None:
         what = f"process {claim.get('pid')} on {claim.get('host')} is making this very run"
-        raise BenchError(what, where=str(store.run_dir(record)), fix="merge again when it is done")
+        raise BenchError(what, where=str(folder), fix="merge again when it is done")
 
-    folder = store.run_dir(record)
+    folder = store.room_for(record)
     with Lease(folder, waiting=taken) as lease:
         for split in record.metrics:
             images, outcomes = _tables(pack, packed, record, split)
@@ -116,8 +130,7 @@ def _write(store: Store, pack: Pack, packed: Packed, record: RunRecord) -> None:
                 table = _whole(images, _curve_table(pack, packed, record, split))
                 write_with(folder / "curve" / f"{split}.parquet", lambda path, t=table: pq.write_table(t, path))  # type: ignore[misc]
         lease.check()
-        origin = {"pack": pack.path.name, "digest": pack.manifest.digest}
-        store.save_run(record.model_copy(update={"origin": origin}))
+        store.save_run(record)
 
 
 def _whole(images: pa.Table, outcomes: pa.Table) -> pa.Table:

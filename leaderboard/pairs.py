@@ -106,7 +106,7 @@ def the_method(by_seed: Floats, fixed: Sequence[bool], level: float = 0.95) -> P
     Args:
         by_seed: (seeds, K); NaN where a row has not run with a seed. A pair is compared over the seeds that both have, and is
             not told apart with fewer than two.
-        fixed: (K,) rows that no seed changes, in anything (`groups.seedless`): equal accuracies alone can be a coincidence.
+        fixed: (K,) rows that no seed changes, in anything (`groups.deterministic`): equal accuracies alone can be a coincidence.
     """
     estimates, rows = np.nanmean(by_seed, axis=0), by_seed.shape[1]
     first, second = np.triu_indices(rows, 1)

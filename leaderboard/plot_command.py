@@ -116,7 +116,8 @@ def _seeds(board: Board) -> str:
     if counts[-1] == 1:
         return "one seed per row"
     many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"mean and 95 % t-interval over {many} seeds"
+    fixed = "; without one: deterministic" if any(row.deterministic for row in board.rows) else ""
+    return f"mean and 95 % t-interval over {many} seeds{fixed}"
 
 
 def scatter_of(board: Board, *, y: str = "ood", logit: bool = False, dark: bool = False, reported: bool = False) -> Any:
@@ -171,7 +172,10 @@ def curve_of(board: Board, splits: list[str], *, logit: bool = False, dark: bool
         raise NothingMatched("no run has a curve", fix=f"`bench run {YARDSTICK} --curve` measures one")
     found = frame([record for record in row.records if record.curve], board.shifts.shared)
     assert found is not None
-    subtitle = f"mean and 95 % t-interval over {found['runs'].max()} seeds" if found["runs"].max() > 1 else "one seed"
+    seeds = found["runs"].max()
+    subtitle = f"mean and 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed"
+    if found["low"].isna().all() and seeds > 1:
+        subtitle = f"deterministic: {seeds} seeds say the same"
     return diagrams.curve(
         found[found["split"].isin([*splits, "OOD average"])],
         logit=logit,
@@ -187,7 +191,7 @@ def _legible(board: Board, most: int = 6) -> tuple[Board, str]:
 
     if len(board.rows) <= most:
         return board, ""
-    best = {str(row.records[0].method.get("name")): row for row in reversed(board.rows)}
+    best = {row.family: row for row in reversed(board.rows)}
     rows = [row for row in board.rows if row in best.values()][:most]
     by = "OOD average" if board.sort == "ood" else getattr(board.measure(board.sort), "title", board.sort)
     which = f"{len(rows)} of {len(board.rows)} rows, the best of a method each by {by}; --method chooses others"

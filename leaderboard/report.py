@@ -21,7 +21,7 @@ from .headline import in_words
 from .plot_command import curve_of, radar_of, reliability_of, scatter_of
 from .predictions import Predictions
 from .printed import bibtex
-from .tables import View, board_table, boards, title
+from .tables import View, board_table, boards, title, unvaried
 
 if TYPE_CHECKING:
     from bench.runs.record import RunRecord
@@ -201,7 +201,8 @@ def _seeds(board: Board) -> str:
     many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     seeds = sorted({record.seed for record in board.records})
     which = ("" if counts == [len(seeds)] else "of ") + ", ".join(map(str, seeds))
-    return f"Rows are means over {many} seeds ({which}) with sample SD (n - 1); the figures have 95 % t-intervals over seeds."
+    said = f"Rows are means over {many} seeds ({which}) with sample SD (n - 1); the figures have 95 % t-intervals over seeds."
+    return " ".join([said, *unvaried(board)])
 
 
 def _machine(records: Sequence[RunRecord]) -> str:

@@ -111,7 +111,7 @@ def of(board: Board) -> list[Reported]:
 
 
 def beside(board: Board, y: str = "ood") -> pd.DataFrame:
-    """Reported rows that have ID and `y`, for `charts.scatter`: `key`, `row`, `says`, `id`, `ood` (shares), `kind`.
+    """Reported rows that have ID and `y`, for `charts.scatter`: `key`, `row`, `family`, `says`, `id`, `ood`, `kind`.
 
     Where a row of the board stands for a reported one, that has its name, and so its colour and shape.
     """
@@ -121,8 +121,9 @@ def beside(board: Board, y: str = "ood") -> pd.DataFrame:
     for row in of(board):
         have, name, measured = row.quantities(), f"{row.method} (reported: {row.source})", stands_for(row, board)
         if {"id", y} <= have.keys():
-            drawn.append((f"reported/{row.name}", measured.name if measured else name, name, have["id"] / 100, have[y] / 100))
-    return pd.DataFrame(drawn, columns=["key", "row", "says", "id", "ood"]).assign(kind="reported")
+            who = (f"reported/{row.name}", measured.name if measured else name, row.method, name)
+            drawn.append((*who, have["id"] / 100, have[y] / 100))
+    return pd.DataFrame(drawn, columns=["key", "row", "family", "says", "id", "ood"]).assign(kind="reported")
 
 
 def stands_for(row: Reported, board: Board) -> BoardRow | None:

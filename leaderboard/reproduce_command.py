@@ -9,7 +9,7 @@ import typer
 
 from bench.cli.engine_options import DataOption, DeviceOption, ThreadsOption, engine
 from bench.cli.output import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, say
-from bench.errors import BenchError, UsageError
+from bench.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.runs.record import RunRecord
@@ -32,7 +32,8 @@ def reproduce(
 ) -> None:
     """Run the recipe of a reported row, and compare what comes out with what is reported.
 
-    What is trained already is not trained again. Each number is within or outside the tolerance that the row states.
+    What is trained here already is not trained again; what came in a pack is, and it is told by how much the two differ. Each
+    number is within or outside the tolerance that the row states.
 
     \b
     Examples:
@@ -42,6 +43,9 @@ def reproduce(
 
     Exit codes: 0 within, 1 outside or a run failed, 2 usage, 3 data or weights are missing.
     """
+    from bench.runs.store import Store, store_root
+
+    from .copies import made_twice
     from .reported import read, shipped
 
     files = {source.stem: read(source)} if source is not None else shipped()
@@ -55,31 +59,28 @@ def reproduce(
     if row.recipe.note:
         say(f"known to differ: {row.recipe.note}")
     say(f"its recipe: {_command(spec)}")
-    from bench.api import plan, run_planned
+    from bench.api import outlook, plan, run_planned
     from bench.cli.progress import ConsoleReporter
+    from bench.runs.execute import make_here
 
     with ConsoleReporter() as reporter:
         machine = engine(device, threads, 0, None, 60.0, True)
         planned = plan(spec.model_copy(update={"data_root": data_root}), store=store, engine=machine, reporter=reporter)
         if dry_run:
-            states = [{"seed": one.experiment.seed, "state": "trained" if one.fitted else "to train"} for one in planned]
-            print_tables([Table([Column("seed", kind="count"), Column("state")], states)], form)
+            found = [(one.planned.experiment.seed, one.standing) for one in outlook(planned, spec, own=True)]
+            states = [{"seed": seed, "state": now.state, "why": now.why} for seed, now in found if now is not None]
+            print_tables([Table([Column("seed", kind="count"), Column("state"), Column("why", human=False)], states)], form)
             return
+        for one in planned:
+            make_here(one.experiment, one.method, limit=spec.limit)
         records = [run_planned(one, spec) for one in planned]
     failed = [record for record in records if record.status != "done"]
     for record in failed:
         say(f"error: {record.label}, seed {record.seed}: {record.error}")
     if failed:
         raise typer.Exit(1)
-    others = [record for record in records if record.origin]
-    if others:
-        raise BenchError(
-            f"{len(others)} of these runs come from a pack and were not made here, so they reproduce nothing",
-            where=", ".join(sorted({record.origin["pack"] for record in others})),
-            fix="run it in a store of its own: --store FOLDER",
-        )
     table = verdict(row, records)
-    print_tables([table], form)
+    print_tables([table, *made_twice(Store(store_root(store)), records)], form)
     if any(line["verdict"] in ("outside", "not measured") for line in table.rows):
         raise typer.Exit(1)
 

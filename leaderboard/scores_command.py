@@ -118,17 +118,22 @@ def _names(board: Board, row: BoardRow, split: str) -> dict[str, Cell]:
 
 
 def _averaged(row: BoardRow, of: Callable[[RunRecord], dict[str, float | None]], keys: Sequence[str]) -> dict[str, Cell]:
-    """Mean and sample SD over the row's runs of every key; None where a run lacks it."""
+    """Mean and sample SD over the row's runs of every key; None where a run lacks it, and no SD of what no seed changes."""
     from .intervals import mean_and_sd
 
     found = [of(record) for record in row.records]
-    made: dict[str, Cell] = {}
+    made = _over_seeds(row)
     for key in keys:
         values = [one[key] for one in found]
         known = [value for value in values if value is not None]
         if known and len(known) == len(values):
-            made[key], made[f"{key}_sd"] = mean_and_sd(known)
+            mean, sd = mean_and_sd(known)
+            made |= {key: mean, f"{key}_sd": None if row.deterministic else sd}
     return made
+
+
+def _over_seeds(row: BoardRow) -> dict[str, Cell]:
+    return {"over_seeds": "deterministic" if row.deterministic else "", "deterministic": row.deterministic}
 
 
 class _Holes:
@@ -153,8 +158,13 @@ def _listed(names: Collection[str], most: int = 4) -> str:
     return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _columns(kinds: dict[str, tuple[str, Kind]]) -> list[Column]:
-    return [Column(key, title, kind, spread=f"{key}_sd") for key, (title, kind) in kinds.items()]
+def _columns(kinds: dict[str, tuple[str, Kind]], board: Board) -> list[Column]:
+    return [*(Column(key, title, kind, spread=f"{key}_sd") for key, (title, kind) in kinds.items()), *_fixed(board)]
+
+
+def _fixed(board: Board) -> list[Column]:
+    some = any(row.deterministic for row in board.rows)
+    return [Column("over_seeds", "over seeds", human=some), Column("deterministic", human=False)]
 
 
 _CALIBRATION: dict[str, tuple[str, Kind]] = {
@@ -192,7 +202,7 @@ def _calibration(board: Board, splits: Sequence[str], predictions: Predictions, 
         "Means ± sample SD over seeds. ECE over 15 bins, of equal width and (adaptive) of equal numbers of images. T: the "
         "temperature with the least NLL on id-val, which is the only split that it sees. NLL in nats."
     )
-    return Table([*NAMES, *_columns(_CALIBRATION)], rows, notes=[note, *holes.notes])
+    return Table([*NAMES, *_columns(_CALIBRATION, board)], rows, notes=[note, *holes.notes])
 
 
 def _reliability(board: Board, splits: Sequence[str], predictions: Predictions, worst: int) -> Table:
@@ -253,7 +263,7 @@ def _detection(board: Board, splits: Sequence[str], predictions: Predictions, wo
         "A shift's images against those of id-test, means ± sample SD over seeds. AUROC 50 is chance. FPR95: share of the "
         "shift's images that pass as ID where 95 % of the ID images do."
     )
-    return Table([*NAMES, *_columns(_DETECTION)], rows, notes=[note, *holes.notes] if rows else [])
+    return Table([*NAMES, *_columns(_DETECTION, board)], rows, notes=[note, *holes.notes] if rows else [])
 
 
 def _parts(by: Literal["class", "group"]) -> Any:
@@ -272,14 +282,15 @@ def _parts(by: Literal["class", "group"]) -> Any:
                     holes.add(str(why), row, split)
                     continue
                 for part in found[: worst or None]:
-                    cells: dict[str, Cell] = {"number": part.number, "accuracy": part.accuracy, "accuracy_sd": part.sd}
+                    cells = {**_over_seeds(row), "number": part.number, "accuracy": part.accuracy}
+                    cells["accuracy_sd"] = None if row.deterministic else part.sd
                     cells |= {"name": names[part.number] if part.number < len(names) else "", "images": part.images}
                     if part.interval:
                         cells |= {"low": part.interval.low, "high": part.interval.high}
                     rows.append({**_names(board, row, split), **cells})
         columns = [*NAMES, Column("number", by, "count"), Column("name", human=bool(names))]
         columns += [Column("accuracy", kind="percent", spread="accuracy_sd"), Column("low", "95 % from", "percent")]
-        columns += [Column("high", "to", "percent"), Column("images", kind="count")]
+        columns += [Column("high", "to", "percent"), Column("images", kind="count"), *_fixed(board)]
         shown = f"The {worst} worst of every row and split" if worst else "All of them"
         note = f"{shown}; mean ± sample SD over seeds; Wilson interval over the images of one {by}."
         return Table(columns, rows, notes=[note, *holes.notes] if rows else holes.notes)

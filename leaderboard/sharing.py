@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from bench.cli.engine_options import DataOption
 from bench.cli.output import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, say, size
 
 from .selection import BackbonesOption, MethodsOption, OutputOption, SuitesOption
+
+if TYPE_CHECKING:
+    from .copies import Copy
 
 
 def pack(
@@ -60,7 +64,9 @@ def merge(
     """Take runs of others into a store, once all that they state adds up; else say what does not, and write nothing.
 
     Metrics are computed anew from the predictions, ids from what they are the hashes of; labels are held against those of other
-    runs on the same data. That the weights were trained as stated cannot be seen from here: merged runs are marked.
+    runs on the same data. That the weights were trained as stated cannot be seen from here: merged runs are marked. Of a run
+    that is here with other scores both are kept, one counts (one made here before one from a pack), and it is told where they
+    differ most.
 
     \b
     Examples:
@@ -80,6 +86,30 @@ def merge(
         {"pack": str(one.path), "runs": len(records), "what": what} for one in found for what, records in one.runs.items()
     ]
     note = "nothing was written (--dry-run)" if dry_run else f"the store is {root}"
-    print_tables(
-        [Table([Column("pack"), Column("runs", kind="count"), Column("what", "what became of them")], rows, notes=[note])], form
-    )
+    columns = [Column("pack"), Column("runs", kind="count"), Column("what", "what became of them")]
+    print_tables([Table(columns, rows, notes=[note]), *_unequal([copy for one in found for copy in one.copies])], form)
+
+
+def _unequal(found: Sequence[Copy]) -> list[Table]:
+    """Runs of one id whose scores differ, and where most."""
+    from .copies import place
+
+    rows: list[Row] = []
+    for copy in found:
+        if copy.widest is not None:
+            split, difference = copy.widest
+            one, other = copy.counted.metrics[split].score, copy.other.metrics[split].score
+            rows.append({"method": copy.counted.label, "seed": copy.counted.seed, "split": split, "counted": one, "other": other})
+            rows[-1] = {**rows[-1], "difference": difference, "made": place(copy.counted), "other_made": place(copy.other)}
+    columns = [
+        Column("method"),
+        Column("seed", kind="count"),
+        Column("split", "where most"),
+        Column("counted", "counts", "percent"),
+        Column("other", "the other", "percent"),
+        Column("difference", kind="percent"),
+        Column("made", "the one that counts"),
+        Column("other_made", "the other from"),
+    ]
+    note = "Both are kept, and one counts. `bench compare ROW` shows every data set."
+    return [Table(columns, rows, "runs of the same id whose scores differ", [note])] if rows else []

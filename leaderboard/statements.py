@@ -21,7 +21,7 @@ from bench.cli.output import Column, Format, FormatOption, Row, StoreOption, Tab
 from bench.runs.record import RunRecord
 from bench.spec import DEFAULT_SUITE
 
-from .groups import groups, load, one_per_seed
+from .groups import deterministic, groups, load, one_per_seed
 from .intervals import over_seeds
 from .measures import shifts_of
 from .tradeoff import ID, above_curve, average, points, yardsticks
@@ -31,6 +31,8 @@ Number = Callable[[RunRecord], float | None]
 
 #: Two ID accuracies count as equal within this: a convention, of the size of the intervals over five seeds.
 MARGIN = 0.02
+#: Numbers that are made of a run's own scores.
+_OWN = ("ID", "OOD", "OOD - ID")
 
 
 @dataclass(frozen=True)
@@ -157,21 +159,40 @@ def numbers(records: Sequence[RunRecord]) -> dict[str, Number]:
     }
 
 
-def differences(inequality: Inequality, records: Sequence[RunRecord]) -> list[float]:
-    """Per-seed differences of an inequality, for the seeds that have both sides."""
+@dataclass(frozen=True)
+class Found:
+    """The per-seed differences of an inequality, and whether no seed changes either side."""
+
+    values: list[float]
+    deterministic: bool
+
+    def shown(self) -> str:
+        """In points, with the interval over seeds."""
+        mean, interval = f"{100 * fmean(self.values):+.1f}", over_seeds(self.values)
+        if self.deterministic:
+            return f"{mean}, deterministic"
+        return mean if interval is None else f"{mean} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def differences(inequality: Inequality, records: Sequence[RunRecord]) -> Found:
+    """The differences of an inequality for the seeds that have both sides."""
     number = numbers(records)[inequality.number]
-    found = []
+    found: list[float] = []
+    sides: tuple[list[RunRecord], list[RunRecord]] = ([], [])
     for seed in sorted({record.seed for record in records}):
         runs = [r for r in records if r.seed == seed and name_of(r) == inequality.more]
         # The search's choice first, then any that can be compared: for another mask, parameters were given by hand.
         for run in sorted(runs, key=lambda r: -r.search_trials):
-            more, less = number(run), 0.0 if not inequality.less else None
-            if inequality.less and (other := partner(run, inequality.less, records)) is not None:
-                less = number(other)
+            other = partner(run, inequality.less, records) if inequality.less else None
+            more, less = number(run), number(other) if other else None if inequality.less else 0.0
             if more is not None and less is not None:
                 found.append(more - less)
+                sides[0].append(run)
+                sides[1].append(other or run)
                 break
-    return found
+    # A curve, and so what is measured against one, is not among the scores by which a row is judged.
+    fixed = inequality.number in _OWN and bool(found) and all(map(deterministic, sides))
+    return Found(found, fixed)
 
 
 def verdict(found: Sequence[Sequence[float]], *, at_equal_id: bool = False) -> Verdict:
@@ -195,12 +216,9 @@ def table(records: Iterable[RunRecord], suite: str = DEFAULT_SUITE) -> Table:
     done = one_per_seed(groups(whole)[0].records) if whole else []
     rows: list[Row] = []
     for key, statement in STATEMENTS.items():
-        found = [differences(inequality, done) for inequality in statement.inequalities]
-        shown = []
-        for inequality, values in zip(statement.inequalities, found, strict=True):
-            if interval := over_seeds(values):
-                mean, low, high = 100 * fmean(values), 100 * interval.low, 100 * interval.high
-                shown.append(f"{inequality.number} {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+        every = [(inequality, differences(inequality, done)) for inequality in statement.inequalities]
+        found = [one.values for _, one in every]
+        shown = [f"{inequality.number} {one.shown()}" for inequality, one in every if len(one.values) > 1]
         seeds = min((len(values) for values in found), default=0)
         decided = verdict(found, at_equal_id=statement.at_equal_id)
         rows.append({"key": key, "text": statement.text, "shown": "; ".join(shown), "seeds": seeds, "verdict": decided})

@@ -132,6 +132,7 @@ def notes(of: Board, view: View) -> list[str]:
         *_baseline(of, view),
         *_off_curve(of, view),
         *_missing(of),
+        *unvaried(of),
         *_seeds(of),
         *_marks(of.records),
     ]
@@ -155,6 +156,8 @@ def board_table(of: Board, view: View) -> Table:
         Column("search_rule", "drawn", human=any(row.search_rule not in ("", "random") for row in of.rows), printed=False),
         Column("candidates", "path candidates", "count", human=any(row.candidates for row in of.rows), printed=False),
         Column("runs", kind="count", printed=False),
+        Column("over_seeds", "over seeds", human=any(row.deterministic for row in of.rows)),
+        Column("deterministic", human=False),
         Column("seeds", human=False),
         Column("fits", human=False),
     ]
@@ -185,6 +188,8 @@ def _row(row: BoardRow, of: Board) -> Row:
         "search_rule": row.search_rule,
         "candidates": row.candidates,
         "runs": len(row.records),
+        "over_seeds": "deterministic" if row.deterministic else "",
+        "deterministic": row.deterministic,
         "seeds": " ".join(str(r.seed) for r in row.records),
         "fits": " ".join(r.fit_id for r in row.records),
     }
@@ -312,6 +317,14 @@ def _missing(of: Board) -> list[str]:
     if outside:
         notes.append(f"Not in the OOD average, since the suite's card leaves it out: {', '.join(outside)}.")
     return notes
+
+
+def unvaried(of: Board) -> list[str]:
+    """The sentence on the rows that no seed changes."""
+    who = _by_reason({row.name: "" for row in of.rows if row.deterministic}).get("")
+    curve = "; above curve varies with the curve alone" if of.curves else ""
+    said = f"Deterministic, so that there is no spread over seeds: {who}; all seeds score the same on every split{curve}."
+    return [said] if who else []
 
 
 def _seeds(of: Board) -> list[str]:

@@ -9,7 +9,6 @@ import numpy as np
 from bench.errors import BenchError
 
 from .board import Board, BoardRow
-from .groups import seedless
 from .measures import Measure
 from .pairs import Pairs, the_method, these_models
 from .predictions import Predictions
@@ -83,4 +82,4 @@ def _method(rows: list[BoardRow], measure: Measure) -> Pairs:
     values = [_by_seed(row, measure) for row in rows]
     seeds = sorted(set.union(*(set(own) for own in values)))
     by_seed = np.array([[own.get(seed, np.nan) for own in values] for seed in seeds])
-    return the_method(by_seed, [seedless(row.records) for row in rows])
+    return the_method(by_seed, [row.deterministic for row in rows])

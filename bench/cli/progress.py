@@ -114,4 +114,5 @@ class ConsoleReporter:
         )
 
     def _done_before(self, record: RunRecord, path: object) -> None:
-        self._line(f"done before: {record.label}, seed {record.seed} -> {path}")
+        came = f", merged from {record.origin['pack']}" if record.origin else ""
+        self._line(f"done before{came}: {record.label}, seed {record.seed} -> {path}")

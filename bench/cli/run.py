@@ -22,7 +22,7 @@ from .engine_options import (
 from .output import Column, Format, FormatOption, Row, StoreOption, Table, duration, print_json, print_tables, say, size
 
 if TYPE_CHECKING:
-    from ..api import Planned
+    from ..api import Outlook, Planned
     from ..runs.record import RunRecord
     from ..spec import RunSpec
     from ..sweeps.sweep import Settings
@@ -63,7 +63,9 @@ def command(
             "--trials", min=0, help="choose parameters first: this many trials per method on id-val, with a seed of their own"
         ),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="forget these fits and runs, and start over")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="forget these fits and runs, and start over; what was merged stays beside")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="show what is done, what would be trained, and what it cost before")
     ] = False,
@@ -146,7 +148,7 @@ def command(
         config,
     )
     check_names(spec.methods, spec.suite, spec.backbone)
-    from ..api import plan, run_planned, searched
+    from ..api import outlook, plan, run_planned, searched
     from .progress import ConsoleReporter
 
     if jobs > 1 and len(spec.methods) * len(spec.seeds) > 1 and not dry_run:
@@ -159,7 +161,7 @@ def command(
             machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic, devices)
             planned = plan(spec, store=store, engine=machine, reporter=reporter)
             if dry_run:
-                print_tables([_plan_table(planned, curve=spec.curve)], form)
+                print_tables([_plan_table(outlook(planned, spec, fresh=fresh), curve=spec.curve)], form)
                 return
             records = [run_planned(one, spec, fresh=fresh) for one in searched(planned, spec)]
     if form is Format.json:
@@ -203,53 +205,69 @@ def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> N
         )
 
 
-def _plan_table(planned: list[Planned], *, curve: bool) -> Table:
+def _plan_table(found: list[Outlook], *, curve: bool) -> Table:
     """What would happen, with the cost of earlier fits of the same method on this suite and backbone."""
     from ..runs.execute import row_label
     from ..runs.memory import expected_peak
     from ..training.memory import available
 
-    if not planned:
+    if not found:
         return Table([Column("method")], [])
-    store = planned[0].experiment.store
-    costs: dict[str, list[float]] = {}
-    for _, record in store.records():
-        same = record.suite == planned[0].experiment.suite.card.name and record.backbone == planned[0].experiment.backbone.name
-        if same and record.fit_seconds is not None and record.limit is None:
-            costs.setdefault(record.method["name"], []).append(record.fit_seconds)
+    costs = _costs(found[0].planned)
     rows: list[Row] = []
     total = 0.0
     peaks: dict[str, int | None] = {}
-    for one in planned:
-        if one.asked not in peaks:
-            peaks[one.asked] = expected_peak(one.experiment, one.method, curve=curve)
-        known = costs.get(one.method.name)
-        estimate = sum(known) / len(known) if known else None
-        if not one.fitted:
-            total += estimate or 0.0
+    for one in found:
+        planned, now = one.planned, one.standing
+        if planned.asked not in peaks:
+            peaks[planned.asked] = expected_peak(planned.experiment, planned.method, curve=curve)
+        known = costs.get(planned.method.name)
+        trains = now is None or now.state in ("to train", "to continue")
+        estimate = (sum(known) / len(known) if known else None) if trains else 0.0
+        total += estimate or 0.0
         rows.append(
             {
-                "method": row_label(one.method, one.experiment),
-                "seed": one.experiment.seed,
-                "fit_id": one.fit_id,
-                "state": "trained" if one.fitted else "to train",
-                "estimate": 0.0 if one.fitted else estimate,
-                "memory": peaks[one.asked],
+                "method": row_label(planned.method, planned.experiment) if now else planned.asked,
+                "seed": planned.experiment.seed if one.trial is None else None,
+                "trial": one.trial,
+                "fit_id": planned.fit_id if now else None,
+                "state": now.state if now else "waits",
+                "fits": ", ".join(now.fits) if now else "",
+                "why": now.why if now else "for its search",
+                "estimate": estimate,
+                "memory": peaks[planned.asked],
             }
         )
     note = f"about {duration(total)} of training, by earlier runs" if total else "no earlier run tells how long training takes"
     columns = [
         Column("method"),
+        Column("trial", kind="count", human=any(one.trial is not None for one in found)),
         Column("seed", kind="count"),
         Column("fit_id", "fit"),
         Column("state"),
+        Column("fits", "makes the fits", human=any(row["fits"] for row in rows)),
+        Column("why", human=any(row["why"] for row in rows)),
         Column("estimate", "about", "seconds"),
         Column("memory", "peak memory", "bytes", human=any(peaks.values())),
     ]
     if any(peaks.values()):
         note += f"; {size(available())} of memory are free"
-    done = all(one.fitted for one in planned)
-    return Table(columns, rows, notes=["everything is trained already" if done else note])
+    states = {row["state"] for row in rows}
+    if states <= {"done", "merged"}:
+        note = "everything is done already"
+    elif states <= {"done", "merged", "to evaluate"}:
+        note = "everything is trained already"
+    return Table(columns, rows, notes=[note])
+
+
+def _costs(like: Planned) -> dict[str, list[float]]:
+    """Method -> what its fits took on the same suite and backbone."""
+    found: dict[str, list[float]] = {}
+    for _, record in like.experiment.store.records():
+        same = record.suite == like.experiment.suite.card.name and record.backbone == like.experiment.backbone.name
+        if same and record.fit_seconds is not None and record.limit is None:
+            found.setdefault(record.method["name"], []).append(record.fit_seconds)
+    return found
 
 
 def result_table(records: list[RunRecord]) -> Table:

@@ -62,8 +62,8 @@ def plan_table(sweep: Sweep, *, probe: bool) -> Table:
 
 def _row(queue: Queue, entry: Entry, seconds: float | None) -> Row:
     job, waits = entry.job, queue.waits_for(entry)
-    shown = "waits" if waits else entry.state
-    why = entry.reason or (f"for fit {', '.join(other.job.fit_id[:8] for other in waits)}" if waits else "")
+    why = f"for fit {', '.join(other.job.fit_id[:8] for other in waits)}" if waits else queue.why(entry)
+    shown = "waits" if waits else "merged" if entry.state == "done" and why else entry.state
     return {
         "phase": job.phase,
         "suite": job.suite,

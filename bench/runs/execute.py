@@ -18,13 +18,11 @@ from ..stopping import foreign
 from ..training.devices import DeviceLost
 from .experiment import Experiment
 from .lease import Lease, is_live
-from .measure import average, evaluate, fine_tuned, measure_curve, metrics_of, with_line
-from .predictions import has_curve, has_logits
+from .measure import average, evaluate, measure_curve, metrics_of, with_line
 from .provenance import peak_memory_mb, provenance
 from .record import RunRecord
+from .standing import Part, done_before
 
-#: What a run keeps of single images only where it is asked for.
-Part = Literal["curve", "logits"]
 _GONE: dict[Part, str] = {
     "curve": "what its curve's points predict was not kept, and its weights are not in this store",
     "logits": "its logits were not kept, and its weights are not in this store",
@@ -46,7 +44,8 @@ def execute(
 ) -> RunRecord:
     """Fit `method` and measure it; the run's folder tells how it went.
 
-    A run that is done is returned as it is. With `search`, nothing but id-val is scored, and no image of a shift is decoded.
+    A run that is done, here or by the pack that it came in, is returned as it is. With `search`, nothing but id-val is scored,
+    and no image of a shift is decoded.
 
     Args:
         limit: recorded, so that a run on fewer images never passes for a result.
@@ -66,27 +65,27 @@ def execute(
     record.search_trials, record.search_seconds, record.search_rule = search_trials, search_seconds, search_rule
     store, curve, keep_logits = experiment.store, curve and not search, keep_logits and not search
     path = store.run_dir(record) / "record.json"
-    old = _done(experiment, path)
-    if old is not None and not additions(experiment, method, old, curve=curve, keep_logits=keep_logits):
-        for part in _lacking(experiment, old, curve=curve, keep_logits=keep_logits):
+    done = done_before(experiment, method, path.parent, curve=curve, keep_logits=keep_logits)
+    if done is not None and not done.wanted:
+        for part in sorted(done.lacking):
             experiment.reporter.event(
                 "warning", text=f"{record.label}, seed {record.seed}: {_GONE[part]}; --fresh trains it again"
             )
-        return _refreshed(experiment, old, record, path)
+        return _refreshed(experiment, done.record, record)
     splits = _splits(experiment, record)  # finds unreadable images before training, not after
     with Lease(path.parent, waiting=experiment.waiting) as lease:
-        old = _done(experiment, path)  # another process may have finished it while this one waited
-        if old is not None:
-            wanted = additions(experiment, method, old, curve=curve, keep_logits=keep_logits)
-            if wanted:
+        # Another process may have finished it while this one waited.
+        done = done_before(experiment, method, path.parent, curve=curve, keep_logits=keep_logits)
+        if done is not None:
+            if done.wanted:
                 fit = experiment.fit(method)
-                if "logits" in wanted:
-                    evaluate(experiment, fit.classifier, splits, old, path.parent, keep_logits=True)
-                    old.origin = {}
-                if "curve" in wanted:
-                    old.curve = measure_curve(experiment, method, fit, splits, record, path.parent)
-                store.save_run(old)
-            return _refreshed(experiment, old, record, path)
+                if "logits" in done.wanted:
+                    evaluate(experiment, fit.classifier, splits, done.record, path.parent, keep_logits=True)
+                if "curve" in done.wanted:
+                    done.record.curve = measure_curve(experiment, method, fit, splits, record, path.parent)
+                store.save_run(done.record)
+            return _refreshed(experiment, done.record, record)
+        store.set_aside(path.parent)
         store.save_run(record)
         try:
             with foreign():
@@ -119,36 +118,27 @@ def execute(
     return record
 
 
-def _done(experiment: Experiment, path: Path) -> RunRecord | None:
-    """The record of a run that is done already, or None."""
-    record = experiment.store.read_run(path) if path.exists() else None
-    return record if record is not None and record.status == "done" else None
+def start_over(experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False) -> None:
+    """Forget a fit and its runs, so that `execute` makes both anew. What came in a pack stays, and gets a run beside it."""
+    experiment.store.forget(experiment.fit_id(method), waiting=experiment.waiting)
+    make_here(experiment, method, limit=limit, search=search)
 
 
-def additions(experiment: Experiment, method: Method, done: RunRecord, *, curve: bool, keep_logits: bool) -> frozenset[Part]:
-    """What is asked for, a done run does not have, and can be added to it.
-
-    A run without a curve gets one, whatever has to be trained for it, and with it the logits. What a run merely did not keep of
-    its images is added where its weights are at hand; nothing is trained for that.
-    """
-    found = _lacking(experiment, done, curve=curve, keep_logits=keep_logits)
-    if not found or ("curve" in found and not done.curve):
-        return found
-    tuner = fine_tuned(method, experiment.traits)
-    at_hand = all(experiment.store.fit(experiment.fit_id(one)) is not None for one in (method, tuner or method))
-    return found if at_hand else frozenset()
-
-
-def _lacking(experiment: Experiment, done: RunRecord, *, curve: bool, keep_logits: bool) -> frozenset[Part]:
-    folder, found = experiment.store.run_dir(done), set[Part]()
-    if curve and not (done.curve and has_curve(folder, done.metrics)):
-        found.add("curve")
-    if keep_logits and not has_logits(folder, done.metrics):
-        found.add("logits")
-    return frozenset(found)
+def make_here(experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False) -> None:
+    """Have `execute` make a run though one came in a pack; until it is made, the folder says so to every later command."""
+    record = planned_record(experiment, method, limit=limit, search=search)
+    folder = experiment.store.run_dir(record)
+    found = experiment.store.run_at(folder)
+    if found is None or not found.origin:
+        return
+    with Lease(folder, waiting=experiment.waiting):
+        experiment.store.set_aside(folder)
+        record.status, record.finished = "cancelled", _now()
+        record.error = f"to be made beside the run from {found.origin['pack']}"
+        experiment.store.save_run(record)
 
 
-def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord, path: Path) -> RunRecord:
+def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord) -> RunRecord:
     """A done run with what the card and the search say today; its measurements stay."""
     searched = now if now.search_trials > old.search_trials else old
     update = {
@@ -165,7 +155,7 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord, path: Pat
     record.relative = relative_scores(experiment.suite.card, record)
     if record != old:
         experiment.store.save_run(record)
-    experiment.reporter.event("done-before", record=record, path=path)
+    experiment.reporter.event("done-before", record=record, path=experiment.store.run_dir(record) / "record.json")
     return record
 
 
@@ -203,9 +193,11 @@ def record_failure(
     """
     record = planned_record(experiment, method, limit=limit, search=search)
     record.status, record.error, record.finished = "failed", error, _now()
-    path = experiment.store.run_dir(record) / "record.json"
-    if _done(experiment, path) is None and not is_live(path.parent):
-        with Lease(path.parent, waiting=experiment.waiting):
+    folder = experiment.store.run_dir(record)
+    found = experiment.store.run_at(folder)
+    if (found is None or found.status != "done" or found.origin) and not is_live(folder):
+        with Lease(folder, waiting=experiment.waiting):
+            experiment.store.set_aside(folder)
             experiment.store.save_run(record)
     return record
 
@@ -334,6 +326,7 @@ def execute_external(
     record.source_format, record.facts = external.format, {"cosine_to_backbone": external.similarity}
     path = experiment.store.run_dir(record) / "record.json"
     with Lease(path.parent, waiting=experiment.waiting):
+        experiment.store.set_aside(path.parent)
         evaluate(experiment, classifier, _splits(experiment, record), record, path.parent, keep_logits=keep_logits)
         record.status, record.finished = "done", _now()
         experiment.store.save_run(record)

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from ..errors import BenchError
 from .atomic import write_with
 from .record import RunRecord
+from .store import PACKS
 
 if TYPE_CHECKING:
     from .store import Store
@@ -74,7 +75,7 @@ def _settled(stamp: str) -> bool:
 
 
 def stamps(runs: Path) -> dict[str, str]:
-    """Stamp of every `<suite>/<backbone>/<method>/<eval_id>/record.json`, sorted by folder."""
+    """Stamp of every record of `<suite>/<backbone>/<method>/<eval_id>/`, and of those from packs below it, sorted by folder."""
 
     def folders(parent: str, depth: int) -> Iterator[str]:
         try:
@@ -87,8 +88,9 @@ def stamps(runs: Path) -> dict[str, str]:
 
     found = {}
     for folder in folders("", 4):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            found[f"{folder}record.json"] = _stamp(f"{runs}/{folder}record.json")
+        for place in (*folders(f"{folder}{PACKS}/", 1), folder):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found[f"{place}record.json"] = _stamp(f"{runs}/{place}record.json")
     return found
 
 

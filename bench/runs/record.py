@@ -102,3 +102,8 @@ class RunRecord(_Part):
         default_factory=dict, description="the pack that a run was merged from; empty for a run made here"
     )
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def precedence(self) -> tuple[bool, str, str]:
+        """Of several done runs of one id the greatest counts: the store's own before those from packs, then the newest."""
+        return not self.origin, self.finished or self.started, self.origin.get("digest", "")

@@ -36,6 +36,10 @@ def store_root(given: Path | None = None) -> Path:
 #: In a fit's folder: one line per epoch and resumption, whether the fit is finished or not.
 LOG = "log.jsonl"
 
+#: In a run's folder: runs of the same id from packs, where the folder is another run's.
+PACKS = "packs"
+_STAYS = ("lease", PACKS)
+
 #: Without a handler, Python prints warnings on stderr.
 _log = logging.getLogger(__name__)
 
@@ -137,7 +141,7 @@ class Store:
         write_text(folder / "fit.json", record.model_dump_json(indent=1), exclusive=True)
 
     def forget(self, fit_id: str, *, waiting: Callable[[dict[str, Any]], None]) -> None:
-        """Remove a fit, its checkpoint and its runs; waits for a process that trains it.
+        """Remove a fit, its checkpoint and its runs, but for those from packs; waits for a process that trains it.
 
         Args:
             waiting: called with that process's claim while it is waited for.
@@ -147,12 +151,10 @@ class Store:
         folder = self.fit_dir(fit_id)
         if folder.exists():
             with Lease(folder, waiting=waiting):
-                for item in folder.iterdir():
-                    if item.name != "lease":
-                        shutil.rmtree(item) if item.is_dir() else item.unlink()
+                _empty(folder, but=_STAYS)
         for path, record in list(self.records()):
-            if record.fit_id == fit_id:
-                shutil.rmtree(path.parent)
+            if record.fit_id == fit_id and not record.origin:
+                _empty(path.parent, but=_STAYS)
 
     def load_weights(self, record: FitRecord, like: Classifier) -> Classifier:
         """A copy of `like` with the fit's weights.
@@ -183,9 +185,50 @@ class Store:
         return like.with_weights(tensors)
 
     def run_dir(self, record: RunRecord) -> Path:
-        """Folder of a run: `runs/<suite>/<backbone>/<method>/<eval_id>`."""
+        """Folder of a run: `runs/<suite>/<backbone>/<method>/<eval_id>`.
+
+        One from a pack that is not the first run of its id lies below it, in `packs/<digest of the pack>`.
+        """
         backbone = "".join(c if c.isalnum() or c in "-_." else "_" for c in record.backbone)
-        return self.runs_dir / record.suite / backbone / str(record.method["name"]) / record.eval_id
+        folder = self.runs_dir / record.suite / backbone / str(record.method["name"]) / record.eval_id
+        return _below(folder, record) if record.origin and _below(folder, record).is_dir() else folder
+
+    def room_for(self, record: RunRecord) -> Path:
+        """Folder for a run from a pack: that of its id, unless another run has it or is being made there."""
+        folder = self.run_dir(record)
+        taken = (folder / "record.json").exists() or (folder / "lease").exists()
+        return _below(folder, record) if taken else folder
+
+    def runs_of(self, folder: Path) -> list[RunRecord]:
+        """The runs of one id: at most one is the store's own.
+
+        Raises:
+            BenchError: see `read_run`.
+        """
+        paths = [folder / "record.json", *sorted(folder.glob(f"{PACKS}/*/record.json"))]
+        return [self.read_run(path) for path in paths if path.exists()]
+
+    def run_at(self, folder: Path) -> RunRecord | None:
+        """The run of an id: the store's own, whatever has become of it, else the one from a pack that counts.
+
+        Raises:
+            BenchError: see `read_run`.
+        """
+        found = self.runs_of(folder)
+        return next((one for one in found if not one.origin), max(found, key=lambda one: one.precedence, default=None))
+
+    def set_aside(self, folder: Path) -> None:
+        """Clear a run's folder, of which the caller holds the lease, for the store's own: what came in a pack moves below it."""
+        path = folder / "record.json"
+        record = self.read_run(path) if path.exists() else None
+        if record is None or not record.origin:
+            return
+        below = _below(folder, record)
+        below.mkdir(parents=True, exist_ok=True)
+        # The record last: until then what is left is moved by the next attempt.
+        for item in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
+            if item.name not in _STAYS:
+                os.replace(item, below / item.name)
 
     def save_run(self, record: RunRecord) -> Path:
         """Write a run's record and return its path."""
@@ -215,8 +258,19 @@ class Store:
 
     def records(self) -> Iterator[tuple[Path, RunRecord]]:
         """Every readable record with its path, in the order of the paths; a damaged one is told on stderr and left out."""
-        for path in sorted(self.runs_dir.glob("*/*/*/*/record.json")):
+        runs = self.runs_dir
+        for path in sorted([*runs.glob("*/*/*/*/record.json"), *runs.glob(f"*/*/*/*/{PACKS}/*/record.json")]):
             try:
                 yield path, self.read_run(path)
             except BenchError as error:
                 _log.warning("warning: %s", error)
+
+
+def _below(folder: Path, record: RunRecord) -> Path:
+    return folder / PACKS / record.origin["digest"][:12]
+
+
+def _empty(folder: Path, *, but: tuple[str, ...]) -> None:
+    for item in folder.iterdir():
+        if item.name not in but:
+            shutil.rmtree(item) if item.is_dir() else item.unlink()

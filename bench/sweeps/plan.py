@@ -15,6 +15,7 @@ from ..runs.execute import planned_record, row_label
 from ..runs.experiment import Experiment
 from ..runs.measure import fine_tuned, has_line
 from ..runs.opening import backbone_of, experiments
+from ..runs.standing import needs
 from ..spec import SEARCH_SEED, left_out
 from ..stopping import foreign
 from .asha import stop_at
@@ -143,18 +144,6 @@ class Plan:
             curve=curve,
         )
         return Planned(job, experiment, method, entrant, experiment.store.run_dir(record) / "record.json")
-
-
-def stages(experiment: Experiment, method: Method) -> list[Method]:
-    """The fits that a method's own is built on, resolved: what it wraps, and the probe where a head starts from it."""
-    wrapped = [stage.resolved(experiment.traits) for stage in method.stages()]
-    starts = {getattr(one, "head_init", None) for one in (method, *wrapped)}
-    return [*wrapped, *([experiment.probe.resolved(experiment.traits)] if "probe" in starts else [])]
-
-
-def needs(experiment: Experiment, method: Method) -> tuple[str, ...]:
-    """The fit_ids of `stages`."""
-    return tuple(dict.fromkeys(experiment.fit_id(stage) for stage in stages(experiment, method)))
 
 
 def stage_task(of: Planned, stage: Method) -> Planned:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from ..errors import BenchError, Interrupted
 from ..method import Method
-from ..runs.execute import record_failure
+from ..runs.execute import record_failure, start_over
 from ..runs.lease import is_live
+from ..runs.standing import stages
 from .costs import Costs
 from .job import Job, Outcome
 from .order import in_order
-from .plan import Entrant, Plan, Planned, stage_task, stages
+from .plan import Entrant, Plan, Planned, stage_task
 from .search import Found
 from .searches import Search, State
 from .truth import Truth
@@ -49,7 +50,7 @@ class Queue:
     Args:
         max_failures: how often a job is offered again after its process died.
         shard: (i, n): hand out only the i-th (from 1) of n parts of the runs, with what they are built on; others do the rest.
-        fresh: forget the final runs and their own fits first.
+        fresh: forget the final runs and their own fits first; see `start_over`.
     """
 
     def __init__(self, plan: Plan, *, max_failures: int = 3, shard: tuple[int, int] = (1, 1), fresh: bool = False) -> None:
@@ -183,6 +184,22 @@ class Queue:
         missing = self._missing(entry.job)
         return [other for other in self if other.job.fit_id in missing and other.state != "failed"]
 
+    def why(self, entry: Entry) -> str:
+        """What the store says of a job, where its state alone does not."""
+        planned = entry.planned
+        if entry.reason or planned.path is None or not planned.job.is_run:
+            return entry.reason
+        if entry.state != "done" and is_live(planned.path.parent):
+            return "another process is at it, and is waited for"
+        record = self._truth.record(planned)
+        if record is None:
+            return ""
+        if entry.state == "done":
+            return f"from {record.origin['pack']}" if record.origin else ""
+        if record.origin:
+            return f"beside the run from {record.origin['pack']}"
+        return f"failed before: {record.error}" if record.status == "failed" else record.error
+
     # Order
 
     def _next(self) -> Entry | None:
@@ -247,7 +264,8 @@ class Queue:
         if planned.job.id not in self._entries:
             entry = self._entries[planned.job.id] = Entry(planned)
             if self._fresh and planned.final:
-                planned.experiment.store.forget(planned.job.fit_id, waiting=planned.experiment.waiting)
+                search = planned.job.phase == "search"
+                start_over(planned.experiment, planned.method, limit=self.plan.spec.limit, search=search)
             if planned.job.phase != "stage":
                 # By what it leaves, so that every shard comes to the same division, whatever it knows already.
                 number = int(planned.job.id.split("-")[1], 16)

@@ -144,6 +144,11 @@ def trial_of(method: Method, number: int, fixed: Collection[str] = (), draws: Dr
     return with_values(method, update)
 
 
+def candidates(method: Method, trials: int, fixed: Collection[str] = ()) -> list[Method]:
+    """The methods of all trials of `search`."""
+    return [trial_of(method, number, fixed) for number in range(trials)]
+
+
 def best_of(records: Collection[RunRecord]) -> int | None:
     """Which trial did best on id-val: highest score, then lowest NLL, then first; None if none is done."""
     scores = {number: record.metrics["id-val"] for number, record in enumerate(records) if record.status == "done"}
@@ -158,16 +163,16 @@ def search(
     Raises:
         BenchError: every trial failed. Interrupted, DeviceLost: as of `execute`; finished trials are kept.
     """
-    candidates = [trial_of(method, number, fixed) for number in range(trials)]
+    methods = candidates(method, trials, fixed)
     records: list[RunRecord] = []
-    for number, candidate in enumerate(candidates):
+    for number, candidate in enumerate(methods):
         experiment.reporter.event("trial", method=method.name, number=number + 1, of=trials)
         records.append(execute(experiment, candidate, limit=limit, search=True))
     best = best_of(records)
     if best is None:
         raise BenchError(f"all {trials} trials of {method.name} failed: {records[0].error}", fix="`bench run` it once to see why")
     seconds = training_seconds(experiment.store, ((record.fit_id, record.fit_seconds or 0.0) for record in records))
-    return Found(candidates[best], records, seconds, "random")
+    return Found(methods[best], records, seconds, "random")
 
 
 class Sampler(Protocol):

@@ -197,12 +197,13 @@ class Sweep:
     def records(self) -> list[RunRecord]:
         """The records of the final runs that there are, seed by seed in the plan's order."""
         entrants, seeds = self.plan.entrants, self.spec.seeds
-        paths = {
-            (seeds.index(planned.job.seed), entrants.index(planned.entrant)): planned.path
+        folders = {
+            (seeds.index(planned.job.seed), entrants.index(planned.entrant)): planned.path.parent
             for planned in (entry.planned for entry in self.queue)
             if planned.final and planned.entrant is not None and planned.path is not None
         }
-        return [self.store.read_run(path) for _, path in sorted(paths.items()) if path.exists()]
+        found = [self.store.run_at(folder) for _, folder in sorted(folders.items())]
+        return [record for record in found if record is not None]
 
     def free_disk(self) -> int:
         """Bytes free where the store is."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import BenchError
-from ..runs.execute import additions
 from ..runs.lease import is_live
 from ..runs.record import RunRecord
+from ..runs.standing import done_before
 from ..runs.store import Store
 from .plan import Planned
 
@@ -40,13 +40,12 @@ class Truth:
             return self.has(job.fit_id)
         if job.epoch is not None:
             return self.score(job.fit_id, job.epoch) is not None
-        record = self.record(planned)
-        if record is None or record.status != "done":
+        if self.record(planned) is None:
             return False
-        if record.search_trials < job.search_trials:
-            return False
+        assert planned.path is not None, "a stage has no record"
         keep_logits = self._keep_logits and job.phase == "final"
-        return not additions(planned.experiment, planned.method, record, curve=job.curve, keep_logits=keep_logits)
+        found = done_before(planned.experiment, planned.method, planned.path.parent, curve=job.curve, keep_logits=keep_logits)
+        return found is not None and not found.wanted and found.record.search_trials >= job.search_trials
 
     def failure(self, planned: Planned) -> str:
         """Why a run failed, unless some process is at it again; empty if it did not, and for stages, which leave no record."""
@@ -56,10 +55,10 @@ class Truth:
         return record.error
 
     def record(self, planned: Planned) -> RunRecord | None:
-        """The record of a run, whatever its status."""
+        """The record of a run, whatever its status; see `Store.run_at`."""
         assert planned.path is not None, "a stage has no record"
         try:
-            return self._store.read_run(planned.path) if planned.path.exists() else None
+            return self._store.run_at(planned.path.parent)
         except BenchError:
             return None  # damaged: made again, or told by the trial that finds it in its way
 

@@ -35,9 +35,9 @@ function missing(rows) {
 
 function question(title, about, verdict, differences) {
   const widest = Math.max(0.001, ...differences.flatMap((d) => [d[3], d[4], d[5]].map((end) => Math.abs(end ?? 0))));
-  const rows = differences.map(([name, a, b, difference, low, high, p, says, why]) => [
+  const rows = differences.map(([name, a, b, difference, low, high, p, says, why, deterministic]) => [
     name, a === null ? null : percent(a), b === null ? null : percent(b), difference === null ? hole(why) : signed(difference),
-    low === null ? hole(why || "no interval") : `[${signed(low)}, ${signed(high)}]`, forest(difference, low, high, widest, says), pValue(p),
+    low === null ? (deterministic ? "deterministic" : hole(why || "no interval")) : `[${signed(low)}, ${signed(high)}]`, forest(difference, low, high, widest, says), pValue(p),
     make("span", { class: `verdict ${says}` }, says)]);
   return make("section", { class: "question" }, make("h3", {}, title), make("p", { class: "caption" }, about),
     make("p", { class: "words" }, verdict.startsWith("unknown") ? verdict : `A is ${verdict}`),

@@ -15,7 +15,7 @@ from bench.identity import canonical_json
 from bench.runs.record import RunRecord
 
 from ..board import Board, BoardRow, Cell
-from ..chart_style import LIGHT, SHAPES
+from ..chart_style import LIGHT, SHAPES, looks
 from ..frames import standard_line
 from ..headline import headline
 from ..predictions import Predictions
@@ -79,6 +79,7 @@ class Document:
         for row, made in zip(detailed, rows, strict=False):
             made["bins"] = bins(row.records, (ID, *board.shifts.all), self.predictions)
         rows += published
+        _colour(rows)
         curves = [
             point
             for row, made in zip(board.rows, rows, strict=False)
@@ -169,7 +170,7 @@ def _row(row: BoardRow, board: Board, provenance: _Distinct) -> dict[str, Any]:
         "id": row_id(row.key),
         "name": row.name,
         "kind": "measured",
-        "method": str(first.method.get("name")),
+        "method": row.family,
         "cells": {m.key: _cell(row.cells[m.key]) for m in board.columns}
         | {"trials": [row.trials], "search_seconds": [short(row.search_seconds)]}
         | {"candidates": [row.candidates], "runs": [len(row.records)]},
@@ -177,10 +178,18 @@ def _row(row: BoardRow, board: Board, provenance: _Distinct) -> dict[str, Any]:
         "tie": row.tie,
         "ranks": row.ranks,
         "front": row.front,
+        "deterministic": row.deterministic,
         "asha": row.cut_short,
         "identity": plain(first.method),
         "runs": [_run(r, provenance) for r in row.records],
     }
+
+
+def _colour(rows: Sequence[dict[str, Any]]) -> None:
+    """Give every row the places of its colour and mark; a reported one has those of the measured row that it stands for."""
+    found = looks({row["id"]: row["method"] for row in rows if not row.get("measured")})
+    for row in rows:
+        row["look"] = list(found[row.get("measured") or row["id"]])
 
 
 def _run(record: RunRecord, provenance: _Distinct) -> dict[str, Any]:
@@ -250,6 +259,7 @@ def _without_results(suite: str, backbone: str, kind: str = "empty", rows: Seque
             *((shift, shift, "averaged", shift) for shift in shifts),
         )
     ]
+    _colour(rows)
     return {
         "suite": suite,
         "backbone": backbone,

@@ -32,7 +32,8 @@ async function draw(name, datasets, change = (specification) => specification) {
   return made.view;
 }
 
-const glyphs = { full: ["\u25cf", "\u25a0", "\u25b2", "\u25c6", "\u271a", "\u25bc", "\u25b6"], hollow: ["\u25cb", "\u25a1", "\u25b3", "\u25c7", "\u271b", "\u25bd", "\u25b7"] };
+const glyphs = { full: ["\u25cf", "\u25a0", "\u25b2", "\u25c6", "\u271a", "\u25bc", "\u25b6", "\u25c0"],
+                 hollow: ["\u25cb", "\u25a1", "\u25b3", "\u25c7", "\u271b", "\u25bd", "\u25b7", "\u25c1"] };
 
 /** Where a row stands in its board, unsorted; a board of thousands is searched once. */
 function placeOf(id) {
@@ -41,19 +42,44 @@ function placeOf(id) {
   return own.places.get(id);
 }
 
-/** Colour and mark of a row in all figures; a reported row has those of the measured one that it stands for. */
-function styleOf(row) {
-  const order = placeOf(row.measured ?? row.id), { colours, shapes } = leaderboard;
-  return { colour: inTheme(colours[order % colours.length]), shape: shapes[order % shapes.length],
-           glyph: glyphs[row.kind === "reported" ? "hollow" : "full"][order % shapes.length] };
+/** The row whose colour and mark a row has: a reported one, those of the measured row that it stands for. */
+const lookOf = (row) => row.measured ?? row.id;
+let ownLooks = new Map();
+
+/** Give up to eight selected (else shown) rows a colour and a mark each; where there are more, rows have their family's colour, by the
+ *  document. A row keeps what it has as far as that is free, whatever the order, and takes what no row has before what another has.
+ *  Returns whether anything is another colour now. */
+function settleLooks() {
+  const before = JSON.stringify([...ownLooks]), most = leaderboard.colours.length;
+  ownLooks = new Map();
+  const rows = board() ? (chosenRows().length ? chosenRows().map(rowById) : shownRows()) : [];
+  const ids = [...new Set(rows.map(lookOf))].sort((a, b) => placeOf(a) - placeOf(b));
+  if (ids.length > most) return before !== "[]";
+  const looks = ids.map(() => []);
+  for (const part of [0, 1]) {
+    const kept = new Set(), had = new Set(board()?.rows.map((row) => row.look[part]));
+    ids.forEach((id, i) => { const at = rowById(id).look[part]; if (!kept.has(at)) { looks[i][part] = at; kept.add(at); } });
+    const free = [...Array(most).keys()].filter((at) => !kept.has(at)).sort((a, b) => had.has(a) - had.has(b) || a - b);
+    for (const look of looks) look[part] ??= free.shift();
+  }
+  ids.forEach((id, i) => ownLooks.set(id, looks[i]));
+  return before !== JSON.stringify([...ownLooks]);
 }
 
-/** Rows of the smaller figures: the selected ones, else the first of the table. */
-function detailedRows(most, fits) {
-  const chosen = chosenRows().map(rowById).filter(fits);
-  return (chosen.length ? chosen : shownRows().filter(fits)).slice(0, most);
+/** Colour and mark of a row in all figures. */
+function styleOf(row) {
+  const [colour, shape] = ownLooks.get(lookOf(row)) ?? row.look, { colours, shapes } = leaderboard;
+  return { colour: inTheme(colours[colour]), shape: shapes[shape], glyph: glyphs[row.kind === "reported" ? "hollow" : "full"][shape] };
 }
-const whose = () => (chosenRows().length ? "The selected rows, three at most. " : "The first rows; select others in the table. ");
+
+/** Rows of the smaller figures: the selected ones, else the first of the table; of those that share a colour, the first. */
+function detailedRows(most, fits) {
+  const chosen = chosenRows().map(rowById).filter(fits), first = new Map();
+  const rows = chosen.length ? chosen : shownRows().filter(fits);
+  for (const row of rows) if (!first.has(styleOf(row).colour)) first.set(styleOf(row).colour, lookOf(row));
+  return rows.filter((row) => first.get(styleOf(row).colour) === lookOf(row)).slice(0, most);
+}
+const whose = () => (chosenRows().length ? "The selected rows, three at most. " : "The first rows, one of a colour; select others in the table. ");
 
 async function drawBars() {
   const splits = board()?.columns.filter((c) => c.split && c.kind === "percent" && c.part !== "more") ?? [];
@@ -90,7 +116,7 @@ async function drawReliability() {
   const splits = ["id-test", ...board().shifts];
   const bins = splits.flatMap((split) => rows.flatMap((row) => {
     const own = row.bins[split] ?? [], images = own.reduce((sum, bin) => sum + bin[2], 0), { colour, shape } = styleOf(row);
-    return own.map(([confidence, accuracy, count]) => ({ panel: split, row: row.name, colour, shape, confidence, accuracy, images: count, share: count / images }));
+    return own.map(([confidence, accuracy, count]) => ({ panel: split, key: row.id, row: row.name, colour, shape, confidence, accuracy, images: count, share: count / images }));
   }));
   const room = Math.max(byId("reliability").clientWidth, 300), columns = Math.max(2, Math.floor(room / 240)), side = Math.min(190, Math.floor(room / columns) - 72);
   const order = splits.filter((split) => bins.some((bin) => bin.panel === split));

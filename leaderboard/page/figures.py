@@ -34,7 +34,7 @@ def figures(rows: Sequence[dict[str, Any]], splits: Sequence[str]) -> dict[str, 
     if splits:
         made["bars"] = _finished(_bars())
     if any(row.get("bins") for row in rows):
-        one = pd.DataFrame([{"panel": "", "row": "", "confidence": 0.5, "accuracy": 0.5, "images": 1}])
+        one = pd.DataFrame([{"panel": "", "key": "", "row": "", "confidence": 0.5, "accuracy": 0.5, "images": 1}])
         made["reliability"] = _finished(reliability(one, columns=5))
     return made
 
@@ -43,7 +43,7 @@ def _scatter() -> dict[str, Any]:
     """The scatter of `bench plot` with a layer of labels per corner of a mark; the page fits axes and places labels."""
     middle = dict.fromkeys(("id", "id_low", "id_high", "ood", "ood_low", "ood_high"), 0.5)
     marks = pd.DataFrame([{"key": "", "row": "", "front": True, "kind": "measured", "seeds": 1} | middle] * 2)
-    curve = pd.DataFrame([{"of": "", "alpha": 0.0, "id": 0.5, "ood": 0.5}])
+    curve = pd.DataFrame([{"key": "", "of": "", "alpha": 0.0, "id": 0.5, "ood": 0.5}])
     chart = scatter(marks, curve=curve, baseline=lambda x: x, width="container", height=HEIGHT, zoom=False)
     specification = _finished(chart)
     for corner, (align, across, up) in CORNERS.items():
@@ -68,7 +68,7 @@ def _bars() -> alt.LayerChart:
     """A bar per shift and row, with its interval."""
     base = alt.Chart(alt.NamedData("bars")).encode(
         y=alt.Y("split:N", sort=None, title=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8)),
-        yOffset=alt.YOffset("row:N", sort=None, scale=alt.Scale(paddingInner=0.15)),
+        yOffset=alt.YOffset("key:N", sort=None, scale=alt.Scale(paddingInner=0.15)),
     )
     label = "format(100 * datum.value, '~g')"
     x = alt.X("score:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(title="accuracy (%)", labelExpr=label, tickCount=5))

@@ -4,6 +4,7 @@
 /** Show a change of the state. `what`: `rows` (the selection), `order`, `drawer`, `theme`, or `all`. */
 function changed(what) {
   settleHeight();
+  const recoloured = settleLooks();
   writeFragment();
   if (what === "drawer") { drawDrawer(); return Promise.resolve(); }
   if (what !== "theme") drawControls();
@@ -13,7 +14,7 @@ function changed(what) {
   announce(what);
   if (what === "order" && chosenRows().length) return Promise.resolve();
   if (what === "order") return Promise.all([drawBars(), drawReliability()]);
-  if (what === "rows") return Promise.all([crowded() ? drawScatter() : mark("chosen", chosenRows()), drawBars(), drawReliability()]);
+  if (what === "rows") return Promise.all([crowded() || recoloured ? drawScatter() : mark("chosen", chosenRows()), drawBars(), drawReliability()]);
   return drawAll();
 }
 

@@ -47,9 +47,9 @@ def _compact(of: Comparison) -> dict[str, Any]:
 
 
 def _difference(d: Difference) -> list[Any]:
-    """About, A, B, difference, its interval's ends, corrected p, verdict, why something is missing."""
+    """About, A, B, difference, its interval's ends, corrected p, verdict, why it is missing, whether it is deterministic."""
     low, high = (d.interval.low, d.interval.high) if d.interval else (None, None)
-    return [d.about, *map(_short, (d.a, d.b, d.value, low, high, d.p_holm)), d.verdict, d.hole]
+    return [d.about, *map(_short, (d.a, d.b, d.value, low, high, d.p_holm)), d.verdict, d.hole, d.deterministic]
 
 
 def _short(value: float | None) -> float | None:

@@ -21,7 +21,7 @@ function settleHeight() {
 
 function curvePoints(rows) {
   const ids = new Set(rows.map((row) => row.id)), split = board().columns.find((c) => c.key === state.y)?.split;
-  return board().curves.map((p) => ({ ...p, id: p.scores["id-test"], ood: p.scores[state.y === "ood" ? "ood" : split] }))
+  return board().curves.map((p) => ({ ...p, key: p.row || p.of, id: p.scores["id-test"], ood: p.scores[state.y === "ood" ? "ood" : split] }))
     .filter((p) => (!p.row || ids.has(p.row)) && p.id != null && p.ood != null).map((p) => ({ ...p, x: place(p.id), y: place(p.ood) }));
 }
 
@@ -65,7 +65,7 @@ function points(rows, best) {
     const [id, ood] = [row.cells.id[0], row.cells[state.y][0]];
     const [across, up] = !barred || barred.has(row.id) ? [ends(row.cells.id), ends(row.cells[state.y])] : [null, null];
     const { colour, shape } = styleOf(row);
-    return { key: row.id, row: row.name, says: row.name, colour, shape, id, ood, kind: row.kind, beside: state.show === "both" && Boolean(row.measured), front: best.has(row.id), seeds: row.runs.length || null,
+    return { key: row.id, row: row.name, says: row.name, colour, shape, id, ood, kind: row.kind, beside: state.show === "both" && Boolean(row.measured), front: best.has(row.id), seeds: row.runs.length ? `${row.runs.length}${row.deterministic ? " (deterministic)" : ""}` : null,
              x_id: place(id), y_ood: place(ood), id_low: across?.[0] ?? null, id_high: across?.[1] ?? null, ood_low: up?.[0] ?? null,
              ood_high: up?.[1] ?? null, x_id_low: place(across?.[0]), x_id_high: place(across?.[1]), y_ood_low: place(up?.[0]), y_ood_high: place(up?.[1]) };
   });

@@ -89,8 +89,9 @@ function nameOf(row) {
 
 function badges(row) {
   const titles = { reported: "a published number, not measured here", Pareto: "on the Pareto front: no other row has at least its ID and its OOD, and more of one",
+    deterministic: "all seeds score the same on every split, so that there is no spread over seeds",
     ASHA: "parameters chosen in a search that ASHA cut short: it favours what learns fast early" };
-  const own = [row.kind === "reported" && "reported", row.front && board().rows.length > 1 && "Pareto", row.asha && "ASHA"].filter(Boolean);
+  const own = [row.kind === "reported" && "reported", row.front && board().rows.length > 1 && "Pareto", row.deterministic && "deterministic", row.asha && "ASHA"].filter(Boolean);
   return make("span", {}, ...own.map((name) => make("span", { class: "badge", title: titles[name] }, name)));
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -66,7 +67,8 @@ def test_answer_on_stdout_story_on_stderr(tiny_suite: Path, tmp_path: Path) -> N
     assert record["status"] == "done"
     assert "done: linear-probe, seed 0" in done.stderr
     plan = bench("run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path), "--dry-run", "--format", "csv")
-    assert "trained" in plan.stdout
+    (planned,) = csv.DictReader(io.StringIO(plan.stdout))
+    assert (planned["method"], planned["state"], planned["fits"]) == ("linear-probe", "done", "")
     board = bench("leaderboard", "--store", str(tmp_path), "--format", "json")
     (row,) = [row for table in json.loads(board.stdout)["tables"] for row in table["rows"]]
     assert row["id"] == record["metrics"]["id-test"]["score"]

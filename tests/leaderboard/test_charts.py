@@ -13,7 +13,7 @@ import pytest
 from bench.errors import NothingMatched, UsageError
 from bench.leaderboard import diagrams
 from bench.leaderboard.board import Board
-from bench.leaderboard.chart_style import COLOURS, SHAPES, Axis, save
+from bench.leaderboard.chart_style import Axis, save
 from bench.leaderboard.charts import pareto, scatter
 from bench.leaderboard.frames import bins, curve_of, points, yardstick
 from bench.leaderboard.plot_command import scatter_of
@@ -47,11 +47,6 @@ def data(chart: Any, name: str) -> list[dict[str, Any]]:
     specification = chart.to_dict()
     look(specification)
     return found or specification.get("datasets", {}).get(name, [])
-
-
-def test_rows_differ_in_colour_and_shape_together() -> None:
-    pairs = {(COLOURS[i % len(COLOURS)], SHAPES[i % len(SHAPES)]) for i in range(56)}
-    assert len(pairs) == 56
 
 
 def test_the_front_by_hand() -> None:
@@ -89,8 +84,8 @@ def test_the_picture_reaches_as_far_as_the_baseline_over_the_marks() -> None:
 
 
 def test_a_radar_closes_where_every_split_is_known() -> None:
-    whole = [{"row": "whole", "split": split, "score": 0.5} for split in "abc"]
-    part = [{"row": "part", "split": split, "score": 0.5} for split in "ab"]
+    whole = [{"key": "w", "row": "whole", "split": split, "score": 0.5} for split in "abc"]
+    part = [{"key": "p", "row": "part", "split": split, "score": 0.5} for split in "ab"]
     drawn = pd.DataFrame(data(diagrams.radar(pd.DataFrame(whole + part)), "radar"))
     assert list(drawn[drawn["row"] == "whole"]["split"]) == ["a", "b", "c", "a"]
     assert list(drawn[drawn["row"] == "part"]["split"]) == ["a", "b"]
@@ -116,7 +111,7 @@ def test_files_carry_all_they_need_and_names_stay_text(dark: bool, tmp_path: Pat
 @pytest.mark.parametrize(("ending", "magic"), [(".png", b"\x89PNG"), (".pdf", b"%PDF")])
 def test_the_ending_says_what_is_written(tmp_path: Path, ending: str, magic: bytes) -> None:
     path = tmp_path / f"c{ending}"
-    save(diagrams.radar(pd.DataFrame([{"row": "a", "split": s, "score": 0.5} for s in "abc"])), path, "")
+    save(diagrams.radar(pd.DataFrame([{"key": "a", "row": "a", "split": s, "score": 0.5} for s in "abc"])), path, "")
     assert path.read_bytes().startswith(magic)
     with pytest.raises(UsageError, match="cannot be written"):
         save(None, tmp_path / "c.gif", "")

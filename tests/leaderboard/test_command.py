@@ -31,17 +31,18 @@ def failure(result: Result, kind: type[Any]) -> Any:
 
 
 def test_every_format_carries_every_row(make: Make, store: Store) -> None:
-    for record in (make("a"), make("a", 1), make("b", status="failed", error="boom", scores={})):
+    varied = {"id-test": 0.92, "cartoon": 0.6, "sketch": 0.5}
+    for record in (make("a"), make("a", 1, varied), make("b", status="failed", error="boom", scores={})):
         store.save_run(record)
     whole = json.loads(board(store, "--format", "json").stdout)
     assert whole["schema"] == 1
     ranked, unfinished = whole["tables"]
-    assert ranked["rows"][0]["id"] == pytest.approx(0.9)
+    assert ranked["rows"][0]["id"] == pytest.approx(0.91)
     assert unfinished["rows"][0]["error"] == "boom"
     rows = list(csv.DictReader(io.StringIO(board(store, "--format", "csv").stdout)))
     assert [(row["group"], row["method"]) for row in rows] == [("ranked", "a"), ("unfinished", "b")]
     assert float(rows[0]["sketch"]) == pytest.approx(0.5)
-    for form, mark in (("table", "90.0 ± 0.0"), ("md", "| 90.0 ± 0.0 |"), ("latex", r"90.0 {\scriptsize $\pm$ 0.0}")):
+    for form, mark in (("table", "91.0 ± 1.4"), ("md", "| 91.0 ± 1.4 |"), ("latex", r"91.0 {\scriptsize $\pm$ 1.4}")):
         text = board(store, "--format", form).stdout
         assert mark in text
         assert "boom" in text

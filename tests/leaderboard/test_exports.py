@@ -110,9 +110,9 @@ def test_a_table_is_typeset_whatever_stands_in_it(make: Make, tmp_path: Path) ->
 
 def test_a_table_of_many_columns_fits_the_page_and_names_what_it_leaves_out(make: Make) -> None:
     shifts = [f"shift-{i}" for i in range(9)]
-    scores = dict.fromkeys(["id-test", *shifts], 0.5)
+    scores = [dict.fromkeys(["id-test", *shifts], 0.5 + seed / 10) for seed in (0, 1)]
     text = render(
-        tables([make(n, s, scores, shifts=shifts, averaged=shifts[:2]) for n in "ab" for s in (0, 1)], View()), Format.latex
+        tables([make(n, s, scores[s], shifts=shifts, averaged=shifts[:2]) for n in "ab" for s in (0, 1)], View()), Format.latex
     )
     head = text.partition(r"\toprule")[2].partition(r"\midrule")[0]
     assert [title.strip(" \\\n") for title in head.split("&")] == ["method", "ID", "shift-0", "shift-1", "OOD"]
@@ -229,7 +229,7 @@ def test_reproduce_runs_the_recipe_and_says_within_or_outside(tiny_suite: Path, 
     write(0.0)
     options = ("reproduce", "mine/probe", "--from", str(file), "--store", store, "--threads", "1", "--format", "json")
     planned = run(*options, "--dry-run")
-    assert json.loads(planned.stdout)["tables"][0]["rows"] == [{"seed": 0, "state": "to train"}]
+    assert json.loads(planned.stdout)["tables"][0]["rows"] == [{"seed": 0, "state": "to train", "why": ""}]
     outside = run(*options)
     assert outside.exit_code == 1
     (line,) = json.loads(outside.stdout)["tables"][0]["rows"]
@@ -245,8 +245,19 @@ def test_reproduce_runs_the_recipe_and_says_within_or_outside(tiny_suite: Path, 
     write_pack(Store(Path(store)), [record], tmp_path / "real.shiftpack")
     (merged,) = merge([tmp_path / "real.shiftpack"], Store(tmp_path / "theirs"))
     assert [found.eval_id for found in merged.runs["new"]] == [record.eval_id]
-    borrowed = run(*options[:4], "--store", str(tmp_path / "theirs"), *options[6:])
-    assert "reproduce nothing" in str(borrowed.exception)
+    # What came in a pack reproduces nothing: it is made here, beside it, and held against it.
+    elsewhere = (*options[:4], "--store", str(tmp_path / "theirs"), *options[6:])
+    planned = json.loads(run(*elsewhere, "--dry-run").stdout)["tables"][0]["rows"]
+    assert planned == [{"seed": 0, "state": "to train", "why": "beside the run from real.shiftpack"}]
+    made = run(*elsewhere)
+    assert made.exit_code == 0
+    verdict, twice = json.loads(made.stdout)["tables"]
+    assert verdict["rows"][0]["verdict"] == "within"
+    assert {(row["made"], row["other_made"], row["difference"], row["differ"]) for row in twice["rows"]} == {
+        ("here", "real.shiftpack", 0.0, 0)
+    }
+    assert [row["split"] for row in twice["rows"]] == list(record.metrics)
+    assert json.loads(run(*elsewhere, "--dry-run").stdout)["tables"][0]["rows"][0]["state"] == "done"
 
 
 def test_reproduce_tells_what_it_does_not_know() -> None:

@@ -121,14 +121,6 @@ def test_images_are_stored_once(ours: Store, full: Path) -> None:
     assert len({run["images"]["art"] for run in forger.manifest["runs"]}) == 1
 
 
-def test_a_result_of_the_stores_own_is_kept(ours: Store, full: Path, tmp_path: Path) -> None:
-    mine = Store(tmp_path / "mine")
-    own = stored_run(mine, "wise-ft", 0, skill=0.5)  # the same fit, other bits: another machine
-    (merged,) = merge([full], mine)
-    assert {fate: len(records) for fate, records in merged.runs.items()} == {"new": 3, "kept the store's own": 1}
-    assert own in runs(mine)
-
-
 def test_a_pack_of_an_earlier_version_states_its_identity_through_the_fit(tmp_path: Path) -> None:
     store = Store(tmp_path / "old")
     record = stored_run(store)
