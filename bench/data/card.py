@@ -175,6 +175,19 @@ class SuiteCard(_Card):
         return self
 
     @model_validator(mode="after")
+    def _nothing_is_trained_and_tested_on(self) -> SuiteCard:
+        own, shifts = self.id, self.shifts
+        tested = [(own.data, own.test, "id.test"), *((s.data, s.path or s.part, f"the shift {s.name}") for s in shifts)]
+        paths = own.path if isinstance(own.path, tuple) else (own.path,)
+        chosen_on = [*((path, "id.path") for path in paths), (own.train, "id.train"), (own.val, "id.val")]
+        for number, (place, name) in enumerate(chosen_on):
+            others = [*tested, *((own.data, *one) for one in chosen_on[number + 1 :])]
+            same = [other for data, where, other in others if place and (data, where) == (own.data, place)]
+            if same:
+                raise ValueError(f"{name} and {same[0]} are the same images")
+        return self
+
+    @model_validator(mode="after")
     def _names_are_unique(self) -> SuiteCard:
         names = ["train", "id-val", "id-test", *(shift.name for shift in self.shifts)]
         for kind, values in (("split", names), ("class", list(self.identities))):

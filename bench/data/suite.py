@@ -23,6 +23,7 @@ from .locations import cache_dir, data_roots, find_root
 from .pixel_cache import cached_pixels
 from .pixels import Pixels
 from .rendered import rendered_split
+from .same_file import refuse_parted
 from .split import DecodedPixels, MappedPixels, Split, opened
 from .stored import Progress
 
@@ -205,6 +206,7 @@ class Suite:
             collection = self._collection(name)
             whole = {name: np.arange(len(collection), dtype=np.int64)}
             parts = divided(collection, self.card.id) if name == WHOLE else whole
+            refuse_parted(collection, parts)
             self._divisions[name] = {split: limited(collection, rows, self._limit) for split, rows in parts.items()}
             self.cut |= any(len(self._divisions[name][split]) < len(rows) for split, rows in parts.items())
         return self._divisions[name]
