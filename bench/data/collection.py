@@ -177,7 +177,7 @@ class Collection:
         found = hashlib.blake2b(self.originals.place(0).encode() if len(self) else b"", digest_size=16)
         for values in (self.keys, self.content, self.stamps):
             if values is not None and len(values):
-                found.update(np.ascontiguousarray(values).view(np.uint8))
+                found.update(np.ascontiguousarray(values).view(np.uint8).data)
         return found.hexdigest()
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,9 +33,34 @@ END: Final = 4096
 
 _VERSION: Final = 1
 _STEP: Final = 4096
-_UNKNOWN: Final = -1
+#: In place of its content: of an image that is equal to no other, as far as is known.
+UNKNOWN: Final = -1
 #: Images without a byte; they are told as what they are.
 _ALIKE: Final = (EMPTY, DANGLING)
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Equal images in one place.
+
+    Attributes:
+        where: a set of images, or `one in another`. found: how many of it are equal to another. stated: how many a card states.
+        names: of the first of them.
+    """
+
+    where: str
+    found: int
+    stated: int
+    names: Sequence[str]
+
+    @property
+    def is_stated(self) -> bool:
+        """Whether the card states as many: a part of the data may hold fewer."""
+        return self.found <= self.stated
+
+    def __str__(self) -> str:
+        says = "as the card says" if self.found == self.stated else f"the card says {self.stated or 'none'}"
+        return f"{self.where}: {self.found} equal images, {says}" + (f": {', '.join(self.names)}" if self.names else "")
 
 
 class EqualImages:
@@ -51,43 +77,38 @@ class EqualImages:
 
     def within(self, collection: Collection, rows: Rows | None = None) -> int | None:
         """How many images repeat another of these rows; None if they were not compared."""
-        codes, compared = self._look_up(collection)
-        if codes is None or (collection.listed and collection.listing not in compared):
+        if not self._compared(collection, collection):
             return None
-        some = _some(codes, rows)
+        some = self._some(collection, rows)
         return len(some) - len(np.unique(some))
 
     def among(
         self, collection: Collection, other: Collection, rows: Rows | None = None, others: Rows | None = None
     ) -> int | None:
-        """How many of these rows are equal to one of the `others` in `other`; None if they were not compared.
+        """How many of these rows are equal to one of the `others` in `other`; None if they were not compared."""
+        if not self._compared(collection, other):
+            return None
+        return int(np.isin(self._some(collection, rows), self._some(other, others)).sum())
 
-        Corrupted images are no copies of the clean ones, and pixels in an array cannot be compared with files.
-        """
-        (codes, compared), (more, also) = self._look_up(collection), self._look_up(other)
-        if codes is None or more is None or (_sizes(collection.originals) is None) != (_sizes(other.originals) is None):
-            return None
-        if (collection.listed and other.listing not in compared) or (other.listed and collection.listing not in also):
-            return None
-        return int(np.isin(_some(codes, rows), _some(more, others)).sum())
+    def contents(self, collection: Collection) -> NDArray[np.int64]:
+        """(N,) a number that equal images share; UNKNOWN where it is not known to be equal to another."""
+        codes, _ = self._look_up(collection)
+        return np.full(len(collection), UNKNOWN, dtype=np.int64) if codes is None else codes
 
     def contradictory(self, collection: Collection) -> int:
         """How many contents carry more than one label, as far as is known."""
-        codes, _ = self._look_up(collection)
-        if codes is None:
-            return 0
-        known = codes != _UNKNOWN
-        pairs = np.unique(np.stack([codes[known], collection.labels[known]]), axis=1)[0]
-        return int((np.unique(pairs, return_counts=True)[1] > 1).sum())
+        codes, labels = self.contents(collection), collection.labels
+        order = np.lexsort((labels, codes))
+        codes, labels = codes[order], labels[order]
+        differ = (codes[1:] == codes[:-1]) & (labels[1:] != labels[:-1]) & (codes[1:] != UNKNOWN)
+        return len(np.unique(codes[1:][differ]))
 
     def pairs(self, collection: Collection, other: Collection, most: int = 3) -> list[str]:
         """Names of images of `collection` that are equal to one of `other` (which may be the same), the first few."""
-        (codes, _), (more, _) = self._look_up(collection), self._look_up(other)
-        assert codes is not None
-        assert more is not None
-        told = []
-        shared = np.flatnonzero((codes != _UNKNOWN) & np.isin(codes, more))
-        for row in shared.tolist():
+        codes, more = self.contents(collection), self.contents(other)
+        told: list[str] = []
+        shared = (codes != UNKNOWN) & (_shared(codes) if collection is other else np.isin(codes, more))
+        for row in np.flatnonzero(shared).tolist():
             twins = [twin for twin in np.flatnonzero(more == codes[row]).tolist() if collection is not other or twin > row]
             told += [f"{collection.keys[row]} = {other.keys[twin]}" for twin in twins[:1]]
             if len(told) > most:
@@ -104,14 +125,28 @@ class EqualImages:
             BenchError: an image cannot be read.
         """
         chosen = [one for one in collections if _sizes(one.originals) is not None]
-        known = all(self.among(one, two) is not None for one in chosen for two in chosen)
-        if not any(one.listed for one in chosen) or (known and not anew):
+        if not anew and all(self._compared(one, two) for one in chosen for two in chosen):
             return
         twins = _twins(chosen, progress)
         for one, found in zip(chosen, twins, strict=True):
             if one.listed:
                 _keep(self._file(one), found, [other.listing for other in chosen])
         self._known.clear()
+
+    def _compared(self, one: Collection, two: Collection) -> bool:
+        """Whether it is known which images of both are equal.
+
+        Corrupted images are no copies of the clean ones, and pixels in an array cannot be compared with files.
+        """
+        (codes, known), (more, also) = self._look_up(one), self._look_up(two)
+        if codes is None or more is None or (_sizes(one.originals) is None) != (_sizes(two.originals) is None):
+            return False
+        return (not one.listed or two.listing in known) and (not two.listed or one.listing in also)
+
+    def _some(self, collection: Collection, rows: Rows | None) -> NDArray[np.int64]:
+        codes = self.contents(collection) if rows is None else self.contents(collection)[rows]
+        known: NDArray[np.int64] = codes[codes != UNKNOWN]
+        return known
 
     def _look_up(self, collection: Collection) -> tuple[NDArray[np.int64] | None, frozenset[str]]:
         """What each image is, as a number that equal ones share (-1: equal to none), and which listings it was compared with."""
@@ -123,13 +158,14 @@ class EqualImages:
         if _are_corrupted(collection.originals):
             return None, frozenset()
         if not collection.listed:
-            codes = np.array([_code(one) for one in collection.content.tolist()], dtype=np.int64)
-            codes[np.isin(collection.problems, _ALIKE)] = _UNKNOWN
+            codes = np.full(len(collection), UNKNOWN, dtype=np.int64)
+            read = ~np.isin(collection.problems, _ALIKE)
+            codes[read] = [_code(one) for one in collection.content[read].tolist()]
             return codes, frozenset()
         found = _kept(self._file(collection))
         if found is None:
             return None, frozenset()
-        codes = np.full(len(collection), _UNKNOWN, dtype=np.int64)
+        codes = np.full(len(collection), UNKNOWN, dtype=np.int64)
         codes[list(found[0])] = [_code(one) for one in found[0].values()]
         return codes, frozenset(found[1])
 
@@ -140,11 +176,6 @@ class EqualImages:
 def _code(sha256: str) -> int:
     """60 bits of it: a million images share one by chance once in a million such sets."""
     return int(sha256[:15], 16)
-
-
-def _some(codes: NDArray[np.int64], rows: Rows | None) -> NDArray[np.int64]:
-    chosen = codes if rows is None else codes[rows]
-    return chosen[chosen != _UNKNOWN]
 
 
 def _kept(file: Path) -> tuple[dict[int, str], list[str]] | None:

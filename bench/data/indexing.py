@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
-from .card import FolderSource, SuiteCard
+from .card import ID_SPLITS, FolderSource, SuiteCard
 from .collection import Collection, folder_collection, merged
-from .equal import EqualImages
+from .data_set import DataSetCard
+from .equal import EqualImages, Repetition
 from .folder import COLUMNS, class_images, has_images, index_folder
 from .labels import Projection, Protocol, projection
 from .locations import DataRoot, cache_dir
@@ -19,7 +20,6 @@ from .same_file import refuse_repeated, refuse_shared
 from .sources import DataSet, NotHere, open_data_set, open_part
 from .stored import Progress
 
-ID_SPLITS = ("train", "id-val", "id-test")
 #: Name of the collection of ID images that the card's seed divides.
 WHOLE = "ID data"
 
@@ -39,6 +39,8 @@ class Index:
         training: whether somebody will train: otherwise training images and id-val may be missing, too.
         id_names: the data sets whose images the ID images are, however they were prepared.
         miscounted: collection -> how many images are here and how many the card states, where these differ.
+        parts: collection -> the data set and its parts that it is, if it is of one.
+        equal: what is known of equal images.
     """
 
     card: SuiteCard
@@ -53,6 +55,7 @@ class Index:
     training: bool = True
     id_names: frozenset[str] = frozenset()
     miscounted: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, tuple[DataSetCard, tuple[str, ...]]] = field(default_factory=dict)
     equal: EqualImages = field(default_factory=lambda: EqualImages(cache_dir("index")))
 
     def add(self, name: str, collection: Collection) -> None:
@@ -129,10 +132,38 @@ class Index:
             if name not in chosen_on[: number + 1]
         ]
 
+    def repetitions(self) -> list[Repetition]:
+        """Where images are equal, within a collection or to one that is trained or selected on, beside what cards state."""
+        found = []
+        for name, other in [*((name, name) for name in self.collections), *((name, base) for base, name in self.seen_in())]:
+            one, two = self.collections[name], self.collections[other]
+            count = self.equal.within(one) if name == other else self.equal.among(one, two)
+            stated = self._stated(name, other)
+            if count or (stated and count is not None):
+                told = _id(name) if name == other else f"{_id(name)} in {_id(other)}"
+                found.append(Repetition(told, count, stated, self.equal.pairs(one, two)))
+        return found
+
+    def _stated(self, name: str, other: str) -> int:
+        """How many equal images the suite's card states, or else those of the data sets."""
+        key = _id(name) if name == other else f"{_id(name)} in {_id(other)}"
+        if key in self.card.duplicates or name not in self.parts:
+            return self.card.duplicates.get(key, 0)
+        (card, mine), (others_card, theirs) = self.parts[name], self.parts[other]
+        if card.name != others_card.name:
+            return 0
+        pairs = {f"{one} in {two}" for one in mine for two in theirs} | (set(mine) if name == other else set())
+        return sum(count for key, count in card.duplicates.items() if key in pairs)
+
     def _called(self, name: str, label: int) -> str:
         """The class, or classes, of the suite that a label of a collection stands for."""
         members = self.projections[name].members[label] if name in self.projections else (label,)
         return "/".join(self.card.classes[one] for one in members)
+
+
+def _id(name: str) -> str:
+    """What a card calls a collection."""
+    return "id" if name == WHOLE else name
 
 
 def places(card: SuiteCard) -> dict[str, tuple[str, ...]]:
@@ -197,6 +228,7 @@ def index_data_sets(
         else:
             labels = _id_labels(card.identities, data_set)
         index.get[name] = data_set.get
+        index.parts[name] = data_set.card, parts
         try:
             opened = [open_part(data_set, part, labels, cache=cache_dir("index"), progress=progress) for part in parts]
         except NotHere as why:

@@ -111,12 +111,24 @@ def refuse_shared(collections: Mapping[str, Collection], chosen_on: Sequence[str
     for number, name in enumerate(names):
         for other in names[:number]:
             one, two = found[name], found[other]
-            shared = np.intersect1d(one.distinct_files, two.distinct_files, assume_unique=True)
-            whole = len(shared) == min(len(one.distinct_files), len(two.distinct_files))
-            if not len(shared) or (whole and name not in chosen_on and other not in chosen_on):
-                continue
-            told = _shared_names(one, two, shared)
+            may_be_part = name not in chosen_on and other not in chosen_on
+            told = shared_files(one, two, may_be_part=may_be_part) or []
             refuse(told, f"{two.what} and {one.what}", f"files are in two splits, {other} and {name}")
+
+
+def shared_files(one: Collection, two: Collection, *, may_be_part: bool = True) -> list[str] | None:
+    """Names of the files that both have, as `two` calls them and, where that is another name, as `one` does.
+
+    None if all files of one are files of the other, and that `may_be`.
+    """
+    if one.files is None or two.files is None or not len(one) or not len(two):
+        return []
+    shared = np.intersect1d(one.distinct_files, two.distinct_files, assume_unique=True)
+    if may_be_part and len(shared) == min(len(one.distinct_files), len(two.distinct_files)):
+        return None
+    mine, theirs = ({_place(c, row): str(c.keys[row]) for row in _rows_of(c, shared)} for c in (one, two))
+    pairs = sorted((theirs[place], mine[place]) for place in mine.keys() & theirs.keys())
+    return [their if their == own else f"{their} = {own}" for their, own in pairs]
 
 
 def _any_shared(sets: Sequence[NDArray[np.int64]]) -> bool:
@@ -128,13 +140,6 @@ def _any_shared(sets: Sequence[NDArray[np.int64]]) -> bool:
     place = np.searchsorted(large, rest)
     inside = place < len(large)
     return bool((rest[1:] == rest[:-1]).any() or (np.asarray(large)[place[inside]] == rest[inside]).any())
-
-
-def _shared_names(one: Collection, two: Collection, shared: NDArray[np.int64]) -> list[str]:
-    """Names of the files that both have, as `two` calls them and, where that is another name, as `one` does."""
-    mine, theirs = ({_place(c, row): str(c.keys[row]) for row in _rows_of(c, shared)} for c in (one, two))
-    pairs = sorted((theirs[place], mine[place]) for place in mine.keys() & theirs.keys())
-    return [their if their == own else f"{their} = {own}" for their, own in pairs]
 
 
 def _rows_of(collection: Collection, numbers: NDArray[np.int64]) -> list[int]:
