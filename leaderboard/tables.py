@@ -361,6 +361,7 @@ def _marks(records: Sequence[RunRecord]) -> list[str]:
         notes.append(f"{merged} run(s) come from packs of others: re-scored from their predictions, not trained again here.")
     for split, how in dict.fromkeys(item for r in records for item in r.miscounted.items()):
         notes.append(f"{split}: {how}; published numbers are of other images.")
+    notes += [f"{told}." for told in dict.fromkeys(told for r in records for told in r.duplicates_told())]
     skipped = sum(metrics.skipped_unreadable for r in records for metrics in r.metrics.values())
     if skipped:
         notes.append(f"{skipped} unreadable image(s) were skipped, over all runs and splits (`bench show` names the splits).")

@@ -28,6 +28,8 @@ def command(
     A method must fit, repeat itself to the bit, resume after a stop, open no test image, refuse bad parameters, pickle,
     and not depend on micro-batches. Everything happens in a temporary store.
 
+    A suite's images are compared with each other: equal ones are counted, and runs record how many there are.
+
     \b
     Examples:
       bench check ./my_method.py
@@ -57,14 +59,17 @@ def _outcomes(name: str, suite: str | None, backbone: str | None, data_root: Pat
 
     if name.endswith(".toml") or name in suite_names():
         from ..contract.suite_checks import SuiteChecks
+        from .data import shown_progress
 
         card, _ = find_card(name)
         pixels = load_backbone(backbone or card.backbone or DEFAULT_BACKBONE).pixels
-        return SuiteChecks(name, pixels=pixels, data_root=data_root).run()
+        with shown_progress() as progress:
+            yield from SuiteChecks(name, pixels=pixels, data_root=data_root, progress=progress).run()
+        return
     if not name.endswith(".py") and name not in method_names():
         raise unknown(
             "method or suite", name, [*method_names(), *suite_names()], fix="files end in .py (method) or .toml (suite)"
         )
     from ..contract.method_checks import MethodChecks
 
-    return MethodChecks(name, suite=suite or DEFAULT_SUITE, backbone=backbone, data_root=data_root).run()
+    yield from MethodChecks(name, suite=suite or DEFAULT_SUITE, backbone=backbone, data_root=data_root).run()

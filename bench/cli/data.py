@@ -75,6 +75,7 @@ def show(name: NameArgument, data_root: DataRootOption = None, form: FormatOptio
         "looked for as": ", ".join(card.folders),
         "classes": len(data_set.classes),
         "identity": card.identity,
+        "duplicates": ", ".join(f"{where}: {count}" for where, count in card.duplicates.items()),
         "suites": ", ".join(_users().get(card.name, [])),
         "steps": card.fetch.steps.strip(),
         "note": card.fetch.note.strip(),
@@ -149,12 +150,15 @@ def verify(
     data_root: DataRootOption = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Compare a data set with its card: layout, images per class, unreadable files. Exit code 1 if anything differs."""
-    from ..data.verify import verify_part
+    """Compare a data set with its card: layout, images per class, unreadable files, equal images. Exit code 1 if it differs.
+
+    Images are equal if all their bytes are; those that share their size are read for it, at both ends first.
+    """
+    from ..data.verify import verify as look
 
     data_set = _here(name, data_root)
-    with _progress() as progress:
-        verdicts = [verify_part(data_set, part, full=full, progress=progress) for part in data_set.card.parts]
+    with shown_progress() as progress:
+        verdicts = look(data_set, full=full, progress=progress)
     rows: list[dict[str, Cell]] = [
         {
             "part": verdict.part,
@@ -209,7 +213,7 @@ def fetch(
         if card.fetch.note:
             say(card.fetch.note.strip())
     try:
-        with _progress(bytes_=True) as progress:
+        with shown_progress(bytes_=True) as progress:
             place = fetch_data_set(card, root, asked=name, keep_archives=keep_archives, progress=progress)
     except Interrupted as stop:
         raise Interrupted(
@@ -243,7 +247,7 @@ def prepare(
     how = Preparation(side, lossless, quality)
     folder = out or data_set.folder.parent / f"{data_set.card.name}-{how.name}"
     try:
-        with _progress() as progress:
+        with shown_progress() as progress:
             card = make(data_set, parts, how, folder, progress=progress)
     except Interrupted as stop:
         raise Interrupted(
@@ -317,7 +321,7 @@ def _row(name: str, data_root: Path | None, suites: list[str], *, brief: bool) -
 
 
 @contextmanager
-def _progress(*, bytes_: bool = False) -> Iterator[Progress]:
+def shown_progress(*, bytes_: bool = False) -> Iterator[Progress]:
     """Show what is done on stderr: a bar on a terminal, a line per finished step on a pipe."""
     from rich.progress import (
         BarColumn,

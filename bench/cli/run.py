@@ -280,4 +280,5 @@ def result_table(records: list[RunRecord]) -> Table:
     columns = [Column("method"), Column("seed", kind="count"), *(Column(name, kind="percent") for name in splits)]
     columns += [Column("ood", "OOD", "percent"), Column("status")]
     notes = [f"{name}: {what}" for record in records for name, what in (record.holes | record.miscounted).items()]
+    notes += [told for record in records for told in record.duplicates_told()]
     return Table(columns, rows, notes=[*dict.fromkeys(notes)])

@@ -26,6 +26,7 @@ _APART = {
     "metrics",
     "holes",
     "miscounted",
+    "duplicates",
     "factors",
     "selection",
     "facts",
@@ -166,6 +167,7 @@ def _metrics(record: RunRecord) -> Table:
     notes = [note] if record.averaged else []
     notes += [f"{name}: {value:.1f}" for name, value in record.relative.items()]
     notes += [f"{name}: {how}" for name, how in record.miscounted.items()]
+    notes += record.duplicates_told()
     return Table(columns, rows, "metrics", notes)
 
 

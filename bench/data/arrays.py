@@ -18,6 +18,7 @@ from ..errors import BenchError
 from .collection import Collection, Originals, Rows
 from .data_set import Arrays, Part
 from .folder import COLUMNS
+from .same_file import numbers_in
 from .sources import DataSet, NotHere, Opened
 
 #: Bytes of CIFAR's binary records: a label, then 3 x 32 x 32 pixels.
@@ -50,7 +51,7 @@ def read_arrays(data_set: DataSet, part: Part, layout: Arrays, labels: Sequence[
     assert data_set.folder is not None
     file, what = data_set.folder / layout.path, f"{data_set.card.name} {layout.path}"
     try:
-        pixels, numbers = _read(data_set.folder, layout)
+        pixels, numbers, counts = _read(data_set.folder, layout)
     except (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise BenchError(f"the images cannot be read: {error}", where=str(file), fix="restore the file") from error
     first, last = layout.rows or (0, len(pixels))
@@ -74,28 +75,41 @@ def read_arrays(data_set: DataSet, part: Part, layout: Arrays, labels: Sequence[
         content=content[order],
         problems=np.full(len(rows), "", dtype="U1"),
         originals=ArrayOriginals(pixels, rows, file),
+        files=_places(data_set.folder, layout, counts)[first:last][rows],
     )
     left = len(numbers) - len(rows)
     remarks = [f"{what}: {left} images of classes that the suite does not have are left out"] if left else []
     return Opened(collection, remarks, pd.DataFrame(columns=COLUMNS))
 
 
-def _read(folder: Path, layout: Arrays) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+def _places(folder: Path, layout: Arrays, counts: Sequence[int]) -> NDArray[np.int64]:
+    """Number of every image by its file and its row there."""
+    files = [folder / path for path in (layout.path, *layout.more)][: len(counts)]
+    rows = np.concatenate([np.arange(count) for count in counts])
+    return numbers_in(files, np.repeat(np.arange(len(files)), counts), rows)
+
+
+def _read(folder: Path, layout: Arrays) -> tuple[NDArray[np.uint8], NDArray[Any], list[int]]:
+    """Pixels and labels of all images, and how many lie in each file."""
     files = [folder / layout.path, *(folder / more for more in layout.more)]
     if layout.format == "cifar-python":
         batches = [_Plain(file.open("rb"), encoding="bytes").load() for file in files]
         pixels = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
-        return pixels.transpose(0, 2, 3, 1), np.concatenate([batch[b"labels"] for batch in batches])
+        labels = [batch[b"labels"] for batch in batches]
+        return pixels.transpose(0, 2, 3, 1), np.concatenate(labels), [len(some) for some in labels]
     if layout.format == "cifar-binary":
-        records = np.concatenate([np.fromfile(file, dtype=np.uint8) for file in files]).reshape(-1, _CIFAR_RECORD)
-        return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]
+        batches = [np.fromfile(file, dtype=np.uint8).reshape(-1, _CIFAR_RECORD) for file in files]
+        records = np.concatenate(batches)
+        return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0], [len(batch) for batch in batches]
     if layout.format == "stl10-binary":  # channels, then columns, then rows
         pixels = np.fromfile(files[0], dtype=np.uint8).reshape(-1, 3, 96, 96)
-        return pixels.transpose(0, 3, 2, 1), np.fromfile(folder / layout.labels, dtype=np.uint8)
+        return pixels.transpose(0, 3, 2, 1), np.fromfile(folder / layout.labels, dtype=np.uint8), [len(pixels)]
     if files[0].suffix == ".npz":
         with np.load(files[0], allow_pickle=False) as arrays:
-            return arrays[layout.keys[0]], arrays[layout.keys[1]]
-    return np.load(files[0], mmap_mode="r"), np.load(folder / layout.labels)
+            pixels = arrays[layout.keys[0]]
+            return pixels, arrays[layout.keys[1]], [len(pixels)]
+    pixels = np.load(files[0], mmap_mode="r")
+    return pixels, np.load(folder / layout.labels), [len(pixels)]
 
 
 class _Plain(pickle.Unpickler):

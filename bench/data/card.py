@@ -8,8 +8,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError
+from .data_set import Duplicates, check_duplicates
 from .inheritance import read_table
 from .labels import Protocol, list_lines, read_class_list
+
+ID_SPLITS = ("train", "id-val", "id-test")
 
 Metric = Literal["accuracy", "macro_f1", "worst_group"]
 
@@ -139,6 +142,11 @@ class SuiteCard(_Card):
     )
     id: InDistribution
     shifts: tuple[Shift, ...]
+    duplicates: Duplicates = Field(
+        default_factory=dict,
+        description="equal images that are known of, where the data sets' cards do not say it: split -> how many repeat another "
+        "of it, `split in other` -> how many are also in the other; `id` is what the card divides",
+    )
     strict_counts: bool = Field(
         False, description="whether counts that differ from the card are an error, because another card describes such a copy"
     )
@@ -175,8 +183,29 @@ class SuiteCard(_Card):
         return self
 
     @model_validator(mode="after")
+    def _duplicates_are_of_splits(self) -> SuiteCard:
+        ready = [name for name, place in zip(ID_SPLITS, (self.id.train, self.id.val, self.id.test), strict=True) if place]
+        divided = self.id.path is not None or self.id.val_count is not None
+        names = ["id", *(name for name in ready if name != "train")] if divided else ready
+        check_duplicates(self.duplicates, [*names, *(shift.name for shift in self.shifts)])
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_trained_and_tested_on(self) -> SuiteCard:
+        own, shifts = self.id, self.shifts
+        tested = [(own.data, own.test, "id.test"), *((s.data, s.path or s.part, f"the shift {s.name}") for s in shifts)]
+        paths = own.path if isinstance(own.path, tuple) else (own.path,)
+        chosen_on = [*((path, "id.path") for path in paths), (own.train, "id.train"), (own.val, "id.val")]
+        for number, (place, name) in enumerate(chosen_on):
+            others = [*tested, *((own.data, *one) for one in chosen_on[number + 1 :])]
+            same = [other for data, where, other in others if place and (data, where) == (own.data, place)]
+            if same:
+                raise ValueError(f"{name} and {same[0]} are the same images")
+        return self
+
+    @model_validator(mode="after")
     def _names_are_unique(self) -> SuiteCard:
-        names = ["train", "id-val", "id-test", *(shift.name for shift in self.shifts)]
+        names = [*ID_SPLITS, *(shift.name for shift in self.shifts)]
         for kind, values in (("split", names), ("class", list(self.identities))):
             double = sorted({value for value in values if values.count(value) > 1})
             if double:

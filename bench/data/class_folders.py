@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .collection import folder_collection
 from .data_set import Folders, Part
-from .folder import index_folder, remarks_on, remarks_outside
+from .folder import COLUMNS, index_folder, remarks_on, remarks_outside
 from .image_bytes import OTHER, SYSTEM
 from .kept import kept
 from .listing import list_folder
@@ -56,4 +56,4 @@ def _read(data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int],
     collection = folder_collection(
         what, data_set.folder, chosen, grouped=False, listed=card.identity == "listing", pre_crop=part.pre_crop
     )
-    return Opened(collection, remarks, chosen[chosen["problem"] != ""][index.columns])
+    return Opened(collection, remarks, chosen[chosen["problem"] != ""][list(COLUMNS)])

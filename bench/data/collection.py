@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from PIL import Image
 from ..errors import BenchError
 from ..identity import numpy_stream
 from .card import InDistribution
-from .image_bytes import DANGLING, EMPTY, decode, decode_fast
+from .image_bytes import decode, decode_fast
 from .rendered import RenderedSplit
 
 Rows = NDArray[np.int64]
@@ -47,6 +48,10 @@ class EncodedOriginals(Originals, Protocol):
 
     def data(self, row: int) -> bytes:
         """The bytes of an image; raises BenchError if they are gone, or are not those that were indexed."""
+        ...
+
+    def ends(self, row: int, size: int) -> bytes:
+        """The first and the last `size` bytes of an image, all of a smaller one; raises BenchError if they are gone."""
         ...
 
     def open(self, row: int) -> Image.Image:
@@ -97,6 +102,17 @@ class FolderOriginals(EncodedOriginals):
             raise BenchError(f"it cannot be read: {error.strerror}", where=str(path)) from error
         return unchanged(data, int(self.sizes[row]), None if self.content is None else str(self.content[row]), where=str(path))
 
+    def ends(self, row: int, size: int) -> bytes:
+        """See `EncodedOriginals`."""
+        path = self.root / str(self.keys[row])
+        try:
+            with path.open("rb", buffering=0) as file:
+                start = file.read(size)
+                file.seek(max(len(start), int(self.sizes[row]) - size))
+                return start + file.read(size)
+        except OSError as error:
+            raise BenchError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+
     def place(self, row: int) -> str:
         """The file's path."""
         return str(self.root / str(self.keys[row]))
@@ -133,6 +149,7 @@ class Collection:
         listed: whether `content` is a listing, which does not tell whether two images are equal.
         treatment: what is done to every image before the usual preprocessing; part of the identity.
         kept_in: folder of the cache that these arrays are mapped from, if they are (see `kept`).
+        files: (N,) where on disk an image is, as a number (see `same_file`): two rows have the same one if they are one file.
     """
 
     what: str
@@ -146,6 +163,22 @@ class Collection:
     listed: bool = False
     treatment: str = ""
     kept_in: Path | None = None
+    files: NDArray[np.int64] | None = None
+
+    @cached_property
+    def distinct_files(self) -> NDArray[np.int64]:
+        """The different numbers in `files`, ascending."""
+        assert self.files is not None
+        return np.unique(self.files)
+
+    @cached_property
+    def listing(self) -> str:
+        """Hash of where these images are, their names, contents and time stamps."""
+        found = hashlib.blake2b(self.originals.place(0).encode() if len(self) else b"", digest_size=16)
+        for values in (self.keys, self.content, self.stamps):
+            if values is not None and len(values):
+                found.update(np.ascontiguousarray(values).view(np.uint8).data)
+        return found.hexdigest()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -187,6 +220,7 @@ def folder_collection(
         stamps=images["mtime_ns"].to_numpy(dtype=np.int64) if listed else None,
         listed=listed,
         treatment=treatment,
+        files=images["inode"].to_numpy(dtype=np.int64),
     )
 
 
@@ -267,6 +301,7 @@ def merged(parts: Sequence[Collection]) -> Collection:
         stamps=None if parts[0].stamps is None else joined(part.stamps for part in parts if part.stamps is not None),
         listed=parts[0].listed,
         treatment=parts[0].treatment,
+        files=joined(part.files for part in parts if part.files is not None),
     )
 
 
@@ -326,16 +361,6 @@ def few(collection: Collection, rows: Rows, shots: int, seed: int) -> Rows:
     rank = numpy_stream("few shots", seed).permutation(len(rows))
     place = pd.Series(rank).groupby(labels).rank(method="first")
     return rows[place.to_numpy() <= shots]
-
-
-def duplicates(collection: Collection) -> tuple[int, int]:
-    """How many images repeat another's content, and how many contents carry more than one label."""
-    if collection.listed:
-        return 0, 0
-    frame = pd.DataFrame({"content": collection.content, "label": collection.labels})
-    frame = frame[~np.isin(collection.problems, (EMPTY, DANGLING))]  # they are all alike and are reported as such
-    labels = frame.groupby("content")["label"].nunique()
-    return len(frame) - len(labels), int((labels > 1).sum())
 
 
 def fingerprint(collection: Collection, rows: Rows) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,17 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 #: How the folder of a class may be called: by the class's identity, its name, or its number in the list of classes.
 Naming = Literal["id", "name", "number"]
+
+
+#: Known numbers of equal images: of a set of images, such as `val`, or of one in another, such as `val in train`.
+Duplicates = dict[str, Annotated[int, Field(gt=0)]]
+
+
+def check_duplicates(duplicates: Duplicates, names: Iterable[str]) -> None:
+    """Raise ValueError unless all are of these names."""
+    unknown = sorted({name for key in duplicates for name in key.split(" in ")} - set(names))
+    if unknown:
+        raise ValueError(f"duplicates: no {', '.join(unknown)}; `NAME` or `NAME in OTHER`, of {', '.join(names)}")
 
 
 class _Part(BaseModel):
@@ -194,12 +206,22 @@ class DataSetCard(_Part):
         "are too large to be read for that",
     )
     parts: dict[str, Part] = Field(min_length=1)
+    duplicates: Duplicates = Field(
+        default_factory=dict,
+        description="equal images that the set is published with: `part` -> how many repeat another of it, `part in other` -> "
+        "how many are also in the other part; byte by byte",
+    )
     fetch: Fetch = Fetch()
 
     @property
     def is_made(self) -> bool:
         """Whether its images are made from another data set's, so that nothing of its own lies on disk."""
         return all(isinstance(part.layouts[0], Corrupted) for part in self.parts.values())
+
+    @model_validator(mode="after")
+    def _duplicates_are_of_parts(self) -> DataSetCard:
+        check_duplicates(self.duplicates, self.parts)
+        return self
 
     @model_validator(mode="after")
     def _folders_are_plain(self) -> DataSetCard:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .collection import folder_collection
 from .data_set import Flat, Part
-from .folder import index_folder
+from .folder import COLUMNS, index_folder
 from .ground_truth import find_truth, read_truth
 from .image_bytes import OTHER, SYSTEM
 from .listing import list_folder
@@ -32,4 +32,4 @@ def read_flat(
     images["token"] = stems.map(read_truth(truth, stems.tolist()))
     chosen, remarks = labelled(data_set, labels, images, layout.named_by, what)
     collection = folder_collection(what, data_set.folder, chosen, grouped=False, listed=listed, pre_crop=part.pre_crop)
-    return Opened(collection, remarks, chosen[chosen["problem"] != ""][index.columns])
+    return Opened(collection, remarks, chosen[chosen["problem"] != ""][list(COLUMNS)])

@@ -10,14 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import PIL
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BenchError
 from . import image_bytes
 from .image_bytes import DANGLING, MISNAMED, OTHER, SYSTEM, UNREADABLE
 from .pixel_cache import available_cores
+from .same_file import file_numbers
 from .stored import Progress, replace_file
 
 #: Columns of an index, in order.
@@ -31,8 +34,8 @@ _SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"
 
 @dataclass(frozen=True)
 class Found:
-    """A file, or a system folder: its POSIX path below the folder, bytes, time stamps, whether it belongs to a system, and
-    whether it is a link to nothing (or to itself)."""
+    """A file, or a system folder: its POSIX path below the folder, bytes, time stamps, whether it belongs to a system, whether
+    it is a link to nothing (or to itself), and the number that it has on disk, whatever names lead to it."""
 
     relative: str
     size: int
@@ -40,6 +43,7 @@ class Found:
     ctime_ns: int
     system: bool
     dangling: bool = False
+    inode: int = 0
 
 
 def index_folder(root: Path, part: str, *, cache: Path, progress: Progress | None = None) -> pd.DataFrame:
@@ -49,9 +53,10 @@ def index_folder(root: Path, part: str, *, cache: Path, progress: Progress | Non
     the decoder compares the SHA-256 once more.
 
     Returns:
-        The columns `COLUMNS`: `key` is the POSIX path relative to `root`; `folder` the first folder below `part` ("" for
-        a file that lies in none); `sha256` and `format` (by content) are "" for files that were not read; `problem` is ""
-        or one of the names in `image_bytes`. A system folder is one row; its files are not looked at.
+        The columns `COLUMNS` and `inode`: `key` is the POSIX path relative to `root`; `folder` the first folder below `part`
+        ("" for a file that lies in none); `sha256` and `format` (by content) are "" for files that were not read; `problem` is
+        "" or one of the names in `image_bytes`; `inode` is as of `inodes`. A system folder is one row; its files are not
+        looked at.
 
     Raises:
         BenchError: a file or folder cannot be read, or its name is not valid Unicode.
@@ -72,8 +77,21 @@ def index_folder(root: Path, part: str, *, cache: Path, progress: Progress | Non
         rows.extend(_read_files(folder, part, changed, progress))
         _write(stored, rows)
     index = pd.DataFrame(rows, columns=["relative", *COLUMNS[1:]])
+    names = [file.relative for file in found]
+    numbers = inodes(folder, names, [file.size for file in found], [file.inode for file in found])
+    index["inode"] = index["relative"].map(dict(zip(names, numbers.tolist(), strict=True)))
     index.insert(0, "key", key_prefix(part) + index.pop("relative").astype(str))
     return index.sort_values("key", ignore_index=True)
+
+
+def inodes(folder: Path, relative: Sequence[str], size: Sequence[int], inode: Sequence[int]) -> NDArray[np.int64]:
+    """A number for every file, the same for all its names; a system that has none to give (0) knows a file by its path."""
+    known = np.array(inode, dtype=np.uint64)
+    numbers = file_numbers(np.array(size, dtype=np.uint64), known)
+    for row in np.flatnonzero(known == 0).tolist():
+        path = os.path.realpath(folder / relative[row]).encode()
+        numbers[row] = int.from_bytes(hashlib.blake2b(path, digest_size=8).digest(), "little", signed=True)
+    return numbers
 
 
 def key_prefix(part: str) -> str:
@@ -192,7 +210,8 @@ def walk(folder: Path, folders: dict[str, int] | None = None) -> Iterator[Found]
                         if real not in above:
                             pending.append((name, above | {real}))
                         continue
-                    yield Found(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, system)
+                    times = status.st_mtime_ns, status.st_ctime_ns
+                    yield Found(name, status.st_size, *times, system, inode=status.st_ino)
         except OSError as error:
             raise BenchError(f"it cannot be read: {error.strerror}", where=str(error.filename or folder / relative)) from error
 

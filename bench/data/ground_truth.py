@@ -6,10 +6,12 @@ import csv
 import io
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BenchError
+from .same_file import refuse
 from .sources import NotHere
 
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -47,8 +49,13 @@ def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
     try:
         if path.suffix == ".csv":
             with path.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
-            return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
+                rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in csv.DictReader(file)]
+            class_of = dict(rows)
+            if len(class_of) < len(rows):
+                often = Counter(name for name, _ in rows)
+                told = [f"{name} ({token})" for name, token in sorted(rows) if often[name] > 1]
+                refuse(told, str(path), "lines are of an image that another is of, too")
+            return class_of
         classes = _devkit(path) if path.is_dir() or path.name.endswith((".tar.gz", ".tgz")) else path.read_text("utf-8").split()
     except (OSError, KeyError, IndexError, ValueError, tarfile.TarError) as error:
         raise BenchError(f"the list of classes cannot be read: {error}", where=str(path)) from error

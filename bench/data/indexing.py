@@ -6,21 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
-from .card import FolderSource, SuiteCard
-from .collection import Collection, duplicates, folder_collection, merged
+from .card import ID_SPLITS, FolderSource, SuiteCard
+from .collection import Collection, folder_collection, merged
+from .data_set import DataSetCard
+from .equal import EqualImages, Repetition
 from .folder import COLUMNS, class_images, has_images, index_folder
-from .image_bytes import DANGLING, EMPTY
 from .labels import Projection, Protocol, projection
 from .locations import DataRoot, cache_dir
+from .same_file import refuse_repeated, refuse_shared
 from .sources import DataSet, NotHere, open_data_set, open_part
 from .stored import Progress
 
-ID_SPLITS = ("train", "id-val", "id-test")
 #: Name of the collection of ID images that the card's seed divides.
 WHOLE = "ID data"
 
@@ -40,6 +39,8 @@ class Index:
         training: whether somebody will train: otherwise training images and id-val may be missing, too.
         id_names: the data sets whose images the ID images are, however they were prepared.
         miscounted: collection -> how many images are here and how many the card states, where these differ.
+        parts: collection -> the data set and its parts that it is, if it is of one.
+        equal: what is known of equal images.
     """
 
     card: SuiteCard
@@ -54,13 +55,20 @@ class Index:
     training: bool = True
     id_names: frozenset[str] = frozenset()
     miscounted: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, tuple[DataSetCard, tuple[str, ...]]] = field(default_factory=dict)
+    equal: EqualImages = field(default_factory=lambda: EqualImages(cache_dir("index")))
 
     def add(self, name: str, collection: Collection) -> None:
-        """Take a collection in, and say what is odd about its contents."""
+        """Take a collection in, and say what is odd about its contents.
+
+        Raises:
+            BenchError: a file is more than one image of it.
+        """
         self.collections[name] = collection
-        repeated, contradictory = duplicates(collection)
+        refuse_repeated(collection, lambda label: self._called(name, label))
+        repeated, contradictory = self.equal.within(collection), self.equal.contradictory(collection)
         if repeated:
-            together = "; they stay on one side of the ID division" if name == WHOLE else ""
+            together = "; they stay on one side of the ID division" if name == WHOLE and not collection.listed else ""
             self.warnings.append(f"{collection.what}: {repeated} images repeat another's content{together}")
         if contradictory:
             self.warnings.append(f"{collection.what}: {contradictory} contents appear under more than one class")
@@ -101,18 +109,61 @@ class Index:
             )
         self.warnings += wrong
 
-    def compare_contents(self) -> None:
-        """Warn of test images that are also ID images (of ready-made splits: in train)."""
-        base = self.collections.get(WHOLE if WHOLE in self.places else "train")
-        if base is None:
-            return
-        seen: NDArray[np.str_] = base.content
-        for collection in self.collections.values():
-            if collection is base or collection.listed or base.listed or collection.treatment:
-                continue
-            shared = int(np.isin(collection.content[~np.isin(collection.problems, (EMPTY, DANGLING))], seen).sum())
+    def compare_splits(self) -> None:
+        """Warn of images that are also ID images (of ready-made splits: in train or id-val).
+
+        Raises:
+            BenchError: two splits share a file.
+        """
+        refuse_shared(self.collections, (WHOLE, "train", "id-val"))
+        for base, name in self.seen_in():
+            shared = self.equal.among(self.collections[name], self.collections[base])
             if shared:
-                self.warnings.append(f"{collection.what}: {shared} images are also in {base.what} (same bytes)")
+                what = self.collections[name].what
+                self.warnings.append(f"{what}: {shared} images are also in {self.collections[base].what} (same bytes)")
+
+    def seen_in(self) -> list[tuple[str, str]]:
+        """Every collection that is trained or selected on, and each of the others that should not share an image with it."""
+        chosen_on = [name for name in (WHOLE, "train", "id-val") if name in self.collections]
+        return [
+            (base, name)
+            for number, base in enumerate(chosen_on)
+            for name in self.collections
+            if name not in chosen_on[: number + 1]
+        ]
+
+    def repetitions(self) -> list[Repetition]:
+        """Where images are equal, within a collection or to one that is trained or selected on, beside what cards state."""
+        found = []
+        for name, other in [*((name, name) for name in self.collections), *((name, base) for base, name in self.seen_in())]:
+            one, two = self.collections[name], self.collections[other]
+            count = self.equal.within(one) if name == other else self.equal.among(one, two)
+            stated = self._stated(name, other)
+            if count or (stated and count is not None):
+                told = _id(name) if name == other else f"{_id(name)} in {_id(other)}"
+                found.append(Repetition(told, count, stated, self.equal.pairs(one, two)))
+        return found
+
+    def _stated(self, name: str, other: str) -> int:
+        """How many equal images the suite's card states, or else those of the data sets."""
+        key = _id(name) if name == other else f"{_id(name)} in {_id(other)}"
+        if key in self.card.duplicates or name not in self.parts:
+            return self.card.duplicates.get(key, 0)
+        (card, mine), (others_card, theirs) = self.parts[name], self.parts[other]
+        if card.name != others_card.name:
+            return 0
+        pairs = {f"{one} in {two}" for one in mine for two in theirs} | (set(mine) if name == other else set())
+        return sum(count for key, count in card.duplicates.items() if key in pairs)
+
+    def _called(self, name: str, label: int) -> str:
+        """The class, or classes, of the suite that a label of a collection stands for."""
+        members = self.projections[name].members[label] if name in self.projections else (label,)
+        return "/".join(self.card.classes[one] for one in members)
+
+
+def _id(name: str) -> str:
+    """What a card calls a collection."""
+    return "id" if name == WHOLE else name
 
 
 def places(card: SuiteCard) -> dict[str, tuple[str, ...]]:
@@ -147,11 +198,11 @@ def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Prog
             continue
         images, remarks = class_images(files, part, card.class_folders, source.groups)
         index.warnings += remarks
-        problems.append(files[files["problem"] != ""])
+        problems.append(files[files["problem"] != ""][list(COLUMNS)])
         index.add(name, folder_collection(part, root, images, grouped=source.groups is not None))
     index.problems = pd.concat(problems, ignore_index=True)
     index.check_counts(list(index.collections), root)
-    index.compare_contents()
+    index.compare_splits()
     return index
 
 
@@ -177,6 +228,7 @@ def index_data_sets(
         else:
             labels = _id_labels(card.identities, data_set)
         index.get[name] = data_set.get
+        index.parts[name] = data_set.card, parts
         try:
             opened = [open_part(data_set, part, labels, cache=cache_dir("index"), progress=progress) for part in parts]
         except NotHere as why:
@@ -191,7 +243,7 @@ def index_data_sets(
         index.counts[name] = sum(count or 0 for count in stated) if known else None
     index.problems = pd.concat(problems, ignore_index=True)
     index.check_counts(list(index.collections), None)
-    index.compare_contents()
+    index.compare_splits()
     return index
 
 

@@ -24,7 +24,7 @@ from .sources import DataSet, Opened
 from .stored import replace_file, stored_folder, write_text
 
 #: Raised when the same listing gives another collection, division or fingerprint.
-_VERSION: Final = 1
+_VERSION: Final = 2
 _ABOUT: Final = "about.json"
 
 
@@ -54,7 +54,7 @@ def kept(
 def _write(folder: Path, opened: Opened) -> None:
     collection, originals = opened.collection, opened.collection.originals
     assert isinstance(originals, FolderOriginals | PackedOriginals)
-    for name in ("keys", "labels", "content", "problems", "stamps"):
+    for name in ("keys", "labels", "content", "problems", "stamps", "files", "distinct_files"):
         np.save(folder / f"{name}.npy", getattr(collection, name), allow_pickle=False)
     for name in ("sizes", "file", "offsets") if isinstance(originals, PackedOriginals) else ("sizes",):
         np.save(folder / f"{name}.npy", getattr(originals, name), allow_pickle=False)
@@ -65,6 +65,7 @@ def _write(folder: Path, opened: Opened) -> None:
         "files": [str(file) for file in originals.files] if isinstance(originals, PackedOriginals) else None,
         "pre_crop": originals.pre_crop,
         "treatment": collection.treatment,
+        "listing": collection.listing,
         "remarks": opened.remarks,
     }
     write_text(folder / _ABOUT, json.dumps(about))
@@ -96,7 +97,10 @@ def _read(folder: Path) -> Opened:
         listed=True,
         treatment=about["treatment"],
         kept_in=folder,
+        files=arrays["files"],
     )
+    # What takes a second to compute is kept, too.
+    vars(collection).update(distinct_files=arrays["distinct_files"], listing=about["listing"])
     problems = pd.read_parquet(folder / "problems.parquet")
     return Opened(collection, list(about["remarks"]), problems[list(COLUMNS)])
 

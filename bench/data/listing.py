@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import image_bytes
-from .folder import COLUMNS, UNSETTLED_NS, key_prefix, walk
+from .folder import COLUMNS, UNSETTLED_NS, inodes, key_prefix, walk
 from .image_bytes import DANGLING, EMPTY, OTHER, SYSTEM
 from .stored import Progress, replace_file
 
 #: From this many files on, a listing is believed while no folder in it has changed; below, every file is looked at each time.
 TRUSTED_FROM: Final = 100_000
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Listing:
     _table: pa.Table | Path
 
     def frame(self) -> pd.DataFrame:
-        """The columns of `folder.COLUMNS` with `sha256` and `format` empty, sorted by key."""
+        """The columns of `folder.index_folder` with `sha256` and `format` empty, sorted by key."""
         table = pq.read_table(self._table) if isinstance(self._table, Path) else self._table
         frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas(split_blocks=True)
-        return frame.assign(read_ns=0, sha256="", format="")[list(COLUMNS)]
+        return frame.assign(read_ns=0, sha256="", format="")[[*COLUMNS, "inode"]]
 
 
 def list_folder(root: Path, part: str, *, cache: Path, progress: Progress | None = None, refresh: bool = False) -> Listing:
@@ -74,24 +74,32 @@ def _list(folder: Path, part: str, progress: Progress | None) -> tuple[pa.Table,
     """The files, sorted by name, and the time stamp of every folder, taken before it was read."""
     prefix = key_prefix(part)
     folders: dict[str, int] = {}
-    keys: list[str] = []
+    relative: list[str] = []
     classes: list[str] = []
-    numbers: tuple[list[int], list[int], list[int]] = ([], [], [])
+    numbers: tuple[list[int], ...] = ([], [], [], [])
     problems: list[str] = []
     for file in walk(folder, folders):
-        keys.append(prefix + file.relative)
+        relative.append(file.relative)
         classes.append(sys.intern(file.relative.partition("/")[0]) if "/" in file.relative else "")
-        for values, value in zip(numbers, (file.size, file.mtime_ns, file.ctime_ns), strict=True):
+        for values, value in zip(numbers, (file.size, file.mtime_ns, file.ctime_ns, file.inode), strict=True):
             values.append(value)
         problem = SYSTEM if file.system else "" if image_bytes.has_image_suffix(file.relative) else OTHER
         problems.append((DANGLING if file.dangling else EMPTY) if not file.size and not problem else problem)
-        if progress is not None and len(keys) % 10_000 == 0:
-            progress(f"listing {part}", len(keys), 0)
-    if progress is not None and len(keys) >= TRUSTED_FROM:
-        progress(f"listing {part}", len(keys), len(keys))
-    size, mtime_ns, ctime_ns = (np.array(values, dtype=np.int64) for values in numbers)
+        if progress is not None and len(relative) % 10_000 == 0:
+            progress(f"listing {part}", len(relative), 0)
+    if progress is not None and len(relative) >= TRUSTED_FROM:
+        progress(f"listing {part}", len(relative), len(relative))
+    size, mtime_ns, ctime_ns = (np.array(values, dtype=np.int64) for values in numbers[:3])
     table = pa.table(
-        {"key": keys, "folder": classes, "size": size, "mtime_ns": mtime_ns, "ctime_ns": ctime_ns, "problem": problems}
+        {
+            "key": [prefix + name for name in relative],
+            "folder": classes,
+            "size": size,
+            "mtime_ns": mtime_ns,
+            "ctime_ns": ctime_ns,
+            "inode": inodes(folder, relative, numbers[0], numbers[3]),
+            "problem": problems,
+        }
     )
     return table.sort_by("key"), folders
 

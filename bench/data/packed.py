@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,14 +17,17 @@ from .data_set import ParquetFiles, Part, Tars
 from .download import Wanted, download
 from .folder import COLUMNS
 from .ground_truth import find_truth, read_truth
-from .image_bytes import OTHER, SYSTEM
+from .image_bytes import EMPTY, OTHER, SYSTEM
 from .kept import kept
 from .locations import cache_dir
 from .packed_originals import PackedOriginals, stamp
-from .parquet import IMAGES, INDEX, pack_parquet
+from .parquet import IMAGES, INDEX, pack_parquet, rows_in
+from .same_file import numbers_in, refuse
 from .sources import DataSet, Opened
 from .stored import Progress
 from .tokens import labelled
+
+_NAMESAKES = "files have a name that another has, too"
 
 
 def read_tars(
@@ -51,7 +55,7 @@ def _read_tars(
     progress: Progress | None,
 ) -> Opened:
     assert data_set.folder is not None
-    read = data_set.card.identity == "content"
+    read, what = data_set.card.identity == "content", f"{data_set.card.name} {layout.path}"
     indexes = []
     for number, file in enumerate(files):
         index = index_archive(file, read=read, cache=cache, progress=progress)
@@ -62,6 +66,11 @@ def _read_tars(
     inner = found["within"].where(found["within"] != "", found["archive"])
     found["key"] = (inner + "/" + found["name"]).astype(str)
     images = found[~found["problem"].isin([SYSTEM, OTHER])].copy()
+    plain = images["key"].map(posixpath.normpath)
+    again = images[plain.duplicated(keep=False)]
+    told = [f"{files[number].name}: {key}" for number, key in zip(again["file"], again["key"], strict=True)]
+    refuse(sorted(told), what, _NAMESAKES)
+    images["inode"] = numbers_in(files, images["file"].to_numpy(), images["offset"].to_numpy())
     stems = images["name"].str.rpartition("/")[2].str.rpartition(".")[0]
     if layout.class_in == "list":
         truth = read_truth(find_truth(data_set.folder, layout.path, layout.lists), stems.tolist())
@@ -78,13 +87,17 @@ def read_parquet(
 ) -> Opened:
     """See `sources.open_part`."""
     assert data_set.folder is not None
-    files = archives_at(data_set.folder, layout.path)
+    files, what = archives_at(data_set.folder, layout.path), f"{data_set.card.name} {layout.path}"
     named = "number" not in layout.named_by
     packed = pack_parquet(files, layout.image, layout.label, named=named, cache=cache_dir("packed"), progress=progress)
 
     def read() -> Opened:
         images = pd.read_parquet(packed / INDEX)
         images = images.assign(file=0, key=[f"{row:07d}/{name}" for row, name in enumerate(images["name"])])
+        images["inode"] = numbers_in(files, *rows_in(files))
+        again = images[images.duplicated(["name", "sha256"], keep=False) & (images["problem"] != EMPTY)]
+        told = [f"{key} ({token})" for key, token in zip(again["key"], again["token"], strict=True)]
+        refuse(sorted(told, key=lambda one: one.partition("/")[2]), what, f"{_NAMESAKES} and the same bytes")
         return _opened(data_set, part, layout, labels, [packed / IMAGES], images)
 
     if data_set.card.identity == "content":
@@ -134,6 +147,8 @@ def _sidecars(file: Path, index: pd.DataFrame) -> pd.Series[str]:
     folder, name = index["name"].str.rpartition("/")[0], index["name"].str.rpartition("/")[2]
     sample = folder + "/" + name.str.partition(".")[0]
     beside = index[name.str.endswith(".cls")]
+    again = sample[beside.index].duplicated(keep=False)
+    refuse(sorted(beside["name"][again]), str(file), _NAMESAKES)
     with file.open("rb") as opened:
         contents = [
             read_at(opened.fileno(), offset, size).decode("utf-8", "replace").strip()

@@ -51,6 +51,16 @@ class PackedOriginals(EncodedOriginals):
         content = None if self.content is None else str(self.content[row])
         return unchanged(data, int(self.sizes[row]), content, where=self.place(row))
 
+    def ends(self, row: int, size: int) -> bytes:
+        """See `EncodedOriginals`."""
+        number, offset, whole = (int(values[row]) for values in (self.file, self.offsets, self.sizes))
+        last = max(min(size, whole), whole - size)
+        try:
+            descriptor = self._descriptor(number)
+            return read_at(descriptor, offset, min(size, whole)) + read_at(descriptor, offset + last, whole - last)
+        except (OSError, EOFError) as error:
+            raise BenchError(f"it cannot be read: {error}", where=str(self.files[number])) from error
+
     def place(self, row: int) -> str:
         """The file, and the image's name in it."""
         return f"{self.files[int(self.file[row])]}: {self.keys[row]}"

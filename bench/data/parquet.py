@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ..errors import BenchError
 from ..identity import digest
@@ -53,6 +55,14 @@ def pack_parquet(
 
     stored_folder(folder, build, lambda at: (at / IMAGES).is_file() and (at / INDEX).is_file())
     return folder
+
+
+def rows_in(files: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of the files every row of the table is of, and its number there."""
+    import pyarrow.parquet as pq
+
+    counts = [pq.read_metadata(file).num_rows for file in files]
+    return np.repeat(np.arange(len(files)), counts), np.concatenate([np.arange(count) for count in counts])
 
 
 def _copy(files: Sequence[Path], image: str, label: str, named: bool, part: Path, progress: Progress | None) -> None:

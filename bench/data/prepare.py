@@ -183,6 +183,9 @@ def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
         f"classes = {json.dumps(_classes(data_set), ensure_ascii=False)}",
         f"identity = {json.dumps(card.identity)}",
     ]
+    # Equal images stay equal: each is made by the same steps.
+    same = {where: count for where, count in card.duplicates.items() if {*where.split(" in ")} <= {*parts}}
+    lines += [f"duplicates = {_inline(same)}"] if same else []
     for name, part in card.parts.items():
         if name in parts:
             layout: dict[str, Any] = {"kind": "tar", "path": f"{name}-*.tar"}

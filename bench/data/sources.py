@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .stored import Progress
 
 Result = TypeVar("Result")
+#: A layout whose images lie on disk.
+Present = Folders | Flat | Table | Arrays | Tars | ParquetFiles
 
 
 class NotHere(Exception):
@@ -120,8 +122,10 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
     Raises:
         NotHere: the data set, or every layout of this part, is missing on disk.
         UsageError: the card has no such part.
-        BenchError: a file is not readable, or the images belong to none of the classes.
+        BenchError: a file is not readable, the images belong to none of the classes, or a file is more than one image.
     """
+    from .same_file import refuse_repeated  # as below: reading cards needs none of this
+
     card = data_set.card
     if part not in card.parts:
         raise UsageError(
@@ -138,6 +142,15 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
     if layout is None:
         tried = ", ".join(str(data_set.folder / layout.path) for layout in stated.layouts)
         raise NotHere(f"{card.title}: nothing of `{part}` at {tried}")
+    opened = _read(data_set, stated, layout, labels, cache=cache, progress=progress)
+    ids = data_set.classes.ids
+    refuse_repeated(opened.collection, lambda label: "/".join(one for one, to in zip(ids, labels, strict=True) if to == label))
+    return opened
+
+
+def _read(
+    data_set: DataSet, stated: Part, layout: Present, labels: Sequence[int], *, cache: Path, progress: Progress | None
+) -> Opened:
     from . import arrays, flat, packed, tables
     from .class_folders import read_class_folders
 
@@ -154,7 +167,7 @@ def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Pat
     return arrays.read_arrays(data_set, stated, layout, labels)
 
 
-def present_layout(part: Part, folder: Path, classes: ClassList) -> Folders | Flat | Table | Arrays | Tars | ParquetFiles | None:
+def present_layout(part: Part, folder: Path, classes: ClassList) -> Present | None:
     """The first layout that is on disk; of class folders, the one with most folders that name a class."""
     best: Folders | None = None
     most = 0
@@ -180,7 +193,7 @@ def class_folders(part: Part, folder: Path, classes: ClassList) -> tuple[int, in
     return own, len(names) - own
 
 
-def _is_here(layout: Flat | Table | Arrays | Tars | ParquetFiles, folder: Path) -> bool:
+def _is_here(layout: Present, folder: Path) -> bool:
     if isinstance(layout, Flat):
         from .image_bytes import has_image_suffix
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
-from .card import FolderSource, RenderedSource, SuiteCard
+from .card import ID_SPLITS, FolderSource, RenderedSource, SuiteCard
 from .collection import Collection, MergedOriginals, Originals, Rows, few, limited, rendered_collection
 from .corrupted import BEFORE, CorruptedOriginals
+from .equal import Repetition
 from .image_bytes import UNREADABLE
-from .indexing import ID_SPLITS, WHOLE, Index, index_data_sets, index_root, places
+from .indexing import WHOLE, Index, index_data_sets, index_root, places
 from .kept import divided, fingerprint_of
 from .labels import Projection
 from .locations import cache_dir, data_roots, find_root
 from .pixel_cache import cached_pixels
 from .pixels import Pixels
 from .rendered import rendered_split
+from .same_file import refuse_parted
 from .split import DecodedPixels, MappedPixels, Split, opened
 from .stored import Progress
 
@@ -65,6 +67,7 @@ class Suite:
         self.projections: dict[str, Projection] = index.projections
         self.cut = False
         self._limit, self._skip, self._progress = limit, skip_unreadable, progress
+        self._equal: dict[tuple[str, str], int | None] = {}
         self._divisions: dict[str, dict[str, Rows]] = {}
         self._decoded: dict[tuple[int, int, Pixels], _Decoded] = {}
         self._splits: dict[tuple[str, Pixels, Shots | None], Split] = {}
@@ -127,6 +130,45 @@ class Suite:
     def miscounted(self, split: str) -> str:
         """How many images a split's collection has and how many the card states, where these differ; "" if they do not."""
         return self._index.miscounted.get(self._collection_of(split), "")
+
+    def duplicates(self, splits: Sequence[str]) -> dict[str, int]:
+        """How many images of these splits repeat another of the split, and how many (`id-test in train`) are also in train or
+        id-val where these are among the splits. What nobody has compared is not there.
+        """
+        chosen_on = [name for name in ("train", "id-val") if name in splits]
+        pairs = [(split, split) for split in splits]
+        pairs += [(s, base) for n, base in enumerate(chosen_on) for s in splits if s not in chosen_on[: n + 1]]
+        for split, base in pairs:
+            if (split, base) not in self._equal:
+                self._equal[split, base] = self._repeated(split, base)
+        found = {(s if s == base else f"{s} in {base}"): self._equal[s, base] for s, base in pairs}
+        return {name: count for name, count in found.items() if count is not None}
+
+    def _repeated(self, split: str, base: str) -> int | None:
+        one, rows = self._collection(self._collection_of(split)), self._rows(split, None)
+        if split == base:
+            return self._index.equal.within(one, rows)
+        return self._index.equal.among(one, self._collection(self._collection_of(base)), rows, self._rows(base, None))
+
+    def contents(self, split: str) -> NDArray[np.int64]:
+        """See `EqualImages.contents`; of the images of a split."""
+        return self._index.equal.contents(self._collection(self._collection_of(split)))[self._rows(split, None)]
+
+    def compare(self) -> list[Repetition]:
+        """Compare all images byte by byte, as far as it has not been done before; it is kept for the runs to come.
+
+        Returns:
+            Where equal images are, and how many the cards state.
+
+        Raises:
+            BenchError: an image cannot be read.
+        """
+        for split in self.split_names:
+            if split not in self.holes:
+                self._collection(self._collection_of(split))
+        self._index.equal.compare(list(self._index.collections.values()), self._progress)
+        self._equal.clear()
+        return self._index.repetitions()
 
     def pixels_of(self, split: str, pixels: Pixels) -> Pixels:
         """How the images of a split are brought to a backbone's input: as the backbone says, unless the card knows better."""
@@ -205,6 +247,7 @@ class Suite:
             collection = self._collection(name)
             whole = {name: np.arange(len(collection), dtype=np.int64)}
             parts = divided(collection, self.card.id) if name == WHOLE else whole
+            refuse_parted(collection, parts)
             self._divisions[name] = {split: limited(collection, rows, self._limit) for split, rows in parts.items()}
             self.cut |= any(len(self._divisions[name][split]) < len(rows) for split, rows in parts.items())
         return self._divisions[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,11 @@ import pandas as pd
 from ..errors import BenchError
 from .collection import folder_collection
 from .data_set import Part, Table
-from .folder import index_folder, key_prefix, remarks_on
+from .folder import COLUMNS, index_folder, key_prefix, remarks_on
 from .image_bytes import OTHER, SYSTEM
 from .labels import ClassList
 from .listing import list_folder
+from .same_file import TWICE, refuse
 from .sources import DataSet, NotHere, Opened
 from .stored import Progress
 
@@ -33,13 +35,16 @@ def read_table(
     rows = _rows(data_set.folder, layout)
     listed = pd.DataFrame(
         {
-            "key": key_prefix(layout.images) + _files(rows, layout),
+            "key": key_prefix(layout.images) + _plain(_files(rows, layout)),
             "number": _numbers(rows[layout.label], data_set.classes, layout),
             "group": _groups(rows, layout),
         }
     )
     listed["label"] = listed["number"].map(dict(enumerate(labels))).astype("int64")
     listed["class"] = listed["number"].map(dict(enumerate(data_set.classes.ids)))
+    if not listed["key"].is_unique:
+        again = listed[listed["key"].duplicated(keep=False)].groupby("key")["class"]
+        refuse([f"{key} ({' and '.join(sorted(classes))})" for key, classes in again], what, TWICE)
     listed = listed[listed["label"] >= 0]
     if card.identity == "listing":
         index = list_folder(data_set.folder, layout.images, cache=cache, progress=progress).frame()
@@ -60,7 +65,7 @@ def read_table(
         listed=card.identity == "listing",
         pre_crop=part.pre_crop,
     )
-    return Opened(collection, remarks, found[found["problem"] != ""][index.columns])
+    return Opened(collection, remarks, found[found["problem"] != ""][list(COLUMNS)])
 
 
 def _rows(folder: Path, layout: Table) -> pd.DataFrame:
@@ -71,7 +76,11 @@ def _rows(folder: Path, layout: Table) -> pd.DataFrame:
         other = _read(folder / layout.join.path, ",", header=True)
         _check_columns(other, (layout.join.key, layout.join.value), folder / layout.join.path)
         _check_columns(table, (layout.join.column,), folder / layout.path)
-        values = dict(zip(other[layout.join.key], other[layout.join.value], strict=True))
+        pairs = other[[layout.join.key, layout.join.value]].drop_duplicates()
+        again = pairs[pairs[layout.join.key].duplicated(keep=False)].sort_values(layout.join.key, kind="stable")
+        told = [f"{key} ({value})" for key, value in again.itertuples(index=False, name=None)]
+        refuse(told, str(folder / layout.join.path), f"lines say different things of one {layout.join.key}")
+        values = dict(pairs.itertuples(index=False, name=None))
         table[layout.join.value] = table[layout.join.column].map(values).fillna(layout.join.otherwise)
     needed = [layout.label, *layout.where, *layout.since, *layout.before, *_columns(layout.group), *_fields(layout.file)]
     _check_columns(table, needed, folder / layout.path)
@@ -116,6 +125,11 @@ def _files(rows: pd.DataFrame, layout: Table) -> pd.Series[str]:
     columns = _fields(layout.file)
     values = rows[columns].itertuples(index=False, name=None)
     return pd.Series([layout.file.format(**dict(zip(columns, row, strict=True))) for row in values], index=rows.index)
+
+
+def _plain(paths: pd.Series[str]) -> pd.Series[str]:
+    """The paths as a folder's listing has them: `./a.png` and `b//../a.png` are `a.png`."""
+    return paths.map(lambda path: posixpath.normpath(path) if "./" in path or "//" in path else path)
 
 
 def _numbers(values: pd.Series[str], classes: ClassList, layout: Table) -> pd.Series[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from ..errors import BenchError
 from .collection import Collection
 from .data_set import Part
+from .equal import EqualImages, Repetition
 from .image_bytes import UNREADABLE, Undecodable
+from .locations import cache_dir
 from .pixel_cache import available_cores
+from .same_file import shared_files
 from .sources import DataSet, NotHere, open_part
 from .stored import Progress
 
@@ -32,6 +35,7 @@ class Verdict:
         images, classes: counts of what is here.
         differences: sentences on what is not as the card says. remarks: what else a user should know.
         checksum: SHA-256 over name, class and pixels of all images, sorted; only if they were read.
+        collection: the images that are here.
     """
 
     part: str
@@ -41,6 +45,7 @@ class Verdict:
     differences: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     checksum: str = ""
+    collection: Collection | None = None
 
     @property
     def word(self) -> str:
@@ -48,13 +53,50 @@ class Verdict:
         return "missing" if self.missing else "differs" if self.differences else "as stated"
 
 
-def verify_part(data_set: DataSet, part: str, *, full: bool, progress: Progress | None = None) -> Verdict:
-    """Look at every file of a part anew, whatever is remembered of it.
+def verify(data_set: DataSet, *, full: bool, progress: Progress | None = None) -> list[Verdict]:
+    """Look at every file of every part anew, whatever is remembered of it, and compare the images with each other.
 
     Args:
         full: decode every image and hash the pixels, not only names, sizes and (for data sets that are identified by content)
             bytes.
+
+    Raises:
+        BenchError: an image cannot be read, or a file is more than one image of a part.
     """
+    verdicts = [_verify_part(data_set, part, full=full, progress=progress) for part in data_set.card.parts]
+    here = [verdict for verdict in verdicts if verdict.collection is not None]
+    equal = EqualImages(cache_dir("index"))
+    equal.compare([verdict.collection for verdict in here if verdict.collection is not None], progress, anew=True)
+    for number, verdict in enumerate(here):
+        for other in here[: number + 1]:
+            _compare(data_set.card.duplicates, equal, verdict, other)
+    return verdicts
+
+
+def _compare(stated: Mapping[str, int], equal: EqualImages, one: Verdict, other: Verdict) -> None:
+    """Tell in the first verdict what equal images there are, and whether the card states as many."""
+    assert one.collection is not None
+    assert other.collection is not None
+    if one is not other:
+        shared = shared_files(one.collection, other.collection)
+        if shared is None:  # a part of a part: the card says the same images in two ways
+            return
+        if shared:
+            one.differences.append(f"{len(shared)} files are also in {other.part}: {_some(shared)}")
+            return
+    key, reverse = (one.part if one is other else f"{a.part} in {b.part}" for a, b in ((one, other), (other, one)))
+    if reverse in stated:
+        one, other, key = other, one, reverse
+    mine, theirs = one.collection, other.collection
+    assert mine is not None
+    assert theirs is not None
+    count = equal.within(mine) if one is other else equal.among(mine, theirs)
+    if count:
+        found = Repetition(key, count, stated.get(key, 0), equal.pairs(mine, theirs))
+        (one.remarks if found.is_stated else one.differences).append(str(found))
+
+
+def _verify_part(data_set: DataSet, part: str, *, full: bool, progress: Progress | None) -> Verdict:
     stated = data_set.card.parts[part]
     labels = list(range(len(data_set.classes)))
     with tempfile.TemporaryDirectory(prefix="bench-verify-") as fresh:
@@ -64,7 +106,7 @@ def verify_part(data_set: DataSet, part: str, *, full: bool, progress: Progress 
             return Verdict(part, missing=str(why))
     collection = opened.collection
     counts = np.bincount(collection.labels, minlength=len(labels))
-    verdict = Verdict(part, images=len(collection), classes=int((counts > 0).sum()))
+    verdict = Verdict(part, images=len(collection), classes=int((counts > 0).sum()), collection=collection)
     verdict.differences = _counts(stated, counts, data_set.classes.ids)
     for remark in opened.remarks:
         # Files that are misnamed or no images are oddities; what is missing or cannot be read is a difference.

@@ -73,6 +73,11 @@ class RunRecord(_Part):
         default_factory=dict,
         description="split (`train` too) -> how many images are here and how many the card states, where these differ",
     )
+    duplicates: dict[str, int] = Field(
+        default_factory=dict,
+        description="split -> how many of its images repeat another of it byte by byte, and `split in train` (or in id-val) -> "
+        "how many are also there; no entry: not compared (`bench check SUITE` does it)",
+    )
     ood: float | None = Field(None, description="unweighted mean of the scores on `averaged`; None while one is missing")
     factors: dict[str, dict[str, str]] = Field(default_factory=dict, description="shift -> its declared factors")
     selection: dict[str, Any] = Field(default_factory=dict, description="what was chosen on id-val, and among how many")
@@ -107,3 +112,12 @@ class RunRecord(_Part):
     def precedence(self) -> tuple[bool, str, str]:
         """Of several done runs of one id the greatest counts: the store's own before those from packs, then the newest."""
         return not self.origin, self.finished or self.started, self.origin.get("digest", "")
+
+    def duplicates_told(self) -> list[str]:
+        """A sentence on every place where images are equal."""
+        told = []
+        for where, count in self.duplicates.items():
+            split, _, other = where.partition(" in ")
+            how = f"are also in {other}" if other else "repeat another of it"
+            told += [f"{split}: {count} images {how}, byte by byte"] if count else []
+        return told

@@ -33,7 +33,7 @@ def problem_of(frame: pd.DataFrame, key: str) -> str:
 
 def test_every_file_is_listed_once_with_its_content(pets: Path, tmp_path: Path) -> None:
     frame = index(pets, tmp_path)
-    assert list(frame.columns) == list(folder_module.COLUMNS)
+    assert list(frame.columns) == [*folder_module.COLUMNS, "inode"]
     assert len(frame) == 60
     assert frame["key"].is_monotonic_increasing
     row = frame.set_index("key").loc["photo/dog/003.png"]

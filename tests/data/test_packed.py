@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 import pickle
+import shutil
 import tarfile
 import threading
 from functools import partial
@@ -425,15 +426,21 @@ def test_frost_is_a_hole_until_its_photographs_are_here(
     assert fingerprint(opened(root, layout).collection, rows) != before
 
 
-def foggy(root: Path, identity: str, id_data: str = 'train = "test"\nval = "test"\ntest = "test"', of: str = "clean") -> Suite:
+def foggy(root: Path, identity: str, id_data: str = 'train = "train"\nval = "val"\ntest = "test"', of: str = "clean") -> Suite:
     """A suite with a shift per severity of fog. id_data, of: how the ID images are divided, and the data set that they are of."""
     tmp_path = root.parent
-    (tmp_path / "clean.toml").write_text(CARD.format(identity=identity, layout='{ path = "test" }'), encoding="utf-8")
+    clean = CARD.format(identity=identity, layout='{ path = "test" }')
+    for part in ("train", "val"):
+        shutil.copytree(root / "pets/test", root / "pets" / part, dirs_exist_ok=True)
+        clean += f'[parts.{part}]\nlayouts = [{{ path = "{part}" }}]\n'
+    (tmp_path / "clean.toml").write_text(clean, encoding="utf-8")
     parts = """[parts."fog-{severity}"]
 each = { severity = [1, 2, 3] }
 layouts = [{ kind = "corrupted", path = "./clean.toml/test", corruption = "fog", severity = "{severity}" }]
+[parts.clearing]
+layouts = [{ kind = "corrupted", path = "./clean.toml/val", corruption = "fog", severity = 1 }]
 [parts.again]
-layouts = [{ kind = "corrupted", path = "./clean.toml/test", corruption = "fog", severity = 1 }]"""
+layouts = [{ kind = "corrupted", path = "./clean.toml/train", corruption = "fog", severity = 1 }]"""
     corrupt = CARD.format(identity=identity, layout="").partition("[parts")[0] + parts
     (tmp_path / "corrupt.toml").write_text(corrupt, encoding="utf-8")
     suite = tmp_path / "suite.toml"
@@ -515,7 +522,7 @@ def test_a_corrupted_image_that_is_overwritten_in_place_is_another_in_the_cache_
 
 def test_several_corrupted_parts_as_one_are_decoded_whenever_they_are_read(root: Path, photos: dict[str, bytes]) -> None:
     unpacked(root, photos)
-    divided_by = 'path = ["fog-1", "again"]\nval_fraction = 0.25\ntest_fraction = 0.25'
+    divided_by = 'path = ["clearing", "again"]\nval_fraction = 0.25\ntest_fraction = 0.25'
     split = foggy(root, "content", divided_by, "corrupt").load("train", Pixels(size=224, resize=224))
     assert not split.kept
     assert not list(cache_dir("pixels").iterdir())

@@ -146,6 +146,16 @@ def test_a_split_of_another_size_than_its_card_states_is_flagged(make: Make) -> 
     assert "real: 5 images, the card says 10; published numbers are of other images." in table.notes
 
 
+def test_equal_images_are_flagged_once_and_those_that_are_none_are_not(make: Make) -> None:
+    found = {"id-test": 2, "id-test in train": 3, "real": 0, "real in train": 0}
+    (table,) = tables([make(duplicates=found), make("a", 1), make("b", duplicates={"id-test in train": 3})], View())
+    told = sorted(note for note in table.notes if "byte by byte" in note)
+    assert told == [
+        "id-test: 2 images repeat another of it, byte by byte.",
+        "id-test: 3 images are also in train, byte by byte.",
+    ]
+
+
 def test_different_methods_of_one_label_are_told_apart(make: Make) -> None:
     newer = make(fit_id="other", method_version=2)
     newer.method = {**newer.method, "version": 2}
