@@ -54,7 +54,6 @@ def foreign() -> Iterator[None]:
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if in_main else None
     if outermost := handler is signal.default_int_handler:
-        _pressed.clear()
         signal.signal(signal.SIGINT, _press)
     try:
         yield
@@ -66,6 +65,7 @@ def foreign() -> Iterator[None]:
         raise EndedByPlugin(error) from error
     finally:
         if outermost:
+            _pressed.clear()
             signal.signal(signal.SIGINT, handler)
 
 

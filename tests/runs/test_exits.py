@@ -203,6 +203,11 @@ def test_a_real_ctrl_c_in_python_keeps_its_meaning(way: str, tiny_suite: Path, t
         getattr(bench, way)(method, "linear-probe", **fields)
     assert [record.status for _, record in Store(store).records()] == ["cancelled"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # It is over, and excuses no plug-in later in the same process.
+    method = quits(tmp_path, "loss", "raise KeyboardInterrupt")
+    code, _, err = command("run", method, "--suite", str(tiny_suite), "--store", str(tmp_path / "later"))
+    assert code == 1
+    assert "EndedByPlugin" in err
 
 
 def test_an_error_says_what_was_called() -> None:

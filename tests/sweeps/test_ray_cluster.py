@@ -181,7 +181,6 @@ def test_two_gpus_of_a_node_train_one_model_to_the_same_result(cluster: Any, tin
 
 
 def test_a_lost_node_loses_no_job(cluster: Any, tmp_path: Path) -> None:
-    # The last one on this cluster, which has but one node afterwards.
     def when(told: Any) -> None:
         if len(told.of("started")) == 4 and len(cluster.worker_nodes) == 1:
             cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
@@ -192,3 +191,4 @@ def test_a_lost_node_loses_no_job(cluster: Any, tmp_path: Path) -> None:
     queue, _ = sweep(cluster, tmp_path, jobs, pretend.Told(when))
     assert set(queue.state.values()) == {"done"}
     assert len(list(tmp_path.glob("*.done"))) == 6  # each created exclusively: none was done twice
+    cluster.add_node(**NODE, labels={"zone": "far"})  # for the tests that come after this one
