@@ -22,7 +22,7 @@ from .engine_options import (
 from .output import Column, Format, FormatOption, Row, StoreOption, Table, duration, print_json, print_tables, say, size
 
 if TYPE_CHECKING:
-    from ..api import Outlook, Planned
+    from ..api import Outlook
     from ..runs.record import RunRecord
     from ..spec import RunSpec
     from ..sweeps.sweep import Settings
@@ -206,25 +206,28 @@ def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> N
 
 
 def _plan_table(found: list[Outlook], *, curve: bool) -> Table:
-    """What would happen, with the cost of earlier fits of the same method on this suite and backbone."""
+    """What would happen, with what earlier fits of the same kind took."""
     from ..runs.execute import row_label
     from ..runs.memory import expected_peak
+    from ..runs.standing import stages
+    from ..sweeps.costs import Costs
     from ..training.memory import available
 
     if not found:
         return Table([Column("method")], [])
-    costs = _costs(found[0].planned)
+    costs = Costs(found[0].planned.experiment.store)
     rows: list[Row] = []
-    total = 0.0
+    missing: dict[str, float | None] = {}
     peaks: dict[str, int | None] = {}
     for one in found:
         planned, now = one.planned, one.standing
         if planned.asked not in peaks:
             peaks[planned.asked] = expected_peak(planned.experiment, planned.method, curve=curve)
-        known = costs.get(planned.method.name)
-        trains = now is None or now.state in ("to train", "to continue")
-        estimate = (sum(known) / len(known) if known else None) if trains else 0.0
-        total += estimate or 0.0
+        # What a search has yet to choose costs about what the recipe costs.
+        fits = now.fits if now else (planned.method, *stages(planned.experiment, planned.method))
+        needed = {planned.experiment.fit_id(fit): costs.training(planned.experiment, fit) for fit in fits}
+        missing |= needed
+        known = [seconds for seconds in needed.values() if seconds is not None]
         rows.append(
             {
                 "method": row_label(planned.method, planned.experiment) if now else planned.asked,
@@ -232,13 +235,12 @@ def _plan_table(found: list[Outlook], *, curve: bool) -> Table:
                 "trial": one.trial,
                 "fit_id": planned.fit_id if now else None,
                 "state": now.state if now else "waits",
-                "fits": ", ".join(now.fits) if now else "",
+                "fits": ", ".join(fit.name for fit in now.fits) if now else "",
                 "why": now.why if now else "for its search",
-                "estimate": estimate,
+                "estimate": sum(known) if len(known) == len(needed) else None,
                 "memory": peaks[planned.asked],
             }
         )
-    note = f"about {duration(total)} of training, by earlier runs" if total else "no earlier run tells how long training takes"
     columns = [
         Column("method"),
         Column("trial", kind="count", human=any(one.trial is not None for one in found)),
@@ -250,6 +252,7 @@ def _plan_table(found: list[Outlook], *, curve: bool) -> Table:
         Column("estimate", "about", "seconds"),
         Column("memory", "peak memory", "bytes", human=any(peaks.values())),
     ]
+    note = _time_told(list(missing.values()))
     if any(peaks.values()):
         note += f"; {size(available())} of memory are free"
     states = {row["state"] for row in rows}
@@ -260,14 +263,15 @@ def _plan_table(found: list[Outlook], *, curve: bool) -> Table:
     return Table(columns, rows, notes=[note])
 
 
-def _costs(like: Planned) -> dict[str, list[float]]:
-    """Method -> what its fits took on the same suite and backbone."""
-    found: dict[str, list[float]] = {}
-    for _, record in like.experiment.store.records():
-        same = record.suite == like.experiment.suite.card.name and record.backbone == like.experiment.backbone.name
-        if same and record.fit_seconds is not None and record.limit is None:
-            found.setdefault(record.method["name"], []).append(record.fit_seconds)
-    return found
+def _time_told(missing: list[float | None]) -> str:
+    """A sentence on the time of the fits to make, and on those of which no earlier one tells."""
+    known = [seconds for seconds in missing if seconds is not None]
+    if not known:
+        return "no earlier run tells how long training takes"
+    if unknown := len(missing) - len(known):
+        fits = "1 fit" if unknown == 1 else f"{unknown} fits"
+        return f"at least {duration(sum(known))} of training, by earlier runs; of {fits} none of them tells"
+    return f"about {duration(sum(known))} of training, by earlier runs"
 
 
 def result_table(records: list[RunRecord]) -> Table:

@@ -24,8 +24,34 @@ if TYPE_CHECKING:
 
 #: Of the table of running trials; where there is little room, the method's name is cut first.
 _COLUMNS = ("method", "seed", "epoch", "loss", "id-val", "doing", "where", "time")
+#: Seconds of training that tell how long a step takes.
+_TELLING = 2.0
 #: Columns of a terminal below which a trial's line leaves out what it is doing, and where.
 _NARROW = 100
+
+
+@dataclass
+class _Pace:
+    """How quickly a training goes, by the steps that this process has seen of it.
+
+    Attributes:
+        goal: step at which the job ends. total: of the whole schedule.
+    """
+
+    first: tuple[int, float]
+    last: tuple[int, float]
+    goal: float
+    total: int
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """None while what was seen is too short to tell."""
+        steps, seconds = self.last[0] - self.first[0], self.last[1] - self.first[1]
+        return seconds / steps if steps > 0 and seconds >= _TELLING else None
+
+    def left(self, now: float) -> float:
+        """Seconds to the goal."""
+        return (self.goal - self.last[0]) * (self.seconds_per_step or 0.0) - (now - self.last[1])
 
 
 @dataclass
@@ -34,12 +60,26 @@ class _Trial:
 
     job: Job
     where: str
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=lambda: time.monotonic())
     epoch: str = ""
     loss: float | None = None
     id_val: float | None = None
     doing: str = "starting"
     share: float = 0.0
+    expected: float | None = None
+    evaluation: float | None = 0.0
+    pace: _Pace | None = None
+    elsewhere: bool = False
+
+    def left(self, now: float) -> float | None:
+        """Seconds, by its own steps or else by earlier jobs of its kind; None if nothing tells, or that time is over."""
+        if self.pace is not None and self.pace.seconds_per_step is not None:
+            left = self.pace.left(now) + (self.evaluation or 0.0)
+        elif self.expected is not None:
+            left = self.expected - (now - self.since)
+        else:
+            return None
+        return left if left > 0 else None
 
 
 class SweepConsole:
@@ -58,7 +98,7 @@ class SweepConsole:
         self._console: Console = stderr_console()
         self._live: Live | None = None
         self._trials: dict[str, _Trial] = {}
-        self._left, self._left_at = queue.seconds_left, time.monotonic()
+        self._ahead = queue.ahead()
         self._told: set[str] = set()
         self._hearing = contextlib.ExitStack()
 
@@ -90,7 +130,8 @@ class SweepConsole:
 
     def started(self, job: Job, where: str) -> None:
         """See `Watch`."""
-        self._trials[job.id] = _Trial(job, where)
+        expected = self._ahead.seconds.pop(job.id, None)
+        self._trials[job.id] = _Trial(job, where, expected=expected, evaluation=self._queue.evaluation(job))
         self._line(f"started: {job.title} on {where}")
 
     def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
@@ -101,6 +142,9 @@ class SweepConsole:
         if kind == "step":
             trial.doing, trial.loss = f"step {fields['step']}/{fields['total']}", fields["loss"]
             trial.share = fields["step"] / max(1, fields["total"])
+            self._pace(trial, fields["step"], fields["total"])
+        elif kind == "fit":
+            trial.elsewhere, trial.pace = fields["fit_id"] != job.fit_id, None
         elif kind == "epoch":
             trial.epoch = f"{fields['epoch']}/{fields['epochs']}"
             trial.loss, trial.id_val = fields["loss"], fields["id_val"]
@@ -119,11 +163,24 @@ class SweepConsole:
     def settled(self, job: Job, outcome: Outcome) -> None:
         """See `Watch`."""
         self._trials.pop(job.id, None)
-        self._left, self._left_at = self._queue.seconds_left, time.monotonic()
+        self._ahead = self._queue.ahead()
         done, total = self._count()
         told = {"done": "done", "failed": "FAILED", "cancelled": "stopped", "lost": "lost"}[outcome.status]
         error = f": {outcome.error}" if outcome.error else ""
         self._line(f"{told}: {job.title}, {duration(outcome.seconds)}{error}  [{done} of {total}]")
+
+    def _pace(self, trial: _Trial, step: int, total: int) -> None:
+        """Learn from a step, of a fit that is the job's own, how long it and others of its kind will take."""
+        if trial.elsewhere:
+            return
+        now, job = time.monotonic(), trial.job
+        if trial.pace is None:
+            share = 1.0 if job.epoch is None else job.epoch / float(job.method["parameters"]["epochs"])
+            trial.pace = _Pace((step, now), (step, now), total * share, total)
+        trial.pace.last = (step, now)
+        per_step = trial.pace.seconds_per_step
+        if per_step is not None and self._queue.observe(job, per_step * total):
+            self._ahead = self._queue.ahead()
 
     def note(self, text: str) -> None:
         """See `Watch`."""
@@ -175,8 +232,12 @@ class SweepConsole:
         return dict(zip(_COLUMNS, cells, strict=True))
 
     def _eta(self) -> str:
-        """By what earlier jobs of each kind took, as of the last end of a trial, shared by as many as run now."""
-        if self._left is None:
+        """Shared by as many trials as run now; at least as long as the longest of them. Nothing where nothing is known."""
+        now = time.monotonic()
+        running = [(trial.left(now), trial.evaluation is None) for trial in list(self._trials.values())]
+        known = [left for left, _ in running if left is not None]
+        unknown = self._ahead.unknown or any(left is None or partly for left, partly in running)
+        left = max((self._ahead.total + sum(known)) / max(1, len(running)), *known, 0.0)
+        if not left:
             return ""
-        left = self._left / max(1, len(self._trials)) - (time.monotonic() - self._left_at)
-        return f"about {duration(max(left, 1.0))} left"
+        return f"{'over' if unknown else 'about'} {duration(left)} left"

@@ -101,9 +101,10 @@ def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
         if spec.asha:
             notes.append(_asha(queue))
     if expected.total:
-        partial = f", {expected.unknown} jobs left out of which nothing tells" if expected.unknown else ""
+        partial = f", {expected.unknown} jobs left out, in part or whole, of which nothing tells" if expected.unknown else ""
+        about = "At least" if partial else "About"
         how = "earlier records and a probe" if probe else "earlier records"
-        notes.append(f"About {duration(expected.total)} of trial time, by {how}{partial}; trials at once divide it.")
+        notes.append(f"{about} {duration(expected.total)} of trial time, by {how}{partial}; trials at once divide it.")
     else:
         notes.append("No earlier record tells how long this takes; --probe measures a few steps.")
     if (sweep.work.device or default_device()) == "cpu":

@@ -38,12 +38,12 @@ class Standing:
     """What `execute` will do about a run.
 
     Attributes:
-        why: in words, where the state alone does not say it. fits: names of the methods whose fits it makes, in their order.
+        why: in words, where the state alone does not say it. fits: the methods whose fits it makes, in their order.
     """
 
     state: State
     why: str = ""
-    fits: tuple[str, ...] = ()
+    fits: tuple[Method, ...] = ()
 
 
 def stages(experiment: Experiment, method: Method) -> list[Method]:
@@ -130,13 +130,12 @@ def standing(
     for one in _bases(experiment, method, curve=curve and (done is None or "curve" in done.wanted)):
         _missing(experiment, one, made, fits, absent=fit_id if fresh else "")
     why = _why(done, before, fresh=fresh)
-    names = tuple(one.name for one in fits)
     if is_live(folder) or (fits and is_live(store.fit_dir(fit_id))):
-        return Standing("running", "another process is at it, and is waited for", names)
+        return Standing("running", "another process is at it, and is waited for", tuple(fits))
     if not any(_trains(one) for one in fits):
-        return Standing("to evaluate", why, names)
+        return Standing("to evaluate", why, tuple(fits))
     stopped = not fresh and any((store.fit_dir(experiment.fit_id(one)) / "checkpoint").is_dir() for one in fits)
-    return Standing("to continue" if stopped else "to train", why, names)
+    return Standing("to continue" if stopped else "to train", why, tuple(fits))
 
 
 def _bases(experiment: Experiment, method: Method, *, curve: bool) -> list[Method]:

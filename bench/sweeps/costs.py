@@ -7,11 +7,16 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from ..method import Method
+from ..runs.experiment import Experiment
 from ..runs.index import records
 from ..runs.measure import ALPHAS
 from ..runs.record import RunRecord
 from ..runs.store import Store
 from .plan import Planned
+
+#: In place of a fit_id: a fit that is not finished.
+_RUNNING = "running"
 
 
 class Costs:
@@ -49,8 +54,21 @@ class Costs:
         if planned.job.is_run and planned.path is not None:
             self._add_run(self._store.read_run(planned.path))
 
+    def observe(self, planned: Planned, seconds: float) -> bool:
+        """Take in what a fit that is running will take as a whole, at the rate of its steps; whether that is news of its kind.
+
+        It stands in until a fit of the kind is finished.
+        """
+        key, epochs = self._key(planned)
+        if self._fits[key].keys() - {_RUNNING}:
+            return False
+        news = _RUNNING not in self._fits[key]
+        self._fits[key][_RUNNING] = seconds / epochs
+        return news
+
     def _add_fit(self, fit_id: str, identity: dict[str, Any], seconds: float) -> None:
         key, epochs = _fit_key(identity)
+        self._fits[key].pop(_RUNNING, None)
         self._fits[key][fit_id] = seconds / epochs
 
     def _add_run(self, run: RunRecord) -> None:
@@ -58,8 +76,9 @@ class Costs:
             self._runs[run.suite, run.backbone, str(run.phase == "search"), str(run.limit)][run.eval_id] = run.eval_seconds
 
     def of(self, planned: Planned, limit: int | None) -> float | None:
-        """Seconds that a job will take, the fits that it needs excluded; None if unknown."""
-        experiment, job = planned.experiment, planned.job
+        """Seconds that a job will take, the fits that it needs excluded; None if unknown. What its evaluation will take may be
+        unknown, and is then left out (`evaluation`)."""
+        job = planned.job
         seconds: float | None = 0.0
         behind = self._epochs_behind(job.fit_id)
         if behind is not None:
@@ -68,9 +87,22 @@ class Costs:
             seconds = None if whole is None else whole * max(0.0, (job.epoch or epochs) - behind) / epochs
         if not job.is_run or seconds is None:
             return seconds
+        return seconds + (self.evaluation(planned, limit) or 0.0)
+
+    def evaluation(self, planned: Planned, limit: int | None) -> float | None:
+        """Seconds of a job's evaluation, 0 if it has none; None if unknown."""
+        experiment, job = planned.experiment, planned.job
+        if not job.is_run:
+            return 0.0
         place = (experiment.suite.card.name, experiment.backbone.name, str(job.phase == "search"))
-        evaluation = _mean(self._runs[(*place, str(limit if experiment.suite.cut else None))]) or 0.0
-        return seconds + evaluation * (1 + len(ALPHAS) * job.curve)
+        known = _mean(self._runs[(*place, str(limit if experiment.suite.cut else None))])
+        return None if known is None else known * (1 + len(ALPHAS) * job.curve)
+
+    def training(self, experiment: Experiment, method: Method) -> float | None:
+        """Seconds of a whole fit, those that it is built on excluded; None if unknown."""
+        key, epochs = _fit_key(experiment.identity(method))
+        per_epoch = _mean(self._fits[key])
+        return None if per_epoch is None else per_epoch * epochs
 
     def whole(self, planned: Planned) -> float | None:
         """Seconds of a job's whole fit, from its first epoch to its last; None if unknown."""

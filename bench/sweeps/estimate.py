@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..runs.experiment import Experiment
+from ..runs.standing import stages
 from .costs import Costs
-from .plan import Planned
-from .queue import Queue
+from .plan import Planned, stage_task
+
+if TYPE_CHECKING:
+    from .queue import Queue
+
+
+@dataclass
+class Ahead:
+    """The time of what is to do and does not run yet.
+
+    Attributes:
+        seconds: by job; None where no fit of its kind tells. later: of what depends on results that are not there yet.
+        partly: jobs, of both, whose evaluation nothing tells of.
+    """
+
+    seconds: dict[str, float | None]
+    later: list[float | None]
+    partly: int
+
+    @property
+    def total(self) -> float:
+        """Seconds that are known."""
+        return sum(value for value in (*self.seconds.values(), *self.later) if value is not None)
+
+    @property
+    def unknown(self) -> int:
+        """Number of jobs of which that leaves something out."""
+        return [*self.seconds.values(), *self.later].count(None) + self.partly
 
 
 @dataclass(frozen=True)
@@ -16,8 +44,8 @@ class Estimate:
     """Of what is still to do.
 
     Attributes:
-        seconds: by job; None where no earlier fit of the method on these data tells. total: of trial time, final runs that a
-            search has yet to choose included. unknown: number of jobs that it leaves out.
+        seconds: by job; None where nothing tells. total: of trial time, final runs that a search has yet to choose included.
+        unknown: number of jobs of which it leaves out something or everything.
         bytes: weights and predictions that will be kept, and the checkpoints of trials that run at once.
     """
 
@@ -27,23 +55,51 @@ class Estimate:
     bytes: int
 
 
+def ahead(queue: Queue, costs: Costs) -> Ahead:
+    """The time of what has not begun, by records and by what runs."""
+    todo, to_come, limit = _todo(queue), _to_come(queue), queue.plan.spec.limit
+    seconds = {planned.job.id: costs.of(planned, limit) for planned in todo}
+    later = [costs.of(planned, limit) for planned in to_come]
+    partly = [planned for planned in (*todo, *to_come) if costs.evaluation(planned, limit) is None]
+    untold = sum(costs.of(planned, limit) is not None for planned in partly)
+    for search in (search for search in queue.searches if not search.over):
+        # A trial that is not drawn yet, or goes on from a rung, costs about what the recipe costs.
+        if search.trials_to_come:
+            fit, evaluation = costs.whole(search.first), costs.evaluation(search.first, limit)
+            later += [None if fit is None else fit + (evaluation or 0.0)] * search.trials_to_come
+            untold += search.trials_to_come * (fit is not None and evaluation is None)
+        later.append(search.seconds_to_come)
+        if (rest := search.rest()) is not None:
+            tuning, schedules = rest
+            whole = costs.whole(tuning)
+            later.append(None if whole is None else schedules * whole)
+    return Ahead(seconds, later, untold)
+
+
+def _todo(queue: Queue) -> list[Planned]:
+    return [entry.planned for entry in queue if entry.mine and entry.state == "to do"]
+
+
+def _to_come(queue: Queue) -> list[Planned]:
+    """The final runs that a search has yet to choose, with its recipe, and the fits that they will be built on, each once."""
+    searches = [search for search in queue.searches if not search.over]
+    plan, found = queue.plan, dict[str, Planned]()
+    waiting = [plan.final(one.entrant, one.entrant.method, seed, None) for one in searches for seed in plan.spec.seeds]
+    made = {entry.job.fit_id for entry in queue} | {planned.job.fit_id for planned in waiting}
+    while waiting:
+        planned = waiting.pop(0)
+        found[planned.job.id] = planned
+        for stage in stages(planned.experiment, planned.method):
+            task = stage_task(planned, stage)
+            if task.job.fit_id not in made and planned.experiment.store.fit(task.job.fit_id) is None:
+                made.add(task.job.fit_id)
+                waiting.append(task)
+    return list(found.values())
+
+
 def estimate(queue: Queue, costs: Costs) -> Estimate:
     """What is left of a sweep takes this."""
-    spec = queue.plan.spec
-    todo = [entry.planned for entry in queue if entry.mine and entry.state == "to do"]
-    seconds = {planned.job.id: costs.of(planned, spec.limit) for planned in todo}
-    # What is not chosen yet, a final run or a trial that goes on from a rung, costs about what the recipe costs.
-    searches = [search for search in queue.searches if not search.over]
-    to_come = [queue.plan.final(search.entrant, search.entrant.method, seed, None) for search in searches for seed in spec.seeds]
-    later = [costs.of(planned, spec.limit) for planned in to_come]
-    for search in searches:
-        if search.trials_to_come:
-            later += [costs.of(search.first, spec.limit)] * search.trials_to_come
-        later.append(search.seconds_to_come)
-    for tuning, schedules in (rest for search in searches if (rest := search.rest()) is not None):
-        whole = costs.whole(tuning)
-        later.append(None if whole is None else schedules * whole)
-    known = [value for value in [*seconds.values(), *later] if value is not None]
+    spec, time, todo, to_come = queue.plan.spec, ahead(queue, costs), _todo(queue), _to_come(queue)
     everything = [*todo, *to_come]
     size = {one.experiment.backbone.name: 0 for one in everything}
     for one in everything:
@@ -56,7 +112,7 @@ def estimate(queue: Queue, costs: Costs) -> Estimate:
     # Weights, the best so far and Adam's two moments, beside the checkpoint that they replace; at a rung a trial leaves them.
     left = sum(4 * size[one.experiment.backbone.name] for one in to_train if one.job.phase == "rung")
     checkpoints = at_once * 8 * max(size.values(), default=0) + left
-    return Estimate(seconds, sum(known), len(seconds) + len(later) - len(known), kept + checkpoints)
+    return Estimate(time.seconds, time.total, time.unknown, kept + checkpoints)
 
 
 def _tower_bytes(experiment: Experiment) -> int:

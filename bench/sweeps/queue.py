@@ -12,6 +12,7 @@ from ..runs.execute import record_failure, start_over
 from ..runs.lease import is_live
 from ..runs.standing import stages
 from .costs import Costs
+from .estimate import Ahead, ahead
 from .job import Job, Outcome
 from .order import in_order
 from .plan import Entrant, Plan, Planned, stage_task
@@ -167,15 +168,27 @@ class Queue:
         """Number of jobs of other shards that are not done."""
         return sum(not entry.mine and entry.state == "to do" for entry in self)
 
-    @property
-    def seconds_left(self) -> float | None:
-        """Trial time that this shard has ahead of it, by earlier records; None if they tell of no job.
+    def ahead(self) -> Ahead:
+        """The time of what this shard has to do and does not run yet."""
+        return ahead(self, self.costs)
 
-        A job that they do not tell of, and one that a search has yet to choose, counts as the mean of the others.
-        """
-        left = [self._seconds(entry.job) for entry in self if entry.mine and entry.state in ("to do", "running")]
-        known = [seconds for seconds in left if seconds is not None]
-        return sum(known) / len(known) * (len(left) + self.to_come) if known else None
+    def evaluation(self, job: Job) -> float | None:
+        """Seconds of a job's evaluation, 0 if it has none; None if unknown."""
+        return self.costs.evaluation(self._entries[job.id].planned, self.plan.spec.limit)
+
+    def observe(self, job: Job, seconds: float) -> bool:
+        """Take in what a running job's fit takes as a whole, at its present rate; whether that is news of its kind."""
+        news = self.costs.observe(self._entries[job.id].planned, seconds)
+        if news:
+            self._known_seconds.clear()
+        return news
+
+    @property
+    def costs(self) -> Costs:
+        """By the records of earlier jobs."""
+        if self._costs is None:
+            self._costs = Costs(self.plan.entrants[0].experiment.store)
+        return self._costs
 
     def waits_for(self, entry: Entry) -> list[Entry]:
         """What has to be done before a job can start."""
@@ -225,10 +238,8 @@ class Queue:
 
     def _seconds(self, job: Job) -> float | None:
         """What a job will take, by the records of earlier ones."""
-        if self._costs is None:
-            self._costs = Costs(self.plan.entrants[0].experiment.store)
         if job.id not in self._known_seconds:
-            self._known_seconds[job.id] = self._costs.of(self._entries[job.id].planned, self.plan.spec.limit)
+            self._known_seconds[job.id] = self.costs.of(self._entries[job.id].planned, self.plan.spec.limit)
         return self._known_seconds[job.id]
 
     def _missing(self, job: Job) -> set[str]:

@@ -74,6 +74,29 @@ def test_answer_on_stdout_story_on_stderr(tiny_suite: Path, tmp_path: Path) -> N
     assert row["id"] == record["metrics"]["id-test"]["score"]
 
 
+def test_a_dry_run_says_what_its_estimate_leaves_out(tiny_suite: Path, tmp_path: Path) -> None:
+    where = ("--suite", str(tiny_suite), "--store", str(tmp_path), "--format", "json")
+
+    def told(*asked: str) -> tuple[dict[tuple[str, int], float | None], str]:
+        (table,) = json.loads(bench("run", *asked, *where, "--dry-run").stdout)["tables"]
+        time, memory = table["notes"][0].rsplit("; ", 1)
+        assert memory.endswith("of memory are free")
+        return {(row["method"], row["seed"]): row["estimate"] for row in table["rows"]}, time
+
+    assert told("full-finetune")[1] == "no earlier run tells how long training takes"
+    assert bench("run", "full-finetune", *where).returncode == 0
+    (fit,) = [json.loads(file.read_text()) for file in tmp_path.glob("fits/*/fit.json")]
+    rows, note = told("full-finetune", "linear-probe", "--seed", "0", "--seed", "1")
+    assert rows["full-finetune", 0] == 0
+    assert rows["full-finetune", 1] == pytest.approx(fit["seconds"])
+    assert rows["linear-probe", 1] is None
+    assert note.startswith("at least ")
+    assert note.endswith("of 2 fits none of them tells")
+    rows, note = told("full-finetune", "--set", "epochs=4")
+    assert rows["full-finetune (epochs=4)", 0] == pytest.approx(2 * fit["seconds"]), "twice the epochs take twice as long"
+    assert note.startswith("about ")
+
+
 def test_dry_run_leaves_no_store(tiny_suite: Path, tmp_path: Path) -> None:
     done = bench("run", "full-finetune", "--suite", str(tiny_suite), "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

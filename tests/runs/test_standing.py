@@ -92,25 +92,25 @@ def segments(events: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[list[tu
             own = []
 
 
-def deed(events: list[tuple[str, dict[str, Any]]], record: RunRecord) -> Standing:
-    """What was done, in the words of a plan."""
+def deed(events: list[tuple[str, dict[str, Any]]], record: RunRecord) -> tuple[str, tuple[str, ...]]:
+    """What was done, in the words of a plan, and the fits that were made for it."""
     kinds = [kind for kind, _ in events]
     fits = tuple(sorted(fields["method"] for kind, fields in events if kind == "fit"))
     trained = "step" in kinds or any(name in ("linear-probe", "nan-at-the-end") for name in fits)
     if "waiting" in kinds:
-        return Standing("running", fits=fits)
+        return "running", fits
     if "resumed" in kinds:
-        return Standing("to continue", fits=fits)
+        return "to continue", fits
     if trained:
-        return Standing("to train", fits=fits)
+        return "to train", fits
     if "run" in kinds or "evaluate" in kinds:
-        return Standing("to evaluate", fits=fits)
-    return Standing("merged" if record.origin else "done", fits=fits)
+        return "to evaluate", fits
+    return "merged" if record.origin else "done", fits
 
 
-def said(one: Standing | None) -> Standing:
+def said(one: Standing | None) -> tuple[str, tuple[str, ...]]:
     assert one is not None
-    return Standing(one.state, fits=tuple(sorted(one.fits)))
+    return one.state, tuple(sorted(fit.name for fit in one.fits))
 
 
 def without_fits(place: Place) -> None:

@@ -15,7 +15,8 @@ from bench.errors import Interrupted, MissingPrerequisite, UsageError
 from bench.runs.store import Store
 from bench.spec import SEARCH_SEED
 from bench.sweeps.costs import Costs
-from bench.sweeps.estimate import estimate
+from bench.sweeps.estimate import ahead, estimate
+from bench.sweeps.job import Outcome
 from bench.sweeps.sweep import Sweep
 
 from .tiny import METHODS, Listener, plan, sweep
@@ -273,6 +274,36 @@ def test_an_estimate_counts_every_trial_of_which_nothing_tells(tiny_suite: Path,
     queue = plan(tiny_suite, tmp_path, "full-finetune", trials=5, search="tpe", seeds=(0, 1, 2)).queue
     found = estimate(queue, Costs(Store(tmp_path)))
     assert (len(found.seconds), found.unknown) == (1, 5 + 3)
+
+
+def test_an_estimate_counts_what_nothing_tells_of_in_part_and_the_fits_below(tiny_suite: Path, tmp_path: Path) -> None:
+    """Where no fit was measured the evaluation is unknown; wise-ft's final run needs a fine-tuning and a probe of its seed."""
+    sweep(tiny_suite, tmp_path, "wise-ft", trials=1, seeds=(0,))
+    for record in tmp_path.glob("runs/**/record.json"):
+        record.unlink()
+    took: dict[str, list[float]] = {}
+    for path in tmp_path.glob("fits/*"):
+        fit = Store(tmp_path).fit(path.name)
+        assert fit is not None
+        took.setdefault(fit.identity["method"]["name"], []).append(fit.seconds)
+    assert took.keys() == {"wise-ft", "full-finetune", "linear-probe"}
+    queue = plan(tiny_suite, tmp_path, "wise-ft", trials=1, seeds=(7,)).queue
+    found = ahead(queue, queue.costs)
+    assert (list(found.seconds.values()), found.partly, found.unknown) == ([0.0], 2, 2), "the trial, and the final run to come"
+    assert found.total == pytest.approx(sum(sum(seconds) / len(seconds) for seconds in took.values()))
+
+
+def test_a_running_fit_stands_in_for_its_kind_until_one_is_finished(tiny_suite: Path, tmp_path: Path) -> None:
+    queue = plan(tiny_suite, tmp_path, "full-finetune", trials=0, seeds=(0, 1), curve="none").queue
+    assert (queue.ahead().total, queue.ahead().unknown) == (0.0, 2)
+    first = queue.take()
+    assert first is not None
+    assert [queue.observe(first, seconds) for seconds in (30.0, 40.0)] == [True, False]
+    assert (queue.ahead().total, queue.ahead().unknown) == (40.0, 1), "its evaluation is unknown"
+    sweep(tiny_suite, tmp_path, "full-finetune", trials=0, seeds=(0,), curve="none")
+    queue.settle(first.id, Outcome("done"))
+    assert 0 < queue.ahead().total < 40.0
+    assert queue.ahead().unknown == 0
 
 
 def test_what_a_killed_driver_left_goes_also_where_nothing_is_left_to_do(
