@@ -27,7 +27,7 @@ from .sources import DataSet, Opened
 from .stored import Progress
 from .tokens import labelled
 
-_NAMESAKES = "files have a name that another has, too"
+_NAMESAKES = "under a name that another has, too"
 
 
 def read_tars(

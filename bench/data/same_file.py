@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .collection import Collection, Rows
 
 #: What is wrong with files that are listed twice, or under two classes.
-TWICE: Final = "files are more than one image"
+TWICE: Final = "more than one image"
 
 _MOST_NAMED = 5
 _FIX = "keep every image in one place, under one class; if the data set has it twice, as two files and no link"
@@ -90,7 +90,7 @@ def refuse_parted(collection: Collection, parts: Mapping[str, Rows]) -> None:
         for rows in _same(collection)
         if len({split_of[row] for row in rows}) > 1
     ]
-    refuse(told, collection.what, "files are in two splits")
+    refuse(told, collection.what, "in two splits")
 
 
 def refuse_shared(collections: Mapping[str, Collection], chosen_on: Sequence[str]) -> None:
@@ -113,7 +113,7 @@ def refuse_shared(collections: Mapping[str, Collection], chosen_on: Sequence[str
             one, two = found[name], found[other]
             may_be_part = name not in chosen_on and other not in chosen_on
             told = shared_files(one, two, may_be_part=may_be_part) or []
-            refuse(told, f"{two.what} and {one.what}", f"files are in two splits, {other} and {name}")
+            refuse(told, f"{two.what} and {one.what}", f"in two splits, {other} and {name}")
 
 
 def shared_files(one: Collection, two: Collection, *, may_be_part: bool = True) -> list[str] | None:
@@ -173,7 +173,8 @@ def _place(collection: Collection, row: int) -> object:
 
 
 def refuse(told: Sequence[str], where: str, what: str) -> None:
-    """Raise BenchError if there is anything to tell: how many, `what` they are, and the first of them by name."""
+    """Raise BenchError if there is anything to tell: how many files are `what`, and the first of them by name."""
     if told:
         some = "; ".join(told[:_MOST_NAMED]) + (f"; and {len(told) - _MOST_NAMED} more" if len(told) > _MOST_NAMED else "")
-        raise BenchError(f"{len(told)} {what}: {some}", where=where, fix=_FIX)
+        files = "1 file is" if len(told) == 1 else f"{len(told)} files are"
+        raise BenchError(f"{files} {what}: {some}", where=where, fix=_FIX)

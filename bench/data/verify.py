@@ -82,7 +82,9 @@ def _compare(stated: Mapping[str, int], equal: EqualImages, one: Verdict, other:
         if shared is None:  # a part of a part: the card says the same images in two ways
             return
         if shared:
-            one.differences.append(f"{len(shared)} files are also in {other.part}: {_some(shared)}")
+            one.differences.append(
+                f"{len(shared)} {'file is' if len(shared) == 1 else 'files are'} also in {other.part}: {_some(shared)}"
+            )
             return
     key, reverse = (one.part if one is other else f"{a.part} in {b.part}" for a, b in ((one, other), (other, one)))
     if reverse in stated:

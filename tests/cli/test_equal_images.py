@@ -104,7 +104,7 @@ def test_a_file_under_two_classes_stops_every_verb(suite: Path, verb: str) -> No
         opened.write("all/4.ppm 1\n")
     done = bench(*commands(suite)[verb])
     assert done.code == 1, done.err
-    assert "1 files are more than one image: all/4.ppm (down and up)" in done.err
+    assert "1 file is more than one image: all/4.ppm (down and up)" in done.err
     assert not (suite.parent / "store").exists(), "nothing was begun"
 
 
@@ -115,7 +115,7 @@ def test_a_file_in_two_lists_stops_every_verb_that_reads_both(suite: Path, verb:
         opened.write("all/4.ppm 0\n")
     done = bench(*commands(suite)[verb])
     assert done.code == 1, done.err
-    told = "dark: 1 files are also in all: all/4.ppm" if verb == "verify" else "in two splits, ID data and dark: all/4.ppm"
+    told = "dark: 1 file is also in all: all/4.ppm" if verb == "verify" else "in two splits, ID data and dark: all/4.ppm"
     assert told.removeprefix("dark: ") in done.out + done.err
     assert not (suite.parent / "store").exists()
 

@@ -102,10 +102,10 @@ class TestLists:
     @pytest.mark.parametrize(
         ("line", "told"),
         [
-            ("all/cat/0.ppm 1", "1 files are more than one image: all/cat/0.ppm (cat and dog)"),
-            ("all/cat/0.ppm 0", "1 files are more than one image: all/cat/0.ppm (cat and cat)"),
-            ("./all/cat/0.ppm 1", "1 files are more than one image: all/cat/0.ppm (cat and dog)"),
-            ("all/dog/../cat//0.ppm 1", "1 files are more than one image: all/cat/0.ppm (cat and dog)"),
+            ("all/cat/0.ppm 1", "1 file is more than one image: all/cat/0.ppm (cat and dog)"),
+            ("all/cat/0.ppm 0", "1 file is more than one image: all/cat/0.ppm (cat and cat)"),
+            ("./all/cat/0.ppm 1", "1 file is more than one image: all/cat/0.ppm (cat and dog)"),
+            ("all/dog/../cat//0.ppm 1", "1 file is more than one image: all/cat/0.ppm (cat and dog)"),
         ],
     )
     def test_a_file_listed_twice(self, pets: Pets, line: str, told: str) -> None:
@@ -189,7 +189,7 @@ class TestLinks:
             pets.images(part, 1000 * number)
         layouts = {part: f'{{ path = "{part}" }}' for part in ("train", "val", "test", "sketch")}
         linked(kind, pets.root / "sketch/cat/x.ppm", pets.root / "train/cat/3.ppm")
-        told = "1 files are in two splits, train and sketch: train/cat/3.ppm = sketch/cat/x.ppm"
+        told = "1 file is in two splits, train and sketch: train/cat/3.ppm = sketch/cat/x.ppm"
         refused(lambda: pets.suite(layouts, shifts=("sketch",)), told)
         refused(lambda: pets.suite(layouts, shifts=("sketch",), training=False), told)
 
@@ -203,7 +203,7 @@ class TestLinks:
             names = [{Path(key).name.strip("x") for key in suite.load(s, PIXELS).keys if "cat" in key} for s in suite.split_names]
             assert sum(map(len, names)) == 8, "no image is in two splits"
         else:
-            error = refused(lambda: pets.suite({"all": '{ path = "all" }'}, WHOLE), "files are in two splits")
+            error = refused(lambda: pets.suite({"all": '{ path = "all" }'}, WHOLE), "are in two splits")
             assert "(train) = all/cat/x" in error.what
         pets.images("val", 1000)
         pets.images("test", 2000)
@@ -222,7 +222,7 @@ class TestLinks:
         pets.images("all", 0)
         pets.suite({"all": '{ path = "all" }'}, WHOLE)
         linked(kind, pets.root / "all/dog/x.ppm", pets.root / "all/cat/3.ppm")
-        refused(lambda: pets.suite({"all": '{ path = "all" }'}, WHOLE), "1 files", "all/cat/3.ppm = all/dog/x.ppm")
+        refused(lambda: pets.suite({"all": '{ path = "all" }'}, WHOLE), "1 file is", "all/cat/3.ppm = all/dog/x.ppm")
 
 
 def test_a_class_folder_that_is_a_link_to_another(pets: Pets) -> None:
@@ -276,7 +276,7 @@ class TestArchives:
         archive(pets.root / "all.tar", members)
         pets.suite(layouts, WHOLE)
         archive(pets.root / "all.tar", [*members, (name, members[9][1])])
-        refused(lambda: pets.suite(layouts, WHOLE), "2 files have a name", "all.tar: all/cat/3.ppm", f"all.tar: all/{name}")
+        refused(lambda: pets.suite(layouts, WHOLE), "2 files are under a name", "all.tar: all/cat/3.ppm", f"all.tar: all/{name}")
 
     def test_one_archive_for_two_parts(self, pets: Pets) -> None:
         archive(pets.root / "a-0.tar", self.members(pets, 0, "a"))
@@ -356,7 +356,7 @@ def test_ranges_of_an_array_that_overlap(tmp_path: Path, form: str) -> None:
         return {part: f'{{ kind = "arrays", {files}, rows = {list(own)} }}' for part, own in rows.items()}
 
     pets.suite(layouts(30))
-    refused(lambda: pets.suite(layouts(19)), "1 files are in two splits, train and id-test", "000019")
+    refused(lambda: pets.suite(layouts(19)), "1 file is in two splits, train and id-test", "000019")
     one = {
         "train": layouts(30)["train"],
         "val": layouts(30)["val"],
