@@ -36,6 +36,7 @@ class Stuck(FineTuner):
         return torch.nn.functional.cross_entropy(student(batch.images), batch.labels)
 """
 PATIENCE = 120.0
+pytestmark = pytest.mark.waits
 
 
 class Terminal:
