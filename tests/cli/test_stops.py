@@ -64,8 +64,9 @@ class Terminal:
         """Wait for something."""
         start = time.monotonic()
         while not true():
-            assert time.monotonic() - start < PATIENCE, self.screen()
+            ended = self.process.poll() is not None
             self.read(0.1)
+            assert true() or (not ended and time.monotonic() - start < PATIENCE), self.screen()
 
     def ctrl_c(self, number: int) -> None:
         """What a terminal does, or a batch system: the signal goes to the whole group."""
@@ -159,10 +160,10 @@ def test_a_check(tiny_suite: Path, stuck: Path) -> None:
 #: What prepares, fetches and verifies data shows its bars in this way.
 BARS = """
 import runpy, sys
-from bench.cli.data import _progress
+from bench.cli.data import shown_progress
 from bench.cli.stops import Ear, heard_by
 stuck = runpy.run_path(sys.argv[1])
-with heard_by(Ear()), _progress() as progress:
+with heard_by(Ear()), shown_progress() as progress:
     progress("unpacking", 3, 10)
     stuck["get_stuck"](sys.argv[1] + "-there")
 """
