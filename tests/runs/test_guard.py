@@ -34,7 +34,7 @@ licence = "CC0"
 classes = ["cat", "dog", "bird", "fish"]
 {folders}
 [id]
-path = "images"
+path = "mirrored"
 val_fraction = 0.1
 test_fraction = 0.1
 [[shifts]]
@@ -79,7 +79,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def folder(weights: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images, each below the class that the right model sees in it."""
+    """Images, each below the class that the right model sees in it, and what they are in a mirror, to train on."""
     folder = tmp_path_factory.mktemp("guard")
     right = load_backbone(saved(weights, folder / "right", CONFIG, {}))
     text = right.text_tower()
@@ -91,9 +91,10 @@ def folder(weights: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFa
         features = right.image_tower()(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
         seen = zero_shot_head(text, CLASSES, ["a photo of a {}."])(features).argmax(dim=1)
     for number, label in enumerate(seen.tolist()):
-        place = folder / "images" / CLASSES[label]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(images[number]).save(place / f"{number}.png")
+        for name, image in (("images", images[number]), ("mirrored", images[number, :, ::-1])):
+            place = folder / name / CLASSES[label]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(place / f"{number}.png")
     return folder
 
 
