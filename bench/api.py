@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import MissingPrerequisite
 from .method import Method
-from .plugins import build_method, find_card
+from .plugins import build_method, find_card, trust
 from .runs.execute import execute, execute_external, planned_record, record_failure, start_over
 from .runs.experiment import Experiment
 from .runs.opening import experiments
@@ -185,6 +185,7 @@ def run(
     """
     from .spec import run_spec
 
+    trust([methods, fields])
     spec = run_spec({"methods": methods, **fields})
     planned = searched(plan(spec, store=store, engine=engine, reporter=reporter), spec)
     return [run_planned(one, spec, fresh=fresh) for one in planned]
@@ -216,6 +217,7 @@ def sweep(
     from .sweeps.spec import sweep_spec
     from .sweeps.sweep import Sweep, Unwatched
 
+    trust([methods, fields])
     whole = Sweep(sweep_spec({"methods": methods, **fields}), store=store, settings=settings, reporter=reporter or Silent())
     whole.run(watch or Unwatched())
     return whole.records()

@@ -74,6 +74,29 @@ def unknown(kind: str, name: str, known: Iterable[str], *, fix: str = "") -> Usa
     return UsageError(f"there is no {kind} `{name}`", where=f"known: {', '.join(known) or 'none'}", fix=hint or fix)
 
 
+#: Files of code that the user named. One that a card, a record, a pack or a configuration names is not run.
+_trusted: set[Path] = set()
+
+
+def code_files(named: Any) -> set[Path]:
+    """The files of methods that are named in a text (NAME or NAME:KEY=VALUE,KEY=VALUE), or anywhere in a table or a list."""
+    if isinstance(named, Mapping):
+        named = [*named.values()]
+    if isinstance(named, (list, tuple)):
+        return {file for one in named for file in code_files(one)}
+    texts = (named, *re.split("[:,=]", named)) if isinstance(named, str) else ()
+    return {Path(text).resolve() for text in texts if text.endswith(".py")}
+
+
+def trust(named: Any) -> None:
+    """Let files of methods be run. Call it with what the user typed or a program passed, never with what a file says.
+
+    Args:
+        named: see `code_files`.
+    """
+    _trusted.update(code_files(named))
+
+
 def method_names() -> list[str]:
     """Names of the installed methods."""
     return list(entries("bench.methods"))
@@ -85,12 +108,18 @@ def load_method(name: str) -> type[Method]:
     The file's own bytes are part of its fits' identity; modules of yours that it imports are not.
 
     Raises:
-        UsageError: unknown name; the file is missing, fails to import, or does not define exactly one method.
+        UsageError: unknown name; the file is missing, was not named by the user (`trust`), fails to import, or does not define
+            exactly one method.
     """
     if name.endswith(".py"):
         path = Path(name)
         if not path.is_file():
             raise UsageError(f"there is no file {path}", fix=f"`bench methods new {path}` writes a scaffold")
+        if path.resolve() not in _trusted:
+            raise UsageError(
+                f"the method's file {path} is not run: a file of data names it, and not you",
+                fix="read it; then name it in the command, or start that with --allow-code where its --config names it",
+            )
         return _method_from_file(path.resolve(), path.read_bytes())
     if name not in entries("bench.methods"):
         raise unknown("method", name, method_names(), fix="`bench methods` lists them; a file of your own ends in .py")

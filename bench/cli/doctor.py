@@ -98,7 +98,7 @@ def _machine() -> Iterator[Finding]:
 def _plugins() -> Iterator[Finding]:
     from ..plugins import entries, loaded
 
-    for group in ("bench.methods", "bench.backbones", "bench.suites", "bench.commands"):
+    for group in ("bench.methods", "bench.backbones", "bench.suites", "bench.worlds", "bench.commands"):
         wrong = 0
         found = entries(group)
         for name, entry in found.items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 
 from ..errors import BenchError, UsageError
-from ..plugins import load_method, method_names
+from ..plugins import load_method, method_names, trust
 from .output import Cell, Column, Format, FormatOption, Table, print_tables, say
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def print_methods(form: FormatOption = Format.table) -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="a method's name or file")], form: FormatOption = Format.table) -> None:
     """Show what a method is and its parameters: defaults, bounds and what a search draws."""
+    trust(name)
     method = load_method(name)
     about: dict[str, Cell] = {
         "name": method.name,

@@ -48,6 +48,9 @@ def command(
             "--config", help="TOML file with the fields methods, suite, backbone, seeds, of, set, ...; options override it"
         ),
     ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="run the methods' files (.py) that the --config file names: read them first")
+    ] = False,
     curve: Annotated[
         bool | None,
         typer.Option(
@@ -123,30 +126,30 @@ def command(
     Exit codes: 0 done, 1 a run failed, 2 usage, 3 data or weights are missing, 130/143 interrupted.
     """
     from ..errors import UsageError
-    from ..spec import parse_assignments, run_spec
+    from ..plugins import trust
+    from ..spec import parse_assignments, read_config, run_spec
 
     if seeds is not None and seed:
         raise UsageError("give either --seeds N or --seed K, not both")
     chosen = tuple(seed) if seed else tuple(range(seeds)) if seeds else None
-    spec = run_spec(
-        {
-            "methods": tuple(methods) if methods else None,
-            "suite": suite,
-            "backbone": backbone,
-            "seeds": chosen,
-            "of": of,
-            "set": parse_assignments(assignments or []),
-            "data_root": data_root,
-            "limit": limit,
-            "shots": shots,
-            "skip_unreadable": skip_unreadable,
-            "keep_logits": keep_logits,
-            "curve": curve,
-            "search": search or None,
-            "trials": trials,
-        },
-        config,
-    )
+    options = {
+        "methods": tuple(methods) if methods else None,
+        "suite": suite,
+        "backbone": backbone,
+        "seeds": chosen,
+        "of": of,
+        "set": parse_assignments(assignments or []),
+        "data_root": data_root,
+        "limit": limit,
+        "shots": shots,
+        "skip_unreadable": skip_unreadable,
+        "keep_logits": keep_logits,
+        "curve": curve,
+        "search": search or None,
+        "trials": trials,
+    }
+    trust([options, read_config(config) if allow_code else {}])
+    spec = run_spec(options, config)
     check_names(spec.methods, spec.suite, spec.backbone)
     from ..api import outlook, plan, run_planned, searched
     from .progress import ConsoleReporter

@@ -65,6 +65,9 @@ def command(
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with the fields that --dump-config writes; options override it")
     ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="run the methods' files (.py) that the --config file names: read them first")
+    ] = False,
     dump_config: Annotated[bool, typer.Option("--dump-config", help="print the configuration as TOML and stop")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="show the plan: done, to do, waiting and why, time and disk; train nothing")
@@ -158,43 +161,43 @@ def command(
     Exit codes: 0 done, 1 a run failed, 2 usage, 3 data or weights are missing, 130/143 interrupted.
     """
     from ..errors import Interrupted, UsageError
-    from ..spec import parse_assignments
+    from ..plugins import trust
+    from ..spec import parse_assignments, read_config
     from ..stopping import stop_if_asked
     from ..sweeps.spec import as_toml, sweep_spec
 
     if seeds is not None and seed:
         raise UsageError("give either --seeds N or --seed K, not both")
-    spec = sweep_spec(
-        {
-            "methods": methods or None,
-            "suites": suite or None,
-            "backbones": backbone or None,
-            "seeds": tuple(seed) if seed else tuple(range(seeds)) if seeds else None,
-            "of": of,
-            "set": parse_assignments(assignments or []) or None,
-            "trials": trials,
-            "hours": hours,
-            "search": search,
-            "asha": asha,
-            "curve": curve,
-            "data_root": data_root,
-            "shots": shots,
-            "limit": limit,
-            "skip_unreadable": skip_unreadable,
-            "keep_logits": keep_logits,
-            "runner": runner,
-            "gpus_per_trial": gpus_per_trial,
-            "cpus_per_trial": cpus_per_trial,
-            "max_concurrent": max_concurrent,
-            "resources": parse_assignments(resources or [], option="--resource") or None,
-            "labels": {name: str(value) for name, value in parse_assignments(labels or [], option="--label").items()} or None,
-            "address": address,
-            "max_failures": max_failures,
-            "timeout": timeout,
-            "track": track or None,
-        },
-        config,
-    )
+    options = {
+        "methods": methods or None,
+        "suites": suite or None,
+        "backbones": backbone or None,
+        "seeds": tuple(seed) if seed else tuple(range(seeds)) if seeds else None,
+        "of": of,
+        "set": parse_assignments(assignments or []) or None,
+        "trials": trials,
+        "hours": hours,
+        "search": search,
+        "asha": asha,
+        "curve": curve,
+        "data_root": data_root,
+        "shots": shots,
+        "limit": limit,
+        "skip_unreadable": skip_unreadable,
+        "keep_logits": keep_logits,
+        "runner": runner,
+        "gpus_per_trial": gpus_per_trial,
+        "cpus_per_trial": cpus_per_trial,
+        "max_concurrent": max_concurrent,
+        "resources": parse_assignments(resources or [], option="--resource") or None,
+        "labels": {name: str(value) for name, value in parse_assignments(labels or [], option="--label").items()} or None,
+        "address": address,
+        "max_failures": max_failures,
+        "timeout": timeout,
+        "track": track or None,
+    }
+    trust([options, read_config(config) if allow_code else {}])
+    spec = sweep_spec(options, config)
     if dump_config:
         typer.echo(as_toml(spec), nl=False)
         return

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 import typer
 
+from ..plugins import code_files
 from ..runs.atomic import write_text
 from ..sweeps.costs import Costs
 from ..sweeps.estimate import Estimate, estimate
@@ -133,7 +134,8 @@ def print_commands_of(sweep: Sweep, settings: Settings) -> None:
     """One line per job that is to do, on stdout, in an order in which each finds what it is built on already made."""
     config = sweep.store.root / "sweeps" / f"{sweep.id}.toml"
     write_text(config, as_toml(sweep.spec.anywhere()))
-    common = ["bench", "sweep", "--config", str(config), "--store", str(sweep.store.root), *_options(settings)]
+    allowed = ["--allow-code"] if code_files(sweep.spec.model_dump()) else []
+    common = ["bench", "sweep", "--config", str(config), *allowed, "--store", str(sweep.store.root), *_options(settings)]
     for entry in sweep.queue:
         if entry.state == "failed" and entry.job.phase != "final":
             say(f"note: {entry.job.title} failed and is left out, `--job {entry.job.id}` tries it again: {entry.reason}")

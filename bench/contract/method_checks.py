@@ -18,7 +18,7 @@ from ..data.suite import Shots, Suite
 from ..errors import Interrupted
 from ..identity import digest
 from ..method import FineTuner, Method
-from ..plugins import configure, load_method
+from ..plugins import configure, load_method, trust
 from ..runs.experiment import Experiment, Fit
 from ..runs.opening import experiments
 from ..spec import RunSpec
@@ -72,6 +72,7 @@ class MethodChecks:
     """
 
     def __init__(self, name: str, *, suite: str, backbone: str | None = None, data_root: Path | None = None) -> None:
+        trust(name)
         self.type = load_method(name)
         self._spec = RunSpec(methods=(name,), suite=suite, backbone=backbone, limit=_IMAGES, data_root=data_root)
         self._opened: Experiment | None = None

@@ -39,7 +39,7 @@ class RenderedSource(_Card):
     """Images made by code; nothing to download."""
 
     kind: Literal["rendered"]
-    world: str = Field(description="`module:Class` with `render(split) -> pixels, labels, groups`")
+    world: str = Field(description="in the entry-point group bench.worlds: a class with `render(split)`")
     options: dict[str, Any] = Field(default_factory=dict, description="arguments of the class, part of the identity")
 
 

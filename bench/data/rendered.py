@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
 from ..identity import digest
+from ..plugins import entries, loaded
 from .card import RenderedSource
 from .stored import Progress, stored_folder
 
@@ -44,8 +45,7 @@ def rendered_split(source: RenderedSource, split: str, *, cache: Path, progress:
     """The images of a split, from the cache or rendered now.
 
     Raises:
-        UsageError: `source.world` does not name a class.
-        MissingPrerequisite: the world's package is not installed.
+        MissingPrerequisite: no installed package has registered the world. A card may name no other code.
         BenchError: `render` returned something other than (N, H, W, 3) uint8 pixels with N labels (and N groups).
     """
     world, module = _world(source.world)
@@ -88,20 +88,15 @@ def rendered_split(source: RenderedSource, split: str, *, cache: Path, progress:
 
 
 def _world(name: str) -> tuple[Any, ModuleType]:
-    module_name, _, class_name = name.partition(":")
-    fix = "write source.world as module:Class"
-    if not module_name or not class_name:
-        raise UsageError(f"the world {name!r} does not name a class", where="source.world", fix=fix)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+    """The class that an installed package has registered under this name, and the module that it is registered from."""
+    known = entries("bench.worlds")
+    if name not in known:
         raise MissingPrerequisite(
-            f"the world {name!r} cannot be imported: {error}", where="source.world", fix="install the package that it comes from"
-        ) from error
-    world = getattr(module, class_name, None)
-    if world is None:
-        raise UsageError(f"{module_name} has no class {class_name}", where="source.world", fix=fix)
-    return world, module
+            f"there is no world `{name}`",
+            where=f"source.world; known: {', '.join(known) or 'none'}",
+            fix="install the package that it comes from, which registers it as an entry point of the group bench.worlds",
+        )
+    return loaded(known[name]), importlib.import_module(known[name].module)
 
 
 def _package_sha256(module: ModuleType) -> str:

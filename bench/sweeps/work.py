@@ -89,9 +89,10 @@ class Work:
 
     def _do(self, job: Job) -> str:
         """The error of a failed run, or nothing."""
-        from ..plugins import build_method
+        from ..plugins import build_method, trust
         from ..runs.execute import execute
 
+        trust([job.method["name"], job.method["parameters"]])  # the driver has asked
         method = build_method(job.method["name"], job.method["parameters"])
         experiment = self._experiment(job, training=method.trains or job.phase == "search")
         found = experiment.fit_id(method)

@@ -263,8 +263,9 @@ def _follow(rank: int, engine: Engine, meeting: Path, pipe: Connection) -> None:
         plugin, pickled = pipe.recv()
         with foreign():
             if plugin is not None:
-                from ..plugins import load_method
+                from ..plugins import load_method, trust
 
+                trust(plugin)  # the leader has asked
                 load_method(plugin)
             work = pickle.loads(pickled)
             pipe.send(None)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from bench.cli import build_app
 from bench.errors import NothingMatched, UsageError
-from bench.plugins import load_method
+from bench.plugins import load_method, trust
 from bench.runs.lease import Lease
 from bench.runs.record import RunRecord, SplitMetrics
 from bench.runs.store import FitRecord, Store
@@ -123,6 +123,7 @@ def test_the_scaffold_is_a_short_working_method(tmp_path: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 25
     assert max(map(len, text.splitlines())) <= 130
+    trust(str(file))
     method = load_method(str(file))
     assert (method.name, method.__name__) == ("my-robust-method", "MyRobustMethod")
     assert method.search_space()["smoothing"].high == 0.3

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from bench.data.card import RenderedSource, SuiteCard
 from bench.data.pixels import Pixels
 from bench.data.rendered import rendered_split
 from bench.data.suite import open_suite
-from bench.errors import BenchError, MissingPrerequisite, UsageError
+from bench.errors import BenchError, MissingPrerequisite
+from bench.plugins import entries
 
 Make = Callable[..., SuiteCard]
 
@@ -43,7 +45,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     (folder / "brush.py").write_text("SHADE = 200\n")
     (folder / "world.py").write_text(_WORLD.format(log=str(tmp_path / "log")))
     monkeypatch.syspath_prepend(str(tmp_path / "plug-in"))
-    return f"{package}.world:World"
+    name = f"{package}.world:World"
+    monkeypatch.setitem(entries("bench.worlds"), name, EntryPoint(name, name, "bench.worlds"))
+    return name
 
 
 @pytest.fixture
@@ -92,9 +96,15 @@ def test_a_label_beyond_the_classes_is_an_error(card: Make) -> None:
         open_suite(card(wrong=True)).load("train", Pixels(size=12, resize=12))
 
 
-@pytest.mark.parametrize(
-    ("name", "error"), [("no_such_package:World", MissingPrerequisite), ("json:World", UsageError), ("json", UsageError)]
-)
-def test_a_world_that_does_not_exist_is_named(name: str, error: type[BenchError], tmp_path: Path) -> None:
-    with pytest.raises(error, match=name.partition(":")[0]):
-        rendered_split(RenderedSource(kind="rendered", world=name), "train", cache=tmp_path)
+@pytest.mark.parametrize("name", ["no_such_package:World", "subprocess:Popen", "json", "painted.world:World"])
+def test_a_card_reaches_no_code_that_is_not_registered(
+    name: str, card_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "painted").mkdir()
+    (tmp_path / "painted" / "world.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = {"kind": "rendered", "world": name, "options": {"args": ["touch", str(tmp_path / "ran")]}}
+    parts = {"id": {"train": "train", "val": "val", "test": "test"}, "shifts": [{"name": "fog", "path": "foggy", "count": 9}]}
+    with pytest.raises(MissingPrerequisite, match=f"no world `{name}`"):
+        open_suite(card_of(source=source, **parts)).load("train", Pixels(size=12, resize=12))
+    assert not (tmp_path / "ran").exists()

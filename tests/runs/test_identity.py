@@ -75,9 +75,10 @@ def test_the_probe_is_part_of_what_starts_from_it(tiny_suite: Path, tmp_path: Pa
 
 
 def test_a_file_that_is_rewritten_at_once_is_read_anew(tmp_path: Path) -> None:
-    from bench.plugins import load_method
+    from bench.plugins import load_method, trust
 
     path = tmp_path / "mine.py"
+    trust(str(path))
     for value in ("0.1", "0.2"):
         path.write_text(NAN.replace('float("nan")', value).replace("nan-at-the-end", "mine"))
         method = load_method(str(path))
@@ -88,8 +89,9 @@ def test_a_file_that_is_rewritten_at_once_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_a_file_may_not_take_an_installed_name(tmp_path: Path) -> None:
-    from bench.plugins import load_method
+    from bench.plugins import load_method, trust
 
+    trust(str(tmp_path / "copy.py"))
     (tmp_path / "copy.py").write_text(NAN.replace("nan-at-the-end", "full-finetune"))
     with pytest.raises(UsageError, match="installed"):
         load_method(str(tmp_path / "copy.py"))
