@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import tempfile
 import threading
 import uuid
@@ -260,10 +261,25 @@ def _folder(log: Path) -> Iterator[Path]:
 
 
 def _place() -> Path:
-    """Where sessions have their folders."""
+    """Where sessions of this user have their folders, which nobody else can enter: Ray opens all that it makes to everybody.
+
+    Raises:
+        BenchError: it belongs to somebody else, or is open to others.
+    """
     # Ray puts Unix sockets there, whose paths are limited to 107 bytes; a temporary folder elsewhere may be deep.
-    place = Path(tempfile.gettempdir())
-    return Path("/tmp") if len(str(place)) > 30 and Path("/tmp").is_dir() else place
+    place = Path(tempfile.gettempdir()) / f"bench-ray-{os.getuid()}"
+    if len(str(place)) > 30 and Path("/tmp").is_dir():
+        place = Path("/tmp") / place.name
+    with contextlib.suppress(FileExistsError):
+        place.mkdir(mode=0o700)
+    found = place.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise BenchError(
+            "the folder for Ray's sessions is not a folder of this user alone",
+            where=str(place),
+            fix="remove it; or set TMPDIR to a folder of yours with a short path; --runner local needs no Ray",
+        )
+    return place
 
 
 def remove_dead_sessions() -> None:
@@ -274,7 +290,7 @@ def remove_dead_sessions() -> None:
 def _locked(place: Path) -> tuple[Path, FileLock]:
     """A name for a folder, and the lock beside it that says that its sweep lives; Ray's processes may make the folder again."""
     while True:
-        folder = place / f"bench-ray-{uuid.uuid4().hex[:8]}"
+        folder = place / uuid.uuid4().hex[:8]
         lock = FileLock(folder.with_suffix(".lock"))
         lock.acquire()
         if Path(lock.lock_file).exists():  # else another sweep took it for a dead one's before it was locked
@@ -288,21 +304,18 @@ def _remove_dead(place: Path, *, ending: bool = False) -> None:
     Args:
         ending: Ray's processes that are left of them, too; otherwise a folder stays as long as there are any.
     """
-    for name in {path.stem for path in place.glob("bench-ray-*")}:
+    for name in {path.stem for path in place.iterdir()}:
         folder, lock = place / name, FileLock(place / f"{name}.lock", timeout=0)
-        with contextlib.suppress(Timeout, OSError):
-            if any(path.exists() and path.stat().st_uid != os.getuid() for path in (folder, Path(lock.lock_file))):
-                continue
-            with lock:
-                left = _processes_of(folder)
-                if ending:
-                    for process in left:
-                        with contextlib.suppress(psutil.Error):
-                            process.kill()
-                    psutil.wait_procs(left, timeout=5)
-                if ending or not left:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    Path(lock.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(Timeout, OSError), lock:
+            left = _processes_of(folder)
+            if ending:
+                for process in left:
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
+                psutil.wait_procs(left, timeout=5)
+            if ending or not left:
+                shutil.rmtree(folder, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _processes_of(folder: Path) -> list[psutil.Process]:
@@ -319,6 +332,15 @@ def _keep_logs(folder: Path, log: Path) -> None:
     """The end of what Ray's processes had to say, appended to the log."""
     with contextlib.suppress(OSError), log.open("ab") as out:
         for path in sorted(path for name in _TELLING for path in folder.glob(f"session_2*/logs/{name}")):
-            content = path.read_bytes()[-_KEPT:] if path.is_file() else b""
+            content = _end_of(path)
             if content.strip():
                 out.write(f"\n===== {path.name}\n".encode() + content)
+
+
+def _end_of(path: Path) -> bytes:
+    """The last bytes of a file, of a link to one none."""
+    if path.is_symlink() or not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _KEPT))
+        return file.read(_KEPT)

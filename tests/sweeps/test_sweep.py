@@ -311,8 +311,8 @@ def test_what_a_killed_driver_left_goes_also_where_nothing_is_left_to_do(
 ) -> None:
     sweep(tiny_suite, tmp_path / "s", "linear-probe", trials=0, seeds=(0,))
     place = tmp_path / "tmp"
-    (place / "bench-ray-0a1b2c3d/session").mkdir(parents=True)
-    (place / "bench-ray-0a1b2c3d.lock").touch()
+    (place / "0a1b2c3d/session").mkdir(parents=True)
+    (place / "0a1b2c3d.lock").touch()
     monkeypatch.setattr("bench.sweeps.ray_session._place", lambda: place)
     done = plan(tiny_suite, tmp_path / "s", "linear-probe", trials=0, seeds=(0,), runner="ray")
     assert done.queue.over
