@@ -16,6 +16,7 @@ import altair as alt
 import pandas as pd
 
 from bench.errors import UsageError
+from bench.plain import plain, plain_within
 from bench.runs.atomic import write_text, write_with
 
 #: Told apart with every common colour blindness (distances of Lab under Machado et al., 2009), and seen on the ground: 3 to 1.
@@ -186,7 +187,7 @@ def save(chart: Any, path: Path, title: str) -> None:
     import vl_convert
 
     check_ending(path)
-    specification = chart.to_dict()
+    specification = plain_within(chart.to_dict())  # the library ends the process at a control character
     if path.suffix == ".svg":
         write_text(path, vl_convert.vegalite_to_svg(specification))
     elif path.suffix == ".png":
@@ -197,7 +198,7 @@ def save(chart: Any, path: Path, title: str) -> None:
         write_with(path, lambda temporary: temporary.write_bytes(document))
     else:
         page = _PAGE.format(
-            title=html.escape(title),
+            title=html.escape(plain(title)),
             background=specification["config"]["background"],
             library=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
             # A name on the board may be a closing script tag; as an escape it stays text inside the JSON.

@@ -20,6 +20,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.identity import canonical_json, digest
+from bench.plain import plain
 from bench.runs.predictions import alpha_column
 from bench.runs.record import RunRecord
 from bench.runs.store import Store
@@ -188,6 +189,9 @@ def _problems(packed: Packed, record: RunRecord) -> Iterable[str]:
     for what, name in names.items():
         if not _SAFE.fullmatch(name):
             yield f"the {what} has a name that cannot be a folder's or a file's: {name[:80]!r}"
+    shown = [record.label, record.backbone, record.shifts, record.averaged, list(record.holes), record.method]
+    if odd := next((name for name in _texts(shown) if not name.isprintable()), ""):
+        yield f"it has a name that does not print: {plain(odd)[:80]}"
     if len(record.backbone) > 200 or not any(c.isalnum() for c in record.backbone):
         yield f"the backbone has a name that cannot be a folder's: {record.backbone[:80]!r}"
     if not (_ID.fullmatch(record.fit_id) and _ID.fullmatch(record.eval_id)):
@@ -284,6 +288,18 @@ def _number_problems(record: RunRecord) -> Iterable[str]:
         for split, found in record.metrics.items():
             if abs(record.curve[-1].scores[split] - found.score) > 2 / found.images:
                 yield f"its curve does not end at its own score on {split}"
+
+
+def _texts(value: Any) -> Iterable[str]:
+    """Every text in tables and lists, their keys as well."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from (*_texts(str(key)), *_texts(item))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
 
 
 def _not_finite(value: Any) -> bool:

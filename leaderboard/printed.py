@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from bench.plain import plain
 from bench.runs.record import RunRecord
 
 from .board import Board
@@ -87,7 +88,7 @@ def bibtex(records: Iterable[RunRecord]) -> str:
         try:
             method_class = load_method(name)
         except BenchError:
-            entries[name] = f"% {name}: not installed here"
+            entries[name] = f"% {plain(name)}: not installed here"
             continue
         entry = method_class.bibtex.strip() or f"% {name}: {method_class.paper or 'no citation'}"
         key = re.match(r"@\w+\s*\{\s*([^,\s]+)", entry)

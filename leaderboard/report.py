@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cli.output import Format, Table, markdown_text, render
 from bench.errors import BenchError, NothingMatched, UsageError
+from bench.plain import plain
 from bench.runs.atomic import write_text
 from bench.spec import SEARCH_SEED
 
@@ -84,7 +85,7 @@ def _fill(records: Sequence[RunRecord], store: Store, folder: Path, dark: bool, 
         own = board_table(board, view)
         for form, ending in ((Format.md, "md"), (Format.latex, "tex"), (Format.csv, "csv"), (Format.json, "json")):
             write_text(place / f"board.{ending}", render([own], form))
-        parts += [f"## {title(board)}", "", *_paragraph(in_words(board)), *_paragraph(protocol(board)), _untitled(own), ""]
+        parts += [f"## {_heading(board)}", "", *_paragraph(in_words(board)), *_paragraph(protocol(board)), _untitled(own), ""]
         for what, draw in _charts(board, store, dark).items():
             try:
                 chart = draw()
@@ -93,9 +94,9 @@ def _fill(records: Sequence[RunRecord], store: Store, folder: Path, dark: bool, 
                 continue
             for ending in figures:
                 save(chart, place / f"{what}{ending}", f"{title(board)}: {what}")
-            parts += [f"![{what} of {title(board)}]({name}/{what}.svg)", "", *_paragraph(_caption(what, board))]
+            parts += [f"![{what} of {_heading(board)}]({name}/{what}.svg)", "", *_paragraph(_caption(what, board))]
         parts += [f"The table as `{name}/board.tex`, `.csv`, `.json` and `.md`; the figures as {_listed(figures)}.", ""]
-    parts += [f"- {why}." for why in missing]
+    parts += [f"- {markdown_text(plain(why))}." for why in missing]
     write_text(folder / "report.md", "\n".join(parts) + "\n")
     write_text(folder / "references.bib", bibtex(records))
     return missing
@@ -122,9 +123,13 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
+def _heading(board: Board) -> str:
+    return markdown_text(plain(title(board)))
+
+
 def _paragraph(text: str) -> list[str]:
     """Text that came from records as a Markdown paragraph: names stay names."""
-    return [markdown_text(text), ""] if text else []
+    return [markdown_text(plain(text)), ""] if text else []
 
 
 def _charts(board: Board, store: Store, dark: bool) -> dict[str, Callable[[], Any]]:

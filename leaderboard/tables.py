@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.cli.output import Cell, Column, Row, Table, plain
+from bench.cli.output import Cell, Column, Row, Table
 from bench.errors import UsageError
+from bench.plain import plain
 from bench.runs.record import RunRecord
 from bench.sweeps.asha import MARK
 

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import BenchError, EndedByPlugin, Told
+from ..plain import plain
 from ..plugins import entries, loaded
 from .stops import Ear, heard_by
 
@@ -53,7 +54,7 @@ def build_app() -> typer.Typer:
         try:
             _add(app, verb, loaded(entry))
         except BenchError as error:  # one broken package must not hide the commands that work
-            print(f"note: the command `{verb}` is left out: {error.what}", file=sys.stderr)
+            print(plain(f"note: the command `{verb}` is left out: {error.what}"), file=sys.stderr)
     return app
 
 
@@ -118,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
             print_error(_refusal(error))
             sys.exit(1)
         print(
-            f"error: a bug in ShiftBench: {type(error).__name__}: {error}\n"
+            f"error: a bug in ShiftBench: {plain(f'{type(error).__name__}: {error}')}\n"
             "  to mend: run the command again as `bench --debug ...` and report the traceback",
             file=sys.stderr,
         )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
-from .output import Cell, Column, Format, FormatOption, Table, plain, print_tables, say, shortened, size
+from ..plain import plain
+from .output import Cell, Column, Format, FormatOption, Table, print_tables, say, shortened, size
 from .suites import DataRootOption
 
 if TYPE_CHECKING:

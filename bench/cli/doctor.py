@@ -14,7 +14,8 @@ from typing import Literal
 import typer
 
 from ..errors import BenchError
-from .output import Column, Format, FormatOption, Row, StoreOption, Table, plain, print_tables, size
+from ..plain import plain
+from .output import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, size
 from .suites import DataRootOption
 
 _NEEDED = (

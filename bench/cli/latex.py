@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from .output import HOLE, Column, Table, for_people, plain
+from ..plain import plain
+from .output import HOLE, Column, Table, for_people
 
 _SPECIAL = {
     **{c: f"\\{c}" for c in "&%$#_{}"},

@@ -22,6 +22,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..errors import Told
+from ..plain import plain
 
 #: Version of the JSON layout; raised when a key changes its meaning.
 JSON_SCHEMA = 1
@@ -149,13 +150,6 @@ def print_error(error: Told) -> None:
     stderr_console().print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
 
 
-def plain(text: str, *, strip: bool = True) -> str:
-    """`text` on one line, with control characters (escape sequences of a terminal among them) made visible."""
-    one_line = re.sub(r"[ \t\r\n\v\f]*[\t\r\n\v\f][ \t\r\n\v\f]*", " ", text)
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in one_line)
-    return shown.strip() if strip else shown
-
-
 def shortened(text: str, length: int) -> str:
     """`text`, cut after a word if it is longer (in the first word if there is but that), with an ellipsis."""
     cut = text[: length - 1]
@@ -246,8 +240,18 @@ def _csv(tables: Sequence[Table]) -> str:
     writer = csv.DictWriter(text, keys, lineterminator="\n")
     writer.writeheader()
     for table in tables:
-        writer.writerows({k: "" if v is None or v != v else v for k, v in _raw(table, row).items()} for row in table.rows)
+        writer.writerows({key: _in_csv(value) for key, value in _raw(table, row).items()} for row in table.rows)
     return text.getvalue()
+
+
+def _in_csv(value: Cell) -> Cell:
+    """A cell that a spreadsheet shows as it is: a text that it would take for a formula begins with an apostrophe."""
+    if value is None or value != value:
+        return ""
+    if not isinstance(value, str):
+        return value
+    text = plain(value, strip=False)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def markdown_text(text: str) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from ..plain import plain
 from .stops import Ear, heard_by
 
 if TYPE_CHECKING:
@@ -57,16 +58,17 @@ class ConsoleReporter:
             shown(**fields)
 
     def _line(self, text: str) -> None:
-        self._console.print(escape(text))
+        self._console.print(escape(plain(text, strip=False)))
 
     def _advance(self, description: str, done: int, of: int, note: str = "") -> None:
         if self._bar is None:
             return
-        if self._task is None or self._bar.tasks[0].description != escape(description):
+        description, note = escape(plain(description)), escape(plain(note))
+        if self._task is None or self._bar.tasks[0].description != description:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(escape(description), total=of, note="")
-        self._bar.update(self._task, completed=done, total=of, note=escape(note))
+            self._task = self._bar.add_task(description, total=of, note="")
+        self._bar.update(self._task, completed=done, total=of, note=note)
 
     def _warning(self, text: str) -> None:
         if text not in self._said:

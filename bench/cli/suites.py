@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import BenchError, MissingPrerequisite
+from ..plain import plain
 from ..plugins import find_card, suite_names
-from .output import Cell, Column, Format, FormatOption, Table, plain, print_tables
+from .output import Cell, Column, Format, FormatOption, Table, print_tables
 from .show import flat
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..plain import plain
 from ..spec import SEARCH_SEED
-from .output import duration, plain, stderr_console
+from .output import duration, stderr_console
 from .stops import Ear, heard_by
 
 if TYPE_CHECKING:

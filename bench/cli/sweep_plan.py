@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 import typer
 
+from ..plain import plain
 from ..plugins import code_files
 from ..runs.atomic import write_text
 from ..sweeps.costs import Costs
@@ -147,7 +148,7 @@ def print_commands_of(sweep: Sweep, settings: Settings) -> None:
         if level:
             typer.echo("# after all of the above:")
         for entry in ready:
-            typer.echo(f"{shlex.join([*common, '--job', entry.job.id])}  # {entry.job.title}")
+            typer.echo(f"{shlex.join([*common, '--job', entry.job.id])}  # {plain(entry.job.title)}")
         left = [entry for entry in left if entry not in ready]
         level += 1
     if sweep.queue.finals_to_come:

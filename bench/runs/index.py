@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ..errors import BenchError
+from ..plain import plain
 from .atomic import write_with
 from .record import RunRecord
 from .store import PACKS
@@ -54,7 +55,7 @@ def records(store: Store) -> list[tuple[Path, RunRecord]]:
                 try:
                     record, text = store.read_run(place), place.read_bytes()
                 except (BenchError, OSError) as error:
-                    _log.warning("warning: %s", error)
+                    _log.warning("warning: %s", plain(str(error)))
                     continue
                 if _stamp(place) == stamp and _settled(stamp):
                     kept[name] = (stamp, text)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import BenchError, UsageError
+from ..plain import plain
 from .atomic import write_text, write_with
 from .record import SCHEMA, RunRecord
 
@@ -263,7 +264,7 @@ class Store:
             try:
                 yield path, self.read_run(path)
             except BenchError as error:
-                _log.warning("warning: %s", error)
+                _log.warning("warning: %s", plain(str(error)))
 
 
 def _below(folder: Path, record: RunRecord) -> Path:

@@ -243,5 +243,5 @@ def _toml(value: Any) -> str:
         return "{" + ", ".join(f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    # JSON's strings, numbers and truth values are TOML's as well.
-    return json.dumps(value, ensure_ascii=False)
+    # JSON's strings, numbers and truth values are TOML's as well; what does not print stays an escape.
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in json.dumps(value, ensure_ascii=False))

@@ -13,8 +13,9 @@ import sys
 
 import pytest
 
-from bench.cli.output import Column, Format, Row, Table, duration, plain, print_error, print_tables, shortened, size
+from bench.cli.output import Column, Format, Row, Table, duration, print_error, print_tables, shortened, size
 from bench.errors import UsageError
+from bench.plain import plain
 
 HOSTILE = [
     "[bold red]not markup[/]",
@@ -40,9 +41,10 @@ def printed(capsys: pytest.CaptureFixture[str], form: Format, *texts: str) -> st
     return capsys.readouterr().out
 
 
-def test_csv_and_json_give_back_raw_values(capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv_gives_back_plain_text_and_json_raw_values(capsys: pytest.CaptureFixture[str]) -> None:
     rows = list(csv.DictReader(io.StringIO(printed(capsys, Format.csv, *HOSTILE))))
-    assert [row["name"] for row in rows] == HOSTILE
+    formula = '=1+1,"quoted"'
+    assert [row["name"] for row in rows] == [f"'{text}" if text == formula else plain(text) for text in HOSTILE]
     assert {float(row["id"]) for row in rows} == {0.12345678901234}
     assert rows[0]["fits"] == "f"
     (found,) = json.loads(printed(capsys, Format.json, *HOSTILE))["tables"]
