@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from .backbones.backbone import Head, ImageTower
@@ -44,11 +45,23 @@ class Classifier(nn.Module):
         """A copy that carries `weights`.
 
         Raises:
-            RuntimeError: a name is missing, unknown, or has another shape.
+            RuntimeError: a name is missing, unknown, or has another shape, or is not of floating-point numbers where it should.
         """
         other = copy.deepcopy(self)
+        for name, own in other.state_dict().items():
+            given = weights.get(name, own)
+            if own.is_floating_point() and not _is_floating(given):
+                raise RuntimeError(
+                    f"{name} is {given.dtype}, {given.layout} on {given.device}, and not plain floating-point numbers"
+                )
         other.load_state_dict(dict(weights), strict=True)
         return other
+
+
+def _is_floating(tensor: Tensor) -> bool:
+    """Whether a tensor is of numbers that can be weights as they are: not integers, complex or of 8 bits, and all there."""
+    dense = tensor.layout == torch.strided and not tensor.is_meta
+    return dense and tensor.is_floating_point() and tensor.element_size() > 1
 
 
 def interpolate(start: Classifier, end: Classifier, alpha: float) -> Classifier:

@@ -77,7 +77,7 @@ class Predictions:
         found = self._read(folder, "curve", split, ("key", "label", "group", *names))
         if found is None:
             return None
-        if absent := names.keys() - found.keys():
+        if absent := {"key", "label", "group", *names} - found.keys():
             raise _damaged(folder, "curve", split, f"there is no column {min(absent)}")
         keys, order = self._sorted(folder, "curve", split, found["key"], images)
         labels, groups = found["label"][order], found["group"][order]
@@ -123,6 +123,8 @@ class Predictions:
         found: dict[str, NDArray[Any]] = {}
         for name in table.column_names:
             column = table.column(name).combine_chunks()
+            if not _is_of_its_kind(name, column):
+                raise _damaged(folder, kind, split, f"the column {name} is of {column.type}, {column.null_count} missing")
             if pa.types.is_fixed_size_list(column.type):
                 values = column.flatten().to_numpy(zero_copy_only=False)
                 found[name] = values.reshape(len(column), column.type.list_size)
@@ -134,6 +136,8 @@ class Predictions:
         found = self._read(folder, "predictions", split, ("key", "label", "prediction", "group"))
         if found is None:
             return None
+        if absent := {"key", "label", "prediction", "group"} - found.keys():
+            raise _damaged(folder, "predictions", split, f"there is no column {min(absent)}")
         keys, order = self._sorted(folder, "predictions", split, found["key"], images)
         return Outcomes(keys, found["label"][order], found["prediction"][order], found["group"][order])
 
@@ -147,6 +151,22 @@ class Predictions:
             raise _damaged(folder, kind, split, f"they do not add up: {counts}")
         # Names of images take the most memory, and all runs on a split have the same.
         return self._keys.setdefault(hashlib.sha256(keys.tobytes()).digest(), keys), order
+
+
+def _is_of_its_kind(name: str, column: Any) -> bool:
+    """Whether a column holds what its name says, and nothing is missing."""
+    import pyarrow as pa
+
+    kind = column.type
+    if name == "key":
+        right = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    elif name == "logits":
+        right = pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type) and not column.flatten().null_count
+    elif name in ("label", "prediction", "group") or name[:1].isdigit():  # predictions at an alpha
+        right = pa.types.is_integer(kind)
+    else:
+        right = pa.types.is_floating(kind)
+    return bool(right) and not column.null_count
 
 
 def _damaged(folder: str, kind: Kind, split: str, why: str) -> BenchError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ from .folder import COLUMNS
 from .same_file import numbers_in
 from .sources import DataSet, NotHere, Opened
 
+#: What reading a damaged file of arrays or a pickle of them may raise.
+_DAMAGED = (
+    OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, OverflowError, MemoryError, SyntaxError,
+    tokenize.TokenError, pickle.UnpicklingError,
+)  # fmt: skip
 #: Bytes of CIFAR's binary records: a label, then 3 x 32 x 32 pixels.
 _CIFAR_RECORD = 1 + 3 * 32 * 32
 
@@ -52,12 +58,16 @@ def read_arrays(data_set: DataSet, part: Part, layout: Arrays, labels: Sequence[
     file, what = data_set.folder / layout.path, f"{data_set.card.name} {layout.path}"
     try:
         pixels, numbers, counts = _read(data_set.folder, layout)
-    except (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except _DAMAGED as error:
         raise BenchError(f"the images cannot be read: {error}", where=str(file), fix="restore the file") from error
+    pixels, numbers = _colour(pixels), _class_numbers(numbers)
+    if pixels.ndim != 4 or pixels.dtype != np.uint8 or not all(pixels.shape[1:]) or pixels.shape[:1] != numbers.shape:
+        shown = f"{pixels.shape} {pixels.dtype} pixels and {numbers.shape} {numbers.dtype} labels"
+        raise BenchError(f"{shown} are no set of images", where=str(file), fix="(N, H, W, 3) uint8 pixels and (N,) class numbers")
+    if numbers.dtype.kind not in "iu":
+        raise BenchError(f"labels of {numbers.dtype} are no class numbers", where=str(file))
     first, last = layout.rows or (0, len(pixels))
     pixels, numbers = pixels[first:last], numbers[first:last].astype(np.int64) - layout.first_label
-    if len(pixels) != len(numbers) or pixels.ndim != 4 or pixels.dtype != np.uint8:
-        raise BenchError(f"{pixels.shape} {pixels.dtype} pixels and {len(numbers)} labels are no set of images", where=str(file))
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(data_set.classes):
         raise BenchError(f"labels from {numbers.min()} to {numbers.max()} are not those of the classes", where=str(file))
     wanted = np.array(labels, dtype=np.int64)[numbers]
@@ -80,6 +90,30 @@ def read_arrays(data_set: DataSet, part: Part, layout: Arrays, labels: Sequence[
     left = len(numbers) - len(rows)
     remarks = [f"{what}: {left} images of classes that the suite does not have are left out"] if left else []
     return Opened(collection, remarks, pd.DataFrame(columns=COLUMNS))
+
+
+def _colour(pixels: NDArray[Any]) -> NDArray[Any]:
+    """(N, H, W, 3) of pixels that are grey, or whose channels come first; as they are if they are neither. Nothing is copied."""
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.ndim == 4 and pixels.shape[3] not in (1, 3) and pixels.shape[1] in (1, 3):
+        pixels = pixels.transpose(0, 2, 3, 1)
+    grey = pixels.ndim == 4 and pixels.shape[3] == 1
+    return np.broadcast_to(pixels, (*pixels.shape[:3], 3)) if grey else pixels
+
+
+def _class_numbers(labels: NDArray[Any]) -> NDArray[Any]:
+    """(N,) of labels that are one column, as MedMNIST's, or one-hot; as they are if they are neither."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return labels[:, 0]
+    if (
+        labels.ndim == 2
+        and labels.dtype.kind in "biuf"
+        and ((labels == 0) | (labels == 1)).all()
+        and (labels.sum(axis=1) == 1).all()
+    ):
+        return labels.argmax(axis=1)
+    return labels
 
 
 def _places(folder: Path, layout: Arrays, counts: Sequence[int]) -> NDArray[np.int64]:

@@ -125,6 +125,8 @@ class EqualImages:
             BenchError: an image cannot be read.
         """
         chosen = [one for one in collections if _sizes(one.originals) is not None]
+        if not chosen:
+            return
         if not anew and all(self._compared(one, two) for one in chosen for two in chosen):
             return
         twins = _twins(chosen, progress)

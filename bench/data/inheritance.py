@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..errors import UsageError
 
 Table = dict[str, Any]
+
+#: Entries that one may stand for: more than any data set needs, and few enough to be written out.
+_MOST = 10_000
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Entry(_Part):
+    name: str = ""
+    each: dict[str, list[str | int | float]] = {}
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Self:
+        if math.prod(map(len, self.each.values())) > _MOST:
+            raise ValueError(f"each: stands for more than {_MOST} entries")
+        return self
+
+
+class _Fetch(_Part):
+    archives: list[_Entry] = []
+
+
+class _Shape(_Part):
+    """What has to hold before tables are merged and entries written out; the cards' own models see the result."""
+
+    extends: str | None = None
+    without: list[str] = []
+    shifts: list[_Entry] = []
+    parts: dict[str, _Entry] = {}
+    fetch: _Fetch = _Fetch()
 
 
 def read_table(path: Path) -> Table:
@@ -22,7 +57,7 @@ def read_table(path: Path) -> Table:
     `{severity}` in its name and texts replaced.
 
     Raises:
-        UsageError: the file is not TOML, or extends itself.
+        UsageError: the file is not TOML, extends itself, or has a table or a list where another thing belongs.
     """
     return _read(path, above=())
 
@@ -32,6 +67,11 @@ def _read(path: Path, above: tuple[Path, ...]) -> Table:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"the card cannot be read: {error}", where=str(path)) from error
+    try:
+        _Shape.model_validate(table)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"the card is wrong: {problems}", where=str(path), fix="mend these fields") from error
     table = _expanded(table)
     base = table.pop("extends", None)
     without = table.pop("without", [])

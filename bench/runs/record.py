@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 SCHEMA = 1
 
@@ -16,12 +16,14 @@ class _Part(BaseModel):
 class SplitMetrics(_Part):
     """Scores of one classifier on one split; accuracies and ECE are shares in [0, 1]."""
 
-    images: int
-    score: float = Field(description="the split's own metric (accuracy unless its card says otherwise); what averages use")
+    images: int = Field(ge=0)
+    score: float = Field(
+        ge=0, le=1, description="the split's own metric (accuracy unless its card says otherwise); what averages use"
+    )
     metric: str = "accuracy"
-    accuracy: float
-    class_mean: float = Field(description="mean over classes of the per-class accuracy")
-    macro_f1: float
+    accuracy: float = Field(ge=0, le=1)
+    class_mean: float = Field(ge=0, le=1, description="mean over classes of the per-class accuracy")
+    macro_f1: float = Field(ge=0, le=1)
     nll: float = Field(description="mean negative log-likelihood, nats")
     ece: float = Field(description="expected calibration error, 15 equal-width bins")
     brier: float = Field(description="mean over images of the squared distance of the probabilities to the one-hot label")
@@ -107,6 +109,13 @@ class RunRecord(_Part):
         default_factory=dict, description="the pack that a run was merged from; empty for a run made here"
     )
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("method")
+    @classmethod
+    def _has_a_name(cls, method: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(method.get("name"), str) or not isinstance(method.get("parameters", {}), dict):
+            raise ValueError("a method has a name, and a table of parameters")
+        return method
 
     @property
     def precedence(self) -> tuple[bool, str, str]:
