@@ -106,13 +106,8 @@ def _class_numbers(labels: NDArray[Any]) -> NDArray[Any]:
     """(N,) of labels that are one column, as MedMNIST's, or one-hot; as they are if they are neither."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         return labels[:, 0]
-    if (
-        labels.ndim == 2
-        and labels.dtype.kind in "biuf"
-        and ((labels == 0) | (labels == 1)).all()
-        and (labels.sum(axis=1) == 1).all()
-    ):
-        return labels.argmax(axis=1)
+    if labels.ndim == 2 and labels.dtype.kind in "biuf" and np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all():
+        return np.asarray(labels.argmax(axis=1))
     return labels
 
 
