@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError
-from ..plugins import method_names
+from ..plugins import method_names, trust
 from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, check_shared, parse_value, placed, read_config
 
 #: The method whose interpolation curve others are measured against; its final runs get one unless `curve` says otherwise.
@@ -207,6 +207,7 @@ def sweep_spec(options: Mapping[str, Any], config: Path | None = None) -> SweepS
     """
     merged = read_config(config)
     given = {key: value for key, value in options.items() if value is not None}
+    trust(given)  # options are typed or passed by a program
     if isinstance(merged.get("set"), dict):
         given["set"] = {**merged["set"], **given.get("set", {})}
     try:

@@ -38,7 +38,7 @@ WARM = (
     "bench.leaderboard.merge", "bench.leaderboard.page.source", "bench.leaderboard.scores_command", "bench.runs.external",
     "rich.progress", "sklearn.linear_model",
 )  # fmt: skip
-pytestmark = pytest.mark.waits  # a mutant is given seconds
+pytestmark = pytest.mark.perf  # on demand: they take minutes
 Random = random.Random
 
 
