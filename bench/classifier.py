@@ -50,7 +50,7 @@ class Classifier(nn.Module):
         other = copy.deepcopy(self)
         for name, own in other.state_dict().items():
             given = weights.get(name, own)
-            if own.is_floating_point() and not _is_floating(given):
+            if own.is_floating_point() and (not _is_floating(given) or given.is_meta > own.is_meta):
                 raise RuntimeError(
                     f"{name} is {given.dtype}, {given.layout} on {given.device}, and not plain floating-point numbers"
                 )
@@ -59,9 +59,8 @@ class Classifier(nn.Module):
 
 
 def _is_floating(tensor: Tensor) -> bool:
-    """Whether a tensor is of numbers that can be weights as they are: not integers, complex or of 8 bits, and all there."""
-    dense = tensor.layout == torch.strided and not tensor.is_meta
-    return dense and tensor.is_floating_point() and tensor.element_size() > 1
+    """Whether a tensor is of numbers that can be weights as they are: not integers, complex or of 8 bits, and dense."""
+    return tensor.layout == torch.strided and tensor.is_floating_point() and tensor.element_size() > 1
 
 
 def interpolate(start: Classifier, end: Classifier, alpha: float) -> Classifier:

@@ -61,37 +61,49 @@ def made_twice(store: Store, of: Sequence[RunRecord]) -> list[Table]:
     return [_table(found, Predictions(store))] if found else []
 
 
-def _table(found: Sequence[Copy], predictions: Predictions) -> Table:
-    rows: list[Row] = []
-    for copy in found:
-        for split in copy.splits:
-            images = copy.counted.metrics[split].images
-            rows.append(
-                {
-                    "method": copy.counted.label,
-                    "seed": copy.counted.seed,
-                    "split": split,
-                    "counted": copy.counted.metrics[split].score,
-                    "other": copy.other.metrics[split].score,
-                    "difference": copy.difference(split),
-                    "differ": _differ(copy, split, predictions),
-                    "images": images,
-                    "made": place(copy.counted),
-                    "other_made": place(copy.other),
-                }
-            )
-    columns = [
+def unequal(found: Sequence[Copy]) -> list[Table]:
+    """Tell of copies whose scores differ where they differ most, in a table; none if all are equal."""
+    rows = [_row(copy, copy.widest[0]) for copy in found if copy.widest is not None]
+    note = "Both are kept, and one counts. `bench compare ROW` shows every data set."
+    columns = _columns(Column("split", "where most"))
+    return [Table(columns, rows, "runs of the same id whose scores differ", [note])] if rows else []
+
+
+def _row(copy: Copy, split: str) -> Row:
+    return {
+        "method": copy.counted.label,
+        "seed": copy.counted.seed,
+        "split": split,
+        "counted": copy.counted.metrics[split].score,
+        "other": copy.other.metrics[split].score,
+        "difference": copy.difference(split),
+        "made": place(copy.counted),
+        "other_made": place(copy.other),
+    }
+
+
+def _columns(where: Column, *more: Column) -> list[Column]:
+    return [
         Column("method"),
         Column("seed", kind="count"),
-        Column("split", "data set"),
+        where,
         Column("counted", "counts", "percent"),
         Column("other", "the other", "percent"),
         Column("difference", kind="percent"),
-        Column("differ", "predictions that differ", "count"),
-        Column("images", kind="count"),
+        *more,
         Column("made", "the one that counts"),
         Column("other_made", "the other from"),
     ]
+
+
+def _table(found: Sequence[Copy], predictions: Predictions) -> Table:
+    rows: list[Row] = [
+        {**_row(copy, split), "differ": _differ(copy, split, predictions), "images": copy.counted.metrics[split].images}
+        for copy in found
+        for split in copy.splits
+    ]
+    more = Column("differ", "predictions that differ", "count"), Column("images", kind="count")
+    columns = _columns(Column("split", "data set"), *more)
     equal = sum(copy.widest is None for copy in found)
     worst = max((copy for copy in found if copy.widest), key=lambda copy: abs((copy.widest or ("", 0.0))[1]), default=None)
     note = f"{equal} of {len(found)} score the same on every data set."

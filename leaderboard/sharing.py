@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from bench.cli.output import Column, Format, FormatOption, Row, StoreOption, Tab
 from .selection import BackbonesOption, MethodsOption, OutputOption, SuitesOption
 
 if TYPE_CHECKING:
-    from .copies import Copy
+    pass
 
 
 def pack(
@@ -77,6 +76,7 @@ def merge(
     """
     from bench.runs.store import Store, store_root
 
+    from .copies import unequal
     from .merge import merge as merged
     from .truths import data_here
 
@@ -87,29 +87,4 @@ def merge(
     ]
     note = "nothing was written (--dry-run)" if dry_run else f"the store is {root}"
     columns = [Column("pack"), Column("runs", kind="count"), Column("what", "what became of them")]
-    print_tables([Table(columns, rows, notes=[note]), *_unequal([copy for one in found for copy in one.copies])], form)
-
-
-def _unequal(found: Sequence[Copy]) -> list[Table]:
-    """Runs of one id whose scores differ, and where most."""
-    from .copies import place
-
-    rows: list[Row] = []
-    for copy in found:
-        if copy.widest is not None:
-            split, difference = copy.widest
-            one, other = copy.counted.metrics[split].score, copy.other.metrics[split].score
-            rows.append({"method": copy.counted.label, "seed": copy.counted.seed, "split": split, "counted": one, "other": other})
-            rows[-1] = {**rows[-1], "difference": difference, "made": place(copy.counted), "other_made": place(copy.other)}
-    columns = [
-        Column("method"),
-        Column("seed", kind="count"),
-        Column("split", "where most"),
-        Column("counted", "counts", "percent"),
-        Column("other", "the other", "percent"),
-        Column("difference", kind="percent"),
-        Column("made", "the one that counts"),
-        Column("other_made", "the other from"),
-    ]
-    note = "Both are kept, and one counts. `bench compare ROW` shows every data set."
-    return [Table(columns, rows, "runs of the same id whose scores differ", [note])] if rows else []
+    print_tables([Table(columns, rows, notes=[note]), *unequal([copy for one in found for copy in one.copies])], form)

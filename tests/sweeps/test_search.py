@@ -47,7 +47,7 @@ def test_what_the_user_sets_is_not_drawn() -> None:
 def record(score: float, nll: float, status: Any = "done") -> RunRecord:
     metrics = SplitMetrics(images=1, score=score, accuracy=score, class_mean=score, macro_f1=score, nll=nll, ece=0, brier=0)
     values: dict[str, Any] = {"label": "", "backbone": "", "backbone_sha256": "", "suite": "", "seed": 0, "fit_id": ""}
-    return RunRecord(status=status, method={}, metrics={"id-val": metrics}, **values)
+    return RunRecord(status=status, method={"name": "m"}, metrics={"id-val": metrics}, **values)
 
 
 def test_the_best_is_by_score_then_nll_then_first() -> None:

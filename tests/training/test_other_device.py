@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -91,3 +92,17 @@ def test_patches_are_packed_where_they_are() -> None:
 def test_a_start_on_the_cpu_is_mixed_with_an_end_that_was_measured_on_a_gpu() -> None:
     start, end = classifier(), classifier(seed=1).to("meta")
     assert all(weight.is_meta for weight in interpolate(start, end, 0.5).named_weights().values())
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [Tensor.long, lambda t: t.to(torch.complex64), lambda t: t.to(torch.float8_e4m3fn), Tensor.to_sparse, lambda t: t.to("meta")],
+    ids=["integers", "complex", "8 bits", "sparse", "not there"],
+)
+def test_what_is_no_plain_floating_point_number_is_no_weight(spoilt: Callable[[Tensor], Tensor]) -> None:
+    whole = classifier()
+    weights = whole.named_weights()
+    name = next(iter(weights))
+    with pytest.raises(RuntimeError, match=f"{name} is .* and not plain floating-point numbers"):
+        whole.with_weights({**weights, name: spoilt(weights[name])})
+    assert torch.equal(whole.with_weights({**weights, name: weights[name].double()}).named_weights()[name], weights[name])
