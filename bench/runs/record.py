@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -116,6 +117,14 @@ class RunRecord(_Part):
         if not isinstance(method.get("name"), str) or not isinstance(method.get("parameters", {}), dict):
             raise ValueError("a method has a name, and a table of parameters")
         return method
+
+    @field_validator("origin")
+    @classmethod
+    def _names_a_pack(cls, origin: dict[str, str]) -> dict[str, str]:
+        # The digest becomes a folder's name.
+        if origin and not ("pack" in origin and re.fullmatch("[0-9a-f]{12,64}", origin.get("digest", ""))):
+            raise ValueError("what a run was merged from has the pack's name and its hash")
+        return origin
 
     @property
     def precedence(self) -> tuple[bool, str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,3 +106,17 @@ def test_notes_progress_and_warnings_are_plain(
     assert load(store) == []
     assert len(caplog.messages) == 2
     assert all(map(is_plain, caplog.messages))
+
+
+@pytest.mark.parametrize(
+    "origin", [{"pack": "x"}, {"digest": "0" * 64}, {"pack": "x", "digest": "../../../../x"}, {"pack": "x", "digest": "/" * 64}]
+)
+def test_a_record_that_climbs_out_of_its_folder_is_damaged(
+    origin: dict[str, str], make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    store.save_run(make("wise-ft"))
+    path = store.save_run(make("lp-ft"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"origin": origin}))
+    assert "lp-ft" not in run("leaderboard", "--store", str(store.root))
+    assert [message for message in caplog.messages if "record is damaged" in message]
