@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 
 from bench.data.card import SuiteCard
+
+from .pets import IDS
 
 CLASSES = ("cat", "dog", "newt")
 
@@ -73,3 +76,22 @@ def new_picture() -> Callable[..., Image.Image]:
 @pytest.fixture
 def new_part() -> Callable[..., None]:
     return fill_part
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data root with the folder of the data set, empty."""
+    (tmp_path / "data" / "pets").mkdir(parents=True)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def photos(tmp_path: Path, new_picture: Any) -> dict[str, bytes]:
+    """Four images of each class: class folder and file name -> bytes."""
+    made = {}
+    for label, identity in enumerate(IDS):
+        for number in range(4):
+            file = io.BytesIO()
+            new_picture(100 * label + number).save(file, "PNG")
+            made[f"{identity}/{identity}_{number}.png"] = file.getvalue()
+    return made
