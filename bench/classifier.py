@@ -50,7 +50,7 @@ class Classifier(nn.Module):
         other = copy.deepcopy(self)
         for name, own in other.state_dict().items():
             given = weights.get(name, own)
-            if own.is_floating_point() and (not _is_floating(given) or given.is_meta > own.is_meta):
+            if own.is_floating_point() and (not can_be_weight(given) or given.is_meta > own.is_meta):
                 raise RuntimeError(
                     f"{name} is {given.dtype}, {given.layout} on {given.device}, and not plain floating-point numbers"
                 )
@@ -58,7 +58,7 @@ class Classifier(nn.Module):
         return other
 
 
-def _is_floating(tensor: Tensor) -> bool:
+def can_be_weight(tensor: Tensor) -> bool:
     """Whether a tensor is of numbers that can be weights as they are: not integers, complex or of 8 bits, and dense."""
     return tensor.layout == torch.strided and tensor.is_floating_point() and tensor.element_size() > 1
 

@@ -173,8 +173,10 @@ def _predictions(path: Path) -> pa.Table:
 
     try:
         with pq.ParquetFile(path) as file:
-            return file.read()
-    except (OSError, pa.ArrowException) as error:
+            table = file.read()
+        table.select(list(IMAGES))
+        return table
+    except (OSError, KeyError, pa.ArrowException) as error:
         raise BenchError(
             f"predictions cannot be read: {error}", where=str(path), fix="remove the run's folder and run again; the fit is kept"
         ) from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -108,6 +109,9 @@ def _taken_apart(held: Any) -> Checkpoint:
             fix="name a checkpoint of wise-ft, FLYP, model-soups, open_clip or ShiftBench, or a state dict of their models",
         )
     state = {_without_wrappers(name): tensor for name, tensor in state.items()}
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
+            raise BenchError(f"{name} is {tensor.dtype}, {tensor.layout} on {tensor.device}, and no plain numbers")
     if state and all(name.startswith(("tower.", "head.")) for name in state):
         return Checkpoint("", state, {}, {})
     for layout in LAYOUTS:

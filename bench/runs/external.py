@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..backbones.backbone import Head
 from ..backbones.open_clip_backbone import architectures_like
-from ..classifier import Classifier
+from ..classifier import Classifier, can_be_weight
 from ..errors import BenchError, MissingPrerequisite
 from ..evaluation.variants import activation_of
 from ..identity import digest, tensors_sha256
@@ -90,7 +90,7 @@ def _inside(name: str, tower: nn.Module) -> str:
 
 
 def _float(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+    return tensor.float() if can_be_weight(tensor) else tensor
 
 
 def _check(
@@ -106,6 +106,11 @@ def _check(
         f"{name} has shape {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
         for name in wanted.keys() & state.keys()
         if state[name].shape != wanted[name].shape
+    ]
+    problems += [
+        f"{name} is {state[name].dtype}, and not plain floating-point numbers"
+        for name in wanted.keys() & state.keys()
+        if wanted[name].is_floating_point() and not can_be_weight(state[name])
     ]
     if problems:
         raise BenchError(
@@ -128,6 +133,9 @@ def _own_head(checkpoint: Checkpoint, dim: int, normalize: bool | None, path: Pa
             where=str(path),
             fix="their part in the logits is unknown; save a head that is one linear layer",
         )
+    for name, tensor in checkpoint.head.items():
+        if not can_be_weight(tensor):
+            raise BenchError(f"its head's {name} is {tensor.dtype}, and not plain floating-point numbers", where=str(path))
     weight, bias = checkpoint.head["weight"], checkpoint.head.get("bias")
     classes = len(experiment.suite.card.classes)
     if weight.ndim != 2 or weight.shape[1] != dim or (bias is not None and bias.shape != weight.shape[:1]):

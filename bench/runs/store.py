@@ -252,7 +252,7 @@ class Store:
                     fix="use a newer ShiftBench",
                 )
             return RunRecord.model_validate(content)
-        except (json.JSONDecodeError, ValidationError, AttributeError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, ValidationError, AttributeError, TypeError, UnicodeDecodeError) as error:
             raise BenchError(
                 "a run's record is damaged", where=str(path), fix="remove its folder and run again; the fit is kept"
             ) from error

@@ -109,6 +109,20 @@ def test_half_precision_is_read_as_float(tuned: CLIP, tiny_suite: Path, backbone
     agrees(loaded(tmp_path / "model_0.pt", tiny_suite, backbone, tmp_path)[0], theirs.float())
 
 
+@pytest.mark.parametrize("where", ["tower", "head"])
+@pytest.mark.parametrize("kind", [torch.int64, torch.complex64, torch.float8_e4m3fn, "sparse", "meta"])
+def test_what_is_no_plain_floating_point_number_is_told_and_not_cast(
+    kind: torch.dtype | str, where: str, tuned: CLIP, tiny_suite: Path, backbone: str, tmp_path: Path
+) -> None:
+    state = ModelWrapper(tuned, head_weights()).eval().state_dict()
+    name = next(name for name in state if name.endswith("proj" if where == "tower" else "classification_head.weight"))
+    whole = state[name]
+    state[name] = whole.to_sparse() if kind == "sparse" else whole.to(kind)
+    torch.save(state, tmp_path / "model_0.pt")
+    with pytest.raises(BenchError, match="plain"):
+        loaded(tmp_path / "model_0.pt", tiny_suite, backbone, tmp_path)
+
+
 def test_the_row_names_the_format(tuned: CLIP, tiny_suite: Path, backbone: str, tmp_path: Path) -> None:
     torch.save(ModelWrapper(tuned, head_weights()).state_dict(), tmp_path / "model_0.pt")
     spec = run_spec({"methods": ("external",), "suite": str(tiny_suite), "backbone": backbone})
