@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UsageError
+from .files import read_toml
 
 DEFAULT_SUITE = "mini-shifts"
 DEFAULT_BACKBONE = "mini-clip"
@@ -154,11 +154,11 @@ def read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_toml(path)
     except OSError as error:
         fix = "name a TOML file; `bench sweep METHOD... --dump-config` writes one"
         raise UsageError(f"the configuration cannot be read: {error.strerror}", where=str(path), fix=fix) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"the configuration is not TOML: {error}", where=str(path), fix="mend the file there") from error
 
 

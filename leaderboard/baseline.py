@@ -8,7 +8,6 @@ fits the lines of baselines.toml again from the ImageNet Testbed's table.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from bench.errors import UsageError
+from bench.files import read_toml
 from bench.runs.record import RunRecord
 
 from .tradeoff import YARDSTICK
@@ -77,8 +77,8 @@ def fit(points: Iterable[tuple[float, float]]) -> Piece:
 @lru_cache
 def _content(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        return read_toml(path)
+    except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"the baselines cannot be read: {why}", where=str(path), fix=_FORM) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.cli.output import Column, Row, Table
 from bench.errors import UsageError
+from bench.files import read_toml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,12 +84,12 @@ def read(path: Path) -> ReportedFile:
         UsageError: it cannot be read, or a row is wrong.
     """
     try:
-        found = ReportedFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the reported rows cannot be read: {error}", where=str(path)) from error
+        found = ReportedFile.model_validate(read_toml(path))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
         raise UsageError(f"the reported rows are wrong: {problems}", where=str(path), fix="mend these fields") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the reported rows cannot be read: {error}", where=str(path)) from error
     names = [row.name for row in found.rows]
     wrong = [f"{name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
     wrong += [f"{row.name}: unknown source {row.source}" for row in found.rows if row.source not in found.sources]

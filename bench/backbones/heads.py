@@ -30,7 +30,7 @@ def zero_shot_head(
         progress: called after every batch with the prompts done and all of them; may raise to stop.
     """
     text = text.to(device).eval()
-    prompts = [template.format(name) for name in classes for template in templates]
+    prompts = [template.replace("{}", name) for name in classes for template in templates]
     rows: list[Tensor] = []
     for first in range(0, len(prompts), batch):
         embedding = text(text.tokenize(prompts[first : first + batch]).to(device)).float()

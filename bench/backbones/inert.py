@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import collections
 import io
+import itertools
+import mmap
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from ..errors import BenchError
+from ..pickles import BoundedUnpickler, check_keys
 
 #: How files begin that torch.save wrote before it wrote zip archives: a pickle of its magic number.
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -22,6 +25,11 @@ _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 #: No checkpoint has a use for these; a file that names them was made to run something.
 _HOSTILE_MODULES = {"os", "posix", "nt", "sys", "subprocess", "socket", "shutil", "runpy", "importlib", "ctypes", "pty", "code"}
 _HOSTILE_BUILTINS = {"eval", "exec", "compile", "open", "input", "breakpoint", "__import__"}
+#: Far beyond any model: modules in a file, one in another, and letters of a tensor's name. A module of ours that is shared is
+#: named once for each place, as torch does; one that holds the same two in each of sixty levels would never end.
+_MOST_MODULES: Final = 100_000
+_DEEPEST: Final = 64
+LONGEST_NAME: Final = 1_000
 
 
 class Inert:
@@ -47,6 +55,10 @@ class Inert:
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
+    def __call__(self, *arguments: Any) -> Inert:
+        """What was made was to be called."""
+        return type(self)(*arguments)
+
     def append(self, item: Any) -> None:
         """Items of what was a list."""
 
@@ -67,25 +79,27 @@ class _Mapping(dict[Any, Any]):
         pass
 
 
-class _Call:
-    """A function of ours that a pickle may call, and can neither look into nor change."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("the file tries to change a function")
-
-
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *ignored: Any) -> Tensor:
     if not isinstance(storage, Tensor):
         raise pickle.UnpicklingError("a tensor has no storage")
     return storage.as_strided(size, stride, offset)  # refuses what leads out of the storage
+
+
+def repeats_itself(tensor: Tensor) -> bool:
+    """Whether a tensor has more numbers than the memory that it points to: four bytes may claim to be a terabyte."""
+    return tensor.layout == torch.strided and not tensor.is_meta and tensor.nbytes > tensor.untyped_storage().nbytes()
+
+
+def _set(items: Iterable[Any] = ()) -> set[Any]:
+    members = list(items)
+    check_keys(members)
+    return set(members)
+
+
+def _mapping(items: Iterable[Any] = ()) -> _Mapping:
+    entries = list(items.items() if isinstance(items, dict) else items)
+    check_keys([key for key, _ in entries])
+    return _Mapping(entries)
 
 
 def _storage(data: bytes) -> Tensor:
@@ -99,9 +113,9 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": lambda data, *ignored: data,
     "torch.storage._load_from_bytes": _storage,
     "torch.Size": tuple,
-    "builtins.set": set,
-    "builtins.frozenset": frozenset,
-    "collections.OrderedDict": _Mapping,
+    "builtins.set": _set,
+    "builtins.frozenset": _set,
+    "collections.OrderedDict": _mapping,
     "collections.defaultdict": lambda *ignored: _Mapping(),
 }
 
@@ -118,18 +132,8 @@ def _stub(name: str) -> type[Inert]:
     return type("Inert", (Inert,), {"origin": name})
 
 
-class _Unpickler(pickle.Unpickler):
-    """The standard one, which can reach nothing but what `find_class` hands it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file)
-        self._found: dict[str, Any] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{'builtins' if module == '__builtin__' else module}.{name}"
-        if full not in self._found:
-            self._found[full] = _Call(_CALLS[full]) if full in _CALLS else _stub(full)
-        return self._found[full]
+def _resolved(name: str) -> Callable[..., Any]:
+    return _CALLS.get(name) or _stub(name)
 
 
 def read_inert(path: Path) -> Any:
@@ -151,19 +155,13 @@ def read_inert(path: Path) -> Any:
 
 
 def _read(path: Path) -> Any:
+    check_torch_file(path)
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
-            if file.read(len(_LEGACY_TORCH)) == _LEGACY_TORCH:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            file.seek(0)
-            return _Unpickler(file).load()
-    with zipfile.ZipFile(path) as archive:
-        if any(Path(entry).name == "constants.pkl" for entry in archive.namelist()):
-            raise BenchError(
-                "this is a TorchScript archive, a program that would run while it is loaded",
-                fix="OpenAI's own files are backbones: `bench run zero-shot --backbone open_clip:ViT-B-32/openai`; of others, "
-                "save the state dict",
-            )
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        if data[: len(_LEGACY_TORCH)] != _LEGACY_TORCH:
+            return BoundedUnpickler(data, _resolved).load()
+        return torch.load(path, map_location="cpu", weights_only=True)
     # torch's own restricted unpickler, with stubs under the names that it does not know.
     named: list[Any] = [
         (_fresh_mapping if name == "collections.defaultdict" else _stub(name), name)
@@ -173,41 +171,89 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def check_torch_file(path: Path) -> None:
+    """Check what torch's restricted reader does not: that a zip archive of torch.save is no program, and what it unpacks to.
+
+    Raises:
+        BenchError: it is TorchScript; members are compressed, which torch.save never does, or overlap; its pickle asks for what
+            only an attack has a use for. UnpicklingError: its pickle builds far more than it holds.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(PurePosixPath(member.filename).name == "constants.pkl" for member in members):
+            raise BenchError(
+                "this is a TorchScript archive, a program that would run while it is loaded",
+                fix="OpenAI's own files are backbones: `bench run zero-shot --backbone open_clip:ViT-B-32/openai`; of others, "
+                "save the state dict",
+            )
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise BenchError("it is a compressed archive, and torch.save makes none", fix="unpack it, and name the weights in it")
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise BenchError("the files in it overlap", fix="fetch the file again")
+        for member in members:
+            if PurePosixPath(member.filename).name == "data.pkl":
+                _Dry(archive.read(member), _dry).load()
+
+
+class _Dry(BoundedUnpickler):
+    """Goes through the pickle of a zip archive without its tensors."""
+
+    def persistent_load(self, pid: Any) -> None:
+        """The tensors' memory lies elsewhere."""
+
+
+def _dry(name: str) -> Callable[..., Any]:
+    return {"builtins.set": _set, "collections.OrderedDict": _mapping}.get(name) or _stub(name)
+
+
 def _fresh_mapping(*ignored: Any) -> collections.OrderedDict[Any, Any]:
     return collections.OrderedDict()
 
 
-def module_state(module: Any, prefix: str = "") -> dict[str, Tensor]:
+def module_state(module: Any) -> dict[str, Tensor]:
     """The state dict of a pickled torch module: its parameters and persistent buffers by dotted name.
 
     Raises:
-        BenchError: it is not a pickled module, or contains itself.
+        BenchError: it is not a pickled module, contains itself, or is far larger than any model.
     """
-    return dict(_tensors(module, prefix, ()))
+    return {
+        f"{prefix}.{name}" if prefix else str(name): tensor.detach()
+        for prefix, found in modules(module)
+        for name, tensor in _own_tensors(attributes(found))
+    }
 
 
-def _tensors(module: Any, prefix: str, above: tuple[int, ...]) -> Iterable[tuple[str, Tensor]]:
-    state = attributes(module)
-    children = state.get("_modules")
-    if not isinstance(children, dict) or id(module) in above:
-        raise BenchError(f"{prefix.rstrip('.') or 'the file'} is not a torch module")
+def _own_tensors(state: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
     passing = state.get("_non_persistent_buffers_set")
     passing = passing if isinstance(passing, set) else set()
     for kind, omitted in (("_parameters", set()), ("_buffers", passing)):
-        for name, tensor in (state.get(kind) or {}).items():
+        tensors = state.get(kind)
+        for name, tensor in tensors.items() if isinstance(tensors, dict) else ():
             if isinstance(tensor, Tensor) and name not in omitted:
-                yield f"{prefix}{name}", tensor.detach()
-    for name, child in children.items():
-        if child is not None:
-            yield from _tensors(child, f"{prefix}{name}.", (*above, id(module)))
+                yield name, tensor
 
 
-def modules(module: Any, prefix: str = "") -> Iterable[tuple[str, Inert]]:
-    """A pickled torch module and all below it, by dotted name; call `module_state` first, which checks that this ends."""
-    if isinstance(module, Inert):
-        yield prefix, module
-        for name, child in (attributes(module).get("_modules") or {}).items():
-            yield from modules(child, f"{prefix}.{name}" if prefix else str(name))
+def modules(module: Any) -> Iterable[tuple[str, Any]]:
+    """A pickled torch module and all below it, by dotted name.
+
+    Raises:
+        BenchError: see `module_state`.
+    """
+    pending: list[tuple[str, Any, int]] = [("", module, 0)]
+    for count in itertools.count():
+        if not pending:
+            return
+        prefix, found, depth = pending.pop()
+        children = attributes(found).get("_modules")
+        if not isinstance(children, dict):
+            raise BenchError(f"{prefix or 'the file'} is not a torch module")
+        if count == _MOST_MODULES or depth == _DEEPEST or len(prefix) > LONGEST_NAME:
+            raise BenchError("its modules contain themselves, or are more, or deeper in each other, than any model's")
+        yield prefix, found
+        below = [(f"{prefix}.{name}" if prefix else str(name), child, depth + 1) for name, child in children.items()]
+        pending += [entry for entry in reversed(below) if entry[1] is not None]
 
 
 def attributes(thing: Any) -> dict[str, Any]:

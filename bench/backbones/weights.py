@@ -16,6 +16,13 @@ from torch import Tensor, nn
 
 from ..errors import BenchError, UsageError
 from ..identity import digest, seed_for, tensors_sha256
+from .inert import check_torch_file
+
+#: What reading a damaged file of weights may raise.
+_DAMAGED = (
+    OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, MemoryError, zipfile.BadZipFile,
+    safetensors.SafetensorError,
+)  # fmt: skip
 
 
 @contextmanager
@@ -29,18 +36,13 @@ def safely(path: Path, *, backbone: str) -> Iterator[None]:
             architecture has.
     """
     where = f"backbone {backbone}, file {path}"
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(Path(entry).name == "constants.pkl" for entry in archive.namelist()):
-                raise UsageError(
-                    "this is a TorchScript archive, a program that would run while it is loaded",
-                    where,
-                    "use weights without code: a safetensors file, or the state dict of the model saved by torch.save",
-                )
     try:
+        check_torch_file(path)
         yield
-    except BenchError:
+    except UsageError:
         raise
+    except BenchError as error:
+        raise UsageError(error.what, error.where or where, error.fix) from error
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             raise UsageError(
@@ -52,7 +54,7 @@ def safely(path: Path, *, backbone: str) -> Iterator[None]:
             problem = " ".join(str(error).split())[:300]
             what = f"the file does not fit the architecture: {problem}"
             raise UsageError(what, where, "name the architecture that the file was saved from") from error
-        if isinstance(error, (OSError, RuntimeError, EOFError, KeyError, ValueError, safetensors.SafetensorError)):
+        if isinstance(error, _DAMAGED):
             raise UsageError(f"the file cannot be read as weights: {error}", where, "fetch the file again") from error
         raise
 

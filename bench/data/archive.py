@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import math
 import os
 import re
 import tarfile
@@ -14,7 +16,7 @@ from typing import IO, Any, Final
 import pandas as pd
 import PIL
 
-from ..errors import BenchError
+from ..errors import BenchError, UsageError
 from . import image_bytes
 from .image_bytes import EMPTY, OTHER, SYSTEM
 from .stored import Progress, replace_file
@@ -25,6 +27,22 @@ COLUMNS: Final = ("within", "name", "offset", "size", "sha256", "format", "probl
 _VERSION: Final = 1
 _COMPRESSED: Final = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _STEP: Final = 1000
+#: Kinds of members that tarfile reads whole, since they describe the next one, and their bytes at most.
+_HEADERS: Final = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
+_LONGEST_HEADER: Final = 1 << 20
+#: Texts that a pattern with ranges may stand for: ImageNet-21k has 2,048 shards.
+_MOST_TEXTS: Final = 100_000
+
+
+class BoundedTarInfo(tarfile.TarInfo):
+    """A member of an archive whose long names and further headers are short enough to be read into memory."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:
+        if self.type in _HEADERS and not 0 <= self.size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc]
 
 
 def archives_at(folder: Path, pattern: str) -> list[Path]:
@@ -37,13 +55,20 @@ def archives_at(folder: Path, pattern: str) -> list[Path]:
 
 
 def expanded(pattern: str) -> list[str]:
-    """Every text that a pattern with a range such as `{000..127}` stands for."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if match is None:
-        return [pattern]
-    width = len(match[1])
-    numbers = (f"{number:0{width}d}" for number in range(int(match[1]), int(match[2]) + 1))
-    return [text for number in numbers for text in expanded(pattern[: match.start()] + number + pattern[match.end() :])]
+    """Every text that a pattern with ranges such as `{000..127}` stands for.
+
+    Raises:
+        UsageError: there are more than any data set has files.
+    """
+    pieces = re.split(r"\{([0-9]{1,9})\.\.([0-9]{1,9})\}", pattern)
+    spans = [range(int(first), int(last) + 1) for first, last in zip(pieces[1::3], pieces[2::3], strict=True)]
+    if math.prod(map(len, spans)) > _MOST_TEXTS:
+        raise UsageError(f"{pattern:.200} stands for more than {_MOST_TEXTS:,} files", where="the data set's card")
+    numbers = ([f"{n:0{len(first)}d}" for n in span] for span, first in zip(spans, pieces[1::3], strict=True))
+    return [
+        pieces[0] + "".join(number + text for number, text in zip(chosen, pieces[3::3], strict=True))
+        for chosen in itertools.product(*numbers)
+    ]
 
 
 def index_archive(path: Path, *, read: bool, cache: Path, progress: Progress | None = None) -> pd.DataFrame:
@@ -107,7 +132,7 @@ def _rows(path: Path, read: bool, progress: Progress | None) -> Iterator[tuple[o
                     raise tarfile.ReadError("unexpected end of data")
                 data = read_at(file.fileno(), offset, member.size) if read else b""
                 yield (within, member.name, offset, member.size, *_judged(member, data if read else None))
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError) as error:
             raise BenchError(
                 f"the archive is damaged or truncated: {error}", where=str(path), fix="compare its size or checksum; get it again"
             ) from error
@@ -118,16 +143,34 @@ def _rows(path: Path, read: bool, progress: Progress | None) -> Iterator[tuple[o
 
 
 def _members(file: IO[bytes], start: int, size: int, within: str) -> Iterator[tuple[str, tarfile.TarInfo, int]]:
-    with tarfile.open(fileobj=io.BufferedReader(_Window(file, start, size), 512), mode="r:") as tar:
+    window = io.BufferedReader(_Window(file, start, size), 512)
+    with tarfile.open(fileobj=window, mode="r:", tarinfo=BoundedTarInfo) as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member: gigabytes for a million files
             if not member.isreg() or member.issparse():
                 continue
             offset = start + member.offset_data
+            if not member.name.isascii():
+                _check_unicode(member.name, str(file.name))
+            if member.name.endswith(".tar") and within:
+                raise BenchError(
+                    f"{member.name:.200} lies in {within:.200}, and archives in archives in archives are not read",
+                    where=str(file.name),
+                    fix="unpack the outer one",
+                )
             if member.name.endswith(".tar"):
                 yield from _members(file, offset, member.size, member.name)
             else:
                 yield within, member, offset
+
+
+def _check_unicode(name: str, archive: str) -> None:
+    """tarfile keeps bytes that are no UTF-8 as halves of letters, which no table and no terminal takes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        what = f"the name of a file in it is not valid Unicode: {name!r:.200}"
+        raise BenchError(what, where=archive, fix="unpack it, and rename the file") from error
 
 
 def _judged(member: tarfile.TarInfo, data: bytes | None) -> tuple[str, str, str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import pickle
 import tokenize
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BenchError
+from ..files import most_unpacked, regular
+from ..pickles import BoundedUnpickler
 from .collection import Collection, Originals, Rows
 from .data_set import Arrays, Part
 from .folder import COLUMNS
@@ -25,7 +29,7 @@ from .sources import DataSet, NotHere, Opened
 #: What reading a damaged file of arrays or a pickle of them may raise.
 _DAMAGED = (
     OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, OverflowError, MemoryError, SyntaxError,
-    tokenize.TokenError, pickle.UnpicklingError,
+    tokenize.TokenError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, RuntimeError, AssertionError,
 )  # fmt: skip
 #: Bytes of CIFAR's binary records: a label, then 3 x 32 x 32 pixels.
 _CIFAR_RECORD = 1 + 3 * 32 * 32
@@ -120,36 +124,79 @@ def _places(folder: Path, layout: Arrays, counts: Sequence[int]) -> NDArray[np.i
 
 def _read(folder: Path, layout: Arrays) -> tuple[NDArray[np.uint8], NDArray[Any], list[int]]:
     """Pixels and labels of all images, and how many lie in each file."""
-    files = [folder / layout.path, *(folder / more for more in layout.more)]
+    files = [regular(folder / path) for path in (layout.path, *layout.more)]
     if layout.format == "cifar-python":
-        batches = [_Plain(file.open("rb"), encoding="bytes").load() for file in files]
-        pixels = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
-        labels = [batch[b"labels"] for batch in batches]
-        return pixels.transpose(0, 2, 3, 1), np.concatenate(labels), [len(some) for some in labels]
+        read = [_cifar_batch(file) for file in files]
+        pixels = np.concatenate([some for some, _ in read]).reshape(-1, 3, 32, 32)
+        return pixels.transpose(0, 2, 3, 1), np.concatenate([labels for _, labels in read]), [len(some) for _, some in read]
     if layout.format == "cifar-binary":
         batches = [np.fromfile(file, dtype=np.uint8).reshape(-1, _CIFAR_RECORD) for file in files]
         records = np.concatenate(batches)
         return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0], [len(batch) for batch in batches]
     if layout.format == "stl10-binary":  # channels, then columns, then rows
         pixels = np.fromfile(files[0], dtype=np.uint8).reshape(-1, 3, 96, 96)
-        return pixels.transpose(0, 3, 2, 1), np.fromfile(folder / layout.labels, dtype=np.uint8), [len(pixels)]
+        return pixels.transpose(0, 3, 2, 1), np.fromfile(regular(folder / layout.labels), dtype=np.uint8), [len(pixels)]
     if files[0].suffix == ".npz":
+        _check_zip(files[0])
         with np.load(files[0], allow_pickle=False) as arrays:
             pixels = arrays[layout.keys[0]]
             return pixels, arrays[layout.keys[1]], [len(pixels)]
     pixels = np.load(files[0], mmap_mode="r")
-    return pixels, np.load(folder / layout.labels), [len(pixels)]
+    return pixels, np.load(regular(folder / layout.labels)), [len(pixels)]
 
 
-class _Plain(pickle.Unpickler):
-    """Reads CIFAR's pickled batches: arrays and plain values; anything that could run code is refused."""
+def _check_zip(file: Path) -> None:
+    """NumPy's own archives may be compressed: what they unpack to is told first."""
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > (most := most_unpacked(file)):
+        raise ValueError(f"it would unpack to {unpacked:,} bytes, and {most:,} are the most that its size allows")
 
-    _ALLOWED = frozenset({("_reconstruct", "multiarray"), ("ndarray", "numpy"), ("dtype", "numpy"), ("encode", "_codecs")})
 
-    def __init__(self, file: IO[bytes], *, encoding: str) -> None:
-        super().__init__(file, encoding=encoding)
+class _Array:
+    """An array in a pickle: made of the bytes that follow, whatever shape it says that it has."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (name, module.rpartition(".")[2]) not in self._ALLOWED or module.partition(".")[0] not in ("numpy", "_codecs"):
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of images")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+    def __init__(self, *ignored: Any) -> None:
+        self.array: NDArray[Any] = np.empty(0)
+
+    def __setstate__(self, state: tuple[Any, tuple[int, ...], Any, bool, bytes]) -> None:
+        _, shape, kind, transposed, data = state
+        self.array = np.frombuffer(data, dtype=kind.kind).reshape(shape, order="F" if transposed else "C")
+
+
+class _Kind:
+    """The type of an array's numbers."""
+
+    def __init__(self, name: str, *ignored: Any) -> None:
+        if name not in ("u1", "i1", "i2", "i4", "i8"):
+            raise pickle.UnpicklingError(f"{name!r:.20} are no pixels and no class numbers")
+        self.kind = name
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.kind = f"{'>' if state[1] == '>' else '<'}{self.kind}"
+
+
+def _latin(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes in a pickle that Python 2 can read."""
+    return text.encode("latin-1")
+
+
+#: All that CIFAR's pickled batches name, whichever NumPy wrote them.
+_CIFAR = {
+    "numpy.core.multiarray._reconstruct": _Array, "numpy._core.multiarray._reconstruct": _Array, "numpy.ndarray": _Array,
+    "numpy.dtype": _Kind, "_codecs.encode": _latin,
+}  # fmt: skip
+
+
+def _plain(name: str) -> Any:
+    if name not in _CIFAR:
+        raise pickle.UnpicklingError(f"{name:.100} has no place in a file of images")
+    return _CIFAR[name]
+
+
+def _cifar_batch(file: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """Pixels (N, 3072) and labels (N,) of one of CIFAR's pickled batches."""
+    batch = BoundedUnpickler(file.read_bytes(), _plain, encoding="bytes").load()
+    batch = {key.encode() if isinstance(key, str) else key: value for key, value in batch.items()}
+    pixels = batch[b"data"].array
+    return pixels, np.array(batch[b"labels"] if b"labels" in batch else batch[b"fine_labels"])

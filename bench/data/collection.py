@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BenchError
+from ..files import regular
 from ..identity import numpy_stream
 from .card import InDistribution
 from .image_bytes import decode, decode_fast
@@ -97,7 +98,7 @@ class FolderOriginals(EncodedOriginals):
         """See `EncodedOriginals`."""
         path = self.root / str(self.keys[row])
         try:
-            data = path.read_bytes()
+            data = regular(path).read_bytes()
         except OSError as error:
             raise BenchError(f"it cannot be read: {error.strerror}", where=str(path)) from error
         return unchanged(data, int(self.sizes[row]), None if self.content is None else str(self.content[row]), where=str(path))
@@ -106,7 +107,7 @@ class FolderOriginals(EncodedOriginals):
         """See `EncodedOriginals`."""
         path = self.root / str(self.keys[row])
         try:
-            with path.open("rb", buffering=0) as file:
+            with regular(path).open("rb", buffering=0) as file:
                 start = file.read(size)
                 file.seek(max(len(start), int(self.sizes[row]) - size))
                 return start + file.read(size)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BenchError
+from ..files import regular, special
 from . import image_bytes
-from .image_bytes import DANGLING, MISNAMED, OTHER, SYSTEM, UNREADABLE
+from .image_bytes import DANGLING, MISNAMED, OTHER, SPECIAL, SYSTEM, UNREADABLE
 from .pixel_cache import available_cores
 from .same_file import file_numbers
 from .stored import Progress, replace_file
@@ -34,15 +35,15 @@ _SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"
 
 @dataclass(frozen=True)
 class Found:
-    """A file, or a system folder: its POSIX path below the folder, bytes, time stamps, whether it belongs to a system, whether
-    it is a link to nothing (or to itself), and the number that it has on disk, whatever names lead to it."""
+    """A file, or a system folder: its POSIX path below the folder, bytes, time stamps, whether it belongs to a system, why
+    it is none that can be read (`DANGLING`, `SPECIAL`), and the number that it has on disk, whatever names lead to it."""
 
     relative: str
     size: int
     mtime_ns: int
     ctime_ns: int
     system: bool
-    dangling: bool = False
+    unreadable: str = ""
     inode: int = 0
 
 
@@ -203,7 +204,7 @@ def walk(folder: Path, folders: dict[str, int] | None = None) -> Iterator[Found]
                     except OSError:
                         if not entry.is_symlink():
                             raise
-                        yield Found(name, 0, 0, 0, system, dangling=True)
+                        yield Found(name, 0, 0, 0, system, DANGLING)
                         continue
                     if is_folder and not system:
                         real = os.path.realpath(entry.path)
@@ -211,7 +212,8 @@ def walk(folder: Path, folders: dict[str, int] | None = None) -> Iterator[Found]
                             pending.append((name, above | {real}))
                         continue
                     times = status.st_mtime_ns, status.st_ctime_ns
-                    yield Found(name, status.st_size, *times, system, inode=status.st_ino)
+                    unreadable = SPECIAL if special(status.st_mode) else ""
+                    yield Found(name, status.st_size, *times, system, unreadable, status.st_ino)
         except OSError as error:
             raise BenchError(f"it cannot be read: {error.strerror}", where=str(error.filename or folder / relative)) from error
 
@@ -236,8 +238,8 @@ def _row(folder: Path, file: Found) -> tuple[object, ...]:
     path = folder / file.relative
     read_ns = time.time_ns()
     sha256, found, problem = "", "", SYSTEM
-    if file.dangling and not file.system:
-        problem = DANGLING if image_bytes.has_image_suffix(file.relative) else OTHER
+    if file.unreadable and not file.system:
+        problem = file.unreadable if image_bytes.has_image_suffix(file.relative) else OTHER
     elif not file.system:
         try:
             sha256, found, problem = _judge(path, file.relative)
@@ -249,7 +251,7 @@ def _row(folder: Path, file: Found) -> tuple[object, ...]:
 
 def _judge(path: Path, name: str) -> tuple[str, str, str]:
     """SHA-256, format and problem of a file; one that neither by its name nor by its first bytes is an image is not hashed."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         data = file.read(1 << 16)
         if not image_bytes.has_image_suffix(name) and image_bytes.inspect(data, name)[1] == OTHER:
             return "", "", OTHER

@@ -6,15 +6,21 @@ import csv
 import io
 import re
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, Final
 
 from ..errors import BenchError
+from ..files import read_text, regular
+from .archive import BoundedTarInfo
 from .same_file import refuse
 from .sources import NotHere
 
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+#: Bytes of the development kit's two files at most. They have 0.2 and 0.1 million; the second is compressed in itself.
+_MOST_BYTES: Final = {_TRUTH: 1 << 24, "meta.mat": 1 << 19}
 _NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})(?:_n\d{8})?$")
 
 
@@ -48,16 +54,26 @@ def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
     """
     try:
         if path.suffix == ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in csv.DictReader(file)]
+            lines = csv.DictReader(read_text(path).splitlines())
+            rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in lines]
             class_of = dict(rows)
             if len(class_of) < len(rows):
                 often = Counter(name for name, _ in rows)
                 told = [f"{name} ({token})" for name, token in sorted(rows) if often[name] > 1]
                 refuse(told, str(path), "lines are of an image that another is of, too")
             return class_of
-        classes = _devkit(path) if path.is_dir() or path.name.endswith((".tar.gz", ".tgz")) else path.read_text("utf-8").split()
-    except (OSError, KeyError, IndexError, ValueError, tarfile.TarError) as error:
+        classes = _devkit(path) if path.is_dir() or path.name.endswith((".tar.gz", ".tgz")) else read_text(path).split()
+    except (
+        OSError,
+        KeyError,
+        IndexError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        zlib.error,
+        tarfile.TarError,
+    ) as error:
         raise BenchError(f"the list of classes cannot be read: {error}", where=str(path)) from error
     numbers = [int(match[1]) for name in names if (match := _NUMBERED.match(name))]
     if len(numbers) == len(names) and max(numbers, default=0) <= len(classes):
@@ -67,15 +83,26 @@ def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
     return dict(zip(sorted(names), classes, strict=True))
 
 
+def _start(file: IO[bytes], name: str) -> bytes:
+    """All of a file that is not too long."""
+    with file:
+        data = file.read(_MOST_BYTES[name] + 1)
+    if len(data) > _MOST_BYTES[name]:
+        raise ValueError(f"{name} is longer than {_MOST_BYTES[name]:,} bytes")
+    return data
+
+
 def _devkit(path: Path) -> list[str]:
     from scipy.io import loadmat
 
     if path.is_dir():
-        files = {file.name: file.read_bytes() for file in path.rglob("*") if file.name in (_TRUTH, "meta.mat")}
+        found = [file for file in path.rglob("*") if file.name in _MOST_BYTES]
+        files = {file.name: _start(regular(file).open("rb"), file.name) for file in found}
     else:
-        with tarfile.open(path) as tar:
-            members = [member for member in tar if member.isreg() and Path(member.name).name in (_TRUTH, "meta.mat")]
-            files = {Path(member.name).name: opened.read() for member in members if (opened := tar.extractfile(member))}
+        with tarfile.open(regular(path), tarinfo=BoundedTarInfo) as tar:
+            members = [member for member in tar if member.isreg() and Path(member.name).name in _MOST_BYTES]
+            opened = {Path(member.name).name: tar.extractfile(member) for member in members}
+            files = {name: _start(file, name) for name, file in opened.items() if file is not None}
     # SciPy reads open files too, which its type stubs do not know.
     synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]  # type: ignore[arg-type]
     wordnet = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}

@@ -16,12 +16,13 @@ EMPTY: Final = "empty"
 NOT_IMAGE: Final = "not an image"
 BROKEN: Final = "broken image"
 DANGLING: Final = "link to nothing"
+SPECIAL: Final = "pipe or device"
 MISNAMED: Final = "misnamed"
 SYSTEM: Final = "system file"
 OTHER: Final = "other file"
 
 #: Files that should be an image and are not.
-UNREADABLE = (EMPTY, NOT_IMAGE, BROKEN, DANGLING)
+UNREADABLE = (EMPTY, NOT_IMAGE, BROKEN, DANGLING, SPECIAL)
 
 #: Others are refused: decoders that run external programs have no place in reading data.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")

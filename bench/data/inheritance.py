@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import tomllib
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..errors import UsageError
+from ..files import read_toml
 
 Table = dict[str, Any]
 
@@ -64,8 +64,8 @@ def read_table(path: Path) -> Table:
 
 def _read(path: Path, above: tuple[Path, ...]) -> Table:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        table = read_toml(path)
+    except (OSError, ValueError) as error:
         raise UsageError(f"the card cannot be read: {error}", where=str(path)) from error
     try:
         _Shape.model_validate(table)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import UsageError
+from ..files import read_text
 from ..identity import digest
 from .data_set import Naming
 
@@ -80,8 +81,8 @@ def list_lines(path: Path) -> list[str]:
         UsageError: the file cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise UsageError(f"the list cannot be read: {error}", where=str(path)) from error
     return [line for line in lines if line.strip() and not line.startswith("#")]
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from . import image_bytes
 from .folder import COLUMNS, UNSETTLED_NS, inodes, key_prefix, walk
-from .image_bytes import DANGLING, EMPTY, OTHER, SYSTEM
+from .image_bytes import EMPTY, OTHER, SYSTEM
 from .stored import Progress, replace_file
 
 #: From this many files on, a listing is believed while no folder in it has changed; below, every file is looked at each time.
@@ -84,7 +84,7 @@ def _list(folder: Path, part: str, progress: Progress | None) -> tuple[pa.Table,
         for values, value in zip(numbers, (file.size, file.mtime_ns, file.ctime_ns, file.inode), strict=True):
             values.append(value)
         problem = SYSTEM if file.system else "" if image_bytes.has_image_suffix(file.relative) else OTHER
-        problems.append((DANGLING if file.dangling else EMPTY) if not file.size and not problem else problem)
+        problems.append((file.unreadable or EMPTY) if not file.size and not problem else problem)
         if progress is not None and len(relative) % 10_000 == 0:
             progress(f"listing {part}", len(relative), 0)
     if progress is not None and len(relative) >= TRUSTED_FROM:

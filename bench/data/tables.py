@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-import string
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import BenchError
+from ..files import regular
 from .collection import folder_collection
 from .data_set import Part, Table
 from .folder import COLUMNS, index_folder, key_prefix, remarks_on
@@ -97,7 +98,9 @@ def _rows(folder: Path, layout: Table) -> pd.DataFrame:
 
 def _read(path: Path, separator: str, *, header: bool) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, sep=separator, header=0 if header else None, dtype=str, keep_default_na=False)
+        table = pd.read_csv(
+            regular(path), encoding="utf-8-sig", sep=separator, header=0 if header else None, dtype=str, keep_default_na=False
+        )
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise BenchError(f"the table cannot be read: {error}", where=str(path), fix="restore the file") from error
     table.columns = [str(column) for column in table.columns]
@@ -116,7 +119,7 @@ def _check_columns(table: pd.DataFrame, needed: Sequence[str], path: Path) -> No
 
 def _fields(file: str) -> list[str]:
     """The columns that a file's name is made of."""
-    return [name for _, name, _, _ in string.Formatter().parse(file) if name] or [file]
+    return re.findall(r"\{([^{}]*)\}", file) or [file]
 
 
 def _files(rows: pd.DataFrame, layout: Table) -> pd.Series[str]:
@@ -124,7 +127,11 @@ def _files(rows: pd.DataFrame, layout: Table) -> pd.Series[str]:
         return rows[layout.file]
     columns = _fields(layout.file)
     values = rows[columns].itertuples(index=False, name=None)
-    return pd.Series([layout.file.format(**dict(zip(columns, row, strict=True))) for row in values], index=rows.index)
+    return pd.Series([_filled(layout.file, dict(zip(columns, row, strict=True))) for row in values], index=rows.index)
+
+
+def _filled(pattern: str, values: dict[str, str]) -> str:
+    return re.sub(r"\{([^{}]*)\}", lambda field: values[field[1]], pattern)
 
 
 def _plain(paths: pd.Series[str]) -> pd.Series[str]:

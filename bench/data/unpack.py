@@ -13,15 +13,20 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Final, Literal
 
 from ..errors import BenchError
+from ..files import most_unpacked
+from .archive import BoundedTarInfo
 from .download import size
 from .stored import Progress
 
-#: Images hardly compress: an archive of unknown content may unpack to this many times its size, and at least to `_FLOOR`.
-_FACTOR: Final = 20
-_FLOOR: Final = 256 << 20
-
 _MOST_FILES: Final = 5_000_000
 _BLOCK: Final = 1 << 20
+
+
+#: What reading a damaged archive may raise, beside an OSError without a number.
+_DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, ValueError, OverflowError,
+    MemoryError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def unpack(
     Raises:
         BenchError: the archive is damaged or truncated, unsafe, or larger than it may be. What was unpacked stays.
     """
-    most = round(1.1 * unpacked_bytes) if unpacked_bytes else max(_FACTOR * archive.stat().st_size, _FLOOR)
+    most = round(1.1 * unpacked_bytes) if unpacked_bytes else most_unpacked(archive)
     files, written = 0, 0
     made: set[Path] = set()
     try:
@@ -73,7 +78,7 @@ def unpack(
                 raise _bomb(archive, f"more than {size(most)}") from None
             if progress is not None and files % 64 == 0:
                 progress(f"unpacking {archive.name}", files, 0)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise _damaged(archive, str(error) or type(error).__name__) from error
     except OSError as error:
         if error.errno is None:  # gzip and bz2 report damage so; the system always gives a number
@@ -93,7 +98,7 @@ class _TooMuch(Exception):
 
 
 def _tar(archive: Path) -> Iterator[tuple[_Entry, IO[bytes] | None]]:
-    with tarfile.open(archive, "r:*") as tar:
+    with tarfile.open(archive, "r:*", tarinfo=BoundedTarInfo) as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member: gigabytes for a million files
             kind: Literal["file", "folder", "link", "other"] = "other"

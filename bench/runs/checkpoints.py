@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..backbones.inert import Inert, attributes, module_state, modules, read_inert
+from ..backbones.inert import LONGEST_NAME, Inert, attributes, module_state, modules, read_inert, repeats_itself
 from ..errors import BenchError, MissingPrerequisite
 
 
@@ -111,7 +111,9 @@ def _taken_apart(held: Any) -> Checkpoint:
     state = {_without_wrappers(name): tensor for name, tensor in state.items()}
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
-            raise BenchError(f"{name} is {tensor.dtype}, {tensor.layout} on {tensor.device}, and no plain numbers")
+            raise BenchError(f"{name:.200} is {tensor.dtype}, {tensor.layout} on {tensor.device}, and no plain numbers")
+        if repeats_itself(tensor) or len(name) > LONGEST_NAME:
+            raise BenchError(f"{name:.200} claims to be {tuple(tensor.shape)}, which the file does not hold")
     if state and all(name.startswith(("tower.", "head.")) for name in state):
         return Checkpoint("", state, {}, {})
     for layout in LAYOUTS:
@@ -119,7 +121,7 @@ def _taken_apart(held: Any) -> Checkpoint:
             return _parts(layout, state, normalize, activation)
     tops = sorted({name.split(".")[0] for name in state})
     raise BenchError(
-        f"the names of its tensors are those of no known classifier: {', '.join(tops[:6])}",
+        f"the names of its tensors are those of no known classifier: {', '.join(f'{top:.60}' for top in tops[:6])}",
         fix="its image tower has to be called `visual.` and its head `classification_head.`, or `tower.` and `head.`; a timm "
         "checkpoint is a backbone: `bench run zero-shot --backbone timm:NAME@FILE`",
     )
@@ -172,5 +174,5 @@ def _begins(state: Mapping[str, Tensor], prefix: str) -> bool:
 
 def _described(held: Any) -> str:
     if isinstance(held, dict):
-        return f"a mapping of {', '.join(repr(key) for key in list(held)[:6])}" if held else "an empty mapping"
-    return f"a {held.origin}" if isinstance(held, Inert) else f"a {type(held).__name__}"
+        return f"a mapping of {', '.join(f'{key!r:.60}' for key in list(held)[:6])}" if held else "an empty mapping"
+    return f"a {held.origin:.200}" if isinstance(held, Inert) else f"a {type(held).__name__}"

@@ -71,8 +71,9 @@ def load_external(path: Path, experiment: Experiment, normalize: bool | None = N
         architectures = architectures_like(checkpoint.tower)
         _check_kind(checkpoint, tower, path, experiment, architectures)
         _check_activation(checkpoint, tower, path, experiment)
-        state = {f"tower.{_inside(name, tower)}": _float(tensor) for name, tensor in checkpoint.tower.items()}
+        state = {f"tower.{_inside(name, tower)}": tensor for name, tensor in checkpoint.tower.items()}
         _check(state, pretrained, path, experiment, architectures)
+        state = {name: _float(tensor) for name, tensor in state.items()}
         head = _own_head(checkpoint, tower.dim, normalize, path, experiment) or _zero_shot_head(checkpoint, path, experiment)
         classifier = Classifier(tower, head)
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import BenchError, UsageError
+from ..files import read_json
 from ..plain import plain
 from .atomic import write_text, write_with
 from .record import SCHEMA, RunRecord
@@ -244,7 +245,7 @@ class Store:
             BenchError: not a record, damaged, or written by a newer ShiftBench.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if content.get("record_schema", 0) > SCHEMA:
                 raise BenchError(
                     f"the record has schema {content['record_schema']}, and this version reads up to {SCHEMA}",
@@ -252,7 +253,9 @@ class Store:
                     fix="use a newer ShiftBench",
                 )
             return RunRecord.model_validate(content)
-        except (json.JSONDecodeError, ValidationError, AttributeError, TypeError, UnicodeDecodeError) as error:
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             raise BenchError(
                 "a run's record is damaged", where=str(path), fix="remove its folder and run again; the fit is kept"
             ) from error
