@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import MissingPrerequisite
+from .files import absent
 from .method import Method
 from .plugins import build_method, find_card, trust
 from .runs.execute import execute, execute_external, planned_record, record_failure, start_over
@@ -244,8 +245,8 @@ def evaluate(
         BenchError: the file is none of these, or does not fit. UsageError, MissingPrerequisite: see `plan`; training images and
             id-val may be missing.
     """
-    if not weights.exists():  # said before a million files are indexed
-        raise MissingPrerequisite("there is no such file", where=str(weights), fix="name a weights file or a fit's folder")
+    if not weights.is_dir() and (why := absent(weights)):  # said before a million files are indexed
+        raise MissingPrerequisite(why, fix="name a weights file or a fit's folder")
     experiment = experiments(spec, store=store, engine=engine, reporter=reporter, training=False)[0]
     return execute_external(experiment, weights, name=name, normalize=normalize, limit=spec.limit, keep_logits=spec.keep_logits)
 

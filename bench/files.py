@@ -20,6 +20,16 @@ def special(mode: int) -> str:
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "")
 
 
+def absent(path: Path, *, what: str = "file") -> str:
+    """Why there is no file under a name, as a sentence; "" if there is one."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return f"there is no {what} {path}"
+    kind = "a folder" if stat.S_ISDIR(mode) else special(mode)
+    return f"{path} is {kind}, and no {what}" if kind else ""
+
+
 def most_unpacked(path: Path) -> int:
     """Bytes that an archive of unknown images may unpack to: they hardly compress."""
     return max(20 * path.stat().st_size, 256 << 20)

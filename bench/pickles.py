@@ -33,11 +33,15 @@ class _Source:
         return read
 
     def readline(self) -> bytes:
-        """Up to the next line's begin; no line of a pickle is long."""
-        start = bytes(self._data[self._at : self._at + (1 << 16)])
-        line = start[: start.find(b"\n") + 1] or start
-        self._at += len(line)
-        return line
+        """Up to the next line's begin."""
+        end = self._at
+        while end < len(self._data):
+            more = bytes(self._data[end : end + (1 << 12)])
+            if (found := more.find(b"\n")) >= 0:
+                end += found + 1
+                break
+            end += len(more)
+        return self.read(end - self._at)
 
 
 # The one written in Python: the C one keeps a table of as many entries as the largest number that a pickle names.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BenchError, EndedByPlugin, UsageError
+from .files import absent
 from .stopping import foreign
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ def load_method(name: str) -> type[Method]:
     """
     if name.endswith(".py"):
         path = Path(name)
-        if not path.is_file():
-            raise UsageError(f"there is no file {path}", fix=f"`bench methods new {path}` writes a scaffold")
+        if why := absent(path):
+            raise UsageError(why, fix=f"`bench methods new {path}` writes a scaffold")
         if path.resolve() not in _trusted:
             raise UsageError(
                 f"the method's file {path} is not run: a file of data names it, and not you",
@@ -269,8 +270,8 @@ def suite_file(name: str, beside: Path | None = None) -> Path:
     """
     if name.endswith(".toml"):
         path = (beside or Path()) / name
-        if not path.is_file():
-            raise UsageError(f"there is no file {path}", fix="`bench suites` lists the installed suites")
+        if why := absent(path):
+            raise UsageError(why, fix="`bench suites` lists the installed suites")
         return path.resolve()
     paths = suite_paths()
     if name not in paths:
@@ -312,8 +313,8 @@ def find_data_set(name: str, beside: Path | None = None) -> tuple[DataSetCard, P
 
     if name.endswith(".toml"):
         path = (beside or Path()) / name
-        if not path.is_file():
-            raise UsageError(f"there is no file {path}", fix="`bench data list` lists the data sets")
+        if why := absent(path):
+            raise UsageError(why, fix="`bench data list` lists the data sets")
         return read_data_set(path), path.resolve()
     paths = data_set_paths()
     if name not in paths:

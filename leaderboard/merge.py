@@ -32,12 +32,16 @@ from .truths import DataOfSuite, Truths, columns_of, truth_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ID = re.compile(r"[0-9a-f]{24}")
 _LONGEST_KEY = 1024
 #: More than any label space has; bounds what a pack can make a reader allocate.
 _MOST_CLASSES = 100_000
+#: Images that a byte names at most (a million of ImageNet's names take 0.68 bytes each, packed), and how far names shrink at
+#: most (those: by 67).
+_ROWS_A_BYTE, _FACTOR = 8, 200
 
 Fate = Literal["new", "already here", "kept beside the one that is here"]
 
@@ -343,12 +347,19 @@ def _curve_table(pack: Pack, packed: Packed, record: RunRecord, split: str) -> p
     return _table(pack, packed.curve[split], [columns], record.metrics[split].images, where)
 
 
+def _names_few(group: pq.RowGroupMetaData) -> bool:
+    """Whether a row group names its images out of a dictionary: of a few long names any number of rows can be made."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    return any("DICTIONARY" in kind for column in columns if column.path_in_schema == "key" for kind in column.encodings)
+
+
 def _table(pack: Pack, sha: str, kinds: list[dict[str, Any]], rows: int, where: str) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(pa.BufferReader(pack.blob(sha))) as file:
+        blob = pack.blob(sha)
+        with pq.ParquetFile(pa.BufferReader(blob)) as file:
             if file.metadata.num_rows != rows:
                 raise pack.refused(f"the record states {rows} images, and the pack holds {file.metadata.num_rows}", where)
             found = {field.name: field.type for field in file.schema_arrow}
@@ -361,11 +372,13 @@ def _table(pack: Pack, sha: str, kinds: list[dict[str, Any]], rows: int, where: 
                 classes = min(found.pop("logits").list_size, _MOST_CLASSES)
             if found != columns:
                 raise pack.refused("its predictions have other columns than predictions have", where)
-            # What a blob unpacks to is bounded by what that many rows can need.
-            groups = range(file.metadata.num_row_groups)
-            unpacked = sum(file.metadata.row_group(group).total_byte_size for group in groups)
-            if unpacked > rows * (_LONGEST_KEY + 64 + 4 * (classes + len(columns))) + 2**20:
+            # What a blob unpacks to is bounded by what that many rows can need, and by what it holds.
+            groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+            unpacked = sum(group.total_byte_size for group in groups)
+            if unpacked > min(rows * (_LONGEST_KEY + 64 + 4 * (classes + len(columns))), _FACTOR * len(blob)) + 2**20:
                 raise pack.refused(f"its predictions would unpack to {unpacked} bytes", where)
+            if "key" in columns and (rows > _ROWS_A_BYTE * len(blob) or any(map(_names_few, groups))):
+                raise pack.refused(f"{len(blob)} bytes cannot name {rows} images", where)
             table = file.read()
     except (OSError, ValueError, pa.ArrowException, OverflowError) as error:
         raise pack.refused(f"its predictions cannot be read: {type(error).__name__}", where) from error

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.errors import BenchError, MissingPrerequisite
+from bench.files import absent
 from bench.identity import digest
 from bench.runs.atomic import write_with
 from bench.runs.record import RunRecord
@@ -334,8 +335,8 @@ def open_pack(path: Path) -> Iterator[Pack]:
     Raises:
         MissingPrerequisite: there is no such file. Refused: it is not a pack, or not one that adds up.
     """
-    if not path.is_file():
-        raise MissingPrerequisite("there is no such pack", where=str(path), fix="`bench pack -o FILE` makes one")
+    if why := absent(path, what="pack"):
+        raise MissingPrerequisite(why, fix="`bench pack -o FILE` makes one")
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, ValueError) as error:

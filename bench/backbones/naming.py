@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ..data.pixels import Decoder
 from ..errors import MissingPrerequisite, UsageError
+from ..files import absent
 
 #: What a weight file may be called.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -120,9 +121,11 @@ def parse(library: str, rest: str, *, options: Iterable[str]) -> ModelName:
             seed = int(drawn[1] or 0)
         elif weights.endswith(SUFFIXES):
             file = Path(weights).expanduser()
-            if not file.is_file():
+            if why := absent(file, what="weight file"):
                 raise MissingPrerequisite(
-                    f"there is no weight file {file}", where, "give the path of an existing file after the @"
+                    why,
+                    where,
+                    "give the path of an existing file after the @",
                 )
         else:
             what = f"after the @ comes a file ({', '.join(SUFFIXES)}) or `random`, not {weights!r}"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..backbones.inert import LONGEST_NAME, Inert, attributes, module_state, modules, read_inert, repeats_itself
 from ..errors import BenchError, MissingPrerequisite
+from ..files import absent
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         MissingPrerequisite: no such file.
         BenchError: it cannot be read safely, or is of no known layout; the message says what it holds.
     """
-    if not path.is_file():
-        raise MissingPrerequisite("there is no such file", where=str(path), fix="name a weights file or a fit's folder")
+    if why := absent(path):
+        raise MissingPrerequisite(why, fix="name a weights file or a fit's folder")
     try:
         held: Any = load_file(path) if path.suffix == ".safetensors" else read_inert(path)
     except (SafetensorError, OSError) as error:

@@ -169,7 +169,8 @@ class Forger:
         change(columns)
         types = {field.name: field.type for field in table.schema}
         buffer = io.BytesIO()
-        pq.write_table(pa.table({n: pa.array(v, types.get(n)) for n, v in columns.items()}), buffer)
+        made = pa.table({n: pa.array(v, types.get(n)) for n, v in columns.items()})
+        pq.write_table(made, buffer, use_dictionary=[name for name in columns if name != "key"])
         packed[kind][split] = self.put(buffer.getvalue())
 
     def write(self, path: Path) -> Path:

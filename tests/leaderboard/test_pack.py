@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -239,6 +242,17 @@ def _repeat_an_image(f: Forger) -> None:
     f.table("images", lambda c: c["key"].__setitem__(1, c["key"][0]))
 
 
+def _multiply(f: Forger, rows: int = 200_000, key: str = "x" * 200, *, dictionary: bool = True) -> None:
+    """Many images in a few kilobytes."""
+    f.record(lambda r: r["metrics"]["art"].update(images=rows))
+    table = pa.table({"key": [key] * rows, "label": [0] * rows, "group": [0] * rows})
+    buffer = io.BytesIO()
+    coded = [*(["key"] if dictionary else []), "label", "group"]
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=coded, write_statistics=False)
+    assert len(buffer.getvalue()) < 20_000
+    f.manifest["runs"][0]["images"]["art"] = f.put(buffer.getvalue())
+
+
 _NAN = float("nan")
 TAMPERING: dict[str, tuple[Tamper, str]] = {
     "edited accuracy": (_metric("accuracy", 0.99), "accuracy: 0.99 stated"),
@@ -267,6 +281,9 @@ TAMPERING: dict[str, tuple[Tamper, str]] = {
     "average over an ID split": (lambda f: f.record(lambda r: r.update(averaged=["id-test"])), "something else than its shifts"),
     "more images stated than predicted": (_metric("images", 61), "states 61 images, and the pack holds 60"),
     "fewer rows": (lambda f: f.table("outcomes", _shorten), "states 60 images, and the pack holds 50"),
+    "many images of one name": (_multiply, "bytes cannot name 200000 images"),
+    "many images of no names": (partial(_multiply, dictionary=False, key=""), "bytes cannot name 200000 images|would unpack to"),
+    "many images of one long name": (partial(_multiply, dictionary=False), "its predictions would unpack to 4"),
     "other labels than other runs": (_relabel, "labels are not those of the data that it names"),
     "an image twice": (_repeat_an_image, "an image occurs twice"),
     "an edited prediction": (_first("prediction", 3), "its predictions contradict|its metrics are not"),
