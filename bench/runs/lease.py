@@ -1,10 +1,11 @@
 """A claim on a folder that two takers or a stalled owner cannot both hold, on a shared file system too.
 
 Claims are numbered files `lease/<generation>.json`, made by a hard link, which only one process can win. The owner is the
-highest generation. It rewrites its file every few seconds; whoever waits judges it stale by watching that beat stand still
-on its own clock (clocks of two machines are never compared), and then creates the next generation. Nothing that an owner
-writes is shared between generations, and the final result is created exclusively, so a stalled owner that wakes up after
-its last check can still overwrite nothing.
+highest generation. It rewrites its file every few seconds. Whoever waits judges it stale by watching that beat stand still on
+its own monotonic clock: clocks of two machines are never compared, and steps of one do not matter. On Linux an owner is also
+known to be dead if it was a process since the machine's last start that no longer exists. The waiting process then creates the
+next generation. Nothing that an owner writes is shared between generations, and the final result is created exclusively, so a
+stalled owner that wakes up after its last check can still overwrite nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
-
 from ..errors import BenchError
 from .atomic import write_text
+
+#: Folders below a claimed one that its holder alone writes to.
+_WRITTEN_BELOW = ("checkpoint", "predictions", "curve")
 
 
 class LeaseLost(BenchError):
@@ -32,14 +35,17 @@ class LeaseLost(BenchError):
 
 
 def _this_process() -> dict[str, Any]:
-    process = psutil.Process()
-    return {
-        "host": socket.gethostname(),
-        "boot": int(psutil.boot_time()),
-        "space": _process_space(),
-        "pid": process.pid,
-        "born": process.create_time(),
-    }
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "boot": _boot(), "space": _process_space(), "pid": pid, "started": _started(pid)}
+
+
+@cache
+def _boot() -> str:
+    """What this start of the machine is known by; "" where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def _process_space() -> str:
@@ -50,16 +56,43 @@ def _process_space() -> str:
         return ""
 
 
+def _started(pid: int) -> int | None:
+    """When a process was started, in ticks since the machine was, which no step of the clock changes; None if it is dead.
+
+    Raises:
+        OSError: the system does not say.
+    """
+    try:
+        # The second field, the program's name, may hold spaces and brackets.
+        state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except FileNotFoundError:
+        os.kill(pid, 0)  # processes of other users may be hidden
+        raise
+    return None if state == b"Z" else int(fields[18])
+
+
 def _surely_dead(claim: dict[str, Any]) -> bool:
     """Whether the owner was a process of this machine that no longer exists (quicker than waiting for its beat)."""
-    here = _this_process()
-    if claim.get("host") != here["host"] or claim.get("space") != here["space"] or abs(claim.get("boot", 0) - here["boot"]) > 5:
+    pid, born = claim.get("pid"), claim.get("started")
+    if not _boot() or (claim.get("boot"), claim.get("space")) != (_boot(), _process_space()):
+        return False
+    if not isinstance(pid, int) or not isinstance(born, int) or pid <= 0:
         return False
     try:
-        process = psutil.Process(claim["pid"])
-        return abs(process.create_time() - claim["born"]) > 1 or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        return _started(pid) != born
+    except ProcessLookupError:
         return True
+    except (OSError, ValueError, OverflowError):
+        return False
+
+
+def _claim(text: str) -> dict[str, Any]:
+    """What a claim says. One that is empty or garbage is nobody's: its owner would not know it as its own either."""
+    try:
+        claim = json.loads(text)
+    except (ValueError, RecursionError):
+        claim = None
+    return claim if isinstance(claim, dict) else {"released": True}
 
 
 class Lease:
@@ -101,7 +134,7 @@ class Lease:
         while True:
             top = self._top()
             text = self._read(top)
-            claim = json.loads(text) if text else {"released": True}
+            claim = _claim(text)
             if (top, text) != seen:
                 seen, since = (top, text), time.monotonic()
             if claim.get("released") or _surely_dead(claim) or time.monotonic() - since > self._stale_after:
@@ -111,9 +144,10 @@ class Lease:
                 continue
             self._waiting(claim)
             time.sleep(min(1.0, self._stale_after / 4))
-        for old in self._claims.glob("*.json"):
-            if int(old.stem) < self.generation:
+        for number, old in _numbered(self._claims):
+            if number < self.generation:
                 old.unlink(missing_ok=True)
+        _remove_leftovers(self._claims.parent)
         self._thread = threading.Thread(target=self._live, name="lease", daemon=True)
         self._thread.start()
         return self
@@ -137,6 +171,12 @@ class Lease:
         Raises:
             LeaseLost: another process has taken over.
         """
+        if not self._claims.exists():
+            raise LeaseLost(
+                "its folder is gone: the store was moved or removed while this ran",
+                where=str(self._claims.parent),
+                fix="run the same command with --store naming its new place; it goes on from the last checkpoint there",
+            )
         if not self.held():
             raise LeaseLost(
                 "another process took this fit over while this one stood still; nothing was overwritten",
@@ -148,11 +188,11 @@ class Lease:
         return self._claims / f"{generation:06d}.json"
 
     def _top(self) -> int:
-        return max((int(path.stem) for path in self._claims.glob("*.json")), default=0)
+        return max((number for number, _ in _numbered(self._claims)), default=0)
 
     def _read(self, generation: int) -> str:
         try:
-            return self._path(generation).read_text(encoding="utf-8")
+            return self._path(generation).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return ""
 
@@ -171,13 +211,26 @@ class Lease:
                 continue
 
 
+def _numbered(claims: Path) -> list[tuple[int, Path]]:
+    return [(int(path.stem), path) for path in claims.glob("*.json") if path.stem.isascii() and path.stem.isdigit()]
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed have left behind: our parts, and the temporary files of the safetensors library."""
+    for place in (folder, *(folder / name for name in _WRITTEN_BELOW)):
+        for pattern in (".*.part", ".tmp??????"):
+            for left in place.glob(pattern):
+                with contextlib.suppress(OSError):
+                    left.unlink()
+
+
 def is_live(folder: Path) -> bool:
     """Whether some process seems to hold `folder` (its claim is not released and its owner is not known to be dead)."""
-    claims = sorted((folder / "lease").glob("*.json"))
+    claims = _numbered(folder / "lease")
     if not claims:
         return False
     try:
-        claim = json.loads(claims[-1].read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        claim = _claim(max(claims)[1].read_text(encoding="utf-8", errors="replace"))
+    except OSError:
         return True
     return not claim.get("released") and not _surely_dead(claim)

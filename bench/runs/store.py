@@ -140,7 +140,11 @@ class Store:
         lease.check()
         write_with(folder / record.weights, lambda path: save_file(tensors, path))
         lease.check()
-        write_text(folder / "fit.json", record.model_dump_json(indent=1), exclusive=True)
+        first = write_text(folder / "fit.json", record.model_dump_json(indent=1), exclusive=True)
+        # Those of holders that were killed or stood still on the way to their record, or our own if one of them woke up first.
+        for file in folder.glob("weights-*.safetensors"):
+            if (file.name == record.weights) != first:
+                file.unlink(missing_ok=True)
 
     def forget(self, fit_id: str, *, waiting: Callable[[dict[str, Any]], None]) -> None:
         """Remove a fit, its checkpoint and its runs, but for those from packs; waits for a process that trains it.

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from ..data.locations import cache_dir
 from ..errors import BenchError, MissingPrerequisite, UsageError
+from ..runs.atomic import write_with
 
 #: Read by Ray when it is imported or starts; set for the time of a session.
 _QUIET = {
@@ -236,10 +238,14 @@ def _logged(file: _Log) -> Iterator[Callable[[], None]]:
 def _token() -> Path:
     """A file with a secret of this user, readable by nobody else, that every process of a local Ray has to show."""
     path = cache_dir("ray") / "token"
-    with contextlib.suppress(FileExistsError), os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-    path.chmod(0o600)
+    if not path.exists() or not re.fullmatch(r"[0-9a-f]{64}", path.read_text(encoding="utf-8", errors="replace")):
+        write_with(path, _write_secret, exclusive=not path.exists())
     return path
+
+
+def _write_secret(path: Path) -> None:
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
 
 
 @contextlib.contextmanager

@@ -6,13 +6,19 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bench.runs.atomic import write_text
-from bench.runs.lease import Lease, LeaseLost, is_live
+from bench.runs.lease import Lease, LeaseLost, _started, _surely_dead, _this_process, is_live
+from bench.runs.store import Store
+
+from .asked import run
 
 
 def claim_of_another_machine(folder: Path, generation: int = 1) -> Path:
@@ -114,3 +120,78 @@ def test_killed_owner_on_this_machine_is_not_waited_for(tmp_path: Path) -> None:
 
     with Lease(tmp_path, waiting=waiting) as lease:
         assert lease.generation == 2
+
+
+def test_a_step_of_the_clock_kills_no_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Waits(Exception):
+        pass
+
+    def waiting(claim: dict[str, object]) -> None:
+        raise Waits
+
+    with Lease(tmp_path) as owner:
+        now, booted = time.time, psutil.boot_time
+        monkeypatch.setattr(time, "time", lambda: now() + 5)
+        monkeypatch.setattr(psutil, "boot_time", lambda: booted() + 5)
+        with pytest.raises(Waits), Lease(tmp_path, waiting=waiting):
+            pass
+        owner.check()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the beat alone counts")
+def test_whose_owner_is_surely_dead() -> None:
+    me = _this_process()
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    zombie = {**me, "pid": child.pid, "started": _started(child.pid)}
+    while not _surely_dead(zombie):  # it has ended, and nobody has asked for its exit code yet
+        time.sleep(0.01)
+    child.wait()
+    assert _surely_dead({**me, "pid": child.pid})
+    assert _surely_dead({**me, "started": me["started"] - 1})
+    assert not _surely_dead(me)
+    assert not _surely_dead({**me, "pid": 1, "started": _started(1)})
+    for unknown in ({"boot": "another"}, {"space": "another"}, {"pid": "x"}, {"pid": 10**30}, {"pid": -1}, {"started": None}):
+        assert not _surely_dead({**me, "pid": child.pid, **unknown}), unknown
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "[1]", "\x00\xff", "[" * 100_000, "null"])
+def test_a_garbage_claim_is_nobodys(text: str, tmp_path: Path) -> None:
+    (tmp_path / "lease").mkdir()
+    (tmp_path / "lease" / "000007.json").write_text(text, encoding="latin-1")
+    (tmp_path / "lease" / "notes.json").write_text("{}")
+    assert not is_live(tmp_path)
+    with Lease(tmp_path, waiting=lambda claim: pytest.fail(f"waits for {claim}")) as lease:
+        assert lease.generation == 8
+        lease.check()
+
+
+def test_a_new_holder_removes_what_killed_writers_left(tmp_path: Path) -> None:
+    left = [".tmpa1B2c3", ".record.json.0f.part", "checkpoint/.tmpzzzzzz", "predictions/.id-test.parquet.1.part", "curve/.x.part"]
+    kept = ["record.json", "checkpoint/000001.safetensors", "packs/0123/.record.json.0f.part", ".tmp", ".tmp-long-name"]
+    for name in (*left, *kept):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    with Lease(tmp_path):
+        assert [name for name in (*left, *kept) if (tmp_path / name).exists()] == kept
+
+
+def test_a_store_that_was_moved_is_not_called_taken_over(tmp_path: Path) -> None:
+    with Lease(tmp_path / "store" / "fit") as lease:
+        (tmp_path / "store").rename(tmp_path / "elsewhere")
+        with pytest.raises(LeaseLost, match="the store was moved or removed while this ran"):
+            lease.check()
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_fit_keeps_one_file_of_weights(tiny_suite: Path, tmp_path: Path) -> None:
+    (record,), _ = run("linear-probe", suite=tiny_suite, store=tmp_path)
+    folder = Store(tmp_path).fit_dir(record.fit_id)
+    (weights,) = folder.glob("weights-*")
+    (folder / "fit.json").unlink()
+    weights.rename(folder / "weights-000000.safetensors")
+    (folder / ".tmpABCdef").write_bytes(b"x")
+    (Store(tmp_path).run_dir(record) / "record.json").unlink()
+    run("linear-probe", suite=tiny_suite, store=tmp_path)
+    (kept,) = folder.glob("weights-*")
+    assert kept.name == json.loads((folder / "fit.json").read_text())["weights"]
+    assert not (folder / ".tmpABCdef").exists()

@@ -73,3 +73,14 @@ def test_a_link_among_ray_s_logs_is_not_followed(short: Path, tmp_path: Path) ->
         (logs / "worker-2.out").write_text("told")
     assert "told" in log.read_text()
     assert "private" not in log.read_text()
+
+
+@pytest.mark.parametrize("content", ["", "garbage", "0" * 63, "\u00e9"])
+def test_a_token_that_is_none_is_made_anew(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    first = ray_session._token().read_text()
+    assert ray_session._token().read_text() == first
+    ray_session._token().write_text(content, encoding="latin-1")
+    again = ray_session._token()
+    assert len(again.read_text()) == 64
+    assert mode(again) == 0o600
