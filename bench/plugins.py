@@ -56,8 +56,9 @@ def loaded(entry: EntryPoint) -> Any:
     except Exception as error:  # a plug-in may raise anything when it is imported
         if isinstance(error, BenchError) and not isinstance(error, EndedByPlugin):
             raise
+        package = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
         raise BenchError(
-            f"the plug-in `{entry.name}` cannot be loaded: {_told(error)}",
+            f"the plug-in `{entry.name}`{package} cannot be loaded: {_told(error)}",
             where=entry.value,
             fix="mend its package, or uninstall it",
         ) from error
@@ -101,6 +102,17 @@ def trust(named: Any) -> None:
 def method_names() -> list[str]:
     """Names of the installed methods."""
     return list(entries("bench.methods"))
+
+
+def broken_methods() -> dict[str, str]:
+    """Names of the installed methods that cannot be loaded, and why: one broken package must not hide the others."""
+    broken = {}
+    for name in method_names():
+        try:
+            load_method(name)
+        except BenchError as error:
+            broken[name] = error.what
+    return broken
 
 
 def load_method(name: str) -> type[Method]:

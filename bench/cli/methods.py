@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 import typer
 
-from ..errors import BenchError, UsageError
-from ..plugins import load_method, method_names, trust
+from ..errors import UsageError
+from ..plugins import broken_methods, load_method, method_names, trust
 from .output import Cell, Column, Format, FormatOption, Table, print_tables, say
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def methods(context: typer.Context, form: FormatOption = Format.table) -> None:
 @app.command("list")
 def print_methods(form: FormatOption = Format.table) -> None:
     """List the installed methods."""
-    rows = [_row(name) for name in method_names()]
+    broken = broken_methods()
+    rows = [_row(name, broken.get(name, "")) for name in method_names()]
     columns = [Column("name"), Column("version", kind="count"), Column("summary"), Column("paper")]
     print_tables([Table(columns, rows, notes=["`bench methods show NAME` lists a method's parameters."])], form)
 
@@ -127,12 +128,10 @@ def scaffold(file: Path) -> str:
     return _SCAFFOLD.format(title=" ".join(words), cls=cls, name=name)
 
 
-def _row(name: str) -> dict[str, Cell]:
-    try:
-        method = load_method(name)
-    except BenchError as error:
-        # One broken package must not hide the methods that work.
-        return {"name": name, "summary": error.what}
+def _row(name: str, broken: str) -> dict[str, Cell]:
+    if broken:
+        return {"name": name, "summary": broken}
+    method = load_method(name)
     return {"name": name, "version": method.version, "summary": summary(method), "paper": method.paper}
 
 

@@ -22,6 +22,7 @@ from ..identity import numpy_stream
 from .card import InDistribution
 from .image_bytes import decode, decode_fast
 from .rendered import RenderedSplit
+from .stored import mapped
 
 Rows = NDArray[np.int64]
 
@@ -128,7 +129,7 @@ class RenderedOriginals(Originals):
 
     def open(self, row: int) -> Image.Image:
         """Never undecodable."""
-        return Image.fromarray(np.asarray(np.load(self.file, mmap_mode="r")[self.order[row]]))
+        return Image.fromarray(np.asarray(mapped(self.file)[self.order[row]]))
 
     def place(self, row: int) -> str:
         """The file of the array, and the row."""

@@ -21,7 +21,7 @@ from .data_set import Layout, Part
 from .folder import COLUMNS
 from .packed_originals import PackedOriginals
 from .sources import DataSet, Opened
-from .stored import replace_file, stored_folder, write_text
+from .stored import in_cache, replace_file, stored_folder, write_text
 
 #: Raised when the same listing gives another collection, division or fingerprint.
 _VERSION: Final = 2
@@ -48,7 +48,8 @@ def kept(
         if len(opened.collection) < listing.TRUSTED_FROM:
             return opened
         stored_folder(folder, lambda place: _write(place, opened), _is_whole)
-    return _read(folder)
+    with in_cache(folder):
+        return _read(folder)
 
 
 def _write(folder: Path, opened: Opened) -> None:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from . import image_bytes
 from .folder import COLUMNS, UNSETTLED_NS, inodes, key_prefix, walk
 from .image_bytes import EMPTY, OTHER, SYSTEM
-from .stored import Progress, replace_file
+from .stored import Progress, in_cache, replace_file
 
 #: From this many files on, a listing is believed while no folder in it has changed; below, every file is looked at each time.
 TRUSTED_FROM: Final = 100_000
@@ -40,7 +40,11 @@ class Listing:
 
     def frame(self) -> pd.DataFrame:
         """The columns of `folder.index_folder` with `sha256` and `format` empty, sorted by key."""
-        table = pq.read_table(self._table) if isinstance(self._table, Path) else self._table
+        if isinstance(self._table, Path):
+            with in_cache(self._table):
+                table = pq.read_table(self._table)
+        else:
+            table = self._table
         frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas(split_blocks=True)
         return frame.assign(read_ns=0, sha256="", format="")[[*COLUMNS, "inode"]]
 

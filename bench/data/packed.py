@@ -24,7 +24,7 @@ from .packed_originals import PackedOriginals, stamp
 from .parquet import IMAGES, INDEX, pack_parquet, rows_in
 from .same_file import numbers_in, refuse
 from .sources import DataSet, Opened
-from .stored import Progress
+from .stored import Progress, in_cache
 from .tokens import labelled
 
 _NAMESAKES = "under a name that another has, too"
@@ -100,9 +100,10 @@ def read_parquet(
         refuse(sorted(told, key=lambda one: one.partition("/")[2]), what, f"{_NAMESAKES} and the same bytes")
         return _opened(data_set, part, layout, labels, [packed / IMAGES], images)
 
-    if data_set.card.identity == "content":
-        return read()
-    return kept(data_set, part, layout, labels, [packed.name, (packed / IMAGES).stat().st_mtime_ns], read, cache)
+    with in_cache(packed):
+        if data_set.card.identity == "content":
+            return read()
+        return kept(data_set, part, layout, labels, [packed.name, (packed / IMAGES).stat().st_mtime_ns], read, cache)
 
 
 def _opened(

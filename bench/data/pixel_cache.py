@@ -24,7 +24,7 @@ from ..identity import digest
 from .download import size
 from .image_bytes import Undecodable
 from .pixels import Decoder, Interpolation, Pixels
-from .stored import Progress, stored_folder
+from .stored import Progress, in_cache, stored_folder
 
 #: Raised when this module turns the same image into other pixels.
 VERSION = 1
@@ -137,7 +137,8 @@ def cached_pixels(
         _write_json(part / "meta.json", {"what": what, "shape": shape, "pixels": pixels.name, "unreadable": unreadable})
 
     stored_folder(folder, build, lambda at: _is_intact(at, shape))
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    with in_cache(folder):
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     return CachedPixels(folder / "pixels.npy", {int(row): reason for row, reason in meta["unreadable"].items()})
 
 

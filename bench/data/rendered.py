@@ -19,7 +19,7 @@ from ..errors import BenchError, MissingPrerequisite, UsageError
 from ..identity import digest
 from ..plugins import entries, loaded
 from .card import RenderedSource
-from .stored import Progress, stored_folder
+from .stored import Progress, in_cache, stored_folder
 
 #: Packages whose arithmetic a renderer is likely to use.
 _ARITHMETIC = ("numpy", "scipy", "pillow", "torch")
@@ -79,12 +79,13 @@ def rendered_split(source: RenderedSource, split: str, *, cache: Path, progress:
 
     stored_folder(folder, build, _is_intact)
     groups_file = folder / "groups.npy"
-    return RenderedSplit(
-        pixels=folder / "pixels.npy",
-        labels=np.load(folder / "labels.npy"),
-        groups=np.load(groups_file) if groups_file.exists() else None,
-        content=np.load(folder / "content.npy"),
-    )
+    with in_cache(folder):
+        return RenderedSplit(
+            pixels=folder / "pixels.npy",
+            labels=np.load(folder / "labels.npy"),
+            groups=np.load(groups_file) if groups_file.exists() else None,
+            content=np.load(folder / "content.npy"),
+        )
 
 
 def _world(name: str) -> tuple[Any, ModuleType]:

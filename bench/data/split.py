@@ -15,6 +15,7 @@ from .collection import Originals, Rows
 from .image_bytes import Undecodable
 from .pixel_cache import Original, available_cores, prepared
 from .pixels import Decoder, Pixels
+from .stored import mapped
 
 
 @dataclass(eq=False)
@@ -28,7 +29,7 @@ class MappedPixels:
     def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """A copy of these images, (n, S, S, 3)."""
         if self._array is None:
-            self._array = np.load(self.file, mmap_mode="r")
+            self._array = mapped(self.file)
         return np.asarray(np.take(self._array, self.rows[rows], axis=0))
 
     def __getstate__(self) -> dict[str, Any]:

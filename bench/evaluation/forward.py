@@ -18,6 +18,7 @@ from torch import nn
 from ..backbones.backbone import Backbone
 from ..classifier import Classifier
 from ..data.split import Split
+from ..data.stored import mapped
 from ..errors import BenchError
 from ..identity import PROTOCOL_VERSION, digest
 from ..runs.atomic import locked, write_with
@@ -135,7 +136,7 @@ def _stored_features(backbone: Backbone, split: Split, engine: Engine, cache: Pa
         if not path.exists():
             found = _pass({"tower": backbone.image_tower()}, split, engine, lambda done, of: between())
             write_with(path, lambda temporary: _save(temporary, found["tower"]))
-        stored: Floats = np.load(path, mmap_mode="r")
+        stored: Floats = mapped(path)
     return stored
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError, UsageError
 from ..method import FineTuner, Method
-from ..plugins import build_method, find_card
+from ..plugins import broken_methods, build_method, find_card
 from ..runs.execute import planned_record, row_label
 from ..runs.experiment import Experiment
 from ..runs.measure import fine_tuned, has_line
@@ -194,6 +194,8 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
     entrants: list[Entrant] = []
     impossible: list[Impossible] = []
     refused: dict[str, UsageError] = {}
+    for name, why in broken_methods().items() if spec.takes_all else ():
+        reporter.event("warning", text=f"{name} is left out: {why}")
     for text in left_out([contender.name for contender in spec.contenders], spec.shared):
         reporter.event("warning", text=text)
     for suite in spec.suites:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError
-from ..plugins import method_names, trust
+from ..plugins import broken_methods, method_names, trust
 from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, check_shared, parse_value, placed, read_config
 
 #: The method whose interpolation curve others are measured against; its final runs get one unless `curve` says otherwise.
@@ -113,8 +113,11 @@ class SweepSpec(BaseModel):
 
     @property
     def contenders(self) -> tuple[Contender, ...]:
-        """The methods, with `all` spelled out as every installed one."""
-        return tuple(Contender(name=name) for name in method_names()) if self.takes_all else self.methods
+        """The methods, with `all` spelled out as every installed one that can be loaded."""
+        if not self.takes_all:
+            return self.methods
+        broken = broken_methods()
+        return tuple(Contender(name=name) for name in method_names() if name not in broken)
 
     @property
     def takes_all(self) -> bool:

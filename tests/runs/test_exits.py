@@ -193,6 +193,34 @@ def test_a_package_that_cannot_be_imported_hides_no_other(
     assert out.count("cannot be loaded") == 6
 
 
+def test_all_methods_are_swept_but_the_broken_one_which_is_told_with_its_package(
+    tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = tmp_path / "half_done-1.2.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: half-done\nVersion: 1.2\n")
+    (about / "entry_points.txt").write_text("[bench.methods]\nbroken = half_done:Method\n")
+    (tmp_path / "half_done.py").write_text("import that_is_not_installed\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entries.cache_clear()
+    try:
+        told = (
+            "the plug-in `broken` of half-done 1.2 cannot be loaded: ModuleNotFoundError: No module named 'that_is_not_installed'"
+        )
+        code, out, err = command("sweep", "all", "--suite", str(tiny_suite), "--dry-run", "--store", str(tmp_path / "s"))
+        assert code == 0, err
+        assert "full-finetune" in out
+        assert f"broken is left out: {told}" in " ".join(err.split())
+        code, out, _ = command("methods", "--format", "csv")
+        assert code == 0
+        assert told in out
+        code, _, err = command("sweep", "broken", "--suite", str(tiny_suite), "--dry-run", "--store", str(tmp_path / "s"))
+        assert code == 1
+        assert told in " ".join(err.split())
+    finally:
+        entries.cache_clear()
+
+
 @pytest.mark.parametrize("way", ["run", "sweep"])
 def test_a_real_ctrl_c_in_python_keeps_its_meaning(way: str, tiny_suite: Path, tmp_path: Path) -> None:
     method, store = quits(tmp_path, "loss", "os.kill(os.getpid(), signal.SIGINT)"), tmp_path / "s"
