@@ -26,6 +26,7 @@ _APART = {
     "metrics",
     "holes",
     "miscounted",
+    "ignored",
     "duplicates",
     "factors",
     "selection",
@@ -167,6 +168,7 @@ def _metrics(record: RunRecord) -> Table:
     notes = [note] if record.averaged else []
     notes += [f"{name}: {value:.1f}" for name, value in record.relative.items()]
     notes += [f"{name}: {how}" for name, how in record.miscounted.items()]
+    notes += [f"{name}: files left out that are no image of a class: {count}" for name, count in record.ignored.items()]
     notes += record.duplicates_told()
     return Table(columns, rows, "metrics", notes)
 

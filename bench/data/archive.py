@@ -18,7 +18,7 @@ import PIL
 
 from ..errors import BenchError, UsageError
 from . import image_bytes
-from .image_bytes import EMPTY, OTHER, SYSTEM
+from .image_bytes import EMPTY, SYSTEM
 from .stored import Progress, replace_file
 
 #: Columns of an archive's index: `within` is the inner archive that a file lies in ("" for none), `name` its path there.
@@ -36,8 +36,20 @@ _LONGEST_HEADER: Final = 1 << 20
 _MOST_TEXTS: Final = 100_000
 
 
-class BoundedTarInfo(tarfile.TarInfo):
-    """A member of an archive whose long names and further headers are short enough to be read into memory."""
+class CheckedTarInfo(tarfile.TarInfo):
+    """A member of an archive that ends with its end mark, and whose long names and further headers are short enough to be read
+    into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> CheckedTarInfo:
+        """The header in a block. tarfile takes whatever is none for the archive's end: an archive that was cut off between two
+        members, or is damaged in one of their headers, would lose images without a word."""
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf and not any(buf):
+                raise
+            raise tarfile.ReadError("it has no end mark" if not buf else f"a header is none: {error}") from error
 
     def _proc_member(self, tar: tarfile.TarFile) -> Any:
         if self.type in _HEADERS and not 0 <= self.size <= _LONGEST_HEADER:
@@ -144,7 +156,7 @@ def _rows(path: Path, read: bool, progress: Progress | None) -> Iterator[tuple[o
 
 def _members(file: IO[bytes], start: int, size: int, within: str) -> Iterator[tuple[str, tarfile.TarInfo, int]]:
     window = io.BufferedReader(_Window(file, start, size), 512)
-    with tarfile.open(fileobj=window, mode="r:", tarinfo=BoundedTarInfo) as tar:
+    with tarfile.open(fileobj=window, mode="r:", tarinfo=CheckedTarInfo) as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member: gigabytes for a million files
             if not member.isreg() or member.issparse():
@@ -178,8 +190,8 @@ def _judged(member: tarfile.TarInfo, data: bytes | None) -> tuple[str, str, str]
     name = member.name.rpartition("/")[2]
     if name.startswith("."):
         return "", "", SYSTEM
-    if not image_bytes.has_image_suffix(name):
-        return "", "", OTHER
+    if problem := image_bytes.by_name(name):
+        return "", "", problem
     if data is None:
         return "", "", "" if member.size else EMPTY
     return hashlib.sha256(data).hexdigest(), *image_bytes.inspect(data, name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .collection import folder_collection
 from .data_set import Folders, Part
-from .folder import COLUMNS, index_folder, remarks_on, remarks_outside
+from .folder import COLUMNS, count_ignored, index_folder, remarks_on, remarks_outside
 from .image_bytes import OTHER, SYSTEM
 from .kept import kept
 from .listing import list_folder
@@ -54,6 +54,12 @@ def _read(data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int],
     remarks = class_remarks(what, data_set.classes, present, numbers, lacking="no folder with images", called="folders")
     remarks += remarks_on(chosen, what) + remarks_outside(outside, what)
     collection = folder_collection(
-        what, data_set.folder, chosen, grouped=False, listed=card.identity == "listing", pre_crop=part.pre_crop
+        what,
+        data_set.folder,
+        chosen,
+        grouped=False,
+        listed=card.identity == "listing",
+        pre_crop=part.pre_crop,
+        ignored=count_ignored(index),
     )
     return Opened(collection, remarks, chosen[chosen["problem"] != ""][list(COLUMNS)])

@@ -20,7 +20,7 @@ from ..errors import BenchError
 from ..files import regular
 from ..identity import numpy_stream
 from .card import InDistribution
-from .image_bytes import decode, decode_fast
+from .image_bytes import DEEP, decode, decode_fast
 from .rendered import RenderedSplit
 from .stored import mapped
 
@@ -149,6 +149,7 @@ class Collection:
         originals: the images.
         stamps: (N,) modification times of listed files, ns: what the pixels that are kept of them depend on beside the content.
         listed: whether `content` is a listing, which does not tell whether two images are equal.
+        ignored: files that lie among the images and are none, or belong to no class.
         treatment: what is done to every image before the usual preprocessing; part of the identity.
         kept_in: folder of the cache that these arrays are mapped from, if they are (see `kept`).
         files: (N,) where on disk an image is, as a number (see `same_file`): two rows have the same one if they are one file.
@@ -166,6 +167,7 @@ class Collection:
     treatment: str = ""
     kept_in: Path | None = None
     files: NDArray[np.int64] | None = None
+    ignored: int = 0
 
     @cached_property
     def distinct_files(self) -> NDArray[np.int64]:
@@ -185,17 +187,24 @@ class Collection:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def decoded_from(self, rows: Rows) -> NDArray[np.str_]:
+        """The content of these rows, and how it is decoded where earlier versions decoded it otherwise, (n,)."""
+        deep = self.problems[rows] == DEEP
+        return (
+            np.where(deep, np.char.add(self.content[rows], " 16 bits"), self.content[rows]) if deep.any() else self.content[rows]
+        )
+
     def cached_as(self, rows: Rows) -> NDArray[np.str_]:
         """What the decoded pixels of these rows are kept under on this machine, (n,)."""
         if self.stamps is None and not self.treatment:
-            return self.content[rows]
+            return self.decoded_from(rows)
         stamps = [""] * len(rows) if self.stamps is None else [f"\t{stamp}" for stamp in self.stamps[rows].tolist()]
-        pairs = zip(self.content[rows].tolist(), stamps, strict=True)
+        pairs = zip(self.decoded_from(rows).tolist(), stamps, strict=True)
         return np.array([f"{content}{stamp}\t{self.treatment}" for content, stamp in pairs], dtype=np.str_)
 
 
 def folder_collection(
-    what: str, root: Path, images: pd.DataFrame, *, grouped: bool, listed: bool = False, pre_crop: int = 0
+    what: str, root: Path, images: pd.DataFrame, *, grouped: bool, listed: bool = False, pre_crop: int = 0, ignored: int = 0
 ) -> Collection:
     """From image rows of an index with `label` and `group`: those of `folder.class_images`, or of a data set's part.
 
@@ -223,6 +232,7 @@ def folder_collection(
         listed=listed,
         treatment=treatment,
         files=images["inode"].to_numpy(dtype=np.int64),
+        ignored=ignored,
     )
 
 
@@ -303,6 +313,7 @@ def merged(parts: Sequence[Collection]) -> Collection:
         stamps=None if parts[0].stamps is None else joined(part.stamps for part in parts if part.stamps is not None),
         listed=parts[0].listed,
         treatment=parts[0].treatment,
+        ignored=sum(part.ignored for part in parts),
         files=joined(part.files for part in parts if part.files is not None),
     )
 
@@ -368,7 +379,7 @@ def few(collection: Collection, rows: Rows, shots: int, seed: int) -> Rows:
 def fingerprint(collection: Collection, rows: Rows) -> str:
     """SHA-256 over the sorted contents, labels and groups (-1 for none) of these rows: where the images lie is not in it."""
     groups = np.full(len(rows), -1, dtype=np.int64) if collection.groups is None else collection.groups[rows]
-    triples = zip(collection.content[rows].tolist(), collection.labels[rows].tolist(), groups.tolist(), strict=True)
+    triples = zip(collection.decoded_from(rows).tolist(), collection.labels[rows].tolist(), groups.tolist(), strict=True)
     lines = sorted(f"{content} {label} {group}\n" for content, label, group in triples)
     if collection.treatment:
         lines.append(f"{collection.treatment}\n")

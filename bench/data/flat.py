@@ -31,5 +31,13 @@ def read_flat(
     stems = images["key"].str.rpartition("/")[2].str.rpartition(".")[0]
     images["token"] = stems.map(read_truth(truth, stems.tolist()))
     chosen, remarks = labelled(data_set, labels, images, layout.named_by, what)
-    collection = folder_collection(what, data_set.folder, chosen, grouped=False, listed=listed, pre_crop=part.pre_crop)
+    collection = folder_collection(
+        what,
+        data_set.folder,
+        chosen,
+        grouped=False,
+        listed=listed,
+        pre_crop=part.pre_crop,
+        ignored=int((index["problem"] == OTHER).sum()),
+    )
     return Opened(collection, remarks, chosen[chosen["problem"] != ""][list(COLUMNS)])

@@ -19,7 +19,7 @@ from PIL import Image
 from ..errors import BenchError
 from ..files import regular, special
 from . import image_bytes
-from .image_bytes import DANGLING, MISNAMED, OTHER, SPECIAL, SYSTEM, UNREADABLE
+from .image_bytes import DANGLING, OTHER, READ_ALL_THE_SAME, SPECIAL, SYSTEM, UNREADABLE
 from .pixel_cache import available_cores
 from .same_file import file_numbers
 from .stored import Progress, replace_file
@@ -100,6 +100,11 @@ def key_prefix(part: str) -> str:
     return "" if part in ("", ".") else part.rstrip("/") + "/"
 
 
+def count_ignored(index: pd.DataFrame) -> int:
+    """How many files of class folders are no images, or lie in no class's folder."""
+    return int(((index["problem"] == OTHER) | ((index["problem"] != SYSTEM) & (index["folder"] == ""))).sum())
+
+
 def has_images(index: pd.DataFrame) -> bool:
     """Whether any file of an index is, or claims to be, an image."""
     return bool((~index["problem"].isin([SYSTEM, OTHER])).any())
@@ -157,7 +162,7 @@ def remarks_on(index: pd.DataFrame, part: str) -> list[str]:
     """What the user should know about the files of an index, a sentence per kind of problem."""
     remarks = []
     for problem, note in (
-        (MISNAMED, "another format than their names say (read all the same)"),
+        *READ_ALL_THE_SAME.items(),
         (SYSTEM, "system files (ignored)"),
         (OTHER, "files that are no images (ignored)"),
         *((problem, f"{problem}: cannot be read") for problem in UNREADABLE),

@@ -14,7 +14,7 @@ from typing import IO, Final
 
 from ..errors import BenchError
 from ..files import read_text, regular
-from .archive import BoundedTarInfo
+from .archive import CheckedTarInfo
 from .same_file import refuse
 from .sources import NotHere
 
@@ -99,7 +99,7 @@ def _devkit(path: Path) -> list[str]:
         found = [file for file in path.rglob("*") if file.name in _MOST_BYTES]
         files = {file.name: _start(regular(file).open("rb"), file.name) for file in found}
     else:
-        with tarfile.open(regular(path), tarinfo=BoundedTarInfo) as tar:
+        with tarfile.open(regular(path), tarinfo=CheckedTarInfo) as tar:
             members = [member for member in tar if member.isreg() and Path(member.name).name in _MOST_BYTES]
             opened = {Path(member.name).name: tar.extractfile(member) for member in members}
             files = {name: _start(file, name) for name, file in opened.items() if file is not None}

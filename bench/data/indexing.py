@@ -13,7 +13,7 @@ from .card import ID_SPLITS, FolderSource, SuiteCard
 from .collection import Collection, folder_collection, merged
 from .data_set import DataSetCard
 from .equal import EqualImages, Repetition
-from .folder import COLUMNS, class_images, has_images, index_folder
+from .folder import COLUMNS, class_images, count_ignored, has_images, index_folder
 from .labels import Projection, Protocol, projection
 from .locations import DataRoot, cache_dir
 from .same_file import refuse_repeated, refuse_shared
@@ -199,7 +199,7 @@ def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Prog
         images, remarks = class_images(files, part, card.class_folders, source.groups)
         index.warnings += remarks
         problems.append(files[files["problem"] != ""][list(COLUMNS)])
-        index.add(name, folder_collection(part, root, images, grouped=source.groups is not None))
+        index.add(name, folder_collection(part, root, images, grouped=source.groups is not None, ignored=count_ignored(files)))
     index.problems = pd.concat(problems, ignore_index=True)
     index.check_counts(list(index.collections), root)
     index.compare_splits()

@@ -24,7 +24,7 @@ from .sources import DataSet, Opened
 from .stored import in_cache, replace_file, stored_folder, write_text
 
 #: Raised when the same listing gives another collection, division or fingerprint.
-_VERSION: Final = 2
+_VERSION: Final = 3
 _ABOUT: Final = "about.json"
 
 
@@ -66,6 +66,7 @@ def _write(folder: Path, opened: Opened) -> None:
         "files": [str(file) for file in originals.files] if isinstance(originals, PackedOriginals) else None,
         "pre_crop": originals.pre_crop,
         "treatment": collection.treatment,
+        "ignored": collection.ignored,
         "listing": collection.listing,
         "remarks": opened.remarks,
     }
@@ -97,6 +98,7 @@ def _read(folder: Path) -> Opened:
         stamps=arrays["stamps"],
         listed=True,
         treatment=about["treatment"],
+        ignored=about["ignored"],
         kept_in=folder,
         files=arrays["files"],
     )

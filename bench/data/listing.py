@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from . import image_bytes
 from .folder import COLUMNS, UNSETTLED_NS, inodes, key_prefix, walk
-from .image_bytes import EMPTY, OTHER, SYSTEM
+from .image_bytes import EMPTY, SYSTEM
 from .stored import Progress, in_cache, replace_file
 
 #: From this many files on, a listing is believed while no folder in it has changed; below, every file is looked at each time.
@@ -87,7 +87,7 @@ def _list(folder: Path, part: str, progress: Progress | None) -> tuple[pa.Table,
         classes.append(sys.intern(file.relative.partition("/")[0]) if "/" in file.relative else "")
         for values, value in zip(numbers, (file.size, file.mtime_ns, file.ctime_ns, file.inode), strict=True):
             values.append(value)
-        problem = SYSTEM if file.system else "" if image_bytes.has_image_suffix(file.relative) else OTHER
+        problem = SYSTEM if file.system else image_bytes.by_name(file.relative)
         problems.append((file.unreadable or EMPTY) if not file.size and not problem else problem)
         if progress is not None and len(relative) % 10_000 == 0:
             progress(f"listing {part}", len(relative), 0)

@@ -79,7 +79,7 @@ def _read_tars(
         images["token"] = inner[images.index].str.rpartition("/")[2].str.removesuffix(".tar")
     elif layout.class_in == "folder":
         images["token"] = images["name"].str.rpartition("/")[0].str.rpartition("/")[2]
-    return _opened(data_set, part, layout, labels, files, images)
+    return _opened(data_set, part, layout, labels, files, images, ignored=int((found["problem"] == OTHER).sum()))
 
 
 def read_parquet(
@@ -113,13 +113,14 @@ def _opened(
     labels: Sequence[int],
     files: Sequence[Path],
     images: pd.DataFrame,
+    ignored: int = 0,
 ) -> Opened:
     what, listed = f"{data_set.card.name} {layout.path}", data_set.card.identity == "listing"
     chosen, remarks = labelled(data_set, labels, images, layout.named_by, what)
     # An archive that is replaced has another time stamp, and so have the decoded pixels that are kept of it.
     stamps = np.array([file.stat().st_mtime_ns for file in files])
     chosen = chosen.assign(mtime_ns=stamps[chosen["file"].to_numpy()], ctime_ns=0, read_ns=0)
-    collection = folder_collection(what, Path(), chosen, grouped=False, listed=listed, pre_crop=part.pre_crop)
+    collection = folder_collection(what, Path(), chosen, grouped=False, listed=listed, pre_crop=part.pre_crop, ignored=ignored)
     rows = chosen.set_index("key").loc[collection.keys.tolist()]
     originals = PackedOriginals(
         files,

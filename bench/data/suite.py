@@ -131,6 +131,10 @@ class Suite:
         """How many images a split's collection has and how many the card states, where these differ; "" if they do not."""
         return self._index.miscounted.get(self._collection_of(split), "")
 
+    def ignored(self, split: str) -> int:
+        """How many files lie among the images of a split's collection that are none, or belong to no class."""
+        return self._collection(self._collection_of(split)).ignored
+
     def duplicates(self, splits: Sequence[str]) -> dict[str, int]:
         """How many images of these splits repeat another of the split, and how many (`id-test in train`) are also in train or
         id-val where these are among the splits. What nobody has compared is not there.

@@ -14,7 +14,7 @@ from typing import IO, Final, Literal
 
 from ..errors import BenchError
 from ..files import most_unpacked
-from .archive import BoundedTarInfo
+from .archive import CheckedTarInfo
 from .download import size
 from .stored import Progress
 
@@ -98,7 +98,7 @@ class _TooMuch(Exception):
 
 
 def _tar(archive: Path) -> Iterator[tuple[_Entry, IO[bytes] | None]]:
-    with tarfile.open(archive, "r:*", tarinfo=BoundedTarInfo) as tar:
+    with tarfile.open(archive, "r:*", tarinfo=CheckedTarInfo) as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member: gigabytes for a million files
             kind: Literal["file", "folder", "link", "other"] = "other"

@@ -144,7 +144,7 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord) -> RunRec
     update = {
         **{
             key: getattr(now, key)
-            for key in ("label", "shifts", "averaged", "holes", "miscounted", "factors", "id_val_seen", "limit")
+            for key in ("label", "shifts", "averaged", "holes", "miscounted", "ignored", "factors", "id_val_seen", "limit")
         },
         "duplicates": old.duplicates | now.duplicates,
         "search_trials": searched.search_trials,
@@ -257,6 +257,7 @@ def _record(
         averaged=[shift.name for shift in shifts if shift.in_average],
         holes={name: why for name, why in suite.holes.items() if name in splits},
         miscounted={name: how for name in counted if (how := suite.miscounted(name))},
+        ignored={name: count for name in counted if (count := suite.ignored(name))},
         duplicates=suite.duplicates(list(counted)),
         factors={shift.name: shift.factors for shift in shifts},
         id_val_seen=not {card.name, card.id.data, *suite.id_names}.isdisjoint(backbone.seen_suites),

@@ -76,6 +76,10 @@ class RunRecord(_Part):
         default_factory=dict,
         description="split (`train` too) -> how many images are here and how many the card states, where these differ",
     )
+    ignored: dict[str, int] = Field(
+        default_factory=dict,
+        description="split (`train` too) -> how many files among its images are none, or lie in no class's folder; no entry: 0",
+    )
     duplicates: dict[str, int] = Field(
         default_factory=dict,
         description="split -> how many of its images repeat another of it byte by byte, and `split in train` (or in id-val) -> "

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bench.cli import main
@@ -103,7 +104,7 @@ def test_an_npz_file_that_unpacks_to_far_more(tmp_path: Path, capsys: pytest.Cap
 
 
 class TestTars:
-    def index(self, content: bytes, folder: Path) -> object:
+    def index(self, content: bytes, folder: Path) -> pd.DataFrame:
         (folder / "a.tar").write_bytes(content)
         return index_archive(folder / "a.tar", read=True, cache=folder / "cache")
 
@@ -124,6 +125,16 @@ class TestTars:
         info.size, info.type = 7 << 30, kind
         with pytest.raises(BenchError, match=r"a header of 7,516,192,768 bytes"):
             self.index(info.tobuf() + bytes(10240), tmp_path)
+
+    @pytest.mark.parametrize("how", ["between two members", "a header"])
+    def test_an_archive_that_lost_members(self, how: str, tmp_path: Path) -> None:
+        content = bytearray(tar_of({"cat/a.png": b"x", "cat/b.png": b"y"}))
+        assert list(self.index(bytes(content), tmp_path)["name"]) == ["cat/a.png", "cat/b.png"]
+        if how == "a header":
+            content[1024] ^= 1  # the second member's, after a header and a block of content
+        for cut in (1024,) if how == "between two members" else (len(content),):
+            with pytest.raises(BenchError, match="damaged or truncated: (it has no end mark|a header is none: bad checksum)"):
+                self.index(bytes(content[:cut]), tmp_path)
 
 
 def test_a_prompt_is_filled_in_and_computes_nothing(tmp_path: Path) -> None:

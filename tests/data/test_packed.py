@@ -275,7 +275,7 @@ def test_a_large_listed_part_is_made_once_and_mapped_from_then_on(
     made = []
     for module, name in (("class_folders", "_read"), ("packed", "_opened")):
         original = getattr(importlib.import_module(f"bench.data.{module}"), name)
-        monkeypatch.setattr(f"bench.data.{module}.{name}", lambda *a, make=original: (made.append(1), make(*a))[1])
+        monkeypatch.setattr(f"bench.data.{module}.{name}", lambda *a, make=original, **k: (made.append(1), make(*a, **k))[1])
     division = InDistribution(path="all", val_fraction=0.3, test_fraction=0.3)
     for _ in range(2):
         found = opened(parquet, layout, "listing")
@@ -306,7 +306,7 @@ def test_a_large_listed_part_is_made_once_and_mapped_from_then_on(
     rows = np.arange(len(one) - 1)
     assert fingerprint_of(one, rows) == fingerprint(one, rows)
     assert fingerprint_of(changed, rows) == fingerprint(changed, rows)
-    monkeypatch.setattr("bench.data.image_bytes.VERSION", 2)
+    monkeypatch.setattr("bench.data.image_bytes.VERSION", 99)
     opened(parquet, layout, "listing")
     assert len(made) == 3
 

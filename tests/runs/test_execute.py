@@ -267,3 +267,18 @@ def test_no_curve_is_drawn_through_trained_batch_statistics_and_that_is_found_ou
     assert record.status == "failed"
     assert "cannot be interpolated" in record.error
     assert listener.trained() == []
+
+
+def test_what_was_left_out_is_counted_in_the_record(tiny_suite: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_suite.parent / "images", tmp_path / "images")
+    card = tmp_path / "tiny.toml"
+    card.write_text(tiny_suite.read_text())
+    some = min((tmp_path / "images/photo").glob("*/*.png"))
+    (some.parent / "notes.txt").write_text("nothing")
+    (some.parent / ".DS_Store").write_text("nothing")
+    shutil.copy(some, tmp_path / "images/photo/stray.png")
+    (record,), _ = run("linear-probe", suite=card, store=tmp_path / "store")
+    assert record.ignored == {"train": 2, "id-val": 2, "id-test": 2}
+    (plain,), _ = run("linear-probe", suite=tiny_suite, store=tmp_path / "store")
+    assert plain.ignored == {}
+    assert plain.eval_id == record.eval_id
