@@ -230,6 +230,7 @@ def evaluate(
     *,
     name: str,
     normalize: bool | None = None,
+    averaged: bool = True,
     store: Path | None = None,
     engine: Engine | None = None,
     reporter: Reporter | None = None,
@@ -237,9 +238,10 @@ def evaluate(
     """Measure existing weights on a suite; the row is marked as external, its training unverified.
 
     Args:
-        weights: a checkpoint of wise-ft, FLYP, model-soups, open_clip or robust-finetuning, a file with the tensors of a
-            classifier (`tower.*`, `head.weight`, `head.bias`), or the folder of a fit.
+        weights: a checkpoint of wise-ft, FLYP, model-soups, open_clip, robust-finetuning, Hugging Face's CLIPModel or timm with
+            its classifier; a file with the tensors of a classifier (`tower.*`, `head.weight`, `head.bias`); the folder of a fit.
         name: label of the row. normalize: whether the head divides features by their norm.
+        averaged: of a file that holds averaged weights (EMA) and others, take the averaged ones.
 
     Raises:
         BenchError: the file is none of these, or does not fit. UsageError, MissingPrerequisite: see `plan`; training images and
@@ -248,7 +250,15 @@ def evaluate(
     if not weights.is_dir() and (why := absent(weights)):  # said before a million files are indexed
         raise MissingPrerequisite(why, fix="name a weights file or a fit's folder")
     experiment = experiments(spec, store=store, engine=engine, reporter=reporter, training=False)[0]
-    return execute_external(experiment, weights, name=name, normalize=normalize, limit=spec.limit, keep_logits=spec.keep_logits)
+    return execute_external(
+        experiment,
+        weights,
+        name=name,
+        normalize=normalize,
+        averaged=averaged,
+        limit=spec.limit,
+        keep_logits=spec.keep_logits,
+    )
 
 
 def load_runs(store: Path | None = None) -> pd.DataFrame:

@@ -35,6 +35,9 @@ def command(
         bool | None,
         typer.Option("--normalize/--no-normalize", show_default=False, help="whether the head divides features by their norm"),
     ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema/--no-ema", help="of a file with averaged weights and others, measure the averaged ones")
+    ] = True,
     data_root: DataOption = None,
     store: StoreOption = None,
     device: DeviceOption = None,
@@ -46,8 +49,8 @@ def command(
     Checkpoints of wise-ft, FLYP, model-soups, open_clip and robust-finetuning are recognised by the names of their tensors;
     nothing in them is executed. Without a head (FLYP, open_clip), the zero-shot head of their own text tower is built.
     --backbone is the architecture with its activation and its pixels: the backbone that the training started from.
-    Others have to hold `tower.*`, `head.weight` and `head.bias`, as ours do. A timm checkpoint is a backbone:
-    `bench run zero-shot --backbone timm:NAME@FILE`.
+    Hugging Face's CLIPModel and timm's models with their classifier are, too. Others have to hold `tower.*`, `head.weight` and
+    `head.bias`, as ours do.
 
     \b
     Examples:
@@ -77,6 +80,7 @@ def command(
             spec,
             name=name or weights.name,
             normalize=normalize,
+            averaged=ema,
             store=store,
             engine=engine(device, threads),
             reporter=reporter,

@@ -3,8 +3,8 @@ wrote them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..backbones.inert import LONGEST_NAME, Inert, attributes, module_state, modules, read_inert, repeats_itself
+from ..backbones.state_dicts import chosen_state, cleaned, has_averaged
 from ..errors import BenchError, MissingPrerequisite
 from ..files import absent
 
@@ -47,12 +48,6 @@ LAYOUTS = (
 #: Of a CLIP model, what is neither image tower nor needed once there is a head.
 TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "text.", "logit_")
 
-#: Keys below which training code keeps the state dict; the first that is there counts.
-_KEPT_UNDER = ("state_dict", "model_state_dict", "model")
-
-#: What wrappers put before every name: (distributed) data parallelism, torch.compile.
-_WRAPPERS = ("module.", "_orig_mod.")
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -66,6 +61,7 @@ class Checkpoint:
         normalize: whether the head divides features by their norm, if the file says so.
         activation: class of the transformer's activation, `QuickGELU` or `GELU`, if the file says so.
         quick_gelu: see Layout.
+        key: where in the file the weights were, if it holds averaged ones too; "" otherwise.
     """
 
     format: str
@@ -75,10 +71,15 @@ class Checkpoint:
     normalize: bool | None = None
     activation: str = ""
     quick_gelu: bool = False
+    key: str = ""
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, averaged: bool = True, trunk: Collection[str] = ()) -> Checkpoint:
     """Read a file of safetensors, torch or pickle, whichever code wrote it, without running any of it.
+
+    Args:
+        averaged: take the averaged weights (EMA) of a file that holds those and others.
+        trunk: names of the tensors of timm's model without its classifier, where the backbone is one.
 
     Raises:
         MissingPrerequisite: no such file.
@@ -91,14 +92,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise BenchError(f"the weights cannot be read: {error}", where=str(path), fix="fetch the file again") from error
     try:
-        return _taken_apart(held)
+        found = _taken_apart(held, averaged, trunk)
+        return replace(found, key=chosen_state(held, averaged)[1]) if has_averaged(held) else found
     except BenchError as error:
         raise BenchError(error.what, where=str(path), fix=error.fix) from error
 
 
-def _taken_apart(held: Any) -> Checkpoint:
+def _taken_apart(held: Any, averaged: bool, trunk: Collection[str]) -> Checkpoint:
     normalize, activation = None, ""
-    found = next((held[key] for key in _KEPT_UNDER if isinstance(held, dict) and isinstance(held.get(key), dict | Inert)), held)
+    found, _ = chosen_state(held, averaged)
     if isinstance(found, Inert):
         state = module_state(found)
         normalize, activation = _facts(found)
@@ -109,23 +111,39 @@ def _taken_apart(held: Any) -> Checkpoint:
             f"the file holds no classifier, but {_described(found)}",
             fix="name a checkpoint of wise-ft, FLYP, model-soups, open_clip or ShiftBench, or a state dict of their models",
         )
-    state = {_without_wrappers(name): tensor for name, tensor in state.items()}
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
             raise BenchError(f"{name:.200} is {tensor.dtype}, {tensor.layout} on {tensor.device}, and no plain numbers")
         if repeats_itself(tensor) or len(name) > LONGEST_NAME:
             raise BenchError(f"{name:.200} claims to be {tuple(tensor.shape)}, which the file does not hold")
+    hugging_face = any(name.endswith("vision_model.embeddings.class_embedding") for name in state)
+    state = cleaned(state)
     if state and all(name.startswith(("tower.", "head.")) for name in state):
         return Checkpoint("", state, {}, {})
+    if trunk and set(trunk) <= state.keys():
+        return _of_timm(state, trunk)
     for layout in LAYOUTS:
         if _begins(state, layout.tower) and (not layout.head or _begins(state, layout.head)):
-            return _parts(layout, state, normalize, activation)
+            parts = _parts(layout, state, normalize, activation)
+            return replace(parts, format="Hugging Face") if hugging_face else parts
     tops = sorted({name.split(".")[0] for name in state})
     raise BenchError(
         f"the names of its tensors are those of no known classifier: {', '.join(f'{top:.60}' for top in tops[:6])}",
         fix="its image tower has to be called `visual.` and its head `classification_head.`, or `tower.` and `head.`; a timm "
-        "checkpoint is a backbone: `bench run zero-shot --backbone timm:NAME@FILE`",
+        "checkpoint needs --backbone timm:NAME, the architecture that it was trained from",
     )
+
+
+def _of_timm(state: Mapping[str, Tensor], trunk: Collection[str]) -> Checkpoint:
+    """A timm model with its classifier, which is what is left of it without the trunk."""
+    rest = {name: tensor for name, tensor in state.items() if name not in trunk}
+    if len({name.rpartition(".")[0] for name in rest}) != 1:
+        told = f"has {', '.join(sorted(rest)[:4])} beside the trunk" if rest else "has no classifier"
+        raise BenchError(
+            f"it is a timm model that {told}", fix="without a classifier it is a backbone: `bench run --backbone timm:NAME@FILE`"
+        )
+    head = {name.rpartition(".")[2]: tensor for name, tensor in rest.items()}
+    return Checkpoint("timm", {f"trunk.{name}": state[name] for name in trunk}, head, {}, normalize=False)
 
 
 def _parts(layout: Layout, state: Mapping[str, Tensor], normalize: bool | None, activation: str) -> Checkpoint:
@@ -161,12 +179,6 @@ def _facts(found: Inert) -> tuple[bool | None, str]:
     if found.origin.endswith("ImageClassifier_Norm"):  # FLYP's, which normalises before the head
         normalize = True
     return normalize, activations.pop() if len(activations) == 1 else ""
-
-
-def _without_wrappers(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        name = name.partition(".")[2]
-    return name
 
 
 def _begins(state: Mapping[str, Tensor], prefix: str) -> bool:

@@ -304,6 +304,7 @@ def execute_external(
     *,
     name: str,
     normalize: bool | None = None,
+    averaged: bool = True,
     limit: int | None = None,
     keep_logits: bool = False,
 ) -> RunRecord:
@@ -312,16 +313,17 @@ def execute_external(
     Args:
         weights: a file with the tensors of a classifier on this backbone (ours, or of a known repository), or a fit's folder.
         normalize: whether the head divides features by their norm; default: as the fit says, else if there is a text tower.
-        keep_logits: as of `execute`.
+        averaged: see `load_external`. keep_logits: as of `execute`.
 
     Raises:
         BenchError: the file cannot be read safely, or its tensors do not fit the backbone and the classes.
     """
     from .external import load_external
 
-    external = load_external(weights, experiment, normalize)
+    external = load_external(weights, experiment, normalize, averaged=averaged)
     classifier = external.classifier
     parameters = {"name": name, "weights": external.sha256, "normalize": classifier.head.normalize}
+    parameters |= {"state": external.key} if external.key else {}
     method = {"name": "external", "version": 1, "source": "", "parameters": parameters}
     fit = {"external": parameters, "backbone": experiment.backbone.weights_sha256}
     label = f"{name} ({external.format} checkpoint)" if external.format else name

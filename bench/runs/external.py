@@ -34,19 +34,24 @@ class External:
     Attributes:
         format: whose code wrote it; empty for ours. sha256: of its tensors.
         similarity: cosine between its tower's weights and the backbone's.
+        key: of the weights, in a file that holds averaged ones and others.
     """
 
     classifier: Classifier
     format: str
     sha256: str
     similarity: float
+    key: str = ""
 
 
-def load_external(path: Path, experiment: Experiment, normalize: bool | None = None) -> External:
+def load_external(path: Path, experiment: Experiment, normalize: bool | None = None, *, averaged: bool = True) -> External:
     """The classifier in a file, or in the folder of a fit, which says itself which file and whether to normalise.
 
     A checkpoint without a head (open_clip, FLYP) gets the zero-shot head of its own text tower for the suite's classes and
     prompts.
+
+    Args:
+        averaged: take the averaged weights (EMA) of a file that holds those and others, as timm does.
 
     Raises:
         BenchError: it cannot be read safely; its tensors are not those of the backbone's architecture (the first differences
@@ -59,16 +64,19 @@ def load_external(path: Path, experiment: Experiment, normalize: bool | None = N
                 "the folder is not that of a finished fit", where=str(path), fix="name a weights file or a fit's folder"
             )
         path, normalize = path / fit.weights, fit.normalize
-    checkpoint = read_checkpoint(path)
     tower = experiment.backbone.image_tower()
     pretrained = {f"tower.{name}": tensor for name, tensor in tower.state_dict().items()}
+    checkpoint = read_checkpoint(path, averaged=averaged, trunk=_trunk(tower))
+    if checkpoint.key:
+        how = "averaged weights; --no-ema takes the others" if averaged else "others than the averaged weights; --ema takes those"
+        experiment.reporter.event("warning", text=f"{path.name} holds several states: measured is `{checkpoint.key}`, {how}")
     if not checkpoint.format:
         normalize = experiment.traits.text if normalize is None else normalize
         classifier = Classifier(tower, Head(torch.zeros(len(experiment.suite.card.classes), tower.dim), normalize=normalize))
         _check(checkpoint.tower, classifier.named_weights(), path, experiment)
         state = checkpoint.tower
     else:
-        architectures = architectures_like(checkpoint.tower)
+        architectures = [] if checkpoint.format == "timm" else architectures_like(checkpoint.tower)
         _check_kind(checkpoint, tower, path, experiment, architectures)
         _check_activation(checkpoint, tower, path, experiment)
         state = {f"tower.{_inside(name, tower)}": tensor for name, tensor in checkpoint.tower.items()}
@@ -79,7 +87,13 @@ def load_external(path: Path, experiment: Experiment, normalize: bool | None = N
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     similarity = _cosine(state, pretrained)
     _warn(checkpoint, tower, similarity, experiment)
-    return External(classifier.with_weights(state).eval(), checkpoint.format, tensors_sha256(state), similarity)
+    return External(classifier.with_weights(state).eval(), checkpoint.format, tensors_sha256(state), similarity, checkpoint.key)
+
+
+def _trunk(tower: nn.Module) -> set[str]:
+    """Names of the tensors of timm's model, where the tower is nothing but one."""
+    names = tower.state_dict().keys()
+    return {name.removeprefix("model.") for name in names} if all(name.startswith("model.") for name in names) else set()
 
 
 def _inside(name: str, tower: nn.Module) -> str:
