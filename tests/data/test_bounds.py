@@ -132,9 +132,9 @@ class TestTars:
         assert list(self.index(bytes(content), tmp_path)["name"]) == ["cat/a.png", "cat/b.png"]
         if how == "a header":
             content[1024] ^= 1  # the second member's, after a header and a block of content
-        for cut in (1024,) if how == "between two members" else (len(content),):
-            with pytest.raises(BenchError, match="damaged or truncated: (it has no end mark|a header is none: bad checksum)"):
-                self.index(bytes(content[:cut]), tmp_path)
+        told = "it has no end mark" if how == "between two members" else "a header is none: bad checksum"
+        with pytest.raises(BenchError, match=f"damaged or truncated: {told}"):
+            self.index(bytes(content[: 1024 if how == "between two members" else None]), tmp_path)
 
 
 def test_a_prompt_is_filled_in_and_computes_nothing(tmp_path: Path) -> None:
