@@ -6,11 +6,15 @@ import errno
 import json
 import stat
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any, Final
 
 #: Bytes of a card, a list or a record; the longest that is shipped, ImageNet's 21,841 classes, has 1.4 million.
 _LONGEST: Final = 256 << 20
+
+#: Bytes of the description at the begin of a safetensors file; the library reads no more either.
+_LONGEST_HEADER: Final = 100_000_000
 
 _KINDS: Final = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
 
@@ -28,6 +32,36 @@ def absent(path: Path, *, what: str = "file") -> str:
         return f"there is no {what} {path}"
     kind = "a folder" if stat.S_ISDIR(mode) else special(mode)
     return f"{path} is {kind}, and no {what}" if kind else ""
+
+
+def not_weights(path: Path) -> str:
+    """What a file is that was to be one of weights, as a clause such as "it is a web page"; "" if nothing speaks against it."""
+    length = path.stat().st_size
+    with regular(path).open("rb") as file:
+        start = file.read(1024)
+        header = min(int.from_bytes(start[:8], "little"), _LONGEST_HEADER)
+        described = start[8 : 8 + header] + file.read(max(8 + header - len(start), 0)) if path.suffix == ".safetensors" else b""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        return "it is empty"
+    if text.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "it is a web page: what was saved is where the file can be had"
+    if text.startswith(b"<?xml"):
+        return "it is a server's message in XML"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS: `git lfs pull` brings the file itself"
+    if start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        return "it is the beginning of a zip archive: its end is missing"
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        return "it is compressed: unpack it"
+    if path.suffix != ".safetensors":
+        return ""
+    try:
+        tensors = json.loads(described)
+        end = max((entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"), default=0)
+        return f"its end is missing: it has {length:,} of {8 + header + end:,} bytes" if length < 8 + header + end else ""
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""  # damage of another kind, which the library names
 
 
 def most_unpacked(path: Path) -> int:

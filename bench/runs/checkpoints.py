@@ -16,7 +16,7 @@ from torch import Tensor
 from ..backbones.inert import LONGEST_NAME, Inert, attributes, module_state, modules, read_inert, repeats_itself
 from ..backbones.state_dicts import chosen_state, cleaned, has_averaged
 from ..errors import BenchError, MissingPrerequisite
-from ..files import absent
+from ..files import absent, not_weights
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def read_checkpoint(path: Path, *, averaged: bool = True, trunk: Collection[str]
     if why := absent(path):
         raise MissingPrerequisite(why, fix="name a weights file or a fit's folder")
     try:
-        held: Any = load_file(path) if path.suffix == ".safetensors" else read_inert(path)
+        held: Any = _load_safetensors(path) if path.suffix == ".safetensors" else read_inert(path)
     except (SafetensorError, OSError) as error:
         raise BenchError(f"the weights cannot be read: {error}", where=str(path), fix="fetch the file again") from error
     try:
@@ -96,6 +96,12 @@ def read_checkpoint(path: Path, *, averaged: bool = True, trunk: Collection[str]
         return replace(found, key=chosen_state(held, averaged)[1]) if has_averaged(held) else found
     except BenchError as error:
         raise BenchError(error.what, where=str(path), fix=error.fix) from error
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    if why := not_weights(path):
+        raise BenchError(f"this is no file of weights: {why}", where=str(path), fix="fetch the file again")
+    return load_file(path)
 
 
 def _taken_apart(held: Any, averaged: bool, trunk: Collection[str]) -> Checkpoint:

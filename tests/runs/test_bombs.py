@@ -59,7 +59,7 @@ PICKLES = {
     "shared modules, few levels": (pickle.dumps(nested(30, of_two)), "more, or deeper in each other, than any model's"),
     "long names": (pickle.dumps(nested(60, long_name)), "deeper in each other"),
     "modules for ever": (pickle.dumps(nested(100, lambda child: nn.Sequential(child))), "deeper in each other"),
-    "nothing": (b"", "cannot be read safely"),
+    "nothing": (b"", "this is no file of weights: it is empty"),
 }
 
 

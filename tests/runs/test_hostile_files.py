@@ -117,8 +117,33 @@ def test_a_module_within_itself(tmp_path: Path, tiny_suite: Path, backbone: str)
         loaded(tmp_path / "odd.pkl", tiny_suite, backbone, tmp_path)
 
 
-def test_what_is_no_weights_file_at_all(tmp_path: Path, tiny_suite: Path, backbone: str) -> None:
-    for content in (b"", b"<html>", b"\x80\x04", b"PK\x03\x04 broken"):
-        (tmp_path / "odd.pt").write_bytes(content)
-        with pytest.raises(BenchError, match="cannot be read safely"):
-            loaded(tmp_path / "odd.pt", tiny_suite, backbone, tmp_path)
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "this is no file of weights: it is empty"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "this is no file of weights: it is a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "a server's message in XML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "it is a pointer of Git LFS: `git lfs pull`"),
+        (b"PK\x03\x04 broken", "it is the beginning of a zip archive: its end is missing"),
+        (b"\x1f\x8b\x08 rest", "it is compressed: unpack it"),
+        (b"\x80\x04", "cannot be read safely"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_is_no_weights_file_at_all(
+    content: bytes, told: str, suffix: str, tmp_path: Path, tiny_suite: Path, backbone: str
+) -> None:
+    (tmp_path / f"odd{suffix}").write_bytes(content)
+    with pytest.raises(BenchError, match=told if suffix == ".pt" or content[:1] != b"\x80" else "cannot be read") as raised:
+        loaded(tmp_path / f"odd{suffix}", tiny_suite, backbone, tmp_path)
+    assert "weights_only" not in str(raised.value)
+
+
+def test_weights_that_were_not_downloaded_whole(tmp_path: Path, tiny_suite: Path, backbone: str) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"tower.weight": torch.zeros(1000)}, tmp_path / "whole.safetensors")
+    content = (tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(content[:2000])
+    with pytest.raises(BenchError, match=f"its end is missing: it has 2,000 of {len(content):,} bytes"):
+        loaded(tmp_path / "half.safetensors", tiny_suite, backbone, tmp_path)
