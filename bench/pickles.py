@@ -44,8 +44,11 @@ class _Source:
         return self.read(end - self._at)
 
 
-# The one written in Python: the C one keeps a table of as many entries as the largest number that a pickle names.
-class BoundedUnpickler(pickle._Unpickler):
+#: The one written in Python: the C one keeps a table of as many entries as the largest number that a pickle names.
+_Unpickler: Any = pickle._Unpickler
+
+
+class BoundedUnpickler(_Unpickler):  # type: ignore[misc]
     """Read a pickle with nothing but the given functions.
 
     Args:
@@ -56,7 +59,7 @@ class BoundedUnpickler(pickle._Unpickler):
 
     def __init__(self, data: bytes | memoryview, resolve: Callable[[str], Callable[..., Any]], encoding: str = "ASCII") -> None:
         view = memoryview(data)
-        super().__init__(_Source(view), encoding=encoding)  # type: ignore[arg-type]
+        super().__init__(_Source(view), encoding=encoding)
         self._resolve, self._left = resolve, len(view)
         self._resolved: dict[str, Any] = {}
 
@@ -80,30 +83,30 @@ class BoundedUnpickler(pickle._Unpickler):
     def load_setitem(self) -> None:
         """One entry."""
         check_keys(self.stack[-2:-1])
-        pickle._Unpickler.load_setitem(self)
+        _Unpickler.load_setitem(self)
 
     def load_setitems(self) -> None:
         """Entries since the mark."""
         check_keys(self.stack[::2])
-        pickle._Unpickler.load_setitems(self)
+        _Unpickler.load_setitems(self)
 
     def load_dict(self) -> None:
         """A mapping of the entries since the mark."""
         check_keys(self.stack[::2])
-        pickle._Unpickler.load_dict(self)
+        _Unpickler.load_dict(self)
 
     def load_additems(self) -> None:
         """Members since the mark."""
         check_keys(self.stack)
-        pickle._Unpickler.load_additems(self)
+        _Unpickler.load_additems(self)
 
     def load_frozenset(self) -> None:
         """A set of the members since the mark."""
         check_keys(self.stack)
-        pickle._Unpickler.load_frozenset(self)
+        _Unpickler.load_frozenset(self)
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = {
-        code: load for code, load in pickle._Unpickler.dispatch.items() if code not in {one[0] for one in _LEFT_OUT}
+        code: load for code, load in _Unpickler.dispatch.items() if code not in {one[0] for one in _LEFT_OUT}
     } | {
         pickle.FRAME[0]: load_frame,
         pickle.SETITEM[0]: load_setitem,

@@ -4,11 +4,11 @@
     timm:NAME.TAG                    the weights of that tag, in timm's own spelling
     open_clip:ARCH/TAG               a published tag (hub or hub cache)
     open_clip:DIR                    a folder with open_clip_config.json and weights; starts with / ./ ../ or ~
-    LIBRARY:NAME@FILE                weights from a file: .safetensors, .pth, .pt or .bin (tensors only, never plain pickle)
+    LIBRARY:NAME@FILE                weights from a file: .safetensors, .pth, .pth.tar, .pt or .bin; nothing in it is run
     LIBRARY:NAME@random              random weights, the same ones every time; @random-7 for other ones
     ...?OPTION=VALUE&OPTION=VALUE    size=128 (side of the crop, pixels); crop=center (where the model was made for squashed
                                      images); decoder=torchvision (JPEG files in half the time; its rows are ranked apart);
-                                     quickgelu=yes|no (open_clip files)
+                                     quickgelu=yes|no (open_clip files); ema=no (of files with averaged weights: the others)
 
 Examples: `timm:tf_efficientnet_lite0?size=128`, `open_clip:ViT-B-32/openai`, `open_clip:ViT-B-32@./clip.pt?quickgelu=yes`.
 """
@@ -26,7 +26,7 @@ from ..errors import MissingPrerequisite, UsageError
 from ..files import absent
 
 #: What a weight file may be called.
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class CheckedTarInfo(tarfile.TarInfo):
     into memory."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> CheckedTarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> CheckedTarInfo:
         """The header in a block. tarfile takes whatever is none for the archive's end: an archive that was cut off between two
         members, or is damaged in one of their headers, would lose images without a word."""
         try:

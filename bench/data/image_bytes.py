@@ -98,7 +98,7 @@ def _odd(image: Image.Image) -> str:
     """What should be known of an image that was opened and not decoded, the weightiest first."""
     if _wide(image):
         return WIDE
-    if any(";16" in str(tile[-1]) for tile in image.tile) or image.mode == "I":
+    if any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ())) or image.mode == "I":
         return DEEP
     try:
         if image.format != "MPO" and getattr(image, "is_animated", False):
