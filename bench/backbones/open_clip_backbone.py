@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ..data.pixels import Pixels
 from ..errors import MissingPrerequisite, UsageError
+from ..files import read_json
 from . import hub
 from .backbone import Backbone, ImageTower, Layout
 from .naming import ModelName, nearest, parse
@@ -163,7 +163,7 @@ def _config(name: ModelName) -> dict[str, Any]:
     if name.folder is not None:
         path = name.folder / "open_clip_config.json"
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+            config = read_json(path)["model_cfg"]
         except OSError as error:
             raise MissingPrerequisite(
                 f"there is no {path}", f"backbone {name.full}", "name a folder made by open_clip"

@@ -158,6 +158,7 @@ def _splits(card: SuiteCard) -> list[dict[str, Cell]]:
                 ("id-val", own.val or f"of {own.train}", own.val_count),
                 ("id-test", own.test, None),
             )
+            if split == "id-test" or not own.test_only
         ]
     for shift in card.shifts:
         role = "shift" if shift.in_average else "shift, not in the OOD average"

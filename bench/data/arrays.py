@@ -31,8 +31,8 @@ _DAMAGED = (
     OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, OverflowError, MemoryError, SyntaxError,
     tokenize.TokenError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, RuntimeError, AssertionError,
 )  # fmt: skip
-#: Bytes of CIFAR's binary records: a label, then 3 x 32 x 32 pixels.
-_CIFAR_RECORD = 1 + 3 * 32 * 32
+#: Labels before the 3 x 32 x 32 pixels of CIFAR's binary records; of CIFAR-100's two, the coarse and the fine, the last counts.
+_CIFAR_LABELS = {"cifar-binary": 1, "cifar-100-binary": 2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +129,12 @@ def _read(folder: Path, layout: Arrays) -> tuple[NDArray[np.uint8], NDArray[Any]
         read = [_cifar_batch(file) for file in files]
         pixels = np.concatenate([some for some, _ in read]).reshape(-1, 3, 32, 32)
         return pixels.transpose(0, 2, 3, 1), np.concatenate([labels for _, labels in read]), [len(some) for _, some in read]
-    if layout.format == "cifar-binary":
-        batches = [np.fromfile(file, dtype=np.uint8).reshape(-1, _CIFAR_RECORD) for file in files]
+    if layout.format in _CIFAR_LABELS:
+        labels = _CIFAR_LABELS[layout.format]
+        batches = [np.fromfile(file, dtype=np.uint8).reshape(-1, labels + 3 * 32 * 32) for file in files]
         records = np.concatenate(batches)
-        return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0], [len(batch) for batch in batches]
+        pixels = records[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        return pixels, records[:, labels - 1], [len(batch) for batch in batches]
     if layout.format == "stl10-binary":  # channels, then columns, then rows
         pixels = np.fromfile(files[0], dtype=np.uint8).reshape(-1, 3, 96, 96)
         return pixels.transpose(0, 3, 2, 1), np.fromfile(regular(folder / layout.labels), dtype=np.uint8), [len(pixels)]

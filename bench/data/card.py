@@ -46,7 +46,8 @@ class RenderedSource(_Card):
 class InDistribution(_Card):
     """Where the ID images are and how they are divided.
 
-    One `path` that is split here in three; or three ready splits; or ready `train` and `test`, and id-val taken out of train.
+    One `path` that is split here in three; or three ready splits; or ready `train` and `test`, and id-val taken out of train; or
+    `test` alone, of a suite on which nothing is trained.
     Each is a folder below the root, the name of a rendered split or, with `data`, a part of a data set.
     """
 
@@ -67,8 +68,11 @@ class InDistribution(_Card):
     def _one_way(self) -> InDistribution:
         ready = (self.train, self.val, self.test)
         held_out = self.val_count is not None and None not in (self.train, self.test) and self.val is None
-        if (self.path is None) == all(part is None for part in ready) or (self.path is None and None in ready and not held_out):
-            raise ValueError("give `path` (split by the card), or all of `train`, `test` and one of `val` and `val_count`")
+        some = self.path is None and None in ready and not held_out and not self.test_only
+        if (self.path is None) == all(part is None for part in ready) or some:
+            raise ValueError(
+                "give `path` (split by the card), or all of `train`, `test` and one of `val` and `val_count`, or `test` alone"
+            )
         if isinstance(self.path, tuple) and not self.data:
             raise ValueError("several paths are parts of a data set (`data`)")
         if self.val_count is not None and not held_out:
@@ -76,6 +80,11 @@ class InDistribution(_Card):
         if self.path is not None and self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction + test_fraction leave nothing to train on")
         return self
+
+    @property
+    def test_only(self) -> bool:
+        """Whether there are images to test on, and none to train on or to choose by."""
+        return self.test is not None and (self.path, self.train, self.val) == (None, None, None)
 
 
 class Shift(_Card):

@@ -89,7 +89,7 @@ class Arrays(_Part):
     """Images and labels as arrays in files."""
 
     kind: Literal["arrays"]
-    format: Literal["numpy", "cifar-python", "cifar-binary", "stl10-binary"] = Field(
+    format: Literal["numpy", "cifar-python", "cifar-binary", "cifar-100-binary", "stl10-binary"] = Field(
         "numpy", description="numpy: .npy files of (N, H, W, 3) uint8 images and (N,) class numbers, or one .npz file with both"
     )
     path: str = Field(description="file of the images")

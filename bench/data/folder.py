@@ -20,6 +20,7 @@ from ..errors import BenchError
 from ..files import regular, special
 from . import image_bytes
 from .image_bytes import DANGLING, OTHER, READ_ALL_THE_SAME, SPECIAL, SYSTEM, UNREADABLE
+from .labels import ClassList
 from .pixel_cache import available_cores
 from .same_file import file_numbers
 from .stored import Progress, replace_file
@@ -129,9 +130,10 @@ def class_images(
             group's folder is not on the card.
     """
     images = index[~index["problem"].isin([SYSTEM, OTHER])]
-    label_of = {name: label for label, name in enumerate(folders)}
-    present = set(images["folder"]) - {""}
-    missing, extra = [name for name in folders if name not in present], sorted(present - set(folders))
+    present = sorted(set(images["folder"]) - {""})
+    label_of = ClassList.plain(folders).labels_of(present, ("id",))
+    found = set(label_of.values())
+    missing, extra = [name for label, name in enumerate(folders) if label not in found], sorted(set(present) - label_of.keys())
     if missing or extra:
         raise BenchError(
             f"the class folders of {part} do not match the card; missing or without images: {', '.join(missing) or 'none'}; "

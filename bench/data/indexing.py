@@ -83,9 +83,17 @@ class Index:
         if not self.training and not needed and (name == WHOLE or name in ID_SPLITS):
             self.holes.update(dict.fromkeys(("train", "id-val") if name == WHOLE else (name,), why))
             return
+        if self.card.id.test_only and name != "id-test":
+            what = f"nothing can be trained on {self.card.name}, which has images to test on alone"
+            raise UsageError(what, fix="`bench run zero-shot`, or `bench evaluate` of weights that were trained elsewhere")
         if name in ID_SPLITS or name == WHOLE:
             raise MissingPrerequisite(f"the ID images of {self.card.title} are missing", where=why, fix=self.get_of(name))
         self.holes[name] = why
+
+    def missing_where_test_only(self) -> None:
+        """Say of a suite that has nothing to train on that train and id-val are missing."""
+        for name in ("train", "id-val") if self.card.id.test_only else ():
+            self.missing(name, "the suite is for testing alone")
 
     def get_of(self, name: str) -> str:
         """How to obtain a collection."""
@@ -188,6 +196,7 @@ def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Prog
     index = Index(card, places(card), training=training)
     index.counts = {shift.name: shift.count for shift in card.shifts} | {WHOLE: card.id.count}
     problems = []
+    index.missing_where_test_only()
     for name, (part,) in index.places.items():
         if not (root / part).is_dir():
             index.missing(name, f"no folder {root / part}")
@@ -221,6 +230,7 @@ def index_data_sets(
     index.id_names = frozenset({id_card.name, id_card.made_of} - {""})
     shifts = {shift.name: shift for shift in card.shifts}
     problems = [index.problems]
+    index.missing_where_test_only()
     for name, parts in index.places.items():
         data_set = data_sets[shifts[name].data if name in shifts else card.id.data]
         if name in shifts:

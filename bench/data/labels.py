@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,17 +45,47 @@ class ClassList:
         """Class number of each folder name that names a class.
 
         One way of naming holds for all folders: of those allowed, the one that recognises most of them (an earlier one if
-        several do). Numbers are read as numbers: folder "10" is class 10, whatever folders are sorted before it.
+        several do). Numbers are read as numbers: folder "10" is class 10, and so is "00010", whatever folders are sorted before
+        it. Names may have a number before them (`001.Ant`). Accents may be letters of their own, as macOS writes them.
+
+        Raises:
+            UsageError: the numbers are those from 1 on, and which class each is cannot be told.
         """
         folders = list(folders)
         often = Counter(self.names)
         ways: dict[Naming, dict[str, int]] = {
-            "id": {identity: label for label, identity in enumerate(self.ids)},
-            "name": {name: label for label, name in enumerate(self.names) if often[name] == 1},
+            "id": {_composed(identity): label for label, identity in enumerate(self.ids)},
+            "name": {_composed(name): label for label, name in enumerate(self.names) if often[name] == 1},
             "number": {str(label): label for label in range(len(self))},
         }
-        found = [{folder: ways[way][folder] for folder in folders if folder in ways[way]} for way in named_by]
-        return max(found, key=len)
+        found = {way: {folder: ways[way][key] for folder in folders if (key := _key(folder, way, ways[way]))} for way in named_by}
+        best = max(found, key=lambda way: len(found[way]))
+        if best == "number" and _counts_from_one(folders, len(self)):
+            raise UsageError(
+                f"the classes are numbered from 1 to {len(self)}, and numbers from 0 to {len(self) - 1} were to be expected: "
+                "ImageNet's development kit numbers them in an order of its own, others by the alphabet",
+                fix="name the folders by the classes' identities or names, or number them from 0 in the order of the class list",
+            )
+        return found[best]
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _key(folder: str, way: Naming, known: Mapping[str, int]) -> str:
+    """What a folder is called among the known names; "" if nothing there."""
+    text = _composed(folder)
+    if way == "number":
+        text = text.lstrip("0") or "0" if text.isascii() and text.isdigit() else ""
+    elif text not in known:
+        text = re.sub(r"^[0-9]+[._ -]", "", text)
+    return text if text in known else ""
+
+
+def _counts_from_one(folders: Sequence[str], count: int) -> bool:
+    numbers = {int(folder) for folder in folders if folder.isascii() and folder.isdigit() and len(folder) < 9}
+    return count in numbers and 0 not in numbers and 2 * len(numbers) > count
 
 
 def read_class_list(path: Path) -> ClassList:

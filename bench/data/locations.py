@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
+from ..files import read_toml
 from .card import FolderSource, SuiteCard
 
 _APPLICATION = "shiftbench"
@@ -62,8 +62,8 @@ def _configured_roots(file: Path) -> list[DataRoot]:
     if not file.is_file():
         return []
     try:
-        entries = tomllib.loads(file.read_text(encoding="utf-8")).get("data_roots", [])
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        entries = read_toml(file).get("data_roots", [])
+    except (ValueError, OSError) as error:
         raise UsageError(f"the user configuration cannot be read: {error}", where=str(file)) from error
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise UsageError("`data_roots` is not a list of paths", where=str(file), fix='data_roots = ["/folder/of/data/sets"]')
@@ -88,8 +88,8 @@ def find_root(card: SuiteCard, roots: list[DataRoot], *, card_path: Path | None 
     else:
         places = [(root.path / wanted, root.origin) for root in roots]
     for place, _ in places:
-        if place.is_dir():
-            return place.resolve()
+        if found := _in_any_case(place):
+            return found.resolve()
     looked = "looked at " + "; ".join(f"{place} ({origin})" for place, origin in places)
     nowhere = f"no data root is given: not by --data-root, not by BENCH_DATA, not in {user_configuration()}"
     raise MissingPrerequisite(
@@ -99,9 +99,20 @@ def find_root(card: SuiteCard, roots: list[DataRoot], *, card_path: Path | None 
     )
 
 
+def _in_any_case(place: Path) -> Path | None:
+    """The folder, or the only one beside it that is called so but for capital letters: authors write PACS and VLCS."""
+    if place.is_dir():
+        return place
+    try:
+        alike = [entry for entry in place.parent.iterdir() if entry.name.casefold() == place.name.casefold() and entry.is_dir()]
+    except OSError:
+        return None
+    return alike[0] if len(alike) == 1 else None
+
+
 def _how_to_get(card: SuiteCard, wanted: str, roots: list[DataRoot]) -> str:
     for root in roots:
-        if root.path.name == wanted and root.path.is_dir():
+        if root.path.name.casefold() == wanted.casefold() and root.path.is_dir():
             return f"{root.path} looks like the data set itself; name the folder above it: export BENCH_DATA={root.path.parent}"
     get = f"{card.get.strip().rstrip('.')}; then: " if card.get.strip() else ""
     if Path(wanted).is_absolute() or wanted.startswith("."):

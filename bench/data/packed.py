@@ -153,7 +153,7 @@ def _sidecars(file: Path, index: pd.DataFrame) -> pd.Series[str]:
     refuse(sorted(beside["name"][again]), str(file), _NAMESAKES)
     with file.open("rb") as opened:
         contents = [
-            read_at(opened.fileno(), offset, size).decode("utf-8", "replace").strip()
+            read_at(opened.fileno(), offset, size).decode("utf-8-sig", "replace").strip()
             for offset, size in zip(beside["offset"], beside["size"], strict=True)
         ]
     classes = dict(zip(sample[beside.index], contents, strict=True))

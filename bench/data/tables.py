@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,9 +35,14 @@ def read_table(
     assert data_set.folder is not None
     card, what = data_set.card, f"{data_set.card.name} {layout.path}"
     rows = _rows(data_set.folder, layout)
+    if card.identity == "listing":
+        index = list_folder(data_set.folder, layout.images, cache=cache, progress=progress).frame()
+    else:
+        index = index_folder(data_set.folder, layout.images, cache=cache, progress=progress)
+    prefix = key_prefix(layout.images)
     listed = pd.DataFrame(
         {
-            "key": key_prefix(layout.images) + _plain(_files(rows, layout)),
+            "key": prefix + _found_as(_files(rows, layout), index["key"].str.removeprefix(prefix)),
             "number": _numbers(rows[layout.label], data_set.classes, layout),
             "group": _groups(rows, layout),
         }
@@ -47,10 +53,6 @@ def read_table(
         again = listed[listed["key"].duplicated(keep=False)].groupby("key")["class"]
         refuse([f"{key} ({' and '.join(sorted(classes))})" for key, classes in again], what, TWICE)
     listed = listed[listed["label"] >= 0]
-    if card.identity == "listing":
-        index = list_folder(data_set.folder, layout.images, cache=cache, progress=progress).frame()
-    else:
-        index = index_folder(data_set.folder, layout.images, cache=cache, progress=progress)
     found = index[~index["problem"].isin([SYSTEM, OTHER])].merge(listed, on="key", how="inner")
     if found.empty:
         raise NotHere(f"{card.title}: {layout.path} lists images of which none is below {data_set.folder / layout.images}")
@@ -134,9 +136,30 @@ def _filled(pattern: str, values: dict[str, str]) -> str:
     return re.sub(r"\{([^{}]*)\}", lambda field: values[field[1]], pattern)
 
 
-def _plain(paths: pd.Series[str]) -> pd.Series[str]:
-    """The paths as a folder's listing has them: `./a.png` and `b//../a.png` are `a.png`."""
-    return paths.map(lambda path: posixpath.normpath(path) if "./" in path or "//" in path else path)
+def _found_as(paths: pd.Series[str], there: pd.Series[str]) -> pd.Series[str]:
+    """The paths as a folder's listing has them.
+
+    `./a.png`, `b//../a.png` and (where no file is called so) `b\\a.png` are made plain, accents that are letters of their own as
+    macOS writes them are found, and absolute paths lose what the first of them that is here begins with: the list was made on
+    another machine.
+    """
+    by_form = {unicodedata.normalize("NFC", name): name for name in there}
+
+    def plain(path: str) -> str:
+        form = unicodedata.normalize("NFC", path)
+        if form not in by_form:
+            form = posixpath.normpath(form.replace("\\", "/"))
+        return by_form.get(form, form)
+
+    found = paths.map({path: plain(path) for path in paths.unique()})
+    elsewhere = [path for path in found.unique() if path.startswith("/") or re.match("[A-Za-z]:/", path)]
+    for path in elsewhere:
+        parts = path.split("/")
+        for first in range(1, len(parts)):
+            if "/".join(parts[first:]) in by_form:
+                above = "/".join(parts[:first]) + "/"
+                return found.map(lambda one, above=above: by_form.get(one.removeprefix(above), one.removeprefix(above)))
+    return found
 
 
 def _numbers(values: pd.Series[str], classes: ClassList, layout: Table) -> pd.Series[int]:
