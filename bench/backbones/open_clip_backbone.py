@@ -83,6 +83,10 @@ class OpenClipBackbone(Backbone):
         return True
 
 
+#: What the configuration in a folder may say of the tokenizer: its own vocabulary would be a file of the configuration's choice.
+_TOKENIZER = frozenset({"additional_special_tokens", "clean", "reduction_mask"})
+
+
 def load(rest: str) -> OpenClipBackbone:
     """Load the backbone `open_clip:` + `rest`; the grammar is in `naming`.
 
@@ -193,6 +197,12 @@ def _check_parts(name: ModelName, config: dict[str, Any]) -> None:
             f"the text side of {name.model} comes from the transformers library, which is not supported",
             "choose a model with open_clip's own tokenizer, such as ViT-B-32, RN50 or convnext_base_w",
         )
+    if name.folder is not None:
+        asked = {f"tokenizer_kwargs.{key}" for key in set(text.get("tokenizer_kwargs", {})) - _TOKENIZER}
+        asked |= {"timm_model_name"} if ":" in str(config["vision_cfg"].get("timm_model_name", "")) else set()
+        if asked:
+            what = f"its configuration names other files or addresses: {', '.join(sorted(asked))}"
+            raise name.error(what, "leave them out of open_clip_config.json")
 
 
 def _check_size(name: ModelName, config: dict[str, Any], size: int) -> None:

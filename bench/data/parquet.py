@@ -80,7 +80,9 @@ def _copy(files: Sequence[Path], image: str, label: str, named: bool, part: Path
                     raise BenchError(f"no column {', '.join(sorted(missing))}", where=str(file), fix="mend the data set's card")
                 names = _class_names(opened, label) if named else {}
                 for batch in opened.iter_batches(_ROWS, columns=[image, label]):
-                    for entry in batch.to_pylist():
+                    entries = batch.to_pylist()
+                    _check_embedded([entry[image] for entry in entries], image, file)
+                    for entry in entries:
                         data, name = _image(entry[image], f"{file.stem}-{len(rows):07d}")
                         token = names.get(entry[label], str(entry[label]))
                         judged = image_bytes.inspect(data, name) if data else ("", EMPTY)
@@ -93,6 +95,18 @@ def _copy(files: Sequence[Path], image: str, label: str, named: bool, part: Path
                 progress("copying Parquet files", number, len(files))
     columns = ["name", "offset", "size", "token", "sha256", "format", "problem"]
     pd.DataFrame(rows, columns=columns).to_parquet(part / INDEX, index=False)
+
+
+def _check_embedded(values: Sequence[object], image: str, file: Path) -> None:
+    """Raise BenchError if all of these values only say where images are on somebody's machine."""
+    if values and all(
+        isinstance(one, str) or (isinstance(one, dict) and one.get("path") and not one.get("bytes")) for one in values
+    ):
+        raise BenchError(
+            f"the column {image} holds paths of images and no images",
+            where=str(file),
+            fix="write it again with the images in it: datasets' `embed_external_files`, or `push_to_hub`",
+        )
 
 
 def _image(value: object, default: str) -> tuple[bytes, str]:

@@ -322,3 +322,12 @@ def test_a_parquet_file_without_the_columns_or_damaged_is_told(parquet: Path) ->
 def test_a_range_stands_for_every_number_of_its_width() -> None:
     assert expanded("s-{008..010}.tar") == ["s-008.tar", "s-009.tar", "s-010.tar"]
     assert expanded("{0..1}/{0..1}") == ["0/0", "0/1", "1/0", "1/1"]
+
+
+@pytest.mark.parametrize("kind", ["struct", "text"])
+def test_paths_instead_of_images_are_told(kind: str, root: Path) -> None:
+    values = [{"bytes": None, "path": f"/home/a/{n}.png"} if kind == "struct" else f"/home/a/{n}.png" for n in range(3)]
+    (root / "pets").mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": values, "label": [0, 1, 2]}), root / "pets" / "a.parquet")
+    with pytest.raises(BenchError, match="the column image holds paths of images and no images"):
+        opened(root, '{ kind = "parquet", path = "*.parquet" }')

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import json
 import pickle
 import random
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -169,7 +171,33 @@ def arrays(place: Path, rng: Random, good: Path, suite: Path) -> list[str]:
     return ["data", "verify", "./ds.toml", "--data-root", "."]
 
 
-KINDS = [a_card, a_record, a_pack, predictions, a_checkpoint, arrays]
+def a_tar(place: Path, rng: Random, good: Path, suite: Path) -> list[str]:
+    folder = place / "d"
+    folder.mkdir()
+    photos = sorted((suite.parent / "images/photo").glob("*/*.png"))[::6]
+    names = [f"{photo.parent.name}/{photo.name}" for photo in photos]
+    if rng.random() < 0.4:
+        odd = ("caf\udce9.png", "a/../../b.png", "/etc/passwd", "", "x" * 300 + ".png", "a\x1b[31m.png", "in.tar", names[0])
+        names[rng.randrange(len(names))] = rng.choice(odd)
+    kinds = (tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, b"\xff")
+    with tarfile.open(folder / "a.tar", rng.choice(("w", "w", "w", "w:gz")), format=tarfile.PAX_FORMAT) as archive:
+        for photo, name in zip(photos, names, strict=True):
+            info = tarfile.TarInfo(name)
+            info.size = photo.stat().st_size
+            if rng.random() < 0.05:
+                info.type = rng.choice(kinds)
+            archive.addfile(info, io.BytesIO(photo.read_bytes()))
+    if rng.random() < 0.6:
+        (folder / "a.tar").write_bytes(mutants.bytes_within((folder / "a.tar").read_bytes(), rng))
+    card = {
+        "name": "ds", "title": "x", "licence": "CC0", "folders": ["d"], "classes": ["square", "disc", "cross"],
+        "identity": rng.choice(("content", "listing")), "parts": {"test": {"layouts": [{"kind": "tar", "path": "*.tar"}]}},
+    }  # fmt: skip
+    (place / "ds.toml").write_text(mutants.toml(card))
+    return ["data", "verify", "./ds.toml", "--data-root", "."]
+
+
+KINDS = [a_card, a_record, a_pack, predictions, a_checkpoint, arrays, a_tar]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
