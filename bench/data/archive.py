@@ -76,6 +76,10 @@ def expanded(pattern: str) -> list[str]:
     spans = [range(int(first), int(last) + 1) for first, last in zip(pieces[1::3], pieces[2::3], strict=True)]
     if math.prod(map(len, spans)) > _MOST_TEXTS:
         raise UsageError(f"{pattern:.200} stands for more than {_MOST_TEXTS:,} files", where="the data set's card")
+    if pattern.count("**") > 1:
+        raise UsageError(
+            f"{pattern:.200} has ** more than once", where="the data set's card", fix="** once stands for all folders"
+        )
     numbers = ([f"{n:0{len(first)}d}" for n in span] for span, first in zip(spans, pieces[1::3], strict=True))
     return [
         pieces[0] + "".join(number + text for number, text in zip(chosen, pieces[3::3], strict=True))

@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import Tensor
 
+import bench
 from bench.errors import UsageError
 from bench.plugins import load_backbone
 
@@ -103,3 +104,14 @@ def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
             norms = {"ln_pre": "pre_layrnorm", "ln_post": "post_layernorm", "ln_final": "final_layer_norm"}
             made[f"{kind}_model.{norms[stem]}.{leaf}"] = tensor
     return made
+
+
+def test_weights_that_are_not_finite_are_told_in_our_words(tiny_suite: Path, tmp_path: Path) -> None:
+    state = model(0).state_dict()
+    name = next(name for name, tensor in state.items() if tensor.ndim == 4)
+    torch.save(state | {name: torch.full_like(state[name], float("nan"))}, tmp_path / "nan.pth")
+    backbone = f"timm:test_resnet@{tmp_path}/nan.pth"
+    (record,) = bench.run("linear-probe", suite=str(tiny_suite), backbone=backbone, store=tmp_path / "store")
+    assert record.status == "failed"
+    assert "are not finite: the weights of timm:test_resnet@" in record.error
+    assert "imput" not in record.error

@@ -36,6 +36,11 @@ def test_a_pattern_stands_for_no_more_files_than_there_are(pattern: str, tmp_pat
         archives_at(tmp_path, pattern)
 
 
+def test_all_folders_are_gone_through_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has \*\* more than once"):
+        archives_at(tmp_path, "**/**/**/*.tar")
+
+
 @pytest.mark.parametrize("pattern", ["{0..99999999999}", "{" + "0" * 10**6 + "..1}", "{}", "{a..b}"])
 def test_what_is_no_range_is_a_name(pattern: str) -> None:
     assert expanded(pattern) == [pattern]
