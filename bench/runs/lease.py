@@ -35,8 +35,9 @@ class LeaseLost(BenchError):
 
 
 def _this_process() -> dict[str, Any]:
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "boot": _boot(), "space": _process_space(), "pid": pid, "started": _started(pid)}
+    pid, boot = os.getpid(), _boot()
+    started = _started(pid) if boot else None
+    return {"host": socket.gethostname(), "boot": boot, "space": _process_space(), "pid": pid, "started": started}
 
 
 @cache

@@ -154,6 +154,19 @@ def test_whose_owner_is_surely_dead() -> None:
         assert not _surely_dead({**me, "pid": child.pid, **unknown}), unknown
 
 
+def test_where_the_system_does_not_say_when_it_was_started_the_beat_alone_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.runs.lease._boot", lambda: "")
+    monkeypatch.setattr("bench.runs.lease._started", lambda pid: pytest.fail("there is no /proc"))
+    with Lease(tmp_path):
+        claim = json.loads((tmp_path / "lease" / "000001.json").read_text())
+        assert (claim["boot"], claim["started"]) == ("", None)
+        assert not _surely_dead({**claim, "pid": 2**22 + 1})
+        assert is_live(tmp_path)
+    assert not is_live(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "garbage", "[1]", "\x00\xff", "[" * 100_000, "null"])
 def test_a_garbage_claim_is_nobodys(text: str, tmp_path: Path) -> None:
     (tmp_path / "lease").mkdir()
