@@ -69,7 +69,7 @@ class StateInFile:
     """The state dict in a file, under the names of the bare model.
 
     Attributes:
-        seen: what these weights are, for `Backbone.seen`. bare: whether the file holds it under these very names.
+        seen: what these weights are, for `Backbone.seen`. bare: whether the file holds it under these very names, and nothing else.
     """
 
     path: Path
@@ -110,7 +110,7 @@ def state_in(path: Path, *, averaged: bool) -> StateInFile:
         raise BenchError(f"the file holds {what}", fix="save the state dict of the model alone, best as safetensors")
     of = f": `{key}`, beside {'the last' if averaged else 'averaged'} weights" if has_averaged(held) else ""
     found = cleaned(state)
-    bare = not of and key in ("", "state_dict") and {str(name).removeprefix("module.") for name in state} == found.keys()
+    bare = not key and {str(name).removeprefix("module.") for name in state} == found.keys()
     return StateInFile(path, found, f"unknown (weights from a file{of})", bare)
 
 

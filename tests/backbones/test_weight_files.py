@@ -57,11 +57,15 @@ def test_what_is_no_floating_point_number_is_not_cast(kind: torch.dtype, tmp_pat
         load_backbone(f"timm:test_resnet@{tmp_path}/odd.pth")
 
 
-def test_hugging_face_s_clip_is_an_open_clip_backbone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["Hugging Face", "training"])
+def test_clip_s_weights_are_an_open_clip_backbone(kind: str, tmp_path: Path) -> None:
     import open_clip
 
     state = {name: tensor for name, tensor in open_clip.create_model("ViT-S-32-alt").state_dict().items() if name != "attn_mask"}
-    torch.save(to_hugging_face(state), tmp_path / "model.bin")
+    if kind == "Hugging Face":
+        torch.save(to_hugging_face(state), tmp_path / "model.bin")
+    else:  # as open_clip's training saves it, with more than tensors beside the state
+        torch.save({"state_dict": state, "args": argparse.Namespace(lr=1), "optimizer": {}}, tmp_path / "model.bin")
     backbone = load_backbone(f"open_clip:ViT-S-32-alt@{tmp_path}/model.bin?quickgelu=no")
     tower, text = backbone.image_tower().state_dict(), backbone.text_tower().state_dict()
     ours = tower | {name.removeprefix("model."): tensor for name, tensor in text.items()}
