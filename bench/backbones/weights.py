@@ -69,7 +69,7 @@ class StateInFile:
     """The state dict in a file, under the names of the bare model.
 
     Attributes:
-        seen: what these weights are, for `Backbone.seen`. bare: whether the file holds it under these very names, and nothing else.
+        seen: what these weights are, for `Backbone.seen`. bare: whether the file holds it under these names, and nothing else.
     """
 
     path: Path
