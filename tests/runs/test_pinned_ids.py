@@ -15,9 +15,12 @@ from bench.data.suite import open_suite
 from bench.identity import digest
 from bench.method import Traits
 from bench.plugins import build_method, find_card
-from bench.runs.execute import _record
+from bench.runs.execute import _record, planned_record
 from bench.runs.experiment import Experiment
+from bench.runs.opening import experiments
+from bench.runs.record import RunRecord
 from bench.runs.store import Store
+from bench.spec import run_spec
 from bench.training.engine import Engine
 
 CARD = """
@@ -116,3 +119,46 @@ def test_what_cards_put_into_ids(name: str, pinned: str) -> None:
     shifts = [[shift.name, shift.path, shift.metric, shift.in_average, shift.factors, shift.count] for shift in card.shifts]
     content = [list(card.classes), list(card.templates), card.metric, source, splits, card.id.split_seed, shifts, card.recipe]
     assert digest([content, card.backbone, card.id.count])[:16] == pinned
+
+
+#: fit_id and eval_id of the methods on mini-shifts with mini-clip and seed 0, as the committed board has them.
+METHODS = {
+    "zero-shot": ("fa13455cd23dfe3e25884183", "733df1aec4002da94d926d8a"),
+    "linear-probe": ("e26b56c8bf0011f2ffb1acc4", "c329b2feca9ab0730294ae3d"),
+    "full-finetune": ("97a543634c78e798c0b7d753", "f353251a302f67b33828701f"),
+    "lp-ft": ("d091db66f5e8e9490a58d404", "e5f8065ce0d0676d13e829e5"),
+    "wise-ft": ("21ae4125faa6a8c1439b5bfd", "d67571e2b8d7a61e22fb6f25"),
+    "feature-distillation": ("2717c069704d524689865d75", "ebb50cbc2f5afe9918ba2584"),
+}
+
+
+@pytest.fixture(scope="module")
+def board() -> list[RunRecord]:
+    """The runs of the committed board with seed 0."""
+    from bench.leaderboard.pack import open_pack
+
+    with open_pack(Path(__file__).parents[2] / "leaderboard/boards/mini-shifts.shiftpack") as pack:
+        return [record for record in map(pack.record, pack.manifest.runs) if record.seed == 0]
+
+
+def test_every_run_of_the_committed_board_keeps_its_ids(
+    board: list[RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A field that is added to a method stays out of its identity while it has the value that means "as before"."""
+    one = experiments(run_spec({"methods": ("zero-shot",), "suite": "mini-shifts"}), store=tmp_path)[0]
+    # What the data are is pinned by tests/datasets/test_mini.py; rendering them takes a minute.
+    monkeypatch.setattr(type(one.suite), "duplicates", lambda *ignored: {})
+    monkeypatch.setattr(type(one.suite), "ignored", lambda *ignored: 0)
+    seen = set()
+    for record in board:
+        known = record.data | {"train": record.identity["fit"]["train"]}
+        monkeypatch.setattr(Experiment, "fingerprint", lambda self, split, known=known: known[split])
+        method = build_method(record.method["name"], record.method["parameters"], {})
+        assert method.identity() == record.method
+        planned = planned_record(one, method, limit=None)
+        assert (planned.fit_id, planned.eval_id) == (record.fit_id, record.eval_id), record.label
+        if record.label in METHODS:
+            usual = planned_record(one, build_method(record.label, {}, one.suite.card.recipe), limit=None)
+            assert (usual.fit_id, usual.eval_id) == METHODS[record.label] == (record.fit_id, record.eval_id)
+        seen.add(record.method["name"])
+    assert seen == {*METHODS, "masked-counterfactual"}
