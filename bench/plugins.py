@@ -207,7 +207,12 @@ def configure(method: type[Method], values: Mapping[str, Any], recipe: Mapping[s
     recipe = dict(recipe or {})
     trains = issubclass(method, FineTuner)
     merged = {k: value for k, value in recipe.items() if trains and k in method.model_fields and not isinstance(value, Mapping)}
-    merged |= recipe.get(method.name, {})
+    own = recipe.get(method.name, {})
+    if not isinstance(own, Mapping):
+        raise UsageError(
+            f"the recipe for {method.name} is {own!r:.60}, and no table of parameters", fix="mend `recipe` on the card"
+        )
+    merged |= own
     nested: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         first, dot, rest = key.partition(".")
@@ -223,8 +228,12 @@ def configure(method: type[Method], values: Mapping[str, Any], recipe: Mapping[s
             chosen = merged.get(key, default.name)
             if isinstance(chosen, Method):
                 continue
-            inner: dict[str, Any] = {"name": chosen} if isinstance(chosen, str) else dict(chosen)
-            inner_name = inner.pop("name")
+            inner: dict[str, Any] = dict(chosen) if isinstance(chosen, Mapping) else {"name": chosen}
+            inner_name = inner.pop("name", None)
+            if not isinstance(inner_name, str):
+                raise UsageError(
+                    f"`{key}` of {method.name} is {chosen!r:.60}, and names no method", fix=f'such as "{default.name}"'
+                )
             inner = inner.pop("parameters", inner)
             merged[key] = build_method(inner_name, {**inner, **nested.pop(key, {})}, recipe)
     if nested:

@@ -55,3 +55,23 @@ def test_cards_and_locations_are_read_without_the_heavy_packages() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)}
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ("linear-probe = 3", "the recipe for linear-probe is 3, and no table of parameters"),
+        ("linear-probe = [1, 2]", r"the recipe for linear-probe is \[1, 2\], and no table"),
+        ("wise-ft = { of = 3 }", "`of` of wise-ft is 3, and names no method"),
+        ("wise-ft = { of = { lr = 1 } }", "`of` of wise-ft is {'lr': 1}, and names no method"),
+        ("wise-ft = { of = [1] }", r"`of` of wise-ft is \[1\], and names no method"),
+    ],
+)
+def test_a_recipe_is_made_of_tables(recipe: str, told: str) -> None:
+    import tomllib
+
+    from bench.plugins import build_method
+
+    values = tomllib.loads(recipe)
+    with pytest.raises(UsageError, match=told):
+        build_method(next(iter(values)), {}, values)
