@@ -7,6 +7,7 @@ import json
 import stat
 import tomllib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,10 +100,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: as `read_text`, or it is not TOML.
     """
-    try:
-        return tomllib.loads(read_text(path))
-    except RecursionError:
-        raise ValueError("its lists or tables lie too deep in each other") from None
+    table: dict[str, Any] = _parsed(path, tomllib.loads)
+    return table
 
 
 def read_json(path: Path) -> Any:
@@ -111,7 +110,11 @@ def read_json(path: Path) -> Any:
     Raises:
         OSError, ValueError: as `read_text`, or it is not JSON.
     """
+    return _parsed(path, json.loads)
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
-        return json.loads(read_text(path))
+        return parse(read_text(path))
     except RecursionError:
-        raise ValueError("its lists or objects lie too deep in each other") from None
+        raise ValueError("its lists or tables lie too deep in each other") from None

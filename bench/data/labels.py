@@ -49,7 +49,7 @@ class ClassList:
         it. Names may have a number before them (`001.Ant`). Accents may be letters of their own, as macOS writes them.
 
         Raises:
-            UsageError: the numbers are those from 1 on, and which class each is cannot be told.
+            UsageError: the numbers are those from 1 on, and which class each is cannot be told; or two folders name one class.
         """
         folders = list(folders)
         often = Counter(self.names)
@@ -66,6 +66,13 @@ class ClassList:
                 "ImageNet's development kit numbers them in an order of its own, others by the alphabet",
                 fix="name the folders by the classes' identities or names, or number them from 0 in the order of the class list",
             )
+        folder_of: dict[int, str] = {}
+        for folder, label in found[best].items():
+            if folder_of.setdefault(label, folder) != folder:
+                raise UsageError(
+                    f"{folder_of[label]} and {folder} are both the class {self.names[label]}",
+                    fix="put the images of a class together",
+                )
         return found[best]
 
 

@@ -78,6 +78,12 @@ def test_a_class_that_begins_with_a_number_is_itself() -> None:
     assert classes.labels_of(["3.Ant", "7.Ant"], ("id",)) == {"3.Ant": 0, "7.Ant": 1}
 
 
+@pytest.mark.parametrize("folders", [["Ant", "001.Ant"], ["1", "01"]])
+def test_two_folders_of_one_class_are_not_mixed(folders: list[str]) -> None:
+    with pytest.raises(UsageError, match=f"{folders[0]} and {folders[1]} are both the class"):
+        ClassList.plain(("Ant", "Bee")).labels_of(folders, ("id", "number"))
+
+
 def test_numbers_from_one_on_are_not_shifted_by_one_without_a_word() -> None:
     classes = ClassList.plain(tuple(f"c{n}" for n in range(1000)))
     with pytest.raises(
