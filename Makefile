@@ -24,12 +24,13 @@ check: .venv/installed  ## lint and types
 	$(BIN)/ruff format --check .
 	rm -rf build && $(BIN)/python -m pip install --quiet --no-deps --target build/installed .
 	cd build/installed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p bench
+	cd build/installed && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../scripts
 
 board: .venv/installed  ## make leaderboard/boards anew from the runs in STORE
-	$(BIN)/python -m bench.leaderboard.regenerate --store $(STORE)
+	$(BIN)/python scripts/boards.py --store $(STORE)
 
 board-check: .venv/installed  ## re-score the packs in leaderboard/boards, and hold the board against them
-	$(BIN)/python -m bench.leaderboard.regenerate --check
+	$(BIN)/python scripts/boards.py --check
 
 perf: .venv/installed  ## timings, on demand
 	$(BIN)/python -m pytest -m perf tests/perf -s

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .engine import Engine
 from .errors import MissingPrerequisite
-from .files import absent
 from .method import Method
 from .plugins import build_method, find_card, trust
+from .results.record import RunRecord
+from .results.store import Store, store_root
 from .runs.execute import execute, execute_external, planned_record, record_failure, start_over
 from .runs.experiment import Experiment
 from .runs.opening import experiments
-from .runs.record import RunRecord
 from .runs.standing import Standing, standing
-from .runs.store import Store, store_root
 from .spec import SEARCH_SEED, RunSpec, left_out
 from .stopping import Reporter, Silent, foreign
-from .sweeps.search import Found, best_of, candidates, search
+from .storage.files import absent
+from .sweeps.search.samplers import Found, best_of, candidates, search
 from .training.devices import DeviceLost
-from .training.engine import Engine
 
 if TYPE_CHECKING:
     import pandas as pd

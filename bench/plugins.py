@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BenchError, EndedByPlugin, UsageError
-from .files import absent
 from .stopping import foreign
+from .storage.files import absent
 
 if TYPE_CHECKING:
     from .backbones.backbone import Backbone
-    from .data.card import SuiteCard
-    from .data.data_set import DataSetCard
+    from .data.cards.data_set import DataSetCard
+    from .data.cards.suite_card import SuiteCard
     from .method import Method
 
 
@@ -274,7 +274,7 @@ def find_card(name: str) -> tuple[SuiteCard, Path]:
     Raises:
         UsageError: unknown name, or the card is wrong.
     """
-    from .data.card import read_card
+    from .data.cards.suite_card import read_card
 
     path = suite_file(name)
     return read_card(path), path
@@ -330,7 +330,7 @@ def find_data_set(name: str, beside: Path | None = None) -> tuple[DataSetCard, P
     Raises:
         UsageError: unknown name, or the card is wrong.
     """
-    from .data.data_set import read_data_set
+    from .data.cards.data_set import read_data_set
 
     if name.endswith(".toml"):
         path = (beside or Path()) / name

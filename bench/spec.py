@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UsageError
-from .files import read_toml
+from .storage.files import read_toml
 
 DEFAULT_SUITE = "mini-shifts"
 DEFAULT_BACKBONE = "mini-clip"

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from .backbones.backbone import ImageTower, TextTower
 from .classifier import Classifier
 from .data.batches import TrainBatches, fitting_workers
-from .data.pixel_cache import available_cores
+from .data.pixels.cache import available_cores
 from .data.split import Split
+from .engine import Engine
 from .errors import UsageError
 from .evaluation.forward import logits_of
 from .evaluation.metrics import score
 from .identity import torch_stream
 from .method import FineTuner, HeadInit, Method, Traits
 from .stopping import Reporter, stop_if_asked
-from .training.engine import Engine
 from .training.loop import train
 from .training.memory import available, fitting_part, gib, step_memory, wanted_part
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.cli.output import Column, Row, Table
 from bench.errors import UsageError
-from bench.files import read_toml
+from bench.storage.files import read_toml
+from bench.tables.table import Column, Row, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .board import Board, BoardRow
+    from .board.rows import Board, BoardRow
 
 FOLDER = Path(__file__).parent / "reported"
 Percent = Annotated[float, Field(ge=0, le=100)]

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..data.pixels import Pixels
+from ..data.pixels.decoder import Pixels
 
 Layout = Literal["vit", "conv"]
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..errors import BenchError
-from ..files import not_weights
-from ..pickles import BoundedUnpickler, check_keys
+from ..storage.files import not_weights
+from ..storage.pickles import BoundedUnpickler, check_keys
 
 #: How files begin that torch.save wrote before it wrote zip archives: a pickle of its magic number.
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

@@ -2,7 +2,7 @@
 
 It has the parts of CLIP at a size at which two cores suffice: a vision transformer whose tokens are patches of the
 image, a text transformer over words, one feature space. The weights lie beside this module, with a card
-(`mini-clip.json`) that states their hash, the vocabulary and what they have seen; `bench.datasets.mini.pretrain` is
+(`mini-clip.json`) that states their hash, the vocabulary and what they have seen; `scripts/mini_pretrain.py` is
 the command that made them.
 """
 
@@ -23,7 +23,7 @@ from safetensors.torch import load as read_tensors
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..data.pixels import Pixels
+from ..data.pixels.decoder import Pixels
 from ..errors import MissingPrerequisite, UsageError
 from .attention import attend, pack_kept
 from .backbone import Backbone, ImageTower, Layout, TextTower
@@ -195,7 +195,7 @@ class MiniClip(Backbone):
             raise MissingPrerequisite(
                 "mini-clip's weights are not here",
                 where=str(error.filename),
-                fix=f"python -m bench.datasets.mini.pretrain {folder}",
+                fix=f"python scripts/mini_pretrain.py {folder}",
             ) from error
         self.weights_sha256 = hashlib.sha256(content).hexdigest()
         if self.weights_sha256 != card["sha256"]:
@@ -235,7 +235,7 @@ class MiniClip(Backbone):
 
 
 def load(variant: str) -> MiniClip:
-    """`mini-clip`, or `mini-clip:FOLDER` for towers of one's own, written by `bench.datasets.mini.pretrain`."""
+    """`mini-clip`, or `mini-clip:FOLDER` for towers of one's own, written by `scripts/mini_pretrain.py`."""
     backbone = MiniClip(Path(variant) if variant else FOLDER)
     if variant:
         backbone.name = f"mini-clip:{variant}"

@@ -21,9 +21,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.pixels import Decoder
+from ..data.pixels.decoder import Decoder
 from ..errors import MissingPrerequisite, UsageError
-from ..files import absent
+from ..storage.files import absent
 
 #: What a weight file may be called.
 SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin")

@@ -15,9 +15,9 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.pretrained import download_pretrained_from_url
 from torch import Tensor, nn
 
-from ..data.pixels import Pixels
+from ..data.pixels.decoder import Pixels
 from ..errors import MissingPrerequisite, UsageError
-from ..files import read_json
+from ..storage.files import read_json
 from . import hub
 from .backbone import Backbone, ImageTower, Layout
 from .naming import ModelName, nearest, parse

@@ -17,7 +17,7 @@ from timm.data.imagenet_info import ImageNetInfo
 from timm.models import get_pretrained_cfg, split_model_name_tag
 from torch import Tensor, nn
 
-from ..data.pixels import Pixels
+from ..data.pixels.decoder import Pixels
 from ..errors import MissingPrerequisite, UsageError
 from . import hub
 from .backbone import Backbone, Head, ImageTower, Layout

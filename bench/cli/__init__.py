@@ -10,10 +10,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from ..console.stops import Ear, heard_by
 from ..errors import BenchError, EndedByPlugin, Told
 from ..plain import plain
 from ..plugins import entries, loaded
-from .stops import Ear, heard_by
 
 _HELP = """Fine-tune a pre-trained image model, and measure what it gains in-distribution and loses under distribution shift.
 
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Told as error:
         if os.environ.get("BENCH_DEBUG"):
             raise
-        from .output import print_error
+        from ..tables.table import print_error
 
         print_error(error)
         sys.exit(error.exit_code)
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("BENCH_DEBUG"):
             raise
         if isinstance(error, OSError) and error.errno in _REFUSALS:
-            from .output import print_error
+            from ..tables.table import print_error
 
             print_error(_refusal(error))
             sys.exit(1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..plugins import entries
 from ..stopping import foreign
-from .output import Cell, Column, Format, FormatOption, Table, print_tables
+from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables
 
 
 def command(form: FormatOption = Format.table) -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .engine_options import BackboneOption, DataOption, SuiteOption
-from .output import Column, Format, FormatOption, Table, print_tables, say
+from ..console.options import BackboneOption, DataOption, SuiteOption
+from ..tables.table import Column, Format, FormatOption, Table, print_tables, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..contract.outcome import Outcome
+    from ..testing.outcome import Outcome
 
 
 def command(
@@ -58,7 +58,7 @@ def _outcomes(name: str, suite: str | None, backbone: str | None, data_root: Pat
     from ..spec import DEFAULT_BACKBONE, DEFAULT_SUITE
 
     if name.endswith(".toml") or name in suite_names():
-        from ..contract.suite_checks import SuiteChecks
+        from ..testing.suite_checks import SuiteChecks
         from .data import shown_progress
 
         card, _ = find_card(name)
@@ -70,6 +70,6 @@ def _outcomes(name: str, suite: str | None, backbone: str | None, data_root: Pat
         raise unknown(
             "method or suite", name, [*method_names(), *suite_names()], fix="files end in .py (method) or .toml (suite)"
         )
-    from ..contract.method_checks import MethodChecks
+    from ..testing.method_checks import MethodChecks
 
     yield from MethodChecks(name, suite=suite or DEFAULT_SUITE, backbone=backbone, data_root=data_root).run()

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BenchError
-from .output import Cell, Column, Format, FormatOption, StoreOption, Table, print_tables, say, size
+from ..tables.table import Cell, Column, Format, FormatOption, StoreOption, Table, print_tables, say, size
 
 if TYPE_CHECKING:
-    from ..runs.store import Store
+    from ..results.store import Store
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def command(
       bench clean --checkpoints --older-than 7          what that would free
       bench clean --unused-fits --cache --yes           free it
     """
-    from ..data.locations import cache_dir
-    from ..runs.store import Store, store_root
+    from ..data.cards.locations import cache_dir
+    from ..results.store import Store, store_root
 
     root = Store(store_root(store))
     items = [*survey_store(root), *survey_cache(cache_dir())]
@@ -98,7 +98,7 @@ def command(
 
 def survey_store(store: Store) -> Iterator[Item]:
     """Every fit and every left checkpoint of the store."""
-    from ..runs.lease import is_live
+    from ..storage.lease import is_live
 
     folders = sorted(path for path in store.fits_dir.glob("*") if path.is_dir())
     records = {folder.name: store.fit(folder.name) for folder in folders}
@@ -171,7 +171,7 @@ def remove(items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, str]]]:
 def _held(item: Item) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    from ..runs.lease import Lease
+    from ..storage.lease import Lease
 
     def refuse(claim: dict[str, Any]) -> None:
         raise BenchError(f"process {claim.get('pid')} on {claim.get('host')} has just taken it")

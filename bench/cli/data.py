@@ -12,12 +12,12 @@ import typer
 
 from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
 from ..plain import plain
-from .output import Cell, Column, Format, FormatOption, Table, print_tables, say, shortened, size
+from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables, say, shortened, size
 from .suites import DataRootOption
 
 if TYPE_CHECKING:
-    from ..data.sources import DataSet
-    from ..data.stored import Progress
+    from ..data.readers.sources import DataSet
+    from ..storage.cache import Progress
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -65,8 +65,8 @@ def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Forma
 @app.command()
 def show(name: NameArgument, data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
     """Show a data set: licence, citation, what is uncertain, its parts and their counts, where it comes from."""
-    from ..data.locations import data_roots
-    from ..data.sources import open_data_set
+    from ..data.cards.locations import data_roots
+    from ..data.readers.sources import open_data_set
 
     data_set = open_data_set(name, data_roots(data_root))
     card = data_set.card
@@ -109,9 +109,9 @@ def link(
     data_root: DataRootOption = None,
 ) -> None:
     """Use a folder where it lies: a link to it is made in the data root, under the name that suites look for."""
-    from ..data.data_set import Part
-    from ..data.locations import writable_root
-    from ..data.sources import class_folders, open_data_set, present_layout
+    from ..data.cards.data_set import Part
+    from ..data.cards.locations import writable_root
+    from ..data.readers.sources import class_folders, open_data_set, present_layout
 
     data_set = open_data_set(name, [])
     card, folder = data_set.card, path.expanduser().absolute()
@@ -202,8 +202,8 @@ def fetch(
 
     Data behind a licence or a login are not downloaded; the steps are shown instead (exit code 3).
     """
-    from ..data.fetch import fetch_data_set
-    from ..data.locations import writable_root
+    from ..data.cards.locations import writable_root
+    from ..data.fetching.fetch import fetch_data_set
     from ..plugins import find_data_set
 
     card, _ = find_data_set(name)
@@ -265,8 +265,8 @@ def _here(name: str, data_root: Path | None) -> DataSet:
     Raises:
         MissingPrerequisite: it is not.
     """
-    from ..data.locations import data_roots
-    from ..data.sources import open_data_set
+    from ..data.cards.locations import data_roots
+    from ..data.readers.sources import open_data_set
 
     data_set = open_data_set(name, data_roots(data_root))
     if data_set.folder is None:
@@ -299,8 +299,8 @@ def _row(name: str, data_root: Path | None, suites: list[str], *, brief: bool) -
     Args:
         brief: for people: the licence's first words, and of the suites the first.
     """
-    from ..data.locations import data_roots
-    from ..data.sources import open_data_set
+    from ..data.cards.locations import data_roots
+    from ..data.readers.sources import open_data_set
 
     try:
         data_set = open_data_set(name, data_roots(data_root))
@@ -336,8 +336,8 @@ def shown_progress(*, bytes_: bool = False) -> Iterator[Progress]:
     )
     from rich.progress import Progress as Bars
 
-    from .output import stderr_console
-    from .stops import Ear, heard_by
+    from ..console.stops import Ear, heard_by
+    from ..tables.table import stderr_console
 
     console = stderr_console()
     if not console.is_terminal:

@@ -15,7 +15,7 @@ import typer
 
 from ..errors import BenchError
 from ..plain import plain
-from .output import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, size
+from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, size
 from .suites import DataRootOption
 
 _NEEDED = (
@@ -115,8 +115,8 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _folders(store: Path | None) -> Iterator[Finding]:
-    from ..data.locations import cache_dir
-    from ..runs.store import store_root
+    from ..data.cards.locations import cache_dir
+    from ..results.store import store_root
 
     for what, folder in (("store", store_root(store)), ("cache", cache_dir())):
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -132,7 +132,7 @@ def _folders(store: Path | None) -> Iterator[Finding]:
 
 
 def _data(data_root: Path | None) -> Iterator[Finding]:
-    from ..data.locations import data_roots
+    from ..data.cards.locations import data_roots
     from ..plugins import find_card, suite_names
     from .suites import data_state
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .engine_options import (
+from ..console.options import (
     BackboneOption,
     DataOption,
     DeviceOption,
@@ -18,7 +18,7 @@ from .engine_options import (
     ThreadsOption,
     engine,
 )
-from .output import Format, FormatOption, StoreOption, print_json, print_tables
+from ..tables.table import Format, FormatOption, StoreOption, print_json, print_tables
 
 
 def command(
@@ -58,8 +58,8 @@ def command(
       bench evaluate bench-store/fits/3f2a...  --suite pacs --backbone timm:tf_efficientnet_lite0
     """
     from ..api import evaluate
+    from ..console.progress import ConsoleReporter
     from ..spec import run_spec
-    from .progress import ConsoleReporter
     from .run import check_names, result_table
 
     spec = run_spec(

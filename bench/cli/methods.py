@@ -13,7 +13,7 @@ import typer
 
 from ..errors import UsageError
 from ..plugins import broken_methods, load_method, method_names, trust
-from .output import Cell, Column, Format, FormatOption, Table, print_tables, say
+from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables, say
 
 if TYPE_CHECKING:
     from ..method import Method, Space

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .engine_options import (
+from ..console.options import (
     BackboneOption,
     DataOption,
     DeviceOption,
@@ -19,11 +19,11 @@ from .engine_options import (
     ThreadsOption,
     engine,
 )
-from .output import Column, Format, FormatOption, Row, StoreOption, Table, duration, print_json, print_tables, say, size
+from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, duration, print_json, print_tables, say, size
 
 if TYPE_CHECKING:
     from ..api import Outlook
-    from ..runs.record import RunRecord
+    from ..results.record import RunRecord
     from ..spec import RunSpec
     from ..sweeps.sweep import Settings
 
@@ -152,7 +152,7 @@ def command(
     spec = run_spec(options, config)
     check_names(spec.methods, spec.suite, spec.backbone)
     from ..api import outlook, plan, run_planned, searched
-    from .progress import ConsoleReporter
+    from ..console.progress import ConsoleReporter
 
     if jobs > 1 and len(spec.methods) * len(spec.seeds) > 1 and not dry_run:
         from ..sweeps.sweep import Settings
@@ -180,11 +180,11 @@ def command(
 
 def _side_by_side(spec: RunSpec, jobs: int, store: Path | None, settings: Settings, *, fresh: bool) -> list[RunRecord]:
     """The runs as a sweep on this machine."""
+    from ..console.progress import ConsoleReporter
+    from ..console.sweep import SweepConsole
     from ..stopping import stop_if_asked
     from ..sweeps.spec import sweep_of
     from ..sweeps.sweep import Sweep
-    from .progress import ConsoleReporter
-    from .sweep_console import SweepConsole
 
     with ConsoleReporter() as reporter:
         sweep = Sweep(sweep_of(spec, jobs), store=store, settings=settings, reporter=reporter, fresh=fresh, blind=spec.search)

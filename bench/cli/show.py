@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..console.options import DataOption, SuiteOption
 from ..errors import NothingMatched, UsageError
-from .engine_options import DataOption, SuiteOption
-from .output import Cell, Column, Format, FormatOption, StoreOption, Table, print_json, print_tables, say
+from ..tables.table import Cell, Column, Format, FormatOption, StoreOption, Table, print_json, print_tables, say
 
 if TYPE_CHECKING:
-    from ..runs.record import RunRecord
-    from ..runs.store import Store
+    from ..results.record import RunRecord
+    from ..results.store import Store
 
 _SCORES = ("score", "accuracy", "class_mean", "macro_f1", "nll", "ece", "brier", "worst_group")
 _APART = {
@@ -62,7 +62,7 @@ def command(
       bench show 3f9c1a --format json | jq .record.metrics
       bench show masked-counterfactual --masks -o masks.png
     """
-    from ..runs.store import Store, store_root
+    from ..results.store import Store, store_root
 
     record = find_run(Store(store_root(store)), run, seed)
     if masks:

@@ -11,11 +11,11 @@ import typer
 from ..errors import BenchError, MissingPrerequisite
 from ..plain import plain
 from ..plugins import find_card, suite_names
-from .output import Cell, Column, Format, FormatOption, Table, print_tables
+from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables
 from .show import flat
 
 if TYPE_CHECKING:
-    from ..data.card import SuiteCard
+    from ..data.cards.suite_card import SuiteCard
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -86,7 +86,7 @@ def show(
 
 def data_state(card: SuiteCard, path: Path, data_root: Path | None = None) -> str:
     """Where the images are, or that they are rendered, or that they are missing and how to get them."""
-    from ..data.locations import data_roots, find_root
+    from ..data.cards.locations import data_roots, find_root
 
     if card.source is None:
         return _data_sets(card, path, data_root)
@@ -100,8 +100,8 @@ def data_state(card: SuiteCard, path: Path, data_root: Path | None = None) -> st
 
 def _data_sets(card: SuiteCard, path: Path, data_root: Path | None) -> str:
     """Which of the data sets that a suite refers to are here."""
-    from ..data.locations import data_roots
-    from ..data.sources import open_data_set
+    from ..data.cards.locations import data_roots
+    from ..data.readers.sources import open_data_set
 
     roots = data_roots(data_root)
     found = {name: open_data_set(name, roots, beside=path.parent) for name in card.data_sets}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .engine_options import DataOption, DeviceOption, LimitOption, LogitsOption, SkipOption
-from .output import Format, FormatOption, StoreOption, print_tables, say
+from ..console.options import DataOption, DeviceOption, LimitOption, LogitsOption, SkipOption
+from ..tables.table import Format, FormatOption, StoreOption, print_tables, say
 from .run import check_names
 
 if TYPE_CHECKING:
@@ -207,9 +207,9 @@ def command(
         for tower in spec.backbones or (None,):
             check_names(names, one, tower)
 
+    from ..console.progress import ConsoleReporter
+    from ..console.sweep import SweepConsole
     from ..sweeps.sweep import Settings, Sweep
-    from .progress import ConsoleReporter
-    from .sweep_console import SweepConsole
     from .sweep_plan import plan_table, print_commands_of
 
     settings = Settings(device, threads, workers, micro_batch, deterministic, checkpoint_every)
@@ -255,8 +255,8 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 def _do_one(sweep: Sweep, job_id: str) -> None:
     """What a line of --print-commands does."""
+    from ..console.progress import ConsoleReporter
     from ..errors import BenchError, Interrupted, NothingMatched
-    from .progress import ConsoleReporter
 
     entry = next((entry for entry in sweep.queue if entry.job.id == job_id), None)
     if entry is None and sweep.store.fit(job_id.removeprefix("fit-")) is not None:

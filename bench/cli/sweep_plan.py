@@ -7,9 +7,10 @@ from dataclasses import fields, replace
 
 import typer
 
+from ..engine import default_device
 from ..plain import plain
 from ..plugins import code_files
-from ..runs.atomic import write_text
+from ..storage.atomic import write_text
 from ..sweeps.costs import Costs
 from ..sweeps.estimate import Estimate, estimate
 from ..sweeps.probe import seconds_by_probe
@@ -17,9 +18,8 @@ from ..sweeps.queue import Entry, Queue
 from ..sweeps.room import peak_of_a_trial
 from ..sweeps.spec import as_toml
 from ..sweeps.sweep import Settings, Sweep
-from ..training.engine import default_device
+from ..tables.table import Column, Row, Table, duration, say, size
 from ..training.memory import available
-from .output import Column, Row, Table, duration, say, size
 
 
 def plan_table(sweep: Sweep, *, probe: bool) -> Table:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..identity import numpy_stream
-from .pixel_cache import cut, resized, sides
+from .pixels.cache import cut, resized, sides
 from .split import Split
 
 Augment = Literal["none", "flip", "shift-flip", "resized-crop"]

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BenchError
-from ..files import regular
 from ..identity import numpy_stream
-from .card import InDistribution
-from .image_bytes import DEEP, decode, decode_fast
+from ..storage.cache import mapped
+from ..storage.files import regular
+from .cards.suite_card import InDistribution
+from .pixels.image_bytes import DEEP, decode, decode_fast
 from .rendered import RenderedSplit
-from .stored import mapped
 
 Rows = NDArray[np.int64]
 

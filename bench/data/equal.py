@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..storage.cache import Progress, replace_file
 from .collection import Collection, EncodedOriginals, FolderOriginals, MergedOriginals, Originals, Rows
-from .corrupted import CorruptedOriginals
-from .image_bytes import DANGLING, EMPTY
-from .packed_originals import PackedOriginals
-from .pixel_cache import available_cores
-from .stored import Progress, replace_file
+from .corruptions.corrupted import CorruptedOriginals
+from .pixels.cache import available_cores
+from .pixels.image_bytes import DANGLING, EMPTY
+from .readers.packed_originals import PackedOriginals
 
 #: Bytes that are read at each end of an image before all of it is.
 END: Final = 4096

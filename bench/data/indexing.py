@@ -9,16 +9,16 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
-from .card import ID_SPLITS, FolderSource, SuiteCard
+from ..storage.cache import Progress
+from .cards.data_set import DataSetCard
+from .cards.labels import Projection, Protocol, projection
+from .cards.locations import DataRoot, cache_dir
+from .cards.suite_card import ID_SPLITS, FolderSource, SuiteCard
 from .collection import Collection, folder_collection, merged
-from .data_set import DataSetCard
 from .equal import EqualImages, Repetition
-from .folder import COLUMNS, class_images, count_ignored, has_images, index_folder
-from .labels import Projection, Protocol, projection
-from .locations import DataRoot, cache_dir
-from .same_file import refuse_repeated, refuse_shared
-from .sources import DataSet, NotHere, open_data_set, open_part
-from .stored import Progress
+from .readers.folder import COLUMNS, class_images, count_ignored, has_images, index_folder
+from .readers.same_file import refuse_repeated, refuse_shared
+from .readers.sources import DataSet, NotHere, open_data_set, open_part
 
 #: Name of the collection of ID images that the card's seed divides.
 WHOLE = "ID data"

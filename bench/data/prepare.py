@@ -20,12 +20,12 @@ from PIL import Image
 
 from ..errors import BenchError, UsageError
 from ..identity import digest
+from ..storage.cache import Progress, sync, write_text
+from .cards.locations import cache_dir
 from .collection import Collection, fingerprint
-from .image_bytes import UNREADABLE, Undecodable
-from .locations import cache_dir
-from .pixel_cache import available_cores
-from .sources import DataSet, NotHere, open_part, present_layout
-from .stored import Progress, sync, write_text
+from .pixels.cache import available_cores
+from .pixels.image_bytes import UNREADABLE, Undecodable
+from .readers.sources import DataSet, NotHere, open_part, present_layout
 
 #: Images to a shard: what is lost when preparing is stopped.
 SHARD: Final = 2000

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BenchError
+from ..storage.cache import mapped
 from .collection import Originals, Rows
-from .image_bytes import Undecodable
-from .pixel_cache import Original, available_cores, prepared
-from .pixels import Decoder, Pixels
-from .stored import mapped
+from .pixels.cache import Original, available_cores, prepared
+from .pixels.decoder import Decoder, Pixels
+from .pixels.image_bytes import Undecodable
 
 
 @dataclass(eq=False)

@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
-from .card import ID_SPLITS, FolderSource, RenderedSource, SuiteCard
+from ..storage.cache import Progress
+from .cards.labels import Projection
+from .cards.locations import cache_dir, data_roots, find_root
+from .cards.suite_card import ID_SPLITS, FolderSource, RenderedSource, SuiteCard
 from .collection import Collection, MergedOriginals, Originals, Rows, few, limited, rendered_collection
-from .corrupted import BEFORE, CorruptedOriginals
+from .corruptions.corrupted import BEFORE, CorruptedOriginals
 from .equal import Repetition
-from .image_bytes import UNREADABLE
 from .indexing import WHOLE, Index, index_data_sets, index_root, places
-from .kept import divided, fingerprint_of
-from .labels import Projection
-from .locations import cache_dir, data_roots, find_root
-from .pixel_cache import cached_pixels
-from .pixels import Pixels
+from .pixels.cache import cached_pixels
+from .pixels.decoder import Pixels
+from .pixels.image_bytes import UNREADABLE
+from .readers.kept import divided, fingerprint_of
+from .readers.same_file import refuse_parted
 from .rendered import rendered_split
-from .same_file import refuse_parted
 from .split import DecodedPixels, MappedPixels, Split, opened
-from .stored import Progress
 
 __all__ = ["Split", "Suite", "open_suite"]
 

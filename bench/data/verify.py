@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BenchError
+from ..storage.cache import Progress
+from .cards.data_set import Part
+from .cards.locations import cache_dir
 from .collection import Collection
-from .data_set import Part
 from .equal import EqualImages, Repetition
-from .image_bytes import UNREADABLE, Undecodable
-from .locations import cache_dir
-from .pixel_cache import available_cores
-from .same_file import shared_files
-from .sources import DataSet, NotHere, open_part
-from .stored import Progress
+from .pixels.cache import available_cores
+from .pixels.image_bytes import UNREADABLE, Undecodable
+from .readers.same_file import shared_files
+from .readers.sources import DataSet, NotHere, open_part
 
 _MOST_NAMED = 5
 

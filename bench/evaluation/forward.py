@@ -18,11 +18,11 @@ from torch import nn
 from ..backbones.backbone import Backbone
 from ..classifier import Classifier
 from ..data.split import Split
-from ..data.stored import mapped
+from ..engine import Engine, ran_out_of_memory, release_memory
 from ..errors import BenchError
 from ..identity import PROTOCOL_VERSION, digest
-from ..runs.atomic import locked, write_with
-from ..training.engine import Engine, ran_out_of_memory, release_memory
+from ..storage.atomic import locked, write_with
+from ..storage.cache import mapped
 
 Result = TypeVar("Result")
 #: Without a handler, Python prints warnings on stderr.

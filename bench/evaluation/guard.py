@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from ..data.card import Known
-from ..data.labels import Projection
+from ..data.cards.labels import Projection
+from ..data.cards.suite_card import Known
 from ..errors import BenchError
 from .projection import Floats, project
 from .variants import Variant

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 from sklearn.metrics import f1_score
 
-from ..data.card import Metric
+from ..data.cards.suite_card import Metric
 from ..errors import Diverged
-from ..runs.record import SplitMetrics
+from ..results.record import SplitMetrics
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.labels import Projection
+from ..data.cards.labels import Projection
 
 Floats = NDArray[np.float32]
 

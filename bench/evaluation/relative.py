@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..data.card import SuiteCard
-from ..runs.record import RunRecord
+from ..data.cards.suite_card import SuiteCard
+from ..results.record import RunRecord
 
 
 def relative_scores(card: SuiteCard, record: RunRecord) -> dict[str, float]:

@@ -15,12 +15,12 @@ from torch import nn
 
 from ..backbones.backbone import Head, TextTower
 from ..classifier import Classifier
-from ..data.labels import Projection
-from ..data.pixel_cache import prepared
-from ..data.pixels import Pixels
+from ..data.cards.labels import Projection
+from ..data.pixels.cache import prepared
+from ..data.pixels.decoder import Pixels
 from ..data.split import Split
+from ..engine import Engine
 from ..identity import numpy_stream
-from ..training.engine import Engine
 from .projection import project
 
 Tower = TypeVar("Tower", bound=nn.Module)

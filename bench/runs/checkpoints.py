@@ -16,7 +16,7 @@ from torch import Tensor
 from ..backbones.inert import LONGEST_NAME, Inert, attributes, module_state, modules, read_inert, repeats_itself
 from ..backbones.state_dicts import chosen_state, cleaned, has_averaged
 from ..errors import BenchError, MissingPrerequisite
-from ..files import absent, not_weights
+from ..storage.files import absent, not_weights
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from ..evaluation.relative import relative_scores
 from ..identity import PROTOCOL_VERSION, digest
 from ..method import Method
 from ..plugins import configure
+from ..results.provenance import peak_memory_mb, provenance
+from ..results.record import RunRecord
 from ..stopping import foreign
+from ..storage.lease import Lease, is_live
 from ..training.devices import DeviceLost
 from .experiment import Experiment
-from .lease import Lease, is_live
 from .measure import average, evaluate, measure_curve, metrics_of, with_line
-from .provenance import peak_memory_mb, provenance
-from .record import RunRecord
 from .standing import Part, done_before
 
 _GONE: dict[Part, str] = {

@@ -18,23 +18,23 @@ from safetensors.torch import load_file, save_file
 from ..backbones.backbone import Backbone, Head, ImageTower, TextTower
 from ..backbones.heads import zero_shot_head
 from ..classifier import Classifier
-from ..data.card import Known
+from ..data.cards.suite_card import Known
 from ..data.split import Split
 from ..data.suite import Suite
+from ..engine import Engine
 from ..errors import Diverged, UsageError
 from ..evaluation.forward import LIBRARIES, frozen_features
 from ..identity import PROTOCOL_VERSION, digest, tensors_sha256, torch_stream
 from ..method import HeadInit, Method, Traits
 from ..plugins import build_method
+from ..results.provenance import peak_memory_mb, provenance, reset_peak_memory
+from ..results.store import LOG, FitRecord, Store
 from ..stopping import Reporter, stop_if_asked
+from ..storage.atomic import locked, write_with
+from ..storage.lease import Lease
 from ..task import Task
 from ..training.checkpoint import Checkpoints
-from ..training.engine import Engine
 from ..training.memory import default_part
-from .atomic import locked, write_with
-from .lease import Lease
-from .provenance import peak_memory_mb, provenance, reset_peak_memory
-from .store import LOG, FitRecord, Store
 
 #: The method that trains the head of `head_init = probe`.
 PROBE = "linear-probe"

@@ -15,9 +15,9 @@ from ..classifier import Classifier, can_be_weight
 from ..errors import BenchError, MissingPrerequisite
 from ..evaluation.variants import activation_of
 from ..identity import digest, tensors_sha256
+from ..results.store import Store
 from .checkpoints import Checkpoint, read_checkpoint
 from .experiment import Experiment
-from .store import Store
 
 #: Cosine between two towers' weights below which one is not the other, fine-tuned. Fine-tuning leaves above 0.9; towers that
 #: were trained apart are near 0.

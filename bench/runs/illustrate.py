@@ -12,10 +12,10 @@ from ..errors import MissingPrerequisite, UsageError
 from ..identity import torch_stream
 from ..method import Batch, FineTuner
 from ..plugins import build_method
+from ..results.record import RunRecord
 from ..spec import RunSpec
-from .atomic import write_with
+from ..storage.atomic import write_with
 from .opening import experiments
-from .record import RunRecord
 
 _TITLE = 14
 

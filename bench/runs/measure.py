@@ -13,7 +13,7 @@ import torch
 
 from ..backbones.heads import zero_shot_head
 from ..classifier import Classifier, interpolate
-from ..data.card import Metric
+from ..data.cards.suite_card import Metric
 from ..data.split import Split
 from ..errors import BenchError
 from ..evaluation.forward import logits_of
@@ -24,10 +24,10 @@ from ..evaluation.relative import relative_scores
 from ..evaluation.temperature import fitted_temperature
 from ..evaluation.variants import Variant, variants
 from ..method import FineTuner, Method, Traits
+from ..results.predictions import write_curve, write_predictions
+from ..results.record import CurvePoint, RunRecord
 from ..stopping import stop_if_asked
 from .experiment import Experiment, Fit
-from .predictions import write_curve, write_predictions
-from .record import CurvePoint, RunRecord
 
 #: The points of an interpolation curve.
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from ..method import FineTuner, Method
+from ..results.predictions import has_curve, has_logits
+from ..results.record import RunRecord
+from ..storage.lease import is_live
 from .experiment import Experiment
-from .lease import is_live
 from .measure import fine_tuned
-from .predictions import has_curve, has_logits
-from .record import RunRecord
 
 #: What a run keeps of single images only where it is asked for.
 Part = Literal["curve", "logits"]

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..method import Method
+from ..results.index import records
+from ..results.record import RunRecord
+from ..results.store import Store
 from ..runs.experiment import Experiment
-from ..runs.index import records
 from ..runs.measure import ALPHAS
-from ..runs.record import RunRecord
-from ..runs.store import Store
 from .plan import Planned
 
 #: In place of a fit_id: a fit that is not finished.

@@ -18,15 +18,15 @@ from ..runs.opening import backbone_of, experiments
 from ..runs.standing import needs
 from ..spec import SEARCH_SEED, left_out
 from ..stopping import foreign
-from .asha import stop_at
 from .job import Job
-from .search import Found
+from .search.asha import stop_at
+from .search.samplers import Found
 from .spec import BASELINE, SweepSpec
 
 if TYPE_CHECKING:
-    from ..runs.record import RunRecord
+    from ..engine import Engine
+    from ..results.record import RunRecord
     from ..stopping import Reporter
-    from ..training.engine import Engine
 
 
 @dataclass(frozen=True)

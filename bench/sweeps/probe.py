@@ -7,9 +7,9 @@ from collections import defaultdict
 from itertools import islice
 
 from ..data.batches import TrainBatches
+from ..engine import Engine
 from ..method import FineTuner
 from ..training.devices import Ranks
-from ..training.engine import Engine
 from ..training.step import Learner
 from .plan import Planned
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from ..errors import BenchError, Interrupted
 from ..method import Method
 from ..runs.execute import record_failure, start_over
-from ..runs.lease import is_live
 from ..runs.standing import stages
+from ..storage.lease import is_live
 from .costs import Costs
 from .estimate import Ahead, ahead
 from .job import Job, Outcome
 from .order import in_order
 from .plan import Entrant, Plan, Planned, stage_task
-from .search import Found
-from .searches import Search, State
+from .search.samplers import Found
+from .search.trials import Search, State
 from .truth import Truth
 
 

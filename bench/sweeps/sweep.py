@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engine import Engine
 from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
 from ..identity import digest
-from ..runs.atomic import write_text
-from ..runs.store import Store, store_root
-from ..training.engine import Engine
+from ..results.store import Store, store_root
+from ..storage.atomic import write_text
 from .job import Job, Outcome
 from .journal import Journal
 from .plan import Plan, make_plan
@@ -24,7 +24,7 @@ from .spec import SweepSpec
 from .work import Work
 
 if TYPE_CHECKING:
-    from ..runs.record import RunRecord
+    from ..results.record import RunRecord
     from ..stopping import Reporter
 
 
@@ -142,7 +142,7 @@ class Sweep:
             address=spec.address,
         )
         if spec.runner == "ray":
-            from .ray_runner import RayRunner
+            from .ray.runner import RayRunner
 
             return RayRunner(resources, self.store.root / LOG)
         from .local import InlineRunner, LocalRunner
@@ -166,7 +166,7 @@ class Sweep:
                 with self._tracked(journal) as tracked:
                     self.runner().run(queue, self.work, tracked)
             elif self.spec.runner == "ray":  # what a driver left that was killed after its last trial
-                from .ray_session import remove_dead_sessions
+                from .ray.session import remove_dead_sessions
 
                 remove_dead_sessions()
         finally:

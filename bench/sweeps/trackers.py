@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import MissingPrerequisite, UsageError
-from ..runs.store import Store
+from ..results.store import Store
 from ..stopping import foreign
 from .job import Job, Outcome
 from .runner import Watch

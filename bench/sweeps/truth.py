@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import BenchError
-from ..runs.lease import is_live
-from ..runs.record import RunRecord
+from ..results.record import RunRecord
+from ..results.store import Store
 from ..runs.standing import done_before
-from ..runs.store import Store
+from ..storage.lease import is_live
 from .plan import Planned
 
 

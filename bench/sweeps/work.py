@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engine import Engine, release_memory
 from ..errors import BenchError, Interrupted
 from ..spec import RunSpec
 from ..stopping import foreign
 from ..training.devices import DeviceLost
-from ..training.engine import Engine, release_memory
 from .job import Job, Outcome
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ class Work:
 
     def _experiment(self, job: Job, *, training: bool) -> Experiment:
         """The job's backbone and suite, opened once per process (anew if training images are needed that were not opened)."""
+        from ..engine import default_device
         from ..runs.opening import experiments
-        from ..training.engine import default_device
 
         place, training = (job.suite, job.backbone), training or (job.suite, job.backbone, True) in self._open
         if (*place, training) not in self._open:

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import BenchError
-from ..runs.atomic import write_with
-from ..runs.lease import Lease
+from ..storage.atomic import write_with
+from ..storage.lease import Lease
 
 
 class Checkpoints:

@@ -30,9 +30,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..data.batches import share
+from ..engine import Engine
 from ..errors import BenchError
 from ..stopping import Reporter, foreign, stop_if_asked
-from .engine import Engine
 
 #: How long an exchange waits for the slowest process; at most the work of one step lies between two of them.
 _PATIENCE = timedelta(minutes=10)

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ..classifier import Classifier
 from ..data.batches import TrainBatches
+from ..engine import Engine
 from ..errors import BenchError, Diverged, Interrupted
 from ..method import FineTuner
 from ..plugins import method_file
 from ..stopping import Reporter, stop_if_asked
 from .checkpoint import Checkpoints, read
 from .devices import DeviceLost, Ranks, together
-from .engine import Engine
 from .step import Learner
 
 #: A save that takes seconds (gigabytes, a network file system) is followed by this many times as long without one.

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..classifier import Classifier
+from ..engine import Engine, ran_out_of_memory, release_memory
 from ..errors import BenchError
 from ..identity import torch_stream
 from ..method import Batch, FineTuner
 from .devices import Ranks
-from .engine import Engine, ran_out_of_memory, release_memory
 from .memory import WHOLE, cuttable
 from .schedules import set_rate
 

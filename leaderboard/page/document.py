@@ -12,15 +12,15 @@ from importlib.metadata import version
 from typing import Any
 
 from bench.identity import canonical_json
-from bench.runs.record import RunRecord
+from bench.results.record import RunRecord
 
-from ..board import Board, BoardRow, Cell
-from ..chart_style import LIGHT, SHAPES, looks
-from ..frames import standard_line
-from ..headline import headline
-from ..predictions import Predictions
-from ..tables import Boards, View, notes, title
-from ..tradeoff import ID, average
+from ..board.frames import standard_line
+from ..board.headline import headline
+from ..board.rows import Board, BoardRow, Cell
+from ..board.tables import Boards, View, notes, title
+from ..charts.style import LIGHT, SHAPES, looks
+from ..statistics.predictions import Predictions
+from ..statistics.tradeoff import ID, average
 from .figures import CORNERS, HEIGHT, LABEL_SIZE, RECOLOUR, figures
 from .pairs import Pairwise
 from .plain import plain, row_id, short

@@ -8,9 +8,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from ..chart_style import DARK, LIGHT, configured, percent
-from ..charts import scatter
-from ..diagrams import reliability
+from ..charts.diagrams import reliability
+from ..charts.scatter import scatter
+from ..charts.style import DARK, LIGHT, configured, percent
 
 #: Colour on a light ground -> the one on a dark ground. Every colour of a specification is one of these.
 RECOLOUR = dict(zip(LIGHT.rows, DARK.rows, strict=True)) | {

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
-from ..board import BoardRow
-from ..comparison import Comparison, Difference, compare
-from ..predictions import Predictions
+from ..board.comparison import Comparison, Difference, compare
+from ..board.rows import BoardRow
+from ..statistics.predictions import Predictions
 
 
 class Pairwise:

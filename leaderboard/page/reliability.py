@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.runs.record import RunRecord
+from bench.results.record import RunRecord
 
-from ..calibration import reliability
-from ..predictions import Predictions
+from ..statistics.calibration import reliability
+from ..statistics.predictions import Predictions
 
 
 def bins(records: Sequence[RunRecord], splits: Sequence[str], predictions: Predictions) -> dict[str, list[list[Any]]]:

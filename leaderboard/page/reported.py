@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.identity import canonical_json
 
-from ..board import Board
+from ..board.rows import Board
 from ..reported import Reported, ReportedFile, shipped, stands_for
 from .plain import row_id, short
 

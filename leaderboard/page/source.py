@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.runs.atomic import write_text
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.results.record import RunRecord
+from bench.results.store import Store
+from bench.storage.atomic import write_text
 
-from ..groups import load, select
-from ..predictions import Predictions
-from ..tables import Boards, View, boards
+from ..board.groups import load, select
+from ..board.tables import Boards, View, boards
+from ..statistics.predictions import Predictions
 from .build import page
 from .document import Document
 

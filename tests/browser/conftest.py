@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -112,8 +112,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def board_file(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of that store."""
+    from bench.leaderboard.board.tables import View
     from bench.leaderboard.page.source import Source
-    from bench.leaderboard.tables import View
 
     source = Source(store, View(ties="models"))
     path = tmp_path_factory.mktemp("page") / "board.html"
@@ -124,8 +124,8 @@ def board_file(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def suites_file(store: Store, board_file: Path) -> Path:
     """The page of that store and of a zero-shot run on ImageNet's shifts, of which numbers and baselines are published."""
+    from bench.leaderboard.board.tables import View
     from bench.leaderboard.page.source import Source
-    from bench.leaderboard.tables import View
 
     source = Source(store, View(ties="models"))
     shifts = {"imagenet-v2": 0.56, "imagenet-r": 0.69, "imagenet-sketch": 0.42, "objectnet": 0.44, "imagenet-a": 0.32}

@@ -70,9 +70,9 @@ def test_two_selected_rows_are_compared_for_both_questions(opened: Open) -> None
 
 
 def test_the_numbers_of_a_comparison_are_those_of_the_statistics(opened: Open, store: Any) -> None:
-    from bench.leaderboard.comparison import compare
-    from bench.leaderboard.groups import load
-    from bench.leaderboard.predictions import Predictions
+    from bench.leaderboard.board.comparison import compare
+    from bench.leaderboard.board.groups import load
+    from bench.leaderboard.statistics.predictions import Predictions
 
     runs = {name: [r for r in load(store) if r.label == name and r.status == "done"] for name in ("wise-ft", "zero-shot")}
     expected = compare(runs["wise-ft"], runs["zero-shot"], Predictions(store)).models[0]
@@ -217,8 +217,8 @@ def test_axes_and_what_stands_against_id_are_the_readers_choice_and_part_of_the_
 
 
 def test_without_an_average_the_first_shift_that_a_row_has_stands_against_id(opened: Open, store: Any, tmp_path: Path) -> None:
+    from bench.leaderboard.board.tables import View
     from bench.leaderboard.page.source import Source
-    from bench.leaderboard.tables import View
 
     def page_of(**kept: list[str]) -> Page:
         records = [record.model_copy(deep=True) for _, record in store.records() if record.label in kept and record.seed == 0]
@@ -354,9 +354,9 @@ def test_paper_gets_the_tables_and_not_the_controls(opened: Open) -> None:
 
 
 def test_of_many_rows_the_front_and_the_selected_have_bars(opened: Open, store: Any, tmp_path: Path) -> None:
+    from bench.leaderboard.board.tables import View
     from bench.leaderboard.page.source import Source
-    from bench.leaderboard.tables import View
-    from bench.runs.record import RunRecord
+    from bench.results.record import RunRecord
 
     source = Source(store, View())
     record = next(r for r in source.records() if r.method["name"] == "full-finetune").model_dump()
@@ -385,8 +385,8 @@ def test_of_many_rows_the_front_and_the_selected_have_bars(opened: Open, store: 
 
 def variants(store: Any) -> list[Any]:
     """Twelve rows: three rates of each of four methods, which score alike."""
-    from bench.leaderboard.groups import load
-    from bench.runs.record import RunRecord
+    from bench.leaderboard.board.groups import load
+    from bench.results.record import RunRecord
 
     found = []
     for record in (r.model_dump() for r in load(store) if r.status == "done" and r.seed == 0):
@@ -399,8 +399,8 @@ def variants(store: Any) -> list[Any]:
 
 @pytest.fixture
 def variants_file(store: Any, tmp_path: Path) -> Path:
+    from bench.leaderboard.board.tables import View
     from bench.leaderboard.page.source import Source
-    from bench.leaderboard.tables import View
 
     assert Source(store, View()).write(variants(store), tmp_path / "variants.html")
     return tmp_path / "variants.html"
@@ -470,9 +470,9 @@ def test_a_filter_that_leaves_few_gives_each_a_colour_of_its_own(opened: Open, v
 def test_a_row_that_no_seed_changes_says_so_and_has_no_spread_over_seeds(
     opened: Open, store: Any, tmp_path: Path, spread: str
 ) -> None:
-    from bench.leaderboard.groups import load
+    from bench.leaderboard.board.groups import load
+    from bench.leaderboard.board.tables import View
     from bench.leaderboard.page.source import Source
-    from bench.leaderboard.tables import View
 
     runs = [r for r in load(store) if r.status == "done"]
     first = next(r for r in runs if r.label == "zero-shot")

@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from bench.cli import build_app, main
-from bench.data.locations import DataRoot
-from bench.data.sources import open_data_set, open_part
+from bench.data.cards.locations import DataRoot
+from bench.data.readers.sources import open_data_set, open_part
 from bench.errors import BenchError, MissingPrerequisite, UsageError
 
 CARD = """

@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 from bench.cli import build_app
 from bench.errors import NothingMatched, UsageError
 from bench.plugins import load_method, trust
-from bench.runs.lease import Lease
-from bench.runs.record import RunRecord, SplitMetrics
-from bench.runs.store import FitRecord, Store
+from bench.results.record import RunRecord, SplitMetrics
+from bench.results.store import FitRecord, Store
+from bench.storage.lease import Lease
 
 
 def bench(*arguments: str | Path) -> Result:

@@ -13,9 +13,9 @@ import sys
 
 import pytest
 
-from bench.cli.output import Column, Format, Row, Table, duration, print_error, print_tables, shortened, size
 from bench.errors import UsageError
 from bench.plain import plain
+from bench.tables.table import Column, Format, Row, Table, duration, print_error, print_tables, shortened, size
 
 HOSTILE = [
     "[bold red]not markup[/]",
@@ -108,7 +108,7 @@ def test_errors_are_three_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 _WIDE = (
-    "from bench.cli.output import *\n"
+    "from bench.tables.table import *\n"
     "columns = [Column('name'), *(Column(f'shift-{i}', kind='percent') for i in range(6))]\n"
     "rows = [{'name': 'word ' * 8, **{f'shift-{i}': 0.5 for i in range(6)}}]\n"
     "print_tables([Table(columns, rows, 'a title')], Format.table)"
@@ -143,7 +143,7 @@ def test_a_terminal_gets_rules_and_a_narrow_one_loses_nothing() -> None:
 
 def test_a_terminal_folds_no_name_that_is_to_be_typed() -> None:
     code = (
-        "from bench.cli.output import *\n"
+        "from bench.tables.table import *\n"
         "row = {'name': 'imagenet-shifts-without-objectnet', 'title': 'word ' * 20, 'suites': 'some-very-long-name ' * 3}\n"
         "print_tables([Table([Column('name', whole=True), Column('title'), Column('suites')], [row])], Format.table)"
     )
@@ -161,7 +161,7 @@ def test_no_color_leaves_no_escape_sequence() -> None:
 
 def test_an_output_that_knows_no_unicode_is_no_crash() -> None:
     code = (
-        "from bench.cli.output import *\n"
+        "from bench.tables.table import *\n"
         "columns = [Column('a', kind='percent', spread='s'), Column('b')]\n"
         "print_tables([Table(columns, [{'a': .5, 's': .1, 'b': '画'}])], Format.table)"
     )

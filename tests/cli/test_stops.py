@@ -161,7 +161,7 @@ def test_a_check(tiny_suite: Path, stuck: Path) -> None:
 BARS = """
 import runpy, sys
 from bench.cli.data import shown_progress
-from bench.cli.stops import Ear, heard_by
+from bench.console.stops import Ear, heard_by
 stuck = runpy.run_path(sys.argv[1])
 with heard_by(Ear()), shown_progress() as progress:
     progress("unpacking", 3, 10)
@@ -204,7 +204,7 @@ def test_a_long_step_that_ends_after_the_first_signal_is_saved(tiny_suite: Path,
 def test_a_forked_child_does_not_count_a_second_time() -> None:
     code = """
 import os, signal, sys, time
-from bench.cli.stops import Ear, heard_by
+from bench.console.stops import Ear, heard_by
 asked = []
 with heard_by(Ear(ask=asked.append)):
     child = os.fork()

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
-from bench.runs.store import Store
+from bench.results.store import Store
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.cli.sweep_console import SweepConsole
+from bench.console.sweep import SweepConsole
 from bench.sweeps.estimate import Ahead
 from bench.sweeps.job import Job, Outcome
 
@@ -40,7 +40,7 @@ class Line:
 @pytest.mark.parametrize(("width", "whole"), [(60, False), (140, True)])
 def test_how_far_a_trial_is_can_be_read_at_every_width(width: int, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
-    monkeypatch.setattr("bench.cli.sweep_console.stderr_console", lambda: Console(width=width, file=out))
+    monkeypatch.setattr("bench.console.sweep.stderr_console", lambda: Console(width=width, file=out))
     queue: Any = Line(Ahead({}, [100.0], 0))
     console, label = SweepConsole(queue), "full-finetune (lr=0.000448, epochs=100, head_init=probe)"
     trial = Job("run-0", "final", {"name": "full-finetune", "parameters": {}}, label, "tiny", "vit", seed=17, fit_id="f")
@@ -60,7 +60,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("bench.cli.sweep_console.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("bench.console.sweep.time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 def trial(number: int, *, epoch: int | None = None) -> Job:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.contract.outcome import Outcome
-from bench.contract.suite_checks import SuiteChecks
-from bench.data.pixels import Pixels
+from bench.data.pixels.decoder import Pixels
+from bench.testing.outcome import Outcome
+from bench.testing.suite_checks import SuiteChecks
 
 PIXELS = Pixels(size=16, resize=16)
 MINE = """\
@@ -58,7 +58,7 @@ def test_a_file_that_is_no_image_is_named(mine: Path) -> None:
 
 def test_a_split_too_large_to_be_kept_is_sampled_and_said_so(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.data.suite._MOST_CACHED_BYTES", 20 * 16**2 * 3)  # the training images alone are more
-    monkeypatch.setattr("bench.contract.suite_checks.SAMPLE", 10)
+    monkeypatch.setattr("bench.testing.suite_checks.SAMPLE", 10)
     detail = outcomes(mine)["the images of every split can be decoded"].detail
     assert detail.startswith("train 44 of which 10 were tried: `bench data verify NAME --full` reads all, id-val 14")
     for photo in (mine.parent / "images/photo").rglob("*.png"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data.card import SuiteCard
+from bench.data.cards.suite_card import SuiteCard
 
 from .pets import IDS
 

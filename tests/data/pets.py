@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.data.locations import DataRoot
-from bench.data.sources import Opened, open_data_set, open_part
+from bench.data.cards.locations import DataRoot
+from bench.data.readers.sources import Opened, open_data_set, open_part
 
 IDS = ("n01", "n02", "n03")
 

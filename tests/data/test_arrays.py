@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bench.cli import main
-from bench.data.arrays import read_arrays
-from bench.data.data_set import Arrays, Part
+from bench.data.cards.data_set import Arrays, Part
+from bench.data.readers.arrays import read_arrays
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (6, 5, 4, 3), dtype=np.uint8)
 LABELS = np.array([2, 0, 1, 1, 0, 2])

@@ -14,9 +14,9 @@ import pytest
 
 import bench
 from bench.cli import main
-from bench.data.labels import ClassList
-from bench.data.locations import DataRoot
-from bench.data.sources import open_data_set, open_part
+from bench.data.cards.labels import ClassList
+from bench.data.cards.locations import DataRoot
+from bench.data.readers.sources import open_data_set, open_part
 from bench.errors import UsageError
 
 from .pets import opened, unpacked

@@ -12,9 +12,9 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as reference
 
 from bench.data.batches import Augment, TrainBatches, crop_box, fitting_workers
-from bench.data.card import SuiteCard
-from bench.data.pixel_cache import available_cores
-from bench.data.pixels import Pixels
+from bench.data.cards.suite_card import SuiteCard
+from bench.data.pixels.cache import available_cores
+from bench.data.pixels.decoder import Pixels
 from bench.data.split import DecodedPixels, Split
 from bench.data.suite import open_suite
 from bench.errors import UsageError

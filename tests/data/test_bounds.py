@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from bench.cli import main
-from bench.data.archive import archives_at, expanded, index_archive
-from bench.data.folder import index_folder
+from bench.data.readers.archive import archives_at, expanded, index_archive
+from bench.data.readers.folder import index_folder
 from bench.errors import BenchError, UsageError
 
 from .test_arrays import CARD, LABELS, PIXELS, saved, verify

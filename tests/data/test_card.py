@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bench.data.card import SuiteCard, read_card
+from bench.data.cards.suite_card import SuiteCard, read_card
 from bench.datasets import cards
 from bench.errors import UsageError
 
@@ -48,7 +48,7 @@ def test_a_card_that_cannot_work_is_refused(card_of: Make, fields: dict[str, obj
 
 def test_cards_and_locations_are_read_without_the_heavy_packages() -> None:
     code = (
-        "import sys, bench.data.card, bench.data.pixels, bench.data.locations;"
+        "import sys, bench.data.cards.suite_card, bench.data.pixels.decoder, bench.data.cards.locations;"
         "print([name for name in ('torch', 'pandas', 'numpy', 'PIL', 'sklearn') if name in sys.modules])"
     )
     done = subprocess.run(

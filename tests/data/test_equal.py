@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.contract.suite_checks import SuiteChecks
-from bench.data.card import SuiteCard, read_card
+from bench.data.cards.data_set import read_data_set
+from bench.data.cards.suite_card import SuiteCard, read_card
 from bench.data.collection import FolderOriginals
-from bench.data.data_set import read_data_set
 from bench.data.equal import END
-from bench.data.pixels import Pixels
+from bench.data.pixels.decoder import Pixels
 from bench.data.suite import Suite, open_suite
 from bench.errors import UsageError
+from bench.testing.suite_checks import SuiteChecks
 
 CLASSES = ("cat", "dog", "newt")
 PIXELS = Pixels(size=8, resize=8)
@@ -320,8 +320,8 @@ def test_other_layouts(with_copies: Pets, kind: str) -> None:
 
 
 def test_an_index_that_is_kept_as_arrays_knows_what_was_found(with_copies: Pets, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.data.listing.TRUSTED_FROM", 10)
-    monkeypatch.setattr("bench.data.listing.UNSETTLED_NS", -(10**30))
+    monkeypatch.setattr("bench.data.readers.listing.TRUSTED_FROM", 10)
+    monkeypatch.setattr("bench.data.readers.listing.UNSETTLED_NS", -(10**30))
     with_copies.check()
     for _ in range(2):
         assert with_copies.suite().duplicates(ALL) == COPIES

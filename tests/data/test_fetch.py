@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.data import download as download_module
-from bench.data.data_set import DataSetCard
-from bench.data.download import Wanted, download
-from bench.data.fetch import fetch_data_set
+from bench.data.cards.data_set import DataSetCard
+from bench.data.fetching import download as download_module
+from bench.data.fetching.download import Wanted, download
+from bench.data.fetching.fetch import fetch_data_set
 from bench.errors import BenchError, MissingPrerequisite
 
 
@@ -335,7 +335,7 @@ class TestFetch:
 
     @pytest.mark.parametrize("kind", ["tar", "zip"])
     def test_a_bomb_is_stopped_at_its_limit(self, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bench.data.unpack.most_unpacked", lambda archive: max(20 * archive.stat().st_size, 1 << 20))
+        monkeypatch.setattr("bench.data.fetching.unpack.most_unpacked", lambda archive: max(20 * archive.stat().st_size, 1 << 20))
         zeros = {"a.bin": bytes(30_000_000)}
         body = tar_of(zeros, "w:gz") if kind == "tar" else zip_of(zeros)
         assert len(body) < 100_000

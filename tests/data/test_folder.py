@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bench.data import folder as folder_module
-from bench.data.folder import class_images, index_folder
-from bench.data.image_bytes import inspect
+from bench.data.pixels.image_bytes import inspect
+from bench.data.readers import folder as folder_module
+from bench.data.readers.folder import class_images, index_folder
 from bench.errors import BenchError
 
 NewPicture = Callable[..., Image.Image]

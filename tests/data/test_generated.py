@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data.card import read_card
+from bench.data.cards.locations import DataRoot, cache_dir
+from bench.data.cards.suite_card import read_card
 from bench.data.collection import FolderOriginals, fingerprint
-from bench.data.corrupted import BEFORE
-from bench.data.corruption import corrupted
-from bench.data.image_bytes import decode
-from bench.data.locations import DataRoot, cache_dir
-from bench.data.pixel_cache import prepared
-from bench.data.pixels import Pixels
-from bench.data.sources import NotHere, open_data_set, open_part
+from bench.data.corruptions.corrupted import BEFORE
+from bench.data.corruptions.generate import corrupted
+from bench.data.pixels.cache import prepared
+from bench.data.pixels.decoder import Pixels
+from bench.data.pixels.image_bytes import decode
+from bench.data.readers.sources import NotHere, open_data_set, open_part
 from bench.data.suite import Suite, open_suite
 
 from .pets import CARD, opened, unpacked

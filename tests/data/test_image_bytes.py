@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from bench.data.folder import index_folder, remarks_on
-from bench.data.image_bytes import Undecodable, by_name, decode, inspect
+from bench.data.pixels.image_bytes import Undecodable, by_name, decode, inspect
+from bench.data.readers.folder import index_folder, remarks_on
 
 GREY = (np.arange(64, dtype=np.uint32).reshape(8, 8) * 1040).astype(np.uint16)  # 0 to 65520
 RGB = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)

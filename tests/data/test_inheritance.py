@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.data.inheritance import read_table
+from bench.data.cards.inheritance import read_table
 from bench.errors import UsageError
 from bench.plugins import find_card
 

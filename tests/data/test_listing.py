@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from bench.data import folder as folder_module
-from bench.data import listing as listing_module
-from bench.data.listing import list_folder
+from bench.data.readers import folder as folder_module
+from bench.data.readers import listing as listing_module
+from bench.data.readers.listing import list_folder
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.data.card import SuiteCard
-from bench.data.locations import cache_dir, data_roots, find_root, user_configuration
+from bench.data.cards.locations import cache_dir, data_roots, find_root, user_configuration
+from bench.data.cards.suite_card import SuiteCard
 from bench.errors import BenchError, MissingPrerequisite, UsageError
 
 Make = Callable[..., SuiteCard]

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.io import savemat
 
-from bench.data.archive import expanded
-from bench.data.card import InDistribution
+from bench.data.cards.suite_card import InDistribution
 from bench.data.collection import divide, fingerprint
-from bench.data.kept import divided, fingerprint_of
-from bench.data.sources import NotHere, Opened
+from bench.data.readers.archive import expanded
+from bench.data.readers.kept import divided, fingerprint_of
+from bench.data.readers.sources import NotHere, Opened
 from bench.errors import BenchError
 
 from .pets import IDS, opened, unpacked
@@ -117,7 +117,7 @@ class TestTars:
 
 
 def test_an_index_is_remembered_until_the_archive_changes(root: Path, photos: dict[str, bytes], monkeypatch: Any) -> None:
-    from bench.data import archive as archive_module
+    from bench.data.readers import archive as archive_module
 
     place, layout = root / "pets" / "a.tar", '{ kind = "tar", path = "a.tar" }'
     tar(place, photos)
@@ -270,8 +270,8 @@ def test_a_large_listed_part_is_made_once_and_mapped_from_then_on(
     unpacked(parquet, photos | {"n01/broken.png": b"", "n99/odd.png": b"odd"})
     tar(parquet / "pets" / "a.tar", photos | {"n01/broken.png": b"", "n99/odd.png": b"odd"})
     fresh = opened(parquet, layout, "listing")
-    monkeypatch.setattr("bench.data.listing.TRUSTED_FROM", 10)
-    monkeypatch.setattr("bench.data.listing.UNSETTLED_NS", -(10**30))
+    monkeypatch.setattr("bench.data.readers.listing.TRUSTED_FROM", 10)
+    monkeypatch.setattr("bench.data.readers.listing.UNSETTLED_NS", -(10**30))
     made = []
     for module, name in (("class_folders", "_read"), ("packed", "_opened")):
         original = getattr(importlib.import_module(f"bench.data.{module}"), name)
@@ -306,7 +306,7 @@ def test_a_large_listed_part_is_made_once_and_mapped_from_then_on(
     rows = np.arange(len(one) - 1)
     assert fingerprint_of(one, rows) == fingerprint(one, rows)
     assert fingerprint_of(changed, rows) == fingerprint(changed, rows)
-    monkeypatch.setattr("bench.data.image_bytes.VERSION", 99)
+    monkeypatch.setattr("bench.data.pixels.image_bytes.VERSION", 99)
     opened(parquet, layout, "listing")
     assert len(made) == 3
 

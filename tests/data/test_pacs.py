@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.data.card import read_card
-from bench.data.pixels import Pixels
+from bench.data.cards.suite_card import read_card
+from bench.data.pixels.decoder import Pixels
 from bench.data.suite import open_suite
 from bench.datasets import cards
 from bench.errors import BenchError

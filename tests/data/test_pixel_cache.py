@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
-from bench.data import pixel_cache
-from bench.data.image_bytes import Undecodable, decode, decode_fast
-from bench.data.pixel_cache import CachedPixels, cached_pixels, prepared
-from bench.data.pixels import Pixels
+from bench.data.pixels import cache as pixel_cache
+from bench.data.pixels.cache import CachedPixels, cached_pixels, prepared
+from bench.data.pixels.decoder import Pixels
+from bench.data.pixels.image_bytes import Undecodable, decode, decode_fast
 from bench.errors import BenchError
 
 NewPicture = Callable[..., Image.Image]
@@ -196,8 +196,8 @@ _BUILDER = """
 import os, sys, time
 from pathlib import Path
 from PIL import Image
-from bench.data.pixel_cache import cached_pixels
-from bench.data.pixels import Pixels
+from bench.data.pixels.cache import cached_pixels
+from bench.data.pixels.decoder import Pixels
 
 def open_image(row):
     with open(sys.argv[2], "a") as log:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.data.card import RenderedSource, SuiteCard
-from bench.data.pixels import Pixels
+from bench.data.cards.suite_card import RenderedSource, SuiteCard
+from bench.data.pixels.decoder import Pixels
 from bench.data.rendered import rendered_split
 from bench.data.suite import open_suite
 from bench.errors import BenchError, MissingPrerequisite

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.data.card import SuiteCard, read_card
-from bench.data.pixels import Pixels
+from bench.data.cards.suite_card import SuiteCard, read_card
+from bench.data.pixels.decoder import Pixels
 from bench.data.suite import Suite, open_suite
 from bench.errors import BenchError, UsageError
 
@@ -218,7 +218,7 @@ class TestLinks:
         refused(lambda: open_suite(card_of(), data_root=data), "photo/cat/x.png = photo/dog/001.png (cat and dog)")
 
     def test_a_file_system_that_gives_all_files_one_number(self, pets: Pets, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bench.data.folder.file_numbers", lambda size, inode: np.full(len(size), 7))
+        monkeypatch.setattr("bench.data.readers.folder.file_numbers", lambda size, inode: np.full(len(size), 7))
         pets.images("all", 0)
         pets.suite({"all": '{ path = "all" }'}, WHOLE)
         linked(kind, pets.root / "all/dog/x.ppm", pets.root / "all/cat/3.ppm")
@@ -369,8 +369,8 @@ def test_ranges_of_an_array_that_overlap(tmp_path: Path, form: str) -> None:
 def test_a_large_listing_is_checked_when_it_is_made_and_again_from_the_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.data.listing.TRUSTED_FROM", 10)
-    monkeypatch.setattr("bench.data.listing.UNSETTLED_NS", -(10**30))
+    monkeypatch.setattr("bench.data.readers.listing.TRUSTED_FROM", 10)
+    monkeypatch.setattr("bench.data.readers.listing.UNSETTLED_NS", -(10**30))
     pets = Pets(tmp_path, "listing")
     for number, part in enumerate(("train", "val", "test")):
         pets.images(part, 1000 * number)

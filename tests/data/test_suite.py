@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data.card import SuiteCard
-from bench.data.pixel_cache import prepared
-from bench.data.pixels import Pixels
+from bench.data.cards.suite_card import SuiteCard
+from bench.data.pixels.cache import prepared
+from bench.data.pixels.decoder import Pixels
 from bench.data.suite import Suite, open_suite
 from bench.errors import BenchError, MissingPrerequisite, UsageError
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.data.labels import ClassList, projection, read_class_list
-from bench.data.pixels import Pixels
+from bench.data.cards.labels import ClassList, projection, read_class_list
+from bench.data.pixels.decoder import Pixels
 from bench.data.suite import Suite, open_suite
 from bench.datasets import cards, lists
 from bench.errors import BenchError, MissingPrerequisite

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from bench.data.inheritance import read_table
+from bench.data.cards.inheritance import read_table
 from bench.datasets import cards
 from bench.datasets.mini import MiniWorld
-from bench.datasets.mini.captions import vocabulary, write_captions
 from bench.datasets.mini.render import CHUNK
 from bench.datasets.mini.scenes import HOME, Scenes
 from bench.datasets.mini.silhouettes import CLASSES, distance_bank
 from bench.datasets.mini.streams import stream
 from bench.datasets.mini.styles import STYLES
 from bench.errors import UsageError
+
+from mini_captions import vocabulary, write_captions
 
 CARDS = ("mini-shifts", "mini-shifts-bias0", "mini-shifts-bias60", "mini-shifts-bias75")
 IMAGES = 20 * CHUNK

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.data.labels import ClassList, read_class_list
-from bench.data.pixels import Pixels
+from bench.data.cards.labels import ClassList, read_class_list
+from bench.data.pixels.decoder import Pixels
 from bench.data.suite import Suite, open_suite
 from bench.datasets import lists
 from bench.errors import BenchError

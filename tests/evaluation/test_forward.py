@@ -14,8 +14,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from bench.engine import Engine
 from bench.evaluation.forward import frozen_features, logits_of
-from bench.training.engine import Engine
 
 
 class Pictures:

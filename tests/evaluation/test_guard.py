@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from bench.data.card import Known
-from bench.data.labels import ClassList, projection
+from bench.data.cards.labels import ClassList, projection
+from bench.data.cards.suite_card import Known
 from bench.errors import BenchError
 from bench.evaluation.guard import check_known
 from bench.evaluation.variants import Variant

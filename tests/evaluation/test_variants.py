@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from bench.backbones.backbone import Head
 from bench.classifier import Classifier
-from bench.data.pixel_cache import prepared
-from bench.data.pixels import Decoder, Pixels
+from bench.data.pixels.cache import prepared
+from bench.data.pixels.decoder import Decoder, Pixels
+from bench.engine import Engine
 from bench.evaluation.variants import variants
-from bench.training.engine import Engine
 
 
 class Photographs:

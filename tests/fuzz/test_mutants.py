@@ -36,8 +36,8 @@ def _mutants() -> Any:
 
 mutants = _mutants()
 WARM = (
-    "bench.api", "bench.cli", "bench.backbones.timm_backbone", "bench.contract.suite_checks", "bench.leaderboard.compare_command",
-    "bench.leaderboard.merge", "bench.leaderboard.page.source", "bench.leaderboard.scores_command", "bench.runs.external",
+    "bench.api", "bench.cli", "bench.backbones.timm_backbone", "bench.testing.suite_checks", "bench.leaderboard.commands.compare",
+    "bench.leaderboard.packs.merge", "bench.leaderboard.page.source", "bench.leaderboard.commands.scores", "bench.runs.external",
     "rich.progress", "sklearn.linear_model",
 )  # fmt: skip
 pytestmark = pytest.mark.perf  # on demand: they take minutes

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.runs.record import RunRecord, SplitMetrics
-from bench.runs.store import Store
+from bench.results.record import RunRecord, SplitMetrics
+from bench.results.store import Store
 
 Make = Callable[..., RunRecord]
 Predict = Callable[..., None]

@@ -20,9 +20,9 @@ from bench.data.split import Split
 from bench.evaluation.metrics import score
 from bench.evaluation.temperature import fitted_temperature
 from bench.identity import digest
-from bench.runs.predictions import write_curve
-from bench.runs.record import CurvePoint, RunRecord
-from bench.runs.store import Store
+from bench.results.predictions import write_curve
+from bench.results.record import CurvePoint, RunRecord
+from bench.results.store import Store
 
 SPLITS = ("id-val", "id-test", "art", "sketch")
 CLASSES = 4

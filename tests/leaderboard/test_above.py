@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.leaderboard.above import interval, over_images
-from bench.leaderboard.intervals import Interval
-from bench.leaderboard.predictions import Outcomes, Predictions
-from bench.leaderboard.tables import View, tables
-from bench.leaderboard.tradeoff import above_curve, yardsticks
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.leaderboard.board.above import interval, over_images
+from bench.leaderboard.board.tables import View, tables
+from bench.leaderboard.statistics.intervals import Interval
+from bench.leaderboard.statistics.predictions import Outcomes, Predictions
+from bench.leaderboard.statistics.tradeoff import above_curve, yardsticks
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 from .packs import stored_run
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from scipy.special import expit, logit
 
-from bench.leaderboard.baseline import Line, Piece, chosen, effective, fit, measured, published, refitted
-from bench.leaderboard.tables import View, boards, tables
-from bench.runs.record import RunRecord, SplitMetrics
+from bench.leaderboard.board.baseline import Line, Piece, chosen, effective, fit, measured, published
+from bench.leaderboard.board.tables import View, boards, tables
+from bench.results.record import RunRecord, SplitMetrics
+
+from baselines import refitted
 
 Make = Callable[..., RunRecord]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from bench.errors import UsageError
-from bench.leaderboard.groups import frame, groups, load, select
-from bench.leaderboard.tables import View, tables
-from bench.runs.record import CurvePoint, RunRecord
-from bench.runs.store import Store
+from bench.leaderboard.board.groups import frame, groups, load, select
+from bench.leaderboard.board.tables import View, tables
+from bench.results.record import CurvePoint, RunRecord
+from bench.results.store import Store
 
 Make = Callable[..., RunRecord]
 

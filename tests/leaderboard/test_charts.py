@@ -11,16 +11,16 @@ import pandas as pd
 import pytest
 
 from bench.errors import NothingMatched, UsageError
-from bench.leaderboard import diagrams
-from bench.leaderboard.board import Board
-from bench.leaderboard.chart_style import Axis, save
-from bench.leaderboard.charts import pareto, scatter
-from bench.leaderboard.frames import bins, curve_of, points, yardstick
-from bench.leaderboard.plot_command import scatter_of
-from bench.leaderboard.predictions import Predictions
-from bench.leaderboard.tables import View, boards
-from bench.runs.record import CurvePoint
-from bench.runs.store import Store
+from bench.leaderboard.board.frames import bins, curve_of, points, yardstick
+from bench.leaderboard.board.rows import Board
+from bench.leaderboard.board.tables import View, boards
+from bench.leaderboard.charts import diagrams
+from bench.leaderboard.charts.scatter import pareto, scatter
+from bench.leaderboard.charts.style import Axis, save
+from bench.leaderboard.commands.plot import scatter_of
+from bench.leaderboard.statistics.predictions import Predictions
+from bench.results.record import CurvePoint
+from bench.results.store import Store
 
 from .packs import stored_run
 

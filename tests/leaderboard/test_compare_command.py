@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from bench.cli import build_app
 from bench.errors import NothingMatched, UsageError
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 Make = Callable[..., RunRecord]
 Predict = Callable[..., None]

@@ -10,12 +10,12 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score, f1_score
 from statsmodels.stats.contingency_tables import mcnemar
 
-from bench.leaderboard.comparison import compare
-from bench.leaderboard.predictions import Outcomes, Predictions
-from bench.leaderboard.resampling import drawn_sums, score_of_draws
-from bench.leaderboard.tables import View, boards
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.leaderboard.board.comparison import compare
+from bench.leaderboard.board.tables import View, boards
+from bench.leaderboard.statistics.predictions import Outcomes, Predictions
+from bench.leaderboard.statistics.resampling import drawn_sums, score_of_draws
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 Make = Callable[..., RunRecord]
 Predict = Callable[..., None]

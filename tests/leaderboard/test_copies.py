@@ -12,15 +12,15 @@ from typer.testing import CliRunner, Result
 
 from bench.cli import build_app
 from bench.errors import NothingMatched, UsageError
-from bench.leaderboard.copies import copies
-from bench.leaderboard.groups import load
-from bench.leaderboard.merge import merge
-from bench.leaderboard.pack import open_pack, write_pack
-from bench.leaderboard.predictions import Predictions
-from bench.leaderboard.tables import View, boards
-from bench.runs import index
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.leaderboard.board.groups import load
+from bench.leaderboard.board.tables import View, boards
+from bench.leaderboard.packs.copies import copies
+from bench.leaderboard.packs.merge import merge
+from bench.leaderboard.packs.pack import open_pack, write_pack
+from bench.leaderboard.statistics.predictions import Predictions
+from bench.results import index
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 from .packs import SPLITS, stored_run
 

@@ -11,20 +11,22 @@ from typing import Any
 
 import pytest
 
-from bench.cli.output import Format, Row, render
-from bench.leaderboard import plot_command, statements
-from bench.leaderboard.board import Board
-from bench.leaderboard.command import Spread
-from bench.leaderboard.compare_command import tables as comparison_tables
-from bench.leaderboard.comparison import compare
-from bench.leaderboard.groups import deterministic
+from bench.leaderboard.board.comparison import compare
+from bench.leaderboard.board.groups import deterministic
+from bench.leaderboard.board.rows import Board
+from bench.leaderboard.board.tables import Boards, View, board_table, boards
+from bench.leaderboard.commands import plot as plot_command
+from bench.leaderboard.commands.compare import tables as comparison_tables
+from bench.leaderboard.commands.leaderboard import Spread
+from bench.leaderboard.commands.scores import _MAKERS, What
 from bench.leaderboard.page.document import Document
-from bench.leaderboard.predictions import Predictions
-from bench.leaderboard.report import protocol, write_report
-from bench.leaderboard.scores_command import _MAKERS, What
-from bench.leaderboard.tables import Boards, View, board_table, boards
-from bench.runs.record import CurvePoint, RunRecord
-from bench.runs.store import Store
+from bench.leaderboard.page.report import protocol, write_report
+from bench.leaderboard.statistics.predictions import Predictions
+from bench.results.record import CurvePoint, RunRecord
+from bench.results.store import Store
+from bench.tables.table import Format, Row, render
+
+import statements
 
 Make = Callable[..., RunRecord]
 Predict = Callable[..., None]

@@ -12,19 +12,22 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bench.cli import build_app
-from bench.cli.output import Column, Format, Table, render
 from bench.errors import UsageError
 from bench.identity import digest
-from bench.leaderboard import regenerate, report, reported, ties
-from bench.leaderboard.merge import merge
-from bench.leaderboard.pack import write_pack
-from bench.leaderboard.pairs import these_models
-from bench.leaderboard.printed import bibtex
-from bench.leaderboard.reproduce_command import verdict
-from bench.leaderboard.tables import View, boards, tables
+from bench.leaderboard import reported
+from bench.leaderboard.board import ties
+from bench.leaderboard.board.printed import bibtex
+from bench.leaderboard.board.tables import View, boards, tables
+from bench.leaderboard.commands.reproduce import verdict
+from bench.leaderboard.packs.merge import merge
+from bench.leaderboard.packs.pack import write_pack
+from bench.leaderboard.page import report
+from bench.leaderboard.statistics.pairs import these_models
 from bench.plugins import method_names
-from bench.runs.store import Store
+from bench.results.store import Store
+from bench.tables.table import Column, Format, Table, render
 
+import boards as regenerate
 from .conftest import Make
 from .packs import stored_run
 

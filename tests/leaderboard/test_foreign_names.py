@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cli import build_app
-from bench.cli.progress import ConsoleReporter
-from bench.leaderboard.groups import load
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.console.progress import ConsoleReporter
+from bench.leaderboard.board.groups import load
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 Make = Callable[..., RunRecord]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.leaderboard.headline import in_words
-from bench.leaderboard.predictions import Predictions
-from bench.leaderboard.tables import View, boards
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.leaderboard.board.headline import in_words
+from bench.leaderboard.board.tables import View, boards
+from bench.leaderboard.statistics.predictions import Predictions
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 from .conftest import Make, Predict
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from bench.leaderboard.intervals import mean_and_sd, over_images, over_seeds, wilson
+from bench.leaderboard.statistics.intervals import mean_and_sd, over_images, over_seeds, wilson
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (3, 10), (1400, 1500), (1500, 1500)])

@@ -11,18 +11,19 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from bench.leaderboard import diagrams
-from bench.leaderboard.board import Board
-from bench.leaderboard.chart_style import COLOURS, DARK, LIGHT, SHAPES, looks
-from bench.leaderboard.frames import scores
-from bench.leaderboard.pack import open_pack
+from bench.leaderboard.board.frames import scores
+from bench.leaderboard.board.rows import Board
+from bench.leaderboard.board.tables import Boards, View, boards
+from bench.leaderboard.charts import diagrams
+from bench.leaderboard.charts.style import COLOURS, DARK, LIGHT, SHAPES, looks
+from bench.leaderboard.commands.plot import curve_of, radar_of, scatter_of
+from bench.leaderboard.packs.pack import open_pack
 from bench.leaderboard.page.document import Document
 from bench.leaderboard.page.figures import figures
-from bench.leaderboard.plot_command import curve_of, radar_of, scatter_of
-from bench.leaderboard.predictions import Predictions
-from bench.leaderboard.regenerate import BOARDS
-from bench.leaderboard.tables import Boards, View, boards
-from bench.runs.store import Store
+from bench.leaderboard.statistics.predictions import Predictions
+from bench.results.store import Store
+
+from boards import BOARDS
 
 #: What the three kinds of dichromats see of linear RGB (Machado, Oliveira and Fernandes, 2009, severity 1).
 EYES = {

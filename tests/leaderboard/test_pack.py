@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.errors import BenchError
-from bench.leaderboard.merge import merge
-from bench.leaderboard.pack import Refused, write_pack
-from bench.leaderboard.tables import View, boards
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.leaderboard.board.tables import View, boards
+from bench.leaderboard.packs.merge import merge
+from bench.leaderboard.packs.pack import Refused, write_pack
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 from .packs import Forger, stored_run
 

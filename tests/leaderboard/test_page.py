@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from bench.errors import NothingMatched, UsageError
-from bench.leaderboard.command import leaderboard
+from bench.leaderboard.board.tables import View
+from bench.leaderboard.commands.leaderboard import leaderboard
 from bench.leaderboard.page.build import embedded, page
 from bench.leaderboard.page.source import Source
-from bench.leaderboard.tables import View
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 from .packs import stored_run
 

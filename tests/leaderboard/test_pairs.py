@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from bench.leaderboard.pairs import holm, the_method, these_models
-from bench.leaderboard.predictions import Predictions
-from bench.leaderboard.tables import View, boards, tables
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.leaderboard.board.tables import View, boards, tables
+from bench.leaderboard.statistics.pairs import holm, the_method, these_models
+from bench.leaderboard.statistics.predictions import Predictions
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 Make = Callable[..., RunRecord]
 Predict = Callable[..., None]

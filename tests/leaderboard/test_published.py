@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from bench.leaderboard.published import agreement, reported
+from published import agreement, reported
 
 
 def test_every_published_row_names_its_source_and_certainty() -> None:

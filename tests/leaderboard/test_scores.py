@@ -18,12 +18,12 @@ from bench.cli import build_app
 from bench.errors import NothingMatched, UsageError
 from bench.evaluation.metrics import score
 from bench.evaluation.temperature import fitted_temperature
-from bench.leaderboard import predictions
-from bench.leaderboard.calibration import adaptive_calibration_error, calibration, reliability, scaled
-from bench.leaderboard.detection import detected
-from bench.leaderboard.predictions import Predictions
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.leaderboard.statistics import predictions
+from bench.leaderboard.statistics.calibration import adaptive_calibration_error, calibration, reliability, scaled
+from bench.leaderboard.statistics.detection import detected
+from bench.leaderboard.statistics.predictions import Predictions
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 Make = Callable[..., RunRecord]
 Predict = Callable[..., None]

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 import pytest
 
 from bench.errors import BenchError, UsageError
-from bench.leaderboard.serve import Server, serve
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.leaderboard.page.serve import Server, serve
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 Make = Callable[..., RunRecord]
 #: Seconds after which what is waited for will not come.

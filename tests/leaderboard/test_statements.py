@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench.leaderboard.statements import Inequality, differences, table, verdict
-from bench.runs.record import RunRecord, SplitMetrics
+from bench.results.record import RunRecord, SplitMetrics
+
+from statements import Inequality, differences, table, verdict
 
 
 def run(name: str, seed: int, id_: float, ood: float, **parameters: object) -> RunRecord:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bench.leaderboard.tradeoff import area_under_curve, on_front
-from bench.leaderboard.tradeoff import offered as envelopes
-from bench.runs.record import CurvePoint, RunRecord
+from bench.leaderboard.statistics.tradeoff import area_under_curve, on_front
+from bench.leaderboard.statistics.tradeoff import offered as envelopes
+from bench.results.record import CurvePoint, RunRecord
 
 CURVE = [(0.60, 0.58), (0.70, 0.60), (0.80, 0.56), (0.90, 0.50), (0.88, 0.48)]
 

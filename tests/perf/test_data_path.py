@@ -20,12 +20,12 @@ import torch
 from PIL import Image
 
 from bench.data.collection import folder_collection
-from bench.data.corruption import _CORRUPTIONS as CORRUPTIONS
-from bench.data.corruption import corrupted
-from bench.data.folder import class_images, index_folder
-from bench.data.image_bytes import decode
-from bench.data.pixel_cache import cached_pixels, prepared
-from bench.data.pixels import Pixels
+from bench.data.corruptions.generate import _CORRUPTIONS as CORRUPTIONS
+from bench.data.corruptions.generate import corrupted
+from bench.data.pixels.cache import cached_pixels, prepared
+from bench.data.pixels.decoder import Pixels
+from bench.data.pixels.image_bytes import decode
+from bench.data.readers.folder import class_images, index_folder
 from bench.data.suite import open_suite
 from bench.plugins import find_card
 
@@ -120,7 +120,7 @@ def test_start_up_with_a_million_files(tmp_path: Path, monkeypatch: pytest.Monke
                 with (folder / f"{wnid}_{number}.JPEG").open("wb") as file:
                     file.truncate(2)
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("bench.data.listing.UNSETTLED_NS", 0)
+    monkeypatch.setattr("bench.data.readers.listing.UNSETTLED_NS", 0)
     found = []
     print()
     for start in ("first", "second"):

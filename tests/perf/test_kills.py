@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.runs.store import Store
-from bench.training.engine import Engine
+from bench.engine import Engine
+from bench.results.store import Store
 
 pytestmark = pytest.mark.perf
 
@@ -25,7 +25,7 @@ TRAIN = """
 import sys
 from pathlib import Path
 import bench
-from bench.training.engine import Engine
+from bench.engine import Engine
 bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), set={"epochs": 30},
           engine=Engine(threads=1, checkpoint_seconds=0.02, workers=int(sys.argv[3])))
 """

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.leaderboard.groups import load
-from bench.leaderboard.tables import View, tables
-from bench.runs.store import Store
+from bench.leaderboard.board.groups import load
+from bench.leaderboard.board.tables import View, tables
+from bench.results.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_store import write_store

@@ -28,7 +28,7 @@ from bench.classifier import Classifier
 from bench.method import Traits
 from bench.plugins import build_method, load_backbone
 from bench.training.devices import Ranks
-from bench.training.engine import Engine
+from bench.engine import Engine
 from bench.training.memory import default_part, step_memory
 from bench.training.step import Learner
 

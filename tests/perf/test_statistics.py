@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.leaderboard.above import distances, interval
-from bench.leaderboard.intervals import over_images, over_seeds
-from bench.leaderboard.pairs import Pairs, holm, the_method, these_models
-from bench.leaderboard.predictions import Outcomes
-from bench.leaderboard.resampling import Draws, drawn_sums, redrawn_scores
-from bench.leaderboard.tradeoff import offered
+from bench.leaderboard.board.above import distances, interval
+from bench.leaderboard.statistics.intervals import over_images, over_seeds
+from bench.leaderboard.statistics.pairs import Pairs, holm, the_method, these_models
+from bench.leaderboard.statistics.predictions import Outcomes
+from bench.leaderboard.statistics.resampling import Draws, drawn_sums, redrawn_scores
+from bench.leaderboard.statistics.tradeoff import offered
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(1800)]
 Rng = np.random.Generator

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.runs.store import Store
+from bench.results.store import Store
 
 pytestmark = pytest.mark.perf
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
-from bench.training.engine import Engine
+from bench.engine import Engine
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 
 class Listener:

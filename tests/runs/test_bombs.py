@@ -118,7 +118,7 @@ def test_keys_of_an_archive_are_hashed_in_no_time(tmp_path: Path) -> None:
 
 
 def test_numbers_of_pixels_alone_are_read_from_cifar_s_pickles(tmp_path: Path) -> None:
-    from bench.data.arrays import _cifar_batch
+    from bench.data.readers.arrays import _cifar_batch
 
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (20, 3072), dtype=np.uint8), rng.integers(0, 100, 20).tolist()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import bench
-from bench.training.engine import Engine
+from bench.engine import Engine
 
 from .asked import Listener
 

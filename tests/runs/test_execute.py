@@ -16,13 +16,13 @@ import pytest
 
 import bench
 from bench.api import plan
+from bench.engine import Engine
 from bench.errors import BenchError, Interrupted, UsageError
+from bench.results.store import Store
 from bench.runs.execute import execute
 from bench.runs.experiment import Experiment
-from bench.runs.store import Store
 from bench.spec import run_spec
 from bench.training.devices import DeviceLost
-from bench.training.engine import Engine
 
 from .asked import NAN, Listener, run, weights
 
@@ -163,7 +163,7 @@ KILL = """
 import sys
 from pathlib import Path
 import bench
-from bench.training.engine import Engine
+from bench.engine import Engine
 engine = Engine(threads=1, checkpoint_seconds=0.0, workers=1)
 bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), engine=engine)
 """

@@ -16,14 +16,14 @@ import pytest
 
 import bench
 from bench.cli import main
+from bench.engine import Engine
 from bench.errors import BenchError, EndedByPlugin
 from bench.plugins import entries
-from bench.runs.store import Store
+from bench.results.store import Store
 from bench.stopping import Silent
 from bench.sweeps.job import Outcome
 from bench.sweeps.spec import sweep_spec
 from bench.sweeps.sweep import Settings, Sweep
-from bench.training.engine import Engine
 
 #: Ends in one of several places.
 QUITS = """

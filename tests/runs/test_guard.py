@@ -16,9 +16,9 @@ from PIL import Image
 
 import bench
 from bench.backbones.heads import zero_shot_head
+from bench.engine import Engine
 from bench.plugins import load_backbone
-from bench.runs.record import RunRecord
-from bench.training.engine import Engine
+from bench.results.record import RunRecord
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 16,

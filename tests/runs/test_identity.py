@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from bench.engine import Engine
 from bench.errors import MissingPrerequisite, UsageError
 from bench.plugins import build_method
 from bench.runs.opening import experiments
 from bench.spec import RunSpec
-from bench.training.engine import Engine
 
 from .asked import NAN, only_test_images, run
 

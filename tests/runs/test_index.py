@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.runs import index
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.results import index
+from bench.results.record import RunRecord
+from bench.results.store import Store
 
 NAME = "runs-index.parquet"
 

@@ -12,7 +12,7 @@ import pytest
 
 import bench
 from bench.errors import BenchError
-from bench.runs.store import Store
+from bench.results.store import Store
 
 from .asked import run
 
@@ -100,7 +100,7 @@ def test_a_curve_of_an_earlier_version_gets_its_predictions_where_the_weights_ar
 
 
 def test_too_many_logits_are_kept_when_asked_for(tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.runs.predictions.MOST_LOGITS", 20)
+    monkeypatch.setattr("bench.results.predictions.MOST_LOGITS", 20)
     (before,), _ = run("full-finetune", suite=tiny_suite, store=tmp_path)
     path = Store(tmp_path).run_dir(before) / "predictions" / "id-test.parquet"
     condensed = pd.read_parquet(path)
@@ -119,7 +119,7 @@ def test_too_many_logits_are_kept_when_asked_for(tiny_suite: Path, tmp_path: Pat
 def test_a_new_curve_brings_the_logits_along_where_the_fits_were_freed(
     tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.runs.predictions.MOST_LOGITS", 20)
+    monkeypatch.setattr("bench.results.predictions.MOST_LOGITS", 20)
     (before,), _ = run("full-finetune", suite=tiny_suite, store=tmp_path)
     shutil.rmtree(Store(tmp_path).fits_dir)
     (after,), listener = run("full-finetune", suite=tiny_suite, store=tmp_path, curve=True, keep_logits=True)

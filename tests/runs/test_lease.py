@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.runs.atomic import write_text
-from bench.runs.lease import Lease, LeaseLost, _started, _surely_dead, _this_process, is_live
-from bench.runs.store import Store
+from bench.results.store import Store
+from bench.storage.atomic import write_text
+from bench.storage.lease import Lease, LeaseLost, _started, _surely_dead, _this_process, is_live
 
 from .asked import run
 
@@ -157,8 +157,8 @@ def test_whose_owner_is_surely_dead() -> None:
 def test_where_the_system_does_not_say_when_it_was_started_the_beat_alone_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.runs.lease._boot", lambda: "")
-    monkeypatch.setattr("bench.runs.lease._started", lambda pid: pytest.fail("there is no /proc"))
+    monkeypatch.setattr("bench.storage.lease._boot", lambda: "")
+    monkeypatch.setattr("bench.storage.lease._started", lambda pid: pytest.fail("there is no /proc"))
     with Lease(tmp_path):
         claim = json.loads((tmp_path / "lease" / "000001.json").read_text())
         assert (claim["boot"], claim["started"]) == ("", None)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.runs.store import Store
-from bench.training.engine import Engine
+from bench.engine import Engine
+from bench.results.store import Store
 
 CONFIG = {
     "embed_dim": 24,

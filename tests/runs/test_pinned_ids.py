@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data.pixels import Pixels
+from bench.data.pixels.decoder import Pixels
 from bench.data.suite import open_suite
+from bench.engine import Engine
 from bench.identity import digest
 from bench.method import Traits
 from bench.plugins import build_method, find_card
+from bench.results.record import RunRecord
+from bench.results.store import Store
 from bench.runs.execute import _record, planned_record
 from bench.runs.experiment import Experiment
 from bench.runs.opening import experiments
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
 from bench.spec import run_spec
-from bench.training.engine import Engine
 
 CARD = """
 name = "pinned"
@@ -135,7 +135,7 @@ METHODS = {
 @pytest.fixture(scope="module")
 def board() -> list[RunRecord]:
     """The runs of the committed board with seed 0."""
-    from bench.leaderboard.pack import open_pack
+    from bench.leaderboard.packs.pack import open_pack
 
     with open_pack(Path(__file__).parents[2] / "leaderboard/boards/mini-shifts.shiftpack") as pack:
         return [record for record in map(pack.record, pack.manifest.runs) if record.seed == 0]

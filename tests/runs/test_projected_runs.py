@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 import bench
+from bench.engine import Engine
+from bench.results.record import RunRecord
+from bench.results.store import Store
 from bench.runs.execute import planned_record
 from bench.runs.opening import experiments
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
 from bench.spec import RunSpec
-from bench.training.engine import Engine
 
 SETS = {
     "shapes": """

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from bench.api import outlook, plan, run_planned, searched
+from bench.engine import Engine
 from bench.errors import Interrupted
-from bench.leaderboard.merge import merge
-from bench.leaderboard.pack import write_pack
+from bench.leaderboard.packs.merge import merge
+from bench.leaderboard.packs.pack import write_pack
+from bench.results.record import RunRecord
+from bench.results.store import Store
 from bench.runs.execute import make_here
-from bench.runs.lease import Lease
-from bench.runs.record import RunRecord
 from bench.runs.standing import Standing
-from bench.runs.store import Store
 from bench.spec import run_spec
-from bench.training.engine import Engine
+from bench.storage.lease import Lease
 
 from .asked import NAN, Listener, run
 
@@ -256,7 +256,7 @@ def scores(record: RunRecord) -> dict[str, float]:
 
 @pytest.mark.parametrize("case", ["merged, anew", "merged, without its curve", "merged, without logits, its fit made here"])
 def test_what_is_made_beside_a_merged_run_leaves_it_as_it_is_and_counts(case: str, tiny_suite: Path, tmp_path: Path) -> None:
-    from bench.leaderboard.groups import load
+    from bench.leaderboard.board.groups import load
 
     prepare, asked, _ = CASES[case]
     place = Place(tiny_suite, tmp_path)

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from bench.errors import Interrupted, UsageError
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.results.record import RunRecord
+from bench.results.store import Store
 from bench.spec import SEARCH_SEED
-from bench.sweeps.asha import epochs_expected, promoted, rungs, stop_at
 from bench.sweeps.job import Outcome
+from bench.sweeps.search.asha import epochs_expected, promoted, rungs, stop_at
 from bench.sweeps.spec import sweep_spec
 
 from .tiny import Listener, plan

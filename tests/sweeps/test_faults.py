@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.runs.store import Store
+from bench.results.store import Store
 from bench.stopping import Silent
 from bench.sweeps import work
 from bench.sweeps.local import LocalRunner

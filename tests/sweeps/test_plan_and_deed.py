@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from bench.cli.sweep_plan import plan_table
-from bench.leaderboard.merge import merge
-from bench.leaderboard.pack import write_pack
-from bench.runs.lease import Lease
-from bench.runs.store import Store
+from bench.leaderboard.packs.merge import merge
+from bench.leaderboard.packs.pack import write_pack
+from bench.results.store import Store
+from bench.storage.lease import Lease
 
 from ..runs.asked import run
 from .tiny import Listener, plan

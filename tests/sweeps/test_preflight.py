@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.sweeps.preflight import Answer, Question, _differences, inspect
+from bench.sweeps.ray.preflight import Answer, Question, _differences, inspect
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def test_gpus_that_torch_does_not_see_are_a_problem(ask: Callable[..., Answer]) 
 
 
 def test_a_full_disk_refuses_and_little_room_is_mentioned(ask: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.sweeps.preflight._TOO_LITTLE", 2**60)
-    monkeypatch.setattr("bench.sweeps.preflight._LITTLE", 2**60)
+    monkeypatch.setattr("bench.sweeps.ray.preflight._TOO_LITTLE", 2**60)
+    monkeypatch.setattr("bench.sweeps.ray.preflight._LITTLE", 2**60)
     assert "are free for the store" in " ".join(ask().problems)
-    monkeypatch.setattr("bench.sweeps.preflight._TOO_LITTLE", 0)
+    monkeypatch.setattr("bench.sweeps.ray.preflight._TOO_LITTLE", 0)
     answer = ask()
     assert answer.problems == ()
     assert "are free for the store" in " ".join(answer.notes)

@@ -16,7 +16,7 @@ import pytest
 
 from bench.errors import BenchError, MissingPrerequisite, UsageError
 from bench.stopping import Silent
-from bench.sweeps.ray_runner import RayRunner
+from bench.sweeps.ray.runner import RayRunner
 from bench.sweeps.runner import Resources
 from bench.sweeps.spec import sweep_spec
 from bench.sweeps.sweep import Settings, Sweep
@@ -65,7 +65,7 @@ def sweep(cluster: Any, store: Path, jobs: list[Any], told: Any = None, work: An
 def _without_preflight(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """It imports torch on every node; one test below has it."""
     if "preflight" not in request.node.name:
-        monkeypatch.setattr("bench.sweeps.preflight.preflight", lambda *_: None)
+        monkeypatch.setattr("bench.sweeps.ray.preflight.preflight", lambda *_: None)
 
 
 def places(store: Path) -> Counter[tuple[str, str]]:
@@ -140,7 +140,7 @@ def test_what_no_node_offers_is_told_at_once(cluster: Any, tmp_path: Path) -> No
 def test_the_preflight_names_the_nodes_with_another_version(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.runs.provenance.versions", lambda: {"shiftbench": "9.9"})
+    monkeypatch.setattr("bench.results.provenance.versions", lambda: {"shiftbench": "9.9"})
     queue = pretend.Line([pretend.job("job")])
     with pytest.raises(MissingPrerequisite, match="2 of 2 nodes") as wrong:
         RayRunner(Resources(address=cluster.address), log=tmp_path / "ray.log").run(

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 import bench
-from bench.runs.store import Store
-from bench.training.engine import Engine
+from bench.engine import Engine
+from bench.results.store import Store
 
 pytest.importorskip("ray")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BenchError
-from bench.sweeps import ray_session
+from bench.sweeps.ray import session as ray_session
 
 
 @pytest.fixture

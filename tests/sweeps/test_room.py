@@ -11,7 +11,8 @@ import pytest
 
 from bench.cli import main
 from bench.errors import BenchError
-from bench.sweeps import local, ray_runner, room
+from bench.sweeps import local, room
+from bench.sweeps.ray import runner as ray_runner
 from bench.sweeps.runner import Resources
 
 GIB = 2**30

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bench.plugins import build_method
-from bench.runs.record import RunRecord, SplitMetrics
-from bench.sweeps.search import best_of, sampler, trial_of
+from bench.results.record import RunRecord, SplitMetrics
+from bench.sweeps.search.samplers import best_of, sampler, trial_of
 
 RECIPE: dict[str, Any] = {"lr": 1e-3, "weight": 6.0, "weight_unit": "teacher_ms"}
 

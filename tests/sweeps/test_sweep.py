@@ -12,7 +12,7 @@ import pytest
 
 import bench
 from bench.errors import Interrupted, MissingPrerequisite, UsageError
-from bench.runs.store import Store
+from bench.results.store import Store
 from bench.spec import SEARCH_SEED
 from bench.sweeps.costs import Costs
 from bench.sweeps.estimate import ahead, estimate
@@ -313,7 +313,7 @@ def test_what_a_killed_driver_left_goes_also_where_nothing_is_left_to_do(
     place = tmp_path / "tmp"
     (place / "0a1b2c3d/session").mkdir(parents=True)
     (place / "0a1b2c3d.lock").touch()
-    monkeypatch.setattr("bench.sweeps.ray_session._place", lambda: place)
+    monkeypatch.setattr("bench.sweeps.ray.session._place", lambda: place)
     done = plan(tiny_suite, tmp_path / "s", "linear-probe", trials=0, seeds=(0,), runner="ray")
     assert done.queue.over
     done.run(Listener())

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bench.errors import MissingPrerequisite, UsageError
-from bench.runs.record import RunRecord, SplitMetrics
-from bench.runs.store import Store
+from bench.results.record import RunRecord, SplitMetrics
+from bench.results.store import Store
 from bench.spec import SEARCH_SEED
 from bench.sweeps import trackers
 from bench.sweeps.job import Job, Outcome

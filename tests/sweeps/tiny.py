@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.runs.record import RunRecord
+from bench.results.record import RunRecord
 from bench.stopping import Silent
 from bench.sweeps.job import Job, Outcome
 from bench.sweeps.spec import sweep_spec

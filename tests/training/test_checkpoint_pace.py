@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import bench
+from bench.engine import Engine
 from bench.training import loop
 from bench.training.checkpoint import Checkpoints
-from bench.training.engine import Engine
 from bench.training.step import Learner
 
 

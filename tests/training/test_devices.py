@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 import bench
+from bench.engine import Engine
 from bench.errors import Interrupted, UsageError
 from bench.method import FineTuner
 from bench.methods.feature_distillation import FeatureDistillation
 from bench.methods.full_finetune import FullFinetune
 from bench.methods.lp_ft import LPFT
 from bench.methods.masked_counterfactual import MaskedCounterfactual
-from bench.runs.record import RunRecord
-from bench.runs.store import FitRecord, Store
+from bench.results.record import RunRecord
+from bench.results.store import FitRecord, Store
 from bench.stopping import Silent
 from bench.training import devices
 from bench.training.devices import DeviceLost, Ranks, together
-from bench.training.engine import Engine
 from bench.training.step import Learner
 
 from ..methods.towers import CONV, VIT, TinyConv, TinyViT, classifier, global_batch

@@ -17,16 +17,16 @@ import bench
 from bench.backbones.backbone import Head
 from bench.classifier import Classifier
 from bench.data.split import Split
+from bench.engine import Engine
 from bench.errors import BenchError, Interrupted
 from bench.evaluation.forward import logits_of
 from bench.method import FineTuner
 from bench.methods.full_finetune import FullFinetune
 from bench.methods.masked_counterfactual import MaskedCounterfactual
-from bench.runs.record import RunRecord
-from bench.runs.store import Store
+from bench.results.record import RunRecord
+from bench.results.store import Store
 from bench.stopping import Silent
 from bench.training.devices import Ranks
-from bench.training.engine import Engine
 from bench.training.step import Learner
 
 from ..methods.towers import CLASSES, SIZE, VIT, TinyViT, global_batch

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from bench.backbones.attention import pack_kept
 from bench.classifier import Classifier, interpolate
+from bench.engine import Engine
 from bench.method import Batch, FineTuner, Traits
 from bench.methods.feature_distillation import FeatureDistillation
 from bench.methods.full_finetune import FullFinetune
 from bench.methods.masked_counterfactual import MaskedCounterfactual
 from bench.training.devices import Ranks
-from bench.training.engine import Engine
 from bench.training.step import Learner
 
 from ..methods.towers import CONV, VIT, classifier, global_batch

@@ -1,0 +1,120 @@
+"""Progress on stderr: a bar on a terminal, one line per event on a pipe; and the two-step stop on Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from ..plain import plain
+from .stops import Ear, heard_by
+
+if TYPE_CHECKING:
+    from ..results.record import RunRecord
+
+
+class ConsoleReporter:
+    """Tells what happens, and turns the first Ctrl-C or SIGTERM into a request to stop; the second ends the process.
+
+    Use as a context manager: signal handlers and the bar are put back at the end.
+    """
+
+    def __init__(self) -> None:
+        self.stop = 0
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._method = ""
+        self._said: set[str] = set()
+        self._hearing = contextlib.ExitStack()
+
+    def __enter__(self) -> ConsoleReporter:
+        stopping = "stopping: saving the state (once more to stop at once)"
+        self._hearing.enter_context(heard_by(Ear(self._line, self._close, self._ask, stopping=stopping)))
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+        self._hearing.close()
+
+    def _ask(self, number: int) -> None:
+        self.stop = number
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Show an event; unknown kinds are not shown."""
+        shown = getattr(self, f"_{kind.replace('-', '_')}", None)
+        if shown is not None:
+            shown(**fields)
+
+    def _line(self, text: str) -> None:
+        self._console.print(escape(plain(text, strip=False)))
+
+    def _advance(self, description: str, done: int, of: int, note: str = "") -> None:
+        if self._bar is None:
+            return
+        description, note = escape(plain(description)), escape(plain(note))
+        if self._task is None or self._bar.tasks[0].description != description:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(description, total=of, note="")
+        self._bar.update(self._task, completed=done, total=of, note=note)
+
+    def _warning(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._line(f"note: {text}")
+
+    def _data(self, what: str, done: int, of: int, unit: str = "images") -> None:
+        self._advance(what, done, of, f"{done}/{of}")
+        if self._bar is None and done == of:
+            self._line(f"data: {what}" + (f", {of} {unit}" if of > 1 else ""))
+
+    def _fit(self, method: str, fit_id: str, seed: int) -> None:
+        self._method = method
+        self._line(f"fit {fit_id[:8]}: {method}, seed {seed}")
+
+    def _reused(self, method: str, fit_id: str) -> None:
+        self._line(f"fit {fit_id[:8]}: {method}, trained before")
+
+    def _trial(self, method: str, number: int, of: int) -> None:
+        self._line(f"search: {method}, trial {number} of {of}")
+
+    def _resumed(self, step: int, total: int) -> None:
+        self._line(f"continuing at step {step} of {total}")
+
+    def _waiting(self, pid: int | None = None, host: str | None = None, **_: object) -> None:
+        self._warning(f"waiting for process {pid} on {host}, which works on the same; it is taken over if it dies")
+
+    def _step(self, step: int, total: int, loss: float) -> None:
+        self._advance(f"training {self._method}", step, total, f"step {step}/{total}  loss {loss:.3f}")
+
+    def _epoch(self, epoch: int, epochs: int, loss: float, id_val: float, id_val_nll: float, seconds: float) -> None:
+        self._line(f"  epoch {epoch}/{epochs}: loss {loss:.4f}, id-val {100 * id_val:.1f}")
+
+    def _evaluate(self, split: str, done: int, of: int) -> None:
+        self._advance(f"evaluating {split}", done, of, f"{done}/{of}")
+
+    def _run(self, record: RunRecord, path: object) -> None:
+        if record.status == "failed":
+            self._line(f"FAILED {record.label}, seed {record.seed}: {record.error}")
+            return
+        ood = "none" if record.ood is None else f"{100 * record.ood:.1f}"
+        split = "id-test" if "id-test" in record.metrics else "id-val"
+        self._line(
+            f"done: {record.label}, seed {record.seed}: {split} {100 * record.metrics[split].score:.1f}, OOD {ood} -> {path}"
+        )
+
+    def _done_before(self, record: RunRecord, path: object) -> None:
+        came = f", merged from {record.origin['pack']}" if record.origin else ""
+        self._line(f"done before{came}: {record.label}, seed {record.seed} -> {path}")

@@ -1,0 +1,1 @@
+"""Bring a data set to this machine: download, check, unpack."""

@@ -1,0 +1,208 @@
+"""Where the images of a data set's part are on this machine, in whichever of its layouts, and which class each of them has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ...errors import UsageError
+from ...plugins import find_data_set, find_list
+from ..cards.data_set import Arrays, Corrupted, DataSetCard, Flat, Folders, ParquetFiles, Part, Table, Tars
+from ..cards.labels import ClassList, read_class_list
+from ..cards.locations import DataRoot
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ...storage.cache import Progress
+    from ..collection import Collection
+
+Result = TypeVar("Result")
+#: A layout whose images lie on disk.
+Present = Folders | Flat | Table | Arrays | Tars | ParquetFiles
+
+
+class NotHere(Exception):
+    """The images are not on this machine; the message says where they were looked for."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set's card, its classes, and its folder on this machine (None if it is not here, and `missing` says why).
+
+    Attributes:
+        asked: what it was asked for by, for commands in messages: its name, or its card's file.
+        roots: where further data sets are looked for. beside: folder of the card, which files that it names are relative to.
+    """
+
+    card: DataSetCard
+    classes: ClassList
+    folder: Path | None
+    missing: str = ""
+    roots: Sequence[DataRoot] = ()
+    beside: Path | None = None
+    asked: str = ""
+    _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: Hashable, make: Callable[[], Result]) -> Result:
+        """What `make` returns, made once for this object and `key`: what several of its parts share."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        kept: Result = self._kept[key]
+        return kept
+
+    @property
+    def get(self) -> str:
+        """How to obtain it."""
+        if self.card.fetch.archives:
+            return f"bench data fetch {self.asked or self.card.name}"
+        return self.card.fetch.steps.strip() or f"put its images into {self.card.folders[0]}, or name their folder on its card"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A part of a data set, indexed.
+
+    Attributes:
+        collection: the images of the classes that were asked for.
+        remarks: sentences for the user. problems: files that are not plain images, columns of `folder.COLUMNS`.
+    """
+
+    collection: Collection
+    remarks: list[str]
+    problems: pd.DataFrame
+
+
+def open_data_set(name: str, roots: Sequence[DataRoot], *, beside: Path | None = None) -> DataSet:
+    """Read a data set's card and find its folder.
+
+    Args:
+        name: of the data set, or a card's file relative to `beside`.
+
+    Raises:
+        UsageError: unknown name, or the card is wrong.
+    """
+    card, path = find_data_set(name, beside)
+    classes = ClassList.plain(card.classes) if not isinstance(card.classes, str) else None
+    if classes is None:
+        assert isinstance(card.classes, str)
+        classes = read_class_list(find_list(card.classes, path.parent))
+    folder, looked = find_folder(card, roots, beside=path.parent)
+    return DataSet(card, classes, folder, looked, roots, path.parent, str(path) if name.endswith(".toml") else name)
+
+
+def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -> tuple[Path | None, str]:
+    """The folder of a data set, the first that exists, and where it was looked for, for messages.
+
+    Args:
+        beside: folder of the card, which a folder such as `./images` is relative to.
+    """
+    places = []
+    for name in card.folders:
+        if Path(name).is_absolute() or name in (".", "..") or name.startswith(("./", "../")):
+            places.append(beside / name)
+    places += [root.path / name for root in roots for name in card.folders if beside / name not in places]
+    for place in places:
+        if place.is_dir():
+            return place.resolve(), ""
+    if not places:
+        return None, "no data root is given: not by --data-root, not by BENCH_DATA"
+    return None, "looked at " + "; ".join(map(str, places))
+
+
+def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Path, progress: Progress | None = None) -> Opened:
+    """Index a part of a data set.
+
+    Args:
+        labels: for every class of the data set the label that its images get, -1 for classes that are not wanted.
+
+    Raises:
+        NotHere: the data set, or every layout of this part, is missing on disk.
+        UsageError: the card has no such part.
+        BenchError: a file is not readable, the images belong to none of the classes, or a file is more than one image.
+    """
+    from .same_file import refuse_repeated  # as below: reading cards needs none of this
+
+    card = data_set.card
+    if part not in card.parts:
+        raise UsageError(
+            f"the data set {card.name} has no part {part!r}", where="the suite's card", fix=f"one of {', '.join(card.parts)}"
+        )
+    stated = card.parts[part]
+    if isinstance(stated.layouts[0], Corrupted):
+        from ..corruptions.corrupted import read_corrupted
+
+        return read_corrupted(data_set, stated.layouts[0], labels, cache=cache, progress=progress)
+    if data_set.folder is None:
+        raise NotHere(f"{card.title}: {data_set.missing}")
+    layout = present_layout(stated, data_set.folder, data_set.classes)
+    if layout is None:
+        tried = ", ".join(str(data_set.folder / layout.path) for layout in stated.layouts)
+        raise NotHere(f"{card.title}: nothing of `{part}` at {tried}")
+    opened = _read(data_set, stated, layout, labels, cache=cache, progress=progress)
+    ids = data_set.classes.ids
+    refuse_repeated(opened.collection, lambda label: "/".join(one for one, to in zip(ids, labels, strict=True) if to == label))
+    return opened
+
+
+def _read(
+    data_set: DataSet, stated: Part, layout: Present, labels: Sequence[int], *, cache: Path, progress: Progress | None
+) -> Opened:
+    from . import arrays, flat, packed, tables
+    from .class_folders import read_class_folders
+
+    if isinstance(layout, Folders):
+        return read_class_folders(data_set, stated, layout, labels, cache=cache, progress=progress)
+    if isinstance(layout, Flat):
+        return flat.read_flat(data_set, stated, layout, labels, cache=cache, progress=progress)
+    if isinstance(layout, Table):
+        return tables.read_table(data_set, stated, layout, labels, cache=cache, progress=progress)
+    if isinstance(layout, Tars):
+        return packed.read_tars(data_set, stated, layout, labels, cache=cache, progress=progress)
+    if isinstance(layout, ParquetFiles):
+        return packed.read_parquet(data_set, stated, layout, labels, cache=cache, progress=progress)
+    return arrays.read_arrays(data_set, stated, layout, labels)
+
+
+def present_layout(part: Part, folder: Path, classes: ClassList) -> Present | None:
+    """The first layout that is on disk; of class folders, the one with most folders that name a class."""
+    best: Folders | None = None
+    most = 0
+    for layout in part.layouts:
+        place = folder / layout.path
+        if isinstance(layout, Folders):
+            names = [entry.name for entry in place.iterdir() if entry.is_dir()] if place.is_dir() else []
+            found = len(classes.labels_of(names, layout.named_by)) if names else 0
+            if found > most:
+                best, most = layout, found
+        elif best is None and not isinstance(layout, Corrupted) and _is_here(layout, folder):
+            return layout
+    return best
+
+
+def class_folders(part: Part, folder: Path, classes: ClassList) -> tuple[int, int]:
+    """How many folders name a class, and how many name none; (0, 0) of a part that does not lie in class folders."""
+    layout = present_layout(part, folder, classes)
+    if not isinstance(layout, Folders):
+        return 0, 0
+    names = [entry.name for entry in (folder / layout.path).iterdir() if entry.is_dir()]
+    own = len(classes.labels_of(names, layout.named_by))
+    return own, len(names) - own
+
+
+def _is_here(layout: Present, folder: Path) -> bool:
+    if isinstance(layout, Flat):
+        from ..pixels.image_bytes import has_image_suffix
+
+        if not (folder / layout.path).is_dir():
+            return False
+        with os.scandir(folder / layout.path) as entries:
+            return any(has_image_suffix(entry.name) and not entry.is_dir() for entry in entries)
+    if isinstance(layout, Tars | ParquetFiles):
+        from .archive import archives_at  # pandas is slow to import, and listing data sets does not need it
+
+        return layout.path.startswith(("http://", "https://")) or bool(archives_at(folder, layout.path))
+    return (folder / layout.path).is_file()

@@ -1,0 +1,1 @@
+"""From run folders to a board: comparable rows, averaged over seeds, with what is missing said beside them."""

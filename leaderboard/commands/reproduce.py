@@ -1,0 +1,182 @@
+"""`bench reproduce`: run a reported row's recipe, and say whether the numbers come out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.console.options import DataOption, DeviceOption, ThreadsOption, engine
+from bench.errors import UsageError
+from bench.tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, say
+
+if TYPE_CHECKING:
+    from bench.results.record import RunRecord
+    from bench.spec import RunSpec
+
+    from ..reported import Reported, ReportedFile
+
+
+def reproduce(
+    name: Annotated[
+        str | None, typer.Argument(help="such as mini-shifts/full-finetune; without one, the rows that can be reproduced")
+    ] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="a TOML file of reported rows of your own")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be run")] = False,
+    data_root: DataOption = None,
+    store: StoreOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = 2,
+    form: FormatOption = Format.table,
+) -> None:
+    """Run the recipe of a reported row, and compare what comes out with what is reported.
+
+    What is trained here already is not trained again; what came in a pack is, and it is told by how much the two differ. Each
+    number is within or outside the tolerance that the row states.
+
+    \b
+    Examples:
+      bench reproduce
+      bench reproduce mini-shifts/full-finetune
+      bench reproduce imagenet-shifts/b32-zero-shot --data-root /data --dry-run
+
+    Exit codes: 0 within, 1 outside or a run failed, 2 usage, 3 data or weights are missing.
+    """
+    from bench.results.store import Store, store_root
+
+    from ..packs.copies import made_twice
+    from ..reported import read, shipped
+
+    files = {source.stem: read(source)} if source is not None else shipped()
+    if name is None:
+        print_tables([_listing(files)], form)
+        return
+    file, row = _find(files, name)
+    spec, suite = _spec(file, row, source), file.suite
+    assert row.recipe is not None
+    say(f"reported: {row.method} on {suite}, {row.backbone}, by {file.sources[row.source]} ({row.certainty})")
+    if row.recipe.note:
+        say(f"known to differ: {row.recipe.note}")
+    say(f"its recipe: {_command(spec)}")
+    from bench.api import outlook, plan, run_planned
+    from bench.console.progress import ConsoleReporter
+    from bench.runs.execute import make_here
+
+    with ConsoleReporter() as reporter:
+        machine = engine(device, threads, 0, None, 60.0, True)
+        planned = plan(spec.model_copy(update={"data_root": data_root}), store=store, engine=machine, reporter=reporter)
+        if dry_run:
+            found = [(one.planned.experiment.seed, one.standing) for one in outlook(planned, spec, own=True)]
+            states = [{"seed": seed, "state": now.state, "why": now.why} for seed, now in found if now is not None]
+            print_tables([Table([Column("seed", kind="count"), Column("state"), Column("why", human=False)], states)], form)
+            return
+        for one in planned:
+            make_here(one.experiment, one.method, limit=spec.limit)
+        records = [run_planned(one, spec) for one in planned]
+    failed = [record for record in records if record.status != "done"]
+    for record in failed:
+        say(f"error: {record.label}, seed {record.seed}: {record.error}")
+    if failed:
+        raise typer.Exit(1)
+    table = verdict(row, records)
+    print_tables([table, *made_twice(Store(store_root(store)), records)], form)
+    if any(line["verdict"] in ("outside", "not measured") for line in table.rows):
+        raise typer.Exit(1)
+
+
+def verdict(row: Reported, records: list[RunRecord]) -> Table:
+    """Every reported number beside the mean over the runs, in points, and whether the difference is within the tolerance."""
+    assert row.recipe is not None
+    rows: list[Row] = []
+    for key, stated in row.quantities().items():
+        values = [_measured(record, key) for record in records]
+        known = [value for value in values if value is not None]
+        allowed = row.recipe.allowed(key)
+        found = 100 * sum(known) / len(known) if known and len(known) == len(values) else None
+        gap = None if found is None else found - stated
+        if gap is None:
+            word = "not measured"
+        elif allowed is None:
+            word = "no tolerance stated"
+        else:
+            word = "within" if abs(gap) <= allowed else "outside"
+        rows.append({"number": key, "reported": stated, "measured": found, "gap": gap, "tolerance": allowed, "verdict": word})
+    columns = [
+        Column("number"),
+        *(Column(key, kind="number") for key in ("reported", "measured", "gap", "tolerance")),
+        Column("verdict"),
+    ]
+    seeds = " ".join(str(record.seed) for record in records)
+    outside = [str(line["number"]) for line in rows if line["verdict"] in ("outside", "not measured")]
+    word = f"not reproduced: {', '.join(outside)}" if outside else "reproduced: every number is within its tolerance"
+    return Table(columns, rows, notes=[f"per cent and points; mean over seed(s) {seeds}; {word}"])
+
+
+def _measured(record: RunRecord, key: str) -> float | None:
+    if key == "ood":
+        return record.ood
+    split = "id-test" if key == "id" else key
+    return record.metrics[split].score if split in record.metrics else None
+
+
+def _find(files: dict[str, ReportedFile], name: str) -> tuple[ReportedFile, Reported]:
+    from bench.plugins import unknown
+
+    rows = {f"{stem}/{row.name}": (file, row) for stem, file in files.items() for row in file.rows}
+    if name not in rows:
+        raise unknown("reported row", name, [n for n, (_, row) in rows.items() if row.recipe], fix="`bench reproduce` lists them")
+    if rows[name][1].recipe is None:
+        raise UsageError(
+            f"no recipe is known for {name}: its source does not say enough, or the method is not here",
+            fix="`bench reproduce` lists the rows that have one",
+        )
+    return rows[name]
+
+
+def _spec(file: ReportedFile, row: Reported, source: Path | None) -> RunSpec:
+    from bench.spec import run_spec
+
+    assert row.recipe is not None
+    card = file.suite
+    if source is not None and card.endswith(".toml"):
+        card = str(source.parent / card)
+    backbone = file.backbones[row.backbone]
+    recipe = row.recipe
+    return run_spec({"methods": (recipe.method,), "suite": card, "backbone": backbone, "seeds": recipe.seeds, "set": recipe.set})
+
+
+def _command(spec: RunSpec) -> str:
+    import json
+    import shlex
+
+    def shown(value: object) -> str:
+        return value if isinstance(value, str) else json.dumps(value)
+
+    parts = ["bench", "run", *spec.methods, "--suite", spec.suite, "--backbone", spec.backbone or ""]
+    parts += [part for seed in spec.seeds for part in ("--seed", str(seed))]
+    parts += [part for key, value in spec.set.items() for part in ("--set", f"{key}={shown(value)}")]
+    return shlex.join(parts)
+
+
+def _listing(files: dict[str, ReportedFile]) -> Table:
+    rows: list[Row] = [
+        {
+            "name": f"{stem}/{row.name}",
+            "backbone": file.backbones[row.backbone],
+            "id": None if row.id is None else row.id / 100,
+            "ood": None if row.ood is None else row.ood / 100,
+            "seeds": len(row.recipe.seeds),
+            "source": row.source,
+        }
+        for stem, file in files.items()
+        for row in file.rows
+        if row.recipe
+    ]
+    columns = [
+        Column("name"),
+        Column("backbone"),
+        Column("id", "reported ID", "percent"),
+        Column("ood", "reported OOD", "percent"),
+    ]
+    return Table([*columns, Column("seeds", kind="count"), Column("source")], rows)

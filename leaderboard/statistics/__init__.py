@@ -1,0 +1,1 @@
+"""What kept predictions can say: intervals, resampling, the curve, calibration, detection."""
