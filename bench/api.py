@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .configure import build_method
+from .data.cards.suite_card import find_card
 from .engine import Engine
 from .errors import MissingPrerequisite
 from .method import Method
-from .plugins import build_method, find_card, trust
+from .plugins import trust
 from .results.record import RunRecord
 from .results.store import Store, store_root
 from .runs.execute import execute, execute_external, planned_record, record_failure, start_over

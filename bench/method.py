@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainSerializer
 
 if TYPE_CHECKING:
     import torch
@@ -124,18 +124,8 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, dict, type(None))) else str(value)
 
 
-def _as_method(value: Any) -> Any:
-    if isinstance(value, Method):
-        return value
-    from .plugins import build_method  # plugins imports this module
-
-    if isinstance(value, str):
-        return build_method(value, {})
-    return build_method(value["name"], {key: item for key, item in value.items() if key != "name"})
-
-
-#: A field that holds another method; accepts an instance, a name, or a table with `name` and parameters.
-Nested = Annotated[Method, BeforeValidator(_as_method), PlainSerializer(lambda method: method.identity())]
+#: A field that holds another method; `configure` makes one of a name, or of a table with `name` and parameters.
+Nested = Annotated[InstanceOf[Method], PlainSerializer(lambda method: method.identity())]
 
 
 @dataclass(frozen=True)

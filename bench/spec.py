@@ -79,8 +79,8 @@ def place_of(method: str, key: str, chosen: Mapping[str, Any]) -> str | None:
     Args:
         chosen: nested methods that were named, by the field that holds them.
     """
+    from .configure import load_method
     from .method import Method
-    from .plugins import load_method
 
     fields = load_method(method).model_fields
     if key.partition(".")[0] in fields:
@@ -103,7 +103,8 @@ def check_shared(methods: Sequence[tuple[str, Mapping[str, Any]]], shared: Mappi
     Raises:
         UsageError: there is one.
     """
-    from .plugins import load_method, unknown
+    from .configure import load_method
+    from .plugins import unknown
 
     for key in shared:
         if any(place_of(name, key, {**shared, **own}) for name, own in methods):

@@ -54,7 +54,10 @@ def command(
 
 
 def _outcomes(name: str, suite: str | None, backbone: str | None, data_root: Path | None) -> Iterator[Outcome]:
-    from ..plugins import find_card, load_backbone, method_names, suite_names, unknown
+    from ..configure import method_names
+    from ..data.cards.installed import suite_names
+    from ..data.cards.suite_card import find_card
+    from ..plugins import load_backbone, unknown
     from ..spec import DEFAULT_BACKBONE, DEFAULT_SUITE
 
     if name.endswith(".toml") or name in suite_names():

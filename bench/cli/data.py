@@ -16,7 +16,7 @@ from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tabl
 from .suites import DataRootOption
 
 if TYPE_CHECKING:
-    from ..data.readers.sources import DataSet
+    from ..data.readers.here import DataSet
     from ..storage.cache import Progress
 
 app = typer.Typer(rich_markup_mode=None)
@@ -44,7 +44,7 @@ def data(context: typer.Context, data_root: DataRootOption = None, form: FormatO
 @app.command("list")
 def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
     """List the data sets: images, download, licence, where they are, and which suites need them."""
-    from ..plugins import data_set_paths
+    from ..data.cards.installed import data_set_paths
 
     users = _users()
     brief = form is Format.table
@@ -66,7 +66,7 @@ def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Forma
 def show(name: NameArgument, data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
     """Show a data set: licence, citation, what is uncertain, its parts and their counts, where it comes from."""
     from ..data.cards.locations import data_roots
-    from ..data.readers.sources import open_data_set
+    from ..data.readers.here import open_data_set
 
     data_set = open_data_set(name, data_roots(data_root))
     card = data_set.card
@@ -111,7 +111,7 @@ def link(
     """Use a folder where it lies: a link to it is made in the data root, under the name that suites look for."""
     from ..data.cards.data_set import Part
     from ..data.cards.locations import writable_root
-    from ..data.readers.sources import class_folders, open_data_set, present_layout
+    from ..data.readers.here import class_folders, open_data_set, present_layout
 
     data_set = open_data_set(name, [])
     card, folder = data_set.card, path.expanduser().absolute()
@@ -202,9 +202,9 @@ def fetch(
 
     Data behind a licence or a login are not downloaded; the steps are shown instead (exit code 3).
     """
+    from ..data.cards.data_set import find_data_set
     from ..data.cards.locations import writable_root
     from ..data.fetching.fetch import fetch_data_set
-    from ..plugins import find_data_set
 
     card, _ = find_data_set(name)
     root = writable_root(data_root)
@@ -266,7 +266,7 @@ def _here(name: str, data_root: Path | None) -> DataSet:
         MissingPrerequisite: it is not.
     """
     from ..data.cards.locations import data_roots
-    from ..data.readers.sources import open_data_set
+    from ..data.readers.here import open_data_set
 
     data_set = open_data_set(name, data_roots(data_root))
     if data_set.folder is None:
@@ -280,7 +280,8 @@ def _here(name: str, data_root: Path | None) -> DataSet:
 
 def _users() -> dict[str, list[str]]:
     """Suites by the data sets that they need."""
-    from ..plugins import find_card, suite_names
+    from ..data.cards.installed import suite_names
+    from ..data.cards.suite_card import find_card
 
     users: dict[str, list[str]] = {}
     for suite in suite_names():
@@ -300,7 +301,7 @@ def _row(name: str, data_root: Path | None, suites: list[str], *, brief: bool) -
         brief: for people: the licence's first words, and of the suites the first.
     """
     from ..data.cards.locations import data_roots
-    from ..data.readers.sources import open_data_set
+    from ..data.readers.here import open_data_set
 
     try:
         data_set = open_data_set(name, data_roots(data_root))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 import typer
 
+from ..configure import broken_methods, load_method, method_names
 from ..errors import UsageError
-from ..plugins import broken_methods, load_method, method_names, trust
+from ..plugins import trust
 from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables, say
 
 if TYPE_CHECKING:

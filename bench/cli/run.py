@@ -196,7 +196,9 @@ def _side_by_side(spec: RunSpec, jobs: int, store: Path | None, settings: Settin
 
 def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> None:
     """Wrong names are told at once, before torch is imported."""
-    from ..plugins import backbone_kinds, entries, find_card, method_names, unknown
+    from ..configure import method_names
+    from ..data.cards.suite_card import find_card
+    from ..plugins import backbone_kinds, entries, unknown
 
     for name in methods:
         if not name.endswith(".py") and name not in entries("bench.methods"):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..data.cards.installed import suite_names
+from ..data.cards.suite_card import find_card
 from ..errors import BenchError, MissingPrerequisite
 from ..plain import plain
-from ..plugins import find_card, suite_names
 from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables
 from .show import flat
 
@@ -101,7 +102,7 @@ def data_state(card: SuiteCard, path: Path, data_root: Path | None = None) -> st
 def _data_sets(card: SuiteCard, path: Path, data_root: Path | None) -> str:
     """Which of the data sets that a suite refers to are here."""
     from ..data.cards.locations import data_roots
-    from ..data.readers.sources import open_data_set
+    from ..data.readers.here import open_data_set
 
     roots = data_roots(data_root)
     found = {name: open_data_set(name, roots, beside=path.parent) for name in card.data_sets}

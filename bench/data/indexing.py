@@ -17,8 +17,9 @@ from .cards.suite_card import ID_SPLITS, FolderSource, SuiteCard
 from .collection import Collection, folder_collection, merged
 from .equal import EqualImages, Repetition
 from .readers.folder import COLUMNS, class_images, count_ignored, has_images, index_folder
+from .readers.here import DataSet, NotHere, open_data_set
+from .readers.parts import open_part
 from .readers.same_file import refuse_repeated, refuse_shared
-from .readers.sources import DataSet, NotHere, open_data_set, open_part
 
 #: Name of the collection of ID images that the card's seed divides.
 WHOLE = "ID data"

@@ -25,7 +25,8 @@ from .cards.locations import cache_dir
 from .collection import Collection, fingerprint
 from .pixels.cache import available_cores
 from .pixels.image_bytes import UNREADABLE, Undecodable
-from .readers.sources import DataSet, NotHere, open_part, present_layout
+from .readers.here import DataSet, NotHere, present_layout
+from .readers.parts import open_part
 
 #: Images to a shard: what is lost when preparing is stopped.
 SHARD: Final = 2000

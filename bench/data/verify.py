@@ -20,8 +20,9 @@ from .collection import Collection
 from .equal import EqualImages, Repetition
 from .pixels.cache import available_cores
 from .pixels.image_bytes import UNREADABLE, Undecodable
+from .readers.here import DataSet, NotHere
+from .readers.parts import open_part
 from .readers.same_file import shared_files
-from .readers.sources import DataSet, NotHere, open_part
 
 _MOST_NAMED = 5
 

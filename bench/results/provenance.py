@@ -10,6 +10,7 @@ import subprocess
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 @cache
 def _source() -> dict[str, Any]:
     """Hash of the package's Python files, and the commit they lie in if they are in a git checkout."""
-    import bench.datasets
-    import bench.leaderboard
-    import bench.methods
-
-    folders = {_PACKAGE, *(Path(str(m.__file__)).resolve().parent for m in (bench.methods, bench.datasets, bench.leaderboard))}
+    # Ours lie in folders of their own; they are found and not imported, since this stands below them.
+    found = [find_spec(f"bench.{part}") for part in ("methods", "datasets", "leaderboard")]
+    folders = {_PACKAGE, *(Path(spec.origin).resolve().parent for spec in found if spec is not None and spec.origin)}
     sha = hashlib.sha256()
     for file in sorted(file for folder in folders for file in folder.rglob("*.py")):
         sha.update(file.name.encode() + b"\0" + file.read_bytes())

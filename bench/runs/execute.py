@@ -8,12 +8,12 @@ import traceback
 from pathlib import Path
 from typing import Any, Literal
 
+from ..configure import configure
 from ..data.split import Split
 from ..errors import BenchError, EndedByPlugin, Interrupted
 from ..evaluation.relative import relative_scores
 from ..identity import PROTOCOL_VERSION, digest
 from ..method import Method
-from ..plugins import configure
 from ..results.provenance import peak_memory_mb, provenance
 from ..results.record import RunRecord
 from ..stopping import foreign

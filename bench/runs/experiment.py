@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from ..backbones.backbone import Backbone, Head, ImageTower, TextTower
 from ..backbones.heads import zero_shot_head
 from ..classifier import Classifier
+from ..configure import build_method
 from ..data.cards.suite_card import Known
 from ..data.split import Split
 from ..data.suite import Suite
@@ -26,7 +27,6 @@ from ..errors import Diverged, UsageError
 from ..evaluation.forward import LIBRARIES, frozen_features
 from ..identity import PROTOCOL_VERSION, digest, tensors_sha256, torch_stream
 from ..method import HeadInit, Method, Traits
-from ..plugins import build_method
 from ..results.provenance import peak_memory_mb, provenance, reset_peak_memory
 from ..results.store import LOG, FitRecord, Store
 from ..stopping import Reporter, stop_if_asked

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ..configure import build_method
 from ..errors import MissingPrerequisite, UsageError
 from ..identity import torch_stream
 from ..method import Batch, FineTuner
-from ..plugins import build_method
 from ..results.record import RunRecord
 from ..spec import RunSpec
 from ..storage.atomic import write_with

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..data.cards.locations import cache_dir
-from ..data.cards.suite_card import SuiteCard
+from ..data.cards.suite_card import SuiteCard, find_card
 from ..data.suite import open_suite
 from ..engine import Engine, default_device
 from ..errors import UsageError
-from ..plugins import find_card, load_backbone
+from ..plugins import load_backbone
 from ..results.store import Store, store_root
 from ..spec import RunSpec
 from ..stopping import Reporter, Silent, stop_if_asked

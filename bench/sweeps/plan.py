@@ -8,9 +8,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..configure import broken_methods, build_method
+from ..data.cards.suite_card import find_card
 from ..errors import BenchError, UsageError
 from ..method import FineTuner, Method
-from ..plugins import broken_methods, build_method, find_card
 from ..runs.execute import planned_record, row_label
 from ..runs.experiment import Experiment
 from ..runs.measure import fine_tuned, has_line

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from ..configure import broken_methods, method_names
 from ..errors import UsageError
-from ..plugins import broken_methods, method_names, trust
+from ..plugins import trust
 from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, check_shared, parse_value, placed, read_config
 
 #: The method whose interpolation curve others are measured against; its final runs get one unless `curve` says otherwise.

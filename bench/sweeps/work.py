@@ -89,7 +89,8 @@ class Work:
 
     def _do(self, job: Job) -> str:
         """The error of a failed run, or nothing."""
-        from ..plugins import build_method, trust
+        from ..configure import build_method
+        from ..plugins import trust
         from ..runs.execute import execute
 
         trust([job.method["name"], job.method["parameters"]])  # the driver has asked

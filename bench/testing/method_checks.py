@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from ..configure import configure, load_method
 from ..data.pixels.decoder import Pixels
 from ..data.split import Split
 from ..data.suite import Shots, Suite
@@ -19,7 +20,7 @@ from ..engine import Engine
 from ..errors import Interrupted
 from ..identity import digest
 from ..method import FineTuner, Method
-from ..plugins import configure, load_method, trust
+from ..plugins import trust
 from ..runs.experiment import Experiment, Fit
 from ..runs.opening import experiments
 from ..spec import RunSpec

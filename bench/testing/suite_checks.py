@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.cards.suite_card import find_card
 from ..data.equal import UNKNOWN
 from ..data.pixels.decoder import Pixels
 from ..data.suite import Suite, open_suite
-from ..plugins import find_card
 from ..storage.cache import Progress
 from .outcome import NotApplicable, Outcome, outcome_of
 

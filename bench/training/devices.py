@@ -263,7 +263,8 @@ def _follow(rank: int, engine: Engine, meeting: Path, pipe: Connection) -> None:
         plugin, pickled = pipe.recv()
         with foreign():
             if plugin is not None:
-                from ..plugins import load_method, trust
+                from ..configure import load_method
+                from ..plugins import trust
 
                 trust(plugin)  # the leader has asked
                 load_method(plugin)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..classifier import Classifier
+from ..configure import method_file
 from ..data.batches import TrainBatches
 from ..engine import Engine
 from ..errors import BenchError, Diverged, Interrupted
 from ..method import FineTuner
-from ..plugins import method_file
 from ..stopping import Reporter, stop_if_asked
 from .checkpoint import Checkpoints, read
 from .devices import DeviceLost, Ranks, together

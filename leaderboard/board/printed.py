@@ -71,8 +71,8 @@ def caption(board: Board, title: str, notes: Sequence[str]) -> str:
 
 def bibtex(records: Iterable[RunRecord]) -> str:
     """BibTeX entries of the methods of these runs, those that they wrap included, each key once; a comment for one without."""
+    from bench.configure import load_method
     from bench.errors import BenchError
-    from bench.plugins import load_method
 
     names: dict[str, None] = {}
     for record in records:

@@ -300,7 +300,7 @@ def _parts(by: Literal["class", "group"]) -> Any:
 
 def _class_names(suite: str) -> tuple[str, ...]:
     """From the suite's card, if it is installed: a record has numbers only."""
-    from bench.plugins import find_card
+    from bench.data.cards.suite_card import find_card
 
     try:
         return find_card(suite)[0].classes

@@ -268,7 +268,8 @@ def _split_problems(packed: Packed, record: RunRecord) -> Iterable[str]:
 
 
 def _card(suite: str) -> Any:
-    from bench.plugins import find_card, suite_names
+    from bench.data.cards.installed import suite_names
+    from bench.data.cards.suite_card import find_card
 
     return find_card(suite)[0] if suite in suite_names() else None
 

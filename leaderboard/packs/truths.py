@@ -94,9 +94,9 @@ def data_here(data_root: Path | None = None) -> DataOfSuite:
     Args:
         data_root: as of `bench run`.
     """
+    from bench.data.cards.suite_card import find_card
     from bench.data.pixels.decoder import Pixels
     from bench.data.suite import Suite, open_suite
-    from bench.plugins import find_card
 
     opened: dict[str, Suite] = {}
 

@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 
 from bench.cli import build_app, main
 from bench.data.cards.locations import DataRoot
-from bench.data.readers.sources import open_data_set, open_part
+from bench.data.readers.here import open_data_set
+from bench.data.readers.parts import open_part
 from bench.errors import BenchError, MissingPrerequisite, UsageError
 
 CARD = """

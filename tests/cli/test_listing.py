@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bench.cli import build_app
+from bench.configure import load_method
 from bench.errors import NothingMatched, UsageError
-from bench.plugins import load_method, trust
+from bench.plugins import trust
 from bench.results.record import RunRecord, SplitMetrics
 from bench.results.store import FitRecord, Store
 from bench.storage.lease import Lease

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.data.cards.locations import DataRoot
-from bench.data.readers.sources import Opened, open_data_set, open_part
+from bench.data.readers.here import Opened, open_data_set
+from bench.data.readers.parts import open_part
 
 IDS = ("n01", "n02", "n03")
 

@@ -16,7 +16,8 @@ import bench
 from bench.cli import main
 from bench.data.cards.labels import ClassList
 from bench.data.cards.locations import DataRoot
-from bench.data.readers.sources import open_data_set, open_part
+from bench.data.readers.here import open_data_set
+from bench.data.readers.parts import open_part
 from bench.errors import UsageError
 
 from .pets import opened, unpacked

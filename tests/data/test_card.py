@@ -70,7 +70,7 @@ def test_cards_and_locations_are_read_without_the_heavy_packages() -> None:
 def test_a_recipe_is_made_of_tables(recipe: str, told: str) -> None:
     import tomllib
 
-    from bench.plugins import build_method
+    from bench.configure import build_method
 
     values = tomllib.loads(recipe)
     with pytest.raises(UsageError, match=told):

@@ -19,7 +19,8 @@ from bench.data.corruptions.generate import corrupted
 from bench.data.pixels.cache import prepared
 from bench.data.pixels.decoder import Pixels
 from bench.data.pixels.image_bytes import decode
-from bench.data.readers.sources import NotHere, open_data_set, open_part
+from bench.data.readers.here import NotHere, open_data_set
+from bench.data.readers.parts import open_part
 from bench.data.suite import Suite, open_suite
 
 from .pets import CARD, opened, unpacked

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.data.cards.inheritance import read_table
+from bench.data.cards.suite_card import find_card
 from bench.errors import UsageError
-from bench.plugins import find_card
 
 BASE = """
 name = "base"

@@ -24,8 +24,8 @@ from scipy.io import savemat
 from bench.data.cards.suite_card import InDistribution
 from bench.data.collection import divide, fingerprint
 from bench.data.readers.archive import expanded
+from bench.data.readers.here import NotHere, Opened
 from bench.data.readers.kept import divided, fingerprint_of
-from bench.data.readers.sources import NotHere, Opened
 from bench.errors import BenchError
 
 from .pets import IDS, opened, unpacked

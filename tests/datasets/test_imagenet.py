@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.data.cards.data_set import find_data_set
+from bench.data.cards.installed import data_set_paths
 from bench.data.cards.labels import ClassList, projection, read_class_list
+from bench.data.cards.suite_card import find_card
 from bench.data.pixels.decoder import Pixels
 from bench.data.suite import Suite, open_suite
 from bench.datasets import cards, lists
@@ -20,7 +23,6 @@ from bench.errors import BenchError, MissingPrerequisite
 from bench.evaluation.metrics import score
 from bench.evaluation.projection import matched, project
 from bench.evaluation.relative import relative_scores
-from bench.plugins import data_set_paths, find_card, find_data_set
 
 IMAGENET = read_class_list(lists()["imagenet-1k"])
 PIXELS = Pixels(size=4, resize=4)

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.data.cards.data_set import find_data_set
 from bench.data.cards.labels import ClassList, read_class_list
+from bench.data.cards.suite_card import find_card
 from bench.data.pixels.decoder import Pixels
 from bench.data.suite import Suite, open_suite
 from bench.datasets import lists
 from bench.errors import BenchError
 from bench.evaluation.metrics import score
 from bench.evaluation.projection import project
-from bench.plugins import find_card, find_data_set
 
 PIXELS = Pixels(size=4, resize=4)
 CIFAR = ClassList.plain(find_data_set("cifar-10")[0].classes)

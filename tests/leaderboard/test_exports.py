@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bench.cli import build_app
+from bench.configure import method_names
 from bench.errors import UsageError
 from bench.identity import digest
 from bench.leaderboard import reported
@@ -23,7 +24,6 @@ from bench.leaderboard.packs.merge import merge
 from bench.leaderboard.packs.pack import write_pack
 from bench.leaderboard.page import report
 from bench.leaderboard.statistics.pairs import these_models
-from bench.plugins import method_names
 from bench.results.store import Store
 from bench.tables.table import Column, Format, Table, render
 
@@ -162,7 +162,7 @@ def test_an_average_over_five_shifts_is_what_its_source_prints() -> None:
 
 
 def test_recipes_of_installed_methods_are_theirs() -> None:
-    from bench.plugins import build_method
+    from bench.configure import build_method
 
     for file in reported.shipped().values():
         for row in file.rows:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.data.cards.suite_card import find_card
 from bench.data.collection import folder_collection
 from bench.data.corruptions.generate import _CORRUPTIONS as CORRUPTIONS
 from bench.data.corruptions.generate import corrupted
@@ -27,7 +28,6 @@ from bench.data.pixels.decoder import Pixels
 from bench.data.pixels.image_bytes import decode
 from bench.data.readers.folder import class_images, index_folder
 from bench.data.suite import open_suite
-from bench.plugins import find_card
 
 pytestmark = pytest.mark.perf
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.plugins import find_card, suite_names
+from bench.data.cards.installed import suite_names
+from bench.data.cards.suite_card import find_card
 
 pytestmark = pytest.mark.perf
 
@@ -26,7 +27,8 @@ import psutil, torch
 from bench.backbones.backbone import Head
 from bench.classifier import Classifier
 from bench.method import Traits
-from bench.plugins import build_method, load_backbone
+from bench.configure import build_method
+from bench.plugins import load_backbone
 from bench.training.devices import Ranks
 from bench.engine import Engine
 from bench.training.memory import default_part, step_memory

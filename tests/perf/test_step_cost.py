@@ -16,9 +16,10 @@ import torch
 
 from bench.backbones.backbone import Head
 from bench.classifier import Classifier
+from bench.configure import build_method
 from bench.engine import Engine
 from bench.method import FineTuner, Traits
-from bench.plugins import build_method, load_backbone
+from bench.plugins import load_backbone
 from bench.training.devices import Ranks
 from bench.training.step import Learner
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from bench.configure import build_method
 from bench.engine import Engine
 from bench.errors import MissingPrerequisite, UsageError
-from bench.plugins import build_method
 from bench.runs.opening import experiments
 from bench.spec import RunSpec
 
@@ -75,7 +75,8 @@ def test_the_probe_is_part_of_what_starts_from_it(tiny_suite: Path, tmp_path: Pa
 
 
 def test_a_file_that_is_rewritten_at_once_is_read_anew(tmp_path: Path) -> None:
-    from bench.plugins import load_method, trust
+    from bench.configure import load_method
+    from bench.plugins import trust
 
     path = tmp_path / "mine.py"
     trust(str(path))
@@ -89,7 +90,8 @@ def test_a_file_that_is_rewritten_at_once_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_a_file_may_not_take_an_installed_name(tmp_path: Path) -> None:
-    from bench.plugins import load_method, trust
+    from bench.configure import load_method
+    from bench.plugins import trust
 
     trust(str(tmp_path / "copy.py"))
     (tmp_path / "copy.py").write_text(NAN.replace("nan-at-the-end", "full-finetune"))
@@ -140,7 +142,7 @@ def test_what_trains_nothing_needs_no_training_images(backbone: str, tiny_suite:
 def test_what_says_that_it_trains_nothing_is_given_nothing(tiny_suite: Path, tmp_path: Path) -> None:
     path = tmp_path / "liar.py"
     path.write_text(
-        "import bench\nclass Liar(bench.plugins.load_method('linear-probe')):\n    name = 'liar'\n    trains = False\n"
+        "import bench\nclass Liar(bench.configure.load_method('linear-probe')):\n    name = 'liar'\n    trains = False\n"
     )
     (record,), _ = run(str(path), suite=tiny_suite, store=tmp_path / "store")
     assert record.status == "failed"

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.configure import build_method
+from bench.data.cards.suite_card import find_card
 from bench.data.pixels.decoder import Pixels
 from bench.data.suite import open_suite
 from bench.engine import Engine
 from bench.identity import digest
 from bench.method import Traits
-from bench.plugins import build_method, find_card
 from bench.results.record import RunRecord
 from bench.results.store import Store
 from bench.runs.execute import _record, planned_record

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.plugins import build_method
+from bench.configure import build_method
 from bench.results.record import RunRecord, SplitMetrics
 from bench.sweeps.search.samplers import best_of, sampler, trial_of
 

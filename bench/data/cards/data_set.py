@@ -9,7 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from ...errors import UsageError
+from ...plugins import unknown
+from ...storage.files import absent
 from .inheritance import read_table
+from .installed import data_set_paths
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -242,3 +245,23 @@ def read_data_set(path: Path) -> DataSetCard:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
         raise UsageError(f"the data set's card is wrong: {problems}", where=str(path), fix="mend these fields") from error
+
+
+def find_data_set(name: str, beside: Path | None = None) -> tuple[DataSetCard, Path]:
+    """The card of a data set, by name or by the path of a TOML file, and where it lies.
+
+    Args:
+        beside: folder that the path of a file is relative to; default: the working directory.
+
+    Raises:
+        UsageError: unknown name, or the card is wrong.
+    """
+    if name.endswith(".toml"):
+        path = (beside or Path()) / name
+        if why := absent(path):
+            raise UsageError(why, fix="`bench data list` lists the data sets")
+        return read_data_set(path), path.resolve()
+    paths = data_set_paths()
+    if name not in paths:
+        raise unknown("data set", name, paths, fix="`bench data list` lists them; a card of your own ends in .toml")
+    return read_data_set(paths[name]), paths[name]

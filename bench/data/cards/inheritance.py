@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ...errors import UsageError
 from ...storage.files import read_toml
+from .installed import suite_file
 
 Table = dict[str, Any]
 
@@ -76,8 +77,6 @@ def _read(path: Path, above: tuple[Path, ...]) -> Table:
     base = table.pop("extends", None)
     without = table.pop("without", [])
     if base is not None:
-        from ...plugins import suite_file
-
         if path.resolve() in above:
             raise UsageError("the card extends itself", where=" <- ".join(map(str, (*above, path))), fix="mend `extends`")
         table = _merged(_read(suite_file(str(base), path.parent), (*above, path.resolve())), table)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ...errors import UsageError
 from .data_set import Duplicates, check_duplicates
 from .inheritance import read_table
+from .installed import find_list, suite_file
 from .labels import Protocol, list_lines, read_class_list
 
 ID_SPLITS = ("train", "id-val", "id-test")
@@ -257,8 +258,6 @@ def read_card(path: Path) -> SuiteCard:
 
 def _with_lists(table: dict[str, Any], path: Path) -> dict[str, Any]:
     """The card's table with the lists that it names put in."""
-    from ...plugins import find_list
-
     table = dict(table)
     if isinstance(table.get("classes"), str):
         listed = read_class_list(find_list(table["classes"], path.parent))
@@ -266,3 +265,13 @@ def _with_lists(table: dict[str, Any], path: Path) -> dict[str, Any]:
     if isinstance(table.get("templates"), str):
         table["templates"] = tuple(list_lines(find_list(table["templates"], path.parent)))
     return table
+
+
+def find_card(name: str) -> tuple[SuiteCard, Path]:
+    """The card of a suite, by name or by the path of a TOML file, and where it lies.
+
+    Raises:
+        UsageError: unknown name, or the card is wrong.
+    """
+    path = suite_file(name)
+    return read_card(path), path

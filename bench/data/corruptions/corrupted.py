@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +17,13 @@ from ..cards.data_set import Corrupted
 from ..collection import Collection, Originals, fingerprint
 from ..pixels.cache import prepared
 from ..pixels.decoder import Pixels
-from ..readers.sources import DataSet, NotHere, Opened, open_data_set, open_part
+from ..readers.here import DataSet, NotHere, Opened, open_data_set
 from ..split import MappedPixels
 from .fields import Bytes
 from .generate import FROST_PHOTOGRAPHS, VERSION, corrupted
 
+#: `parts.open_part`, which calls this module.
+Opener = Callable[..., Opened]
 #: Corruptions act on what the official files were made from: torchvision's resize to 256 pixels and centre crop of 224.
 BEFORE = Pixels(size=224, resize=256, interpolation="bilinear")
 
@@ -57,16 +59,18 @@ class CorruptedOriginals(Originals):
 
 
 def read_corrupted(
-    data_set: DataSet, layout: Corrupted, labels: Sequence[int], *, cache: Path, progress: Progress | None
+    data_set: DataSet, layout: Corrupted, labels: Sequence[int], open_part: Opener, *, cache: Path, progress: Progress | None
 ) -> Opened:
-    """See `sources.open_part`: the part of the clean data set, its images corrupted."""
+    """See `parts.open_part`: the part of the clean data set, its images corrupted."""
     treatment = f"{layout.corruption} {layout.severity} seed {layout.seed} version {VERSION} on {BEFORE.name}"
     photographs: tuple[Bytes, ...] = ()
     if layout.corruption == "frost":
-        photographs, shown = data_set.once(("photographs", layout.photographs), lambda: _photographs(data_set, layout, cache))
+        photographs, shown = data_set.once(
+            ("photographs", layout.photographs), lambda: _photographs(data_set, layout, open_part, cache)
+        )
         treatment += f" photographs {shown}"
     # All corruptions of a part are of the same images: indexed once, however many there are.
-    opened = data_set.once((layout.path, *labels), lambda: _clean(data_set, layout, labels, cache, progress))
+    opened = data_set.once((layout.path, *labels), lambda: _clean(data_set, layout, labels, open_part, cache, progress))
     clean = opened.collection
     collection = dataclasses.replace(
         clean,
@@ -77,7 +81,9 @@ def read_corrupted(
     return Opened(collection, opened.remarks, opened.problems)
 
 
-def _clean(data_set: DataSet, layout: Corrupted, labels: Sequence[int], cache: Path, progress: Progress | None) -> Opened:
+def _clean(
+    data_set: DataSet, layout: Corrupted, labels: Sequence[int], open_part: Opener, cache: Path, progress: Progress | None
+) -> Opened:
     name, _, part = layout.path.rpartition("/")
     clean_set = open_data_set(name, data_set.roots, beside=data_set.beside)
     if clean_set.classes.ids != data_set.classes.ids:
@@ -85,7 +91,7 @@ def _clean(data_set: DataSet, layout: Corrupted, labels: Sequence[int], cache: P
     return open_part(clean_set, part, labels, cache=cache, progress=progress)
 
 
-def _photographs(data_set: DataSet, layout: Corrupted, cache: Path) -> tuple[tuple[Bytes, ...], str]:
+def _photographs(data_set: DataSet, layout: Corrupted, open_part: Opener, cache: Path) -> tuple[tuple[Bytes, ...], str]:
     """The photographs of frost in the order of their names, and what identifies them.
 
     Raises:

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import BenchError
+from ...storage.cache import Progress
 from ...storage.files import most_unpacked, regular
 from ...storage.pickles import BoundedUnpickler
 from ..cards.data_set import Arrays, Part
 from ..collection import Collection, Originals, Rows
 from .folder import COLUMNS
+from .here import DataSet, NotHere, Opened
 from .same_file import numbers_in
-from .sources import DataSet, NotHere, Opened
 
 #: What reading a damaged file of arrays or a pickle of them may raise.
 _DAMAGED = (
@@ -52,8 +53,10 @@ class ArrayOriginals(Originals):
         return f"{self.file}, image {self.order[row]}"
 
 
-def read_arrays(data_set: DataSet, part: Part, layout: Arrays, labels: Sequence[int]) -> Opened:
-    """See `sources.open_part`. Images are identified by their pixels.
+def read_arrays(
+    data_set: DataSet, part: Part, layout: Arrays, labels: Sequence[int], *, cache: Path, progress: Progress | None
+) -> Opened:
+    """See `parts.open_part`. Images are identified by their pixels.
 
     Raises:
         BenchError: the file is damaged, or holds something else than images and the numbers of classes.

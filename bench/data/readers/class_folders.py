@@ -11,9 +11,9 @@ from ..cards.data_set import Folders, Part
 from ..collection import folder_collection
 from ..pixels.image_bytes import OTHER, SYSTEM
 from .folder import COLUMNS, count_ignored, index_folder, remarks_on, remarks_outside
+from .here import DataSet, NotHere, Opened
 from .kept import kept
 from .listing import list_folder
-from .sources import DataSet, NotHere, Opened
 from .tokens import class_remarks
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def read_class_folders(
     data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int], *, cache: Path, progress: Progress | None
 ) -> Opened:
-    """See `sources.open_part`. Folders that name no class, and classes without a folder, are told and not fatal."""
+    """See `parts.open_part`. Folders that name no class, and classes without a folder, are told and not fatal."""
     assert data_set.folder is not None
     if data_set.card.identity == "content":
         index = index_folder(data_set.folder, layout.path, cache=cache, progress=progress)

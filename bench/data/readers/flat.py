@@ -11,15 +11,15 @@ from ..collection import folder_collection
 from ..pixels.image_bytes import OTHER, SYSTEM
 from .folder import COLUMNS, index_folder
 from .ground_truth import find_truth, read_truth
+from .here import DataSet, Opened
 from .listing import list_folder
-from .sources import DataSet, Opened
 from .tokens import labelled
 
 
 def read_flat(
     data_set: DataSet, part: Part, layout: Flat, labels: Sequence[int], *, cache: Path, progress: Progress | None
 ) -> Opened:
-    """See `sources.open_part`. Images in subfolders are none of it."""
+    """See `parts.open_part`. Images in subfolders are none of it."""
     assert data_set.folder is not None
     listed, what = data_set.card.identity == "listing", f"{data_set.card.name} {layout.path}"
     truth = find_truth(data_set.folder, layout.path, layout.lists)

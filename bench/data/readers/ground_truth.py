@@ -15,8 +15,8 @@ from typing import IO, Final
 from ...errors import BenchError
 from ...storage.files import read_text, regular
 from .archive import CheckedTarInfo
+from .here import NotHere
 from .same_file import refuse
-from .sources import NotHere
 
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 #: Bytes of the development kit's two files at most. They have 0.2 and 0.1 million; the second is compressed in itself.

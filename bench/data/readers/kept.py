@@ -21,8 +21,8 @@ from ..collection import Collection, FolderOriginals, Originals, Rows, divide, f
 from ..pixels import image_bytes
 from . import listing
 from .folder import COLUMNS
+from .here import DataSet, Opened
 from .packed_originals import PackedOriginals
-from .sources import DataSet, Opened
 
 #: Raised when the same listing gives another collection, division or fingerprint.
 _VERSION: Final = 3
@@ -35,7 +35,7 @@ def kept(
     """A listed part of a data set: from the cache if it was made of the same files, else made now, and kept if it is large.
 
     Args:
-        part, layout, labels: as in `sources.open_part`.
+        part, layout, labels: as in `parts.open_part`.
         made_of: what changes with the files (canonical JSON): the stamp of a listing, or sizes and time stamps of archives.
         make: called unless it is kept; what it returns has no groups.
         cache: folder of remembered listings. A folder there is never replaced by another part: others may have mapped it, and

@@ -20,11 +20,11 @@ from ..pixels.image_bytes import EMPTY, OTHER, SYSTEM
 from .archive import archives_at, expanded, index_archive, read_at, require_some
 from .folder import COLUMNS
 from .ground_truth import find_truth, read_truth
+from .here import DataSet, Opened
 from .kept import kept
 from .packed_originals import PackedOriginals, stamp
 from .parquet import IMAGES, INDEX, pack_parquet, rows_in
 from .same_file import numbers_in, refuse
-from .sources import DataSet, Opened
 from .tokens import labelled
 
 _NAMESAKES = "under a name that another has, too"
@@ -33,7 +33,7 @@ _NAMESAKES = "under a name that another has, too"
 def read_tars(
     data_set: DataSet, part: Part, layout: Tars, labels: Sequence[int], *, cache: Path, progress: Progress | None
 ) -> Opened:
-    """See `sources.open_part`."""
+    """See `parts.open_part`."""
     assert data_set.folder is not None
     files = _shards(data_set.folder, layout.path, progress)
 
@@ -85,7 +85,7 @@ def _read_tars(
 def read_parquet(
     data_set: DataSet, part: Part, layout: ParquetFiles, labels: Sequence[int], *, cache: Path, progress: Progress | None
 ) -> Opened:
-    """See `sources.open_part`."""
+    """See `parts.open_part`."""
     assert data_set.folder is not None
     files, what = archives_at(data_set.folder, layout.path), f"{data_set.card.name} {layout.path}"
     named = "number" not in layout.named_by

@@ -19,15 +19,15 @@ from ..cards.labels import ClassList
 from ..collection import folder_collection
 from ..pixels.image_bytes import OTHER, SYSTEM
 from .folder import COLUMNS, index_folder, key_prefix, remarks_on
+from .here import DataSet, NotHere, Opened
 from .listing import list_folder
 from .same_file import TWICE, refuse
-from .sources import DataSet, NotHere, Opened
 
 
 def read_table(
     data_set: DataSet, part: Part, layout: Table, labels: Sequence[int], *, cache: Path, progress: Progress | None
 ) -> Opened:
-    """See `sources.open_part`. Images that the table lists and that are not there are told and not fatal.
+    """See `parts.open_part`. Images that the table lists and that are not there are told and not fatal.
 
     Raises:
         BenchError: the table cannot be read, or lacks a column or a class's number.

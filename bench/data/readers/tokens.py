@@ -9,7 +9,7 @@ import pandas as pd
 from ..cards.data_set import Naming
 from ..cards.labels import ClassList
 from .folder import remarks_on
-from .sources import DataSet, NotHere
+from .here import DataSet, NotHere
 
 
 def labelled(
@@ -18,7 +18,7 @@ def labelled(
     """The images of wanted classes with the columns `label`, `class` (identity), `folder` and `group`, and remarks.
 
     Args:
-        labels: as in `sources.open_part`. images: an index with the column `token`, the word (missing where there is none).
+        labels: as in `parts.open_part`. images: an index with the column `token`, the word (missing where there is none).
 
     Raises:
         NotHere: no word is that of a wanted class.

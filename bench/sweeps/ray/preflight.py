@@ -235,8 +235,7 @@ def _gpus(question: Question) -> Iterator[tuple[bool, str]]:
 def _data(suite: str, data_root: Path | None) -> dict[str, str]:
     """The card's content, and which of its folders are there."""
     from ...data.cards.locations import data_roots, find_root
-    from ...data.cards.suite_card import FolderSource
-    from ...plugins import find_card
+    from ...data.cards.suite_card import FolderSource, find_card
 
     card, path = find_card(suite)
     facts = {f"the card of {card.name}": _sha(path)}

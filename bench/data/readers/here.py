@@ -1,4 +1,4 @@
-"""Where the images of a data set's part are on this machine, in whichever of its layouts, and which class each of them has."""
+"""What of a data set is on this machine: its folder, and which of the layouts that its card states."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...errors import UsageError
-from ...plugins import find_data_set, find_list
-from ..cards.data_set import Arrays, Corrupted, DataSetCard, Flat, Folders, ParquetFiles, Part, Table, Tars
+from ..cards.data_set import Arrays, Corrupted, DataSetCard, Flat, Folders, ParquetFiles, Part, Table, Tars, find_data_set
+from ..cards.installed import find_list
 from ..cards.labels import ClassList, read_class_list
 from ..cards.locations import DataRoot
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ...storage.cache import Progress
     from ..collection import Collection
 
 Result = TypeVar("Result")
@@ -111,60 +109,6 @@ def find_folder(card: DataSetCard, roots: Sequence[DataRoot], *, beside: Path) -
     if not places:
         return None, "no data root is given: not by --data-root, not by BENCH_DATA"
     return None, "looked at " + "; ".join(map(str, places))
-
-
-def open_part(data_set: DataSet, part: str, labels: Sequence[int], *, cache: Path, progress: Progress | None = None) -> Opened:
-    """Index a part of a data set.
-
-    Args:
-        labels: for every class of the data set the label that its images get, -1 for classes that are not wanted.
-
-    Raises:
-        NotHere: the data set, or every layout of this part, is missing on disk.
-        UsageError: the card has no such part.
-        BenchError: a file is not readable, the images belong to none of the classes, or a file is more than one image.
-    """
-    from .same_file import refuse_repeated  # as below: reading cards needs none of this
-
-    card = data_set.card
-    if part not in card.parts:
-        raise UsageError(
-            f"the data set {card.name} has no part {part!r}", where="the suite's card", fix=f"one of {', '.join(card.parts)}"
-        )
-    stated = card.parts[part]
-    if isinstance(stated.layouts[0], Corrupted):
-        from ..corruptions.corrupted import read_corrupted
-
-        return read_corrupted(data_set, stated.layouts[0], labels, cache=cache, progress=progress)
-    if data_set.folder is None:
-        raise NotHere(f"{card.title}: {data_set.missing}")
-    layout = present_layout(stated, data_set.folder, data_set.classes)
-    if layout is None:
-        tried = ", ".join(str(data_set.folder / layout.path) for layout in stated.layouts)
-        raise NotHere(f"{card.title}: nothing of `{part}` at {tried}")
-    opened = _read(data_set, stated, layout, labels, cache=cache, progress=progress)
-    ids = data_set.classes.ids
-    refuse_repeated(opened.collection, lambda label: "/".join(one for one, to in zip(ids, labels, strict=True) if to == label))
-    return opened
-
-
-def _read(
-    data_set: DataSet, stated: Part, layout: Present, labels: Sequence[int], *, cache: Path, progress: Progress | None
-) -> Opened:
-    from . import arrays, flat, packed, tables
-    from .class_folders import read_class_folders
-
-    if isinstance(layout, Folders):
-        return read_class_folders(data_set, stated, layout, labels, cache=cache, progress=progress)
-    if isinstance(layout, Flat):
-        return flat.read_flat(data_set, stated, layout, labels, cache=cache, progress=progress)
-    if isinstance(layout, Table):
-        return tables.read_table(data_set, stated, layout, labels, cache=cache, progress=progress)
-    if isinstance(layout, Tars):
-        return packed.read_tars(data_set, stated, layout, labels, cache=cache, progress=progress)
-    if isinstance(layout, ParquetFiles):
-        return packed.read_parquet(data_set, stated, layout, labels, cache=cache, progress=progress)
-    return arrays.read_arrays(data_set, stated, layout, labels)
 
 
 def present_layout(part: Part, folder: Path, classes: ClassList) -> Present | None:
