@@ -19,7 +19,7 @@ from .runs.experiment import Experiment
 from .runs.opening import experiments
 from .runs.standing import Standing, standing
 from .spec import SEARCH_SEED, RunSpec, left_out
-from .stopping import Reporter, Silent, foreign
+from .stopping import Reporter, foreign
 from .storage.files import absent
 from .sweeps.search.samplers import Found, best_of, candidates, search
 from .training.devices import DeviceLost
@@ -27,7 +27,6 @@ from .training.devices import DeviceLost
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .sweeps.runner import Watch
     from .sweeps.sweep import Settings
 
 
@@ -71,7 +70,7 @@ def plan(
     card, _ = find_card(spec.suite)
     methods = {name: build_method(name, spec.values(name), card.recipe) for name in spec.methods}
     for text in left_out(spec.methods, spec.shared):
-        (reporter or Silent()).event("warning", text=text)
+        (reporter or Reporter()).event("warning", text=text)
     training = bool(spec.trials) or any(method.trains for method in methods.values())
     opened = experiments(spec, store=store, engine=engine, reporter=reporter, training=training)
     return [Planned(one, method.resolved(one.traits), name) for one in opened for name, method in methods.items()]
@@ -198,7 +197,6 @@ def sweep(
     *methods: str,
     store: Path | None = None,
     settings: Settings | None = None,
-    watch: Watch | None = None,
     reporter: Reporter | None = None,
     **fields: Any,
 ) -> list[RunRecord]:
@@ -208,21 +206,21 @@ def sweep(
         `bench.sweep("full-finetune", "wise-ft:of=lp-ft", seeds=[0, 1, 2], trials=8, runner="local")`
 
     Args:
-        fields: those of `SweepSpec`. settings: how a trial's process computes. watch: is told what happens, and asked whether to
-            stop. reporter: is told how planning goes.
+        fields: those of `SweepSpec`. settings: how a trial's process computes. reporter: is told what happens, and asked
+            whether to stop.
 
     Returns:
         The records of the final runs, those with status `failed` included.
 
     Raises:
-        BenchError: see `plan`, or the runner cannot go on. Interrupted: the watch asked to stop; the same call continues.
+        BenchError: see `plan`, or the runner cannot go on. Interrupted: the reporter asked to stop; the same call continues.
     """
     from .sweeps.spec import sweep_spec
-    from .sweeps.sweep import Sweep, Unwatched
+    from .sweeps.sweep import Sweep
 
     trust([methods, fields])
-    whole = Sweep(sweep_spec({"methods": methods, **fields}), store=store, settings=settings, reporter=reporter or Silent())
-    whole.run(watch or Unwatched())
+    whole = Sweep(sweep_spec({"methods": methods, **fields}), store=store, settings=settings, reporter=reporter or Reporter())
+    whole.run(reporter or Reporter())
     return whole.records()
 
 

@@ -7,30 +7,51 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from .errors import EndedByPlugin, Interrupted, Told
 
 
-class Reporter(Protocol):
-    """Where progress goes, and whether a stop was asked for."""
+class Reporter:
+    """Where progress goes, and whether a stop was asked for. This one tells nothing: override what is wanted."""
 
     @property
     def stop(self) -> int:
-        """Number of a signal that asked to stop, or 0."""
-        ...
+        """Number of a signal that asked to stop, or 0: what runs saves its state, and nothing new is started."""
+        return 0
+
+    @property
+    def now(self) -> bool:
+        """Whether a second signal asked to stop without saving anything."""
+        return False
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Tell that something happened (`step`, `epoch`, `resumed`, ...)."""
+        """Tell that something happened (`step`, `epoch`, `resumed`, ...).
+
+        A sweep tells of its jobs, with `job` among the fields: `started` (with `where`), whatever the job itself tells, and
+        `settled` (with its `outcome`; the queue knows already what follows).
+        """
 
 
-class Silent:
-    """A reporter that tells nothing."""
+class PassedOn(Reporter):
+    """A reporter that passes everything on to another one."""
 
-    stop = 0
+    def __init__(self, to: Reporter) -> None:
+        self.to = to
+
+    @property
+    def stop(self) -> int:
+        """As the other's."""
+        return self.to.stop
+
+    @property
+    def now(self) -> bool:
+        """As the other's."""
+        return self.to.now
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Ignore."""
+        """Pass on."""
+        self.to.event(kind, **fields)
 
 
 def stop_if_asked(reporter: Reporter) -> None:

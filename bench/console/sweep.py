@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -15,8 +14,8 @@ from rich.text import Text
 
 from ..plain import plain
 from ..spec import SEARCH_SEED
-from ..tables.table import duration, stderr_console
-from .stops import Ear, heard_by
+from ..tables.table import duration
+from .progress import StderrReporter
 
 if TYPE_CHECKING:
     from ..sweeps.job import Job, Outcome
@@ -83,86 +82,71 @@ class _Trial:
         return left if left > 0 else None
 
 
-class SweepConsole:
-    """Tells how a sweep goes, and turns Ctrl-C or SIGTERM into a stop: the first saves the state, the second does not wait.
-
-    Use as a context manager: signal handlers and the terminal are put back at the end.
+class SweepConsole(StderrReporter):
+    """Tells how a sweep goes; at the second signal, running trials are ended, and then this process.
 
     Args:
         patient: whether the runner looks at `now`; one that trains in this process cannot, and is ended with it.
     """
 
+    _stopping = "stopping: running trials save their state (once more to stop at once)"
+
     def __init__(self, queue: Queue, *, patient: bool = True) -> None:
-        self.stop = 0
-        self.now = False
-        self._queue, self._patient = queue, patient
-        self._console: Console = stderr_console()
-        self._live: Live | None = None
+        super().__init__()
+        self._queue = queue
+        self._hurry = self._stop_now if patient else None
         self._trials: dict[str, _Trial] = {}
         self._ahead = queue.ahead()
-        self._told: set[str] = set()
-        self._hearing = contextlib.ExitStack()
 
-    def __enter__(self) -> SweepConsole:
-        stopping = "stopping: running trials save their state (once more to stop at once)"
-        hurry = self._hurry if self._patient else None
-        self._hearing.enter_context(heard_by(Ear(self._line, self._close, self._ask, hurry, stopping)))
-        if self._console.is_terminal:
-            self._live = Live(get_renderable=self._picture, console=self._console, refresh_per_second=4, transient=True)
-            self._live.start()
+    def __enter__(self) -> Self:
+        super().__enter__()
         todo, done = self._queue.count("to do"), self._queue.count("done")
         to_come = f", {self._queue.to_come} to come" if self._queue.to_come else ""
         self._line(f"sweep: {done} jobs done before, {todo} to do{to_come}")
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._close()
-        self._hearing.close()
-
-    def _ask(self, number: int) -> None:
-        self.stop = number
-
-    def _hurry(self) -> None:
+    def _stop_now(self) -> None:
         self.now = True
 
-    def _close(self) -> None:
-        if self._live is not None:
-            self._live.stop()
+    def _picture(self) -> Live:
+        return Live(get_renderable=self._rows, console=self._console, refresh_per_second=4, transient=True)
 
-    def started(self, job: Job, where: str) -> None:
-        """See `Watch`."""
+    def event(self, kind: str, **fields: Any) -> None:
+        """Show an event: of the sweep, or of one of its running trials."""
+        if "job" not in fields or kind in ("started", "settled", "warning"):
+            super().event(kind, **fields)
+        elif (trial := self._trials.get(fields["job"].id)) is not None:
+            super().event(kind, **fields, trial=trial)
+
+    def _started(self, job: Job, where: str) -> None:
         expected = self._ahead.seconds.pop(job.id, None)
         self._trials[job.id] = _Trial(job, where, expected=expected, evaluation=self._queue.evaluation(job))
         self._line(f"started: {job.title} on {where}")
 
-    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
-        """See `Watch`."""
-        trial = self._trials.get(job.id)
-        if trial is None:
-            return
-        if kind == "step":
-            trial.doing, trial.loss = f"step {fields['step']}/{fields['total']}", fields["loss"]
-            trial.share = fields["step"] / max(1, fields["total"])
-            self._pace(trial, fields["step"], fields["total"])
-        elif kind == "fit":
-            trial.elsewhere, trial.pace = fields["fit_id"] != job.fit_id, None
-        elif kind == "epoch":
-            trial.epoch = f"{fields['epoch']}/{fields['epochs']}"
-            trial.loss, trial.id_val = fields["loss"], fields["id_val"]
-        elif kind == "evaluate":
-            trial.doing, trial.share = f"evaluating {fields['split']}", 1.0
-        elif kind == "data":
-            trial.doing = f"data: {fields['what']} {fields['done']}/{fields['of']}"
-        elif kind == "waiting":
-            trial.doing = f"waiting for process {fields['pid']} on {fields['host']}"
-            self._once(f"{job.title} waits for process {fields['pid']} on {fields['host']}, which works on the same fit")
-        elif kind == "resumed":
-            self._line(f"continued: {job.title}, at step {fields['step']} of {fields['total']}")
-        elif kind == "warning":
-            self._once(f"note: {fields['text']}")
+    def _step(self, trial: _Trial, step: int, total: int, loss: float, **_: object) -> None:
+        trial.doing, trial.loss, trial.share = f"step {step}/{total}", loss, step / max(1, total)
+        self._pace(trial, step, total)
 
-    def settled(self, job: Job, outcome: Outcome) -> None:
-        """See `Watch`."""
+    def _fit(self, trial: _Trial, fit_id: str, **_: object) -> None:
+        trial.elsewhere, trial.pace = fit_id != trial.job.fit_id, None
+
+    def _epoch(self, trial: _Trial, epoch: int, epochs: int, loss: float, id_val: float, **_: object) -> None:
+        trial.epoch, trial.loss, trial.id_val = f"{epoch}/{epochs}", loss, id_val
+
+    def _evaluate(self, trial: _Trial, split: str, **_: object) -> None:
+        trial.doing, trial.share = f"evaluating {split}", 1.0
+
+    def _data(self, trial: _Trial, what: str, done: int, of: int, **_: object) -> None:
+        trial.doing = f"data: {what} {done}/{of}"
+
+    def _waiting(self, trial: _Trial, pid: int | None, host: str | None, **_: object) -> None:
+        trial.doing = f"waiting for process {pid} on {host}"
+        self._once(f"{trial.job.title} waits for process {pid} on {host}, which works on the same fit")
+
+    def _resumed(self, trial: _Trial, step: int, total: int, **_: object) -> None:
+        self._line(f"continued: {trial.job.title}, at step {step} of {total}")
+
+    def _settled(self, job: Job, outcome: Outcome) -> None:
         self._trials.pop(job.id, None)
         self._ahead = self._queue.ahead()
         done, total = self._count()
@@ -183,23 +167,11 @@ class SweepConsole:
         if per_step is not None and self._queue.observe(job, per_step * total):
             self._ahead = self._queue.ahead()
 
-    def note(self, text: str) -> None:
-        """See `Watch`."""
-        self._line(f"note: {text}")
-
-    def _once(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            self._line(text)
-
-    def _line(self, text: str) -> None:
-        self._console.print(Text(plain(text)), soft_wrap=True)
-
     def _count(self) -> tuple[int, int]:
         queue = self._queue
         return queue.count("done", "failed"), queue.count("done", "failed", "to do", "running", "stopped") + queue.to_come
 
-    def _picture(self) -> Group:
+    def _rows(self) -> Group:
         queue = self._queue
         done, total = self._count()
         parts = done + sum(trial.share for trial in list(self._trials.values()))

@@ -87,7 +87,9 @@ class RunRecord(_Part):
     )
     ood: float | None = Field(None, description="unweighted mean of the scores on `averaged`; None while one is missing")
     factors: dict[str, dict[str, str]] = Field(default_factory=dict, description="shift -> its declared factors")
-    selection: dict[str, Any] = Field(default_factory=dict, description="what was chosen on id-val, and among how many")
+    selection: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="what was chosen on id-val, and among how many"
+    )
     search_trials: int = Field(
         0, description="trials in which the parameters were chosen on id-val; 0 is the recipe as it stands"
     )
@@ -121,6 +123,20 @@ class RunRecord(_Part):
         if not isinstance(method.get("name"), str) or not isinstance(method.get("parameters", {}), dict):
             raise ValueError("a method has a name, and a table of parameters")
         return method
+
+    @field_validator("selection")
+    @classmethod
+    def _is_counted(cls, selection: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        if not all(isinstance(chosen.get("among", 0), int) for chosen in selection.values()):
+            raise ValueError("a selection says among how many it chose")
+        return selection
+
+    @field_validator("provenance")
+    @classmethod
+    def _names_versions(cls, provenance: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(provenance.get("versions") or {}, dict):
+            raise ValueError("the versions of a provenance are a table")
+        return provenance
 
     @field_validator("origin")
     @classmethod

@@ -29,7 +29,7 @@ from ..identity import PROTOCOL_VERSION, digest, tensors_sha256, torch_stream
 from ..method import HeadInit, Method, Traits
 from ..results.provenance import peak_memory_mb, provenance, reset_peak_memory
 from ..results.store import LOG, FitRecord, Store
-from ..stopping import Reporter, stop_if_asked
+from ..stopping import PassedOn, Reporter, stop_if_asked
 from ..storage.atomic import locked, write_with
 from ..storage.lease import Lease
 from ..task import Task
@@ -346,16 +346,12 @@ def _check_weights(method: Method, classifier: Classifier) -> None:
             raise Diverged(f"{method.name} ended with weights that are not finite: {name}", fix="lower `--set lr=...`")
 
 
-class LoggedReporter:
+class LoggedReporter(PassedOn):
     """Passes events on and appends those that tell how training went to a fit's `log.jsonl`."""
 
-    def __init__(self, reporter: Reporter, path: Path) -> None:
-        self._reporter, self._path = reporter, path
-
-    @property
-    def stop(self) -> int:
-        """As the reporter's."""
-        return self._reporter.stop
+    def __init__(self, to: Reporter, path: Path) -> None:
+        super().__init__(to)
+        self._path = path
 
     def event(self, kind: str, **fields: Any) -> None:
         """Pass on; log epochs and resumptions."""
@@ -366,4 +362,4 @@ class LoggedReporter:
                 file.seek(max(0, file.tell() - 1))
                 torn = file.read(1) not in (b"", b"\n")  # its writer was killed in mid-line
                 file.write(b"\n" * torn + line.encode())
-        self._reporter.event(kind, **fields)
+        super().event(kind, **fields)

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..plugins import load_backbone
 from ..results.store import Store, store_root
 from ..spec import RunSpec
-from ..stopping import Reporter, Silent, stop_if_asked
+from ..stopping import Reporter, stop_if_asked
 from .experiment import Experiment
 
 
@@ -46,7 +46,7 @@ def experiments(
     Raises:
         UsageError: a name is wrong. MissingPrerequisite: data or weights are not here.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Reporter()
     card, card_path = find_card(spec.suite)
     engine = engine or Engine(device=default_device())
     engine.apply()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import stat
 import tomllib
 import zipfile
@@ -108,9 +109,25 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        OSError, ValueError: as `read_text`, or it is not JSON.
+        OSError, ValueError: as `read_text`, or it is not JSON, or a number is not finite.
     """
-    return _parsed(path, json.loads)
+    return _parsed(path, finite_json)
+
+
+def finite_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, or a number is not finite (`NaN`, `Infinity`, `1e999`), of which later steps would make anything.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text:.30} is no finite number")
+    return number
 
 
 def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:

@@ -8,30 +8,34 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..stopping import PassedOn, Reporter
 from .job import Job, Outcome
-from .runner import Watch
 
 
-class Journal:
-    """A watch that writes the lines and passes everything on.
+class Journal(PassedOn):
+    """A reporter that writes the lines and passes everything on.
 
     A line is `{"time": unix seconds, "sweep": id, "event": "planned" | "started" | "epoch" | "settled" | "ended", ...}`. Several
     sweeps may write to one file: a line is appended in one piece.
     """
 
-    def __init__(self, watch: Watch, path: Path, sweep: str) -> None:
-        self._watch, self._path, self._sweep = watch, path, sweep
-        self._broken = False
+    def __init__(self, to: Reporter, path: Path, sweep: str) -> None:
+        super().__init__(to)
+        self._path, self._sweep, self._broken = path, sweep, False
 
-    @property
-    def stop(self) -> int:
-        """As the watch's."""
-        return self._watch.stop
-
-    @property
-    def now(self) -> bool:
-        """As the watch's."""
-        return self._watch.now
+    def event(self, kind: str, **fields: Any) -> None:
+        """Write what changes the state of a job, its epochs, and notes on the whole sweep; pass everything on."""
+        job: Job | None = fields.get("job")
+        if kind == "warning" and job is None:
+            self.write("note", text=fields["text"])
+        elif kind == "started" and job is not None:
+            self.write(kind, where=fields["where"], **_named(job))
+        elif kind == "epoch" and job is not None:
+            self.write(kind, **{**fields, "job": job.id})
+        elif kind == "settled" and job is not None:
+            ended: Outcome = fields["outcome"]
+            self.write(kind, status=ended.status, error=ended.error, seconds=round(ended.seconds, 3), **_named(job))
+        super().event(kind, **fields)
 
     def write(self, event: str, **fields: Any) -> None:
         """Append a line. A full disk ends the journal, told once, and not the sweep."""
@@ -47,28 +51,8 @@ class Journal:
                 os.close(descriptor)
         except OSError as error:
             self._broken = True
-            self._watch.note(f"{self._path} cannot be written ({error.strerror}); the sweep goes on without it")
-
-    def started(self, job: Job, where: str) -> None:
-        """See `Watch`."""
-        self.write("started", where=where, **_named(job))
-        self._watch.started(job, where)
-
-    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
-        """See `Watch`; of a trial's progress only its epochs are written."""
-        if kind == "epoch":
-            self.write("epoch", job=job.id, **fields)
-        self._watch.progress(job, kind, fields)
-
-    def settled(self, job: Job, outcome: Outcome) -> None:
-        """See `Watch`."""
-        self.write("settled", status=outcome.status, error=outcome.error, seconds=round(outcome.seconds, 3), **_named(job))
-        self._watch.settled(job, outcome)
-
-    def note(self, text: str) -> None:
-        """See `Watch`."""
-        self.write("note", text=text)
-        self._watch.note(text)
+            text = f"{self._path} cannot be written ({error.strerror}); the sweep goes on without it"
+            self.to.event("warning", text=text)
 
 
 def _named(job: Job) -> dict[str, Any]:

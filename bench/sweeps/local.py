@@ -16,11 +16,12 @@ from types import FrameType
 from typing import Any
 
 from ..errors import UsageError
+from ..stopping import PassedOn, Reporter
 from ..training.memory import gib
 from .job import Job, Outcome
 from .queue import Queue
 from .room import fitting, peak_of_a_trial
-from .runner import Resources, Watch, progress_of, short_of_cores
+from .runner import Resources, progress_of, short_of_cores
 from .work import Work
 
 #: What a child says when it has a job: the time that it took to start is not the trial's.
@@ -37,18 +38,18 @@ class LocalRunner:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
 
-    def run(self, queue: Queue, work: Work, watch: Watch) -> None:
+    def run(self, queue: Queue, work: Work, reporter: Reporter) -> None:
         """See `Runner.run`."""
-        free = self._slots(queue, watch)
+        free = self._slots(queue, reporter)
         context = multiprocessing.get_context("spawn")
         idle: list[_Process] = []
         busy: list[_Process] = []
         told = False
         try:
             while True:
-                if watch.now:
+                if reporter.now:
                     break
-                if watch.stop and not told:
+                if reporter.stop and not told:
                     told = True
                     for process in busy:
                         process.interrupt()
@@ -59,16 +60,16 @@ class LocalRunner:
                     process = idle.pop() if idle else _Process(context, free.pop(0), work)
                     process.start(job)
                     busy.append(process)
-                    watch.started(job, process.name)
+                    reporter.event("started", job=job, where=process.name)
                 if not busy and (told or queue.over):
                     break
                 _wait(busy)
                 for process in list(busy):
-                    outcome = process.listen(watch)
+                    outcome = process.listen(reporter)
                     if outcome is not None and process.job is not None:
                         busy.remove(process)
                         queue.settle(process.job.id, outcome)
-                        watch.settled(process.job, outcome)
+                        reporter.event("settled", job=process.job, outcome=outcome)
                         if process.alive:
                             idle.append(process)
                         else:
@@ -80,7 +81,7 @@ class LocalRunner:
             if process.job is not None:
                 queue.settle(process.job.id, Outcome("cancelled"))
 
-    def _slots(self, queue: Queue, watch: Watch) -> list[_Slot]:
+    def _slots(self, queue: Queue, reporter: Reporter) -> list[_Slot]:
         """One environment per trial that may run at once."""
         gpus = self._gpus()
         per_trial = self._resources.gpus if self._resources.gpus is not None else float(bool(gpus))
@@ -91,7 +92,7 @@ class LocalRunner:
             wanted, peak = self._resources.most or by_cores, peak_of_a_trial(queue)
             count = fitting(peak, wanted)
             if count < wanted:
-                watch.note(f"a trial takes up to {gib(peak)} of memory: {count} at once instead of {wanted}")
+                reporter.event("warning", text=f"a trial takes up to {gib(peak)} of memory: {count} at once instead of {wanted}")
             return [_Slot(f"process {n + 1}", hidden) for n in range(count)]
         if per_trial > len(gpus):
             raise UsageError(
@@ -105,7 +106,7 @@ class LocalRunner:
         else:
             groups = [[gpu] for _ in range(int(1 / per_trial)) for gpu in gpus]
         if text := short_of_cores(replace(self._resources, gpus=per_trial), cores, len(gpus)):
-            watch.note(text)
+            reporter.event("warning", text=text)
         slots = [_Slot(f"GPU {','.join(group)}", {"CUDA_VISIBLE_DEVICES": ",".join(group)}) for group in groups]
         return slots[: self._resources.most]
 
@@ -121,29 +122,24 @@ class LocalRunner:
 class InlineRunner:
     """Runs trials in this very process, one after another."""
 
-    def run(self, queue: Queue, work: Work, watch: Watch) -> None:
+    def run(self, queue: Queue, work: Work, reporter: Reporter) -> None:
         """See `Runner.run`."""
-        while not watch.stop and (job := queue.take()) is not None:
-            watch.started(job, "this process")
-            outcome = work.do(job, _Direct(watch, job))
+        while not reporter.stop and (job := queue.take()) is not None:
+            reporter.event("started", job=job, where="this process")
+            outcome = work.do(job, _Direct(reporter, job))
             queue.settle(job.id, outcome)
-            watch.settled(job, outcome)
+            reporter.event("settled", job=job, outcome=outcome)
 
 
-class _Direct:
+class _Direct(PassedOn):
     """A trial's reporter in the driver's own process."""
 
-    def __init__(self, watch: Watch, job: Job) -> None:
-        self._watch, self._job = watch, job
-
-    @property
-    def stop(self) -> int:
-        return self._watch.stop
+    def __init__(self, to: Reporter, job: Job) -> None:
+        super().__init__(to)
+        self._job = job
 
     def event(self, kind: str, **fields: Any) -> None:
-        told = progress_of(kind, fields)
-        if told is not None:
-            self._watch.progress(self._job, kind, told)
+        super().event(kind, job=self._job, **fields)
 
 
 @dataclass(frozen=True)
@@ -189,7 +185,7 @@ class _Process:
         with contextlib.suppress(OSError):  # it died while idle: `listen` finds that out
             self._pipe.send(job)
 
-    def listen(self, watch: Watch) -> Outcome | None:
+    def listen(self, reporter: Reporter) -> Outcome | None:
         """Pass on what the child has said; its outcome once there is one."""
         assert self.job is not None, "only a busy process is listened to"
         try:
@@ -200,7 +196,8 @@ class _Process:
                 if message == _BEGUN:
                     self._started = time.monotonic()
                     continue
-                watch.progress(self.job, *message)
+                kind, fields = message
+                reporter.event(kind, job=self.job, **fields)
         except (EOFError, OSError):
             pass
         else:
@@ -276,11 +273,12 @@ def _watch_the_driver(reporter: _Piped, grace: float) -> None:
     threading.Thread(target=watch, name="driver", daemon=True).start()
 
 
-class _Piped:
+class _Piped(Reporter):
     """A trial's reporter in a child process; steps are told a few times a second, the rest at once."""
 
+    stop = 0
+
     def __init__(self, pipe: Connection) -> None:
-        self.stop = 0
         self.busy = False
         self._pipe = pipe
         self._last = 0.0

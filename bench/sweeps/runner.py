@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from .job import Job, Outcome
+    from ..stopping import Reporter
     from .queue import Queue
     from .work import Work
 
@@ -59,39 +59,13 @@ def short_of_cores(resources: Resources, cores: float, gpus: float) -> str:
     )
 
 
-class Watch(Protocol):
-    """Where a sweep tells what happens, and how it is asked to stop. Called in the driver's process and main thread only."""
-
-    @property
-    def stop(self) -> int:
-        """Number of a signal that asked to stop, or 0: running trials save their state, and nothing new is started."""
-        ...
-
-    @property
-    def now(self) -> bool:
-        """Whether a second signal asked to stop without saving anything."""
-        ...
-
-    def started(self, job: Job, where: str) -> None:
-        """A trial runs; `where` says on what (`process 3`, `node b, GPU 1`)."""
-
-    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
-        """An event of a running trial, as `progress_of` lets it through."""
-
-    def settled(self, job: Job, outcome: Outcome) -> None:
-        """An attempt at a trial ended; the queue knows already what follows."""
-
-    def note(self, text: str) -> None:
-        """One line worth telling."""
-
-
 class Runner(Protocol):
     """Has jobs done somewhere."""
 
-    def run(self, queue: Queue, work: Work, watch: Watch) -> None:
+    def run(self, queue: Queue, work: Work, reporter: Reporter) -> None:
         """Take and settle until the queue is over, or until a stop was asked for and every running trial has ended.
 
-        A failing trial is settled as failed and the others go on. Returns after a stop, too: the caller asks `watch.stop`.
+        A failing trial is settled as failed and the others go on. Returns after a stop, too: the caller asks `reporter.stop`.
 
         Raises:
             BenchError: the runner itself cannot go on (a cluster out of reach).

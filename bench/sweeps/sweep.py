@@ -8,24 +8,23 @@ import uuid
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..engine import Engine
 from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
 from ..identity import digest
 from ..results.store import Store, store_root
+from ..stopping import Reporter
 from ..storage.atomic import write_text
-from .job import Job, Outcome
 from .journal import Journal
 from .plan import Plan, make_plan
 from .queue import Queue
-from .runner import LOG, Resources, Runner, Watch
+from .runner import LOG, Resources, Runner
 from .spec import SweepSpec
 from .work import Work
 
 if TYPE_CHECKING:
     from ..results.record import RunRecord
-    from ..stopping import Reporter
 
 
 @dataclass(frozen=True)
@@ -45,25 +44,6 @@ class Settings:
     deterministic: bool = True
     checkpoint_seconds: float = 60.0
     devices: int | None = None
-
-
-class Unwatched:
-    """A watch that tells nothing and never asks to stop."""
-
-    stop = 0
-    now = False
-
-    def started(self, job: Job, where: str) -> None:
-        """Ignore."""
-
-    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
-        """Ignore."""
-
-    def settled(self, job: Job, outcome: Outcome) -> None:
-        """Ignore."""
-
-    def note(self, text: str) -> None:
-        """Ignore."""
 
 
 class Sweep:
@@ -149,7 +129,7 @@ class Sweep:
 
         return LocalRunner(resources) if spec.runner == "local" else InlineRunner()
 
-    def run(self, watch: Watch) -> None:
+    def run(self, reporter: Reporter) -> None:
         """Have everything done that is not done yet; failed runs are rows, and do not stop the others.
 
         Raises:
@@ -158,7 +138,7 @@ class Sweep:
         """
         if not self.queue.over:
             self._check_store()
-        journal = Journal(watch, self.store.root / "sweep.jsonl", self.id)
+        journal = Journal(reporter, self.store.root / "sweep.jsonl", self.id)
         queue = self.queue
         journal.write("planned", done=queue.count("done"), todo=queue.count("to do"), finals_to_come=queue.finals_to_come)
         try:
@@ -170,10 +150,10 @@ class Sweep:
 
                 remove_dead_sessions()
         finally:
-            journal.write("ended", done=queue.count("done"), failed=queue.count("failed"), signal=watch.stop)
-        if watch.stop and queue.unfinished:
-            what = "stopped at once; what was saved before is kept" if watch.now else "stopped; the state is saved"
-            raise Interrupted(what, fix="run the same command again: it continues", signal=watch.stop)
+            journal.write("ended", done=queue.count("done"), failed=queue.count("failed"), signal=reporter.stop)
+        if reporter.stop and queue.unfinished:
+            what = "stopped at once; what was saved before is kept" if reporter.now else "stopped; the state is saved"
+            raise Interrupted(what, fix="run the same command again: it continues", signal=reporter.stop)
 
     def _check_store(self) -> None:
         mark = self.store.root / f".writable-{uuid.uuid4().hex[:12]}"
@@ -187,12 +167,12 @@ class Sweep:
             ) from error
         mark.unlink()
 
-    def _tracked(self, watch: Watch) -> AbstractContextManager[Watch]:
+    def _tracked(self, reporter: Reporter) -> AbstractContextManager[Reporter]:
         if not self.spec.track:
-            return nullcontext(watch)
+            return nullcontext(reporter)
         from .trackers import tracked
 
-        return tracked(watch, self.spec.track, self.store.root)
+        return tracked(reporter, self.spec.track, self.store.root)
 
     def records(self) -> list[RunRecord]:
         """The records of the final runs that there are, seed by seed in the plan's order."""

@@ -15,9 +15,8 @@ from typing import Any, Protocol
 
 from ..errors import MissingPrerequisite, UsageError
 from ..results.store import Store
-from ..stopping import foreign
+from ..stopping import PassedOn, Reporter, foreign
 from .job import Job, Outcome
-from .runner import Watch
 
 
 class Tracker(Protocol):
@@ -37,17 +36,17 @@ class Tracker(Protocol):
 
 
 @contextlib.contextmanager
-def tracked(watch: Watch, kinds: Sequence[str], store: Path) -> Iterator[Watch]:
-    """The watch, with every trial also shown by trackers of these kinds: `tensorboard`, `mlflow`, `wandb`.
+def tracked(reporter: Reporter, kinds: Sequence[str], store: Path) -> Iterator[Reporter]:
+    """The reporter, with every trial also shown by trackers of these kinds: `tensorboard`, `mlflow`, `wandb`.
 
     Raises:
         UsageError: there is no such kind. MissingPrerequisite: its package is not installed.
     """
     trackers = {kind: _tracker(kind, store) for kind in dict.fromkeys(kinds)}
     if not trackers:
-        yield watch
+        yield reporter
         return
-    wrapped = _Tracked(watch, trackers, Store(store))
+    wrapped = _Tracked(reporter, trackers, Store(store))
     try:
         yield wrapped
     finally:
@@ -74,37 +73,26 @@ def _tracker(kind: str, store: Path) -> Tracker:
     return made
 
 
-class _Tracked:
-    """A watch that passes everything on, and tells trackers of it."""
+class _Tracked(PassedOn):
+    """A reporter that passes everything on, and tells trackers of it."""
 
-    def __init__(self, watch: Watch, trackers: dict[str, Tracker], store: Store) -> None:
-        self._watch, self._trackers, self._store = watch, trackers, store
+    def __init__(self, to: Reporter, trackers: dict[str, Tracker], store: Store) -> None:
+        super().__init__(to)
+        self._trackers, self._store = trackers, store
 
-    @property
-    def stop(self) -> int:
-        return self._watch.stop
-
-    @property
-    def now(self) -> bool:
-        return self._watch.now
-
-    def started(self, job: Job, where: str) -> None:
-        self._watch.started(job, where)
-        self._each("begin", job)
-
-    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
-        self._watch.progress(job, kind, fields)
-        if kind == "epoch":
+    def event(self, kind: str, **fields: Any) -> None:
+        super().event(kind, **fields)
+        job: Job | None = fields.get("job")
+        if job is None:
+            return
+        if kind == "started":
+            self._each("begin", job)
+        elif kind == "epoch":
             self._each("log", job, {"loss": fields["loss"], "id-val": fields["id_val"]}, fields["epoch"])
-
-    def settled(self, job: Job, outcome: Outcome) -> None:
-        self._watch.settled(job, outcome)
-        if outcome.status == "done" and job.is_run:
-            self._each("log", job, self._scores(job), 0)
-        self._each("end", job, outcome)
-
-    def note(self, text: str) -> None:
-        self._watch.note(text)
+        elif kind == "settled":
+            if fields["outcome"].status == "done" and job.is_run:
+                self._each("log", job, self._scores(job), 0)
+            self._each("end", job, fields["outcome"])
 
     def close(self) -> None:
         self._each("close")
@@ -126,7 +114,8 @@ class _Tracked:
                     getattr(tracker, method)(*arguments)
             except Exception as error:  # a server that is away must not end a sweep
                 del self._trackers[kind]
-                self._watch.note(f"{kind} is left out from here on: {type(error).__name__}: {error}")
+                text = f"{kind} is left out from here on: {type(error).__name__}: {error}"
+                self.to.event("warning", text=text)
 
 
 class _TensorBoard:

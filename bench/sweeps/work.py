@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 from ..engine import Engine, release_memory
 from ..errors import BenchError, Interrupted
 from ..spec import RunSpec
-from ..stopping import foreign
+from ..stopping import PassedOn, Reporter, foreign
 from ..training.devices import DeviceLost
 from .job import Job, Outcome
 
 if TYPE_CHECKING:
     from ..runs.experiment import Experiment
-    from ..stopping import Reporter
 
 
 @dataclass
@@ -143,11 +142,11 @@ def _in_one_line(error: str) -> str:
     return what
 
 
-class _Relay:
+class _Relay(PassedOn):
     """Stands for the reporter of the job at hand wherever one is kept, and asks to stop where the job's time or epochs end."""
 
     def __init__(self) -> None:
-        self._to: Reporter | None = None
+        super().__init__(Reporter())
         self._until: float | None = None
         self._epoch: int | None = None
         #: Whether training has come to the epoch as far as which the job goes.
@@ -155,7 +154,7 @@ class _Relay:
 
     def begin(self, to: Reporter, *, until: float | None, epoch: int | None) -> None:
         """With a job: up to this moment of the monotonic clock, and as far as this epoch."""
-        self._to, self._until, self._epoch, self.there = to, until, epoch, False
+        self.to, self._until, self._epoch, self.there = to, until, epoch, False
 
     @property
     def late(self) -> bool:
@@ -165,11 +164,10 @@ class _Relay:
     @property
     def stop(self) -> int:
         """As the reporter's, or SIGTERM when the job is to end."""
-        return (self._to.stop if self._to is not None else 0) or (signal.SIGTERM if self.late or self.there else 0)
+        return self.to.stop or (signal.SIGTERM if self.late or self.there else 0)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Pass on."""
         if kind == "epoch" and self._epoch is not None and fields["epoch"] >= self._epoch:
             self.there = True
-        if self._to is not None:
-            self._to.event(kind, **fields)
+        super().event(kind, **fields)

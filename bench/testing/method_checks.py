@@ -24,17 +24,19 @@ from ..plugins import trust
 from ..runs.experiment import Experiment, Fit
 from ..runs.opening import experiments
 from ..spec import RunSpec
+from ..stopping import Reporter
 from .outcome import NotApplicable, Outcome, outcome_of
 
 #: Small enough for seconds, large enough for several steps and epochs.
 _IMAGES, _SMALL = 96, {"epochs": 2, "batch_size": 8, "select": "best", "augment": "flip"}
 
 
-class _Quiet:
+class _Quiet(Reporter):
     """A reporter that asks to stop at a given step, and counts the steps."""
 
+    stop = 0
+
     def __init__(self, stop_at: int | None = None) -> None:
-        self.stop = 0
         self.steps = 0
         self._stop_at = stop_at
 

@@ -30,7 +30,7 @@ from bench.errors import BenchError, MissingPrerequisite
 from bench.identity import digest
 from bench.results.record import RunRecord
 from bench.storage.atomic import write_with
-from bench.storage.files import absent
+from bench.storage.files import absent, finite_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -265,11 +265,8 @@ class Pack:
         """
         from bench.results.record import SCHEMA as RECORD_SCHEMA
 
-        def not_finite(constant: str) -> None:
-            raise self.refused(f"the record holds {constant}", run.eval_id)
-
         try:
-            content = json.loads(self.blob(run.record), parse_constant=not_finite)
+            content = finite_json(self.blob(run.record))
             if content.get("record_schema", 0) > RECORD_SCHEMA:
                 newer = f"its record has schema {content['record_schema']}, and this version reads up to {RECORD_SCHEMA}"
                 raise self.refused(newer, run.eval_id)

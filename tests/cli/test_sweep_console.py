@@ -40,14 +40,14 @@ class Line:
 @pytest.mark.parametrize(("width", "whole"), [(60, False), (140, True)])
 def test_how_far_a_trial_is_can_be_read_at_every_width(width: int, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
-    monkeypatch.setattr("bench.console.sweep.stderr_console", lambda: Console(width=width, file=out))
+    monkeypatch.setattr("bench.console.progress.stderr_console", lambda: Console(width=width, file=out))
     queue: Any = Line(Ahead({}, [100.0], 0))
     console, label = SweepConsole(queue), "full-finetune (lr=0.000448, epochs=100, head_init=probe)"
     trial = Job("run-0", "final", {"name": "full-finetune", "parameters": {}}, label, "tiny", "vit", seed=17, fit_id="f")
-    console.started(trial, "node-7, process 12345")
-    console.progress(trial, "epoch", {"epoch": 10, "epochs": 100, "loss": 1.2345, "id_val": 0.4567})
+    console.event("started", job=trial, where="node-7, process 12345")
+    console.event("epoch", job=trial, epoch=10, epochs=100, loss=1.2345, id_val=0.4567)
     out.truncate(out.seek(0))
-    console._console.print(console._picture())
+    console._console.print(console._rows())
     head, names, line = (text.split() for text in out.getvalue().splitlines() if text.strip())
     assert head[-1] == "left"
     assert names[:5] == ["method", "seed", "epoch", "loss", "id-val"]
@@ -73,13 +73,13 @@ def test_on_a_fresh_store_no_time_is_told_from_other_kinds_of_jobs(monkeypatch: 
     queue: Any = Line(Ahead({"run-0": None, "probe": None}, [None], 0))
     console = SweepConsole(queue)
     assert console._eta() == ""
-    console.started(trial(0), "here")
+    console.event("started", job=trial(0), where="here")
     clock.now += 1600
     assert console._eta() == ""
     queue = Line(Ahead({"probe": 1.0, "run-0": None}, [None], 1), evaluation=None)
     known = SweepConsole(queue)
     assert known._eta() == "over 1.0 s left"
-    known.started(trial(0), "here")
+    known.event("started", job=trial(0), where="here")
     clock.now += 1600
     assert known._eta() == "over 1.0 s left"
 
@@ -90,19 +90,19 @@ def test_a_running_trial_tells_by_its_own_steps_and_so_for_its_kind(monkeypatch:
     before, after = Ahead({"run-0": None, "run-1": None}, [], 0), Ahead({"run-1": 400.0}, [], 0)
     queue: Any = Line(before, after, Ahead({}, [], 0), evaluation=20.0)
     console, job = SweepConsole(queue), trial(0)
-    console.started(job, "here")
-    console.progress(job, "fit", {"method": "ft", "fit_id": "f0", "seed": 0})
-    console.progress(job, "step", {"step": 10, "total": 100, "loss": 1.0})  # resumed: what came before says nothing
+    console.event("started", job=job, where="here")
+    console.event("fit", job=job, method="ft", fit_id="f0", seed=0)
+    console.event("step", job=job, step=10, total=100, loss=1.0)  # resumed: what came before says nothing
     clock.now += 1.0
-    console.progress(job, "step", {"step": 11, "total": 100, "loss": 1.0})
+    console.event("step", job=job, step=11, total=100, loss=1.0)
     assert (queue.observed, console._eta()) == ([], ""), "a second is too short"
     clock.now += 7.0
-    console.progress(job, "step", {"step": 12, "total": 100, "loss": 1.0})
+    console.event("step", job=job, step=12, total=100, loss=1.0)
     assert queue.observed == [("run-0", 400.0)]
     assert console._eta() == "about 12.9 min left"  # 88 steps of 4 s, 20 s to evaluate, and 400 s
     clock.now += 60.0
     assert console._eta() == "about 11.9 min left"
-    console.settled(trial(1), Outcome("done"))
+    console.event("settled", job=trial(1), outcome=Outcome("done"))
     assert console._eta() == "about 5.2 min left"  # 352 + 20 - 60 s
     clock.now += 400.0
     assert console._eta() == "", "it takes longer than it told"
@@ -112,16 +112,16 @@ def test_steps_of_another_fit_and_of_a_rung(monkeypatch: pytest.MonkeyPatch) -> 
     clock = Clock(monkeypatch)
     queue: Any = Line(Ahead({}, [], 0))
     console, job = SweepConsole(queue), trial(0, epoch=3)
-    console.started(job, "here")
-    console.progress(job, "fit", {"method": "probe", "fit_id": "other", "seed": 0})
+    console.event("started", job=job, where="here")
+    console.event("fit", job=job, method="probe", fit_id="other", seed=0)
     for step in (1, 2):
         clock.now += 10
-        console.progress(job, "step", {"step": step, "total": 2, "loss": 1.0})
+        console.event("step", job=job, step=step, total=2, loss=1.0)
     assert queue.observed == []
-    console.progress(job, "fit", {"method": "ft", "fit_id": "f0", "seed": 0})
+    console.event("fit", job=job, method="ft", fit_id="f0", seed=0)
     for step in (1, 2):
         clock.now += 10
-        console.progress(job, "step", {"step": step, "total": 90, "loss": 1.0})
+        console.event("step", job=job, step=step, total=90, loss=1.0)
     assert queue.observed == [("run-0", 900.0)]
     assert console._eta() == "about 4.7 min left", "28 steps of 10 s: to the third of 9 epochs"
 
@@ -131,6 +131,6 @@ def test_trials_at_once_share_the_time_but_none_ends_before_its_own(monkeypatch:
     queue: Any = Line(Ahead({"run-0": 600.0, "run-1": 60.0, "run-2": 60.0}, [], 0))
     console = SweepConsole(queue)
     for number in (0, 1):
-        console.started(trial(number), "here")
+        console.event("started", job=trial(number), where="here")
     clock.now += 30
     assert console._eta() == "about 9.5 min left"

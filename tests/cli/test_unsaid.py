@@ -13,6 +13,7 @@ from bench.api import plan
 from bench.cli import main
 from bench.errors import UsageError
 from bench.spec import left_out, run_spec
+from bench.stopping import Reporter
 from bench.sweeps.spec import Contender, sweep_spec
 
 from ..conftest import make_suite
@@ -112,9 +113,7 @@ def test_what_no_method_has_is_refused(methods: list[str], given: dict[str, Any]
 def test_the_call_says_it_too(tiny_suite: Path, tmp_path: Path) -> None:
     told: list[str] = []
 
-    class Keeps:
-        stop = 0
-
+    class Keeps(Reporter):
         def event(self, kind: str, **fields: Any) -> None:
             if kind == "warning":
                 told.append(fields["text"])

@@ -310,7 +310,7 @@ TAMPERING: dict[str, tuple[Tamper, str]] = {
     "a run on a part of the images": (lambda f: f.record(lambda r: r.update(limit=10)), "not the result of a whole run"),
     "an unfinished run": (lambda f: f.record(lambda r: r.update(status="failed")), "not the result of a whole run"),
     "a record without identity": (lambda f: f.record(lambda r: r.update(identity={})), "does not say what its ids are"),
-    "NaN in a record": (lambda f: f.record(lambda r: r.update(fit_seconds=_NAN)), "the record holds NaN"),
+    "NaN in a record": (lambda f: f.record(lambda r: r.update(fit_seconds=_NAN)), "a record is damaged"),
     "a negative time": (lambda f: f.record(lambda r: r.update(fit_seconds=-1)), "fit_seconds is negative"),
     "a curve that ends elsewhere": (
         lambda f: f.record(

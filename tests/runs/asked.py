@@ -10,13 +10,15 @@ import bench
 from bench.engine import Engine
 from bench.results.record import RunRecord
 from bench.results.store import Store
+from bench.stopping import Reporter
 
 
-class Listener:
+class Listener(Reporter):
     """Keeps the events; asks to stop at a given step."""
 
+    stop = 0
+
     def __init__(self, stop_at: int | None = None) -> None:
-        self.stop = 0
         self.events: list[tuple[str, dict[str, Any]]] = []
         self._stop_at = stop_at
 

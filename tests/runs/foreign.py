@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bench.runs.external import External, load_external
 from bench.runs.opening import experiments
 from bench.spec import run_spec
+from bench.stopping import Reporter
 
 WIDTH, DIM, PATCH, SIZE, LAYERS, CONTEXT = 32, 24, 8, 32, 2, 16
 CONFIG = {
@@ -216,10 +217,8 @@ def folder_of(state: dict[str, Tensor], folder: Path, config: dict[str, Any]) ->
     return f"open_clip:{folder}"
 
 
-class Heard:
-    """A reporter that remembers warnings."""
-
-    stop = 0
+class Heard(Reporter):
+    """Remembers warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []

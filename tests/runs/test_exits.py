@@ -20,7 +20,7 @@ from bench.engine import Engine
 from bench.errors import BenchError, EndedByPlugin
 from bench.plugins import entries
 from bench.results.store import Store
-from bench.stopping import Silent
+from bench.stopping import Reporter
 from bench.sweeps.job import Outcome
 from bench.sweeps.spec import sweep_spec
 from bench.sweeps.sweep import Settings, Sweep
@@ -130,10 +130,10 @@ def test_trials_are_counted_as_failed(verb: list[str], how: str, tiny_suite: Pat
 @pytest.mark.parametrize("how", ["sys.exit(0)", "raise KeyboardInterrupt"])
 def test_a_trial_in_a_thread_of_ray_fails(how: str, tiny_suite: Path, tmp_path: Path) -> None:
     spec = sweep_spec({"methods": (quits(tmp_path, "loss", how),), "suites": (str(tiny_suite),), "trials": 0, "seeds": (0,)})
-    sweep = Sweep(spec, store=tmp_path / "s", settings=Settings(), reporter=Silent())
+    sweep = Sweep(spec, store=tmp_path / "s", settings=Settings(), reporter=Reporter())
     (job,) = sweep.queue.jobs
     outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(sweep.work.do(job, Silent())))
+    thread = threading.Thread(target=lambda: outcomes.append(sweep.work.do(job, Reporter())))
     thread.start()
     thread.join()
     assert [outcome.status for outcome in outcomes] == ["failed"]

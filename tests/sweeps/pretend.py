@@ -1,4 +1,4 @@
-"""Jobs that train nothing, a queue of them, and a watch that keeps what it is told: what the tests of runners dispatch."""
+"""Jobs that train nothing, a queue of them, and a reporter that keeps what it is told: what the tests of runners dispatch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from bench.stopping import Reporter
 from bench.sweeps.job import Job, Outcome
 
 
@@ -112,25 +113,19 @@ class Line:
         return not any(state in ("to do", "running") for state in self.state.values())
 
 
-class Told:
-    """A watch. `when` is called with it whenever it is told something, for a test to act in the midst of a sweep."""
+class Told(Reporter):
+    """A reporter. `when` is called with it whenever it is told something, for a test to act in the midst of a sweep."""
+
+    stop, now = 0, False
 
     def __init__(self, when: Callable[[Told], None] = lambda told: None) -> None:
-        self.stop, self.now = 0, False
         self.lines: list[tuple[str, str, Any]] = []
         self._when = when
 
-    def started(self, job: Job, where: str) -> None:
-        self._add("started", job.id, where)
-
-    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
-        self._add(kind, job.id, fields)
-
-    def settled(self, job: Job, outcome: Outcome) -> None:
-        self._add("settled", job.id, outcome)
-
-    def note(self, text: str) -> None:
-        self._add("note", "", text)
+    def event(self, kind: str, **fields: Any) -> None:
+        job: Job | None = fields.pop("job", None)
+        what = fields.get({"started": "where", "settled": "outcome", "warning": "text"}.get(kind, ""), fields)
+        self._add("note" if job is None else kind, "" if job is None else job.id, what)
 
     def of(self, kind: str) -> list[tuple[str, Any]]:
         return [(name, what) for told, name, what in self.lines if told == kind]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.results.store import Store
-from bench.stopping import Silent
+from bench.stopping import Reporter
 from bench.sweeps import work
 from bench.sweeps.local import LocalRunner
 from bench.sweeps.runner import Resources, short_of_cores
@@ -190,6 +190,6 @@ def test_a_process_between_two_jobs_holds_no_memory_of_a_gpu(
     given_back: list[str] = []
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: given_back.append("all"))
-    outcome = plan(tiny_suite, tmp_path, "linear-probe", trials=0).work.do(job("no such method"), Silent())
+    outcome = plan(tiny_suite, tmp_path, "linear-probe", trials=0).work.do(job("no such method"), Reporter())
     assert outcome.status == "failed"
     assert given_back == ["all"]

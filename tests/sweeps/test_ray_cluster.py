@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bench.errors import BenchError, MissingPrerequisite, UsageError
-from bench.stopping import Silent
+from bench.stopping import Reporter
 from bench.sweeps.ray.runner import RayRunner
 from bench.sweeps.runner import Resources
 from bench.sweeps.spec import sweep_spec
@@ -162,7 +162,7 @@ def test_two_gpus_of_a_node_train_one_model_to_the_same_result(cluster: Any, tin
     def trained(name: str, **fields: Any) -> tuple[str, int, dict[str, float]]:
         """Where the trial ran, on how many devices, and its scores."""
         spec = sweep_spec({"methods": ("full-finetune",), "suites": (str(tiny_suite),), "seeds": (0,), "trials": 0, **fields})
-        whole = Sweep(spec, store=tmp_path / name, settings=Settings(device="cpu", threads=1), reporter=Silent())
+        whole = Sweep(spec, store=tmp_path / name, settings=Settings(device="cpu", threads=1), reporter=Reporter())
         told = pretend.Told()
         whole.run(told)
         ((_, where),) = told.of("started")

@@ -11,6 +11,7 @@ import pytest
 
 from bench.cli import main
 from bench.errors import BenchError
+from bench.stopping import Reporter
 from bench.sweeps import local, room
 from bench.sweeps.ray import runner as ray_runner
 from bench.sweeps.runner import Resources
@@ -18,25 +19,25 @@ from bench.sweeps.runner import Resources
 GIB = 2**30
 
 
-class Notes:
-    """A watch that keeps what it is told."""
+class Notes(Reporter):
+    """Keeps what it is told."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def note(self, text: str) -> None:
-        self.texts.append(text)
+    def event(self, kind: str, **fields: Any) -> None:
+        self.texts.append(fields["text"])
 
 
 @pytest.mark.parametrize(("free", "count"), [(100, 4), (12, 4), (11, 3), (6, 2), (1, 1)])
 def test_a_local_sweep_starts_as_many_as_fit(monkeypatch: pytest.MonkeyPatch, free: int, count: int) -> None:
     monkeypatch.setattr(local, "peak_of_a_trial", lambda queue: 3 * GIB)
     monkeypatch.setattr(room, "available", lambda: free * GIB)
-    watch: Any = Notes()
-    slots = local.LocalRunner(Resources(gpus=0, most=4))._slots(None, watch)  # type: ignore[arg-type]
+    told_to = Notes()
+    slots = local.LocalRunner(Resources(gpus=0, most=4))._slots(None, told_to)  # type: ignore[arg-type]
     assert len(slots) == count
     told = [f"a trial takes up to 3.0 GiB of memory: {count} at once instead of 4"]
-    assert watch.texts == (told if count < 4 else [])
+    assert told_to.texts == (told if count < 4 else [])
 
 
 def test_ray_is_told_what_a_trial_takes() -> None:

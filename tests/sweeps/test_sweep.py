@@ -78,10 +78,11 @@ def test_the_search_cannot_see_a_shift(tiny_suite: Path, tmp_path: Path, monkeyp
 
 def test_every_fit_is_trained_once_and_none_is_waited_for(tiny_suite: Path, tmp_path: Path) -> None:
     class Checks(Listener):
-        def started(self, job: Any, where: str) -> None:
-            super().started(job, where)
-            missing = [fit_id for fit_id in job.needs if Store(tmp_path).fit(fit_id) is None]
-            assert not missing, f"{job.label} starts before what it is built on"
+        def event(self, kind: str, **fields: Any) -> None:
+            super().event(kind, **fields)
+            if kind == "started":
+                missing = [fit_id for fit_id in fields["job"].needs if Store(tmp_path).fit(fit_id) is None]
+                assert not missing, f"{fields['job'].label} starts before what it is built on"
 
     # Two wrappers of one fine-tuner that starts from the probe, which is a contender as well.
     planned, checks = (

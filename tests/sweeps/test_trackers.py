@@ -12,6 +12,7 @@ from bench.errors import MissingPrerequisite, UsageError
 from bench.results.record import RunRecord, SplitMetrics
 from bench.results.store import Store
 from bench.spec import SEARCH_SEED
+from bench.stopping import Reporter
 from bench.sweeps import trackers
 from bench.sweeps.job import Job, Outcome
 from bench.sweeps.trackers import check_kinds, tracked
@@ -22,40 +23,35 @@ JOB = Job(
 )
 
 
-class Told:
-    """A watch that keeps what it is told."""
-
-    stop, now = 0, False
+class Told(Reporter):
+    """Keeps what it is told."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[Any, ...]] = []
 
-    def started(self, job: Job, where: str) -> None:
-        self.lines.append(("started", job.id, where))
-
-    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
-        self.lines.append((kind, job.id))
-
-    def settled(self, job: Job, outcome: Outcome) -> None:
-        self.lines.append((outcome.status, job.id))
-
-    def note(self, text: str) -> None:
-        self.lines.append(("note", text))
+    def event(self, kind: str, **fields: Any) -> None:
+        job: Job | None = fields.get("job")
+        if job is None:
+            self.lines.append(("note", fields["text"]))
+        elif kind == "started":
+            self.lines.append((kind, job.id, fields["where"]))
+        else:
+            self.lines.append((fields["outcome"].status if kind == "settled" else kind, job.id))
 
 
 def interrupted_and_continued(kind: str, store: Path) -> Told:
     """Epoch 1, a stop, epoch 2, done; with a record of the result in the store."""
     told = Told()
-    with tracked(told, [kind], store) as watch:
-        watch.started(JOB, "here")
-        watch.progress(JOB, "epoch", {"epoch": 1, "epochs": 2, "loss": 0.75, "id_val": 0.5})
-        watch.settled(JOB, Outcome("cancelled"))
+    with tracked(told, [kind], store) as reporter:
+        reporter.event("started", job=JOB, where="here")
+        reporter.event("epoch", job=JOB, epoch=1, epochs=2, loss=0.75, id_val=0.5)
+        reporter.event("settled", job=JOB, outcome=Outcome("cancelled"))
     save_record(store)
-    with tracked(told, [kind], store) as watch:
-        watch.started(JOB, "there")
-        watch.progress(JOB, "step", {"step": 3, "total": 4, "loss": 0.5})
-        watch.progress(JOB, "epoch", {"epoch": 2, "epochs": 2, "loss": 0.25, "id_val": 0.625})
-        watch.settled(JOB, Outcome("done"))
+    with tracked(told, [kind], store) as reporter:
+        reporter.event("started", job=JOB, where="there")
+        reporter.event("step", job=JOB, step=3, total=4, loss=0.5)
+        reporter.event("epoch", job=JOB, epoch=2, epochs=2, loss=0.25, id_val=0.625)
+        reporter.event("settled", job=JOB, outcome=Outcome("done"))
     return told
 
 
@@ -100,8 +96,8 @@ SCORES = {"score/sketch": {0: 0.375}, "score/OOD": {0: 0.375}}
 
 def test_without_trackers_the_watch_stays_what_it_is(tmp_path: Path) -> None:
     told = Told()
-    with tracked(told, [], tmp_path) as watch:
-        assert watch is told
+    with tracked(told, [], tmp_path) as reporter:
+        assert reporter is told
 
 
 def test_tensorboard_gets_epochs_and_scores_of_both_starts_in_one_folder(tmp_path: Path) -> None:
@@ -118,9 +114,9 @@ def test_rungs_and_trials_and_runs_of_a_method_have_names_of_their_own(tmp_path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     trial = replace(JOB, id="run-ab", phase="search", seed=SEARCH_SEED, trial=3)
     rung = replace(trial, id="rung-ab-1", phase="rung", epoch=1)
-    with tracked(Told(), ["mlflow"], tmp_path) as watch:
+    with tracked(Told(), ["mlflow"], tmp_path) as reporter:
         for job in (JOB, trial, rung):
-            watch.started(job, "here")
+            reporter.event("started", job=job, where="here")
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
     assert {run.info.run_name for run in runs} == {"run wise-ft, seed 1", "trial 3 wise-ft", "trial 3 wise-ft to epoch 1"}

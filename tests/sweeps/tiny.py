@@ -1,4 +1,4 @@
-"""A sweep on the tiny suite in this process, and a watch that remembers."""
+"""A sweep on the tiny suite in this process, and a reporter that remembers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.results.record import RunRecord
-from bench.stopping import Silent
+from bench.stopping import Reporter
 from bench.sweeps.job import Job, Outcome
 from bench.sweeps.spec import sweep_spec
 from bench.sweeps.sweep import Settings, Sweep
 
 
-class Listener:
+class Listener(Reporter):
     """Keeps what it is told; asks to stop when `stop_at` (kind, n-th time) has happened."""
 
-    now = False
+    stop = 0
 
     def __init__(self, stop_at: tuple[str, int] | None = None) -> None:
-        self.stop = 0
         self.starts: list[Job] = []
         self.ends: list[tuple[Job, Outcome]] = []
         self.events: list[tuple[Job, str, dict[str, Any]]] = []
@@ -31,19 +30,17 @@ class Listener:
             if self._stop_at[1] == 0:
                 self.stop = 15
 
-    def started(self, job: Job, where: str) -> None:
-        self.starts.append(job)
-        self._count("started")
-
-    def progress(self, job: Job, kind: str, fields: dict[str, Any]) -> None:
-        self.events.append((job, kind, fields))
+    def event(self, kind: str, **fields: Any) -> None:
+        job: Job | None = fields.pop("job", None)
+        if job is None:
+            self.notes.append(fields["text"])
+        elif kind == "started":
+            self.starts.append(job)
+        elif kind == "settled":
+            self.ends.append((job, fields["outcome"]))
+        else:
+            self.events.append((job, kind, fields))
         self._count(kind)
-
-    def settled(self, job: Job, outcome: Outcome) -> None:
-        self.ends.append((job, outcome))
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
     def trained(self) -> list[str]:
         """fit_ids of the trainings that were begun, in order."""
@@ -53,7 +50,7 @@ class Listener:
 def plan(suite: Path, store: Path, *methods: str, shard: tuple[int, int] = (1, 1), every: float = 60, **fields: Any) -> Sweep:
     """A sweep over the tiny suite, in this process unless told otherwise."""
     spec = sweep_spec({"methods": methods, "suites": (str(suite),), "seeds": (0, 1), "runner": "inline", **fields})
-    return Sweep(spec, store=store, settings=Settings(checkpoint_seconds=every), reporter=Silent(), shard=shard)
+    return Sweep(spec, store=store, settings=Settings(checkpoint_seconds=every), reporter=Reporter(), shard=shard)
 
 
 def sweep(suite: Path, store: Path, *methods: str, **fields: Any) -> tuple[list[RunRecord], Listener]:

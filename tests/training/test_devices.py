@@ -25,7 +25,7 @@ from bench.methods.lp_ft import LPFT
 from bench.methods.masked_counterfactual import MaskedCounterfactual
 from bench.results.record import RunRecord
 from bench.results.store import FitRecord, Store
-from bench.stopping import Silent
+from bench.stopping import Reporter
 from bench.training import devices
 from bench.training.devices import DeviceLost, Ranks, together
 from bench.training.step import Learner
@@ -100,7 +100,7 @@ def test_two_devices_equal_one_for_every_method(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))  # the other process imports this module
     torch.set_num_threads(1)
     alone = trained(Ranks(), ALONE)
-    with together(partial(follow, ALONE), TWO, Silent()) as ranks:
+    with together(partial(follow, ALONE), TWO, Reporter()) as ranks:
         both = trained(ranks, ALONE)
     for (method, traits), one, two in zip(CASES, alone, both, strict=True):
         assert two[0] == pytest.approx(one[0], rel=1e-6), f"{method!r} on {traits.layout}"
@@ -117,7 +117,7 @@ def run(
     return record, Store(store).fit(record.fit_id)
 
 
-class StopsAt(Silent):
+class StopsAt(Reporter):
     """A reporter that asks to stop when a step is done, or kills the other process there."""
 
     def __init__(self, step: int, *, kills: bool = False) -> None:

@@ -25,7 +25,7 @@ from bench.methods.full_finetune import FullFinetune
 from bench.methods.masked_counterfactual import MaskedCounterfactual
 from bench.results.record import RunRecord
 from bench.results.store import Store
-from bench.stopping import Silent
+from bench.stopping import Reporter
 from bench.training.devices import Ranks
 from bench.training.step import Learner
 
@@ -104,7 +104,7 @@ class Hungry(FullFinetune):
 """
 
 
-class StopsAtStepThree(Silent):
+class StopsAtStepThree(Reporter):
     """A reporter that asks to stop, once, and keeps the warnings."""
 
     def __init__(self) -> None:

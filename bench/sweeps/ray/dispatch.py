@@ -14,9 +14,10 @@ from ray.exceptions import RayTaskError
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ...stopping import Reporter
 from ..job import Job, Outcome
 from ..queue import Queue
-from ..runner import Resources, Watch
+from ..runner import Resources
 from ..work import Work
 from .session import carried
 from .trial import Board, do
@@ -40,8 +41,8 @@ class _Attempt:
 class Dispatch:
     """What searcher and callback share. Tune pickles them for a restore that never happens; this stays in the driver."""
 
-    def __init__(self, queue: Queue, work: Work, watch: Watch, slots: int, most: int | None) -> None:
-        self.queue, self.work, self.watch, self.slots, self.most = queue, work, watch, slots, most
+    def __init__(self, queue: Queue, work: Work, reporter: Reporter, slots: int, most: int | None) -> None:
+        self.queue, self.work, self.reporter, self.slots, self.most = queue, work, reporter, slots, most
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self.attempts: dict[str, _Attempt] = {}
@@ -65,11 +66,11 @@ class Dispatch:
 
     def turn(self) -> None:
         """Called about ten times a second: pass on a stop, and tell what trials posted."""
-        if self.watch.stop and not self._told:
-            self._told = self.watch.stop
+        if self.reporter.stop and not self._told:
+            self._told = self.reporter.stop
             self.board.ask_to_stop.remote(self._told)
         self.read()
-        if self.watch.now or (self._told and all(one.began is None for one in self.attempts.values())):
+        if self.reporter.now or (self._told and all(one.began is None for one in self.attempts.values())):
             raise Leave
 
     def read(self) -> None:
@@ -87,9 +88,9 @@ class Dispatch:
                 continue
             if kind == "started":
                 one.began = time.monotonic()
-                self.watch.started(one.job, fields["where"])
+                self.reporter.event("started", job=one.job, where=fields["where"])
             else:
-                self.watch.progress(one.job, kind, fields)
+                self.reporter.event(kind, job=one.job, **fields)
 
     def settle(self, attempt: str, outcome: Outcome | None, error: str = "") -> None:
         """An attempt ended: with an outcome, or with its process."""
@@ -107,7 +108,7 @@ class Dispatch:
         outcome = outcome or Outcome("lost", error, seconds)
         self.queue.settle(one.job.id, outcome)
         if one.began is not None or outcome.status != "cancelled":
-            self.watch.settled(one.job, outcome)
+            self.reporter.event("settled", job=one.job, outcome=outcome)
 
 
 class QueueSearcher(Searcher):
@@ -120,7 +121,7 @@ class QueueSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a text
         """A trial's configuration; None while nothing is ready; FINISHED at the end."""
         self._dispatch.turn()  # while nothing runs, Tune's loop asks for trials and does nothing else
-        if self._dispatch.watch.stop or self._dispatch.queue.over:
+        if self._dispatch.reporter.stop or self._dispatch.queue.over:
             return str(Searcher.FINISHED)
         job = self._dispatch.next(trial_id)
         return None if job is None else {"attempt": trial_id, "job": job.as_json()}
@@ -155,14 +156,14 @@ class QueueCallback(tune.Callback):
         self._dispatch.settle(trial.config["attempt"], *_ended(trial))
 
 
-def dispatch(queue: Queue, work: Work, watch: Watch, resources: Resources, slots: int, folder: Path) -> None:
+def dispatch(queue: Queue, work: Work, reporter: Reporter, resources: Resources, slots: int, folder: Path) -> None:
     """Run Tune until the queue is over or a stop was asked for.
 
     Args:
         resources: with `gpus` decided. slots: for how many trials there is room now.
         folder: of the driver's machine; Tune insists on one, and what it writes there is never read.
     """
-    shared = Dispatch(queue, work, watch, slots, resources.most)
+    shared = Dispatch(queue, work, reporter, slots, resources.most)
     environment, board = carried(), shared.board
 
     def trial(config: dict[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BenchError, MissingPrerequisite
+from ...stopping import Reporter
 from .session import carried
 
 if TYPE_CHECKING:
     from ..queue import Queue
-    from ..runner import Resources, Watch
+    from ..runner import Resources
     from ..work import Work
 
 #: Free bytes below which a node is refused, and below which it is mentioned.
@@ -63,7 +64,7 @@ class Answer:
     notes: tuple[str, ...] = ()
 
 
-def preflight(queue: Queue, work: Work, watch: Watch, resources: Resources, nodes: list[dict[str, Any]]) -> None:
+def preflight(queue: Queue, work: Work, reporter: Reporter, resources: Resources, nodes: list[dict[str, Any]]) -> None:
     """Ask every node, and this process, whose answer is the measure.
 
     Args:
@@ -94,7 +95,7 @@ def preflight(queue: Queue, work: Work, watch: Watch, resources: Resources, node
             answers = [here]
         else:
             here = inspect(question)
-            answers = _ask(question, offered, watch)
+            answers = _ask(question, offered, reporter)
     except OSError as error:
         raise MissingPrerequisite(
             f"the store cannot be written: {error.strerror}", where=str(work.store), fix="another one with --store"
@@ -104,8 +105,8 @@ def preflight(queue: Queue, work: Work, watch: Watch, resources: Resources, node
             (work.store / mark).unlink(missing_ok=True)
     for answer in answers:
         for text in answer.notes:
-            watch.note(f"{answer.host}: {text}")
-    if watch.stop:
+            reporter.event("warning", text=f"{answer.host}: {text}")
+    if reporter.stop:
         return
     if not answers:
         raise MissingPrerequisite("no node of the cluster answers", where=f"--address {resources.address}", fix="`ray status`")
@@ -125,7 +126,7 @@ def _with_gpus(question: Question, gpus: int) -> Question:
     return Question(**{**question.__dict__, "gpus": gpus})
 
 
-def _ask(question: Question, offered: dict[str, int], watch: Watch) -> list[Answer]:
+def _ask(question: Question, offered: dict[str, int], reporter: Reporter) -> list[Answer]:
     """Every node's answer, asked side by side; those that have answered when a stop is asked for."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -139,14 +140,14 @@ def _ask(question: Question, offered: dict[str, int], watch: Watch) -> list[Answ
         for node, gpus in offered.items()
     }
     until, left = time.monotonic() + _PATIENCE, list(asked.values())
-    while left and time.monotonic() < until and not watch.stop:
+    while left and time.monotonic() < until and not reporter.stop:
         _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
     answers = []
     for node, answer in asked.items():
         try:
             answers.append(ray.get(answer, timeout=0))
         except ray.exceptions.GetTimeoutError:
-            if not watch.stop:
+            if not reporter.stop:
                 answers.append(Answer(f"node {node[:8]}", {}, (f"no answer within {_PATIENCE:g} s",)))
         except ray.exceptions.TaskUnschedulableError:
             continue  # it has died a moment ago, and Ray lists it still

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BenchError
+from ...stopping import Reporter
 from ...training.memory import gib
-from ..runner import Resources, Watch, short_of_cores
+from ..runner import Resources, short_of_cores
 from .session import session
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class RayRunner:
     resources: Resources
     log: Path
 
-    def run(self, queue: Queue, work: Work, watch: Watch) -> None:
+    def run(self, queue: Queue, work: Work, reporter: Reporter) -> None:
         """See `Runner.run`.
 
         Raises:
@@ -40,7 +41,7 @@ class RayRunner:
             from .dispatch import dispatch
             from .preflight import preflight
 
-            if watch.stop:
+            if reporter.stop:
                 return
             alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
             nodes = _labelled(self.resources, alive)
@@ -48,15 +49,16 @@ class RayRunner:
             if not resources.gpus:
                 resources = replace(resources, memory=peak_of_a_trial(queue))
             fitting = _slots(resources, nodes)
-            preflight(queue, work, watch, resources, [node for node in nodes if fitting[node["NodeID"]]])
+            preflight(queue, work, reporter, resources, [node for node in nodes if fitting[node["NodeID"]]])
             slots = min(sum(fitting.values()), resources.most or sum(fitting.values()))
             usable = sum(map(bool, fitting.values()))
-            watch.note(f"Ray: {slots} at once on {usable} {'node' if usable == 1 else 'nodes'}; its log: {self.log}")
+            on = "1 node" if usable == 1 else f"{usable} nodes"
+            reporter.event("warning", text=f"Ray: {slots} at once on {on}; its log: {self.log}")
             roomy = [node["Resources"] for node in nodes if fitting[node["NodeID"]]]
             for text in dict.fromkeys(short_of_cores(resources, node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in roomy):
                 if text:
-                    watch.note(text)
-            dispatch(queue, work, watch, resources, slots, folder)
+                    reporter.event("warning", text=text)
+            dispatch(queue, work, reporter, resources, slots, folder)
 
 
 def _labelled(resources: Resources, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from ...stopping import Reporter
 from ..job import Job, Outcome
 from ..runner import LOG, Resources, progress_of
 from ..work import Work
@@ -57,7 +58,7 @@ class Board:
         return self._stop
 
 
-class BoardReporter:
+class BoardReporter(Reporter):
     """The reporter of a trial.
 
     Args:
