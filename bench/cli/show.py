@@ -92,7 +92,7 @@ def find_run(store: Store, name: str, seed: int | None = None) -> RunRecord:
         return store.read_run(path)
     found = [
         record
-        for _, record in store.records()
+        for _, record in store.records(name)
         if name in (record.label, record.method.get("name")) or record.fit_id.startswith(name) or record.eval_id.startswith(name)
         if seed is None or record.seed == seed
     ]

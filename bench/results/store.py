@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +44,8 @@ LOG = "log.jsonl"
 #: In a run's folder: runs of the same id from packs, where the folder is another run's.
 PACKS = "packs"
 _STAYS = ("lease", PACKS)
+#: Threads that read records.
+_READERS = 32
 
 #: Without a handler, Python prints warnings on stderr.
 _log = logging.getLogger(__name__)
@@ -264,14 +269,37 @@ class Store:
                 "a run's record is damaged", where=str(path), fix="remove its folder and run again; the fit is kept"
             ) from error
 
-    def records(self) -> Iterator[tuple[Path, RunRecord]]:
-        """Every readable record with its path, in the order of the paths; a damaged one is told on stderr and left out."""
-        runs = self.runs_dir
-        for path in sorted([*runs.glob("*/*/*/*/record.json"), *runs.glob(f"*/*/*/*/{PACKS}/*/record.json")]):
+    def records(self, method: str = "") -> Iterator[tuple[Path, RunRecord]]:
+        """Every readable record with its path, in the order of the paths; a damaged one is told on stderr and left out.
+
+        Args:
+            method: only the runs of this one, if it has any.
+        """
+        folders = sorted(self.runs_dir.glob(f"*/*/{glob.escape(method)}/*")) if method else []
+        # On a file server every operation takes a millisecond: one after another, 10,000 runs would take 50 s instead of 6.
+        with ThreadPoolExecutor(_READERS) as pool:
+            for found in pool.map(self._records_in, folders or sorted(self.runs_dir.glob("*/*/*/*"))):
+                yield from found
+
+    def _records_in(self, folder: Path) -> list[tuple[Path, RunRecord]]:
+        found = []
+        for path in (*sorted((folder / PACKS).glob("*/record.json")), folder / "record.json"):
             try:
-                yield path, self.read_run(path)
+                found.append((path, self.read_run(path)))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
             except BenchError as error:
                 _log.warning("warning: %s", plain(str(error)))
+        return found
+
+    def stamps(self) -> dict[str, tuple[int, int, int]]:
+        """When every record was written, its size, and its inode, which is new after every replacement."""
+        runs, found = self.runs_dir, {}
+        for path in (*runs.glob("*/*/*/*/record.json"), *runs.glob(f"*/*/*/*/{PACKS}/*/record.json")):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                found[str(path)] = (status.st_mtime_ns, status.st_size, status.st_ino)
+        return found
 
 
 def _below(folder: Path, record: RunRecord) -> Path:

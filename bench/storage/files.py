@@ -118,7 +118,7 @@ def finite_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, or a number is not finite (`NaN`, `Infinity`, `1e999`), of which later steps would make anything.
+        ValueError: it is not JSON, or a number is not finite (`NaN`, `Infinity`, `1e999`).
     """
     return json.loads(text, parse_constant=_finite, parse_float=_finite)
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ..method import Method
-from ..results.index import records
 from ..results.record import RunRecord
 from ..results.store import Store
 from ..runs.experiment import Experiment
@@ -39,7 +38,7 @@ class Costs:
                 self._add_fit(path.parent.name, record["identity"], float(record["seconds"]))
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # an estimate does without a record that cannot be read
-        for _, run in records(store):
+        for _, run in store.records():
             self._add_run(run)
 
     def look_again(self, fit_id: str) -> None:

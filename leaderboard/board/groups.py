@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from bench.identity import canonical_json
-from bench.results.index import records as indexed
 from bench.results.record import RunRecord, SplitMetrics
 
 from .measures import when
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 def load(store: Store) -> list[RunRecord]:
     """The records that count: per (fit_id, eval_id) one done run (`precedence`); unfinished ones that nothing has replaced."""
     newest: dict[tuple[str, str, bool], RunRecord] = {}
-    for _, record in indexed(store):
+    for _, record in store.records():
         key = (record.fit_id, record.eval_id, record.status == "done")
         if key not in newest or record.precedence >= newest[key].precedence:
             newest[key] = record

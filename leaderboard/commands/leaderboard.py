@@ -176,8 +176,6 @@ def _check_outputs(form: Format, html: Path | None, serve: bool, bibtex: bool, p
 
 
 def _serve(page: Source, port: int) -> None:
-    from bench.results.index import stamps
-
     from ..page.serve import Server, serve
 
     server = Server(port)
@@ -185,7 +183,7 @@ def _serve(page: Source, port: int) -> None:
         serve(
             server,
             make=lambda: page.page(page.records(), live=True),
-            stamp=lambda: stamps(page.store.runs_dir),
+            stamp=page.store.stamps,
             ready=typer.echo,
             tell=say,
         )

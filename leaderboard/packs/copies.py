@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.results.index import records as indexed
 from bench.results.record import RunRecord
 from bench.tables.table import Column, Row, Table
 
@@ -43,7 +42,7 @@ def copies(store: Store, of: Iterable[RunRecord]) -> list[Copy]:
     """Find the runs of a store that have the ids of these ones, which count, and do not count themselves."""
     counted = {(record.fit_id, record.eval_id): record for record in of}
     found: list[Copy] = []
-    for path, record in indexed(store):
+    for path, record in store.records():
         own = counted.get((record.fit_id, record.eval_id))
         if own is not None and record.status == "done" and path.parent != store.run_dir(own):
             found.append(Copy(own, record))

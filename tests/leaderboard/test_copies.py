@@ -18,7 +18,6 @@ from bench.leaderboard.packs.copies import copies
 from bench.leaderboard.packs.merge import merge
 from bench.leaderboard.packs.pack import open_pack, write_pack
 from bench.leaderboard.statistics.predictions import Predictions
-from bench.results import index
 from bench.results.record import RunRecord
 from bench.results.store import Store
 
@@ -87,7 +86,6 @@ def test_both_are_kept_and_the_stores_own_counts(mine: tuple[Store, RunRecord], 
         outcomes = Predictions(store).outcomes(record, "art")
         assert outcomes is not None
         assert outcomes.correct.mean() == pytest.approx(record.metrics["art"].accuracy)
-    assert index.records(store) == list(store.records())
     (counted,) = [record for record in load(store) if record.eval_id == own.eval_id]
     assert counted == own
     (board,) = boards(load(store), View()).boards
