@@ -129,7 +129,10 @@ def configure(method: type[Method], values: Mapping[str, Any], recipe: Mapping[s
         default = field.get_default(call_default_factory=True)
         chosen = merged.get(key, default.name if isinstance(default, Method) else None)
         if chosen is not None and _holds_methods(field.annotation):
-            merged[key] = _with_methods(chosen, nested.pop(key, {}), recipe, f"`{key}` of {method.name}")
+            inner, where = nested.pop(key, {}), f"`{key}` of {method.name}"
+            several = not inspect.isclass(field.annotation) and isinstance(chosen, (list, tuple))
+            made = [_as_method(one, inner, recipe, where) for one in (chosen if several else [chosen])]
+            merged[key] = made if several else made[0]
     if nested:
         raise UsageError(f"{method.name} has no method nested in `{next(iter(nested))}`")
     try:
@@ -147,10 +150,8 @@ def _holds_methods(annotation: Any) -> bool:
     return own or any(map(_holds_methods, get_args(annotation)))
 
 
-def _with_methods(chosen: Any, values: Mapping[str, Any], recipe: Mapping[str, Any], where: str) -> Any:
-    """What was given for a field that holds methods, its names and tables made into methods."""
-    if isinstance(chosen, (list, tuple)):
-        return [_with_methods(one, values, recipe, where) for one in chosen]
+def _as_method(chosen: Any, values: Mapping[str, Any], recipe: Mapping[str, Any], where: str) -> Method:
+    """What was given for a field that holds methods: a method, its name, or a table of its name and parameters."""
     if isinstance(chosen, Method):
         return chosen
     table: dict[str, Any] = dict(chosen) if isinstance(chosen, Mapping) else {"name": chosen}

@@ -13,17 +13,15 @@ from .errors import EndedByPlugin, Interrupted, Told
 
 
 class Reporter:
-    """Where progress goes, and whether a stop was asked for. This one tells nothing: override what is wanted."""
+    """Where progress goes, and whether a stop was asked for. This one tells nothing: override what is wanted.
 
-    @property
-    def stop(self) -> int:
-        """Number of a signal that asked to stop, or 0: what runs saves its state, and nothing new is started."""
-        return 0
+    Attributes:
+        stop: number of a signal that asked to stop, or 0: what runs saves its state, and nothing new is started.
+        now: whether a second signal asked to stop without saving anything.
+    """
 
-    @property
-    def now(self) -> bool:
-        """Whether a second signal asked to stop without saving anything."""
-        return False
+    stop: int = 0
+    now: bool = False
 
     def event(self, kind: str, **fields: Any) -> None:
         """Tell that something happened (`step`, `epoch`, `resumed`, ...).
@@ -40,12 +38,12 @@ class PassedOn(Reporter):
         self.to = to
 
     @property
-    def stop(self) -> int:
+    def stop(self) -> int:  # type: ignore[override]
         """As the other's."""
         return self.to.stop
 
     @property
-    def now(self) -> bool:
+    def now(self) -> bool:  # type: ignore[override]
         """As the other's."""
         return self.to.now
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.filesize import decimal as size
 
 from .backbones.backbone import ImageTower, TextTower
 from .classifier import Classifier
@@ -25,7 +26,7 @@ from .identity import torch_stream
 from .method import FineTuner, HeadInit, Method, Traits
 from .stopping import Reporter, stop_if_asked
 from .training.loop import train
-from .training.memory import available, fitting_part, gib, step_memory, wanted_part
+from .training.memory import available, fitting_part, step_memory, wanted_part
 
 if TYPE_CHECKING:
     from .runs.experiment import Experiment
@@ -181,7 +182,7 @@ class Task:
         part = fitting_part(method, memory, wanted, available() // engine.devices)
         if part < wanted:
             self._reporter.event(
-                "warning", text=f"{gib(available())} of memory are free: {part} images at a time instead of {wanted}"
+                "warning", text=f"{size(available())} of memory are free: {part} images at a time instead of {wanted}"
             )
         return replace(engine, micro_batch=part if part < share or engine.micro_batch else None), wanted
 

@@ -20,11 +20,12 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
+from rich.filesize import decimal as size
 
 from bench.errors import BenchError, UsageError
 from bench.results.store import Store, store_root
 from bench.spec import DEFAULT_BACKBONE, DEFAULT_SUITE
-from bench.tables.table import Format, render, say, size
+from bench.tables.table import Format, render, say
 
 #: An installed package carries no boards.
 BOARDS = Path(__file__).resolve().parents[1] / "leaderboard" / "boards"

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.filesize import decimal as size
 
 from ..errors import BenchError
-from ..tables.table import Cell, Column, Format, FormatOption, StoreOption, Table, print_tables, say, size
+from ..tables.table import Cell, Column, Format, FormatOption, StoreOption, Table, print_tables, say
 
 if TYPE_CHECKING:
     from ..results.store import Store

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.filesize import decimal as size
 
 from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
 from ..plain import plain
-from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables, say, shortened, size
+from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables, say, shortened
 from .suites import DataRootOption
 
 if TYPE_CHECKING:

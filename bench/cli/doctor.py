@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 import typer
+from rich.filesize import decimal as size
 
 from ..errors import BenchError
 from ..plain import plain
-from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, size
+from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_tables
 from .suites import DataRootOption
 
 _NEEDED = (

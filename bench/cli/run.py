@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.filesize import decimal as size
 
 from ..console.options import (
     BackboneOption,
@@ -19,7 +20,7 @@ from ..console.options import (
     ThreadsOption,
     engine,
 )
-from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, duration, print_json, print_tables, say, size
+from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, duration, print_json, print_tables, say
 
 if TYPE_CHECKING:
     from ..api import Outlook

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import fields, replace
 
 import typer
+from rich.filesize import decimal as size
 
 from ..engine import default_device
 from ..plain import plain
@@ -18,7 +19,7 @@ from ..sweeps.queue import Entry, Queue
 from ..sweeps.room import peak_of_a_trial
 from ..sweeps.spec import as_toml
 from ..sweeps.sweep import Settings, Sweep
-from ..tables.table import Column, Row, Table, duration, say, size
+from ..tables.table import Column, Row, Table, duration, say
 from ..training.memory import available
 
 

@@ -28,8 +28,6 @@ class StderrReporter(Reporter):
     kind of event that it shows.
     """
 
-    stop = 0
-    now = False
     _stopping = "stopping: saving the state (once more to stop at once)"
     #: Told of the second signal instead of the process being ended.
     _hurry: Callable[[], None] | None = None

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..storage.cache import Progress, replace_file
+from ..storage.atomic import write_with
+from ..storage.cache import Progress
 from .collection import Collection, EncodedOriginals, FolderOriginals, MergedOriginals, Originals, Rows
 from .corruptions.corrupted import CorruptedOriginals
 from .pixels.cache import available_cores
@@ -197,7 +198,7 @@ def _keep(file: Path, found: dict[int, str], compared: Sequence[str]) -> None:
     table = pa.table({"row": pa.array(list(rows), pa.int64()), "sha256": pa.array(list(rows.values()), pa.string())})
     table = table.replace_schema_metadata({"compared": json.dumps(sorted({*before, *compared}))})
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, lambda part: pq.write_table(table, part))
+    write_with(file, lambda part: pq.write_table(table, part))
 
 
 def _twins(collections: Sequence[Collection], progress: Progress | None) -> list[dict[int, str]]:

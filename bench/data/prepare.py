@@ -20,7 +20,9 @@ from PIL import Image
 
 from ..errors import BenchError, UsageError
 from ..identity import digest
-from ..storage.cache import Progress, sync, write_text
+from ..storage.atomic import sync, write_text
+from ..storage.cache import Progress
+from ..storage.files import toml_of
 from .cards.locations import cache_dir
 from .collection import Collection, fingerprint
 from .pixels.cache import available_cores
@@ -174,20 +176,19 @@ def _encoded(image: Image.Image, how: Preparation) -> bytes:
 def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
     """TOML of the copy's card; parts that were not prepared are read where they lie."""
     card = data_set.card
-    lines = [
-        f"# Made by `bench data prepare {card.name}`, version {_VERSION}.",
-        f"name = {json.dumps(f'{card.name}-{how.name}')}",
-        f"title = {json.dumps(f'{card.title}, short side {how.size} ({how.name})', ensure_ascii=False)}",
-        *(f"{key} = {json.dumps(getattr(card, key), ensure_ascii=False)}" for key in ("licence", "citation", "homepage")),
-        f"made_of = {json.dumps(card.made_of or card.name)}",
-        'folders = ["."]',
-        f"classes = {json.dumps(_classes(data_set), ensure_ascii=False)}",
-        f"identity = {json.dumps(card.identity)}",
-    ]
-    # Equal images stay equal: each is made by the same steps.
-    same = {where: count for where, count in card.duplicates.items() if {*where.split(" in ")} <= {*parts}}
-    lines += [f"duplicates = {_inline(same)}"] if same else []
+    made: dict[str, Any] = {
+        "name": f"{card.name}-{how.name}",
+        "title": f"{card.title}, short side {how.size} ({how.name})",
+        **{key: getattr(card, key) for key in ("licence", "citation", "homepage", "identity")},
+        "made_of": card.made_of or card.name,
+        "folders": ["."],
+        "classes": _classes(data_set),
+        # Equal images stay equal: each is made by the same steps.
+        "duplicates": {where: count for where, count in card.duplicates.items() if {*where.split(" in ")} <= {*parts}},
+        "parts": {},
+    }
     for name, part in card.parts.items():
+        stated: dict[str, Any] = {} if part.images is None else {"images": part.images}
         if name in parts:
             layout: dict[str, Any] = {"kind": "tar", "path": f"{name}-*.tar"}
         else:
@@ -195,11 +196,9 @@ def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
             if found is None or data_set.folder is None:
                 continue
             layout = _where_it_lies({"kind": found.kind} | found.model_dump(exclude_defaults=True), data_set.folder)
-        lines += ["", f"[parts.{json.dumps(name)}]"]
-        lines += [f"images = {part.images}"] if part.images is not None else []
-        lines += [f"pre_crop = {part.pre_crop}"] if part.pre_crop and name not in parts else []
-        lines += [f"layouts = [{_inline(layout)}]"]
-    return "\n".join(lines) + "\n"
+            stated |= {"pre_crop": part.pre_crop} if part.pre_crop else {}
+        made["parts"][name] = stated | {"layouts": [layout]}
+    return f"# Made by `bench data prepare {card.name}`, version {_VERSION}.\n{toml_of(made)}"
 
 
 def _classes(data_set: DataSet) -> str | tuple[str, ...]:
@@ -228,12 +227,3 @@ def _where_it_lies(layout: dict[str, Any], folder: Path) -> dict[str, Any]:
         if layout.get("join"):
             placed["join"] = layout["join"] | {"path": absolute(layout["join"]["path"])}
     return placed
-
-
-def _inline(value: Any) -> str:
-    """A value as TOML; tables on one line."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_inline(inner)}" for key, inner in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)

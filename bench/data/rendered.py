@@ -77,7 +77,7 @@ def rendered_split(source: RenderedSource, split: str, *, cache: Path, progress:
         if progress is not None:
             progress(f"rendering {split}", 1, 1)
 
-    stored_folder(folder, build, _is_intact)
+    stored_folder(folder, build, _is_intact, progress)
     groups_file = folder / "groups.npy"
     with in_cache(folder):
         return RenderedSplit(

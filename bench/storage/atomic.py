@@ -13,11 +13,14 @@ from safetensors import SafetensorError
 
 from ..errors import BenchError
 
+#: Seconds after which what a process was writing is taken for abandoned.
+_ABANDONED = 3600.0
 
-def _sync_folder(folder: Path) -> None:
-    # A rename is durable only once the folder entry is; some file systems refuse to sync folders, which costs only durability.
+
+def sync(path: Path) -> None:
+    """Bring a file or a folder's entries to disk; some systems refuse to sync folders, which costs only durability."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return
     try:
@@ -42,6 +45,7 @@ def write_with(path: Path, write: Callable[[Path], object], *, exclusive: bool =
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        made = temporary.stat().st_mtime
         if exclusive:
             try:
                 os.link(temporary, path)
@@ -49,7 +53,11 @@ def write_with(path: Path, write: Callable[[Path], object], *, exclusive: bool =
                 return False
         else:
             os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync(path.parent)
+        for left in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed, by the disk's clock
+            with contextlib.suppress(FileNotFoundError):
+                if left.stat().st_mtime < made - _ABANDONED:
+                    left.unlink()
         return True
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -64,6 +72,11 @@ def write_with(path: Path, write: Callable[[Path], object], *, exclusive: bool =
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str, *, exclusive: bool = False) -> bool:
+    """`write_with` for a text."""
+    return write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), exclusive=exclusive)
+
+
 @contextlib.contextmanager
 def locked(path: Path, between: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of what `path` is to become.
@@ -71,7 +84,7 @@ def locked(path: Path, between: Callable[[], None]) -> Iterator[None]:
     Args:
         between: called once a second while another process holds it, perhaps for many minutes; may raise to stop waiting.
     """
-    lock = FileLock(path.with_suffix(".lock"))
+    lock = FileLock(f"{path}.lock")
     while True:
         try:
             lock.acquire(timeout=1.0)
@@ -82,8 +95,3 @@ def locked(path: Path, between: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def write_text(path: Path, text: str, *, exclusive: bool = False) -> bool:
-    """`write_with` for a text."""
-    return write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), exclusive=exclusive)

@@ -1,16 +1,16 @@
-"""Results that are computed once and kept: written beside their target, synced and renamed, so that a crash leaves no half."""
+"""Results that are computed once and kept, in a cache that anybody may empty at any time."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError
+from .atomic import locked, sync
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,18 +49,26 @@ def mapped(file: Path) -> NDArray[Any]:
     return array
 
 
-def stored_folder(folder: Path, build: Callable[[Path], None], intact: Callable[[Path], bool]) -> None:
+def made_by_one(path: Path, progress: Progress | None) -> AbstractContextManager[None]:
+    """Hold the lock of what `path` is to become; while another process does, `progress` is called, and may raise."""
+    return locked(path, lambda: None if progress is None else progress(f"waiting for another process, at {path.name}", 0, 1))
+
+
+def stored_folder(
+    folder: Path, build: Callable[[Path], None], intact: Callable[[Path], bool], progress: Progress | None = None
+) -> None:
     """Make `folder` by `build(empty folder)` unless it is there and `intact`; one process builds, the others wait for it.
+
+    Args:
+        progress: called while another process builds; may raise to stop waiting.
 
     Raises:
         Whatever `build` raises; nothing is kept then. BenchError: as `in_cache`.
     """
-    from filelock import FileLock
-
     if folder.is_dir() and intact(folder):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with in_cache(folder), FileLock(f"{folder}.lock"):
+    with in_cache(folder), made_by_one(folder, progress):
         if folder.is_dir():
             if intact(folder):
                 return
@@ -79,43 +87,3 @@ def stored_folder(folder: Path, build: Callable[[Path], None], intact: Callable[
             shutil.rmtree(part, ignore_errors=True)
             raise
         sync(folder.parent)
-
-
-def replace_file(file: Path, write: Callable[[Path], None]) -> None:
-    """Let `write(path)` make a file beside `file`, then put it in its place at once.
-
-    Raises:
-        BenchError: as `in_cache`.
-    """
-    part = file.parent / f"{file.name}.part-{uuid.uuid4().hex}"
-    try:
-        with in_cache(file):
-            write(part)
-            sync(part)
-            made = part.stat().st_mtime
-            part.replace(file)
-            for left in file.parent.glob(f"{file.name}.part-*"):  # of a process that was killed, an hour ago on the disk's clock
-                if left.stat().st_mtime < made - 3600:
-                    left.unlink(missing_ok=True)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_text(file: Path, text: str) -> None:
-    """Put a text in place of `file` at once."""
-
-    def write(part: Path) -> None:
-        part.write_text(text, encoding="utf-8")
-
-    replace_file(file, write)
-
-
-def sync(path: Path) -> None:
-    """Bring a file or a folder's entries to disk, where the system can."""
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

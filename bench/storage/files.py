@@ -8,9 +8,11 @@ import math
 import stat
 import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+import tomli_w
 
 #: Bytes of a card, a list or a record; the longest that is shipped, ImageNet's 21,841 classes, has 1.4 million.
 _LONGEST: Final = 256 << 20
@@ -103,6 +105,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     table: dict[str, Any] = _parsed(path, tomllib.loads)
     return table
+
+
+def toml_of(table: Mapping[str, Any]) -> str:
+    """A table as TOML; what does not print is an escape."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\U{ord(c):08x}" for c in tomli_w.dumps(table))
 
 
 def read_json(path: Path) -> Any:

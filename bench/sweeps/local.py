@@ -15,9 +15,10 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import FrameType
 from typing import Any
 
+from rich.filesize import decimal as size
+
 from ..errors import UsageError
 from ..stopping import PassedOn, Reporter
-from ..training.memory import gib
 from .job import Job, Outcome
 from .queue import Queue
 from .room import fitting, peak_of_a_trial
@@ -92,7 +93,7 @@ class LocalRunner:
             wanted, peak = self._resources.most or by_cores, peak_of_a_trial(queue)
             count = fitting(peak, wanted)
             if count < wanted:
-                reporter.event("warning", text=f"a trial takes up to {gib(peak)} of memory: {count} at once instead of {wanted}")
+                reporter.event("warning", text=f"a trial takes up to {size(peak)} of memory: {count} at once instead of {wanted}")
             return [_Slot(f"process {n + 1}", hidden) for n in range(count)]
         if per_trial > len(gpus):
             raise UsageError(
@@ -275,8 +276,6 @@ def _watch_the_driver(reporter: _Piped, grace: float) -> None:
 
 class _Piped(Reporter):
     """A trial's reporter in a child process; steps are told a few times a second, the rest at once."""
-
-    stop = 0
 
     def __init__(self, pipe: Connection) -> None:
         self.busy = False

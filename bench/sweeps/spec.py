@@ -13,6 +13,7 @@ from ..configure import broken_methods, method_names
 from ..errors import UsageError
 from ..plugins import trust
 from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, check_shared, parse_value, placed, read_config
+from ..storage.files import toml_of
 
 #: The method whose interpolation curve others are measured against; its final runs get one unless `curve` says otherwise.
 BASELINE = "full-finetune"
@@ -227,12 +228,8 @@ def sweep_spec(options: Mapping[str, Any], config: Path | None = None) -> SweepS
 
 def as_toml(spec: SweepSpec) -> str:
     """The spec as the TOML file that `sweep_spec` reads; what is not given is left out."""
-    lines: list[str] = []
-    for key, value in spec.model_dump(mode="json", exclude_none=True).items():
-        if key == "methods":
-            value = [one.asked if _plain(one) else one.model_dump() for one in spec.methods]
-        lines.append(f"{key} = {_toml(value)}")
-    return "\n".join(lines) + "\n"
+    asked = [one.asked if _plain(one) else one.model_dump() for one in spec.methods]
+    return toml_of(spec.model_dump(mode="json", exclude_none=True) | {"methods": asked})
 
 
 def _plain(contender: Contender) -> bool:
@@ -241,12 +238,3 @@ def _plain(contender: Contender) -> bool:
         return Contender.model_validate(_contender(contender.asked)) == contender
     except ValueError:
         return False
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    # JSON's strings, numbers and truth values are TOML's as well; what does not print stays an escape.
-    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in json.dumps(value, ensure_ascii=False))

@@ -162,7 +162,7 @@ class _Relay(PassedOn):
         return self._until is not None and time.monotonic() > self._until
 
     @property
-    def stop(self) -> int:
+    def stop(self) -> int:  # type: ignore[override]
         """As the reporter's, or SIGTERM when the job is to end."""
         return self.to.stop or (signal.SIGTERM if self.late or self.there else 0)
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.cells import cell_len
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -163,22 +164,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def size(count: float) -> str:
-    """Bytes for people, in powers of 1024."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
 def _number(value: float, kind: Kind) -> str:
     if kind == "percent":
         return f"{100 * value:.1f}"
     if kind == "seconds":
         return duration(value)
     if kind == "bytes":
-        return size(value)
+        return decimal(int(value))
     if kind == "number":
         return f"{value:.3f}"
     return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -34,8 +34,6 @@ _IMAGES, _SMALL = 96, {"epochs": 2, "batch_size": 8, "select": "best", "augment"
 class _Quiet(Reporter):
     """A reporter that asks to stop at a given step, and counts the steps."""
 
-    stop = 0
-
     def __init__(self, stop_at: int | None = None) -> None:
         self.steps = 0
         self._stop_at = stop_at

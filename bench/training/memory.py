@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from rich.filesize import decimal as size
 from torch import Tensor, nn
 
 from ..backbones.backbone import ImageTower
@@ -135,17 +136,12 @@ def fitting_part(method: FineTuner, memory: StepMemory, wanted: int, free: int) 
     if memory.of(least) > free:
         whole = "" if least == 1 else f" for {least} images at a time ({WHOLE})"
         raise MissingPrerequisite(
-            f"{method.name} needs about {gib(memory.of(least))} of memory more{whole}, and {gib(free)} are free",
+            f"{method.name} needs about {size(memory.of(least))} of memory more{whole}, and {size(free)} are free",
             fix="a machine or a limit with more memory, a smaller backbone, or a smaller `--set batch_size=...` (another fit)",
         )
     while memory.of(wanted) > free:
         wanted //= 2
     return wanted
-
-
-def gib(count: int) -> str:
-    """Write a number of bytes in GiB."""
-    return f"{count / 2**30:.1f} GiB"
 
 
 def resident() -> int:

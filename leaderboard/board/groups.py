@@ -9,13 +9,11 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from bench.identity import canonical_json
-from bench.results.record import RunRecord, SplitMetrics
+from bench.results.record import RunRecord
 
 from .measures import when
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from bench.results.store import Store
 
 
@@ -31,19 +29,6 @@ def load(store: Store) -> list[RunRecord]:
         if record.status == "done":
             done[record.fit_id] = max(done.get(record.fit_id, ""), when(record))
     return [r for r in newest.values() if r.status == "done" or r.fit_id not in done or when(r) > done[r.fit_id]]
-
-
-def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """One row per run and split, with every metric: for analyses of one's own."""
-    import pandas as pd
-
-    keys = ("status", "label", "backbone", "suite", "seed", "phase", "limit", "pixels", "fit_id", "eval_id", "fit_seconds")
-    rows = [
-        {**{key: getattr(r, key) for key in keys}, "method": r.method.get("name"), "split": split, **metrics.model_dump()}
-        for r in records
-        for split, metrics in r.metrics.items()
-    ]
-    return pd.DataFrame(rows, columns=[*keys, "method", "split", *SplitMetrics.model_fields])
 
 
 def select(

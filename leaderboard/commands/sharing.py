@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.filesize import decimal as size
 
 from bench.console.options import DataOption
-from bench.tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, say, size
+from bench.tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, say
 
 from .selection import BackbonesOption, MethodsOption, OutputOption, SuitesOption
 

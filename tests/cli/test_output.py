@@ -15,7 +15,7 @@ import pytest
 
 from bench.errors import UsageError
 from bench.plain import plain
-from bench.tables.table import Column, Format, Row, Table, duration, print_error, print_tables, shortened, size
+from bench.tables.table import Column, Format, Row, Table, duration, for_people, print_error, print_tables, shortened
 
 HOSTILE = [
     "[bold red]not markup[/]",
@@ -176,4 +176,4 @@ def test_durations_sizes_and_shortened_texts_read_well() -> None:
     words = "fair use in research"
     assert [shortened(words, length) for length in (20, 19, 12)] == [words, "fair use in\u2026", "fair use\u2026"]
     assert shortened("CC-BY-NC-SA-4.0", 6) == "CC-BY\u2026"
-    assert [size(count) for count in (12, 2048, 5 * 2**30)] == ["12 B", "2.0 KiB", "5.0 GiB"]
+    assert for_people(Table([Column("it", kind="bytes")], [{"it": 2048}]))[2] == [["2.0 kB"]]

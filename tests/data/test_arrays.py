@@ -41,7 +41,7 @@ def opened(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     card = SimpleNamespace(name="ds", title="Arrays")
     data_set: Any = SimpleNamespace(card=card, folder=folder / "d", classes=("a", "b", "c"))
     layout = Arrays(kind="arrays", path="x.npy", labels="y.npy")
-    collection = read_arrays(data_set, Part(layouts=(layout,)), layout, [0, 1, 2]).collection
+    collection = read_arrays(data_set, Part(layouts=(layout,)), layout, [0, 1, 2], cache=folder, progress=None).collection
     order = np.argsort(collection.keys)
     return np.stack([np.asarray(collection.originals.open(int(row))) for row in order]), collection.labels[order]
 

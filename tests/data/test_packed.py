@@ -274,8 +274,10 @@ def test_a_large_listed_part_is_made_once_and_mapped_from_then_on(
     monkeypatch.setattr("bench.data.readers.listing.UNSETTLED_NS", -(10**30))
     made = []
     for module, name in (("class_folders", "_read"), ("packed", "_opened")):
-        original = getattr(importlib.import_module(f"bench.data.{module}"), name)
-        monkeypatch.setattr(f"bench.data.{module}.{name}", lambda *a, make=original, **k: (made.append(1), make(*a, **k))[1])
+        original = getattr(importlib.import_module(f"bench.data.readers.{module}"), name)
+        monkeypatch.setattr(
+            f"bench.data.readers.{module}.{name}", lambda *a, make=original, **k: (made.append(1), make(*a, **k))[1]
+        )
     division = InDistribution(path="all", val_fraction=0.3, test_fraction=0.3)
     for _ in range(2):
         found = opened(parquet, layout, "listing")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from torchvision import transforms
 
@@ -18,7 +19,7 @@ from bench.data.pixels import cache as pixel_cache
 from bench.data.pixels.cache import CachedPixels, cached_pixels, prepared
 from bench.data.pixels.decoder import Pixels
 from bench.data.pixels.image_bytes import Undecodable, decode, decode_fast
-from bench.errors import BenchError
+from bench.errors import BenchError, Interrupted
 
 NewPicture = Callable[..., Image.Image]
 SMALL = Pixels(size=8, resize=10)
@@ -165,6 +166,17 @@ def test_what_a_killed_builder_left_is_removed(tmp_path: Path, new_picture: NewP
     folder.rename(folder.with_name(f"{folder.name}.part-killed"))
     build([new_picture(1)], tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
+
+
+@pytest.mark.waits
+def test_a_stop_is_heard_while_another_process_decodes(tmp_path: Path) -> None:
+    def stop(what: str, done: int, of: int) -> None:
+        raise Interrupted(what)
+
+    folder = build([], tmp_path, []).path.parent
+    folder.rename(tmp_path / "elsewhere")
+    with FileLock(f"{folder}.lock", is_singleton=False), pytest.raises(Interrupted, match="waiting for another process"):
+        cached_pixels([], [].__getitem__, SMALL, cache=tmp_path, what="pictures", progress=stop)
 
 
 def test_a_full_disk_is_an_error_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

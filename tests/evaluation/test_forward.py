@@ -108,6 +108,6 @@ def test_a_stop_is_heard_while_another_process_computes_the_features(tmp_path: P
     def stop() -> None:
         raise KeyboardInterrupt
 
-    with FileLock(stored.with_suffix(".lock"), is_singleton=False), pytest.raises(KeyboardInterrupt):
+    with FileLock(f"{stored}.lock", is_singleton=False), pytest.raises(KeyboardInterrupt):
         frozen_features(backbone, split, Engine(), tmp_path, stop)
     assert len(frozen_features(backbone, split, Engine(), tmp_path, stop)) == 7

@@ -16,8 +16,6 @@ from bench.stopping import Reporter
 class Listener(Reporter):
     """Keeps the events; asks to stop at a given step."""
 
-    stop = 0
-
     def __init__(self, stop_at: int | None = None) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self._stop_at = stop_at

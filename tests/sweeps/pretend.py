@@ -116,8 +116,6 @@ class Line:
 class Told(Reporter):
     """A reporter. `when` is called with it whenever it is told something, for a test to act in the midst of a sweep."""
 
-    stop, now = 0, False
-
     def __init__(self, when: Callable[[Told], None] = lambda told: None) -> None:
         self.lines: list[tuple[str, str, Any]] = []
         self._when = when

@@ -36,7 +36,7 @@ def test_a_local_sweep_starts_as_many_as_fit(monkeypatch: pytest.MonkeyPatch, fr
     told_to = Notes()
     slots = local.LocalRunner(Resources(gpus=0, most=4))._slots(None, told_to)  # type: ignore[arg-type]
     assert len(slots) == count
-    told = [f"a trial takes up to 3.0 GiB of memory: {count} at once instead of 4"]
+    told = [f"a trial takes up to 3.2 GB of memory: {count} at once instead of 4"]
     assert told_to.texts == (told if count < 4 else [])
 
 
@@ -45,9 +45,9 @@ def test_ray_is_told_what_a_trial_takes() -> None:
     resources = Resources(gpus=0, cpus=1, memory=3 * GIB)
     assert resources.bundle == {"CPU": 1, "memory": 3 * GIB}
     assert ray_runner._slots(resources, nodes) == {"a": 2, "b": 0}
-    with pytest.raises(BenchError, match=r"no node is large enough for a trial of 1 CPU, 8\.0 GiB memory") as caught:
+    with pytest.raises(BenchError, match=r"no node is large enough for a trial of 1 CPU, 8\.6 GB memory") as caught:
         ray_runner._slots(Resources(gpus=0, cpus=1, memory=8 * GIB), nodes)
-    assert "7.0 GiB memory" in caught.value.where
+    assert "7.5 GB memory" in caught.value.where
     assert Resources(gpus=1, cpus=2).bundle == {"CPU": 2, "GPU": 1}
 
 

@@ -15,8 +15,6 @@ from bench.sweeps.sweep import Settings, Sweep
 class Listener(Reporter):
     """Keeps what it is told; asks to stop when `stop_at` (kind, n-th time) has happened."""
 
-    stop = 0
-
     def __init__(self, stop_at: tuple[str, int] | None = None) -> None:
         self.starts: list[Job] = []
         self.ends: list[tuple[Job, Outcome]] = []

@@ -90,7 +90,7 @@ def test_memory_only_lowers_the_part() -> None:
     assert fitting_part(method, takes, 32, GIB + 32 * 2**24) == 32
     assert fitting_part(method, takes, 32, GIB + 31 * 2**24) == 16
     assert fitting_part(method, takes, 32, GIB + 2**24) == 1
-    with pytest.raises(MissingPrerequisite, match=r"needs about 1.0 GiB of memory more, and 1.0 GiB are free"):
+    with pytest.raises(MissingPrerequisite, match=r"needs about 1.1 GB of memory more, and 1.1 GB are free"):
         fitting_part(method, takes, 32, GIB)
 
 
@@ -99,7 +99,7 @@ def test_what_must_stay_whole_does_or_is_refused_with_the_number() -> None:
     method = FullFinetune(norm="train")
     assert memory.wanted_part(method, 512, 32, None) == 512
     assert fitting_part(method, takes, 512, 9 * GIB) == 512
-    with pytest.raises(MissingPrerequisite, match=r"9.0 GiB of memory more for 512 images at a time .*, and 8.9 GiB are free"):
+    with pytest.raises(MissingPrerequisite, match=r"9.7 GB of memory more for 512 images at a time .*, and 9.6 GB are free"):
         fitting_part(method, takes, 512, int(8.9 * GIB))
 
     class FromAFile(FullFinetune):
@@ -141,7 +141,7 @@ def test_a_fit_for_which_memory_does_not_suffice_is_a_failed_row(tiny_suite: Pat
     short[0] = GIB
     (run,) = bench.run("full-finetune", suite=str(tiny_suite), store=tmp_path, engine=ENGINE)
     assert run.status == "failed"
-    assert "full-finetune needs about 2.0 GiB of memory more, and 1.0 GiB are free" in run.error
+    assert "full-finetune needs about 2.1 GB of memory more, and 1.1 GB are free" in run.error
 
 
 def test_a_fit_goes_on_with_the_parts_that_it_began_with(tiny_suite: Path, tmp_path: Path, short: list[int]) -> None:

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from rich.filesize import decimal as size
+
 from ...errors import BenchError
-from ...storage.cache import Progress, sync, write_text
+from ...storage.atomic import sync, write_text
+from ...storage.cache import Progress, made_by_one
 
 if TYPE_CHECKING:
     import requests
@@ -63,10 +66,8 @@ def download(wanted: Wanted, target: Path, *, reserve: int = 0, progress: Progre
     Raises:
         BenchError: no address gave the file (the reason of each is named), or the disk is too small.
     """
-    from filelock import FileLock
-
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with made_by_one(target, progress):
         if target.is_file():
             return target
         reasons = []
@@ -94,14 +95,6 @@ def check_space(folder: Path, needed: int, what: str) -> None:
             where=str(folder),
             fix="free some space, or choose another place with --data-root",
         )
-
-
-def size(count: int) -> str:
-    """Bytes for people: `1.3 GB`."""
-    for unit, bytes_ in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= bytes_:
-            return f"{count / bytes_:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _bring(wanted: Wanted, url: str, target: Path, reserve: int, progress: Progress | None) -> None:

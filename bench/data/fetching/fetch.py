@@ -7,7 +7,8 @@ import urllib.parse
 from pathlib import Path
 
 from ...errors import BenchError, MissingPrerequisite
-from ...storage.cache import Progress, sync
+from ...storage.atomic import sync
+from ...storage.cache import Progress, made_by_one
 from ..cards.data_set import Archive, DataSetCard
 from .download import Wanted, check_space, download
 from .unpack import unpack
@@ -29,8 +30,6 @@ def fetch_data_set(
         MissingPrerequisite: the data are behind a licence or a login; the message has the steps.
         BenchError: the folder is there already, an archive cannot be had, is wrong, damaged or unsafe, or the disk is too small.
     """
-    from filelock import FileLock
-
     if not card.fetch.archives:
         steps = card.fetch.steps.strip() or f"see {card.homepage or 'the home page of the data set'}"
         raise MissingPrerequisite(
@@ -42,7 +41,7 @@ def fetch_data_set(
     if target.exists():
         raise BenchError(f"{card.title} is here already", where=str(target), fix=f"bench data verify {asked or card.name}")
     staging.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{staging}.lock"):
+    with made_by_one(staging, progress):
         known = [archive.bytes or 0 for archive in card.fetch.archives]
         check_space(root, sum(size + _unpacked(a) for size, a in zip(known, card.fetch.archives, strict=True)), card.title)
         for number, archive in enumerate(card.fetch.archives):

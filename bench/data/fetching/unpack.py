@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Final, Literal
 
+from rich.filesize import decimal as size
+
 from ...errors import BenchError
 from ...storage.cache import Progress
 from ...storage.files import most_unpacked
 from ..readers.archive import CheckedTarInfo
-from .download import size
 
 _MOST_FILES: Final = 5_000_000
 _BLOCK: Final = 1 << 20

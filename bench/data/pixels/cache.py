@@ -18,11 +18,11 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image, features
+from rich.filesize import decimal as size
 
 from ...errors import BenchError
 from ...identity import digest
 from ...storage.cache import Progress, in_cache, stored_folder
-from ..fetching.download import size
 from .decoder import Decoder, Interpolation, Pixels
 from .image_bytes import Undecodable
 
@@ -136,7 +136,7 @@ def cached_pixels(
         array.flush()
         _write_json(part / "meta.json", {"what": what, "shape": shape, "pixels": pixels.name, "unreadable": unreadable})
 
-    stored_folder(folder, build, lambda at: _is_intact(at, shape))
+    stored_folder(folder, build, lambda at: _is_intact(at, shape), progress)
     with in_cache(folder):
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     return CachedPixels(folder / "pixels.npy", {int(row): reason for row, reason in meta["unreadable"].items()})

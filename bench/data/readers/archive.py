@@ -17,7 +17,8 @@ import pandas as pd
 import PIL
 
 from ...errors import BenchError, UsageError
-from ...storage.cache import Progress, replace_file
+from ...storage.atomic import write_with
+from ...storage.cache import Progress
 from ..pixels import image_bytes
 from ..pixels.image_bytes import EMPTY, SYSTEM
 
@@ -110,7 +111,7 @@ def index_archive(path: Path, *, read: bool, cache: Path, progress: Progress | N
         pass
     index = pd.DataFrame(_rows(path, read, progress), columns=list(COLUMNS))
     stored.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(stored, lambda part: index.to_parquet(part, index=False))
+    write_with(stored, lambda part: index.to_parquet(part, index=False))
     return index
 
 

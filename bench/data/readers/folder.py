@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import BenchError
-from ...storage.cache import Progress, replace_file
+from ...storage.atomic import write_with
+from ...storage.cache import Progress
 from ...storage.files import regular, special
 from ..cards.labels import ClassList
 from ..pixels import image_bytes
@@ -291,4 +292,4 @@ def _read(stored: Path) -> dict[str, tuple[object, ...]]:
 def _write(stored: Path, rows: list[tuple[object, ...]]) -> None:
     stored.parent.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows, columns=["relative", *COLUMNS[1:]])
-    replace_file(stored, lambda part: table.to_parquet(part, index=False))
+    write_with(stored, lambda part: table.to_parquet(part, index=False))

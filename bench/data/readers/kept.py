@@ -14,7 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...identity import digest
-from ...storage.cache import in_cache, replace_file, stored_folder, write_text
+from ...storage.atomic import write_text, write_with
+from ...storage.cache import in_cache, stored_folder
 from ..cards.data_set import Layout, Part
 from ..cards.suite_card import InDistribution
 from ..collection import Collection, FolderOriginals, Originals, Rows, divide, fingerprint
@@ -117,7 +118,7 @@ def divided(collection: Collection, id_data: InDistribution) -> dict[str, Rows]:
     file = collection.kept_in / f"division-{digest(how)[:16]}.npz"
     if not file.is_file():
         parts = divide(collection, id_data)
-        replace_file(file, lambda place: _save(place, parts))
+        write_with(file, lambda place: _save(place, parts))
     with np.load(file) as stored:
         return dict(stored)
 

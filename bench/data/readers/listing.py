@@ -16,7 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...storage.cache import Progress, in_cache, replace_file
+from ...storage.atomic import write_with
+from ...storage.cache import Progress, in_cache
 from ..pixels import image_bytes
 from ..pixels.image_bytes import EMPTY, SYSTEM
 from .folder import COLUMNS, UNSETTLED_NS, inodes, key_prefix, walk
@@ -130,5 +131,5 @@ def _write(stored: Path, table: pa.Table, folders: dict[str, int]) -> int:
     stored.parent.mkdir(parents=True, exist_ok=True)
     listed_ns = time.time_ns()
     about = {"folders": json.dumps(folders), "listed_ns": str(listed_ns)}
-    replace_file(stored, lambda part: pq.write_table(table.replace_schema_metadata(about), part))
+    write_with(stored, lambda part: pq.write_table(table.replace_schema_metadata(about), part))
     return listed_ns

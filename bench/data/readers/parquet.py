@@ -53,7 +53,7 @@ def pack_parquet(
         check_space(part, sum(size for _, size, _ in stamps), "copying the images of the Parquet files")
         _copy(files, image, label, named, part, progress)
 
-    stored_folder(folder, build, lambda at: (at / IMAGES).is_file() and (at / INDEX).is_file())
+    stored_folder(folder, build, lambda at: (at / IMAGES).is_file() and (at / INDEX).is_file(), progress)
     return folder
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.filesize import decimal as size
+
 from ...errors import BenchError, MissingPrerequisite
 from ...stopping import Reporter
 from .session import carried
@@ -217,8 +219,8 @@ def _disk(question: Question) -> Iterator[tuple[bool, str]]:
         if folder.is_dir():
             free = shutil.disk_usage(folder).free
             if free < _LITTLE:
-                wanted = f", at least {_TOO_LITTLE / 2**30:.1f} are wanted" if free < _TOO_LITTLE else ""
-                yield free < _TOO_LITTLE, f"{free / 2**30:.1f} GiB are free for {what} ({folder}){wanted}"
+                wanted = f", at least {size(_TOO_LITTLE)} are wanted" if free < _TOO_LITTLE else ""
+                yield free < _TOO_LITTLE, f"{size(free)} are free for {what} ({folder}){wanted}"
 
 
 def _gpus(question: Question) -> Iterator[tuple[bool, str]]:

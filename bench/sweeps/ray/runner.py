@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.filesize import decimal as size
+
 from ...errors import BenchError
 from ...stopping import Reporter
-from ...training.memory import gib
 from ..runner import Resources, short_of_cores
 from .session import session
 
@@ -106,7 +107,7 @@ def _slots(resources: Resources, nodes: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _amount(name: str, amount: float) -> str:
-    return f"{gib(int(amount))} {name}" if name == "memory" else f"{amount:g} {name}"
+    return f"{size(int(amount))} {name}" if name == "memory" else f"{amount:g} {name}"
 
 
 def _times(name: str, offered: float, amount: float) -> int:

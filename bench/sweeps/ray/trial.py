@@ -73,7 +73,7 @@ class BoardReporter(Reporter):
         self._stop: int = ray.get(board.asked.remote())
 
     @property
-    def stop(self) -> int:
+    def stop(self) -> int:  # type: ignore[override]
         """Number of the signal that asked to stop, or 0; cheap enough for every step."""
         now = time.monotonic()
         if not self._stop and now - self._looked > _LOOK:
