@@ -35,30 +35,54 @@ def score(logits: Floats, labels: Ints, groups: Ints | None, metric: Metric = "a
     if not np.isfinite(logits).all():
         raise Diverged("the classifier gives logits that are not finite", fix="its training went astray: lower the learning rate")
     nll, brier, confidence = _per_image(logits, labels)
-    predicted = logits.argmax(axis=1)
-    correct = predicted == labels
-    per_class = [correct[labels == c].mean() for c in np.unique(labels)]
-    worst = None
-    if groups is not None and (groups >= 0).any():
-        worst = float(min(correct[groups == g].mean() for g in np.unique(groups[groups >= 0])))
-    macro_f1 = float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0))
-    accuracy = float(correct.mean())
-    chosen = {"accuracy": accuracy, "macro_f1": macro_f1, "worst_group": worst}[metric]
+    return scored(labels, groups, logits.argmax(axis=1), nll, confidence, float(brier.mean()), metric, skipped)
+
+
+def scored(
+    labels: Ints,
+    groups: Ints | None,
+    predicted: Ints,
+    nll: Floats,
+    confidence: Floats,
+    brier: float,
+    metric: Metric = "accuracy",
+    skipped: int = 0,
+) -> SplitMetrics:
+    """All metrics from what was said about single images.
+
+    Args:
+        labels, groups, metric, skipped: as of `score`. predicted: (N,) classes. nll: (N,) of the labels.
+        confidence: (N,) probability of the predicted class. brier: mean over the images.
+
+    Raises:
+        ValueError: the metric is that of the worst group, and there are no groups.
+    """
+    found = shares(labels, groups, predicted)
+    chosen = found[metric]
     if chosen is None:
         raise ValueError("the card asks for the worst group, and the split has no groups")
     return SplitMetrics(
         images=len(labels),
         score=chosen,
         metric=metric,
-        accuracy=accuracy,
-        class_mean=float(np.mean(per_class)),
-        macro_f1=macro_f1,
+        **found,
         nll=float(nll.mean()),
-        ece=expected_calibration_error(confidence, correct),
-        brier=float(brier.mean()),
-        worst_group=worst,
+        ece=expected_calibration_error(confidence, predicted == labels),
+        brier=brier,
         skipped_unreadable=skipped,
     )
+
+
+def shares(labels: Ints, groups: Ints | None, predicted: Ints) -> dict[str, float | None]:
+    """The metrics that predicted classes (N,) alone determine, by their names in `SplitMetrics`; None: there are no groups."""
+    correct = predicted == labels
+    classes, named = np.unique(labels), np.unique(groups[groups >= 0]) if groups is not None else ()
+    return {
+        "accuracy": float(correct.mean()),
+        "class_mean": float(np.mean([correct[labels == c].mean() for c in classes])),
+        "macro_f1": float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0)),
+        "worst_group": float(min(correct[groups == g].mean() for g in named)) if len(named) else None,
+    }
 
 
 def _per_image(logits: Floats, labels: Ints, chunk: int = 4096) -> tuple[NDArray[np.float64], ...]:

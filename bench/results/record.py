@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 SCHEMA = 1
@@ -150,6 +152,16 @@ class RunRecord(_Part):
     def precedence(self) -> tuple[bool, str, str]:
         """Of several done runs of one id the greatest counts: the store's own before those from packs, then the newest."""
         return not self.origin, self.finished or self.started, self.origin.get("digest", "")
+
+    def average(self, scores: Mapping[str, float]) -> float | None:
+        """Unweighted mean of scores by split over the declared shifts; None while one of them is missing."""
+        if not self.averaged or any(name not in scores for name in self.averaged):
+            return None
+        return float(np.mean([scores[name] for name in self.averaged]))
+
+    def scores(self) -> dict[str, float]:
+        """Split -> score."""
+        return {name: metrics.score for name, metrics in self.metrics.items()}
 
     def duplicates_told(self) -> list[str]:
         """A sentence on every place where images are equal."""

@@ -20,7 +20,7 @@ from ..stopping import foreign
 from ..storage.lease import Lease, is_live
 from ..training.devices import DeviceLost
 from .experiment import Experiment
-from .measure import average, evaluate, measure_curve, metrics_of, with_line
+from .measure import evaluate, measure_curve, metrics_of, with_line
 from .standing import Part, done_before
 
 _GONE: dict[Part, str] = {
@@ -152,7 +152,7 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord) -> RunRec
         "search_rule": searched.search_rule,
     }
     record = old.model_copy(update=update)
-    record.ood = average(record, {name: value.score for name, value in record.metrics.items()})
+    record.ood = record.average(record.scores())
     record.relative = relative_scores(experiment.suite.card, record)
     if record != old:
         experiment.store.save_run(record)

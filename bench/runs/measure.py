@@ -75,7 +75,7 @@ def evaluate(
         path = folder / "predictions" / f"{name}.parquet"
         write_predictions(path, split, logits, record.temperature, keep_logits=keep_logits)
     record.eval_seconds = time.monotonic() - start
-    record.ood = average(record, {name: value.score for name, value in record.metrics.items()})
+    record.ood = record.average(record.scores())
     record.relative = relative_scores(experiment.suite.card, record)
 
 
@@ -107,13 +107,6 @@ def _measured(experiment: Experiment, classifiers: Mapping[str, Classifier], spl
         with torch.inference_mode():
             logits |= {name: head(features).numpy() for name, head in heads.items()}
     return logits
-
-
-def average(record: RunRecord, scores: Mapping[str, float]) -> float | None:
-    """Unweighted mean over the declared shifts; None while one of them is missing."""
-    if not record.averaged or any(name not in scores for name in record.averaged):
-        return None
-    return float(np.mean([scores[name] for name in record.averaged]))
 
 
 def fine_tuned(method: Method, traits: Traits) -> FineTuner | None:
@@ -168,4 +161,4 @@ def measure_curve(
             scores[float(key)][name] = score(logits, split.labels, split.groups, metrics.get(name, metrics[""])).score
             predicted[float(key)] = logits.argmax(axis=1)
         write_curve(folder / "curve" / f"{name}.parquet", split, dict(sorted(predicted.items())))
-    return [CurvePoint(alpha=alpha, scores=scores[alpha], ood=average(record, scores[alpha])) for alpha in ALPHAS]
+    return [CurvePoint(alpha=alpha, scores=scores[alpha], ood=record.average(scores[alpha])) for alpha in ALPHAS]

@@ -1,33 +1,32 @@
 """Runs from others into a store: every pack is checked in full, and nothing is written unless all of it adds up.
 
-What is checked is that a run is consistent: its ids are the hashes of what it states, its predictions are about the images that
-it names, and its metrics, its temperature and (where what its points predict was kept) its curve are those of its predictions.
-That its weights were trained as stated cannot be seen from here, nor can its times be measured anew; a merged record names the
-pack that it came from.
+What is checked is that a run is consistent: its ids are the hashes of what it states, and its predictions are about the images
+that it names and do not contradict themselves. Its accuracies, NLL, ECE, OOD average and curve are then computed from its
+predictions; what its record states of them is not looked at. What a pack does not hold enough for stays as it is stated, and the
+merged record says so beside the pack that it came from: the Brier score, the temperature, and scores on a part of the classes.
+That its weights were trained as stated cannot be seen from here, nor can its times be measured anew.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from bench.errors import BenchError
+from bench.evaluation.metrics import shares
+from bench.evaluation.relative import relative_scores
 from bench.identity import canonical_json, digest
 from bench.plain import plain
 from bench.results.predictions import alpha_column
-from bench.results.record import RunRecord
+from bench.results.record import CurvePoint, RunRecord, SplitMetrics
 from bench.results.store import Store
 
 from .copies import Copy
 from .pack import Pack, Packed, Refused, open_pack
-from .rescoring import contradiction, disagreement, off_curve, said_by, wrong_temperature
+from .rescoring import contradiction, derived, said_by
 from .truths import DataOfSuite, Truths, columns_of, truth_of
 
 if TYPE_CHECKING:
@@ -42,6 +41,9 @@ _MOST_CLASSES = 100_000
 #: Images that a byte names at most (a million of ImageNet's names take 0.68 bytes each, packed), and how far names shrink at
 #: most (those: by 67).
 _ROWS_A_BYTE, _FACTOR = 8, 200
+
+#: What a merged record takes over without a look.
+_AS_STATED = "Brier score, temperature, id_matched, times"
 
 Fate = Literal["new", "already here", "kept beside the one that is here"]
 
@@ -77,7 +79,8 @@ def merge(paths: Sequence[Path], store: Store, *, dry_run: bool = False, data: D
             merged, fresh = Merged(path, pack.manifest.digest), []
             for packed in pack.manifest.runs:
                 record = checked(pack, packed, truths)
-                record = record.model_copy(update={"origin": {"pack": path.name, "digest": merged.digest}})
+                origin = {"pack": path.name, "digest": merged.digest, "as_stated": _AS_STATED}
+                record = record.model_copy(update={"origin": origin})
                 here = [*_done(store, record), *planned.get(record.eval_id, [])]
                 fate = _fate(here, record)
                 merged.runs.setdefault(fate, []).append(record)
@@ -153,7 +156,7 @@ def _whole(images: pa.Table, outcomes: pa.Table) -> pa.Table:
 
 
 def checked(pack: Pack, packed: Packed, truths: Truths) -> RunRecord:
-    """The record of a packed run, once all that it states holds together.
+    """The record of a packed run, once all that it states holds together, with the metrics of its predictions.
 
     Raises:
         Refused: something does not add up; said in one sentence.
@@ -161,27 +164,35 @@ def checked(pack: Pack, packed: Packed, truths: Truths) -> RunRecord:
     record = pack.record(packed)
     for problem in _problems(packed, record):
         raise pack.refused(problem, f"{record.label[:80]}, seed {record.seed}")
-    for split, metrics in record.metrics.items():
+    metrics: dict[str, SplitMetrics] = {}
+    scores = {point.alpha: dict(point.scores) for point in record.curve}
+    for split, stated in record.metrics.items():
         where = f"{record.label[:80]}, seed {record.seed}, {split}"
-        tables = _tables(pack, packed, record, split)
-        images, outcomes = (columns_of(table) for table in tables)
+        images, outcomes = map(columns_of, _tables(pack, packed, record, split))
         truth = truth_of(images)
-        if len(truth) < metrics.images:
+        if len(truth) < stated.images:
             raise pack.refused("an image occurs twice among the predictions", where)
         if differs := truths.differs(record, split, truth):
             raise pack.refused(f"its labels are not those of the data that it names: {differs}", where)
         said = said_by(images, outcomes)
         if why := contradiction(said):
             raise pack.refused(f"its predictions contradict themselves: {why}", where)
-        if why := disagreement(metrics, said):
-            raise pack.refused(f"its metrics are not those of its predictions: {why}", where)
-        if why := wrong_temperature(record.temperature, said, fitted_here=split == "id-val"):
-            raise pack.refused(f"its temperature is not that of its predictions: {why}", where)
-        if packed.curve:
-            points = columns_of(_curve_table(pack, packed, record, split))
-            for point in record.curve:
-                if why := off_curve(point.scores[split], metrics.metric, points[alpha_column(point.alpha)], said):
-                    raise pack.refused(f"its curve at alpha {point.alpha:g} is not that of its predictions: {why}", where)
+        try:
+            metrics[split] = derived(said, stated)
+        except ValueError as error:
+            raise pack.refused(str(error), where) from error
+        points = columns_of(_curve_table(pack, packed, record, split)) if packed.curve else {}
+        for alpha in scores if points else ():
+            predicted = points[alpha_column(alpha)]
+            if (predicted < 0).any():
+                raise pack.refused(f"a class has a negative number on its curve at alpha {alpha:g}", where)
+            scores[alpha][split] = shares(said.labels, said.groups, predicted)[stated.metric] or 0.0
+    curve = [CurvePoint(alpha=alpha, scores=found, ood=record.average(found)) for alpha, found in scores.items()]
+    record = record.model_copy(update={"metrics": metrics, "curve": curve})
+    record.ood = record.average(record.scores())
+    card = _card(record.suite)
+    if card is not None and [shift.name for shift in card.shifts] == record.shifts:
+        record.relative = relative_scores(card, record)
     return record
 
 
@@ -261,10 +272,6 @@ def _split_problems(packed: Packed, record: RunRecord) -> Iterable[str]:
             yield f"its OOD average is over {', '.join(record.averaged)}, and the suite's card says {', '.join(usual)}"
     elif not set(record.averaged) <= set(record.shifts):
         yield "its OOD average is over something else than its shifts"
-    have_all = bool(record.averaged) and set(record.averaged) <= measured
-    ood = float(np.mean([record.metrics[split].score for split in record.averaged])) if have_all else None
-    if (ood is None) != (record.ood is None) or (ood is not None and abs(ood - (record.ood or 0.0)) > 1e-9):
-        yield f"its OOD average is not that of its scores: {record.ood} stated, {ood} by the scores"
 
 
 def _card(suite: str) -> Any:
@@ -275,24 +282,18 @@ def _card(suite: str) -> Any:
 
 
 def _number_problems(record: RunRecord) -> Iterable[str]:
-    if _not_finite(json.loads(record.model_dump_json())):
-        yield "its record holds a number that is not finite"
     for key in ("fit_seconds", "eval_seconds", "search_seconds", "peak_memory_mb", "search_trials"):
         if (getattr(record, key) or 0) < 0:
             yield f"{key} is negative"
+    if record.temperature is not None and record.temperature <= 0:
+        yield f"its temperature is {record.temperature:g}"
+    if any(not 0 <= found.brier <= 2 for found in record.metrics.values()):
+        yield "a Brier score lies outside of 0 to 2"
     for point in record.curve:
-        values = [*point.scores.values(), point.alpha, *([] if point.ood is None else [point.ood])]
-        if not all(0 <= value <= 1 for value in values) or point.scores.keys() != record.metrics.keys():
-            yield f"its curve at alpha {point.alpha:g} is not made of shares on its splits"
-            return
-        if point.ood is not None and abs(point.ood - float(np.mean([point.scores[s] for s in record.averaged]))) > 1e-9:
-            yield f"its curve at alpha {point.alpha:g} has an OOD average that is not that of its scores"
-            return
-    wraps = any(isinstance(value, dict) for value in (record.method.get("parameters") or {}).values())
-    if record.curve and record.curve[-1].alpha == 1 and not wraps:
-        for split, found in record.metrics.items():
-            if abs(record.curve[-1].scores[split] - found.score) > 2 / found.images:
-                yield f"its curve does not end at its own score on {split}"
+        if not all(0 <= value <= 1 for value in (*point.scores.values(), point.alpha)):
+            yield f"its curve at alpha {point.alpha:g} is not made of shares"
+        if point.scores.keys() != record.metrics.keys():
+            yield f"its curve at alpha {point.alpha:g} and its metrics are not of the same splits"
 
 
 def _texts(value: Any) -> Iterable[str]:
@@ -305,14 +306,6 @@ def _texts(value: Any) -> Iterable[str]:
             yield from _texts(item)
     elif isinstance(value, str):
         yield value
-
-
-def _not_finite(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_not_finite, value.values()))
-    if isinstance(value, list):
-        return any(map(_not_finite, value))
-    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _tables(pack: Pack, packed: Packed, record: RunRecord, split: str) -> tuple[pa.Table, pa.Table]:

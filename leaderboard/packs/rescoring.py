@@ -1,15 +1,15 @@
-"""Metrics computed anew from what a run said about every image, to be held against the metrics that its record states."""
+"""What a packed run said about every image: whether its columns contradict each other, and the metrics that follow from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from bench.evaluation.temperature import fitted_temperature, nll_at
+from bench.data.cards.suite_card import Metric
 from bench.results.record import SplitMetrics
 
 Floats = NDArray[np.float64]
@@ -26,6 +26,7 @@ class Said:
     Attributes:
         labels, groups, predicted: (N,) integers; a negative group is none.
         label_logit, maximum, log_sum_exp: (N,) of the logits in full precision. logits: (N, C) in half precision, or None.
+        scaled: (N,) log-sum-exp at the run's temperature, or None.
     """
 
     labels: Ints
@@ -71,106 +72,21 @@ def contradiction(said: Said) -> str:
     return ""
 
 
-def disagreement(stated: SplitMetrics, said: Said) -> str:
-    """Which stated metric is not that of the predictions, with both values; empty if all are.
+def derived(said: Said, stated: SplitMetrics) -> SplitMetrics:
+    """The metrics of predictions, by the functions of a run; the Brier score needs all probabilities, and stays as stated.
 
-    What follows from predictions and full-precision columns has to agree to rounding. The Brier score needs all probabilities:
-    it is computed from the half-precision logits, and without those only held within what the other columns allow.
+    Raises:
+        ValueError: there is no such metric, or it needs groups and there are none.
     """
-    if stated.images != len(said.labels):
-        return f"images: {stated.images} stated, {len(said.labels)} predicted"
-    found = rescored(said)
-    # Condensed columns are in single precision: an image at the edge of a calibration bin may fall into its neighbour.
-    near = {"nll": 1e-5 * (1 + stated.nll), "ece": 1e-6 + 2 / stated.images}
-    for name, value in found.items():
-        own = getattr(stated, name)
-        if own is None or value is None:
-            if own is not value:
-                return f"{name}: {_shown(own)} stated, {_shown(value)} by the predictions"
-        elif not abs(own - value) <= near.get(name, 1e-9):
-            return f"{name}: {_shown(own)} stated, {_shown(value)} by the predictions"
-    low, high = brier_bounds(said)
-    if not low <= stated.brier <= high:
-        return f"brier: {_shown(stated.brier)} stated, between {_shown(low)} and {_shown(high)} by the predictions"
-    chosen = found.get(stated.metric)
-    if chosen is None or abs(chosen - stated.score) > 1e-9:
-        return f"score: {_shown(stated.score)} stated, {stated.metric} is {_shown(chosen)} by the predictions"
-    return ""
+    from bench.evaluation.metrics import scored
 
-
-def wrong_temperature(stated: float | None, said: Said, *, fitted_here: bool) -> str:
-    """In what a run's temperature and what it said contradict each other; empty if in nothing, or if too little was kept to tell.
-
-    Args:
-        fitted_here: `said` is about id-val, where the temperature has the least NLL. Half-precision logits move it a little: it
-            is the loss there that is held against the least.
-    """
-    if stated is None:
-        return "" if said.scaled is None else "there are log-sum-exps at a temperature, and none is stated"
-    if not 0 < stated < np.inf:
-        return f"{stated:g}"
-    if said.scaled is not None and (said.scaled < said.maximum / stated - 1e-6 * (np.abs(said.maximum / stated) + 1)).any():
-        return f"a log-sum-exp at {stated:.4g} is below the largest logit"
-    if fitted_here and said.logits is not None:
-        least = fitted_temperature(said.logits, said.labels)
-        loss, best = (nll_at(t, said.logits, said.labels) for t in (stated, least))
-        return f"{stated:.4g} stated, {least:.4g} fitted on id-val" if loss > best + 1e-4 * (1 + best) else ""
-    return ""
-
-
-def off_curve(stated: float, metric: str, predicted: Ints, said: Said) -> str:
-    """In what a point's stated score is not that of its predictions; empty if it is.
-
-    Args:
-        predicted: (N,) by the point. said: by the run itself, about the same images.
-    """
-    if (predicted < 0).any():
-        return "a class has a negative number"
-    found = _shares(said.labels, said.groups, predicted).get(metric)
-    if found is None or abs(found - stated) > 1e-9:
-        return f"{metric} {_shown(stated)} stated, {_shown(found)} by the predictions"
-    return ""
-
-
-def rescored(said: Said) -> dict[str, float | None]:
-    """Metrics by their names in `SplitMetrics`, but for the Brier score."""
-    from bench.evaluation.metrics import expected_calibration_error
-
-    correct = said.predicted == said.labels
-    return {
-        **_shares(said.labels, said.groups, said.predicted),
-        "nll": float((said.log_sum_exp - said.label_logit).mean()),
-        "ece": expected_calibration_error(np.minimum(np.exp(said.maximum - said.log_sum_exp), 1.0), correct),
-    }
-
-
-def _shares(labels: Ints, groups: Ints, predicted: Ints) -> dict[str, float | None]:
-    """The metrics that predicted classes alone determine, by their names in `SplitMetrics`."""
-    from sklearn.metrics import f1_score
-
-    correct = predicted == labels
-    classes, named = np.unique(labels), np.unique(groups[groups >= 0])
-    return {
-        "accuracy": float(correct.mean()),
-        "class_mean": float(np.mean([correct[labels == c].mean() for c in classes])),
-        "macro_f1": float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0)),
-        "worst_group": float(min(correct[groups == g].mean() for g in named)) if len(named) else None,
-    }
-
-
-def brier_bounds(said: Said) -> tuple[float, float]:
-    """Between which values the Brier score lies: tight with logits, else by the largest and the label's probability."""
-    label = np.exp(said.label_logit - said.log_sum_exp)
-    top = np.exp(said.maximum - said.log_sum_exp)
-    if said.logits is not None:
-        squares = np.exp(2 * (said.logits - logsumexp(said.logits, axis=1, keepdims=True))).sum(axis=1)
-        brier = float((squares - 2 * label + 1).mean())
-        # A logit off by d changes a probability by at most d / 2, here for every class of every image at once.
-        room = float((2 * _HALF * (np.abs(said.logits).max(axis=1) + 1)).mean())
-        return brier - room, brier + room
-    rest = np.maximum(1 - top, 0)
-    low, high = top**2 - 2 * label + 1, top**2 + rest * np.minimum(top, rest) - 2 * label + 1
-    return float(low.mean()) - 1e-5, float(high.mean()) + 1e-5
+    if stated.metric not in get_args(Metric):
+        raise ValueError(f"there is no metric {stated.metric[:80]!r}")
+    confidence = np.minimum(np.exp(said.maximum - said.log_sum_exp), 1.0)
+    nll = said.log_sum_exp - said.label_logit
+    return scored(
+        said.labels, said.groups, said.predicted, nll, confidence, stated.brier, stated.metric, stated.skipped_unreadable  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def said_by(images: dict[str, NDArray[Any]], outcomes: dict[str, NDArray[Any]]) -> Said:
@@ -188,7 +104,3 @@ def said_by(images: dict[str, NDArray[Any]], outcomes: dict[str, NDArray[Any]]) 
         logits=None if logits is None else logits.astype(np.float64),
         scaled=None if scaled is None else scaled.astype(np.float64),
     )
-
-
-def _shown(value: float | None) -> str:
-    return "none" if value is None else f"{value:.6g}"
