@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from bench.errors import UsageError
-from bench.leaderboard.board.groups import frame, groups, load, select
+from bench.leaderboard.board.groups import groups, load, select
 from bench.leaderboard.board.tables import View, tables
 from bench.results.record import CurvePoint, RunRecord
 from bench.results.store import Store
@@ -248,13 +248,6 @@ def test_filters_take_names_labels_and_patterns(make: Make) -> None:
     assert len(select(records, methods=["wise-ft (alpha=0.3)"])) == 1
     assert len(select(records, methods=["*-ft"], suites=["pets"])) == 2
     assert select(records, backbones=["huge"]) == []
-
-
-def test_the_frame_has_one_row_per_run_and_split(make: Make) -> None:
-    found = frame([make("a"), make("b", status="failed", scores={})])
-    assert len(found) == 3
-    assert set(found["split"]) == {"id-test", "cartoon", "sketch"}
-    assert frame([]).empty
 
 
 def test_above_the_curve_is_blank_unless_every_seed_lies_on_its_range(make: Make) -> None:
