@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.filesize import decimal as size
 
 from ..console.options import (
     BackboneOption,
@@ -20,13 +19,10 @@ from ..console.options import (
     ThreadsOption,
     engine,
 )
-from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, duration, print_json, print_tables, say
+from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_json, print_tables, say
 
 if TYPE_CHECKING:
-    from ..api import Outlook
     from ..results.record import RunRecord
-    from ..spec import RunSpec
-    from ..sweeps.sweep import Settings
 
 
 def command(
@@ -152,22 +148,27 @@ def command(
     trust([options, read_config(config) if allow_code else {}])
     spec = run_spec(options, config)
     check_names(spec.methods, spec.suite, spec.backbone)
-    from ..api import outlook, plan, run_planned, searched
     from ..console.progress import ConsoleReporter
+    from ..console.sweep import SweepConsole
+    from ..console.sweep_plan import plan_table
+    from ..stopping import stop_if_asked
+    from ..sweeps.sweep import run_sweep
 
-    if jobs > 1 and len(spec.methods) * len(spec.seeds) > 1 and not dry_run:
-        from ..sweeps.sweep import Settings
-
-        settings = Settings(device, threads, workers, micro_batch, deterministic, checkpoint_every, devices)
-        records = _side_by_side(spec, jobs, store, settings, fresh=fresh)
-    else:
-        with ConsoleReporter() as reporter:
-            machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic, devices)
-            planned = plan(spec, store=store, engine=machine, reporter=reporter)
-            if dry_run:
-                print_tables([_plan_table(outlook(planned, spec, fresh=fresh), curve=spec.curve)], form)
-                return
-            records = [run_planned(one, spec, fresh=fresh) for one in searched(planned, spec)]
+    if len(spec.methods) * len(spec.seeds) == 1:
+        jobs = 1
+    machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic, devices)
+    with ConsoleReporter() as reporter:
+        sweep = run_sweep(spec, jobs=jobs, store=store, engine=machine, reporter=reporter, fresh=fresh)
+        stop_if_asked(reporter)
+        if dry_run:
+            print_tables([plan_table(sweep)], form)
+            return
+        if jobs == 1:
+            sweep.run(reporter)
+    if jobs > 1:
+        with SweepConsole(sweep.queue) as console:
+            sweep.run(console)
+    records = sweep.records()
     if form is Format.json:
         print_json({"runs": [record.model_dump(mode="json") for record in records]})
     else:
@@ -177,22 +178,6 @@ def command(
         say(f"error: {record.label}, seed {record.seed}: {record.error}")
     if failed:
         raise typer.Exit(1)
-
-
-def _side_by_side(spec: RunSpec, jobs: int, store: Path | None, settings: Settings, *, fresh: bool) -> list[RunRecord]:
-    """The runs as a sweep on this machine."""
-    from ..console.progress import ConsoleReporter
-    from ..console.sweep import SweepConsole
-    from ..stopping import stop_if_asked
-    from ..sweeps.spec import sweep_of
-    from ..sweeps.sweep import Sweep
-
-    with ConsoleReporter() as reporter:
-        sweep = Sweep(sweep_of(spec, jobs), store=store, settings=settings, reporter=reporter, fresh=fresh, blind=spec.search)
-        stop_if_asked(reporter)
-    with SweepConsole(sweep.queue) as console:
-        sweep.run(console)
-    return sweep.records()
 
 
 def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> None:
@@ -209,75 +194,6 @@ def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> N
         raise unknown(
             "kind of backbone", backbone.partition(":")[0], backbone_kinds(), fix="`bench backbones` explains the names"
         )
-
-
-def _plan_table(found: list[Outlook], *, curve: bool) -> Table:
-    """What would happen, with what earlier fits of the same kind took."""
-    from ..runs.execute import row_label
-    from ..runs.memory import expected_peak
-    from ..runs.standing import stages
-    from ..sweeps.costs import Costs
-    from ..training.memory import available
-
-    if not found:
-        return Table([Column("method")], [])
-    costs = Costs(found[0].planned.experiment.store)
-    rows: list[Row] = []
-    missing: dict[str, float | None] = {}
-    peaks: dict[str, int | None] = {}
-    for one in found:
-        planned, now = one.planned, one.standing
-        if planned.asked not in peaks:
-            peaks[planned.asked] = expected_peak(planned.experiment, planned.method, curve=curve)
-        # What a search has yet to choose costs about what the recipe costs.
-        fits = now.fits if now else (planned.method, *stages(planned.experiment, planned.method))
-        needed = {planned.experiment.fit_id(fit): costs.training(planned.experiment, fit) for fit in fits}
-        missing |= needed
-        known = [seconds for seconds in needed.values() if seconds is not None]
-        rows.append(
-            {
-                "method": row_label(planned.method, planned.experiment) if now else planned.asked,
-                "seed": planned.experiment.seed if one.trial is None else None,
-                "trial": one.trial,
-                "fit_id": planned.fit_id if now else None,
-                "state": now.state if now else "waits",
-                "fits": ", ".join(fit.name for fit in now.fits) if now else "",
-                "why": now.why if now else "for its search",
-                "estimate": sum(known) if len(known) == len(needed) else None,
-                "memory": peaks[planned.asked],
-            }
-        )
-    columns = [
-        Column("method"),
-        Column("trial", kind="count", human=any(one.trial is not None for one in found)),
-        Column("seed", kind="count"),
-        Column("fit_id", "fit"),
-        Column("state"),
-        Column("fits", "makes the fits", human=any(row["fits"] for row in rows)),
-        Column("why", human=any(row["why"] for row in rows)),
-        Column("estimate", "about", "seconds"),
-        Column("memory", "peak memory", "bytes", human=any(peaks.values())),
-    ]
-    note = _time_told(list(missing.values()))
-    if any(peaks.values()):
-        note += f"; {size(available())} of memory are free"
-    states = {row["state"] for row in rows}
-    if states <= {"done", "merged"}:
-        note = "everything is done already"
-    elif states <= {"done", "merged", "to evaluate"}:
-        note = "everything is trained already"
-    return Table(columns, rows, notes=[note])
-
-
-def _time_told(missing: list[float | None]) -> str:
-    """A sentence on the time of the fits to make, and on those of which no earlier one tells."""
-    known = [seconds for seconds in missing if seconds is not None]
-    if not known:
-        return "no earlier run tells how long training takes"
-    if unknown := len(missing) - len(known):
-        fits = "1 fit" if unknown == 1 else f"{unknown} fits"
-        return f"at least {duration(sum(known))} of training, by earlier runs; of {fits} none of them tells"
-    return f"about {duration(sum(known))} of training, by earlier runs"
 
 
 def result_table(records: list[RunRecord]) -> Table:

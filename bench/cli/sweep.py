@@ -209,8 +209,8 @@ def command(
 
     from ..console.progress import ConsoleReporter
     from ..console.sweep import SweepConsole
+    from ..console.sweep_plan import plan_table, print_commands_of
     from ..sweeps.sweep import Settings, Sweep
-    from .sweep_plan import plan_table, print_commands_of
 
     settings = Settings(device, threads, workers, micro_batch, deterministic, checkpoint_every)
     with ConsoleReporter() as reporter:

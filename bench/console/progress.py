@@ -19,6 +19,7 @@ from .stops import Ear, heard_by
 
 if TYPE_CHECKING:
     from ..results.record import RunRecord
+    from ..sweeps.job import Job, Outcome
 
 
 class StderrReporter(Reporter):
@@ -140,6 +141,10 @@ class ConsoleReporter(StderrReporter):
         self._line(
             f"done: {record.label}, seed {record.seed}: {split} {100 * record.metrics[split].score:.1f}, OOD {ood} -> {path}"
         )
+
+    def _settled(self, job: Job, outcome: Outcome) -> None:
+        if outcome.status == "lost":
+            self._line(f"FAILED {job.title}: {outcome.error}")
 
     def _done_before(self, record: RunRecord, path: object, **_: object) -> None:
         came = f", merged from {record.origin['pack']}" if record.origin else ""

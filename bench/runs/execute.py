@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,17 +17,38 @@ from ..identity import PROTOCOL_VERSION, digest
 from ..method import Method
 from ..results.provenance import peak_memory_mb, provenance
 from ..results.record import RunRecord
-from ..stopping import foreign
+from ..stopping import Reporter, foreign
 from ..storage.lease import Lease, is_live
 from ..training.devices import DeviceLost
 from .experiment import Experiment
 from .measure import evaluate, measure_curve, metrics_of, with_line
-from .standing import Part, done_before
+from .standing import Done, Part, done_before
 
 _GONE: dict[Part, str] = {
     "curve": "what its curve's points predict was not kept, and its weights are not in this store",
     "logits": "its logits were not kept, and its weights are not in this store",
 }
+
+
+def look_again(
+    experiment: Experiment,
+    method: Method,
+    *,
+    limit: int | None,
+    search: bool,
+    curve: bool,
+    keep_logits: bool,
+    reporter: Reporter,
+    **chosen: Any,
+) -> RunRecord | None:
+    """Find a run that `execute` would return as it is, and bring its record up to date; None if there is none.
+
+    Args:
+        reporter: is told of it. chosen: how the parameters were, for the record. Others: as of `execute`.
+    """
+    record = planned_record(experiment, method, limit=limit, search=search).model_copy(update=chosen)
+    done = done_before(experiment, method, experiment.store.run_dir(record), curve=curve, keep_logits=keep_logits)
+    return None if done is None or done.wanted else _told(experiment, done, record, reporter)
 
 
 @foreign()
@@ -67,11 +89,7 @@ def execute(
     path = store.run_dir(record) / "record.json"
     done = done_before(experiment, method, path.parent, curve=curve, keep_logits=keep_logits)
     if done is not None and not done.wanted:
-        for part in sorted(done.lacking):
-            experiment.reporter.event(
-                "warning", text=f"{record.label}, seed {record.seed}: {_GONE[part]}; --fresh trains it again"
-            )
-        return _refreshed(experiment, done.record, record)
+        return _told(experiment, done, record, experiment.reporter)
     splits = _splits(experiment, record)  # finds unreadable images before training, not after
     with Lease(path.parent, waiting=experiment.waiting) as lease:
         # Another process may have finished it while this one waited.
@@ -84,7 +102,7 @@ def execute(
                 if "curve" in done.wanted:
                     done.record.curve = measure_curve(experiment, method, fit, splits, record, path.parent)
                 store.save_run(done.record)
-            return _refreshed(experiment, done.record, record)
+            return _told(experiment, replace(done, lacking=frozenset()), record, experiment.reporter)
         store.set_aside(path.parent)
         store.save_run(record)
         try:
@@ -138,6 +156,15 @@ def make_here(experiment: Experiment, method: Method, *, limit: int | None = Non
         experiment.store.save_run(record)
 
 
+def _told(experiment: Experiment, done: Done, now: RunRecord, reporter: Reporter) -> RunRecord:
+    """A run that is done, told with what it lacks."""
+    for part in sorted(done.lacking):
+        reporter.event("warning", text=f"{now.label}, seed {now.seed}: {_GONE[part]}; --fresh trains it again")
+    record = _refreshed(experiment, done.record, now)
+    reporter.event("done-before", record=record, path=experiment.store.run_dir(record) / "record.json")
+    return record
+
+
 def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord) -> RunRecord:
     """A done run with what the card and the search say today; its measurements stay."""
     searched = now if now.search_trials > old.search_trials else old
@@ -156,7 +183,6 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord) -> RunRec
     record.relative = relative_scores(experiment.suite.card, record)
     if record != old:
         experiment.store.save_run(record)
-    experiment.reporter.event("done-before", record=record, path=experiment.store.run_dir(record) / "record.json")
     return record
 
 

@@ -85,12 +85,14 @@ class Plan:
 
     Attributes:
         blind: final runs, too, look at id-val and at nothing else.
+        every_curve: one that cannot be drawn fails its run, instead of being left out.
     """
 
     spec: SweepSpec
     entrants: list[Entrant]
     impossible: list[Impossible]
     blind: bool = False
+    every_curve: bool = False
 
     def trial(self, entrant: Entrant, method: Method, number: int) -> Planned:
         """One trial of a search, on id-val."""
@@ -114,7 +116,7 @@ class Plan:
         experiment = entrant.experiment.with_seed(seed)
         record = planned_record(experiment, method, limit=self.spec.limit, search=self.blind)
         curve = {"none": False, "baseline": method.name == BASELINE, "all": True}[self.spec.curve]
-        curve = curve and has_line(fine_tuned(method, experiment.traits))
+        curve = curve and (self.every_curve or has_line(fine_tuned(method, experiment.traits)))
         planned = self._run(entrant, experiment, method, record, curve=curve)
         if found is None:
             return planned
@@ -185,8 +187,11 @@ def _portable_value(value: Any) -> Any:
 
 
 @foreign()
-def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporter, blind: bool = False) -> Plan:
+def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporter, **final: bool) -> Plan:
     """Open every suite and backbone, and build every method on each.
+
+    Args:
+        final: `blind` and `every_curve` of the plan.
 
     Raises:
         UsageError: a name or parameter is wrong, or a method can run on none of the backbones.
@@ -223,7 +228,7 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
             raise refusal
     if not entrants:
         raise UsageError("no installed method can run on these backbones", fix="`bench backbones` says what each of them offers")
-    return Plan(spec, entrants, impossible, blind)
+    return Plan(spec, entrants, impossible, **final)
 
 
 def _check_portable(method: Method) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ..errors import BenchError, Interrupted
 from ..method import Method
-from ..runs.execute import record_failure, start_over
-from ..runs.standing import stages
+from ..runs.execute import make_here, record_failure, start_over
+from ..runs.standing import stages, standing
 from ..storage.lease import is_live
 from .costs import Costs
 from .estimate import Ahead, ahead
@@ -51,12 +51,18 @@ class Queue:
     Args:
         max_failures: how often a job is offered again after its process died.
         shard: (i, n): hand out only the i-th (from 1) of n parts of the runs, with what they are built on; others do the rest.
-        fresh: forget the final runs and their own fits first; see `start_over`.
+        fresh: forget the final runs and their own fits when the sweep begins; see `start_over`.
+        own: make the final runs here though they came in packs; see `make_here`.
     """
 
-    def __init__(self, plan: Plan, *, max_failures: int = 3, shard: tuple[int, int] = (1, 1), fresh: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, *, max_failures: int = 3, shard: tuple[int, int] = (1, 1), fresh: bool = False, own: bool = False
+    ) -> None:
         self.plan = plan
-        self._max_failures, self._shard, self._fresh = max_failures, shard, fresh
+        self._max_failures, self._shard = max_failures, shard
+        self._forget = start_over if fresh else make_here if own else None
+        self._to_forget: list[Planned] | None = []
+        self.fresh, self.own = fresh, own
         self._entries: dict[str, Entry] = {}
         self._costs: Costs | None = None
         self._known_seconds: dict[str, float | None] = {}
@@ -69,6 +75,13 @@ class Queue:
         self._conclude()
         if shared:
             self._look_again()
+
+    def begin(self) -> None:
+        """From now on things are done: what is to be forgotten is."""
+        for planned in self._to_forget or ():
+            self._start_over(planned)
+        self._to_forget = None
+        self._truth.forgotten.clear()
 
     # What runners call
 
@@ -202,16 +215,16 @@ class Queue:
         planned = entry.planned
         if entry.reason or planned.path is None or not planned.job.is_run:
             return entry.reason
-        if entry.state != "done" and is_live(planned.path.parent):
-            return "another process is at it, and is waited for"
-        record = self._truth.record(planned)
-        if record is None:
-            return ""
-        if entry.state == "done":
-            return f"from {record.origin['pack']}" if record.origin else ""
-        if record.origin:
-            return f"beside the run from {record.origin['pack']}"
-        return f"failed before: {record.error}" if record.status == "failed" else record.error
+        now = standing(
+            planned.experiment,
+            planned.method,
+            planned.path.parent,
+            curve=planned.job.curve,
+            keep_logits=self.plan.spec.keep_logits and planned.job.phase == "final",
+            own=self.own and planned.final,
+            fresh=self.fresh and planned.final,
+        )
+        return now.why or {"to evaluate": "trained already", "to continue": "from its checkpoint"}.get(now.state, "")
 
     # Order
 
@@ -274,9 +287,12 @@ class Queue:
     def _add(self, planned: Planned) -> Entry:
         if planned.job.id not in self._entries:
             entry = self._entries[planned.job.id] = Entry(planned)
-            if self._fresh and planned.final:
-                search = planned.job.phase == "search"
-                start_over(planned.experiment, planned.method, limit=self.plan.spec.limit, search=search)
+            if self._forget is not None and planned.final:
+                if self._to_forget is None:
+                    self._start_over(planned)
+                else:
+                    self._to_forget.append(planned)
+                    self._truth.forget(planned, fit=self.fresh)
             if planned.job.phase != "stage":
                 # By what it leaves, so that every shard comes to the same division, whatever it knows already.
                 number = int(planned.job.id.split("-")[1], 16)
@@ -285,6 +301,10 @@ class Queue:
             if self._truth.done(planned):
                 entry.state = "done"
         return self._entries[planned.job.id]
+
+    def _start_over(self, planned: Planned) -> None:
+        assert self._forget is not None, "only a queue that forgets has something to forget"
+        self._forget(planned.experiment, planned.method, limit=self.plan.spec.limit, search=planned.job.phase == "search")
 
     def _add_stages(self) -> None:
         """A job for every missing fit that a job is built on, where no other job of this shard makes it."""

@@ -183,8 +183,8 @@ def _absolute(value: Any) -> Any:
     return str(Path(value).absolute()) if is_file else value
 
 
-def sweep_of(run: RunSpec, jobs: int) -> SweepSpec:
-    """The sweep that makes the runs of `bench run --jobs`."""
+def sweep_of(run: RunSpec, jobs: int = 1) -> SweepSpec:
+    """The sweep that makes the runs of `bench run`: in this process, or in several."""
     return SweepSpec(
         methods=tuple(Contender(name=name) for name in dict.fromkeys(run.methods)),
         suites=(run.suite,),
@@ -199,8 +199,9 @@ def sweep_of(run: RunSpec, jobs: int) -> SweepSpec:
         skip_unreadable=run.skip_unreadable,
         shots=run.shots,
         keep_logits=run.keep_logits,
-        runner="local",
+        runner="inline" if jobs == 1 else "local",
         max_concurrent=jobs,
+        max_failures=0 if jobs == 1 else SweepSpec.model_fields["max_failures"].default,
     )
 
 

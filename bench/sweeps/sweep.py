@@ -6,21 +6,23 @@ import math
 import shutil
 import uuid
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..engine import Engine
+from ..engine import Engine, default_device
 from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
 from ..identity import digest
 from ..results.store import Store, store_root
+from ..runs.execute import look_again
+from ..spec import RunSpec
 from ..stopping import Reporter
 from ..storage.atomic import write_text
 from .journal import Journal
 from .plan import Plan, make_plan
 from .queue import Queue
 from .runner import LOG, Resources, Runner
-from .spec import SweepSpec
+from .spec import SweepSpec, sweep_of
 from .work import Work
 
 if TYPE_CHECKING:
@@ -46,12 +48,33 @@ class Settings:
     devices: int | None = None
 
 
+def run_sweep(
+    spec: RunSpec,
+    *,
+    jobs: int = 1,
+    store: Path | None = None,
+    engine: Engine | None = None,
+    reporter: Reporter,
+    fresh: bool = False,
+    own: bool = False,
+) -> Sweep:
+    """The sweep that makes the runs of a spec, in this process or as several jobs on this machine.
+
+    Args:
+        engine: None takes the best device. reporter, fresh, own: see `Sweep`.
+    """
+    own_names = ("threads", "workers", "micro_batch", "deterministic", "checkpoint_seconds", "devices")
+    settings = Settings(threads=2) if engine is None else Settings(engine.device, *(getattr(engine, name) for name in own_names))
+    return Sweep(sweep_of(spec, jobs), store=store, settings=settings, reporter=reporter, fresh=fresh, own=own, blind=spec.search)
+
+
 class Sweep:
     """A planned sweep on a store. Planning trains nothing and writes nothing.
 
     Args:
         shard: (i, n): this process does the i-th of n parts of the runs; others on the same store do the rest.
-        fresh: forget the final runs and their own fits first. blind: final runs look at id-val alone.
+        fresh: forget the final runs and their own fits first. own: make them here though they came in packs.
+        blind: final runs look at id-val alone.
 
     Raises:
         UsageError: a name or a parameter is wrong. MissingPrerequisite: data or weights are not here.
@@ -66,6 +89,7 @@ class Sweep:
         reporter: Reporter,
         shard: tuple[int, int] = (1, 1),
         fresh: bool = False,
+        own: bool = False,
         blind: bool = False,
     ) -> None:
         settings = settings or Settings()
@@ -74,15 +98,17 @@ class Sweep:
         engine = Engine(
             threads=settings.threads or math.ceil(spec.cpus_per_trial),
             workers=settings.workers,
-            cores=math.ceil(spec.cpus_per_trial),
+            cores=None if spec.runner == "inline" else math.ceil(spec.cpus_per_trial),
             micro_batch=settings.micro_batch,
             deterministic=settings.deterministic,
             checkpoint_seconds=settings.checkpoint_seconds,
             devices=settings.devices or max(1, int(spec.gpus_per_trial or 1)),
         )
-        # The driver itself computes nothing, so it takes no memory of any GPU.
+        if spec.runner == "inline":  # told before anything is opened
+            replace(engine, device=settings.device or default_device()).apply()
+        # The driver of other runners computes nothing, so it takes no memory of any GPU.
         self.plan: Plan = make_plan(spec, store=self.store.root, engine=engine, reporter=reporter, blind=blind)
-        self.queue = Queue(self.plan, max_failures=spec.max_failures, shard=shard, fresh=fresh)
+        self.queue = Queue(self.plan, max_failures=spec.max_failures, shard=shard, fresh=fresh, own=own)
         where = spec.run_spec(spec.suites[0], None).model_copy(
             update={"data_root": spec.data_root.absolute() if spec.data_root else None}
         )
@@ -136,10 +162,12 @@ class Sweep:
             Interrupted: a stop was asked for; the trials that ran have saved their state.
             MissingPrerequisite: the store cannot be written. BenchError: the runner cannot go on.
         """
+        self.queue.begin()
         if not self.queue.over:
             self._check_store()
         journal = Journal(reporter, self.store.root / "sweep.jsonl", self.id)
         queue = self.queue
+        self._tell_done(reporter)
         journal.write("planned", done=queue.count("done"), todo=queue.count("to do"), finals_to_come=queue.finals_to_come)
         try:
             if not queue.over:
@@ -154,6 +182,22 @@ class Sweep:
         if reporter.stop and queue.unfinished:
             what = "stopped at once; what was saved before is kept" if reporter.now else "stopped; the state is saved"
             raise Interrupted(what, fix="run the same command again: it continues", signal=reporter.stop)
+
+    def _tell_done(self, reporter: Reporter) -> None:
+        """Bring the records of final runs that are done up to what the card and the search say today, and tell of them."""
+        for planned in (entry.planned for entry in self.queue if entry.state == "done" and entry.planned.final):
+            job, keep_logits = planned.job, self.spec.keep_logits
+            search = {key: getattr(job, key) for key in ("search_trials", "search_seconds", "search_rule")}
+            look_again(
+                planned.experiment,
+                planned.method,
+                limit=self.spec.limit,
+                search=job.phase == "search",
+                curve=job.curve,
+                keep_logits=keep_logits,
+                reporter=reporter,
+                **search,
+            )
 
     def _check_store(self) -> None:
         mark = self.store.root / f".writable-{uuid.uuid4().hex[:12]}"

@@ -20,22 +20,35 @@ class Truth:
 
     Attributes:
         fits: the finished fits that were seen there; what was there once counts as there.
+        forgotten: fits, and runs by their jobs, that count as not there, since they will be forgotten first.
     """
 
     def __init__(self, store: Store, *, keep_logits: bool = False) -> None:
         self.fits: set[str] = set()
+        self.forgotten: set[str] = set()
         self._store, self._keep_logits = store, keep_logits
         self._epochs: dict[str, list[dict[str, Any]]] = {}
 
     def has(self, fit_id: str) -> bool:
         """Whether the store has a finished fit."""
-        if fit_id not in self.fits and self._store.fit(fit_id) is not None:
+        if fit_id not in self.fits | self.forgotten and self._store.fit(fit_id) is not None:
             self.fits.add(fit_id)
         return fit_id in self.fits
+
+    def forget(self, planned: Planned, *, fit: bool) -> None:
+        """Count a run as not there, or, without its fit, one that came in a pack."""
+        record = self.record(planned)
+        if fit:
+            self.fits.discard(planned.job.fit_id)
+            self.forgotten |= {planned.job.fit_id, planned.job.id}
+        elif record is not None and record.origin:
+            self.forgotten.add(planned.job.id)
 
     def done(self, planned: Planned) -> bool:
         """Whether a job needs not be done (again)."""
         job = planned.job
+        if job.id in self.forgotten:
+            return False
         if job.phase == "stage":
             return self.has(job.fit_id)
         if job.epoch is not None:

@@ -59,21 +59,18 @@ def reproduce(
     if row.recipe.note:
         say(f"known to differ: {row.recipe.note}")
     say(f"its recipe: {_command(spec)}")
-    from bench.api import outlook, plan, run_planned
     from bench.console.progress import ConsoleReporter
-    from bench.runs.execute import make_here
+    from bench.console.sweep_plan import plan_table
+    from bench.sweeps.sweep import run_sweep
 
+    spec = spec.model_copy(update={"data_root": data_root})
     with ConsoleReporter() as reporter:
-        machine = engine(device, threads, 0, None, 60.0, True)
-        planned = plan(spec.model_copy(update={"data_root": data_root}), store=store, engine=machine, reporter=reporter)
+        sweep = run_sweep(spec, store=store, engine=engine(device, threads, 0, None, 60.0, True), reporter=reporter, own=True)
         if dry_run:
-            found = [(one.planned.experiment.seed, one.standing) for one in outlook(planned, spec, own=True)]
-            states = [{"seed": seed, "state": now.state, "why": now.why} for seed, now in found if now is not None]
-            print_tables([Table([Column("seed", kind="count"), Column("state"), Column("why", human=False)], states)], form)
+            print_tables([plan_table(sweep)], form)
             return
-        for one in planned:
-            make_here(one.experiment, one.method, limit=spec.limit)
-        records = [run_planned(one, spec) for one in planned]
+        sweep.run(reporter)
+    records = sweep.records()
     failed = [record for record in records if record.status != "done"]
     for record in failed:
         say(f"error: {record.label}, seed {record.seed}: {record.error}")

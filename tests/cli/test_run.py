@@ -68,7 +68,7 @@ def test_answer_on_stdout_story_on_stderr(tiny_suite: Path, tmp_path: Path) -> N
     assert "done: linear-probe, seed 0" in done.stderr
     plan = bench("run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path), "--dry-run", "--format", "csv")
     (planned,) = csv.DictReader(io.StringIO(plan.stdout))
-    assert (planned["method"], planned["state"], planned["fits"]) == ("linear-probe", "done", "")
+    assert (planned["phase"], planned["method"], planned["state"]) == ("final", "linear-probe", "done")
     board = bench("leaderboard", "--store", str(tmp_path), "--format", "json")
     (row,) = [row for table in json.loads(board.stdout)["tables"] for row in table["rows"]]
     assert row["id"] == record["metrics"]["id-test"]["score"]
@@ -79,28 +79,29 @@ def test_a_dry_run_says_what_its_estimate_leaves_out(tiny_suite: Path, tmp_path:
 
     def told(*asked: str) -> tuple[dict[tuple[str, int], float | None], str]:
         (table,) = json.loads(bench("run", *asked, *where, "--dry-run").stdout)["tables"]
-        time, memory = table["notes"][0].rsplit("; ", 1)
-        assert memory.endswith("of memory are free")
-        return {(row["method"], row["seed"]): row["estimate"] for row in table["rows"]}, time
+        time = [note for note in table["notes"] if "earlier record" in note]
+        return {(row["method"], row["seed"]): row["seconds"] for row in table["rows"] if row["phase"] == "final"}, *time
 
-    assert told("full-finetune")[1] == "no earlier run tells how long training takes"
+    assert told("full-finetune")[1] == "No earlier record tells how long this takes."
     assert bench("run", "full-finetune", *where).returncode == 0
     (fit,) = [json.loads(file.read_text()) for file in tmp_path.glob("fits/*/fit.json")]
+    (run,) = [json.loads(file.read_text()) for file in tmp_path.glob("runs/*/*/*/*/record.json")]
     rows, note = told("full-finetune", "linear-probe", "--seed", "0", "--seed", "1")
-    assert rows["full-finetune", 0] == 0
-    assert rows["full-finetune", 1] == pytest.approx(fit["seconds"])
+    assert rows["full-finetune", 0] is None, "it is done"
+    assert rows["full-finetune", 1] == pytest.approx(fit["seconds"] + run["eval_seconds"])
     assert rows["linear-probe", 1] is None
-    assert note.startswith("at least ")
-    assert note.endswith("of 2 fits none of them tells")
+    assert note.startswith("At least ")
+    assert "2 jobs left out, in part or whole, of which nothing tells" in note
     rows, note = told("full-finetune", "--set", "epochs=4")
-    assert rows["full-finetune (epochs=4)", 0] == pytest.approx(2 * fit["seconds"]), "twice the epochs take twice as long"
-    assert note.startswith("about ")
+    whole = 2 * fit["seconds"] + run["eval_seconds"]
+    assert rows["full-finetune (epochs=4)", 0] == pytest.approx(whole), "twice the epochs take twice as long"
+    assert note.startswith("About ")
 
 
 def test_dry_run_leaves_no_store(tiny_suite: Path, tmp_path: Path) -> None:
     done = bench("run", "full-finetune", "--suite", str(tiny_suite), "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "to train" in done.stdout
+    assert "to do" in done.stdout
     assert not (tmp_path / "bench-store").exists()
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import bench
-from bench.api import plan
 from bench.cli import main
 from bench.errors import UsageError
 from bench.spec import left_out, run_spec
 from bench.stopping import Reporter
 from bench.sweeps.spec import Contender, sweep_spec
+from bench.sweeps.sweep import run_sweep
 
 from ..conftest import make_suite
 
@@ -118,7 +118,7 @@ def test_the_call_says_it_too(tiny_suite: Path, tmp_path: Path) -> None:
             if kind == "warning":
                 told.append(fields["text"])
 
-    plan(
+    run_sweep(
         run_spec({"methods": ("linear-probe", "full-finetune"), "suite": str(tiny_suite), "set": {"precision": "bf16"}}),
         store=tmp_path,
         reporter=Keeps(),

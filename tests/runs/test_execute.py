@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 import bench
-from bench.api import plan
 from bench.engine import Engine
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.results.store import Store
 from bench.runs.execute import execute
 from bench.runs.experiment import Experiment
 from bench.spec import run_spec
+from bench.stopping import Reporter
+from bench.sweeps.sweep import run_sweep
 from bench.training.devices import DeviceLost
 
 from .asked import NAN, Listener, run, weights
@@ -79,15 +80,16 @@ def test_a_run_that_lost_a_device_is_a_row_and_continues(
 
     with monkeypatch.context() as patch:
         patch.setattr(Experiment, "fit", lost)
-        (planned,) = plan(run_spec({"methods": ["linear-probe"], "suite": str(tiny_suite)}), store=tmp_path)
+        spec = run_spec({"methods": ["linear-probe"], "suite": str(tiny_suite)})
+        (entry,) = run_sweep(spec, store=tmp_path, engine=Engine(threads=1), reporter=Reporter()).queue
         with pytest.raises(DeviceLost):
-            execute(planned.experiment, planned.method)
+            execute(entry.planned.experiment, entry.planned.method)
         ((_, record),) = Store(tmp_path).records()
         assert (record.status, "a process was killed" in record.error) == ("cancelled", True), "a sweep starts it again"
         records, listener = run("linear-probe", "full-finetune", suite=tiny_suite, store=tmp_path)
     assert [record.status for record in records] == ["failed", "failed"], "the second was begun, too"
-    assert [fields["record"] for kind, fields in listener.events if kind == "run"] == records
-    assert all("run it again" in record.error for _, record in Store(tmp_path).records())
+    assert [fields["outcome"].status for kind, fields in listener.events if kind == "settled"] == ["lost", "lost"]
+    assert all("a process was killed" in record.error for _, record in Store(tmp_path).records())
     (record,), _ = run("linear-probe", suite=tiny_suite, store=tmp_path)
     assert record.status == "done"
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from bench.api import outlook, plan, run_planned, searched
 from bench.engine import Engine
 from bench.errors import Interrupted
 from bench.leaderboard.packs.merge import merge
@@ -18,9 +17,11 @@ from bench.leaderboard.packs.pack import write_pack
 from bench.results.record import RunRecord
 from bench.results.store import Store
 from bench.runs.execute import make_here
-from bench.runs.standing import Standing
+from bench.runs.standing import Standing, standing
 from bench.spec import run_spec
+from bench.stopping import Reporter
 from bench.storage.lease import Lease
+from bench.sweeps.sweep import Sweep, run_sweep
 
 from .asked import NAN, Listener, run
 
@@ -218,9 +219,27 @@ CASES: dict[str, tuple[Prepare, dict[str, Any], list[str]]] = {
 
 
 def begun(place: Place) -> None:
-    spec = run_spec({"methods": (FULL,), "suite": str(place.suite)})
-    (one,) = plan(spec, store=place.store.root, engine=Engine(threads=1))
-    make_here(one.experiment, one.method)
+    (entry,) = planned(place, {"methods": (FULL,)}).queue
+    make_here(entry.planned.experiment, entry.planned.method)
+
+
+def planned(place: Place, asked: dict[str, Any], reporter: Reporter | None = None, *, fresh: bool = False) -> Sweep:
+    spec = run_spec({**asked, "suite": str(place.suite)})
+    return run_sweep(spec, store=place.store.root, engine=Engine(threads=1), reporter=reporter or Reporter(), fresh=fresh)
+
+
+def outlook(sweep: Sweep) -> list[tuple[Standing | None, bool]]:
+    """What is said of every run (None: its parameters are still searched for), and whether it is told of when it is done."""
+    made: set[str] = set()
+    found: list[tuple[Standing | None, bool]] = []
+    for entry in sweep.queue:
+        one, final = entry.planned, entry.planned.final
+        if one.path is not None:
+            logits, fresh = sweep.spec.keep_logits and final, sweep.queue.fresh and final
+            folder, curve = one.path.parent, one.job.curve
+            now = standing(one.experiment, one.method, folder, curve=curve, keep_logits=logits, fresh=fresh, made=made)
+            found.append((now, final or now.state != "done"))
+    return [*found, *[(None, False)] * sweep.queue.finals_to_come]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -231,22 +250,18 @@ def test_plan_and_deed_agree(case: str, tiny_suite: Path, tmp_path: Path) -> Non
     asked = dict(asked)
     fresh = asked.pop("fresh", False)
     asked["methods"] = tuple(str(tmp_path / "plugin.py") if name == "plugin" else name for name in asked["methods"])
-    spec = run_spec({**asked, "suite": str(tiny_suite)})
     told = Told(place.held)
-    planned = plan(spec, store=place.store.root, engine=Engine(threads=1), reporter=told)
+    sweep = planned(place, asked, told, fresh=fresh)
     before = sorted(path for path in place.store.root.rglob("*") if path.is_file())
-    found = outlook(planned, spec, fresh=fresh)
+    found = outlook(sweep)
     assert sorted(path for path in place.store.root.rglob("*") if path.is_file()) == before, "looking changes nothing"
-    assert [one.standing.state if one.standing else "waits" for one in found] == states
-    for one in searched(planned, spec):
-        run_planned(one, spec, fresh=fresh)
+    assert [one.state if one else "waits" for one, _ in found] == states
+    sweep.run(told)
     done = [deed(events, record) for events, record in segments(told.events)]
-    assert len(done) == len(found)
-    known = [(said(one.standing), did) for one, did in zip(found, done, strict=True) if one.standing is not None]
-    assert [said for said, _ in known] == [did for _, did in known]
+    known = [said(one) for one, told_of in found if told_of]
+    assert sorted(done[: len(known)]) == sorted(known)
     # Whatever was done, the same plan then says that nothing is left to do.
-    again = outlook(planned, spec) if not spec.trials else outlook(plan(spec, store=place.store.root), spec)
-    left = {one.standing.state for one in again if one.standing is not None}
+    left = {one.state for one, _ in outlook(planned(place, asked)) if one is not None}
     assert left <= ({"done", "merged"} if case != "failed" else {"to train", "to continue"})
 
 

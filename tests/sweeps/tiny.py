@@ -31,7 +31,7 @@ class Listener(Reporter):
     def event(self, kind: str, **fields: Any) -> None:
         job: Job | None = fields.pop("job", None)
         if job is None:
-            self.notes.append(fields["text"])
+            self.notes += [fields["text"]] if kind == "warning" else []
         elif kind == "started":
             self.starts.append(job)
         elif kind == "settled":

@@ -7,13 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ...errors import BenchError
 from ...identity import numpy_stream
 from ...method import Method, Space
 from ...results.record import RunRecord
 from ...results.store import Store
-from ...runs.execute import execute
-from ...runs.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -144,35 +141,10 @@ def trial_of(method: Method, number: int, fixed: Collection[str] = (), draws: Dr
     return with_values(method, update)
 
 
-def candidates(method: Method, trials: int, fixed: Collection[str] = ()) -> list[Method]:
-    """The methods of all trials of `search`."""
-    return [trial_of(method, number, fixed) for number in range(trials)]
-
-
 def best_of(records: Collection[RunRecord]) -> int | None:
     """Which trial did best on id-val: highest score, then lowest NLL, then first; None if none is done."""
     scores = {number: record.metrics["id-val"] for number, record in enumerate(records) if record.status == "done"}
     return min(scores, key=lambda number: (-scores[number].score, scores[number].nll, number), default=None)
-
-
-def search(
-    experiment: Experiment, method: Method, trials: int, fixed: Collection[str] = (), *, limit: int | None = None
-) -> Found:
-    """Fit each trial on `experiment` (which should have SEARCH_SEED) and choose by id-val: score, then NLL, then first.
-
-    Raises:
-        BenchError: every trial failed. Interrupted, DeviceLost: as of `execute`; finished trials are kept.
-    """
-    methods = candidates(method, trials, fixed)
-    records: list[RunRecord] = []
-    for number, candidate in enumerate(methods):
-        experiment.reporter.event("trial", method=method.name, number=number + 1, of=trials)
-        records.append(execute(experiment, candidate, limit=limit, search=True))
-    best = best_of(records)
-    if best is None:
-        raise BenchError(f"all {trials} trials of {method.name} failed: {records[0].error}", fix="`bench run` it once to see why")
-    seconds = training_seconds(experiment.store, ((record.fit_id, record.fit_seconds or 0.0) for record in records))
-    return Found(methods[best], records, seconds, "random")
 
 
 class Sampler(Protocol):

@@ -23,8 +23,12 @@ from ..tables.table import Column, Row, Table, duration, say
 from ..training.memory import available
 
 
-def plan_table(sweep: Sweep, *, probe: bool) -> Table:
-    """Every job with its state, and what the rest will take, by earlier records or else, if asked for, by a probe."""
+def plan_table(sweep: Sweep, *, probe: bool | None = None) -> Table:
+    """Every job with its state, and what the rest will take, by earlier records or else, if asked for, by a probe.
+
+    Args:
+        probe: None where that cannot be asked for.
+    """
     queue, spec = sweep.queue, sweep.spec
     engine = replace(sweep.work.engine, device=sweep.work.device or default_device(), devices=1)
     costs = Costs(sweep.store, (lambda planned: seconds_by_probe(planned, engine)) if probe else None)
@@ -81,7 +85,7 @@ def _row(queue: Queue, entry: Entry, seconds: float | None) -> Row:
     }
 
 
-def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
+def _notes(sweep: Sweep, expected: Estimate, *, probe: bool | None) -> list[str]:
     queue, spec = sweep.queue, sweep.spec
     todo = queue.count("to do")
     if not todo and queue.over:
@@ -109,7 +113,8 @@ def _notes(sweep: Sweep, expected: Estimate, *, probe: bool) -> list[str]:
         how = "earlier records and a probe" if probe else "earlier records"
         notes.append(f"{about} {duration(expected.total)} of trial time, by {how}{partial}; trials at once divide it.")
     else:
-        notes.append("No earlier record tells how long this takes; --probe measures a few steps.")
+        ask = "" if probe is None else "; --probe measures a few steps"
+        notes.append(f"No earlier record tells how long this takes{ask}.")
     if (sweep.work.device or default_device()) == "cpu":
         notes.append(f"A trial takes up to {size(peak_of_a_trial(queue))} of memory, of {size(available())} free.")
     free = sweep.free_disk()
