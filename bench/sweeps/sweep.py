@@ -65,7 +65,16 @@ def run_sweep(
     """
     own_names = ("threads", "workers", "micro_batch", "deterministic", "checkpoint_seconds", "devices")
     settings = Settings(threads=2) if engine is None else Settings(engine.device, *(getattr(engine, name) for name in own_names))
-    return Sweep(sweep_of(spec, jobs), store=store, settings=settings, reporter=reporter, fresh=fresh, own=own, blind=spec.search)
+    return Sweep(
+        sweep_of(spec, jobs),
+        store=store,
+        settings=settings,
+        reporter=reporter,
+        fresh=fresh,
+        own=own,
+        blind=spec.search,
+        every_curve=True,
+    )
 
 
 class Sweep:
@@ -74,7 +83,7 @@ class Sweep:
     Args:
         shard: (i, n): this process does the i-th of n parts of the runs; others on the same store do the rest.
         fresh: forget the final runs and their own fits first. own: make them here though they came in packs.
-        blind: final runs look at id-val alone.
+        final: see `make_plan`.
 
     Raises:
         UsageError: a name or a parameter is wrong. MissingPrerequisite: data or weights are not here.
@@ -90,7 +99,7 @@ class Sweep:
         shard: tuple[int, int] = (1, 1),
         fresh: bool = False,
         own: bool = False,
-        blind: bool = False,
+        **final: bool,
     ) -> None:
         settings = settings or Settings()
         self.spec = spec
@@ -107,7 +116,7 @@ class Sweep:
         if spec.runner == "inline":  # told before anything is opened
             replace(engine, device=settings.device or default_device()).apply()
         # The driver of other runners computes nothing, so it takes no memory of any GPU.
-        self.plan: Plan = make_plan(spec, store=self.store.root, engine=engine, reporter=reporter, blind=blind)
+        self.plan: Plan = make_plan(spec, store=self.store.root, engine=engine, reporter=reporter, **final)
         self.queue = Queue(self.plan, max_failures=spec.max_failures, shard=shard, fresh=fresh, own=own)
         where = spec.run_spec(spec.suites[0], None).model_copy(
             update={"data_root": spec.data_root.absolute() if spec.data_root else None}
