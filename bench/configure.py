@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from .errors import BenchError, UsageError
 from .method import FineTuner, Method
+from .plain import NAME
 from .plugins import entries, is_trusted, loaded, module_of, unknown
 from .storage.files import absent
 
@@ -75,7 +76,7 @@ def _method_from_file(path: Path, content: bytes) -> type[Method]:
             fix="define one subclass of bench.Method or bench.FineTuner that has a `name`",
         )
     method: type[Method] = own[0]
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", method.name):
+    if not re.fullmatch(NAME, method.name):
         raise UsageError(f"`{method.name}` cannot be a method's name", where=str(path), fix="letters, digits, `-`, `_` and `.`")
     if method.name in entries("bench.methods"):
         raise UsageError(f"`{method.name}` is an installed method", where=str(path), fix="give yours a `name` of its own")

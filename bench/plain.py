@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+#: What a name may be that becomes a folder's or a file's.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
 
 def plain(text: str, *, strip: bool = True) -> str:
     """Put a text on one line, with what does not print (escape sequences of a terminal, marks of direction) made visible."""

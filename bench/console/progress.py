@@ -114,8 +114,9 @@ class ConsoleReporter(StderrReporter):
     def _reused(self, method: str, fit_id: str, **_: object) -> None:
         self._line(f"fit {fit_id[:8]}: {method}, trained before")
 
-    def _trial(self, method: str, number: int, of: int, **_: object) -> None:
-        self._line(f"search: {method}, trial {number} of {of}")
+    def _started(self, job: Job, **_: object) -> None:
+        if job.trial is not None:
+            self._line(f"search: {job.label}, trial {job.trial}")
 
     def _resumed(self, step: int, total: int, **_: object) -> None:
         self._line(f"continuing at step {step} of {total}")

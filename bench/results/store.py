@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import BenchError, UsageError
+from ..identity import digest
 from ..plain import plain
 from ..storage.atomic import write_text, write_with
 from ..storage.files import read_json
@@ -44,6 +45,8 @@ LOG = "log.jsonl"
 #: In a run's folder: runs of the same id from packs, where the folder is another run's.
 PACKS = "packs"
 _STAYS = ("lease", PACKS)
+#: Bytes that a folder's name may have.
+_LONGEST = 255
 #: Threads that read records.
 _READERS = 32
 
@@ -201,6 +204,8 @@ class Store:
         One from a pack that is not the first run of its id lies below it, in `packs/<digest of the pack>`.
         """
         backbone = "".join(c if c.isalnum() or c in "-_." else "_" for c in record.backbone)
+        if len(backbone.encode()) > _LONGEST:
+            backbone = f"{backbone[:50]}-{digest(record.backbone)[:24]}"
         folder = self.runs_dir / record.suite / backbone / str(record.method["name"]) / record.eval_id
         return _below(folder, record) if record.origin and _below(folder, record).is_dir() else folder
 

@@ -19,7 +19,7 @@ from bench.errors import BenchError
 from bench.evaluation.metrics import shares
 from bench.evaluation.relative import relative_scores
 from bench.identity import canonical_json, digest
-from bench.plain import plain
+from bench.plain import NAME, plain
 from bench.results.predictions import alpha_column
 from bench.results.record import CurvePoint, RunRecord, SplitMetrics
 from bench.results.store import Store
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ID = re.compile(r"[0-9a-f]{24}")
 _LONGEST_KEY = 1024
 #: More than any label space has; bounds what a pack can make a reader allocate.
@@ -202,7 +201,7 @@ def _problems(packed: Packed, record: RunRecord) -> Iterable[str]:
         yield "it is not the result of a whole run"
     names = {"suite": record.suite, "method": str(record.method.get("name")), **{f"split {s}": s for s in record.metrics}}
     for what, name in names.items():
-        if not _SAFE.fullmatch(name):
+        if not re.fullmatch(NAME, name):
             yield f"the {what} has a name that cannot be a folder's or a file's: {name[:80]!r}"
     shown = [record.label, record.backbone, record.shifts, record.averaged, list(record.holes), record.method]
     if odd := next((name for name in _texts(shown) if not name.isprintable()), ""):

@@ -75,3 +75,9 @@ def test_a_recipe_is_made_of_tables(recipe: str, told: str) -> None:
     values = tomllib.loads(recipe)
     with pytest.raises(UsageError, match=told):
         build_method(next(iter(values)), {}, values)
+
+
+def test_a_name_is_short_enough_for_a_folder(card_of: Callable[..., SuiteCard]) -> None:
+    assert card_of(name="n" * 128).name == "n" * 128
+    with pytest.raises(ValidationError, match="name"):
+        card_of(name="n" * 129)

@@ -62,3 +62,11 @@ def test_a_stamp_changes_with_a_record(store: Store, what: str) -> None:
     else:
         os.utime(store.save_run(record(3, "b")), (1_700_000_000, 1_700_000_000))
     assert store.stamps() != before
+
+
+def test_a_long_name_of_a_backbone_is_shortened_for_its_folder(store: Store) -> None:
+    long = record(9).model_copy(update={"backbone": "timm:resnet18@" + "/folder" * 60})
+    other = long.model_copy(update={"backbone": long.backbone + "s"})
+    assert store.read_run(store.save_run(long)).backbone == long.backbone
+    assert store.run_dir(long) != store.run_dir(other)
+    assert "é" * 127 in str(store.run_dir(record(9).model_copy(update={"backbone": "é" * 127})))

@@ -9,12 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from ...errors import UsageError
+from ...plain import NAME
 from ...plugins import unknown
 from ...storage.files import absent
 from .inheritance import read_table
 from .installed import data_set_paths
-
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 #: How the folder of a class may be called: by the class's identity, its name, or its number in the list of classes.
 Naming = Literal["id", "name", "number"]
@@ -192,7 +191,7 @@ class Fetch(_Part):
 class DataSetCard(_Part):
     """One data set, whatever suites use it."""
 
-    name: str = Field(pattern=_NAME)
+    name: str = Field(pattern=NAME)
     title: str
     licence: str
     citation: str = ""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...errors import UsageError
+from ...plain import NAME
 from .data_set import Duplicates, check_duplicates
 from .inheritance import read_table
 from .installed import find_list, suite_file
@@ -18,7 +19,6 @@ ID_SPLITS = ("train", "id-val", "id-test")
 Metric = Literal["accuracy", "macro_f1", "worst_group"]
 
 #: Names of suites and shifts become folders and files of the run store.
-_SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class _Card(BaseModel):
@@ -91,7 +91,7 @@ class InDistribution(_Card):
 class Shift(_Card):
     """One OOD test set: a part of a data set, or a folder (or rendered split) of the card's own source."""
 
-    name: str = Field(pattern=_SAFE_NAME)
+    name: str = Field(pattern=NAME)
     path: str = Field("", description="folder below the root, or name of a rendered split")
     data: str = Field("", description="data set, in place of `path`; a card's file ends in .toml")
     part: str = Field("test", description="part of the data set")
@@ -134,7 +134,7 @@ class Known(_Card):
 class SuiteCard(_Card):
     """One ID data set and its shifts, sharing one label space."""
 
-    name: str = Field(pattern=_SAFE_NAME)
+    name: str = Field(pattern=NAME)
     title: str
     licence: str
     citation: str = ""
