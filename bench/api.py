@@ -12,14 +12,12 @@ from .results.record import RunRecord
 from .results.store import Store, store_root
 from .runs.execute import execute_external
 from .runs.opening import experiments
-from .spec import RunSpec
+from .spec import RunSpec, Settings, run_spec
 from .stopping import Reporter
 from .storage.files import absent
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from .sweeps.sweep import Settings
 
 
 def run(
@@ -44,12 +42,14 @@ def run(
 
         A run that fails while training is a record with status `failed`.
     """
-    from .spec import run_spec
     from .sweeps.sweep import run_sweep
 
     trust([methods, fields])
     reporter = reporter or Reporter()
-    whole = run_sweep(run_spec({"methods": methods, **fields}), store=store, engine=engine, reporter=reporter, fresh=fresh)
+    names = [name for name in Settings.model_fields if engine is not None]
+    settings = Settings(**{name: getattr(engine, name) for name in names})
+    spec = run_spec({"methods": methods, **fields})
+    whole = run_sweep(spec, store=store, settings=settings, reporter=reporter, fresh=fresh)
     whole.run(reporter)
     return whole.records()
 

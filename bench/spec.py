@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import UsageError
 from .storage.files import read_toml
@@ -18,31 +18,61 @@ DEFAULT_BACKBONE = "mini-clip"
 SEARCH_SEED = 1_000_003
 
 
-class RunSpec(BaseModel):
-    """Methods to run on one backbone and one suite, with their parameters and seeds."""
+def asked(default: Any, description: str, *, flag: str = "", shown: str | bool = False, metavar: str = "", **field: Any) -> Any:
+    """A field that a command has an option for, with the description as its help.
+
+    Args:
+        flag: the option's name, if it is another one than the field's. shown: the default in words, where None stands for it.
+        metavar: what stands for the value in the help.
+    """
+    return Field(default, description=description, json_schema_extra={"flag": flag, "shown": shown, "metavar": metavar}, **field)
+
+
+class Common(BaseModel):
+    """What runs and sweeps share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    methods: tuple[str, ...] = Field(min_length=1, description="names, or files that end in .py")
-    suite: str = DEFAULT_SUITE
-    backbone: str | None = Field(None, description="default: the suite's own")
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
-    of: str | None = Field(None, description="the method that a wrapper such as wise-ft wraps")
-    set: dict[str, Any] = Field(default_factory=dict, description="parameters of the methods; `of.lr` reaches a nested one")
-    data_root: Path | None = None
-    limit: int | None = Field(None, ge=1, description="at most this many images per split: a trial of the machinery")
-    shots: int | None = Field(None, ge=1, description="train on this many images per class, drawn by the seed")
-    skip_unreadable: int = Field(0, ge=0, description="how many undecodable images to leave out, counted in the record")
-    curve: bool = False
-    keep_logits: bool = Field(False, description="keep the logits of every image, also of ImageNet-sized sets")
-    search: bool = Field(False, description="fit and measure id-val only; no image of a shift is decoded")
-    trials: int = Field(0, ge=0, description="search trials per method, on id-val; 0 takes the recipe as it stands")
+    of: str | None = asked(None, "the method that a wrapper wraps (wise-ft --of lp-ft)")
+    set: dict[str, Any] = asked(
+        {}, "a parameter, such as lr=1e-4 or of.epochs=3, of every method that has it or wraps one that has it"
+    )
+    limit: int | None = asked(None, "at most this many images per split: tries the machinery, never enters a board", ge=1)
+    shots: int | None = asked(None, "train on this many images per class, drawn by the seed", shown="all", ge=1)
+    keep_logits: bool = asked(
+        False,
+        "keep all logits, also of ImageNet-sized sets (100 MB for 50,000 x 1,000); a run that is done is evaluated again",
+        flag="--keep-logits/--no-keep-logits",
+    )
+    skip_unreadable: int = asked(0, "leave out up to this many undecodable images, and record how many", ge=0)
+    data_root: Path | None = asked(None, "folder that holds the data sets; also BENCH_DATA")
 
-    @model_validator(mode="after")
-    def _seeds_are_apart(self) -> RunSpec:
-        if SEARCH_SEED in self.seeds:
-            raise ValueError(f"the seed {SEARCH_SEED} is that of searches; report another one")
-        return self
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What is set for every method that has it."""
+        return dict(self.set) if self.of is None else {"of": self.of, **self.set}
+
+
+def apart(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse the seed of searches among those of final runs."""
+    if SEARCH_SEED in seeds:
+        raise ValueError(f"the seed {SEARCH_SEED} is that of searches; report another one")
+    return seeds
+
+
+Seeds = Annotated[tuple[int, ...], AfterValidator(apart)]
+
+
+class RunSpec(Common):
+    """Methods to run on one backbone and one suite, with their parameters and seeds."""
+
+    methods: tuple[str, ...] = Field(min_length=1, description="names, or files that end in .py")
+    suite: str = asked(DEFAULT_SUITE, "name of a suite, or a card of your own (.toml)", shown=DEFAULT_SUITE)
+    backbone: str | None = asked(None, "such as timm:tf_efficientnet_lite0 (`bench backbones`)", shown="the suite's own")
+    seeds: Seeds = Field((0,), min_length=1)
+    curve: bool = asked(False, "also the interpolation curve start -> fine-tuned, 11 points", flag="--curve/--no-curve")
+    search: bool = asked(False, "fit and score id-val only, for choosing parameters; no shift is looked at", flag="--search")
+    trials: int = asked(0, "choose parameters first: this many trials per method on id-val, with a seed of their own", ge=0)
 
     def values(self, method: str) -> dict[str, Any]:
         """Parameters for one method; those that it lacks and another method of the run has are left out.
@@ -53,10 +83,30 @@ class RunSpec(BaseModel):
         check_shared([(name, {}) for name in self.methods], self.shared)
         return placed(method, self.shared)
 
-    @property
-    def shared(self) -> dict[str, Any]:
-        """What is set for every method that has it."""
-        return dict(self.set) if self.of is None else {"of": self.of, **self.set}
+
+class Settings(BaseModel):
+    """How a trial's process computes. None of it changes what a result means; all of it is recorded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str | None = asked(None, "cpu, cuda, cuda:1 or mps", shown="the best there is")
+    devices: int | None = asked(
+        None, "devices that train one model together, a process each; same result, less time", shown="1", ge=1
+    )
+    threads: int | None = asked(
+        None, "torch threads; part of what makes results bit-identical", shown="2; in a sweep --cpus-per-trial", ge=1
+    )
+    workers: int | None = asked(
+        None, "threads that decode and augment training images ahead", shown="as many as decoding needs", ge=0
+    )
+    micro_batch: int | None = asked(None, "images per forward pass in training; same result, less memory", ge=1)
+    deterministic: bool = asked(
+        True,
+        "refuse operations that do not repeat to the bit (GPUs have some)",
+        flag="--deterministic/--no-deterministic",
+        shown="deterministic",
+    )
+    checkpoint_seconds: float = asked(60.0, "seconds between checkpoints", flag="--checkpoint-every", shown="60", ge=0)
 
 
 def placed(method: str, shared: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -163,20 +213,32 @@ def read_config(path: Path | None) -> dict[str, Any]:
         raise UsageError(f"the configuration is not TOML: {error}", where=str(path), fix="mend the file there") from error
 
 
-def run_spec(options: dict[str, Any], config: Path | None = None) -> RunSpec:
+Spec = TypeVar("Spec", bound=Common)
+
+
+def read_spec(kind: type[Spec], options: Mapping[str, Any], config: Path | None, what: str) -> Spec:
     """The spec from options over a TOML file over defaults; None in `options` means not given.
+
+    Args:
+        what: the command, for messages.
 
     Raises:
         UsageError: the file cannot be read, or a field is unknown or wrong.
     """
     merged = read_config(config)
     given = {key: value for key, value in options.items() if value is not None}
+    if isinstance(merged.get("set"), dict):
+        given["set"] = {**merged["set"], **given.get("set", {})}
     try:
-        in_file = RunSpec.model_validate({"methods": ("none",), **merged}).set
-        given["set"] = {**in_file, **given.get("set", {})}
-        return RunSpec.model_validate({**merged, **given})
+        return kind.model_validate({**merged, **given})
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        told = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+        problems = "; ".join(f"{where}: {why}".removeprefix(": ") for where, why in told)
         raise UsageError(
-            f"the run is not well specified: {problems}", where=str(config or "options"), fix="`bench run --help`"
+            f"the {what} is not well specified: {problems}", where=str(config or "options"), fix=f"`bench {what} --help`"
         ) from error
+
+
+def run_spec(options: Mapping[str, Any], config: Path | None = None) -> RunSpec:
+    """The spec of runs; see `read_spec`."""
+    return read_spec(RunSpec, options, config, "run")

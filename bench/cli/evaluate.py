@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..console.options import (
-    BackboneOption,
-    DataOption,
-    DeviceOption,
-    LimitOption,
-    LogitsOption,
-    SkipOption,
-    SuiteOption,
-    ThreadsOption,
-    engine,
-)
+from ..console.options import DeviceOption, ThreadsOption, engine, with_options
+from ..spec import RunSpec
 from ..tables.table import Format, FormatOption, StoreOption, print_json, print_tables
 
 
+@with_options(RunSpec, "suite", "backbone", "limit", "keep_logits", "skip_unreadable", "data_root")
 def command(
+    runspec: dict[str, Any],
     weights: Annotated[
         Path, typer.Argument(help="safetensors, torch or pickle file of a classifier, or a fit's folder", show_default=False)
     ],
     name: Annotated[str | None, typer.Option("--name", help="label of the row", show_default="the file's name")] = None,
-    suite: SuiteOption = None,
-    backbone: BackboneOption = None,
-    limit: LimitOption = None,
-    keep_logits: LogitsOption = None,
-    skip_unreadable: SkipOption = None,
     normalize: Annotated[
         bool | None,
         typer.Option("--normalize/--no-normalize", show_default=False, help="whether the head divides features by their norm"),
@@ -38,7 +26,6 @@ def command(
     ema: Annotated[
         bool, typer.Option("--ema/--no-ema", help="of a file with averaged weights and others, measure the averaged ones")
     ] = True,
-    data_root: DataOption = None,
     store: StoreOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = 2,
@@ -62,17 +49,7 @@ def command(
     from ..spec import run_spec
     from .run import check_names, result_table
 
-    spec = run_spec(
-        {
-            "methods": ("external",),
-            "suite": suite,
-            "backbone": backbone,
-            "limit": limit,
-            "skip_unreadable": skip_unreadable,
-            "keep_logits": keep_logits,
-            "data_root": data_root,
-        }
-    )
+    spec = run_spec({**runspec, "methods": ("external",)})
     check_names((), spec.suite, spec.backbone)
     with ConsoleReporter() as reporter:
         record = evaluate(

@@ -2,107 +2,40 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..console.options import (
-    BackboneOption,
-    DataOption,
-    DeviceOption,
-    DevicesOption,
-    LimitOption,
-    LogitsOption,
-    SkipOption,
-    SuiteOption,
-    ThreadsOption,
-    engine,
-)
+from ..console.options import AllowCodeOption, ConfigOption, SeedOption, SeedsOption, seeds_of, with_options
+from ..spec import RunSpec, Settings
 from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_json, print_tables, say
 
 if TYPE_CHECKING:
     from ..results.record import RunRecord
 
 
+@with_options(RunSpec)
+@with_options(Settings)
 def command(
+    runspec: dict[str, Any],
+    settings: dict[str, Any],
     methods: Annotated[
         list[str] | None, typer.Argument(help="names of methods, or files that end in .py", show_default=False)
     ] = None,
-    suite: SuiteOption = None,
-    backbone: BackboneOption = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="run seeds 0 .. N-1", show_default="1")] = None,
-    seed: Annotated[list[int] | None, typer.Option("--seed", help="run this seed; may be repeated", show_default=False)] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a parameter, such as lr=1e-4 or of.epochs=3")
-    ] = None,
-    of: Annotated[
-        str | None, typer.Option("--of", help="the method that a wrapper wraps (wise-ft --of lp-ft)", show_default=False)
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", help="TOML file with the fields methods, suite, backbone, seeds, of, set, ...; options override it"
-        ),
-    ] = None,
-    allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="run the methods' files (.py) that the --config file names: read them first")
-    ] = False,
-    curve: Annotated[
-        bool | None,
-        typer.Option(
-            "--curve/--no-curve", show_default=False, help="also the interpolation curve start -> fine-tuned, 11 points"
-        ),
-    ] = None,
-    search: Annotated[
-        bool, typer.Option("--search", help="fit and score id-val only, for choosing parameters; no shift is looked at")
-    ] = False,
-    trials: Annotated[
-        int | None,
-        typer.Option(
-            "--trials", min=0, help="choose parameters first: this many trials per method on id-val, with a seed of their own"
-        ),
-    ] = None,
+    seeds: SeedsOption = None,
+    seed: SeedOption = None,
+    config: ConfigOption = None,
+    allow_code: AllowCodeOption = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="forget these fits and runs, and start over; what was merged stays beside")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="show what is done, what would be trained, and what it cost before")
+        bool, typer.Option("--dry-run", help="show what is done, what would be trained, and how long it takes")
     ] = False,
-    limit: LimitOption = None,
-    shots: Annotated[
-        int | None,
-        typer.Option("--shots", min=1, help="train on this many images per class, drawn by the seed", show_default="all"),
-    ] = None,
-    keep_logits: LogitsOption = None,
-    skip_unreadable: SkipOption = None,
-    data_root: DataOption = None,
     store: StoreOption = None,
-    device: DeviceOption = None,
-    devices: DevicesOption = 1,
-    threads: ThreadsOption = 2,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=0,
-            help="threads that decode and augment training images ahead",
-            show_default="as many as decoding needs",
-        ),
-    ] = None,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="runs side by side, a process each, --threads threads each")
     ] = 1,
-    micro_batch: Annotated[
-        int | None, typer.Option("--micro-batch", min=1, help="images per forward pass in training; same result, less memory")
-    ] = None,
-    deterministic: Annotated[
-        bool,
-        typer.Option(
-            "--deterministic/--no-deterministic", help="refuse operations that do not repeat to the bit (GPUs have some)"
-        ),
-    ] = True,
-    checkpoint_every: Annotated[float, typer.Option("--checkpoint-every", min=0, help="seconds between checkpoints")] = 60.0,
     form: FormatOption = Format.table,
 ) -> None:
     """Fine-tune a backbone with one or more METHODS, measure ID and every shift, and record it.
@@ -122,29 +55,10 @@ def command(
 
     Exit codes: 0 done, 1 a run failed, 2 usage, 3 data or weights are missing, 130/143 interrupted.
     """
-    from ..errors import UsageError
     from ..plugins import trust
-    from ..spec import parse_assignments, read_config, run_spec
+    from ..spec import read_config, run_spec
 
-    if seeds is not None and seed:
-        raise UsageError("give either --seeds N or --seed K, not both")
-    chosen = tuple(seed) if seed else tuple(range(seeds)) if seeds else None
-    options = {
-        "methods": tuple(methods) if methods else None,
-        "suite": suite,
-        "backbone": backbone,
-        "seeds": chosen,
-        "of": of,
-        "set": parse_assignments(assignments or []),
-        "data_root": data_root,
-        "limit": limit,
-        "shots": shots,
-        "skip_unreadable": skip_unreadable,
-        "keep_logits": keep_logits,
-        "curve": curve,
-        "search": search or None,
-        "trials": trials,
-    }
+    options = {**runspec, "methods": tuple(methods) if methods else None, "seeds": seeds_of(seeds, seed)}
     trust([options, read_config(config) if allow_code else {}])
     spec = run_spec(options, config)
     check_names(spec.methods, spec.suite, spec.backbone)
@@ -156,9 +70,9 @@ def command(
 
     if len(spec.methods) * len(spec.seeds) == 1:
         jobs = 1
-    machine = engine(device, threads, workers, micro_batch, checkpoint_every, deterministic, devices)
+    machine = Settings(**{key: value for key, value in settings.items() if value is not None})
     with ConsoleReporter() as reporter:
-        sweep = run_sweep(spec, jobs=jobs, store=store, engine=machine, reporter=reporter, fresh=fresh)
+        sweep = run_sweep(spec, jobs=jobs, store=store, settings=machine, reporter=reporter, fresh=fresh)
         stop_if_asked(reporter)
         if dry_run:
             print_tables([plan_table(sweep)], form)

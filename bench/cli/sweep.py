@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..console.options import DataOption, DeviceOption, LimitOption, LogitsOption, SkipOption
+from ..console.options import AllowCodeOption, ConfigOption, SeedOption, SeedsOption, seeds_of, with_options
+from ..spec import Settings
+from ..sweeps.spec import SweepSpec
 from ..tables.table import Format, FormatOption, StoreOption, print_tables, say
 from .run import check_names
 
@@ -17,57 +18,19 @@ if TYPE_CHECKING:
     from ..sweeps.sweep import Sweep
 
 
+@with_options(SweepSpec)
+@with_options(Settings, but=("devices",))
 def command(
+    sweepspec: dict[str, Any],
+    settings: dict[str, Any],
     methods: Annotated[
         list[str] | None,
         typer.Argument(help="names, files that end in .py, METHOD:KEY=VALUE,..., or `all` installed ones", show_default=False),
     ] = None,
-    suite: Annotated[
-        list[str] | None, typer.Option("--suite", help="name or card; may be repeated", show_default="mini-shifts")
-    ] = None,
-    backbone: Annotated[
-        list[str] | None, typer.Option("--backbone", help="may be repeated", show_default="each suite's own")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="final runs with seeds 0 .. N-1", show_default="3")] = None,
-    seed: Annotated[list[int] | None, typer.Option("--seed", help="this seed; may be repeated", show_default=False)] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="for every method that has this parameter, or wraps one that has it"),
-    ] = None,
-    of: Annotated[str | None, typer.Option("--of", help="the method that wrappers wrap", show_default=False)] = None,
-    trials: Annotated[
-        int | None,
-        typer.Option("--trials", min=0, help="search trials per method, on id-val; 0: recipes as they are", show_default="8"),
-    ] = None,
-    hours: Annotated[
-        float | None,
-        typer.Option("--hours", help="search budget per method in hours of training; with --trials, whichever is spent first"),
-    ] = None,
-    search: Annotated[
-        str | None,
-        typer.Option(
-            "--search", help="random, grid, or tpe (looks back, so a method's trials run in turn)", show_default="random"
-        ),
-    ] = None,
-    asha: Annotated[
-        bool | None,
-        typer.Option(
-            "--asha/--no-asha",
-            help="pause trials at a ninth and a third of their epochs and let the best third go on: cheaper, but it favours "
-            "quick starters and depends on the order in which results arrive; rows chosen so are marked",
-            show_default="no-asha",
-        ),
-    ] = None,
-    curve: Annotated[
-        str | None,
-        typer.Option("--curve", help="interpolation curves: baseline (full-finetune), all or none", show_default="baseline"),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the fields that --dump-config writes; options override it")
-    ] = None,
-    allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="run the methods' files (.py) that the --config file names: read them first")
-    ] = False,
+    seeds: SeedsOption = None,
+    seed: SeedOption = None,
+    config: ConfigOption = None,
+    allow_code: AllowCodeOption = False,
     dump_config: Annotated[bool, typer.Option("--dump-config", help="print the configuration as TOML and stop")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="show the plan: done, to do, waiting and why, time and disk; train nothing")
@@ -83,64 +46,7 @@ def command(
         typer.Option("--shard", metavar="I/N", help="the I-th of N parts of the runs; others on this store do the rest"),
     ] = None,
     job: Annotated[str | None, typer.Option("--job", help="do this one job of the plan, here", show_default=False)] = None,
-    runner: Annotated[
-        str | None, typer.Option("--runner", help="ray, local (processes here) or inline (this process)", show_default="ray")
-    ] = None,
-    gpus_per_trial: Annotated[
-        float | None, typer.Option("--gpus-per-trial", min=0, help="may be a fraction", show_default="1 if there are any")
-    ] = None,
-    cpus_per_trial: Annotated[
-        float | None, typer.Option("--cpus-per-trial", min=0.1, help="also the torch threads", show_default="1")
-    ] = None,
-    max_concurrent: Annotated[
-        int | None, typer.Option("--max-concurrent", min=1, help="trials at once", show_default="what the machine allows")
-    ] = None,
-    resources: Annotated[
-        list[str] | None,
-        typer.Option("--resource", metavar="NAME=AMOUNT", help="Ray's custom resource of a trial; may be repeated"),
-    ] = None,
-    labels: Annotated[
-        list[str] | None,
-        typer.Option("--label", metavar="NAME=VALUE", help="run trials on nodes of Ray's with this label only; may be repeated"),
-    ] = None,
-    address: Annotated[str | None, typer.Option("--address", help="of an existing Ray cluster", show_default=False)] = None,
-    max_failures: Annotated[
-        int | None,
-        typer.Option("--max-failures", min=0, help="restarts of a trial whose process or machine died", show_default="3"),
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", help="seconds per trial; its state is saved, and it counts as failed")
-    ] = None,
-    track: Annotated[
-        list[str] | None, typer.Option("--track", help="also tell tensorboard, mlflow or wandb; may be repeated")
-    ] = None,
-    shots: Annotated[
-        int | None,
-        typer.Option("--shots", min=1, help="train on this many images per class, drawn by the seed", show_default="all"),
-    ] = None,
-    limit: LimitOption = None,
-    keep_logits: LogitsOption = None,
-    skip_unreadable: SkipOption = None,
-    data_root: DataOption = None,
     store: StoreOption = None,
-    device: DeviceOption = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="torch threads of a trial", show_default="--cpus-per-trial")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=0,
-            help="threads that decode training images ahead, per trial",
-            show_default="as many as decoding needs",
-        ),
-    ] = None,
-    micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1, help="images per forward pass in training")] = None,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic/--no-deterministic", help="refuse operations that do not repeat to the bit")
-    ] = True,
-    checkpoint_every: Annotated[float, typer.Option("--checkpoint-every", min=0, help="seconds between checkpoints")] = 60.0,
     form: FormatOption = Format.table,
 ) -> None:
     """Search with the same budget for every method, run what was chosen with every seed, and print the leaderboard.
@@ -160,42 +66,13 @@ def command(
 
     Exit codes: 0 done, 1 a run failed, 2 usage, 3 data or weights are missing, 130/143 interrupted.
     """
-    from ..errors import Interrupted, UsageError
+    from ..errors import Interrupted
     from ..plugins import trust
-    from ..spec import parse_assignments, read_config
+    from ..spec import read_config
     from ..stopping import stop_if_asked
     from ..sweeps.spec import as_toml, sweep_spec
 
-    if seeds is not None and seed:
-        raise UsageError("give either --seeds N or --seed K, not both")
-    options = {
-        "methods": methods or None,
-        "suites": suite or None,
-        "backbones": backbone or None,
-        "seeds": tuple(seed) if seed else tuple(range(seeds)) if seeds else None,
-        "of": of,
-        "set": parse_assignments(assignments or []) or None,
-        "trials": trials,
-        "hours": hours,
-        "search": search,
-        "asha": asha,
-        "curve": curve,
-        "data_root": data_root,
-        "shots": shots,
-        "limit": limit,
-        "skip_unreadable": skip_unreadable,
-        "keep_logits": keep_logits,
-        "runner": runner,
-        "gpus_per_trial": gpus_per_trial,
-        "cpus_per_trial": cpus_per_trial,
-        "max_concurrent": max_concurrent,
-        "resources": parse_assignments(resources or [], option="--resource") or None,
-        "labels": {name: str(value) for name, value in parse_assignments(labels or [], option="--label").items()} or None,
-        "address": address,
-        "max_failures": max_failures,
-        "timeout": timeout,
-        "track": track or None,
-    }
+    options = {**sweepspec, "methods": methods or None, "seeds": seeds_of(seeds, seed)}
     trust([options, read_config(config) if allow_code else {}])
     spec = sweep_spec(options, config)
     if dump_config:
@@ -210,11 +87,11 @@ def command(
     from ..console.progress import ConsoleReporter
     from ..console.sweep import SweepConsole
     from ..console.sweep_plan import plan_table, print_commands_of
-    from ..sweeps.sweep import Settings, Sweep
+    from ..sweeps.sweep import Sweep
 
-    settings = Settings(device, threads, workers, micro_batch, deterministic, checkpoint_every)
+    machine = Settings(**{key: value for key, value in settings.items() if value is not None})
     with ConsoleReporter() as reporter:
-        sweep = Sweep(spec, store=store, settings=settings, reporter=reporter, shard=part)
+        sweep = Sweep(spec, store=store, settings=machine, reporter=reporter, shard=part)
         stop_if_asked(reporter)
     for left_out in sweep.plan.impossible:
         say(f"note: {left_out.asked} is left out on {left_out.backbone}: {left_out.reason}")
@@ -224,7 +101,7 @@ def command(
     if print_commands or job is not None:
         sweep.queue.leave_failed()
     if print_commands:
-        print_commands_of(sweep, settings)
+        print_commands_of(sweep, machine)
         return
     if job is not None:
         _do_one(sweep, job)

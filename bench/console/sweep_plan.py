@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import typer
 from rich.filesize import decimal as size
@@ -11,6 +11,7 @@ from rich.filesize import decimal as size
 from ..engine import default_device
 from ..plain import plain
 from ..plugins import code_files
+from ..spec import Settings
 from ..storage.atomic import write_text
 from ..sweeps.costs import Costs
 from ..sweeps.estimate import Estimate, estimate
@@ -18,7 +19,7 @@ from ..sweeps.probe import seconds_by_probe
 from ..sweeps.queue import Entry, Queue
 from ..sweeps.room import peak_of_a_trial
 from ..sweeps.spec import as_toml
-from ..sweeps.sweep import Settings, Sweep
+from ..sweeps.sweep import Sweep
 from ..tables.table import Column, Row, Table, duration, say
 from ..training.memory import available
 
@@ -165,10 +166,10 @@ def print_commands_of(sweep: Sweep, settings: Settings) -> None:
 
 def _options(settings: Settings) -> list[str]:
     """The options that make these settings, those that differ from the defaults."""
-    usual, found = Settings(), []
-    for field in fields(Settings):
-        value = getattr(settings, field.name)
-        if value != getattr(usual, field.name):
-            name = {"checkpoint_seconds": "checkpoint-every"}.get(field.name, field.name.replace("_", "-"))
-            found += [f"--no-{name}"] if value is False else [f"--{name}", str(value)]
+    found = []
+    for name, field in Settings.model_fields.items():
+        value, extra = getattr(settings, name), field.json_schema_extra
+        if value != field.default and isinstance(extra, dict):
+            yes, _, no = str(extra["flag"] or f"--{name.replace('_', '-')}").partition("/")
+            found += [no] if value is False else [yes, str(value)]
     return found

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ..configure import broken_methods, method_names
-from ..errors import UsageError
 from ..plugins import trust
-from ..spec import DEFAULT_SUITE, SEARCH_SEED, RunSpec, check_shared, parse_value, placed, read_config
+from ..spec import DEFAULT_SUITE, Common, RunSpec, Seeds, asked, check_shared, parse_value, placed, read_spec
 from ..storage.files import toml_of
 
 #: The method whose interpolation curve others are measured against; its final runs get one unless `curve` says otherwise.
@@ -48,55 +47,54 @@ def _contender(value: Any) -> Any:
     return {"name": name, "set": {key.strip(): parse_value(text.strip()) for key, _, text in pairs}}
 
 
-class SweepSpec(BaseModel):
+class SweepSpec(Common):
     """Methods on backbones and suites, with seeds, a search budget, and how trials are dispatched."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     methods: tuple[Annotated[Contender, BeforeValidator(_contender)], ...] = Field(
         min_length=1, description="`NAME`, `NAME:KEY=VALUE,...`, a table with `name` and `set`, or `all` alone"
     )
-    suites: tuple[str, ...] = Field((DEFAULT_SUITE,), min_length=1)
-    backbones: tuple[str, ...] = Field((), description="default: each suite's own")
-    seeds: tuple[int, ...] = Field(SEEDS, min_length=1)
-    of: str | None = Field(None, description="the method that every wrapper wraps")
-    set: dict[str, Any] = Field(
-        default_factory=dict, description="parameters for every method that has them, itself or in the method that it wraps"
+    suites: tuple[str, ...] = asked(
+        (DEFAULT_SUITE,), "name or card; may be repeated", flag="--suite", shown=DEFAULT_SUITE, min_length=1
     )
-    trials: int | None = Field(None, ge=0, description="search trials per method; 0 takes the recipes as they stand; default 8")
-    hours: float | None = Field(
-        None, gt=0, description="search budget per method in hours of training; with trials, whichever is spent first"
+    backbones: tuple[str, ...] = asked((), "may be repeated", flag="--backbone", shown="each suite's own")
+    seeds: Seeds = Field(SEEDS, min_length=1)
+    trials: int | None = asked(None, "search trials per method, on id-val; 0: recipes as they are", shown="8", ge=0)
+    hours: float | None = asked(
+        None, "search budget per method in hours of training; with --trials, whichever is spent first", gt=0
     )
-    search: Literal["random", "grid", "tpe"] = Field("random", description="how trials are drawn; tpe looks back at earlier ones")
-    asha: bool = Field(
-        False, description="pause trials at a ninth and a third of their epochs, and let the best third of them go on"
+    search: Literal["random", "grid", "tpe"] = asked(
+        "random", "random, grid, or tpe (looks back, so a method's trials run in turn)", shown="random"
     )
-    curve: Literal["none", "baseline", "all"] = Field(
-        "baseline", description=f"interpolation curves of the final runs: of {BASELINE}, or of every fine-tuned method"
+    asha: bool = asked(
+        False,
+        "pause trials at a ninth and a third of their epochs and let the best third go on: cheaper, but it favours quick "
+        "starters and depends on the order in which results arrive; rows chosen so are marked",
+        flag="--asha/--no-asha",
+        shown="no-asha",
     )
-    data_root: Path | None = None
-    limit: int | None = Field(None, ge=1)
-    skip_unreadable: int = Field(0, ge=0)
-    shots: int | None = Field(None, ge=1, description="train on this many images per class, drawn by the seed")
-    keep_logits: bool = Field(False, description="keep the logits of the final runs, also of ImageNet-sized sets")
+    curve: Literal["none", "baseline", "all"] = asked(
+        "baseline", f"interpolation curves: baseline ({BASELINE}), all or none", shown="baseline"
+    )
 
-    runner: Literal["ray", "local", "inline"] = Field(
-        "ray", description="Ray Tune; processes on this machine; or this very process, for a debugger"
+    runner: Literal["ray", "local", "inline"] = asked("ray", "ray, local (processes here) or inline (this process)", shown="ray")
+    gpus_per_trial: float | None = asked(None, "may be a fraction", shown="1 if there are any", ge=0)
+    cpus_per_trial: float = asked(1.0, "also the torch threads", shown="1", gt=0)
+    max_concurrent: int | None = asked(None, "trials at once", shown="what the machine allows", ge=1)
+    resources: dict[str, float] = asked(
+        {}, "Ray's custom resource of a trial; may be repeated", flag="--resource", metavar="NAME=AMOUNT"
     )
-    gpus_per_trial: float | None = Field(None, ge=0)
-    cpus_per_trial: float = Field(1.0, gt=0)
-    max_concurrent: int | None = Field(None, ge=1)
-    resources: dict[str, float] = Field(default_factory=dict, description="Ray's custom resources of a trial")
-    labels: dict[str, str] = Field(default_factory=dict, description="what a node of Ray's must be labelled with to run a trial")
-    address: str | None = Field(None, description="of an existing Ray cluster")
-    max_failures: int = Field(3, ge=0, description="how often a trial whose process or machine died is started again")
-    timeout: float | None = Field(None, gt=0, description="seconds per trial")
-    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    labels: dict[str, Annotated[str, BeforeValidator(str)]] = asked(
+        {}, "run trials on nodes of Ray's with this label only; may be repeated", flag="--label", metavar="NAME=VALUE"
+    )
+    address: str | None = asked(None, "of an existing Ray cluster")
+    max_failures: int = asked(3, "restarts of a trial whose process or machine died", shown="3", ge=0)
+    timeout: float | None = asked(None, "seconds per trial; its state is saved, and it counts as failed", gt=0)
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = asked(
+        (), "also tell tensorboard, mlflow or wandb; may be repeated"
+    )
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        if SEARCH_SEED in self.seeds:
-            raise ValueError(f"the seed {SEARCH_SEED} is that of searches; report another one")
         names = [contender.asked for contender in self.methods]
         for what, values in (("methods", names), ("suites", self.suites), ("backbones", self.backbones), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
@@ -147,17 +145,9 @@ class SweepSpec(BaseModel):
 
     def run_spec(self, suite: str, backbone: str | None) -> RunSpec:
         """Where and on what part of the data, as a run is told."""
-        return RunSpec(
-            methods=tuple(contender.name for contender in self.contenders),
-            suite=suite,
-            backbone=backbone,
-            seeds=self.seeds,
-            data_root=self.data_root,
-            limit=self.limit,
-            skip_unreadable=self.skip_unreadable,
-            shots=self.shots,
-            keep_logits=self.keep_logits,
-        )
+        same = {key: getattr(self, key) for key in Common.model_fields if key not in ("of", "set")}
+        names = tuple(contender.name for contender in self.contenders)
+        return RunSpec(**same, methods=names, suite=suite, backbone=backbone, seeds=self.seeds)
 
     def values(self, contender: Contender) -> dict[str, Any]:
         """Parameters of one method: what is set for all, then what is set for it alone.
@@ -167,11 +157,6 @@ class SweepSpec(BaseModel):
         """
         check_shared([(one.name, one.set) for one in self.contenders], self.shared)
         return placed(contender.name, self.shared, contender.set)
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        """What is set for every method that has it."""
-        return dict(self.set) if self.of is None else {"of": self.of, **self.set}
 
 
 def _absolute(value: Any) -> Any:
@@ -185,20 +170,14 @@ def _absolute(value: Any) -> Any:
 
 def sweep_of(run: RunSpec, jobs: int = 1) -> SweepSpec:
     """The sweep that makes the runs of `bench run`: in this process, or in several."""
+    same = {key: getattr(run, key) for key in (*Common.model_fields, "trials")}
     return SweepSpec(
+        **same,
         methods=tuple(Contender(name=name) for name in dict.fromkeys(run.methods)),
         suites=(run.suite,),
         backbones=() if run.backbone is None else (run.backbone,),
         seeds=tuple(dict.fromkeys(run.seeds)),
-        of=run.of,
-        set=run.set,
-        trials=run.trials,
         curve="all" if run.curve else "none",
-        data_root=run.data_root,
-        limit=run.limit,
-        skip_unreadable=run.skip_unreadable,
-        shots=run.shots,
-        keep_logits=run.keep_logits,
         runner="inline" if jobs == 1 else "local",
         max_concurrent=jobs,
         max_failures=0 if jobs == 1 else SweepSpec.model_fields["max_failures"].default,
@@ -206,25 +185,9 @@ def sweep_of(run: RunSpec, jobs: int = 1) -> SweepSpec:
 
 
 def sweep_spec(options: Mapping[str, Any], config: Path | None = None) -> SweepSpec:
-    """The spec from options over a TOML file over defaults; None in `options` means not given.
-
-    Raises:
-        UsageError: the file cannot be read, or a field is unknown or wrong.
-    """
-    merged = read_config(config)
-    given = {key: value for key, value in options.items() if value is not None}
-    trust(given)  # options are typed or passed by a program
-    if isinstance(merged.get("set"), dict):
-        given["set"] = {**merged["set"], **given.get("set", {})}
-    try:
-        return SweepSpec.model_validate({**merged, **given})
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}".removeprefix(": ") for e in error.errors()
-        )
-        raise UsageError(
-            f"the sweep is not well specified: {problems}", where=str(config or "options"), fix="`bench sweep --help`"
-        ) from error
+    """The spec of a sweep; see `read_spec`."""
+    trust({key: value for key, value in options.items() if value is not None})  # options are typed or passed by a program
+    return read_spec(SweepSpec, options, config, "sweep")
 
 
 def as_toml(spec: SweepSpec) -> str:

@@ -6,7 +6,7 @@ import math
 import shutil
 import uuid
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
 from ..identity import digest
 from ..results.store import Store, store_root
 from ..runs.execute import look_again
-from ..spec import RunSpec
+from ..spec import RunSpec, Settings
 from ..stopping import Reporter
 from ..storage.atomic import write_text
 from .journal import Journal
@@ -29,31 +29,12 @@ if TYPE_CHECKING:
     from ..results.record import RunRecord
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a trial's process computes. None of it changes what a result means; all of it is recorded.
-
-    Args:
-        device: as `--device`; None takes the best that the trial sees. threads: of torch; None: as many as a trial has cores.
-        workers: as `--workers`; None: as many as the images need, and at most as many as a trial has cores.
-        devices: that train one model together; None: as many as a trial has GPUs.
-    """
-
-    device: str | None = None
-    threads: int | None = None
-    workers: int | None = None
-    micro_batch: int | None = None
-    deterministic: bool = True
-    checkpoint_seconds: float = 60.0
-    devices: int | None = None
-
-
 def run_sweep(
     spec: RunSpec,
     *,
     jobs: int = 1,
     store: Path | None = None,
-    engine: Engine | None = None,
+    settings: Settings | None = None,
     reporter: Reporter,
     fresh: bool = False,
     own: bool = False,
@@ -61,10 +42,10 @@ def run_sweep(
     """The sweep that makes the runs of a spec, in this process or as several jobs on this machine.
 
     Args:
-        engine: None takes the best device. reporter, fresh, own: see `Sweep`.
+        settings, reporter, fresh, own: see `Sweep`.
     """
-    own_names = ("threads", "workers", "micro_batch", "deterministic", "checkpoint_seconds", "devices")
-    settings = Settings(threads=2) if engine is None else Settings(engine.device, *(getattr(engine, name) for name in own_names))
+    settings = settings or Settings()
+    settings = settings.model_copy(update={"threads": settings.threads or 2, "devices": settings.devices or 1})
     return Sweep(
         sweep_of(spec, jobs),
         store=store,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.console.options import DataOption, DeviceOption, ThreadsOption, engine
+from bench.console.options import DataOption, DeviceOption, ThreadsOption
 from bench.errors import UsageError
 from bench.tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, say
 
@@ -61,11 +61,13 @@ def reproduce(
     say(f"its recipe: {_command(spec)}")
     from bench.console.progress import ConsoleReporter
     from bench.console.sweep_plan import plan_table
+    from bench.spec import Settings
     from bench.sweeps.sweep import run_sweep
 
     spec = spec.model_copy(update={"data_root": data_root})
+    settings = Settings(device=device, threads=threads, workers=0)
     with ConsoleReporter() as reporter:
-        sweep = run_sweep(spec, store=store, engine=engine(device, threads, 0, None, 60.0, True), reporter=reporter, own=True)
+        sweep = run_sweep(spec, store=store, settings=settings, reporter=reporter, own=True)
         if dry_run:
             print_tables([plan_table(sweep)], form)
             return

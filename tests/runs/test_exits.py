@@ -20,10 +20,11 @@ from bench.engine import Engine
 from bench.errors import BenchError, EndedByPlugin
 from bench.plugins import entries
 from bench.results.store import Store
+from bench.spec import Settings
 from bench.stopping import Reporter
 from bench.sweeps.job import Outcome
 from bench.sweeps.spec import sweep_spec
-from bench.sweeps.sweep import Settings, Sweep
+from bench.sweeps.sweep import Sweep
 
 #: Ends in one of several places.
 QUITS = """

@@ -142,7 +142,7 @@ import sys
 from pathlib import Path
 import bench
 from bench.sweeps.queue import Queue
-from bench.sweeps.sweep import Settings
+from bench.spec import Settings
 settle = Queue.settle
 def killed(*args):
     settle(*args)

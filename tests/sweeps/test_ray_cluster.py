@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from bench.errors import BenchError, MissingPrerequisite, UsageError
+from bench.spec import Settings
 from bench.stopping import Reporter
 from bench.sweeps.ray.runner import RayRunner
 from bench.sweeps.runner import Resources
 from bench.sweeps.spec import sweep_spec
-from bench.sweeps.sweep import Settings, Sweep
+from bench.sweeps.sweep import Sweep
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.results.record import RunRecord
+from bench.spec import Settings
 from bench.stopping import Reporter
 from bench.sweeps.job import Job, Outcome
 from bench.sweeps.spec import sweep_spec
-from bench.sweeps.sweep import Settings, Sweep
+from bench.sweeps.sweep import Sweep
 
 
 class Listener(Reporter):
