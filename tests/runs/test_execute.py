@@ -20,7 +20,7 @@ from bench.errors import BenchError, Interrupted, UsageError
 from bench.results.store import Store
 from bench.runs.execute import execute
 from bench.runs.experiment import Experiment
-from bench.spec import run_spec
+from bench.spec import Settings, run_spec
 from bench.stopping import Reporter
 from bench.sweeps.sweep import run_sweep
 from bench.training.devices import DeviceLost
@@ -81,7 +81,7 @@ def test_a_run_that_lost_a_device_is_a_row_and_continues(
     with monkeypatch.context() as patch:
         patch.setattr(Experiment, "fit", lost)
         spec = run_spec({"methods": ["linear-probe"], "suite": str(tiny_suite)})
-        (entry,) = run_sweep(spec, store=tmp_path, engine=Engine(threads=1), reporter=Reporter()).queue
+        (entry,) = run_sweep(spec, store=tmp_path, settings=Settings(threads=1), reporter=Reporter()).queue
         with pytest.raises(DeviceLost):
             execute(entry.planned.experiment, entry.planned.method)
         ((_, record),) = Store(tmp_path).records()

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from bench.engine import Engine
 from bench.errors import Interrupted
 from bench.leaderboard.packs.merge import merge
 from bench.leaderboard.packs.pack import write_pack
@@ -18,7 +17,7 @@ from bench.results.record import RunRecord
 from bench.results.store import Store
 from bench.runs.execute import make_here
 from bench.runs.standing import Standing, standing
-from bench.spec import run_spec
+from bench.spec import Settings, run_spec
 from bench.stopping import Reporter
 from bench.storage.lease import Lease
 from bench.sweeps.sweep import Sweep, run_sweep
@@ -225,7 +224,7 @@ def begun(place: Place) -> None:
 
 def planned(place: Place, asked: dict[str, Any], reporter: Reporter | None = None, *, fresh: bool = False) -> Sweep:
     spec = run_spec({**asked, "suite": str(place.suite)})
-    return run_sweep(spec, store=place.store.root, engine=Engine(threads=1), reporter=reporter or Reporter(), fresh=fresh)
+    return run_sweep(spec, store=place.store.root, settings=Settings(threads=1), reporter=reporter or Reporter(), fresh=fresh)
 
 
 def outlook(sweep: Sweep) -> list[tuple[Standing | None, bool]]:
