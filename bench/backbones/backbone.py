@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -126,3 +126,69 @@ class Backbone(ABC):
     def native_head(self, classes: Sequence[str]) -> Head | None:
         """The backbone's own head if it was trained on exactly these classes (in any order, matched by name), else None."""
         return None
+
+
+@torch.no_grad()
+def zero_shot_head(
+    text: TextTower,
+    classes: Sequence[str],
+    templates: Sequence[str],
+    *,
+    device: str = "cpu",
+    batch: int = 512,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Head:
+    """Head whose row c is scale * m/|m|, with m the mean over templates of the normalised prompt embeddings.
+
+    The bias starts at 0 and stays trainable; the head normalises features. Prompts of several classes share a batch.
+
+    Args:
+        classes: C class names. templates: T prompts with one `{}` each.
+        batch: prompts per forward pass of the text tower.
+        progress: called after every batch with the prompts done and all of them; may raise to stop.
+    """
+    text = text.to(device).eval()
+    prompts = [template.replace("{}", name) for name in classes for template in templates]
+    rows: list[Tensor] = []
+    for first in range(0, len(prompts), batch):
+        embedding = text(text.tokenize(prompts[first : first + batch]).to(device)).float()
+        rows.append(embedding / embedding.norm(dim=-1, keepdim=True))
+        progress(min(first + batch, len(prompts)), len(prompts))
+    mean = torch.cat(rows).reshape(len(classes), len(templates), -1).mean(dim=1)
+    return Head((text.scale * mean / mean.norm(dim=-1, keepdim=True)).cpu(), normalize=True)
+
+
+class NormalisingTower(ImageTower):
+    """Adds `normalised` to an image tower.
+
+    Mean and standard deviation are buffers, so that they follow the tower to its device, but not part of its state: they are
+    constants, and averaging weights must not touch them.
+
+    Args:
+        mean, std: of the three channels, for pixels in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(images - mean) / std for images (N, 3, H, W)."""
+        return (images - self.mean) / self.std
+
+
+def refuse_keep(keep: Tensor | None) -> None:
+    """Raise NotImplementedError if `keep` was given to a convolutional tower."""
+    if keep is not None:
+        raise NotImplementedError("a convolutional tower has no tokens to leave out; mask the pixels of the image instead")
+
+
+def differentiable(feature_map: Tensor) -> Tensor:
+    """The same map, of which gradients can be taken even if no weight of the tower requires one."""
+    if torch.is_grad_enabled() and not feature_map.requires_grad:
+        feature_map.requires_grad_()
+    return feature_map

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from ..errors import UsageError
 from .attention import attend, pack_kept
-from .backbone import ImageTower, Layout, TextTower
-from .normalisation import NormalisingTower, differentiable, refuse_keep
+from .backbone import ImageTower, Layout, NormalisingTower, TextTower, differentiable, refuse_keep
 from .timm_towers import tower_of
 
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from .attention import attend, pack_kept
-from .backbone import Layout
-from .normalisation import NormalisingTower, differentiable, refuse_keep
+from .backbone import Layout, NormalisingTower, differentiable, refuse_keep
 
 
 class TimmViT(NormalisingTower):

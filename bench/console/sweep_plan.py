@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from typing import Any
 
 import typer
 from rich.filesize import decimal as size
@@ -14,13 +15,12 @@ from ..plugins import code_files
 from ..spec import Settings
 from ..storage.atomic import write_text
 from ..sweeps.costs import Costs
-from ..sweeps.estimate import Estimate, estimate
-from ..sweeps.probe import seconds_by_probe
+from ..sweeps.estimate import Estimate, estimate, seconds_by_probe
 from ..sweeps.queue import Entry, Queue
-from ..sweeps.room import peak_of_a_trial
+from ..sweeps.room import peak_of, peak_of_a_trial
 from ..sweeps.spec import as_toml
 from ..sweeps.sweep import Sweep
-from ..tables.table import Column, Row, Table, duration, say
+from ..tables.table import Cell, Column, Row, Table, duration, say
 from ..training.memory import available
 
 
@@ -34,7 +34,14 @@ def plan_table(sweep: Sweep, *, probe: bool | None = None) -> Table:
     engine = replace(sweep.work.engine, device=sweep.work.device or default_device(), devices=1)
     costs = Costs(sweep.store, (lambda planned: seconds_by_probe(planned, engine)) if probe else None)
     expected = estimate(queue, costs)
-    rows: list[Row] = [_row(queue, entry, expected.seconds.get(entry.job.id)) for entry in queue if entry.mine]
+    on_cpu = (sweep.work.device or default_device()) == "cpu"
+    peaks: dict[tuple[Any, ...], int | None] = {}
+    rows: list[Row] = [
+        _row(queue, entry, expected.seconds.get(entry.job.id))
+        | {"memory": peak_of(entry.planned, peaks) if on_cpu and entry.state != "done" else None}
+        for entry in queue
+        if entry.mine
+    ]
     for search in queue.searches:
         if not search.over:
             for seed in spec.seeds:
@@ -64,11 +71,12 @@ def plan_table(sweep: Sweep, *, probe: bool | None = None) -> Table:
         Column("state"),
         Column("why"),
         Column("seconds", "about", "seconds"),
+        Column("memory", "peak memory", "bytes", human=any(row.get("memory") for row in rows)),
     ]
     return Table(columns, rows, notes=_notes(sweep, expected, probe=probe))
 
 
-def _row(queue: Queue, entry: Entry, seconds: float | None) -> Row:
+def _row(queue: Queue, entry: Entry, seconds: float | None) -> dict[str, Cell]:
     job, waits = entry.job, queue.waits_for(entry)
     why = f"for fit {', '.join(other.job.fit_id[:8] for other in waits)}" if waits else queue.why(entry)
     shown = "waits" if waits else "merged" if entry.state == "done" and why else entry.state

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.metrics import f1_score
 
-from ..data.cards.suite_card import Metric
+from ..data.cards.suite_card import Metric, SuiteCard
 from ..errors import Diverged
-from ..results.record import SplitMetrics
+from ..results.record import RunRecord, SplitMetrics
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -96,3 +99,44 @@ def _per_image(logits: Floats, labels: Ints, chunk: int = 4096) -> tuple[NDArray
         parts.append((-log_p[np.arange(len(truth)), truth], (error**2).sum(axis=1), p.max(axis=1)))
     nll, brier, confidence = (np.concatenate(values) for values in zip(*parts, strict=True))
     return nll, brier, confidence
+
+
+def relative_scores(card: SuiteCard, record: RunRecord) -> dict[str, float]:
+    """100 times the mean over families of (sum of errors over the family's shifts) / (the same sum of the reference).
+
+    Empty if the card names no reference, or a shift of one of its families has no result.
+    """
+    if card.relative is None:
+        return {}
+    ratios = []
+    for family, reference in card.relative.reference.items():
+        shifts = [shift.name for shift in card.shifts if shift.family == family]
+        if not shifts or any(name not in record.metrics for name in shifts):
+            return {}
+        ratios.append(np.mean([1 - record.metrics[name].accuracy for name in shifts]) / reference)
+    return {card.relative.name: 100 * float(np.mean(ratios))}
+
+
+def nll_at(temperature: float, logits: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
+    """Mean negative log-likelihood of softmax(logits / temperature), nats.
+
+    Args:
+        logits: (N, C). labels: (N,).
+    """
+    scaled = logits.astype(np.float64) / temperature
+    return float(-log_softmax(scaled, axis=1)[np.arange(len(labels)), labels].mean())
+
+
+def fitted_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
+    """The T for which softmax(logits / T) has the least NLL (Guo et al., 2017); between 1/50 and 50.
+
+    Args:
+        logits: (N, C) of id-val; selection and fitting see id-val only. labels: (N,).
+    """
+    found = minimize_scalar(
+        lambda log_t: nll_at(float(np.exp(log_t)), logits, labels),
+        bounds=(-np.log(50), np.log(50)),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(found.x))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..configure import configure
 from ..data.split import Split
 from ..errors import BenchError, EndedByPlugin, Interrupted
-from ..evaluation.relative import relative_scores
+from ..evaluation.metrics import relative_scores
 from ..identity import PROTOCOL_VERSION, digest
 from ..method import Method
 from ..results.provenance import peak_memory_mb, provenance

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from ..backbones.backbone import Backbone, Head, ImageTower, TextTower
-from ..backbones.heads import zero_shot_head
+from ..backbones.backbone import Backbone, Head, ImageTower, TextTower, zero_shot_head
 from ..classifier import Classifier
 from ..configure import build_method
 from ..data.cards.suite_card import Known

@@ -11,17 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..backbones.heads import zero_shot_head
+from ..backbones.backbone import zero_shot_head
 from ..classifier import Classifier, interpolate
 from ..data.cards.suite_card import Metric
 from ..data.split import Split
 from ..errors import BenchError
 from ..evaluation.forward import logits_of
 from ..evaluation.guard import check_known
-from ..evaluation.metrics import score
+from ..evaluation.metrics import fitted_temperature, relative_scores, score
 from ..evaluation.projection import matched, project
-from ..evaluation.relative import relative_scores
-from ..evaluation.temperature import fitted_temperature
 from ..evaluation.variants import Variant, variants
 from ..method import FineTuner, Method, Traits
 from ..results.predictions import write_curve, write_predictions

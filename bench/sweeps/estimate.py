@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
+from ..data.batches import TrainBatches
+from ..engine import Engine
+from ..method import FineTuner
 from ..runs.experiment import Experiment
 from ..runs.standing import stages
+from ..training.devices import Ranks
+from ..training.step import Learner
 from .costs import Costs
 from .plan import Planned, stage_task
 
@@ -127,3 +135,44 @@ def _predictions(planned: Planned) -> int:
     splits = ["id-val"] if planned.job.phase == "search" else ["id-val", "id-test", *(s.name for s in suite.card.shifts)]
     images = sum(len(planned.experiment.split(name)) for name in splits if name not in suite.holes)
     return images * (2 * len(suite.card.classes) + 80)
+
+
+#: Steps that are taken; the first, which warms up, is not counted.
+STEPS = 4
+
+
+def seconds_by_probe(planned: Planned, engine: Engine) -> float | None:
+    """Seconds of all steps of a fit on one device, alone on the machine, without scoring; None for what is not trained in steps.
+
+    Raises:
+        BenchError: a step does not fit into memory.
+    """
+    method, experiment = planned.method, planned.experiment
+    if not isinstance(method, FineTuner):
+        return None
+    engine.apply()
+    batches = TrainBatches(
+        experiment.split("train"),
+        batch_size=method.batch_size,
+        seed=planned.job.seed,
+        augment=method.augment,
+        size=experiment.backbone.pixels.size,
+        workers=0,
+    )
+    # A step takes as long from one head as from another, and with one value of a constant as with another.
+    learner = Learner(
+        experiment.start("random"),
+        method,
+        total=STEPS,
+        seed=planned.job.seed,
+        constants=defaultdict(lambda: 1.0),
+        engine=engine,
+        ranks=Ranks(),
+    )
+    begun = []
+    for number, (images, labels) in enumerate(islice(batches.steps(0), STEPS)):
+        begun.append(time.monotonic())
+        float(learner.step(images, labels, number))  # a GPU is waited for
+    counted = begun[1:]
+    per_step = (time.monotonic() - counted[0]) / len(counted)
+    return per_step * batches.steps_per_epoch * method.epochs

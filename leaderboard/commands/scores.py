@@ -268,8 +268,7 @@ def _detection(board: Board, splits: Sequence[str], predictions: Predictions, wo
 
 def _parts(by: Literal["class", "group"]) -> Any:
     def made(board: Board, splits: Sequence[str], predictions: Predictions, worst: int) -> Table:
-        from ..statistics.parts import parts
-        from ..statistics.strata import NotPaired
+        from ..statistics.strata import NotPaired, parts
 
         rows: list[Row] = []
         holes = _Holes()

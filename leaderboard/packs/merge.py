@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import BenchError
-from bench.evaluation.metrics import shares
-from bench.evaluation.relative import relative_scores
+from bench.evaluation.metrics import relative_scores, shares
 from bench.identity import canonical_json, digest
 from bench.plain import NAME, plain
 from bench.results.predictions import alpha_column

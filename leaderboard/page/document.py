@@ -5,27 +5,32 @@ Numbers are rounded to 1e-5 (a thousandth of a percentage point), which is what 
 
 from __future__ import annotations
 
+import hashlib
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import combinations
 from typing import Any
+
+import numpy as np
 
 from bench.identity import canonical_json
 from bench.results.record import RunRecord
 
+from ..board.comparison import Comparison, Difference, compare
 from ..board.frames import standard_line
 from ..board.headline import headline
 from ..board.rows import Board, BoardRow, Cell
 from ..board.tables import Boards, View, notes, title
 from ..charts.style import LIGHT, SHAPES, looks
+from ..reported import Reported, ReportedFile, shipped, stands_for
+from ..statistics.calibration import reliability
 from ..statistics.predictions import Predictions
 from ..statistics.tradeoff import ID, average
 from .figures import CORNERS, HEIGHT, LABEL_SIZE, RECOLOUR, figures
-from .pairs import Pairwise
-from .plain import plain, row_id, short
-from .reliability import bins
-from .reported import reported_backbones, reported_rows
 
 SCHEMA = 2
 #: Of larger boards only the first rows get reliability diagrams and comparisons with each other: a file cannot hold all pairs.
@@ -292,3 +297,145 @@ def _reported_only(suite: str, boards: Sequence[dict[str, Any]]) -> list[dict[st
         for backbone in reported_backbones(suite)
         if backbone not in there
     ]
+
+
+def short(value: float | None) -> float | None:
+    """A number as the page has it; None for a missing one and for one that JSON cannot say."""
+    return None if value is None or not math.isfinite(value) else round(value, 5)
+
+
+def plain(value: Any) -> Any:
+    """A value that a method or a machine has put into a record, without what JSON cannot say."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def row_id(key: str) -> str:
+    """A short name of a row that stays the same while runs are added: it stands in links."""
+    return hashlib.sha256(key.encode()).hexdigest()[:10]
+
+
+def bins(records: Sequence[RunRecord], splits: Sequence[str], predictions: Predictions) -> dict[str, list[list[Any]]]:
+    """Split -> `[mean confidence, accuracy, images]` of every bin with images; a split that a run kept nothing of is left out."""
+    made = {}
+    for split in splits:
+        found = [_confidences(record, split, predictions) for record in records]
+        known = [pair for pair in found if pair is not None]
+        if known and len(known) == len(found):
+            confidence, correct = (np.concatenate(part) for part in zip(*known, strict=True))
+            diagram = reliability(confidence, correct)
+            made[split] = [[round(b.confidence, 4), round(b.accuracy, 4), b.images] for b in diagram
+                           if b.confidence is not None and b.accuracy is not None]  # fmt: skip
+    return made
+
+
+def _confidences(record: RunRecord, split: str, predictions: Predictions) -> tuple[Any, Any] | None:
+    """(images,) largest probability and whether the prediction is right."""
+    if split not in record.metrics:
+        return None
+    columns = predictions.columns(record, split, ("label", "prediction", "maximum", "log_sum_exp"))
+    if columns is None or len(columns) < 4:
+        return None
+    confidence = np.exp(columns["maximum"].astype(float) - columns["log_sum_exp"].astype(float))
+    return np.minimum(confidence, 1.0), columns["prediction"] == columns["label"]
+
+
+def reported_backbones(suite: str) -> list[str]:
+    """The backbones, by their names here, that a source reports on the suite; none where nothing is published."""
+    file = shipped().get(suite)
+    return [] if file is None else list(dict.fromkeys(file.backbones[row.backbone] for row in file.rows))
+
+
+def reported_rows(suite: str, backbone: str, board: Board | None = None) -> list[dict[str, Any]]:
+    """The published rows of a suite and backbone that state ID and OOD.
+
+    Args:
+        board: what was measured there; a row that stands for one of its rows says by how much that one differs.
+    """
+    file = shipped().get(suite)
+    if file is None:
+        return []
+    rows = [row for row in file.rows if file.backbones[row.backbone] == backbone and {"id", "ood"} <= row.quantities().keys()]
+    names = Counter((row.method, row.source) for row in rows)
+    return [_reported_row(row, file, board, shared=names[row.method, row.source] > 1) for row in rows]
+
+
+def _reported_row(row: Reported, file: ReportedFile, board: Board | None, *, shared: bool) -> dict[str, Any]:
+    stated = {_reported_key(name, board): value / 100 for name, value in row.quantities().items()}
+    measured = stands_for(row, board) if board else None
+    here = {key: measured.cells[key].value for key in stated if key in measured.cells} if measured else {}
+    gaps = {key: short(value - stated[key]) for key, value in here.items() if value is not None}
+    return {
+        "id": row_id(canonical_json([file.suite, row.backbone, row.name])),
+        # Unlike the name of any measured row, and not shared.
+        "name": f"{row.method} (reported, {row.source})" + (f" [{row.name}]" if shared else ""),
+        "kind": "reported",
+        "method": row.method,
+        "cells": {key: [short(value)] for key, value in stated.items()},
+        "gaps": gaps,
+        "measured": row_id(measured.key) if measured else None,
+        "holes": {},
+        "tie": None,
+        "ranks": None,
+        "front": None,
+        "identity": {},
+        "runs": [],
+        "source": file.sources[row.source],
+        "certainty": row.certainty + (", doubtful" if row.doubtful else ""),
+        "note": row.note,
+        "recipe": f"bench reproduce {file.suite}/{row.name}" if row.recipe else "",
+    }
+
+
+def _reported_key(name: str, board: Board | None) -> str:
+    """The column of a quantity: a shift may have the name of another column."""
+    if name in ("id", "ood") or board is None:
+        return name
+    return next((m.key for m in board.columns if m.splits == (name,)), name)
+
+
+class Pairwise:
+    """Compares rows; what it has compared once it does not compare again, as long as the runs are the same."""
+
+    def __init__(self, predictions: Predictions, tell: Callable[[str], None]) -> None:
+        self._predictions, self._tell = predictions, tell
+        self._known: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def of(self, rows: Sequence[tuple[str, BoardRow]]) -> dict[str, Any]:
+        """`<id of A> <id of B>` -> what the two rows say about each other; A is the one that stands higher."""
+        pairs = {f"{first} {second}": (a, b) for (first, a), (second, b) in combinations(rows, 2)}
+        new = [(a, b) for a, b in pairs.values() if _pair(a, b) not in self._known]
+        if len(new) > 1:
+            self._tell(f"comparing {len(new)} pairs of rows")
+        for a, b in new:
+            self._known[_pair(a, b)] = _compact(compare(a.records, b.records, self._predictions, (a.name, b.name)))
+        return {names: self._known[_pair(a, b)] for names, (a, b) in pairs.items()}
+
+
+def _pair(a: BoardRow, b: BoardRow) -> tuple[str, ...]:
+    return (*(f"{r.eval_id} {r.finished}" for r in a.records), "against", *(f"{r.eval_id} {r.finished}" for r in b.records))
+
+
+def _compact(of: Comparison) -> dict[str, Any]:
+    models, method = of.verdict
+    return {
+        "seeds": of.seeds,
+        "verdicts": {"models": models, "method": method},
+        "models": [_difference(d) for d in of.models],
+        "method": [_difference(d) for d in of.method],
+        "tests": [[t.about, t.seed, t.only_a, t.only_b, _short(t.p_holm)] for t in of.tests],
+        "alike": [[x.about, *map(_short, (x.same, x.only_a, x.only_b, x.overlap, x.kappa))] for x in of.alike],
+    }
+
+
+def _difference(d: Difference) -> list[Any]:
+    """About, A, B, difference, its interval's ends, corrected p, verdict, why it is missing, whether it is deterministic."""
+    low, high = (d.interval.low, d.interval.high) if d.interval else (None, None)
+    return [d.about, *map(_short, (d.a, d.b, d.value, low, high, d.p_holm)), d.verdict, d.hole, d.deterministic]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")

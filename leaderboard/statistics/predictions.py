@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import BenchError
-from bench.evaluation.temperature import fitted_temperature
+from bench.evaluation.metrics import fitted_temperature
 from bench.results.predictions import alpha_column
 from bench.results.record import RunRecord
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.results.record import RunRecord
 
+from .intervals import Interval, mean_and_sd, over_images
 from .predictions import Outcomes, Predictions
 
 Floats = NDArray[np.float64]
@@ -87,3 +90,30 @@ def drawn_together(keys: Sequence[NDArray[np.str_]]) -> tuple[list[Ints], Ints]:
     member[place, np.repeat(np.arange(len(keys)), [len(k) for k in keys])] = True
     _, kind = np.unique(member, axis=0, return_inverse=True)
     return np.split(place, np.cumsum([len(k) for k in keys])[:-1]), kind.ravel()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Accuracy of a row on one class or group: mean and sample SD over seeds, Wilson interval over its images."""
+
+    number: int
+    images: int
+    accuracy: float
+    sd: float | None
+    interval: Interval | None
+
+
+def parts(runs: Sequence[RunRecord], split: str, by: Literal["class", "group"], predictions: Predictions) -> list[Part]:
+    """Accuracy per class (of the labels) or per group, in the order of their numbers; images in no group are left out.
+
+    Raises:
+        NotPaired: a run kept no predictions, or the runs saw different images.
+    """
+    found = every_outcome(runs, split, predictions)
+    member = found[0].labels if by == "class" else found[0].groups
+    made = []
+    for number in np.unique(member[member >= 0]):
+        here = member == number
+        mean, sd = mean_and_sd([float(outcomes.correct[here].mean()) for outcomes in found])
+        made.append(Part(int(number), int(here.sum()), mean, sd, over_images([(mean, int(here.sum()))])))
+    return made

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.backbones.heads import zero_shot_head
+from bench.backbones.backbone import zero_shot_head
 from bench.backbones.mini_clip import FOLDER, MiniClip, MiniImageTower, Stem, load
 from bench.datasets.mini import MiniWorld
 from bench.errors import MissingPrerequisite, UsageError

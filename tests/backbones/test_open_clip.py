@@ -16,7 +16,7 @@ from open_clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.backbones.heads import zero_shot_head
+from bench.backbones.backbone import zero_shot_head
 from bench.backbones.open_clip_backbone import OpenClipBackbone, load
 from bench.errors import MissingPrerequisite, UsageError
 

@@ -145,7 +145,7 @@ class TestTars:
 def test_a_prompt_is_filled_in_and_computes_nothing(tmp_path: Path) -> None:
     import torch
 
-    from bench.backbones.heads import zero_shot_head
+    from bench.backbones.backbone import zero_shot_head
 
     seen: list[str] = []
 

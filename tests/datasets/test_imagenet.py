@@ -20,9 +20,8 @@ from bench.data.pixels.decoder import Pixels
 from bench.data.suite import Suite, open_suite
 from bench.datasets import cards, lists
 from bench.errors import BenchError, MissingPrerequisite
-from bench.evaluation.metrics import score
+from bench.evaluation.metrics import relative_scores, score
 from bench.evaluation.projection import matched, project
-from bench.evaluation.relative import relative_scores
 
 IMAGENET = read_class_list(lists()["imagenet-1k"])
 PIXELS = Pixels(size=4, resize=4)

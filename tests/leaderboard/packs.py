@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 from scipy.special import logsumexp
 
 from bench.data.split import Split
-from bench.evaluation.metrics import score
-from bench.evaluation.temperature import fitted_temperature
+from bench.evaluation.metrics import fitted_temperature, score
 from bench.identity import digest
 from bench.results.predictions import write_curve
 from bench.results.record import CurvePoint, RunRecord

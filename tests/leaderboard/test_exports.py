@@ -232,7 +232,8 @@ def test_reproduce_runs_the_recipe_and_says_within_or_outside(tiny_suite: Path, 
     write(0.0)
     options = ("reproduce", "mine/probe", "--from", str(file), "--store", store, "--threads", "1", "--format", "json")
     planned = run(*options, "--dry-run")
-    assert json.loads(planned.stdout)["tables"][0]["rows"] == [{"seed": 0, "state": "to train", "why": ""}]
+    (row,) = json.loads(planned.stdout)["tables"][0]["rows"]
+    assert (row["seed"], row["state"], row["why"]) == (0, "to do", "")
     outside = run(*options)
     assert outside.exit_code == 1
     (line,) = json.loads(outside.stdout)["tables"][0]["rows"]
@@ -250,8 +251,8 @@ def test_reproduce_runs_the_recipe_and_says_within_or_outside(tiny_suite: Path, 
     assert [found.eval_id for found in merged.runs["new"]] == [record.eval_id]
     # What came in a pack reproduces nothing: it is made here, beside it, and held against it.
     elsewhere = (*options[:4], "--store", str(tmp_path / "theirs"), *options[6:])
-    planned = json.loads(run(*elsewhere, "--dry-run").stdout)["tables"][0]["rows"]
-    assert planned == [{"seed": 0, "state": "to train", "why": "beside the run from real.shiftpack"}]
+    (row,) = json.loads(run(*elsewhere, "--dry-run").stdout)["tables"][0]["rows"]
+    assert (row["state"], row["why"]) == ("to do", "beside the run from real.shiftpack")
     made = run(*elsewhere)
     assert made.exit_code == 0
     verdict, twice = json.loads(made.stdout)["tables"]

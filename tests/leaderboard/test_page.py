@@ -15,8 +15,7 @@ import pytest
 from bench.errors import NothingMatched, UsageError
 from bench.leaderboard.board.tables import View
 from bench.leaderboard.commands.leaderboard import leaderboard
-from bench.leaderboard.page.build import embedded, page
-from bench.leaderboard.page.source import Source
+from bench.leaderboard.page.source import Source, embedded, page
 from bench.results.record import RunRecord
 from bench.results.store import Store
 

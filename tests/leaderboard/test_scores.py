@@ -16,8 +16,7 @@ from typer.testing import CliRunner, Result
 
 from bench.cli import build_app
 from bench.errors import NothingMatched, UsageError
-from bench.evaluation.metrics import score
-from bench.evaluation.temperature import fitted_temperature
+from bench.evaluation.metrics import fitted_temperature, score
 from bench.leaderboard.statistics import predictions
 from bench.leaderboard.statistics.calibration import adaptive_calibration_error, calibration, reliability, scaled
 from bench.leaderboard.statistics.detection import detected

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import bench
-from bench.backbones.heads import zero_shot_head
+from bench.backbones.backbone import zero_shot_head
 from bench.engine import Engine
 from bench.plugins import load_backbone
 from bench.results.record import RunRecord

@@ -9,7 +9,7 @@ import pytest
 
 from bench.spec import SEARCH_SEED
 from bench.sweeps.job import Job
-from bench.sweeps.order import in_order
+from bench.sweeps.queue import in_order
 
 #: Seconds of the embedded default's recipes on one thread, and what each is built on.
 SECONDS = {"masked": 98.0, "distillation": 57.0, "lp-ft": 47.0, "full": 49.0, "probe": 10.0, "wise": 5.0, "zero-shot": 6.0}

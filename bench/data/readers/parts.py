@@ -10,8 +10,7 @@ from ...storage.cache import Progress
 from ..cards.data_set import Arrays, Corrupted, Flat, Folders, ParquetFiles, Table, Tars
 from ..corruptions.corrupted import read_corrupted
 from .arrays import read_arrays
-from .class_folders import read_class_folders
-from .flat import read_flat
+from .class_folders import read_class_folders, read_flat
 from .here import DataSet, NotHere, Opened, present_layout
 from .packed import read_parquet, read_tars
 from .same_file import refuse_repeated
