@@ -11,7 +11,7 @@ from .plugins import trust
 from .results.record import RunRecord
 from .results.store import Store, store_root
 from .runs.execute import execute_external
-from .runs.opening import experiments
+from .runs.experiment import experiments
 from .spec import RunSpec, Settings, run_spec
 from .stopping import Reporter
 from .storage.files import absent

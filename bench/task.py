@@ -30,7 +30,7 @@ from .training.memory import available, fitting_part, step_memory, wanted_part
 
 if TYPE_CHECKING:
     from .runs.experiment import Experiment
-    from .training.checkpoint import Checkpoints
+    from .training.loop import Checkpoints
 
 
 def standard_error(share: float, images: int) -> float:

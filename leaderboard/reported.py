@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import UsageError
 from bench.storage.files import read_toml
 from bench.tables.table import Column, Row, Table
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from .board.rows import Board, BoardRow
+from .board.rows import Board, BoardRow
 
 FOLDER = Path(__file__).parent / "reported"
 Percent = Annotated[float, Field(ge=0, le=100)]

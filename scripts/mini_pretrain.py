@@ -36,8 +36,7 @@ from torch import Tensor, nn
 from bench.backbones.mini_clip import DIM, GRID, PAD, UNKNOWN, MiniImageTower, MiniTextTower
 from bench.datasets.mini.render import CHUNK, paint_chunks, paint_scenes
 from bench.datasets.mini.scenes import Recipe, Streams, draw_scenes
-from bench.datasets.mini.silhouettes import CLASSES
-from bench.datasets.mini.streams import stream
+from bench.datasets.mini.silhouettes import CLASSES, stream
 from bench.datasets.mini.styles import STYLES
 from bench.datasets.mini.world import MiniWorld
 

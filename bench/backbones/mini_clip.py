@@ -25,8 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..data.pixels.decoder import Pixels
 from ..errors import MissingPrerequisite, UsageError
-from .attention import attend, pack_kept
-from .backbone import Backbone, ImageTower, Layout, TextTower
+from .backbone import Backbone, ImageTower, Layout, TextTower, attend, pack_kept
 
 FOLDER = Path(__file__).parent
 IMAGE_SIZE, GRID = 48, 6

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError
-from .attention import attend, pack_kept
-from .backbone import ImageTower, Layout, NormalisingTower, TextTower, differentiable, refuse_keep
+from .backbone import ImageTower, Layout, NormalisingTower, TextTower, attend, differentiable, pack_kept, refuse_keep
 from .timm_towers import tower_of
 
 

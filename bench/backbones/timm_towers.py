@@ -11,8 +11,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .attention import attend, pack_kept
-from .backbone import Layout, NormalisingTower, differentiable, refuse_keep
+from .backbone import Layout, NormalisingTower, attend, differentiable, pack_kept, refuse_keep
 
 
 class TimmViT(NormalisingTower):

@@ -55,7 +55,7 @@ def command(
 
 def _outcomes(name: str, suite: str | None, backbone: str | None, data_root: Path | None) -> Iterator[Outcome]:
     from ..configure import method_names
-    from ..data.cards.installed import suite_names
+    from ..data.cards.inheritance import suite_names
     from ..data.cards.suite_card import find_card
     from ..plugins import load_backbone, unknown
     from ..spec import DEFAULT_BACKBONE, DEFAULT_SUITE

@@ -45,7 +45,7 @@ def data(context: typer.Context, data_root: DataRootOption = None, form: FormatO
 @app.command("list")
 def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
     """List the data sets: images, download, licence, where they are, and which suites need them."""
-    from ..data.cards.installed import data_set_paths
+    from ..data.cards.inheritance import data_set_paths
 
     users = _users()
     brief = form is Format.table
@@ -281,7 +281,7 @@ def _here(name: str, data_root: Path | None) -> DataSet:
 
 def _users() -> dict[str, list[str]]:
     """Suites by the data sets that they need."""
-    from ..data.cards.installed import suite_names
+    from ..data.cards.inheritance import suite_names
     from ..data.cards.suite_card import find_card
 
     users: dict[str, list[str]] = {}

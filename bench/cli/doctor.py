@@ -133,7 +133,7 @@ def _folders(store: Path | None) -> Iterator[Finding]:
 
 
 def _data(data_root: Path | None) -> Iterator[Finding]:
-    from ..data.cards.installed import suite_names
+    from ..data.cards.inheritance import suite_names
     from ..data.cards.locations import data_roots
     from ..data.cards.suite_card import find_card
     from .suites import data_state

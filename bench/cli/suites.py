@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..data.cards.installed import suite_names
+from ..data.cards.inheritance import suite_names
 from ..data.cards.suite_card import find_card
 from ..errors import BenchError, MissingPrerequisite
 from ..plain import plain

@@ -14,8 +14,7 @@ from ..plain import plain
 from ..plugins import code_files
 from ..spec import Settings
 from ..storage.atomic import write_text
-from ..sweeps.costs import Costs
-from ..sweeps.estimate import Estimate, estimate, seconds_by_probe
+from ..sweeps.estimate import Costs, Estimate, estimate, seconds_by_probe
 from ..sweeps.queue import Entry, Queue
 from ..sweeps.room import peak_of, peak_of_a_trial
 from ..sweeps.spec import as_toml

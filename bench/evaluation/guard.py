@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from ..data.cards.labels import Projection
 from ..data.cards.suite_card import Known
 from ..errors import BenchError
-from .projection import Floats, project
+from .metrics import Floats, project
 from .variants import Variant
 
 Ints = NDArray[np.int64]

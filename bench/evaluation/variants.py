@@ -21,7 +21,7 @@ from ..data.pixels.decoder import Pixels
 from ..data.split import Split
 from ..engine import Engine
 from ..identity import numpy_stream
-from .projection import project
+from .metrics import project
 
 Tower = TypeVar("Tower", bound=nn.Module)
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from ..data.split import Split
 from ..storage.atomic import write_with
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 #: More logits than this (images x classes) are not kept unasked: ImageNet's 50,000 x 1000 are 100 MB in half precision, per run.
 MOST_LOGITS = 20_000_000

@@ -15,7 +15,7 @@ from ..method import Batch, FineTuner
 from ..results.record import RunRecord
 from ..spec import RunSpec
 from ..storage.atomic import write_with
-from .opening import experiments
+from .experiment import experiments
 
 _TITLE = 14
 

@@ -18,8 +18,7 @@ from ..data.split import Split
 from ..errors import BenchError
 from ..evaluation.forward import logits_of
 from ..evaluation.guard import check_known
-from ..evaluation.metrics import fitted_temperature, relative_scores, score
-from ..evaluation.projection import matched, project
+from ..evaluation.metrics import fitted_temperature, matched, project, relative_scores, score
 from ..evaluation.variants import Variant, variants
 from ..method import FineTuner, Method, Traits
 from ..results.predictions import write_curve, write_predictions

@@ -7,13 +7,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ..errors import BenchError
 from .atomic import locked, sync
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 #: Called with what is being done, how many are done and how many there are.
 Progress = Callable[[str, int, int], None]

@@ -19,10 +19,9 @@ from rich.filesize import decimal as size
 
 from ..errors import UsageError
 from ..stopping import PassedOn, Reporter
-from .job import Job, Outcome
+from .job import Job, Outcome, Resources, progress_of, short_of_cores
 from .queue import Queue
 from .room import fitting, peak_of_a_trial
-from .runner import Resources, progress_of, short_of_cores
 from .work import Work
 
 #: What a child says when it has a job: the time that it took to start is not the trial's.

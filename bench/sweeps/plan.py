@@ -6,28 +6,24 @@ import sys
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..configure import broken_methods, build_method
 from ..data.cards.suite_card import find_card
+from ..engine import Engine
 from ..errors import BenchError, UsageError
 from ..method import FineTuner, Method
+from ..results.record import RunRecord
 from ..runs.execute import planned_record, row_label
-from ..runs.experiment import Experiment
+from ..runs.experiment import Experiment, backbone_of, experiments
 from ..runs.measure import fine_tuned, has_line
-from ..runs.opening import backbone_of, experiments
 from ..runs.standing import needs
 from ..spec import SEARCH_SEED, left_out
-from ..stopping import foreign
+from ..stopping import Reporter, foreign
 from .job import Job
 from .search.asha import stop_at
 from .search.samplers import Found
 from .spec import BASELINE, SweepSpec
-
-if TYPE_CHECKING:
-    from ..engine import Engine
-    from ..results.record import RunRecord
-    from ..stopping import Reporter
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from ..runs.execute import make_here, record_failure, start_over
 from ..runs.standing import stages, standing
 from ..spec import SEARCH_SEED
 from ..storage.lease import is_live
-from .costs import Costs
-from .estimate import Ahead, ahead
+from .estimate import Ahead, Costs, ahead
 from .job import Job, Outcome
 from .plan import Entrant, Plan, Planned, stage_task
 from .search.samplers import Found

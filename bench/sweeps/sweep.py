@@ -11,25 +11,22 @@ import uuid
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..engine import Engine, default_device
 from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
 from ..identity import digest
+from ..results.record import RunRecord
 from ..results.store import Store, store_root
 from ..runs.execute import look_again
 from ..spec import RunSpec, Settings
 from ..stopping import PassedOn, Reporter
 from ..storage.atomic import write_text
-from .job import Job, Outcome
+from .job import LOG, Job, Outcome, Resources, Runner
 from .plan import Plan, make_plan
 from .queue import Queue
-from .runner import LOG, Resources, Runner
 from .spec import SweepSpec, sweep_of
 from .work import Work
-
-if TYPE_CHECKING:
-    from ..results.record import RunRecord
 
 
 def run_sweep(

@@ -9,17 +9,15 @@ import time
 import traceback
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..engine import Engine, release_memory
 from ..errors import BenchError, Interrupted
+from ..runs.experiment import Experiment
 from ..spec import RunSpec
 from ..stopping import PassedOn, Reporter, foreign
 from ..training.devices import DeviceLost
 from .job import Job, Outcome
-
-if TYPE_CHECKING:
-    from ..runs.experiment import Experiment
 
 
 @dataclass
@@ -120,7 +118,7 @@ class Work:
     def _experiment(self, job: Job, *, training: bool) -> Experiment:
         """The job's backbone and suite, opened once per process (anew if training images are needed that were not opened)."""
         from ..engine import default_device
-        from ..runs.opening import experiments
+        from ..runs.experiment import experiments
 
         place, training = (job.suite, job.backbone), training or (job.suite, job.backbone, True) in self._open
         if (*place, training) not in self._open:

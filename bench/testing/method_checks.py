@@ -21,8 +21,7 @@ from ..errors import Interrupted
 from ..identity import digest
 from ..method import FineTuner, Method
 from ..plugins import trust
-from ..runs.experiment import Experiment, Fit
-from ..runs.opening import experiments
+from ..runs.experiment import Experiment, Fit, experiments
 from ..spec import RunSpec
 from ..stopping import Reporter
 from .outcome import NotApplicable, Outcome, outcome_of

@@ -10,6 +10,7 @@ into a signed distance field, from which position, size, anti-aliasing, outlines
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from functools import cache
 
@@ -17,8 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
-
-from .streams import stream
 
 VARIANTS = 12
 """Shapes that are rasterised per class."""
@@ -296,3 +295,13 @@ def _signed_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     halved = pixels.reshape(BANK_SIZE, 2, BANK_SIZE, 2).mean(axis=(1, 3))
     field: NDArray[np.float32] = (halved * (2 * BANK_EXTENT / _RASTER)).astype(np.float32)
     return field
+
+
+def stream(*words: str | int) -> np.random.Generator:
+    """A generator that is a function of the words alone, e.g. `stream(seed, "sketch", "noise", chunk)`.
+
+    Streams are counted out by name instead of in order, so that a new style, split or parameter leaves the draws of
+    every other one as they were.
+    """
+    digest = hashlib.blake2b("\x1f".join(map(str, words)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from .render import CHUNK, CORRUPTIONS, paint_chunks, paint_scenes
 from .scenes import Recipe, Scenes, draw_scenes
-from .silhouettes import CLASSES
-from .streams import stream
+from .silhouettes import CLASSES, stream
 from .styles import STYLES
 
 PAINT_BIAS = 0.6

@@ -6,15 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.identity import canonical_json
 from bench.results.record import RunRecord
+from bench.results.store import Store
 
 from .measures import when
-
-if TYPE_CHECKING:
-    from bench.results.store import Store
 
 
 def load(store: Store) -> list[RunRecord]:

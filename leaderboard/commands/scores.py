@@ -241,7 +241,7 @@ _DETECTION: dict[str, tuple[str, Kind]] = {
 
 
 def _detection(board: Board, splits: Sequence[str], predictions: Predictions, worst: int) -> Table:
-    from ..statistics.detection import detection
+    from ..statistics.calibration import detection
 
     holes = _Holes()
 

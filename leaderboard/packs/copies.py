@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from bench.results.record import RunRecord
+from bench.results.store import Store
 from bench.tables.table import Column, Row, Table
 
 from ..statistics.predictions import Predictions
-
-if TYPE_CHECKING:
-    from bench.results.store import Store
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bench.errors import BenchError
 from bench.evaluation.metrics import relative_scores, shares
@@ -27,10 +30,6 @@ from .copies import Copy
 from .pack import Pack, Packed, Refused, open_pack
 from .rescoring import contradiction, derived, said_by
 from .truths import DataOfSuite, Truths, columns_of, truth_of
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 _ID = re.compile(r"[0-9a-f]{24}")
 _LONGEST_KEY = 1024
@@ -273,7 +272,7 @@ def _split_problems(packed: Packed, record: RunRecord) -> Iterable[str]:
 
 
 def _card(suite: str) -> Any:
-    from bench.data.cards.installed import suite_names
+    from bench.data.cards.inheritance import suite_names
     from bench.data.cards.suite_card import find_card
 
     return find_card(suite)[0] if suite in suite_names() else None

@@ -22,20 +22,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.errors import BenchError, MissingPrerequisite
 from bench.identity import digest
 from bench.results.record import RunRecord
+from bench.results.store import Store
 from bench.storage.atomic import write_with
 from bench.storage.files import absent, finite_json
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from bench.results.store import Store
 
 #: 2: the curves' predictions, and log-sum-exps at the temperature of id-val where logits were too many to keep.
 SCHEMA = 2

@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from bench.results.record import RunRecord
 from bench.results.store import Store
 
 from .pack import IMAGES
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 #: Key of an image -> (label, group).
 Truth = dict[str, tuple[int, int]]

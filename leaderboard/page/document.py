@@ -22,7 +22,7 @@ from bench.results.record import RunRecord
 
 from ..board.comparison import Comparison, Difference, compare
 from ..board.frames import standard_line
-from ..board.headline import headline
+from ..board.printed import headline
 from ..board.rows import Board, BoardRow, Cell
 from ..board.tables import Boards, View, notes, title
 from ..charts.style import LIGHT, SHAPES, looks

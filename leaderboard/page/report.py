@@ -6,27 +6,24 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.errors import BenchError, NothingMatched, UsageError
 from bench.plain import plain
+from bench.results.record import RunRecord
+from bench.results.store import Store
 from bench.spec import SEARCH_SEED
 from bench.storage.atomic import write_text
 from bench.tables.table import Format, Table, markdown_text, render
 
 from ..board.frames import yardstick
 from ..board.groups import load
-from ..board.headline import in_words
-from ..board.printed import bibtex
+from ..board.printed import bibtex, in_words
 from ..board.rows import Board
 from ..board.tables import View, board_table, boards, title, unvaried
 from ..charts.style import FORMATS, save
 from ..commands.plot import curve_of, radar_of, reliability_of, scatter_of
 from ..statistics.predictions import Predictions
-
-if TYPE_CHECKING:
-    from bench.results.record import RunRecord
-    from bench.results.store import Store
 
 #: Lies in every folder that a report was written to; no other folder is ever replaced.
 MARK = ".shiftbench-report"

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,7 @@ from bench.errors import BenchError
 from bench.evaluation.metrics import fitted_temperature
 from bench.results.predictions import alpha_column
 from bench.results.record import RunRecord
-
-if TYPE_CHECKING:
-    from bench.results.store import Store
+from bench.results.store import Store
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

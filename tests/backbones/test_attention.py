@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.backbones.attention import attend, pack_kept
+from bench.backbones.backbone import attend, pack_kept
 
 
 def test_explicit_attention_equals_the_fused_one_and_its_rows_sum_to_one() -> None:

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 
 from bench.data.cards.data_set import find_data_set
-from bench.data.cards.installed import data_set_paths
+from bench.data.cards.inheritance import data_set_paths
 from bench.data.cards.labels import ClassList, projection, read_class_list
 from bench.data.cards.suite_card import find_card
 from bench.data.pixels.decoder import Pixels
 from bench.data.suite import Suite, open_suite
 from bench.datasets import cards, lists
 from bench.errors import BenchError, MissingPrerequisite
-from bench.evaluation.metrics import relative_scores, score
-from bench.evaluation.projection import matched, project
+from bench.evaluation.metrics import matched, project, relative_scores, score
 
 IMAGENET = read_class_list(lists()["imagenet-1k"])
 PIXELS = Pixels(size=4, resize=4)

@@ -14,8 +14,7 @@ from bench.datasets import cards
 from bench.datasets.mini import MiniWorld
 from bench.datasets.mini.render import CHUNK
 from bench.datasets.mini.scenes import HOME, Scenes
-from bench.datasets.mini.silhouettes import CLASSES, distance_bank
-from bench.datasets.mini.streams import stream
+from bench.datasets.mini.silhouettes import CLASSES, distance_bank, stream
 from bench.datasets.mini.styles import STYLES
 from bench.errors import UsageError
 

@@ -15,8 +15,7 @@ from bench.data.pixels.decoder import Pixels
 from bench.data.suite import Suite, open_suite
 from bench.datasets import lists
 from bench.errors import BenchError
-from bench.evaluation.metrics import score
-from bench.evaluation.projection import project
+from bench.evaluation.metrics import project, score
 
 PIXELS = Pixels(size=4, resize=4)
 CIFAR = ClassList.plain(find_data_set("cifar-10")[0].classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.leaderboard.board.headline import in_words
+from bench.leaderboard.board.printed import in_words
 from bench.leaderboard.board.tables import View, boards
 from bench.leaderboard.statistics.predictions import Predictions
 from bench.results.record import RunRecord

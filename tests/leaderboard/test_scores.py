@@ -18,8 +18,7 @@ from bench.cli import build_app
 from bench.errors import NothingMatched, UsageError
 from bench.evaluation.metrics import fitted_temperature, score
 from bench.leaderboard.statistics import predictions
-from bench.leaderboard.statistics.calibration import adaptive_calibration_error, calibration, reliability, scaled
-from bench.leaderboard.statistics.detection import detected
+from bench.leaderboard.statistics.calibration import adaptive_calibration_error, calibration, detected, reliability, scaled
 from bench.leaderboard.statistics.predictions import Predictions
 from bench.results.record import RunRecord
 from bench.results.store import Store

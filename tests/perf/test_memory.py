@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data.cards.installed import suite_names
+from bench.data.cards.inheritance import suite_names
 from bench.data.cards.suite_card import find_card
 
 pytestmark = pytest.mark.perf

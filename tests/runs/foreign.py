@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.runs.experiment import experiments
 from bench.runs.external import External, load_external
-from bench.runs.opening import experiments
 from bench.spec import run_spec
 from bench.stopping import Reporter
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import bench
 from bench.errors import BenchError, MissingPrerequisite
-from bench.runs.opening import experiments
+from bench.runs.experiment import experiments
 from bench.spec import run_spec
 
 from .asked import only_test_images

@@ -11,7 +11,7 @@ import pytest
 from bench.configure import build_method
 from bench.engine import Engine
 from bench.errors import MissingPrerequisite, UsageError
-from bench.runs.opening import experiments
+from bench.runs.experiment import experiments
 from bench.spec import RunSpec
 
 from .asked import NAN, only_test_images, run

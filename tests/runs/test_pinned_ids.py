@@ -20,8 +20,7 @@ from bench.method import Traits
 from bench.results.record import RunRecord
 from bench.results.store import Store
 from bench.runs.execute import _record, planned_record
-from bench.runs.experiment import Experiment
-from bench.runs.opening import experiments
+from bench.runs.experiment import Experiment, experiments
 from bench.spec import run_spec
 
 CARD = """

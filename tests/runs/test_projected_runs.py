@@ -14,7 +14,7 @@ from bench.engine import Engine
 from bench.results.record import RunRecord
 from bench.results.store import Store
 from bench.runs.execute import planned_record
-from bench.runs.opening import experiments
+from bench.runs.experiment import experiments
 from bench.spec import RunSpec
 
 SETS = {

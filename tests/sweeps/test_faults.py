@@ -15,8 +15,8 @@ import pytest
 from bench.results.store import Store
 from bench.stopping import Reporter
 from bench.sweeps import work
+from bench.sweeps.job import Resources, short_of_cores
 from bench.sweeps.local import LocalRunner
-from bench.sweeps.runner import Resources, short_of_cores
 from bench.training import loop
 from bench.training.step import Learner
 

@@ -17,8 +17,8 @@ import pytest
 from bench.errors import BenchError, MissingPrerequisite, UsageError
 from bench.spec import Settings
 from bench.stopping import Reporter
+from bench.sweeps.job import Resources
 from bench.sweeps.ray.runner import RayRunner
-from bench.sweeps.runner import Resources
 from bench.sweeps.spec import sweep_spec
 from bench.sweeps.sweep import Sweep
 

@@ -13,8 +13,8 @@ from bench.cli import main
 from bench.errors import BenchError
 from bench.stopping import Reporter
 from bench.sweeps import local, room
+from bench.sweeps.job import Resources
 from bench.sweeps.ray import runner as ray_runner
-from bench.sweeps.runner import Resources
 
 GIB = 2**30
 

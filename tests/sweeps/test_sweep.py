@@ -14,8 +14,7 @@ import bench
 from bench.errors import Interrupted, MissingPrerequisite, UsageError
 from bench.results.store import Store
 from bench.spec import SEARCH_SEED
-from bench.sweeps.costs import Costs
-from bench.sweeps.estimate import ahead, estimate
+from bench.sweeps.estimate import Costs, ahead, estimate
 from bench.sweeps.job import Outcome
 from bench.sweeps.sweep import Sweep
 

@@ -11,7 +11,7 @@ import pytest
 import bench
 from bench.engine import Engine
 from bench.training import loop
-from bench.training.checkpoint import Checkpoints
+from bench.training.loop import Checkpoints
 from bench.training.step import Learner
 
 

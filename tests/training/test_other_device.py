@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.backbones.attention import pack_kept
+from bench.backbones.backbone import pack_kept
 from bench.classifier import Classifier, interpolate
 from bench.engine import Engine
 from bench.method import Batch, FineTuner, Traits

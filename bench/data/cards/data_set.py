@@ -12,8 +12,7 @@ from ...errors import UsageError
 from ...plain import NAME
 from ...plugins import unknown
 from ...storage.files import absent
-from .inheritance import read_table
-from .installed import data_set_paths
+from .inheritance import data_set_paths, read_table
 
 #: How the folder of a class may be called: by the class's identity, its name, or its number in the list of classes.
 Naming = Literal["id", "name", "number"]

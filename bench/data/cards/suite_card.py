@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ...errors import UsageError
 from ...plain import NAME
 from .data_set import Duplicates, check_duplicates
-from .inheritance import read_table
-from .installed import find_list, suite_file
+from .inheritance import find_list, read_table, suite_file
 from .labels import Protocol, list_lines, read_class_list
 
 ID_SPLITS = ("train", "id-val", "id-test")

@@ -10,16 +10,14 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import requests
 from rich.filesize import decimal as size
 
 from ...errors import BenchError
 from ...storage.atomic import sync, write_text
 from ...storage.cache import Progress, made_by_one
-
-if TYPE_CHECKING:
-    import requests
 
 #: Seconds until a connection, and until the next bytes.
 TIMEOUT: Final = (15.0, 60.0)

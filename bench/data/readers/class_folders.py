@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from ...storage.cache import Progress
 from ..cards.data_set import Flat, Folders, Part
@@ -16,9 +17,6 @@ from .here import DataSet, NotHere, Opened
 from .kept import kept
 from .listing import list_folder
 from .tokens import class_remarks, labelled
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def read_class_folders(

@@ -6,17 +6,15 @@ import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import pandas as pd
 
 from ..cards.data_set import Arrays, Corrupted, DataSetCard, Flat, Folders, ParquetFiles, Part, Table, Tars, find_data_set
-from ..cards.installed import find_list
+from ..cards.inheritance import find_list
 from ..cards.labels import ClassList, read_class_list
 from ..cards.locations import DataRoot
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ..collection import Collection
+from ..collection import Collection
 
 Result = TypeVar("Result")
 #: A layout whose images lie on disk.

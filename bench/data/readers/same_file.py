@@ -6,15 +6,13 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import BenchError
-
-if TYPE_CHECKING:
-    from ..collection import Collection, Rows
+from ..collection import Collection, Rows
 
 #: What is wrong with files that are listed twice, or under two classes.
 TWICE: Final = "more than one image"

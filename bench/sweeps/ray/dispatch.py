@@ -15,9 +15,8 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...stopping import Reporter
-from ..job import Job, Outcome
+from ..job import Job, Outcome, Resources
 from ..queue import Queue
-from ..runner import Resources
 from ..work import Work
 from .session import carried
 from .trial import Board, do

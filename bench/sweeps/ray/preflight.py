@@ -12,18 +12,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.filesize import decimal as size
 
 from ...errors import BenchError, MissingPrerequisite
 from ...stopping import Reporter
+from ..job import Resources
+from ..queue import Queue
+from ..work import Work
 from .session import carried
-
-if TYPE_CHECKING:
-    from ..queue import Queue
-    from ..runner import Resources
-    from ..work import Work
 
 #: Free bytes below which a node is refused, and below which it is mentioned.
 _TOO_LITTLE, _LITTLE = 500 * 2**20, 5 * 2**30

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.filesize import decimal as size
 
 from ...errors import BenchError
 from ...stopping import Reporter
-from ..runner import Resources, short_of_cores
+from ..job import Resources, short_of_cores
+from ..queue import Queue
+from ..work import Work
 from .session import session
-
-if TYPE_CHECKING:
-    from ..queue import Queue
-    from ..work import Work
 
 
 @dataclass(frozen=True)

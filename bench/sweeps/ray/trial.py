@@ -16,8 +16,7 @@ from typing import Any
 import ray
 
 from ...stopping import Reporter
-from ..job import Job, Outcome
-from ..runner import LOG, Resources, progress_of
+from ..job import LOG, Job, Outcome, Resources, progress_of
 from ..work import Work
 
 #: Kinds of events that come many times a second, of which one every so many seconds travels.

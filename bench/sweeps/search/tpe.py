@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from ...errors import MissingPrerequisite
 from ...identity import seed_for
 from ...method import Method, Space
+from ...results.record import RunRecord
 from .samplers import all_drawn, trial_of
-
-if TYPE_CHECKING:
-    from ...results.record import RunRecord
 
 
 class TPE:
