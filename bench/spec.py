@@ -9,7 +9,10 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from .configure import load_method
 from .errors import UsageError
+from .method import Method
+from .plugins import unknown
 from .storage.files import read_toml
 
 DEFAULT_SUITE = "mini-shifts"
@@ -129,9 +132,6 @@ def place_of(method: str, key: str, chosen: Mapping[str, Any]) -> str | None:
     Args:
         chosen: nested methods that were named, by the field that holds them.
     """
-    from .configure import load_method
-    from .method import Method
-
     fields = load_method(method).model_fields
     if key.partition(".")[0] in fields:
         return key
@@ -153,9 +153,6 @@ def check_shared(methods: Sequence[tuple[str, Mapping[str, Any]]], shared: Mappi
     Raises:
         UsageError: there is one.
     """
-    from .configure import load_method
-    from .plugins import unknown
-
     for key in shared:
         if any(place_of(name, key, {**shared, **own}) for name, own in methods):
             continue

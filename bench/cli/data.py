@@ -10,7 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal as size
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bars
 
+from ..data.cards.data_set import Part, find_data_set
+from ..data.cards.inheritance import data_set_paths, suite_names
+from ..data.cards.locations import data_roots, writable_root
+from ..data.cards.suite_card import find_card
 from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
 from ..plain import plain
 from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables, say, shortened
@@ -45,8 +60,6 @@ def data(context: typer.Context, data_root: DataRootOption = None, form: FormatO
 @app.command("list")
 def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
     """List the data sets: images, download, licence, where they are, and which suites need them."""
-    from ..data.cards.inheritance import data_set_paths
-
     users = _users()
     brief = form is Format.table
     rows = [_row(name, data_root, users.get(name, []), brief=brief) for name in data_set_paths()]
@@ -66,7 +79,6 @@ def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Forma
 @app.command()
 def show(name: NameArgument, data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
     """Show a data set: licence, citation, what is uncertain, its parts and their counts, where it comes from."""
-    from ..data.cards.locations import data_roots
     from ..data.readers.here import open_data_set
 
     data_set = open_data_set(name, data_roots(data_root))
@@ -110,8 +122,6 @@ def link(
     data_root: DataRootOption = None,
 ) -> None:
     """Use a folder where it lies: a link to it is made in the data root, under the name that suites look for."""
-    from ..data.cards.data_set import Part
-    from ..data.cards.locations import writable_root
     from ..data.readers.here import class_folders, open_data_set, present_layout
 
     data_set = open_data_set(name, [])
@@ -203,8 +213,6 @@ def fetch(
 
     Data behind a licence or a login are not downloaded; the steps are shown instead (exit code 3).
     """
-    from ..data.cards.data_set import find_data_set
-    from ..data.cards.locations import writable_root
     from ..data.fetching.fetch import fetch_data_set
 
     card, _ = find_data_set(name)
@@ -266,7 +274,6 @@ def _here(name: str, data_root: Path | None) -> DataSet:
     Raises:
         MissingPrerequisite: it is not.
     """
-    from ..data.cards.locations import data_roots
     from ..data.readers.here import open_data_set
 
     data_set = open_data_set(name, data_roots(data_root))
@@ -281,9 +288,6 @@ def _here(name: str, data_root: Path | None) -> DataSet:
 
 def _users() -> dict[str, list[str]]:
     """Suites by the data sets that they need."""
-    from ..data.cards.inheritance import suite_names
-    from ..data.cards.suite_card import find_card
-
     users: dict[str, list[str]] = {}
     for suite in suite_names():
         try:
@@ -301,7 +305,6 @@ def _row(name: str, data_root: Path | None, suites: list[str], *, brief: bool) -
     Args:
         brief: for people: the licence's first words, and of the suites the first.
     """
-    from ..data.cards.locations import data_roots
     from ..data.readers.here import open_data_set
 
     try:
@@ -326,18 +329,6 @@ def _row(name: str, data_root: Path | None, suites: list[str], *, brief: bool) -
 @contextmanager
 def shown_progress(*, bytes_: bool = False) -> Iterator[Progress]:
     """Show what is done on stderr: a bar on a terminal, a line per finished step on a pipe."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        ProgressColumn,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.progress import Progress as Bars
-
     from ..console.stops import Ear, heard_by
     from ..tables.table import stderr_console
 

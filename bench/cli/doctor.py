@@ -14,6 +14,9 @@ from typing import Literal
 import typer
 from rich.filesize import decimal as size
 
+from ..data.cards.inheritance import suite_names
+from ..data.cards.locations import cache_dir, data_roots
+from ..data.cards.suite_card import find_card
 from ..errors import BenchError
 from ..plain import plain
 from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_tables
@@ -116,7 +119,6 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _folders(store: Path | None) -> Iterator[Finding]:
-    from ..data.cards.locations import cache_dir
     from ..results.store import store_root
 
     for what, folder in (("store", store_root(store)), ("cache", cache_dir())):
@@ -133,9 +135,6 @@ def _folders(store: Path | None) -> Iterator[Finding]:
 
 
 def _data(data_root: Path | None) -> Iterator[Finding]:
-    from ..data.cards.inheritance import suite_names
-    from ..data.cards.locations import data_roots
-    from ..data.cards.suite_card import find_card
     from .suites import data_state
 
     for root in data_roots(data_root):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..console.options import AllowCodeOption, ConfigOption, SeedOption, SeedsOption, seeds_of, with_options
-from ..spec import RunSpec, Settings
+from ..plugins import backbone_kinds, entries, trust, unknown
+from ..spec import RunSpec, Settings, read_config, run_spec
 from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_json, print_tables, say
 
 if TYPE_CHECKING:
@@ -55,9 +56,6 @@ def command(
 
     Exit codes: 0 done, 1 a run failed, 2 usage, 3 data or weights are missing, 130/143 interrupted.
     """
-    from ..plugins import trust
-    from ..spec import read_config, run_spec
-
     options = {**runspec, "methods": tuple(methods) if methods else None, "seeds": seeds_of(seeds, seed)}
     trust([options, read_config(config) if allow_code else {}])
     spec = run_spec(options, config)
@@ -98,7 +96,6 @@ def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> N
     """Wrong names are told at once, before torch is imported."""
     from ..configure import method_names
     from ..data.cards.suite_card import find_card
-    from ..plugins import backbone_kinds, entries, unknown
 
     for name in methods:
         if not name.endswith(".py") and name not in entries("bench.methods"):

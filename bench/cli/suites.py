@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..data.cards.inheritance import suite_names
-from ..data.cards.suite_card import find_card
+from ..data.cards.locations import data_roots, find_root
+from ..data.cards.suite_card import SuiteCard, find_card
 from ..errors import BenchError, MissingPrerequisite
 from ..plain import plain
 from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables
 from .show import flat
-
-if TYPE_CHECKING:
-    from ..data.cards.suite_card import SuiteCard
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -87,8 +85,6 @@ def show(
 
 def data_state(card: SuiteCard, path: Path, data_root: Path | None = None) -> str:
     """Where the images are, or that they are rendered, or that they are missing and how to get them."""
-    from ..data.cards.locations import data_roots, find_root
-
     if card.source is None:
         return _data_sets(card, path, data_root)
     if card.source.kind == "rendered":
@@ -101,7 +97,6 @@ def data_state(card: SuiteCard, path: Path, data_root: Path | None = None) -> st
 
 def _data_sets(card: SuiteCard, path: Path, data_root: Path | None) -> str:
     """Which of the data sets that a suite refers to are here."""
-    from ..data.cards.locations import data_roots
     from ..data.readers.here import open_data_set
 
     roots = data_roots(data_root)

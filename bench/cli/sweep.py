@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..console.options import AllowCodeOption, ConfigOption, SeedOption, SeedsOption, seeds_of, with_options
+from ..errors import BenchError, Interrupted, NothingMatched, UsageError
+from ..plugins import entries, trust
 from ..spec import Settings
 from ..sweeps.spec import SweepSpec
 from ..tables.table import Format, FormatOption, StoreOption, print_tables, say
@@ -66,8 +68,6 @@ def command(
 
     Exit codes: 0 done, 1 a run failed, 2 usage, 3 data or weights are missing, 130/143 interrupted.
     """
-    from ..errors import Interrupted
-    from ..plugins import trust
     from ..spec import read_config
     from ..stopping import stop_if_asked
     from ..sweeps.spec import as_toml, sweep_spec
@@ -120,8 +120,6 @@ def command(
 
 
 def _shard(text: str | None) -> tuple[int, int]:
-    from ..errors import UsageError
-
     if text is None:
         return 1, 1
     first, _, of = text.partition("/")
@@ -133,7 +131,6 @@ def _shard(text: str | None) -> tuple[int, int]:
 def _do_one(sweep: Sweep, job_id: str) -> None:
     """What a line of --print-commands does."""
     from ..console.progress import ConsoleReporter
-    from ..errors import BenchError, Interrupted, NothingMatched
 
     entry = next((entry for entry in sweep.queue if entry.job.id == job_id), None)
     if entry is None and sweep.store.fit(job_id.removeprefix("fit-")) is not None:
@@ -174,7 +171,6 @@ def _summary(sweep: Sweep) -> list[str]:
 
 def _print_board(sweep: Sweep, form: Format) -> None:
     """The leaderboard of the sweep's suites and backbones, by the command that is installed for it."""
-    from ..plugins import entries
     from . import build_app
 
     records = sweep.records()

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from ..data.cards.labels import Projection
 from ..data.cards.suite_card import Known
 from ..errors import BenchError
-from .metrics import Floats, project
+from .metrics import project
 from .variants import Variant
 
 Ints = NDArray[np.int64]
@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 def check_known(
     known: Known,
     split: str,
-    logits: Floats,
+    logits: NDArray[np.float32],
     labels: Ints,
     projection: Projection | None,
     variants: Callable[[], Iterable[Variant]] = tuple,
@@ -53,7 +53,7 @@ def check_known(
 
 
 def _cause_in_logits(
-    known: Known, expected: float, found: float, logits: Floats, labels: Ints, projection: Projection | None
+    known: Known, expected: float, found: float, logits: NDArray[np.float32], labels: Ints, projection: Projection | None
 ) -> str:
     """Another projection or another order of the classes, if that brings the published accuracy; else nothing."""
 
@@ -78,7 +78,7 @@ def _cause_in_logits(
     return _renamed(logits, labels, max(expected - known.tolerance, (found + expected) / 2)) if found < expected else ""
 
 
-def _renamed(logits: Floats, labels: Ints, least: float) -> str:
+def _renamed(logits: NDArray[np.float32], labels: Ints, least: float) -> str:
     """Whether some one-to-one renaming of the classes reaches an accuracy; the best one is found by assignment."""
     classes = logits.shape[1]
     confusion = np.zeros((classes, classes), dtype=np.int64)
@@ -118,5 +118,5 @@ def _with_rivals(projection: Projection, classes: int) -> tuple[tuple[int, ...],
     return own + tuple((label,) for label in range(classes) if label not in projection.class_of)
 
 
-def _accuracy(logits: Floats, labels: Ints) -> float:
+def _accuracy(logits: NDArray[np.float32], labels: Ints) -> float:
     return float((logits.argmax(axis=1) == labels).mean())

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
@@ -31,8 +32,6 @@ def write_predictions(
         logits: (N, C), projected to the split's classes. temperature: of id-val; where the logits are not kept, their
             log-sum-exp at that temperature is. keep_logits: keep them, however many they are.
     """
-    import pyarrow as pa
-
     highest = np.partition(logits, -2, axis=1)[:, -2:]
     columns = {
         **_images(split),
@@ -56,8 +55,6 @@ def write_curve(path: Path, split: Split, predicted: Mapping[float, NDArray[np.i
     Args:
         predicted: alpha -> (N,) classes.
     """
-    import pyarrow as pa
-
     columns = {alpha_column(alpha): pa.array(classes.astype(np.int32)) for alpha, classes in predicted.items()}
     _write(path, {**_images(split), **columns})
 
@@ -69,8 +66,6 @@ def alpha_column(alpha: float) -> str:
 
 def has_logits(folder: Path, splits: Iterable[str]) -> bool:
     """Whether a run's predictions on all these splits hold the logits."""
-    import pyarrow.parquet as pq
-
     paths = [folder / "predictions" / f"{split}.parquet" for split in splits]
     return all(path.exists() and "logits" in pq.read_schema(path).names for path in paths)
 
@@ -81,8 +76,6 @@ def has_curve(folder: Path, splits: Iterable[str]) -> bool:
 
 
 def _images(split: Split) -> dict[str, pa.Array]:
-    import pyarrow as pa
-
     return {
         "key": pa.array([str(key) for key in split.keys]),
         "label": pa.array(split.labels),
@@ -97,7 +90,4 @@ def _log_sum_exp(logits: NDArray[np.floating[Any]], temperature: float = 1.0, ch
 
 
 def _write(path: Path, columns: dict[str, pa.Array]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     write_with(path, lambda file: pq.write_table(pa.table(columns), file))

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..engine import Engine, release_memory
+from ..configure import build_method
+from ..engine import Engine, default_device, release_memory
 from ..errors import BenchError, Interrupted
+from ..plugins import trust
 from ..runs.experiment import Experiment
 from ..spec import RunSpec
 from ..stopping import PassedOn, Reporter, foreign
@@ -86,8 +88,6 @@ class Work:
 
     def _do(self, job: Job) -> str:
         """The error of a failed run, or nothing."""
-        from ..configure import build_method
-        from ..plugins import trust
         from ..runs.execute import execute
 
         trust([job.method["name"], job.method["parameters"]])  # the driver has asked
@@ -117,7 +117,6 @@ class Work:
 
     def _experiment(self, job: Job, *, training: bool) -> Experiment:
         """The job's backbone and suite, opened once per process (anew if training images are needed that were not opened)."""
-        from ..engine import default_device
         from ..runs.experiment import experiments
 
         place, training = (job.suite, job.backbone), training or (job.suite, job.backbone, True) in self._open

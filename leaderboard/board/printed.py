@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from bench.configure import load_method
+from bench.errors import BenchError
 from bench.plain import plain
 from bench.results.record import RunRecord
 
@@ -73,9 +75,6 @@ def caption(board: Board, title: str, notes: Sequence[str]) -> str:
 
 def bibtex(records: Iterable[RunRecord]) -> str:
     """BibTeX entries of the methods of these runs, those that they wrap included, each key once; a comment for one without."""
-    from bench.configure import load_method
-    from bench.errors import BenchError
-
     names: dict[str, None] = {}
     for record in records:
         waiting = [record.method]

@@ -9,11 +9,12 @@ import typer
 
 from bench.console.options import DataOption, DeviceOption, ThreadsOption
 from bench.errors import UsageError
+from bench.plugins import unknown
+from bench.spec import RunSpec, Settings, run_spec
 from bench.tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, say
 
 if TYPE_CHECKING:
     from bench.results.record import RunRecord
-    from bench.spec import RunSpec
 
     from ..reported import Reported, ReportedFile
 
@@ -61,7 +62,6 @@ def reproduce(
     say(f"its recipe: {_command(spec)}")
     from bench.console.progress import ConsoleReporter
     from bench.console.sweep_plan import plan_table
-    from bench.spec import Settings
     from bench.sweeps.sweep import run_sweep
 
     spec = spec.model_copy(update={"data_root": data_root})
@@ -120,8 +120,6 @@ def _measured(record: RunRecord, key: str) -> float | None:
 
 
 def _find(files: dict[str, ReportedFile], name: str) -> tuple[ReportedFile, Reported]:
-    from bench.plugins import unknown
-
     rows = {f"{stem}/{row.name}": (file, row) for stem, file in files.items() for row in file.rows}
     if name not in rows:
         raise unknown("reported row", name, [n for n, (_, row) in rows.items() if row.recipe], fix="`bench reproduce` lists them")
@@ -134,8 +132,6 @@ def _find(files: dict[str, ReportedFile], name: str) -> tuple[ReportedFile, Repo
 
 
 def _spec(file: ReportedFile, row: Reported, source: Path | None) -> RunSpec:
-    from bench.spec import run_spec
-
     assert row.recipe is not None
     card = file.suite
     if source is not None and card.endswith(".toml"):

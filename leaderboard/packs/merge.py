@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bench.data.cards.inheritance import suite_names
+from bench.data.cards.suite_card import find_card
 from bench.errors import BenchError
 from bench.evaluation.metrics import relative_scores, shares
 from bench.identity import canonical_json, digest
@@ -25,6 +28,8 @@ from bench.plain import NAME, plain
 from bench.results.predictions import alpha_column
 from bench.results.record import CurvePoint, RunRecord, SplitMetrics
 from bench.results.store import Store
+from bench.storage.atomic import write_with
+from bench.storage.lease import Lease
 
 from .copies import Copy
 from .pack import Pack, Packed, Refused, open_pack
@@ -116,10 +121,6 @@ def _copy(here: Sequence[RunRecord], record: RunRecord) -> Copy:
 
 def _write(store: Store, pack: Pack, packed: Packed, record: RunRecord) -> None:
     """Predictions first, the record last: until then there is no run."""
-    import pyarrow.parquet as pq
-
-    from bench.storage.atomic import write_with
-    from bench.storage.lease import Lease
 
     def taken(claim: dict[str, Any]) -> None:
         what = f"process {claim.get('pid')} on {claim.get('host')} is making this very run"
@@ -140,9 +141,6 @@ def _write(store: Store, pack: Pack, packed: Packed, record: RunRecord) -> None:
 
 def _whole(images: pa.Table, outcomes: pa.Table) -> pa.Table:
     """Predictions as the store keeps them: in one table, an empty `label_logit` filled in."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     columns = {name: images[name] for name in images.column_names}
     columns |= {name: outcomes[name] for name in outcomes.column_names}
     if "prediction" in columns:
@@ -272,9 +270,6 @@ def _split_problems(packed: Packed, record: RunRecord) -> Iterable[str]:
 
 
 def _card(suite: str) -> Any:
-    from bench.data.cards.inheritance import suite_names
-    from bench.data.cards.suite_card import find_card
-
     return find_card(suite)[0] if suite in suite_names() else None
 
 
@@ -311,8 +306,6 @@ def _tables(pack: Pack, packed: Packed, record: RunRecord, split: str) -> tuple[
     Raises:
         Refused: they are not.
     """
-    import pyarrow as pa
-
     rows = record.metrics[split].images
     where = f"{record.label[:80]}, seed {record.seed}, {split}"
     images = {"key": pa.string(), "label": pa.int64(), "group": pa.int64()}
@@ -331,8 +324,6 @@ def _curve_table(pack: Pack, packed: Packed, record: RunRecord, split: str) -> p
     Raises:
         Refused: it is something else.
     """
-    import pyarrow as pa
-
     columns = {alpha_column(point.alpha): pa.int32() for point in record.curve}
     where = f"{record.label[:80]}, seed {record.seed}, curve on {split}"
     return _table(pack, packed.curve[split], [columns], record.metrics[split].images, where)
@@ -345,9 +336,6 @@ def _names_few(group: pq.RowGroupMetaData) -> bool:
 
 
 def _table(pack: Pack, sha: str, kinds: list[dict[str, Any]], rows: int, where: str) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         blob = pack.blob(sha)
         with pq.ParquetFile(pa.BufferReader(blob)) as file:

@@ -24,11 +24,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.errors import BenchError, MissingPrerequisite
 from bench.identity import digest
+from bench.results.record import SCHEMA as RECORD_SCHEMA
 from bench.results.record import RunRecord
 from bench.results.store import Store
 from bench.storage.atomic import write_with
@@ -166,9 +170,6 @@ def evaluation_identity(record: RunRecord) -> dict[str, Any]:
 
 
 def _predictions(path: Path) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         with pq.ParquetFile(path) as file:
             table = file.read()
@@ -182,8 +183,6 @@ def _predictions(path: Path) -> pa.Table:
 
 def _in_order(curve: pa.Table, keys: pa.ChunkedArray, path: Path) -> pa.Table:
     """What a curve's points said, without the columns that all share, about these images."""
-    import pyarrow.compute as pc
-
     at = pc.index_in(keys, value_set=curve["key"])
     if at.null_count or len(curve) != len(keys):
         raise BenchError(
@@ -197,9 +196,6 @@ def condensed(table: pa.Table) -> pa.Table:
 
     `label_logit` is empty where it is the maximum.
     """
-    import numpy as np
-    import pyarrow as pa
-
     label, top = table["label_logit"].to_numpy(), table["maximum"].to_numpy()
     return pa.table(
         {
@@ -212,9 +208,6 @@ def condensed(table: pa.Table) -> pa.Table:
 
 
 def _parquet(table: pa.Table) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     buffer = io.BytesIO()
     # The bytes of a float differ in how much they vary: split apart, they compress by a quarter.
     floats = {field.name: "BYTE_STREAM_SPLIT" for field in table.schema if pa.types.is_floating(field.type)}
@@ -260,8 +253,6 @@ class Pack:
         Raises:
             Refused: it is no record of a known schema, or holds a number that is not finite.
         """
-        from bench.results.record import SCHEMA as RECORD_SCHEMA
-
         try:
             content = finite_json(self.blob(run.record))
             if content.get("record_schema", 0) > RECORD_SCHEMA:

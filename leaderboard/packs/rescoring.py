@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from bench.data.cards.suite_card import Metric
+from bench.evaluation.metrics import scored
 from bench.results.record import SplitMetrics
 
 Floats = NDArray[np.float64]
@@ -78,8 +79,6 @@ def derived(said: Said, stated: SplitMetrics) -> SplitMetrics:
     Raises:
         ValueError: there is no such metric, or it needs groups and there are none.
     """
-    from bench.evaluation.metrics import scored
-
     if stated.metric not in get_args(Metric):
         raise ValueError(f"there is no metric {stated.metric[:80]!r}")
     confidence = np.minimum(np.exp(said.maximum - said.log_sum_exp), 1.0)

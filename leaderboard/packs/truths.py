@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bench.data.cards.suite_card import find_card
 from bench.results.record import RunRecord
 from bench.results.store import Store
 
@@ -92,7 +93,6 @@ def data_here(data_root: Path | None = None) -> DataOfSuite:
     Args:
         data_root: as of `bench run`.
     """
-    from bench.data.cards.suite_card import find_card
     from bench.data.pixels.decoder import Pixels
     from bench.data.suite import Suite, open_suite
 

@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bench.errors import BenchError
@@ -107,9 +109,6 @@ class Predictions:
         return self._temperatures[folder]
 
     def _read(self, folder: str, kind: Kind, split: str, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         path = f"{folder}/{kind}/{split}.parquet"
         try:
             with pq.ParquetFile(path) as file:
@@ -153,8 +152,6 @@ class Predictions:
 
 def _is_of_its_kind(name: str, column: Any) -> bool:
     """Whether a column holds what its name says, and nothing is missing."""
-    import pyarrow as pa
-
     kind = column.type
     if name == "key":
         right = pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from platformdirs import user_cache_dir, user_config_dir, user_data_dir
+
 from ...errors import BenchError, MissingPrerequisite, UsageError
 from ...storage.files import read_toml
 from .suite_card import FolderSource, SuiteCard
@@ -23,8 +25,6 @@ class DataRoot:
 
 def user_configuration() -> Path:
     """The user's configuration file; it need not exist."""
-    from platformdirs import user_config_dir
-
     return Path(user_config_dir(_APPLICATION)) / "config.toml"
 
 
@@ -53,8 +53,6 @@ def writable_root(argument: Path | None = None) -> Path:
 
 
 def _own_root() -> Path:
-    from platformdirs import user_data_dir
-
     return Path(user_data_dir(_APPLICATION)) / "data"
 
 
@@ -126,12 +124,7 @@ def cache_dir(*parts: str) -> Path:
     Raises:
         BenchError: it cannot be made.
     """
-    if os.environ.get("BENCH_CACHE"):
-        top = Path(os.environ["BENCH_CACHE"]).expanduser()
-    else:
-        from platformdirs import user_cache_dir
-
-        top = Path(user_cache_dir(_APPLICATION))
+    top = Path(os.environ.get("BENCH_CACHE") or user_cache_dir(_APPLICATION)).expanduser()
     folder = top.joinpath(*parts).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,8 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...errors import BenchError
@@ -59,16 +61,11 @@ def pack_parquet(
 
 def rows_in(files: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which of the files every row of the table is of, and its number there."""
-    import pyarrow.parquet as pq
-
     counts = [pq.read_metadata(file).num_rows for file in files]
     return np.repeat(np.arange(len(files)), counts), np.concatenate([np.arange(count) for count in counts])
 
 
 def _copy(files: Sequence[Path], image: str, label: str, named: bool, part: Path, progress: Progress | None) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     rows: list[tuple[object, ...]] = []
     offset = 0
     with (part / IMAGES).open("wb") as packed:

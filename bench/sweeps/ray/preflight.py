@@ -16,8 +16,11 @@ from typing import Any
 
 from rich.filesize import decimal as size
 
+from ...data.cards.locations import cache_dir, data_roots, find_root
+from ...data.cards.suite_card import FolderSource, find_card
 from ...errors import BenchError, MissingPrerequisite
 from ...stopping import Reporter
+from ...storage.atomic import write_text
 from ..job import Resources
 from ..queue import Queue
 from ..work import Work
@@ -191,8 +194,6 @@ def _versions() -> dict[str, str]:
 
 
 def _store(question: Question) -> Iterator[tuple[bool, str]]:
-    from ...storage.atomic import write_text
-
     try:
         seen = (question.store / question.mark).read_text(encoding="utf-8")
     except OSError:
@@ -211,8 +212,6 @@ def _store(question: Question) -> Iterator[tuple[bool, str]]:
 
 
 def _disk(question: Question) -> Iterator[tuple[bool, str]]:
-    from ...data.cards.locations import cache_dir
-
     for what, folder in (("the store", question.store), ("the cache", cache_dir())):
         if folder.is_dir():
             free = shutil.disk_usage(folder).free
@@ -235,9 +234,6 @@ def _gpus(question: Question) -> Iterator[tuple[bool, str]]:
 
 def _data(suite: str, data_root: Path | None) -> dict[str, str]:
     """The card's content, and which of its folders are there."""
-    from ...data.cards.locations import data_roots, find_root
-    from ...data.cards.suite_card import FolderSource, find_card
-
     card, path = find_card(suite)
     facts = {f"the card of {card.name}": _sha(path)}
     if isinstance(card.source, FolderSource):
