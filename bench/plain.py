@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 #: What a name may be that becomes a folder's or a file's.
@@ -15,6 +15,11 @@ def plain(text: str, *, strip: bool = True) -> str:
     one_line = re.sub(r"[ \t\r\n\v\f]*[\t\r\n\v\f][ \t\r\n\v\f]*", " ", text)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in one_line)
     return shown.strip() if strip else shown
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first of several names."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def plain_within(value: Any) -> Any:

@@ -10,17 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal as size
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.progress import Progress as Bars
 
 from ..data.cards.data_set import Part, find_data_set
 from ..data.cards.inheritance import data_set_paths, suite_names
@@ -28,12 +17,13 @@ from ..data.cards.locations import data_roots, writable_root
 from ..data.cards.suite_card import find_card
 from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
 from ..plain import plain
+from ..stopping import stop_if_asked
 from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables, say, shortened
 from .suites import DataRootOption
 
 if TYPE_CHECKING:
     from ..data.readers.here import DataSet
-    from ..storage.cache import Progress
+    from ..storage.atomic import Progress
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -213,7 +203,7 @@ def fetch(
 
     Data behind a licence or a login are not downloaded; the steps are shown instead (exit code 3).
     """
-    from ..data.fetching.fetch import fetch_data_set
+    from ..data.fetching.download import fetch_data_set
 
     card, _ = find_data_set(name)
     root = writable_root(data_root)
@@ -223,7 +213,7 @@ def fetch(
         if card.fetch.note:
             say(card.fetch.note.strip())
     try:
-        with shown_progress(bytes_=True) as progress:
+        with shown_progress("bytes") as progress:
             place = fetch_data_set(card, root, asked=name, keep_archives=keep_archives, progress=progress)
     except Interrupted as stop:
         raise Interrupted(
@@ -327,31 +317,14 @@ def _row(name: str, data_root: Path | None, suites: list[str], *, brief: bool) -
 
 
 @contextmanager
-def shown_progress(*, bytes_: bool = False) -> Iterator[Progress]:
+def shown_progress(unit: str = "") -> Iterator[Progress]:
     """Show what is done on stderr: a bar on a terminal, a line per finished step on a pipe."""
-    from ..console.stops import Ear, heard_by
-    from ..tables.table import stderr_console
+    from ..console.progress import ConsoleReporter
 
-    console = stderr_console()
-    if not console.is_terminal:
-        yield _lines
-        return
-    counts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if bytes_ else [MofNCompleteColumn()]
-    columns = [TextColumn("{task.description}", markup=False), BarColumn(), *counts, TimeRemainingColumn()]
-    bars = Bars(*columns, console=console, transient=True)
-    with bars, heard_by(Ear(say=console.print, close=bars.stop)):
-        tasks: dict[str, TaskID] = {}
+    with ConsoleReporter() as reporter:
 
         def show(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                for earlier in bars.task_ids:
-                    bars.remove_task(earlier)
-                tasks[what] = bars.add_task(what, total=of or None)
-            bars.update(tasks[what], completed=done, total=of or None)
+            reporter.event("data", what=what, done=done, of=of, unit=unit)
+            stop_if_asked(reporter)
 
         yield show
-
-
-def _lines(what: str, done: int, of: int) -> None:
-    if of and done == of:
-        say(f"{what}: done")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -103,9 +104,10 @@ class ConsoleReporter(StderrReporter):
         bar.update(self._task, completed=done, total=of, note=note)
 
     def _data(self, what: str, done: int, of: int, unit: str = "images", **_: object) -> None:
-        self._advance(what, done, of, f"{done}/{of}")
+        shown: Callable[[int], str] = decimal if unit == "bytes" else str
+        self._advance(what, done, of, f"{shown(done)}/{shown(of)}")
         if self._painting is None and done == of:
-            self._line(f"data: {what}" + (f", {of} {unit}" if of > 1 else ""))
+            self._line(f"data: {what}" + (f", {shown(of)} {unit}".removesuffix(" bytes") if of > 1 and unit else ""))
 
     def _fit(self, method: str, fit_id: str, seed: int, **_: object) -> None:
         self._method = method

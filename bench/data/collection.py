@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..errors import BenchError
 from ..identity import numpy_stream
-from ..storage.cache import mapped
+from ..storage.atomic import mapped
 from ..storage.files import regular
 from .cards.suite_card import InDistribution
 from .pixels.image_bytes import DEEP, decode, decode_fast

@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..storage.atomic import write_with
-from ..storage.cache import Progress
+from ..storage.atomic import Progress, write_with
 from .collection import Collection, EncodedOriginals, FolderOriginals, MergedOriginals, Originals, Rows
 from .corruptions.corrupted import CorruptedOriginals
 from .pixels.cache import available_cores

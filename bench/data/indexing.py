@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
-from ..storage.cache import Progress
+from ..storage.atomic import Progress
 from .cards.data_set import DataSetCard
 from .cards.labels import Projection, Protocol, projection
 from .cards.locations import DataRoot, cache_dir

@@ -20,8 +20,7 @@ from PIL import Image
 
 from ..errors import BenchError, UsageError
 from ..identity import digest
-from ..storage.atomic import sync, write_text
-from ..storage.cache import Progress
+from ..storage.atomic import Progress, sync, write_text
 from ..storage.files import toml_of
 from .cards.locations import cache_dir
 from .collection import Collection, fingerprint

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import BenchError, MissingPrerequisite, UsageError
 from ..identity import digest
 from ..plugins import entries, loaded
-from ..storage.cache import Progress, in_cache, stored_folder
+from ..storage.atomic import Progress, in_cache, stored_folder
 from .cards.suite_card import RenderedSource
 
 #: Packages whose arithmetic a renderer is likely to use.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BenchError
-from ..storage.cache import mapped
+from ..storage.atomic import mapped
 from .collection import Originals, Rows
 from .pixels.cache import Original, available_cores, prepared
 from .pixels.decoder import Decoder, Pixels

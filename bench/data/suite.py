@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
-from ..storage.cache import Progress
+from ..storage.atomic import Progress
 from .cards.labels import Projection
 from .cards.locations import cache_dir, data_roots, find_root
 from .cards.suite_card import ID_SPLITS, FolderSource, RenderedSource, SuiteCard

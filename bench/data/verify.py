@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BenchError
-from ..storage.cache import Progress
+from ..storage.atomic import Progress
 from .cards.data_set import Part
 from .cards.locations import cache_dir
 from .collection import Collection

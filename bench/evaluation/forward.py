@@ -21,8 +21,7 @@ from ..data.split import Split
 from ..engine import Engine, ran_out_of_memory, release_memory
 from ..errors import BenchError
 from ..identity import PROTOCOL_VERSION, digest
-from ..storage.atomic import locked, write_with
-from ..storage.cache import mapped
+from ..storage.atomic import locked, mapped, write_with
 
 Result = TypeVar("Result")
 #: Without a handler, Python prints warnings on stderr.

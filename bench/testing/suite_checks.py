@@ -11,7 +11,7 @@ from ..data.cards.suite_card import find_card
 from ..data.equal import UNKNOWN
 from ..data.pixels.decoder import Pixels
 from ..data.suite import Suite, open_suite
-from ..storage.cache import Progress
+from ..storage.atomic import Progress
 from .outcome import NotApplicable, Outcome, outcome_of
 
 #: Images to try of a split that is decoded anew whenever it is read.

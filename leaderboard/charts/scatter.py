@@ -8,6 +8,7 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
+from ..statistics.tradeoff import on_front
 from .style import DARK, EDGE, LIGHT, Axis, Palette, configured, inline, legend, percent, style
 
 
@@ -52,7 +53,9 @@ def scatter(
     drawn["kind"] = drawn.get("kind", "measured")
     drawn["says"] = drawn["says"].fillna(drawn["row"]) if "says" in drawn else drawn["row"]
     if "front" not in drawn:
-        drawn["front"] = pareto(drawn["id"].where(drawn["kind"] == "measured"), drawn["ood"])
+        places = zip(drawn["id"].where(drawn["kind"] == "measured"), drawn["ood"], strict=True)
+        known = [(None, None) if x != x or y != y else (x, y) for x, y in places]
+        drawn["front"] = [bool(own) for own in on_front(known)]
     seen = [drawn["id"], drawn["id_low"], drawn["id_high"]], [drawn["ood"], drawn["ood_low"], drawn["ood_high"]]
     for column in ("id", "id_low", "id_high"):
         drawn[f"x_{column}"] = across.place(drawn[column])
@@ -173,12 +176,3 @@ def _baseline(
     chart = alt.Chart(inline("baseline", line)).mark_line(color=palette.ink, strokeDash=[7, 4], strokeWidth=1.4, clip=True)
     drawn: alt.Chart = chart.encode(x="x:Q", y="y:Q", tooltip=alt.value("what standard models reach"))
     return drawn
-
-
-def pareto(ids: pd.Series[float], oods: pd.Series[float]) -> list[bool]:
-    """Whether each point is on the front: no other has at least its ID and its OOD, and more of one."""
-    pairs = list(zip(ids, oods, strict=True))
-    return [
-        x == x and y == y and not any(a >= x and b >= y and (a > x or b > y) for a, b in pairs)
-        for x, y in pairs
-    ]  # fmt: skip

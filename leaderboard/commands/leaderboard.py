@@ -176,7 +176,7 @@ def _check_outputs(form: Format, html: Path | None, serve: bool, bibtex: bool, p
 
 
 def _serve(page: Source, port: int) -> None:
-    from ..page.serve import Server, serve
+    from ..page.source import Server, serve
 
     server = Server(port)
     try:

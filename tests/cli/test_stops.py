@@ -171,7 +171,7 @@ with heard_by(Ear()), shown_progress() as progress:
 
 def test_work_on_data(stuck: Path) -> None:
     there = stuck.with_name("stuck.py-there")
-    stopped_twice(["-c", BARS, str(stuck)], there.exists, signal.SIGINT, "stopping when this step ends")
+    stopped_twice(["-c", BARS, str(stuck)], there.exists, signal.SIGINT, "stopping: saving the state")
 
 
 #: The long step of this one ends when a file appears.

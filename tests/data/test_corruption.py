@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bench.data.corruptions.fields import disk, edges, equalised, motion_blurred, plasma, scattered, zoomed
-from bench.data.corruptions.generate import BENCHMARK, EXTRA, SEVERITIES, corrupted
+from bench.data.corruptions.generate import (
+    BENCHMARK,
+    EXTRA,
+    SEVERITIES,
+    corrupted,
+    disk,
+    edges,
+    equalised,
+    motion_blurred,
+    plasma,
+    scattered,
+    zoomed,
+)
 from bench.errors import BenchError, UsageError
 
 NAMES = [name for name in BENCHMARK + EXTRA if name != "frost"]

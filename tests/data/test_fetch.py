@@ -20,8 +20,7 @@ import pytest
 
 from bench.data.cards.data_set import DataSetCard
 from bench.data.fetching import download as download_module
-from bench.data.fetching.download import Wanted, download
-from bench.data.fetching.fetch import fetch_data_set
+from bench.data.fetching.download import Wanted, download, fetch_data_set
 from bench.errors import BenchError, MissingPrerequisite
 
 

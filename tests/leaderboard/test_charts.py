@@ -15,10 +15,11 @@ from bench.leaderboard.board.frames import bins, curve_of, points, yardstick
 from bench.leaderboard.board.rows import Board
 from bench.leaderboard.board.tables import View, boards
 from bench.leaderboard.charts import diagrams
-from bench.leaderboard.charts.scatter import pareto, scatter
+from bench.leaderboard.charts.scatter import scatter
 from bench.leaderboard.charts.style import Axis, save
 from bench.leaderboard.commands.plot import scatter_of
 from bench.leaderboard.statistics.predictions import Predictions
+from bench.leaderboard.statistics.tradeoff import on_front
 from bench.results.record import CurvePoint
 from bench.results.store import Store
 
@@ -50,8 +51,8 @@ def data(chart: Any, name: str) -> list[dict[str, Any]]:
 
 
 def test_the_front_by_hand() -> None:
-    ids, oods = pd.Series([0.9, 0.8, 0.7, 0.7, 0.9]), pd.Series([0.5, 0.6, 0.6, 0.4, 0.5])
-    assert pareto(ids, oods) == [True, True, False, False, True]
+    places = [(0.9, 0.5), (0.8, 0.6), (0.7, 0.6), (0.7, 0.4), (0.9, 0.5)]
+    assert on_front(places) == [True, True, False, False, True]
 
 
 def test_a_reported_row_is_drawn_apart_and_is_never_on_the_front() -> None:

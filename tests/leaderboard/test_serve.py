@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 
 from bench.errors import BenchError, UsageError
-from bench.leaderboard.page.serve import Server, serve
+from bench.leaderboard.page.source import Server, serve
 from bench.results.record import RunRecord
 from bench.results.store import Store
 

@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import UsageError
-from ...storage.cache import Progress
+from ...storage.atomic import Progress
 from ..cards.data_set import Corrupted
 from ..collection import Collection, Originals, fingerprint
 from ..pixels.cache import prepared
 from ..pixels.decoder import Pixels
 from ..readers.here import DataSet, NotHere, Opened, open_data_set
 from ..split import MappedPixels
-from .fields import Bytes
-from .generate import FROST_PHOTOGRAPHS, VERSION, corrupted
+from .generate import FROST_PHOTOGRAPHS, VERSION, Bytes, corrupted
 
 #: `parts.open_part`, which calls this module.
 Opener = Callable[..., Opened]

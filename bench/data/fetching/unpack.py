@@ -15,7 +15,7 @@ from typing import IO, Final, Literal
 from rich.filesize import decimal as size
 
 from ...errors import BenchError
-from ...storage.cache import Progress
+from ...storage.atomic import Progress
 from ...storage.files import most_unpacked
 from ..readers.archive import CheckedTarInfo
 

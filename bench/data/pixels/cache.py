@@ -22,7 +22,7 @@ from rich.filesize import decimal as size
 
 from ...errors import BenchError
 from ...identity import digest
-from ...storage.cache import Progress, in_cache, stored_folder
+from ...storage.atomic import Progress, in_cache, stored_folder
 from .decoder import Decoder, Interpolation, Pixels
 from .image_bytes import Undecodable
 

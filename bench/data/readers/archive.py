@@ -17,8 +17,7 @@ import pandas as pd
 import PIL
 
 from ...errors import BenchError, UsageError
-from ...storage.atomic import write_with
-from ...storage.cache import Progress
+from ...storage.atomic import Progress, write_with
 from ..pixels import image_bytes
 from ..pixels.image_bytes import EMPTY, SYSTEM
 

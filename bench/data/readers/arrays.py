@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import BenchError
-from ...storage.cache import Progress
+from ...storage.atomic import Progress
 from ...storage.files import most_unpacked, regular
 from ...storage.pickles import BoundedUnpickler
 from ..cards.data_set import Arrays, Part

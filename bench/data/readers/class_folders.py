@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...storage.cache import Progress
+from ...storage.atomic import Progress
 from ..cards.data_set import Flat, Folders, Part
 from ..collection import folder_collection
 from ..pixels.image_bytes import OTHER, SYSTEM
 from .folder import COLUMNS, count_ignored, index_folder, remarks_on, remarks_outside
 from .ground_truth import find_truth, read_truth
-from .here import DataSet, NotHere, Opened
+from .here import DataSet, NotHere, Opened, class_remarks, labelled
 from .kept import kept
 from .listing import list_folder
-from .tokens import class_remarks, labelled
 
 
 def read_class_folders(

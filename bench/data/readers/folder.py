@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import BenchError
-from ...storage.atomic import write_with
-from ...storage.cache import Progress
+from ...plain import some
+from ...storage.atomic import Progress, write_with
 from ...storage.files import regular, special
 from ..cards.labels import ClassList
 from ..pixels import image_bytes
@@ -172,7 +172,7 @@ def remarks_on(index: pd.DataFrame, part: str) -> list[str]:
     ):
         keys = list(index["key"][index["problem"] == problem])
         if keys:
-            remarks.append(f"{part}: {len(keys)} {note}: {_some(keys)}")
+            remarks.append(f"{part}: {len(keys)} {note}: {some(keys, 3)}")
     return remarks
 
 
@@ -180,11 +180,7 @@ def remarks_outside(outside: pd.DataFrame, part: str) -> list[str]:
     """Of the images that lie in no class folder."""
     if outside.empty:
         return []
-    return [f"{part}: {len(outside)} images outside every class folder (ignored): {_some(list(outside['key']))}"]
-
-
-def _some(keys: list[str], most: int = 3) -> str:
-    return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")
+    return [f"{part}: {len(outside)} images outside every class folder (ignored): {some(list(outside['key']), 3)}"]
 
 
 def walk(folder: Path, folders: dict[str, int] | None = None) -> Iterator[Found]:

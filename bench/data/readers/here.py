@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
 
-from ..cards.data_set import Arrays, Corrupted, DataSetCard, Flat, Folders, ParquetFiles, Part, Table, Tars, find_data_set
+from ...plain import some
+from ..cards.data_set import Arrays, Corrupted, DataSetCard, Flat, Folders, Naming, ParquetFiles, Part, Table, Tars, find_data_set
 from ..cards.inheritance import find_list
 from ..cards.labels import ClassList, read_class_list
 from ..cards.locations import DataRoot
 from ..collection import Collection
+from .folder import remarks_on
 
 Result = TypeVar("Result")
 #: A layout whose images lie on disk.
@@ -148,3 +150,51 @@ def _is_here(layout: Present, folder: Path) -> bool:
 
         return layout.path.startswith(("http://", "https://")) or bool(archives_at(folder, layout.path))
     return (folder / layout.path).is_file()
+
+
+def labelled(
+    data_set: DataSet, labels: Sequence[int], images: pd.DataFrame, named_by: Sequence[Naming], what: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """The images of wanted classes with the columns `label`, `class` (identity), `folder` and `group`, and remarks.
+
+    Args:
+        labels: as in `parts.open_part`. images: an index with the column `token`, the word (missing where there is none).
+
+    Raises:
+        NotHere: no word is that of a wanted class.
+    """
+    classes = data_set.classes
+    tokens = sorted(set(images["token"].dropna()))
+    numbers = classes.labels_of(tokens, named_by)
+    wanted = {token: labels[number] for token, number in numbers.items() if labels[number] >= 0}
+    if not wanted:
+        raise NotHere(f"{data_set.card.title}: no image of a known class in {what}")
+    chosen = images[images["token"].isin(list(wanted))].copy()
+    chosen["folder"] = chosen["token"]
+    chosen["label"] = chosen["token"].map(wanted).astype("int64")
+    chosen["class"] = chosen["token"].map({token: classes.ids[number] for token, number in numbers.items()})
+    chosen["group"] = -1
+    remarks = class_remarks(what, classes, tokens, numbers, lacking="no image", called="labels")
+    unlabelled = list(images["key"][images["token"].isna()])
+    if unlabelled:
+        remarks.append(f"{what}: {len(unlabelled)} images that no class is given for are missing: {some(unlabelled, 3)}")
+    return chosen, remarks + remarks_on(chosen, what)
+
+
+def class_remarks(
+    what: str, classes: ClassList, present: Sequence[str], numbers: Mapping[str, int], *, lacking: str, called: str
+) -> list[str]:
+    """Which classes are not there, and which words (folders, labels) are none of them.
+
+    Args:
+        present: the words that are there. numbers: the class that a word stands for. lacking: what a missing class has.
+        called: what the words are.
+    """
+    remarks = []
+    missing = [classes.ids[number] for number in sorted(set(range(len(classes))) - set(numbers.values()))]
+    if missing:
+        remarks.append(f"{what}: {len(missing)} of {len(classes)} classes have {lacking}: {some(missing)}")
+    extra = [word for word in present if word not in numbers]
+    if extra:
+        remarks.append(f"{what}: {len(extra)} {called} are none of its {len(classes)} classes (left out): {some(extra)}")
+    return remarks

@@ -14,8 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...identity import digest
-from ...storage.atomic import write_text, write_with
-from ...storage.cache import in_cache, stored_folder
+from ...storage.atomic import in_cache, stored_folder, write_text, write_with
 from ..cards.data_set import Layout, Part
 from ..cards.suite_card import InDistribution
 from ..collection import Collection, FolderOriginals, Originals, Rows, divide, fingerprint

@@ -16,8 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...storage.atomic import write_with
-from ...storage.cache import Progress, in_cache
+from ...storage.atomic import Progress, in_cache, write_with
 from ..pixels import image_bytes
 from ..pixels.image_bytes import EMPTY, SYSTEM
 from .folder import COLUMNS, UNSETTLED_NS, inodes, key_prefix, walk

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ...storage.cache import Progress, in_cache
+from ...storage.atomic import Progress, in_cache
 from ..cards.data_set import ParquetFiles, Part, Tars
 from ..cards.locations import cache_dir
 from ..collection import folder_collection
@@ -20,12 +20,11 @@ from ..pixels.image_bytes import EMPTY, OTHER, SYSTEM
 from .archive import archives_at, expanded, index_archive, read_at, require_some
 from .folder import COLUMNS
 from .ground_truth import find_truth, read_truth
-from .here import DataSet, Opened
+from .here import DataSet, Opened, labelled
 from .kept import kept
 from .packed_originals import PackedOriginals, stamp
 from .parquet import IMAGES, INDEX, pack_parquet, rows_in
 from .same_file import numbers_in, refuse
-from .tokens import labelled
 
 _NAMESAKES = "under a name that another has, too"
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import BenchError
 from ...identity import digest
-from ...storage.cache import Progress, stored_folder
+from ...storage.atomic import Progress, stored_folder
 from ..fetching.download import check_space
 from ..pixels import image_bytes
 from ..pixels.image_bytes import EMPTY

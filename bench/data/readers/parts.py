@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ...errors import UsageError
-from ...storage.cache import Progress
+from ...storage.atomic import Progress
 from ..cards.data_set import Arrays, Corrupted, Flat, Folders, ParquetFiles, Table, Tars
 from ..corruptions.corrupted import read_corrupted
 from .arrays import read_arrays

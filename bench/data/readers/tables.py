@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ...errors import BenchError
-from ...storage.cache import Progress
+from ...storage.atomic import Progress
 from ...storage.files import regular
 from ..cards.data_set import Part, Table
 from ..cards.labels import ClassList
