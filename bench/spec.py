@@ -17,6 +17,9 @@ from .storage.files import read_toml
 
 DEFAULT_SUITE = "mini-shifts"
 DEFAULT_BACKBONE = "mini-clip"
+#: The two methods that the engine knows by name: the one behind `head_init = probe`, and the one whose curve others are held
+#: against.
+PROBE, REFERENCE = "linear-probe", "full-finetune"
 #: Far from any seed of a final run, so that parameters are not chosen on the very draws that they are reported with.
 SEARCH_SEED = 1_000_003
 

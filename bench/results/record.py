@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA = 1
+_ASHA = ", asha"
 
 
 class _Part(BaseModel):
@@ -98,8 +99,9 @@ class RunRecord(_Part):
     search_seconds: float | None = Field(None, description="training time of those trials")
     search_rule: str = Field(
         "",
-        description="how they were drawn: `random`, `grid`, `tpe`; with `, asha`: cut short, by the order of the results",
+        description="how they were drawn: `random`, `grid`, `tpe`",
     )
+    search_cut_short: bool = Field(False, description="most trials were cut short: ASHA, by the order of results")
     facts: dict[str, float] = Field(default_factory=dict, description="measured constants, such as teacher_ms")
     id_val_seen: bool = Field(False, description="the backbone was pre-trained on the suite's own training images")
     temperature: float | None = Field(None, description="softmax temperature with the least NLL on id-val; earlier runs: None")
@@ -125,6 +127,15 @@ class RunRecord(_Part):
         if not isinstance(method.get("name"), str) or not isinstance(method.get("parameters", {}), dict):
             raise ValueError("a method has a name, and a table of parameters")
         return method
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, content: Any) -> Any:
+        """They said `random, asha` of a search that was cut short."""
+        if isinstance(content, dict) and str(content.get("search_rule", "")).endswith(_ASHA):
+            rule = content["search_rule"].removesuffix(_ASHA)
+            return content | {"search_rule": rule, "search_cut_short": True}
+        return content
 
     @field_validator("selection")
     @classmethod

@@ -60,9 +60,7 @@ def execute(
     search: bool = False,
     curve: bool = False,
     keep_logits: bool = False,
-    search_trials: int = 0,
-    search_seconds: float | None = None,
-    search_rule: str = "",
+    **chosen: Any,
 ) -> RunRecord:
     """Fit `method` and measure it; the run's folder tells how it went.
 
@@ -73,7 +71,7 @@ def execute(
         limit: recorded, so that a run on fewer images never passes for a result.
         curve: also the interpolation curve between the start and the end of the (underlying) fine-tuned fit.
         keep_logits: with the predictions, also where images times classes are many. Both are added to a run that is done.
-        search_trials, search_seconds, search_rule: how the parameters were chosen, for the record.
+        chosen: how the parameters were, for the record (`search_trials` and its like).
 
     Returns:
         The record; its status is `done` or `failed`.
@@ -83,8 +81,7 @@ def execute(
             `cancelled`, and the same call continues.
     """
     method = method.resolved(experiment.traits)
-    record = planned_record(experiment, method, limit=limit, search=search)
-    record.search_trials, record.search_seconds, record.search_rule = search_trials, search_seconds, search_rule
+    record = planned_record(experiment, method, limit=limit, search=search).model_copy(update=chosen)
     store, curve, keep_logits = experiment.store, curve and not search, keep_logits and not search
     path = store.run_dir(record) / "record.json"
     done = done_before(experiment, method, path.parent, curve=curve, keep_logits=keep_logits)
@@ -177,6 +174,7 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord) -> RunRec
         "search_trials": searched.search_trials,
         "search_seconds": searched.search_seconds,
         "search_rule": searched.search_rule,
+        "search_cut_short": searched.search_cut_short,
     }
     record = old.model_copy(update=update)
     record.ood = record.average(record.scores())

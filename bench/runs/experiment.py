@@ -30,16 +30,13 @@ from ..method import HeadInit, Method, Traits
 from ..plugins import load_backbone
 from ..results.provenance import peak_memory_mb, provenance, reset_peak_memory
 from ..results.store import LOG, FitRecord, Store, store_root
-from ..spec import RunSpec
+from ..spec import PROBE, RunSpec
 from ..stopping import PassedOn, Reporter, stop_if_asked
 from ..storage.atomic import locked, write_with
 from ..storage.lease import Lease
 from ..task import Task
 from ..training.loop import Checkpoints
 from ..training.memory import default_part
-
-#: The method that trains the head of `head_init = probe`.
-PROBE = "linear-probe"
 
 
 @dataclass(frozen=True)

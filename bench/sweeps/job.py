@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from ..spec import SEARCH_SEED
@@ -29,7 +29,7 @@ class Job:
         fit_id: what the fit must turn out to be; a process that arrives at another one has other data, weights or sources.
         needs: fit_ids that have to be in the store before it starts.
         trial: number of the search trial. epoch: as far as which a rung trains. curve: also the interpolation curve.
-        search_trials, search_seconds, search_rule: how the parameters of a final run were chosen, for its record.
+        chosen: how the parameters of a final run were, for its record; empty if by nobody.
     """
 
     id: str
@@ -44,9 +44,7 @@ class Job:
     trial: int | None = None
     epoch: int | None = None
     curve: bool = False
-    search_trials: int = 0
-    search_seconds: float | None = None
-    search_rule: str = ""
+    chosen: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_run(self) -> bool:

@@ -18,12 +18,12 @@ from ..runs.execute import planned_record, row_label
 from ..runs.experiment import Experiment, backbone_of, experiments
 from ..runs.measure import fine_tuned, has_line
 from ..runs.standing import needs
-from ..spec import SEARCH_SEED, left_out
+from ..spec import REFERENCE, SEARCH_SEED, left_out
 from ..stopping import Reporter, foreign
 from .job import Job
 from .search.asha import stop_at
 from .search.samplers import Found
-from .spec import BASELINE, SweepSpec
+from .spec import SweepSpec
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,12 @@ class Plan:
         """One final run, on everything."""
         experiment = entrant.experiment.with_seed(seed)
         record = planned_record(experiment, method, limit=self.spec.limit, search=self.blind)
-        curve = {"none": False, "baseline": method.name == BASELINE, "all": True}[self.spec.curve]
+        curve = {"none": False, "baseline": method.name == REFERENCE, "all": True}[self.spec.curve]
         curve = curve and (self.every_curve or has_line(fine_tuned(method, experiment.traits)))
         planned = self._run(entrant, experiment, method, record, curve=curve)
         if found is None:
             return planned
-        job = replace(planned.job, search_trials=found.budget, search_seconds=found.seconds, search_rule=found.rule)
-        return replace(planned, job=job)
+        return replace(planned, job=replace(planned.job, chosen=found.told))
 
     def _run(
         self,

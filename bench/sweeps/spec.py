@@ -11,11 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from ..configure import broken_methods, method_names
 from ..plugins import trust
-from ..spec import DEFAULT_SUITE, Common, RunSpec, Seeds, asked, check_shared, parse_value, placed, read_spec
+from ..spec import DEFAULT_SUITE, REFERENCE, Common, RunSpec, Seeds, asked, check_shared, parse_value, placed, read_spec
 from ..storage.files import toml_of
 
-#: The method whose interpolation curve others are measured against; its final runs get one unless `curve` says otherwise.
-BASELINE = "full-finetune"
 #: Instead of names: every installed method.
 ALL = "all"
 #: Runs of a sweep unless the command says otherwise.
@@ -73,7 +71,7 @@ class SweepSpec(Common):
         shown="no-asha",
     )
     curve: Literal["none", "baseline", "all"] = asked(
-        "baseline", f"interpolation curves: baseline ({BASELINE}), all or none", shown="baseline"
+        "baseline", f"interpolation curves: baseline ({REFERENCE}), all or none", shown="baseline"
     )
 
     runner: Literal["ray", "local", "inline"] = asked("ray", "ray, local (processes here) or inline (this process)", shown="ray")

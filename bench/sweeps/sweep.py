@@ -177,7 +177,6 @@ class Sweep:
         """Bring the records of final runs that are done up to what the card and the search say today, and tell of them."""
         for planned in (entry.planned for entry in self.queue if entry.state == "done" and entry.planned.final):
             job, keep_logits = planned.job, self.spec.keep_logits
-            search = {key: getattr(job, key) for key in ("search_trials", "search_seconds", "search_rule")}
             look_again(
                 planned.experiment,
                 planned.method,
@@ -186,7 +185,7 @@ class Sweep:
                 curve=job.curve,
                 keep_logits=keep_logits,
                 reporter=reporter,
-                **search,
+                **job.chosen,
             )
 
     def _check_store(self) -> None:

@@ -58,7 +58,7 @@ class Truth:
         assert planned.path is not None, "a stage has no record"
         keep_logits = self._keep_logits and job.phase == "final"
         found = done_before(planned.experiment, planned.method, planned.path.parent, curve=job.curve, keep_logits=keep_logits)
-        return found is not None and not found.wanted and found.record.search_trials >= job.search_trials
+        return found is not None and not found.wanted and found.record.search_trials >= job.chosen.get("search_trials", 0)
 
     def failure(self, planned: Planned) -> str:
         """Why a run failed, unless some process is at it again; empty if it did not, and for stages, which leave no record."""

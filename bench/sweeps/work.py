@@ -109,9 +109,7 @@ class Work:
             search=job.phase == "search",
             curve=job.curve,
             keep_logits=self.spec.keep_logits,
-            search_trials=job.search_trials,
-            search_seconds=job.search_seconds,
-            search_rule=job.search_rule,
+            **job.chosen,
         )
         return _in_one_line(record.error) if record.status == "failed" else ""
 

@@ -17,9 +17,8 @@ from scipy.special import expit, logit
 
 from bench.errors import UsageError
 from bench.results.record import RunRecord
+from bench.spec import REFERENCE
 from bench.storage.files import read_toml
-
-from ..statistics.tradeoff import YARDSTICK
 
 #: Fewer independently pre-trained models than this give no line.
 FEWEST = 5
@@ -113,7 +112,7 @@ def measured(records: Sequence[RunRecord], backbones: Sequence[str]) -> dict[str
         records: of one suite. Runs on other data than the most recent one do not count.
     """
     runs = [
-        r for r in records if r.method["name"] == YARDSTICK and r.backbone in backbones and r.status == "done" and not r.limit
+        r for r in records if r.method["name"] == REFERENCE and r.backbone in backbones and r.status == "done" and not r.limit
     ]
     found: dict[str, list[Line]] = {}
     for shift in dict.fromkeys(shift for r in runs for shift in r.shifts):
@@ -125,7 +124,7 @@ def measured(records: Sequence[RunRecord], backbones: Sequence[str]) -> dict[str
         if len(points) >= FEWEST and len(data) == 1:
             means = [(sum(x for x, _ in own) / len(own), sum(y for _, y in own) / len(own)) for own in points.values()]
             with suppress(ValueError):  # accuracies of 0 and 1 have no logit, and too few are left: no line
-                found[shift] = [Line("id-test", (fit(means),), f"{len(means)} standard backbones of this store, {YARDSTICK}")]
+                found[shift] = [Line("id-test", (fit(means),), f"{len(means)} standard backbones of this store, {REFERENCE}")]
     return found
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from bench.results.record import RunRecord
+from bench.spec import REFERENCE
 
 from ..statistics.calibration import scaled
 from ..statistics.intervals import over_seeds
 from ..statistics.predictions import Predictions
-from ..statistics.tradeoff import ID, YARDSTICK, average
+from ..statistics.tradeoff import ID, average
 from .baseline import Line, published
 from .groups import deterministic
 from .rows import Board
@@ -63,7 +64,7 @@ def yardstick(board: Board, key: str = "ood") -> pd.DataFrame | None:
     ]
     if not places:
         return None
-    return pd.DataFrame(places).groupby("alpha", as_index=False).mean().assign(of=f"start to {YARDSTICK}")
+    return pd.DataFrame(places).groupby("alpha", as_index=False).mean().assign(of=f"start to {REFERENCE}")
 
 
 def standard_line(board: Board, key: str = "ood") -> Callable[[float], float | None] | None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.results.record import RunRecord
-from bench.sweeps.search.asha import MARK
+from bench.spec import REFERENCE
 
 from ..statistics.intervals import Interval, mean_and_sd, over_seeds
-from ..statistics.tradeoff import YARDSTICK, on_front, yardsticks
+from ..statistics.tradeoff import on_front, yardsticks
 from .baseline import Line, chosen
 from .groups import Group, by_row, deterministic, labels, one_per_seed
 from .measures import ABOVE, OFFERED, Measure, Shifts, image_interval, measures, shifts_of
@@ -74,12 +74,12 @@ class BoardRow:
     @property
     def search_rule(self) -> str:
         """How those trials were drawn (`random`, `grid`, `tpe`), and whether they were cut short (`, asha`); empty if unknown."""
-        return "; ".join(sorted({r.search_rule for r in self.records if r.search_rule}))
+        return "; ".join(sorted({r.search_rule + ", asha" * r.search_cut_short for r in self.records if r.search_rule}))
 
     @property
     def cut_short(self) -> bool:
         """Whether the parameters were chosen in a search that depends on the order in which results arrived."""
-        return any(r.search_rule.endswith(MARK) for r in self.records)
+        return any(r.search_cut_short for r in self.records)
 
     @property
     def candidates(self) -> int:
@@ -150,7 +150,7 @@ def board(
         that are not shown; the curve that rows are measured against may be one of theirs.
     """
     records = one_per_seed(group.records)
-    candidates = [r for r in (*group.records, *beside) if r.method["name"] == YARDSTICK]
+    candidates = [r for r in (*group.records, *beside) if r.method["name"] == REFERENCE]
     curves = yardsticks(one_per_seed(group.comparable(candidates)))
     shifts = shifts_of(records)
     baseline = chosen(lines or {}, records)
@@ -196,7 +196,7 @@ def _why(measure: Measure, records: Sequence[RunRecord]) -> str:
         assert measure.among is not None
         alone = [record.seed for record in records if not measure.among(record)]
         if len(alone) == len(records):
-            return f"no curve of the same seed: `bench run {YARDSTICK} --seed {alone[0]} --curve` measures one"
+            return f"no curve of the same seed: `bench run {REFERENCE} --seed {alone[0]} --curve` measures one"
         return "its ID lies outside the curve's range at one seed or more, and nothing is extrapolated"
     if measure.key == "curve_area":
         return "no curve: `bench run --curve` measures it"

@@ -10,11 +10,11 @@ from typing import Literal
 from bench.errors import UsageError
 from bench.plain import plain
 from bench.results.record import RunRecord
-from bench.sweeps.search.asha import MARK
+from bench.spec import REFERENCE
 from bench.tables.table import Cell, Column, Row, Table
 
 from ..statistics.predictions import Predictions
-from ..statistics.tradeoff import ID, YARDSTICK
+from ..statistics.tradeoff import ID
 from .above import spread
 from .baseline import FEWEST, baselines, standard_models
 from .groups import Group, groups
@@ -254,7 +254,7 @@ def _baseline(of: Board, view: View) -> list[str]:
         named = standard_models(of.group.suite, view.baseline)
         return [
             f"There is no effective robustness: of the {len(named)} backbone(s) that {view.baseline.name} declares standard for "
-            f"{of.group.suite}, fewer than {FEWEST} have {YARDSTICK} runs here on the same data."
+            f"{of.group.suite}, fewer than {FEWEST} have {REFERENCE} runs here on the same data."
         ]
     if of.measure("effective") is None:
         return []
@@ -346,7 +346,7 @@ def _marks(records: Sequence[RunRecord]) -> list[str]:
     if len(trials) > 1:
         none = " (0: parameters of the recipe, or given by hand)" if trials[0] == 0 else ""
         notes.append(f"The rows had unequal search budgets: {trials[0]} to {trials[-1]} trials{none}.")
-    cut = sorted({r.label for r in records if r.search_rule.endswith(MARK)})
+    cut = sorted({r.label for r in records if r.search_cut_short})
     if cut:
         notes.append(
             f"ASHA cut the search short that chose the parameters of {', '.join(cut)}: it favours what learns fast early, and "

@@ -161,15 +161,16 @@ def curve_of(board: Board, splits: list[str], *, logit: bool = False, dark: bool
     Raises:
         NothingMatched: no run has one.
     """
+    from bench.spec import REFERENCE
+
     from ..board.frames import curve_of as frame
     from ..charts import diagrams
-    from ..statistics.tradeoff import YARDSTICK
 
     with_curve = [row for row in board.rows if any(record.curve for record in row.records)]
     against = list(board.curves.values())
     row = next((row for row in with_curve if against and against[0] in row.records), next(iter(with_curve), None))
     if row is None:
-        raise NothingMatched("no run has a curve", fix=f"`bench run {YARDSTICK} --curve` measures one")
+        raise NothingMatched("no run has a curve", fix=f"`bench run {REFERENCE} --curve` measures one")
     found = frame([record for record in row.records if record.curve], board.shifts.shared)
     assert found is not None
     seeds = found["runs"].max()

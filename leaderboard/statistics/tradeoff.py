@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 
 from bench.identity import canonical_json
 from bench.results.record import RunRecord
+from bench.spec import REFERENCE
 
 Floats = NDArray[np.float64]
 ID = "id-test"
-
-#: The fine-tuner whose interpolation curve is the yardstick.
-YARDSTICK = "full-finetune"
 
 
 def offered(ids: Floats, oods: Floats, at: Floats) -> Floats:
@@ -82,7 +80,7 @@ def yardsticks(records: Iterable[RunRecord]) -> dict[int, RunRecord]:
     """
     rows: dict[str, dict[int, RunRecord]] = {}
     for record in records:
-        if record.method["name"] == YARDSTICK and record.curve and record.status == "done" and record.phase == "final":
+        if record.method["name"] == REFERENCE and record.curve and record.status == "done" and record.phase == "final":
             rows.setdefault(canonical_json(record.method), {})[record.seed] = record
 
     def rank(row: dict[int, RunRecord]) -> tuple[int, int, int, str]:

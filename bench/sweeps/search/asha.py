@@ -13,8 +13,6 @@ from fractions import Fraction
 
 #: Of the trials at a rung, one in so many goes on (the paper's eta); and each rung is so many times as far as the one before it.
 ETA = 3
-#: What the record of a run says of a search that was cut short so.
-MARK = ", asha"
 
 
 def rungs(epochs: int) -> tuple[Fraction, ...]:

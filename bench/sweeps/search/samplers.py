@@ -20,18 +20,29 @@ class Found:
 
     Attributes:
         method: with the chosen parameters. trials: every trial's record, in order. seconds: of training (`training_seconds`).
-        rule: how trials were drawn, as a run's record says it.
+        rule: how trials were drawn, as a run's record says it. cut_short: whether trials were, by ASHA.
     """
 
     method: Method
     trials: list[RunRecord]
     seconds: float
     rule: str
+    cut_short: bool = False
 
     @property
     def budget(self) -> int:
         """Number of trials that differ (a method without a search space has but one)."""
         return len({trial.fit_id for trial in self.trials})
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """How the parameters were chosen, in the words of a run's record."""
+        return {
+            "search_trials": self.budget,
+            "search_seconds": self.seconds,
+            "search_rule": self.rule,
+            "search_cut_short": self.cut_short,
+        }
 
 
 def training_seconds(store: Store, trained: Iterable[tuple[str, float]]) -> float:

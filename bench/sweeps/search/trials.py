@@ -12,7 +12,7 @@ from ...runs.execute import planned_record
 from ...runs.measure import fine_tuned
 from ..plan import Entrant, Plan, Planned
 from ..truth import Truth
-from .asha import MARK, epochs_expected, promoted, rungs
+from .asha import epochs_expected, promoted, rungs
 from .samplers import Found, all_drawn, best_of, sampler, training_seconds
 
 State = Literal["done", "to do", "running", "failed", "stopped"]
@@ -82,8 +82,9 @@ class Search:
         best = best_of(records)
         if best is None:
             return None
-        rule = self._plan.spec.search + (MARK if self.rungs else "")
-        return Found(self._trials[best].method, records, self._seconds(records), rule)
+        return Found(
+            self._trials[best].method, records, self._seconds(records), self._plan.spec.search, cut_short=bool(self.rungs)
+        )
 
     @property
     def first(self) -> Planned:
