@@ -11,13 +11,10 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import BenchError, EndedByPlugin, UsageError
 from .stopping import foreign
-
-if TYPE_CHECKING:
-    from .backbones.backbone import Backbone
 
 
 @cache
@@ -136,18 +133,3 @@ def named_files(group: str, kind: str) -> dict[str, Path]:
 def backbone_kinds() -> list[str]:
     """Kinds of backbones: what stands before the first colon of a backbone's name."""
     return list(entries("bench.backbones"))
-
-
-@cache
-def load_backbone(name: str) -> Backbone:
-    """A backbone with its weights, by name such as `timm:resnet50` (loaded once per process).
-
-    Raises:
-        UsageError: unknown kind or name. MissingPrerequisite: its weights are not here.
-    """
-    kind, _, rest = name.partition(":")
-    if kind not in entries("bench.backbones"):
-        raise unknown("kind of backbone", kind, backbone_kinds(), fix="`bench backbones` explains the names")
-    with foreign():
-        backbone: Backbone = loaded(entries("bench.backbones")[kind])(rest)
-    return backbone

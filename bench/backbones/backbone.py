@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Literal
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.pixels.decoder import Pixels
+from ..plugins import backbone_kinds, entries, loaded, unknown
+from ..stopping import foreign
 
 Layout = Literal["vit", "conv"]
 
@@ -250,3 +253,18 @@ def pack_kept(tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor | None]:
     if shortest == longest:
         return packed, None
     return packed, torch.arange(1 + longest, device=tokens.device) <= kept[:, None]
+
+
+@cache
+def load_backbone(name: str) -> Backbone:
+    """A backbone with its weights, by name such as `timm:resnet50` (loaded once per process).
+
+    Raises:
+        UsageError: unknown kind or name. MissingPrerequisite: its weights are not here.
+    """
+    kind, _, rest = name.partition(":")
+    if kind not in entries("bench.backbones"):
+        raise unknown("kind of backbone", kind, backbone_kinds(), fix="`bench backbones` explains the names")
+    with foreign():
+        backbone: Backbone = loaded(entries("bench.backbones")[kind])(rest)
+    return backbone

@@ -54,10 +54,11 @@ def command(
 
 
 def _outcomes(name: str, suite: str | None, backbone: str | None, data_root: Path | None) -> Iterator[Outcome]:
+    from ..backbones.backbone import load_backbone
     from ..configure import method_names
     from ..data.cards.inheritance import suite_names
     from ..data.cards.suite_card import find_card
-    from ..plugins import load_backbone, unknown
+    from ..plugins import unknown
     from ..spec import DEFAULT_BACKBONE, DEFAULT_SUITE
 
     if name.endswith(".toml") or name in suite_names():

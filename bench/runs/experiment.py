@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from ..backbones.backbone import Backbone, Head, ImageTower, TextTower, zero_shot_head
+from ..backbones.backbone import Backbone, Head, ImageTower, TextTower, load_backbone, zero_shot_head
 from ..classifier import Classifier
 from ..configure import build_method
 from ..data.cards.locations import cache_dir
@@ -27,7 +27,6 @@ from ..errors import Diverged, UsageError
 from ..evaluation.forward import LIBRARIES, frozen_features
 from ..identity import PROTOCOL_VERSION, digest, tensors_sha256, torch_stream
 from ..method import HeadInit, Method, Traits
-from ..plugins import load_backbone
 from ..results.provenance import peak_memory_mb, provenance, reset_peak_memory
 from ..results.store import LOG, FitRecord, Store, store_root
 from ..spec import PROBE, RunSpec

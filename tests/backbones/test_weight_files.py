@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import bench
+from bench.backbones.backbone import load_backbone
 from bench.errors import UsageError
-from bench.plugins import load_backbone
 
 
 def model(seed: int) -> Any:

@@ -28,7 +28,7 @@ from bench.backbones.backbone import Head
 from bench.classifier import Classifier
 from bench.method import Traits
 from bench.configure import build_method
-from bench.plugins import load_backbone
+from bench.backbones.backbone import load_backbone
 from bench.training.devices import Ranks
 from bench.engine import Engine
 from bench.training.memory import default_part, step_memory

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from bench.backbones.backbone import Head
+from bench.backbones.backbone import Head, load_backbone
 from bench.classifier import Classifier
 from bench.configure import build_method
 from bench.engine import Engine
 from bench.method import FineTuner, Traits
-from bench.plugins import load_backbone
 from bench.training.devices import Ranks
 from bench.training.step import Learner
 

@@ -15,9 +15,8 @@ import torch
 from PIL import Image
 
 import bench
-from bench.backbones.backbone import zero_shot_head
+from bench.backbones.backbone import load_backbone, zero_shot_head
 from bench.engine import Engine
-from bench.plugins import load_backbone
 from bench.results.record import RunRecord
 
 CONFIG: dict[str, Any] = {

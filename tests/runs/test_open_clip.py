@@ -83,10 +83,9 @@ def test_map_equals_the_full_matrix_rollout(backbone: str) -> None:
     """Recipe of Chefer et al. (2021) with whole L x L products in double precision, on the open_clip tower itself."""
     import torch
 
-    from bench.backbones.backbone import Head
+    from bench.backbones.backbone import Head, load_backbone
     from bench.classifier import Classifier
     from bench.methods.cam import attention_rollout
-    from bench.plugins import load_backbone
 
     generator = torch.Generator().manual_seed(0)
     tower = load_backbone(backbone).image_tower()

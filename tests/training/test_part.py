@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 import bench
 from bench.backbones import mini_clip
-from bench.backbones.backbone import Head, ImageTower
+from bench.backbones.backbone import Head, ImageTower, load_backbone
 from bench.classifier import Classifier
 from bench.engine import Engine
 from bench.errors import MissingPrerequisite
 from bench.methods.full_finetune import FullFinetune
-from bench.plugins import load_backbone
 from bench.results.store import Store
 from bench.training import memory
 from bench.training.memory import StepMemory, default_part, fitting_part, saved_for_backward, step_memory

@@ -244,7 +244,7 @@ def _data(suite: str, data_root: Path | None) -> dict[str, str]:
 
 
 def _weights(backbone: str) -> str:
-    from ...plugins import load_backbone
+    from ...backbones.backbone import load_backbone
 
     return load_backbone(backbone).weights_sha256[:12]
 
