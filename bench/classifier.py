@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
-from .backbones.backbone import Head, ImageTower
+from .backbones.backbone import Head, ImageTower, can_be_weight
 
 
 class Classifier(nn.Module):
@@ -56,11 +55,6 @@ class Classifier(nn.Module):
                 )
         other.load_state_dict(dict(weights), strict=True)
         return other
-
-
-def can_be_weight(tensor: Tensor) -> bool:
-    """Whether a tensor is of numbers that can be weights as they are: not integers, complex or of 8 bits, and dense."""
-    return tensor.layout == torch.strided and tensor.is_floating_point() and tensor.element_size() > 1
 
 
 def interpolate(start: Classifier, end: Classifier, alpha: float) -> Classifier:

@@ -12,7 +12,8 @@ stopping engine storage
 tables
 plugins
 data
-backbones classifier
+backbones
+classifier
 method
 configure
 spec

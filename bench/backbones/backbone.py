@@ -268,3 +268,8 @@ def load_backbone(name: str) -> Backbone:
     with foreign():
         backbone: Backbone = loaded(entries("bench.backbones")[kind])(rest)
     return backbone
+
+
+def can_be_weight(tensor: Tensor) -> bool:
+    """Whether a tensor is of numbers that can be weights as they are: not integers, complex or of 8 bits, and dense."""
+    return tensor.layout == torch.strided and tensor.is_floating_point() and tensor.element_size() > 1

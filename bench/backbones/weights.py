@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..classifier import can_be_weight
 from ..errors import BenchError, UsageError
 from ..identity import digest, seed_for, tensors_sha256
+from .backbone import can_be_weight
 from .inert import Inert, check_weights_file, read_inert, reason
 from .state_dicts import chosen_state, cleaned, has_averaged
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..backbones.backbone import Head
+from ..backbones.backbone import Head, can_be_weight
 from ..backbones.open_clip_backbone import architectures_like
-from ..classifier import Classifier, can_be_weight
+from ..classifier import Classifier
 from ..errors import BenchError, MissingPrerequisite
 from ..evaluation.variants import activation_of
 from ..identity import digest, tensors_sha256
