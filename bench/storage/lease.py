@@ -6,6 +6,8 @@ its own monotonic clock: clocks of two machines are never compared, and steps of
 known to be dead if it was a process since the machine's last start that no longer exists. The waiting process then creates the
 next generation. Nothing that an owner writes is shared between generations, and the final result is created exclusively, so a
 stalled owner that wakes up after its last check can still overwrite nothing.
+
+A lock of the filelock package says nothing of an owner that stalls, and on a file server it outlives one that was killed.
 """
 
 from __future__ import annotations

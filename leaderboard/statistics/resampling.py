@@ -1,4 +1,7 @@
-"""The paired bootstrap over images: what A minus B would be on other images of the same kind."""
+"""The paired bootstrap over images: what A minus B would be on other images of the same kind.
+
+SciPy's bootstrap draws every image anew for every statistic (4.4 s where this takes 6.6 ms), and has no clusters of images.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Download one file: resumed where it stopped, from the first address that answers, checked before it has its name."""
+"""Download one file: resumed where it stopped, from the first address that answers, checked before it has its name.
+
+huggingface_hub resumes its own files alone; pooch and torch.hub begin anew, and go on with what a server has changed meanwhile.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Unpack a downloaded archive that is not trusted: never outside the folder, no links, no more than was to be expected."""
+"""Unpack a downloaded archive that is not trusted: never outside the folder, no links, no more than was to be expected.
+
+The standard library's filters bound no sizes and follow links that stay below the folder, and know tar archives alone.
+"""
 
 from __future__ import annotations
 

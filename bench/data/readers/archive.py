@@ -1,4 +1,7 @@
-"""Tar archives read in place: where every file lies in them, remembered, so that nothing has to be unpacked."""
+"""Tar archives read in place: where every file lies in them, remembered, so that nothing has to be unpacked.
+
+Readers such as webdataset's go through a tar from its begin to its end; here any image is read at once, by its offset.
+"""
 
 from __future__ import annotations
 
