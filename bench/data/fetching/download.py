@@ -1,6 +1,6 @@
 """Download one file: resumed where it stopped, from the first address that answers, checked before it has its name.
 
-huggingface_hub resumes its own files alone; pooch and torch.hub begin anew, and go on with what a server has changed meanwhile.
+huggingface_hub resumes files of its own hub alone; pooch and torch.hub begin anew when they are interrupted.
 """
 
 from __future__ import annotations
