@@ -19,6 +19,7 @@ from ..results.provenance import peak_memory_mb, provenance
 from ..results.record import RunRecord
 from ..stopping import Reporter, foreign
 from ..storage.lease import Lease, is_live
+from ..task import Setup
 from ..training.devices import DeviceLost
 from .experiment import Experiment
 from .measure import evaluate, measure_curve, metrics_of, with_line
@@ -80,39 +81,39 @@ def execute(
         Interrupted: a stop was asked for. DeviceLost: a process that trained with this one was killed. Of both the record says
             `cancelled`, and the same call continues.
     """
-    method = method.resolved(experiment.traits)
+    method = method.resolved(experiment.setup.traits)
     record = planned_record(experiment, method, limit=limit, search=search).model_copy(update=chosen)
     store, curve, keep_logits = experiment.store, curve and not search, keep_logits and not search
     path = store.run_dir(record) / "record.json"
     done = done_before(experiment, method, path.parent, curve=curve, keep_logits=keep_logits)
     if done is not None and not done.wanted:
-        return _told(experiment, done, record, experiment.reporter)
-    splits = _splits(experiment, record)  # finds unreadable images before training, not after
-    with Lease(path.parent, waiting=experiment.waiting) as lease:
+        return _told(experiment, done, record, experiment.setup.reporter)
+    splits = _splits(experiment.setup, record)  # finds unreadable images before training, not after
+    with Lease(path.parent, waiting=experiment.setup.waiting) as lease:
         # Another process may have finished it while this one waited.
         done = done_before(experiment, method, path.parent, curve=curve, keep_logits=keep_logits)
         if done is not None:
             if done.wanted:
                 fit = experiment.fit(method)
                 if "logits" in done.wanted:
-                    evaluate(experiment, fit.classifier, splits, done.record, path.parent, keep_logits=True)
+                    evaluate(experiment.setup, fit.classifier, splits, done.record, path.parent, keep_logits=True)
                 if "curve" in done.wanted:
                     done.record.curve = measure_curve(experiment, method, fit, splits, record, path.parent)
                 store.save_run(done.record)
-            return _told(experiment, replace(done, lacking=frozenset()), record, experiment.reporter)
+            return _told(experiment, replace(done, lacking=frozenset()), record, experiment.setup.reporter)
         store.set_aside(path.parent)
         store.save_run(record)
         try:
             with foreign():
                 if curve:
-                    with_line(method, experiment.traits)  # found out before training, not after
+                    with_line(method, experiment.setup.traits)  # found out before training, not after
                 fit = experiment.fit(method)
                 if curve:
                     record.curve = measure_curve(experiment, method, fit, splits, record, path.parent)
-                evaluate(experiment, fit.classifier, splits, record, path.parent, keep_logits=keep_logits)
+                evaluate(experiment.setup, fit.classifier, splits, record, path.parent, keep_logits=keep_logits)
             record.fit_seconds = fit.record.total_seconds
             record.facts, record.selection = fit.record.facts, experiment.selections(fit.record)
-            record.peak_memory_mb = max(fit.record.peak_memory_mb or 0.0, peak_memory_mb(experiment.engine))
+            record.peak_memory_mb = max(fit.record.peak_memory_mb or 0.0, peak_memory_mb(experiment.setup.engine))
             lease.check()
             record.status = "done"
         except (Interrupted, KeyboardInterrupt, DeviceLost) as stopped:
@@ -129,13 +130,13 @@ def execute(
             record.finished = _now()
             if lease.held():
                 _save_whatever_happens(experiment, record)
-    experiment.reporter.event("run", record=record, path=path)
+    experiment.setup.reporter.event("run", record=record, path=path)
     return record
 
 
 def start_over(experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False) -> None:
     """Forget a fit and its runs, so that `execute` makes both anew. What came in a pack stays, and gets a run beside it."""
-    experiment.store.forget(experiment.fit_id(method), waiting=experiment.waiting)
+    experiment.store.forget(experiment.fit_id(method), waiting=experiment.setup.waiting)
     make_here(experiment, method, limit=limit, search=search)
 
 
@@ -146,7 +147,7 @@ def make_here(experiment: Experiment, method: Method, *, limit: int | None = Non
     found = experiment.store.run_at(folder)
     if found is None or not found.origin:
         return
-    with Lease(folder, waiting=experiment.waiting):
+    with Lease(folder, waiting=experiment.setup.waiting):
         experiment.store.set_aside(folder)
         record.status, record.finished = "cancelled", _now()
         record.error = f"to be made beside the run from {found.origin['pack']}"
@@ -178,14 +179,14 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord) -> RunRec
     }
     record = old.model_copy(update=update)
     record.ood = record.average(record.scores())
-    record.relative = relative_scores(experiment.suite.card, record)
+    record.relative = relative_scores(experiment.setup.suite.card, record)
     if record != old:
         experiment.store.save_run(record)
     return record
 
 
-def _splits(experiment: Experiment, record: RunRecord) -> dict[str, Split]:
-    return {name: experiment.split(name) for name in record.data}
+def _splits(setup: Setup, record: RunRecord) -> dict[str, Split]:
+    return {name: setup.split(name) for name in record.data}
 
 
 def _save_whatever_happens(experiment: Experiment, record: RunRecord) -> None:
@@ -193,7 +194,7 @@ def _save_whatever_happens(experiment: Experiment, record: RunRecord) -> None:
     try:
         experiment.store.save_run(record)
     except BenchError as error:
-        experiment.reporter.event("warning", text=f"the record could not be saved: {error.what}")
+        experiment.setup.reporter.event("warning", text=f"the record could not be saved: {error.what}")
 
 
 def planned_record(experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False) -> RunRecord:
@@ -203,9 +204,9 @@ def planned_record(experiment: Experiment, method: Method, *, limit: int | None 
         BenchError: an image of a split that the run measures cannot be read.
     """
     phase: Literal["search", "final"] = "search" if search else "final"
-    label = row_label(method, experiment)
-    few = {} if experiment.shots is None else {"shots": experiment.shots}
-    return _record(experiment, method.identity() | few, label, experiment.identity(method), limit=limit, phase=phase)
+    label = row_label(method, experiment.setup)
+    few = {} if experiment.setup.shots is None else {"shots": experiment.setup.shots}
+    return _record(experiment.setup, method.identity() | few, label, experiment.identity(method), limit=limit, phase=phase)
 
 
 def record_failure(
@@ -221,14 +222,14 @@ def record_failure(
     folder = experiment.store.run_dir(record)
     found = experiment.store.run_at(folder)
     if (found is None or found.status != "done" or found.origin) and not is_live(folder):
-        with Lease(folder, waiting=experiment.waiting):
+        with Lease(folder, waiting=experiment.setup.waiting):
             experiment.store.set_aside(folder)
             experiment.store.save_run(record)
     return record
 
 
 def _record(
-    experiment: Experiment,
+    setup: Setup,
     method: dict[str, Any],
     label: str,
     fit: dict[str, Any],
@@ -242,11 +243,11 @@ def _record(
         fit: what the fit_id is the hash of.
     """
     fit_id = digest(fit)[:24]
-    backbone, suite, card = experiment.backbone, experiment.suite, experiment.suite.card
+    backbone, suite, card = setup.backbone, setup.suite, setup.suite.card
     search = phase == "search"
     shifts = () if search else card.shifts
     splits = ["id-val"] if search else ["id-val", "id-test", *(shift.name for shift in shifts)]
-    data = {name: experiment.fingerprint(name) for name in splits if name not in suite.holes}
+    data = {name: setup.fingerprint(name) for name in splits if name not in suite.holes}
     counted = dict.fromkeys((*(["train"] if fit.get("train") else []), *data))
     if not suite.cut:
         limit = None  # a limit that leaves every image in is none
@@ -255,9 +256,9 @@ def _record(
         "data": data,
         "projection": {name: one.fingerprint for name, one in projections.items()} or "identity",
         "pixels": backbone.pixels.name,
-        "metrics": metrics_of(experiment),
+        "metrics": metrics_of(setup),
     }
-    other_pixels = {name: used for name in data if (used := experiment.pixels_of(name)) != backbone.pixels.name}
+    other_pixels = {name: used for name in data if (used := setup.pixels_of(name)) != backbone.pixels.name}
     if other_pixels:
         measured["other_pixels"] = other_pixels
     return RunRecord(
@@ -268,7 +269,7 @@ def _record(
         backbone_sha256=backbone.weights_sha256,
         backbone_seen=backbone.seen,
         suite=card.name,
-        seed=experiment.seed,
+        seed=setup.seed,
         fit_id=fit_id,
         eval_id=digest({"fit": fit_id, **measured})[:24],
         pixels=backbone.pixels.name,
@@ -287,21 +288,21 @@ def _record(
         id_val_seen=not {card.name, card.id.data, *suite.id_names}.isdisjoint(backbone.seen_suites),
         started=_now(),
         identity={"fit": fit, "evaluation": measured},
-        provenance=provenance(experiment.engine),
+        provenance=provenance(setup.engine),
     )
 
 
-def row_label(method: Method, experiment: Experiment) -> str:
+def row_label(method: Method, setup: Setup) -> str:
     """The method's name and the parameters that differ from what the suite's recipe gives it."""
-    usual = configure(type(method), {}, experiment.suite.card.recipe)
-    given, default = _flat(method), _flat(usual.resolved(experiment.traits))
+    usual = configure(type(method), {}, setup.suite.card.recipe)
+    given, default = _flat(method), _flat(usual.resolved(setup.traits))
     differs = [
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in given.items()
         if default.get(key) != value
     ]
-    if experiment.shots is not None:
-        differs.insert(0, f"shots={experiment.shots}")
+    if setup.shots is not None:
+        differs.insert(0, f"shots={setup.shots}")
     return method.name + (f" ({', '.join(differs)})" if differs else "")
 
 
@@ -344,20 +345,20 @@ def execute_external(
     """
     from .external import load_external
 
-    external = load_external(weights, experiment, normalize, averaged=averaged)
+    external = load_external(weights, experiment.setup, normalize, averaged=averaged)
     classifier = external.classifier
     parameters = {"name": name, "weights": external.sha256, "normalize": classifier.head.normalize}
     parameters |= {"state": external.key} if external.key else {}
     method = {"name": "external", "version": 1, "source": "", "parameters": parameters}
-    fit = {"external": parameters, "backbone": experiment.backbone.weights_sha256}
+    fit = {"external": parameters, "backbone": experiment.setup.backbone.weights_sha256}
     label = f"{name} ({external.format} checkpoint)" if external.format else name
-    record = _record(experiment, method, label, fit, limit=limit, phase="external")
+    record = _record(experiment.setup, method, label, fit, limit=limit, phase="external")
     record.source_format, record.facts = external.format, {"cosine_to_backbone": external.similarity}
     path = experiment.store.run_dir(record) / "record.json"
-    with Lease(path.parent, waiting=experiment.waiting):
+    with Lease(path.parent, waiting=experiment.setup.waiting):
         experiment.store.set_aside(path.parent)
-        evaluate(experiment, classifier, _splits(experiment, record), record, path.parent, keep_logits=keep_logits)
+        evaluate(experiment.setup, classifier, _splits(experiment.setup, record), record, path.parent, keep_logits=keep_logits)
         record.status, record.finished = "done", _now()
         experiment.store.save_run(record)
-    experiment.reporter.event("run", record=record, path=path)
+    experiment.setup.reporter.event("run", record=record, path=path)
     return record

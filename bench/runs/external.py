@@ -16,8 +16,8 @@ from ..errors import BenchError, MissingPrerequisite
 from ..evaluation.variants import activation_of
 from ..identity import digest, tensors_sha256
 from ..results.store import Store
+from ..task import Setup
 from .checkpoints import Checkpoint, read_checkpoint
-from .experiment import Experiment
 
 #: Cosine between two towers' weights below which one is not the other, fine-tuned. Fine-tuning leaves above 0.9; towers that
 #: were trained apart are near 0.
@@ -44,7 +44,7 @@ class External:
     key: str = ""
 
 
-def load_external(path: Path, experiment: Experiment, normalize: bool | None = None, *, averaged: bool = True) -> External:
+def load_external(path: Path, setup: Setup, normalize: bool | None = None, *, averaged: bool = True) -> External:
     """The classifier in a file, or in the folder of a fit, which says itself which file and whether to normalise.
 
     A checkpoint without a head (open_clip, FLYP) gets the zero-shot head of its own text tower for the suite's classes and
@@ -64,29 +64,29 @@ def load_external(path: Path, experiment: Experiment, normalize: bool | None = N
                 "the folder is not that of a finished fit", where=str(path), fix="name a weights file or a fit's folder"
             )
         path, normalize = path / fit.weights, fit.normalize
-    tower = experiment.backbone.image_tower()
+    tower = setup.backbone.image_tower()
     pretrained = {f"tower.{name}": tensor for name, tensor in tower.state_dict().items()}
     checkpoint = read_checkpoint(path, averaged=averaged, trunk=_trunk(tower))
     if checkpoint.key:
         how = "averaged weights; --no-ema takes the others" if averaged else "others than the averaged weights; --ema takes those"
-        experiment.reporter.event("warning", text=f"{path.name} holds several states: measured is `{checkpoint.key}`, {how}")
+        setup.reporter.event("warning", text=f"{path.name} holds several states: measured is `{checkpoint.key}`, {how}")
     if not checkpoint.format:
-        normalize = experiment.traits.text if normalize is None else normalize
-        classifier = Classifier(tower, Head(torch.zeros(len(experiment.suite.card.classes), tower.dim), normalize=normalize))
-        _check(checkpoint.tower, classifier.named_weights(), path, experiment)
+        normalize = setup.traits.text if normalize is None else normalize
+        classifier = Classifier(tower, Head(torch.zeros(len(setup.suite.card.classes), tower.dim), normalize=normalize))
+        _check(checkpoint.tower, classifier.named_weights(), path, setup)
         state = checkpoint.tower
     else:
         architectures = [] if checkpoint.format == "timm" else architectures_like(checkpoint.tower)
-        _check_kind(checkpoint, tower, path, experiment, architectures)
-        _check_activation(checkpoint, tower, path, experiment)
+        _check_kind(checkpoint, tower, path, setup, architectures)
+        _check_activation(checkpoint, tower, path, setup)
         state = {f"tower.{_inside(name, tower)}": tensor for name, tensor in checkpoint.tower.items()}
-        _check(state, pretrained, path, experiment, architectures)
+        _check(state, pretrained, path, setup, architectures)
         state = {name: _float(tensor) for name, tensor in state.items()}
-        head = _own_head(checkpoint, tower.dim, normalize, path, experiment) or _zero_shot_head(checkpoint, path, experiment)
+        head = _own_head(checkpoint, tower.dim, normalize, path, setup) or _zero_shot_head(checkpoint, path, setup)
         classifier = Classifier(tower, head)
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     similarity = _cosine(state, pretrained)
-    _warn(checkpoint, tower, similarity, experiment)
+    _warn(checkpoint, tower, similarity, setup)
     return External(classifier.with_weights(state).eval(), checkpoint.format, tensors_sha256(state), similarity, checkpoint.key)
 
 
@@ -112,7 +112,7 @@ def _check(
     state: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
     path: Path,
-    experiment: Experiment,
+    setup: Setup,
     architectures: Sequence[str] = (),
 ) -> None:
     problems = [f"{name} is missing" for name in wanted.keys() - state.keys()]
@@ -129,7 +129,7 @@ def _check(
     ]
     if problems:
         raise BenchError(
-            f"the weights do not fit {experiment.backbone.name} with {len(experiment.suite.card.classes)} classes: "
+            f"the weights do not fit {setup.backbone.name} with {len(setup.suite.card.classes)} classes: "
             + "; ".join(sorted(problems)[:4])
             + (f" and {len(problems) - 4} more" if len(problems) > 4 else ""),
             where=str(path),
@@ -138,7 +138,7 @@ def _check(
         )
 
 
-def _own_head(checkpoint: Checkpoint, dim: int, normalize: bool | None, path: Path, experiment: Experiment) -> Head | None:
+def _own_head(checkpoint: Checkpoint, dim: int, normalize: bool | None, path: Path, setup: Setup) -> Head | None:
     """The head in the checkpoint, or None if it has none."""
     if not checkpoint.head:
         return None
@@ -152,7 +152,7 @@ def _own_head(checkpoint: Checkpoint, dim: int, normalize: bool | None, path: Pa
         if not can_be_weight(tensor):
             raise BenchError(f"its head's {name} is {tensor.dtype}, and not plain floating-point numbers", where=str(path))
     weight, bias = checkpoint.head["weight"], checkpoint.head.get("bias")
-    classes = len(experiment.suite.card.classes)
+    classes = len(setup.suite.card.classes)
     if weight.ndim != 2 or weight.shape[1] != dim or (bias is not None and bias.shape != weight.shape[:1]):
         shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.head.items()}
         raise BenchError(
@@ -162,7 +162,7 @@ def _own_head(checkpoint: Checkpoint, dim: int, normalize: bool | None, path: Pa
         )
     if weight.shape[0] != classes:
         raise BenchError(
-            f"its head has {weight.shape[0]} classes, and {experiment.suite.card.name} has {classes}",
+            f"its head has {weight.shape[0]} classes, and {setup.suite.card.name} has {classes}",
             where=str(path),
             fix="name the suite of the classes that it was trained on; `bench suites` lists them",
         )
@@ -173,9 +173,9 @@ def _own_head(checkpoint: Checkpoint, dim: int, normalize: bool | None, path: Pa
     return Head(weight, bias, normalize=normalize)
 
 
-def _zero_shot_head(checkpoint: Checkpoint, path: Path, experiment: Experiment) -> Head:
+def _zero_shot_head(checkpoint: Checkpoint, path: Path, setup: Setup) -> Head:
     """The zero-shot head of the checkpoint's own text tower."""
-    text = experiment.text()
+    text = setup.text()
     wanted = text.state_dict()
     # `model.` is where our tower keeps open_clip's model.
     state = {f"model.{name}": tensor for name, tensor in checkpoint.text.items()}
@@ -184,33 +184,31 @@ def _zero_shot_head(checkpoint: Checkpoint, path: Path, experiment: Experiment) 
     if missing or wrong:
         lacks = f"{missing[0]} is missing" if missing else f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}"
         raise BenchError(
-            f"it has no head, and no text tower of {experiment.backbone.name} to build one from: {lacks}",
+            f"it has no head, and no text tower of {setup.backbone.name} to build one from: {lacks}",
             where=str(path),
             fix="name a checkpoint of the whole classifier (wise-ft's zeroshot.pt, checkpoint_N.pt), or another backbone",
         )
     text.load_state_dict({name: state[name].float() for name in wanted})
     # The same tensors make other embeddings in a backbone of another activation, which its identity tells.
-    return experiment.zero_shot_head(text, digest([experiment.backbone.weights_sha256, tensors_sha256(dict(text.state_dict()))]))
+    return setup.zero_shot_head(text, digest([setup.backbone.weights_sha256, tensors_sha256(dict(text.state_dict()))]))
 
 
-def _check_kind(
-    checkpoint: Checkpoint, tower: nn.Module, path: Path, experiment: Experiment, architectures: Sequence[str]
-) -> None:
+def _check_kind(checkpoint: Checkpoint, tower: nn.Module, path: Path, setup: Setup, architectures: Sequence[str]) -> None:
     """Refuse a backbone of another library before all its tensors are called missing."""
     if not hasattr(tower, "visual") and not any(name.startswith("trunk.") for name in checkpoint.tower):
         raise BenchError(
-            f"a checkpoint of {checkpoint.format} has an image tower of CLIP's, and {experiment.backbone.name} is none",
+            f"a checkpoint of {checkpoint.format} has an image tower of CLIP's, and {setup.backbone.name} is none",
             where=str(path),
             fix=f"--backbone open_clip:{architectures[0] if architectures else 'ARCH'}/TAG, with the tag that it was trained from"
             + (" (openai for this repository)" if checkpoint.quick_gelu else ", such as openai"),
         )
 
 
-def _check_activation(checkpoint: Checkpoint, tower: nn.Module, path: Path, experiment: Experiment) -> None:
+def _check_activation(checkpoint: Checkpoint, tower: nn.Module, path: Path, setup: Setup) -> None:
     ours = activation_of(tower)
     if checkpoint.activation and ours and checkpoint.activation != ours:
         raise BenchError(
-            f"its image tower computes {checkpoint.activation}, and {experiment.backbone.name} computes {ours}: the same weights "
+            f"its image tower computes {checkpoint.activation}, and {setup.backbone.name} computes {ours}: the same weights "
             "would silently be another, worse model",
             where=str(path),
             fix="name the backbone that it was trained from: open_clip:ARCH/openai for OpenAI's models (QuickGELU), or "
@@ -228,17 +226,17 @@ def _cosine(state: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> fl
     return dot / (ours * theirs) ** 0.5 if ours and theirs else 0.0
 
 
-def _warn(checkpoint: Checkpoint, tower: nn.Module, similarity: float, experiment: Experiment) -> None:
+def _warn(checkpoint: Checkpoint, tower: nn.Module, similarity: float, setup: Setup) -> None:
     """Tell what the file cannot rule out."""
-    ours, name = activation_of(tower), experiment.backbone.name
+    ours, name = activation_of(tower), setup.backbone.name
     if similarity >= DESCENDS:
         if checkpoint.quick_gelu and ours == "GELU" and not checkpoint.activation:
             text = f"the code of {checkpoint.format} loads OpenAI's models, which need QuickGELU, and {name} computes GELU"
-            experiment.reporter.event("warning", text=f"{text}: the wrong one silently costs accuracy")
+            setup.reporter.event("warning", text=f"{text}: the wrong one silently costs accuracy")
         return
     text = f"these weights are no fine-tuned {name} (cosine {similarity:.2f}): the row is listed under a backbone that it is not"
     if checkpoint.format and ours and not checkpoint.activation:
         known = "its code loads OpenAI's models, which need QuickGELU" if checkpoint.quick_gelu else "the file does not say which"
         if not (checkpoint.quick_gelu and ours == "QuickGELU"):
             text += f"; and {name} computes {ours}, where {known}: the wrong one silently costs accuracy"
-    experiment.reporter.event("warning", text=text)
+    setup.reporter.event("warning", text=text)

@@ -48,7 +48,7 @@ def illustrate(
     if fit is None:
         raise MissingPrerequisite("the run's weights are gone", where=record.fit_id, fix="run its command again")
     classifier = experiment.load(fit)
-    split = experiment.split("train")
+    split = experiment.setup.split("train")
     _, rows = np.unique(split.labels, return_index=True)
     rows = np.resize(rows, count) if len(rows) < count else rows[:count]
     pool = torch.from_numpy(split.take(rows)).permute(0, 3, 1, 2).contiguous()

@@ -24,20 +24,21 @@ from ..method import FineTuner, Method, Traits
 from ..results.predictions import write_curve, write_predictions
 from ..results.record import CurvePoint, RunRecord
 from ..stopping import stop_if_asked
-from .experiment import Experiment, Fit
+from ..task import Fit, Setup
+from .experiment import Experiment
 
 #: The points of an interpolation curve.
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
 
 
-def metrics_of(experiment: Experiment) -> dict[str, Metric]:
+def metrics_of(setup: Setup) -> dict[str, Metric]:
     """The metric of every split whose card entry names one of its own, and of the suite."""
-    card = experiment.suite.card
+    card = setup.suite.card
     return {"": card.metric, **{shift.name: shift.metric for shift in card.shifts if shift.metric}}
 
 
 def evaluate(
-    experiment: Experiment,
+    setup: Setup,
     classifier: Classifier,
     splits: Mapping[str, Split],
     record: RunRecord,
@@ -50,15 +51,13 @@ def evaluate(
     Args:
         splits: id-val before the others, since its temperature goes with their predictions. keep_logits: however many they are.
     """
-    metrics, projections = metrics_of(experiment), experiment.suite.projections
+    metrics, projections = metrics_of(setup), setup.suite.projections
     start = time.monotonic()
-    known = experiment.known_accuracies(classifier)
+    known = setup.known_accuracies(classifier)
     for name, split in splits.items():
-        logits = _measured(experiment, {"it": classifier}, split)["it"]
-        if known is not None and experiment.suite.complete(name):
-            check_known(
-                known, name, logits, split.labels, projections.get(name), partial(_variants, experiment, classifier, split)
-            )
+        logits = _measured(setup, {"it": classifier}, split)["it"]
+        if known is not None and setup.suite.complete(name):
+            check_known(known, name, logits, split.labels, projections.get(name), partial(_variants, setup, classifier, split))
         if name == "id-test":
             for shift in set(record.projections):
                 rows, labels = matched(split.labels, projections[shift])
@@ -73,33 +72,33 @@ def evaluate(
         write_predictions(path, split, logits, record.temperature, keep_logits=keep_logits)
     record.eval_seconds = time.monotonic() - start
     record.ood = record.average(record.scores())
-    record.relative = relative_scores(experiment.suite.card, record)
+    record.relative = relative_scores(setup.suite.card, record)
 
 
-def _variants(experiment: Experiment, classifier: Classifier, split: Split) -> Iterator[Variant]:
+def _variants(setup: Setup, classifier: Classifier, split: Split) -> Iterator[Variant]:
     """What the guard may find a cause in; the prompts of one template are enough for that."""
-    card, suite = experiment.suite.card, experiment.suite
+    card, suite = setup.suite.card, setup.suite
     return variants(
         classifier,
         split,
-        suite.pixels_of(split.name, experiment.backbone.pixels),
+        suite.pixels_of(split.name, setup.backbone.pixels),
         suite.projections.get(split.name),
-        experiment.engine,
-        experiment.backbone.text_tower(),
-        lambda text: zero_shot_head(text, card.classes, card.templates[:1], device=experiment.engine.device),
+        setup.engine,
+        setup.backbone.text_tower(),
+        lambda text: zero_shot_head(text, card.classes, card.templates[:1], device=setup.engine.device),
     )
 
 
-def _measured(experiment: Experiment, classifiers: Mapping[str, Classifier], split: Split) -> dict[str, Any]:
+def _measured(setup: Setup, classifiers: Mapping[str, Classifier], split: Split) -> dict[str, Any]:
     def progress(done: int, of: int) -> None:
-        experiment.reporter.event("evaluate", split=split.name, done=done, of=of)
-        stop_if_asked(experiment.reporter)
+        setup.reporter.event("evaluate", split=split.name, done=done, of=of)
+        stop_if_asked(setup.reporter)
 
     # A frozen tower's features are the same for every head: they come from the cache, one forward pass per split, ever.
-    frozen = {name: model for name, model in classifiers.items() if experiment.is_frozen(model.tower)}
-    logits = logits_of({n: m for n, m in classifiers.items() if n not in frozen}, split, experiment.engine, progress)
+    frozen = {name: model for name, model in classifiers.items() if setup.is_frozen(model.tower)}
+    logits = logits_of({n: m for n, m in classifiers.items() if n not in frozen}, split, setup.engine, progress)
     if frozen:
-        features = torch.from_numpy(np.array(experiment.features(split)))
+        features = torch.from_numpy(np.array(setup.features(split)))
         heads = {name: model.head.cpu() for name, model in frozen.items()}
         with torch.inference_mode():
             logits |= {name: head(features).numpy() for name, head in heads.items()}
@@ -143,18 +142,18 @@ def measure_curve(
 
     What every point predicts goes into the folder: an interval of the distance to the curve needs single images.
     """
-    tuner = with_line(method, experiment.traits)
+    tuner = with_line(method, experiment.setup.traits)
     assert tuner.head_init is not None
     end = fit.classifier if tuner is method else experiment.fit(tuner).classifier
     start = experiment.start(tuner.head_init)
     line = {str(alpha): interpolate(start, end, alpha) for alpha in ALPHAS}
-    metrics = metrics_of(experiment)
+    metrics = metrics_of(experiment.setup)
     scores: dict[float, dict[str, float]] = {alpha: {} for alpha in ALPHAS}
     for name, split in splits.items():
         predicted = {}
-        for key, logits in _measured(experiment, line, split).items():
-            if name in experiment.suite.projections:
-                logits = project(logits, experiment.suite.projections[name])
+        for key, logits in _measured(experiment.setup, line, split).items():
+            if name in experiment.setup.suite.projections:
+                logits = project(logits, experiment.setup.suite.projections[name])
             scores[float(key)][name] = score(logits, split.labels, split.groups, metrics.get(name, metrics[""])).score
             predicted[float(key)] = logits.argmax(axis=1)
         write_curve(folder / "curve" / f"{name}.parquet", split, dict(sorted(predicted.items())))

@@ -48,9 +48,9 @@ class Standing:
 
 def stages(experiment: Experiment, method: Method) -> list[Method]:
     """The fits that a method's own is built on, resolved: what it wraps, and the probe where a head starts from it."""
-    wrapped = [stage.resolved(experiment.traits) for stage in method.stages()]
+    wrapped = [stage.resolved(experiment.setup.traits) for stage in method.stages()]
     starts = {getattr(one, "head_init", None) for one in (method, *wrapped)}
-    return [*wrapped, *([experiment.probe.resolved(experiment.traits)] if "probe" in starts else [])]
+    return [*wrapped, *([experiment.setup.probe] if "probe" in starts else [])]
 
 
 def needs(experiment: Experiment, method: Method) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ def _addable(experiment: Experiment, method: Method, done: RunRecord, lacking: f
     """
     if not lacking or ("curve" in lacking and not done.curve):
         return lacking
-    tuner = fine_tuned(method, experiment.traits)
+    tuner = fine_tuned(method, experiment.setup.traits)
     at_hand = all(experiment.store.fit(experiment.fit_id(one)) is not None for one in (method, tuner or method))
     return lacking if at_hand else frozenset()
 
@@ -113,10 +113,11 @@ def standing(
     """Say what `execute` will do about a run.
 
     Args:
-        folder: of the run, as `Store.run_dir` says before it is made. own: see `done_before`. fresh: it is forgotten first.
+        method: resolved. folder: of the run, as `Store.run_dir` says before it is made. own: see `done_before`.
+        fresh: it is forgotten first.
         made: fit_ids that will be there by then, though they are not yet; those that this run makes are added.
     """
-    method, store, made = method.resolved(experiment.traits), experiment.store, set() if made is None else made
+    store, made = experiment.store, set() if made is None else made
     fit_id, before = experiment.fit_id(method), store.run_at(folder)
     done = None if fresh else done_before(experiment, method, folder, curve=curve, keep_logits=keep_logits, own=own)
     if done is not None and not done.wanted:
@@ -140,8 +141,8 @@ def standing(
 
 def _bases(experiment: Experiment, method: Method, *, curve: bool) -> list[Method]:
     """What a run asks for a fit of: the method and, for a curve, both ends of its line."""
-    tuner = fine_tuned(method, experiment.traits) if curve else None
-    start = [experiment.probe.resolved(experiment.traits)] if tuner is not None and tuner.head_init == "probe" else []
+    tuner = fine_tuned(method, experiment.setup.traits) if curve else None
+    start = [experiment.setup.probe] if tuner is not None and tuner.head_init == "probe" else []
     return [method, *([] if tuner is None else [tuner]), *start]
 
 

@@ -113,31 +113,31 @@ def estimate(queue: Queue, costs: Costs) -> Estimate:
     """What is left of a sweep takes this."""
     spec, time, todo, to_come = queue.plan.spec, ahead(queue, costs), _todo(queue), _to_come(queue)
     everything = [*todo, *to_come]
-    size = {one.experiment.backbone.name: 0 for one in everything}
+    size = {one.experiment.setup.backbone.name: 0 for one in everything}
     for one in everything:
-        size[one.experiment.backbone.name] = size[one.experiment.backbone.name] or _tower_bytes(one.experiment)
+        size[one.experiment.setup.backbone.name] = size[one.experiment.setup.backbone.name] or _tower_bytes(one.experiment)
     to_train = [one for one in everything if one.experiment.store.fit(one.job.fit_id) is None]
-    kept = sum(size[one.experiment.backbone.name] for one in to_train if one.job.phase != "rung") + sum(
+    kept = sum(size[one.experiment.setup.backbone.name] for one in to_train if one.job.phase != "rung") + sum(
         map(_predictions, everything)
     )
     at_once = min(len(to_train), spec.max_concurrent or os.cpu_count() or 1)
     # Weights, the best so far and Adam's two moments, beside the checkpoint that they replace; at a rung a trial leaves them.
-    left = sum(4 * size[one.experiment.backbone.name] for one in to_train if one.job.phase == "rung")
+    left = sum(4 * size[one.experiment.setup.backbone.name] for one in to_train if one.job.phase == "rung")
     checkpoints = at_once * 8 * max(size.values(), default=0) + left
     return Estimate(time.seconds, time.total, time.unknown, kept + checkpoints)
 
 
 def _tower_bytes(experiment: Experiment) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in experiment.backbone.image_tower().state_dict().values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in experiment.setup.backbone.image_tower().state_dict().values())
 
 
 def _predictions(planned: Planned) -> int:
     """Bytes of a run's predictions: half-precision logits and some 80 bytes for every image."""
     if not planned.job.is_run:
         return 0
-    suite = planned.experiment.suite
+    suite = planned.experiment.setup.suite
     splits = ["id-val"] if planned.job.phase == "search" else ["id-val", "id-test", *(s.name for s in suite.card.shifts)]
-    images = sum(len(planned.experiment.split(name)) for name in splits if name not in suite.holes)
+    images = sum(len(planned.experiment.setup.split(name)) for name in splits if name not in suite.holes)
     return images * (2 * len(suite.card.classes) + 80)
 
 
@@ -156,11 +156,11 @@ def seconds_by_probe(planned: Planned, engine: Engine) -> float | None:
         return None
     engine.apply()
     batches = TrainBatches(
-        experiment.split("train"),
+        experiment.setup.split("train"),
         batch_size=method.batch_size,
         seed=planned.job.seed,
         augment=method.augment,
-        size=experiment.backbone.pixels.size,
+        size=experiment.setup.backbone.pixels.size,
         workers=0,
     )
     # A step takes as long from one head as from another, and with one value of a constant as with another.
@@ -261,8 +261,8 @@ class Costs:
         experiment, job = planned.experiment, planned.job
         if not job.is_run:
             return 0.0
-        place = (experiment.suite.card.name, experiment.backbone.name, str(job.phase == "search"))
-        known = _mean(self._runs[(*place, str(limit if experiment.suite.cut else None))])
+        place = (experiment.setup.suite.card.name, experiment.setup.backbone.name, str(job.phase == "search"))
+        known = _mean(self._runs[(*place, str(limit if experiment.setup.suite.cut else None))])
         return None if known is None else known * (1 + len(ALPHAS) * job.curve)
 
     def training(self, experiment: Experiment, method: Method) -> float | None:

@@ -72,7 +72,7 @@ class Planned:
     @property
     def tuner(self) -> FineTuner | None:
         """The fine-tuner that the method is or wraps, which trains in epochs; None if there is none."""
-        return fine_tuned(self.method, self.experiment.traits)
+        return fine_tuned(self.method, self.experiment.setup.traits)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Plan:
         experiment = entrant.experiment.with_seed(seed)
         record = planned_record(experiment, method, limit=self.spec.limit, search=self.blind)
         curve = {"none": False, "baseline": method.name == REFERENCE, "all": True}[self.spec.curve]
-        curve = curve and (self.every_curve or has_line(fine_tuned(method, experiment.traits)))
+        curve = curve and (self.every_curve or has_line(fine_tuned(method, experiment.setup.traits)))
         planned = self._run(entrant, experiment, method, record, curve=curve)
         if found is None:
             return planned
@@ -135,7 +135,7 @@ class Plan:
             label=record.label,
             suite=entrant.suite,
             backbone=entrant.backbone,
-            seed=experiment.seed,
+            seed=experiment.setup.seed,
             fit_id=record.fit_id,
             needs=needs(experiment, method),
             trial=trial,
@@ -151,7 +151,7 @@ def stage_task(of: Planned, stage: Method) -> Planned:
         id=f"fit-{fit_id}",
         phase="stage",
         method=portable(stage),
-        label=row_label(stage, of.experiment),
+        label=row_label(stage, of.experiment.setup),
         suite=of.job.suite,
         backbone=of.job.backbone,
         seed=of.job.seed,
@@ -211,7 +211,7 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
             for asked, method in methods.items():
                 place = (asked, named, backbone)
                 try:
-                    resolved = method.resolved(experiment.traits)
+                    resolved = method.resolved(experiment.setup.traits)
                     _check_portable(resolved)
                 except UsageError as error:
                     refused[asked] = error

@@ -49,37 +49,37 @@ def expected_peak(experiment: Experiment, method: Method, *, curve: bool = False
     Returns:
         None on a GPU, where steps are halved until they fit.
     """
-    if experiment.engine.device_type != "cpu":
+    if experiment.setup.engine.device_type != "cpu":
         return None
     return resident() + max(_measuring(experiment, curve), *(_fitting(experiment, one) for one in _all(experiment, method)))
 
 
 def _all(experiment: Experiment, method: Method) -> list[Method]:
     """A method and all that it is built on."""
-    inner = [one.resolved(experiment.traits) for one in method.stages()]
+    inner = [one.resolved(experiment.setup.traits) for one in method.stages()]
     if getattr(method, "head_init", None) == "probe":
-        inner.append(experiment.probe.resolved(experiment.traits))
+        inner.append(experiment.setup.probe)
     return [method, *(deeper for one in inner for deeper in _all(experiment, one))]
 
 
 def _fitting(experiment: Experiment, method: Method) -> int:
     if not isinstance(method, FineTuner):
         # Features in single precision, a copy of them, and in double precision for the solver.
-        return 16 * experiment.count("train") * _dim(experiment) if method.trains else 0
-    engine = experiment.engine
-    share = -(-min(method.batch_size, experiment.count("train")) // engine.devices)
-    wanted = wanted_part(method, share, experiment.default_part, engine.micro_batch)
-    memory = step_memory(method, experiment.start("random"), experiment.backbone.pixels.size)
+        return 16 * experiment.setup.count("train") * _dim(experiment) if method.trains else 0
+    engine = experiment.setup.engine
+    share = -(-min(method.batch_size, experiment.setup.count("train")) // engine.devices)
+    wanted = wanted_part(method, share, experiment.setup.default_part, engine.micro_batch)
+    memory = step_memory(method, experiment.start("random"), experiment.setup.backbone.pixels.size)
     return engine.devices * memory.of(wanted)
 
 
 def _measuring(experiment: Experiment, curve: bool) -> int:
-    suite, models = experiment.suite, len(ALPHAS) + 2 if curve else 1
+    suite, models = experiment.setup.suite, len(ALPHAS) + 2 if curve else 1
     names = ["id-val", "id-test", *(shift.name for shift in suite.card.shifts)]
-    images = max((experiment.count(name) for name in names if name not in suite.holes), default=0)
-    weights: int = sum(tensor.nbytes for tensor in experiment.backbone.image_tower().state_dict().values())
+    images = max((experiment.setup.count(name) for name in names if name not in suite.holes), default=0)
+    weights: int = sum(tensor.nbytes for tensor in experiment.setup.backbone.image_tower().state_dict().values())
     return models * (weights + 2 * 4 * images * len(suite.card.classes))
 
 
 def _dim(experiment: Experiment) -> int:
-    return experiment.backbone.image_tower().dim
+    return experiment.setup.backbone.image_tower().dim

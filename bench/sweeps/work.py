@@ -124,7 +124,7 @@ class Work:
             (opened,) = experiments(spec, store=self.store, engine=engine, reporter=self._relay, training=training)
             self._open[*place, training] = opened
         opened = self._open[*place, training]
-        opened.engine.apply()
+        opened.setup.engine.apply()
         return opened.with_seed(job.seed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +22,10 @@ from ..errors import Interrupted
 from ..identity import digest
 from ..method import FineTuner, Method
 from ..plugins import trust
-from ..runs.experiment import Experiment, Fit, experiments
+from ..runs.experiment import Experiment, experiments
 from ..spec import RunSpec
 from ..stopping import Reporter
+from ..task import Fit
 from .outcome import NotApplicable, Outcome, outcome_of
 
 #: Small enough for seconds, large enough for several steps and epochs.
@@ -98,23 +100,23 @@ class MethodChecks:
 
     def method(self, experiment: Experiment) -> Method:
         """The method with the suite's recipe, shrunk to seconds."""
-        recipe = {**experiment.suite.card.recipe, **_SMALL}
-        return configure(self.type, {}, recipe).resolved(experiment.traits)
+        recipe = {**experiment.setup.suite.card.recipe, **_SMALL}
+        return configure(self.type, {}, recipe).resolved(experiment.setup.traits)
 
     def experiment(self, store: str, *, reporter: _Quiet | None = None, micro_batch: int | None = None) -> Experiment:
         """A guarded experiment with a store of its own; the suite is opened once."""
         if self._opened is None:
             self._opened = experiments(self._spec, store=Path(self._folder.name), engine=Engine(threads=1))[0]
         first = self._opened
-        return Experiment(
-            backbone=first.backbone,
-            suite=cast(Suite, _Guarded(first.suite)),
+        setup = replace(
+            first.setup,
+            suite=cast(Suite, _Guarded(first.setup.suite)),
             seed=0,
-            store=type(first.store)(Path(self._folder.name) / store),
             engine=Engine(threads=1, micro_batch=micro_batch),
             reporter=reporter or _Quiet(),
-            cache=first.cache,
+            shots=None,
         )
+        return Experiment(setup, type(first.store)(Path(self._folder.name) / store))
 
     def fitted(self) -> Fit:
         """The first fit, made once."""
@@ -154,11 +156,11 @@ class MethodChecks:
         """Shapes and finiteness on id-val images."""
         fit = self.fitted()
         experiment = self.experiment("first")
-        split = experiment.split("id-val")
+        split = experiment.setup.split("id-val")
         images = torch.from_numpy(split.take(np.arange(8))).permute(0, 3, 1, 2).float() / 255
         with torch.no_grad():
             logits = fit.classifier(images)
-        wanted = (len(images), len(experiment.suite.card.classes))
+        wanted = (len(images), len(experiment.setup.suite.card.classes))
         if tuple(logits.shape) != wanted:
             raise AssertionError(f"logits have shape {tuple(logits.shape)}, not {wanted}")
         if not torch.isfinite(logits).all():

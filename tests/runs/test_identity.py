@@ -49,7 +49,7 @@ def test_identity_covers_what_it_should(tiny_suite: Path, tmp_path: Path) -> Non
     def fit_id(*, seed: int = 0, backbone: str | None = None, name: str = "full-finetune", **values: Any) -> str:
         spec = RunSpec(methods=(name,), suite=str(tiny_suite), backbone=backbone, seeds=(seed,))
         (experiment,) = experiments(spec, store=tmp_path, engine=Engine(threads=1))
-        return experiment.fit_id(build_method(name, values, experiment.suite.card.recipe))
+        return experiment.fit_id(build_method(name, values, experiment.setup.suite.card.recipe))
 
     usual = fit_id()
     others = [

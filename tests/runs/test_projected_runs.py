@@ -152,7 +152,7 @@ def test_few_shots_are_drawn_by_the_seed_and_are_another_fit(own: Path, tmp_path
     for shots, seed in ((3, 0), (5, 0), (3, 1)):
         spec = RunSpec(methods=("linear-probe",), suite=str(own / "own.toml"), shots=shots, seeds=(seed,))
         (experiment,) = experiments(spec, store=tmp_path, engine=Engine(threads=1))
-        train = experiment.split("train")
+        train = experiment.setup.split("train")
         assert np.bincount(train.labels).tolist() == [shots] * 4
         splits[shots, seed] = set(train.keys)
     assert splits[3, 0] < splits[5, 0]
@@ -183,5 +183,5 @@ def test_images_prepared_anew_are_seen_by_whoever_has_seen_the_originals(
     for name, seen in (("copy", True), ("strange", False)):
         spec = RunSpec(methods=("linear-probe",), suite=str(own / f"{name}.toml"))
         (experiment,) = experiments(spec, store=tmp_path, engine=Engine(threads=1))
-        monkeypatch.setattr(experiment.backbone, "seen_suites", ("pets",))
-        assert planned_record(experiment, experiment.probe.resolved(experiment.traits)).id_val_seen is seen
+        monkeypatch.setattr(experiment.setup.backbone, "seen_suites", ("pets",))
+        assert planned_record(experiment, experiment.setup.probe.resolved(experiment.setup.traits)).id_val_seen is seen

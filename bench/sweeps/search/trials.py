@@ -47,7 +47,7 @@ class Search:
         self._plan, self._truth, self._state, self._shared = plan, truth, state, shared
         self._draws = bool(all_drawn(entrant.method, entrant.fixed))
         self._sampler = sampler(plan.spec.search, plan.spec.most_trials)
-        tuner = fine_tuned(entrant.method, entrant.experiment.traits) if plan.spec.asha else None
+        tuner = fine_tuned(entrant.method, entrant.experiment.setup.traits) if plan.spec.asha else None
         #: Shares of the schedule at which trials are paused.
         self.rungs: tuple[Fraction, ...] = rungs(tuner.epochs) if tuner is not None else ()
         #: The whole run of each trial, by its number; two may be one job.
@@ -123,7 +123,7 @@ class Search:
         entrant, number = self.entrant, len(self._trials)
         history = self.records() if self._sampler.looks_back else []
         method: Method = self._sampler.trial(entrant.method, number, entrant.fixed, history)
-        trial = self._plan.trial(entrant, method.resolved(entrant.experiment.traits), number)
+        trial = self._plan.trial(entrant, method.resolved(entrant.experiment.setup.traits), number)
         self._trials.append(trial)
         if not self.rungs:
             return [(trial, 0)]
