@@ -232,7 +232,7 @@ def loaded(path: Path, suite: Path, backbone: str, tmp_path: Path, normalize: bo
     heard = Heard()
     spec = run_spec({"methods": ("external",), "suite": str(suite), "backbone": backbone})
     experiment = experiments(spec, store=tmp_path / "store", reporter=heard)[0]
-    return load_external(path, experiment, normalize), heard.warnings
+    return load_external(path, experiment.setup, normalize), heard.warnings
 
 
 @torch.no_grad()

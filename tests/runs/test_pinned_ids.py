@@ -22,6 +22,7 @@ from bench.results.store import Store
 from bench.runs.execute import _record, planned_record
 from bench.runs.experiment import Experiment, experiments
 from bench.spec import run_spec
+from bench.task import Setup
 
 CARD = """
 name = "pinned"
@@ -76,17 +77,15 @@ def experiment(card_path: str, tmp_path: Path) -> Experiment:
     )
     silent: Any = SimpleNamespace(stop=0, event=lambda *args, **fields: None)
     suite = open_suite(card, card_path=path)
-    return Experiment(
-        backbone=backbone, suite=suite, seed=0, store=Store(tmp_path), engine=Engine(threads=1), reporter=silent, cache=tmp_path
-    )
+    return Experiment(Setup(backbone, suite, 0, Engine(threads=1), silent, tmp_path), Store(tmp_path))
 
 
 def test_ids_of_a_folder_suite(tmp_path: Path) -> None:
     one = experiment(str(write_suite(tmp_path)), tmp_path)
-    assert one.traits == Traits(text=True, native=False, layout="vit")
-    method = build_method("full-finetune", {}, one.suite.card.recipe).resolved(one.traits)
+    assert one.setup.traits == Traits(text=True, native=False, layout="vit")
+    method = build_method("full-finetune", {}, one.setup.suite.card.recipe).resolved(one.setup.traits)
     identity = one.identity(method) | {"method": "", "probe": ""}  # methods have versions of their own
-    record = _record(one, {"name": "m"}, "m", identity, limit=None, phase="final")
+    record = _record(one.setup, {"name": "m"}, "m", identity, limit=None, phase="final")
     found = {name: value[:16] for name, value in record.data.items()}
     assert found == {
         "id-val": "7a7d2aab24dbdf74",
@@ -147,18 +146,18 @@ def test_every_run_of_the_committed_board_keeps_its_ids(
     """A field that is added to a method stays out of its identity while it has the value that means "as before"."""
     one = experiments(run_spec({"methods": ("zero-shot",), "suite": "mini-shifts"}), store=tmp_path)[0]
     # What the data are is pinned by tests/datasets/test_mini.py; rendering them takes a minute.
-    monkeypatch.setattr(type(one.suite), "duplicates", lambda *ignored: {})
-    monkeypatch.setattr(type(one.suite), "ignored", lambda *ignored: 0)
+    monkeypatch.setattr(type(one.setup.suite), "duplicates", lambda *ignored: {})
+    monkeypatch.setattr(type(one.setup.suite), "ignored", lambda *ignored: 0)
     seen = set()
     for record in board:
         known = record.data | {"train": record.identity["fit"]["train"]}
-        monkeypatch.setattr(Experiment, "fingerprint", lambda self, split, known=known: known[split])
+        monkeypatch.setattr(Setup, "fingerprint", lambda self, split, known=known: known[split])
         method = build_method(record.method["name"], record.method["parameters"], {})
         assert method.identity() == record.method
         planned = planned_record(one, method, limit=None)
         assert (planned.fit_id, planned.eval_id) == (record.fit_id, record.eval_id), record.label
         if record.label in METHODS:
-            usual = planned_record(one, build_method(record.label, {}, one.suite.card.recipe), limit=None)
+            usual = planned_record(one, build_method(record.label, {}, one.setup.suite.card.recipe), limit=None)
             assert (usual.fit_id, usual.eval_id) == METHODS[record.label] == (record.fit_id, record.eval_id)
         seen.add(record.method["name"])
     assert seen == {*METHODS, "masked-counterfactual"}
