@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
 
 import pytest
 
+from bench.errors import BenchError
 from bench.results.record import RunRecord
 from bench.results.store import Store
 
@@ -70,3 +72,30 @@ def test_a_long_name_of_a_backbone_is_shortened_for_its_folder(store: Store) -> 
     assert store.read_run(store.save_run(long)).backbone == long.backbone
     assert store.run_dir(long) != store.run_dir(other)
     assert "é" * 127 in str(store.run_dir(record(9).model_copy(update={"backbone": "é" * 127})))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '"provenance": {"versions": "\\u001b[31m"}',
+        '"selection": {"C": ""}',
+        '"selection": {"C": {"among": 1e999}}',
+        '"method": {"name": "m", "parameters": {"clip": Infinity}}',
+        '"method": {"name": "m", "parameters": {"warmup": NaN}}',
+        '"fit_seconds": 1e999',
+    ],
+)
+def test_a_record_of_other_values_than_records_have_is_damaged(odd: str, store: Store) -> None:
+    path = store.run_dir(record(2)) / "record.json"
+    path.write_text(f"{path.read_text().rstrip().removesuffix('}')}, {odd}}}", encoding="utf-8")
+    with pytest.raises(BenchError, match="a run's record is damaged"):
+        store.read_run(path)
+
+
+def test_a_record_of_an_earlier_version_says_how_its_search_ended(store: Store) -> None:
+    path = store.run_dir(record(2)) / "record.json"
+    content = json.loads(path.read_text())
+    del content["search_cut_short"]
+    path.write_text(json.dumps(content | {"search_rule": "grid, asha"}), encoding="utf-8")
+    found = store.read_run(path)
+    assert (found.search_rule, found.search_cut_short) == ("grid", True)
