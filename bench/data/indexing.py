@@ -191,6 +191,9 @@ def places(card: SuiteCard) -> dict[str, tuple[str, ...]]:
 def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Progress | None, *, training: bool = True) -> Index:
     """Index the class folders below one root.
 
+    No data set of its own stands for them: a card that names its folders is held to them (a missing or another one is an error,
+    where a data set tells of it), and has groups in their subfolders.
+
     Raises:
         MissingPrerequisite: the ID images are missing. BenchError: folders or counts do not match the card.
     """
