@@ -191,7 +191,11 @@ def parse_assignments(texts: list[str], option: str = "--set") -> dict[str, Any]
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UsageError(f"`{text}` is not key=value", where=option, fix=f"such as `{option} lr=1e-4`")
+            raise UsageError(
+                f"`{text}` is not key=value",
+                where=option,
+                fix=f"such as `{option} {'lr=1e-4' if option == '--set' else 'name=1'}`",
+            )
         pairs[key.strip()] = parse_value(value.strip())
     return pairs
 

@@ -36,7 +36,7 @@ def plan_table(sweep: Sweep, *, probe: bool | None = None) -> Table:
     on_cpu = (sweep.work.device or default_device()) == "cpu"
     peaks: dict[tuple[Any, ...], int | None] = {}
     rows: list[Row] = [
-        _row(queue, entry, expected.seconds.get(entry.job.id))
+        _row(queue, entry, expected.seconds.get(entry.job.id), searching=probe is not None)
         | {"memory": peak_of(entry.planned, peaks) if on_cpu and entry.state != "done" else None}
         for entry in queue
         if entry.mine
@@ -68,17 +68,25 @@ def plan_table(sweep: Sweep, *, probe: bool | None = None) -> Table:
         Column("trial", kind="count", human=any(row.get("trial") is not None for row in rows)),
         Column("fit_id", "fit"),
         Column("state"),
+        Column("fits", human=False),
         Column("why"),
         Column("seconds", "about", "seconds"),
+        Column("estimate", human=False),
         Column("memory", "peak memory", "bytes", human=any(row.get("memory") for row in rows)),
     ]
     return Table(columns, rows, notes=_notes(sweep, expected, probe=probe))
 
 
-def _row(queue: Queue, entry: Entry, seconds: float | None) -> dict[str, Cell]:
-    job, waits = entry.job, queue.waits_for(entry)
-    why = f"for fit {', '.join(other.job.fit_id[:8] for other in waits)}" if waits else queue.why(entry)
-    shown = "waits" if waits else "merged" if entry.state == "done" and why else entry.state
+def _row(queue: Queue, entry: Entry, seconds: float | None, *, searching: bool) -> dict[str, Cell]:
+    job, waits, now = entry.job, queue.waits_for(entry), queue.standing(entry)
+    why = entry.reason if now is None else now.why
+    shown: str = "merged" if entry.state == "done" and now is not None and now.state == "merged" else entry.state
+    if waits:
+        shown, why = "waits", f"for fit {', '.join(other.job.fit_id[:8] for other in waits)}"
+    elif now is not None and entry.state == "to do" and not why:
+        why = {"to evaluate": "trained already", "to continue": "from its checkpoint"}.get(now.state, "")
+    if not searching and now is not None and entry.state == "to do":  # runs alone are told by what is done about each
+        shown, why = now.state, now.why
     return {
         "phase": job.phase,
         "suite": job.suite,
@@ -86,10 +94,12 @@ def _row(queue: Queue, entry: Entry, seconds: float | None) -> dict[str, Cell]:
         "method": job.label + (f" to epoch {job.epoch}" if job.epoch is not None else ""),
         "seed": job.seed,
         "trial": job.trial,
-        "fit_id": job.fit_id[:8],
+        "fit_id": job.fit_id[:8] if searching else job.fit_id,
         "state": shown,
+        "fits": ", ".join(fit.name for fit in now.fits) if now is not None else "",
         "why": why,
         "seconds": seconds,
+        "estimate": seconds,
     }
 
 
@@ -101,7 +111,8 @@ def _notes(sweep: Sweep, expected: Estimate, *, probe: bool | None) -> list[str]
     trials = queue.to_come - queue.finals_to_come
     more = f"{trials} trials to come, each after those before it, " if trials else ""
     notes = [
-        f"{queue.count('done')} jobs done, {todo} to do, {more}{queue.finals_to_come} final runs to come after the searches."
+        f"{queue.count('done')} jobs done, {todo} to do"
+        + (f", {more}{queue.finals_to_come} final runs to come after the searches." if spec.searches else ".")
     ]
     stages = [entry for entry in queue if entry.mine and entry.job.phase == "stage"]
     if stages:

@@ -197,12 +197,12 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
     refused: dict[str, UsageError] = {}
     for name, why in broken_methods().items() if spec.takes_all else ():
         reporter.event("warning", text=f"{name} is left out: {why}")
+    values = {contender.asked: (contender.name, spec.values(contender)) for contender in spec.contenders}
     for text in left_out([contender.name for contender in spec.contenders], spec.shared):
         reporter.event("warning", text=text)
     for suite in spec.suites:
         card, card_path = find_card(suite)
         named = str(card_path) if suite.endswith(".toml") else suite
-        values = {contender.asked: (contender.name, spec.values(contender)) for contender in spec.contenders}
         methods = {asked: build_method(name, given, card.recipe) for asked, (name, given) in values.items()}
         training = spec.searches or any(method.trains for method in methods.values())
         for backbone in spec.backbones or (backbone_of(card, None),):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..errors import BenchError, Interrupted
 from ..method import Method
 from ..runs.execute import make_here, record_failure, start_over
-from ..runs.standing import stages, standing
+from ..runs.standing import Standing, stages, standing
 from ..spec import SEARCH_SEED
 from ..storage.lease import is_live
 from .estimate import Ahead, Costs, ahead
@@ -210,12 +210,12 @@ class Queue:
         missing = self._missing(entry.job)
         return [other for other in self if other.job.fit_id in missing and other.state != "failed"]
 
-    def why(self, entry: Entry) -> str:
-        """What the store says of a job, where its state alone does not."""
+    def standing(self, entry: Entry) -> Standing | None:
+        """What will be done about a run; None of what is no run, or has failed."""
         planned = entry.planned
         if entry.reason or planned.path is None or not planned.job.is_run:
-            return entry.reason
-        now = standing(
+            return None
+        return standing(
             planned.experiment,
             planned.method,
             planned.path.parent,
@@ -224,7 +224,6 @@ class Queue:
             own=self.own and planned.final,
             fresh=self.fresh and planned.final,
         )
-        return now.why or {"to evaluate": "trained already", "to continue": "from its checkpoint"}.get(now.state, "")
 
     # Order
 

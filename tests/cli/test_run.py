@@ -68,7 +68,8 @@ def test_answer_on_stdout_story_on_stderr(tiny_suite: Path, tmp_path: Path) -> N
     assert "done: linear-probe, seed 0" in done.stderr
     plan = bench("run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path), "--dry-run", "--format", "csv")
     (planned,) = csv.DictReader(io.StringIO(plan.stdout))
-    assert (planned["phase"], planned["method"], planned["state"]) == ("final", "linear-probe", "done")
+    assert (planned["method"], planned["state"], planned["fits"]) == ("linear-probe", "done", "")
+    assert planned["fit_id"] == record["fit_id"]
     board = bench("leaderboard", "--store", str(tmp_path), "--format", "json")
     (row,) = [row for table in json.loads(board.stdout)["tables"] for row in table["rows"]]
     assert row["id"] == record["metrics"]["id-test"]["score"]
@@ -80,7 +81,7 @@ def test_a_dry_run_says_what_its_estimate_leaves_out(tiny_suite: Path, tmp_path:
     def told(*asked: str) -> tuple[dict[tuple[str, int], float | None], str]:
         (table,) = json.loads(bench("run", *asked, *where, "--dry-run").stdout)["tables"]
         time = [note for note in table["notes"] if "earlier record" in note]
-        return {(row["method"], row["seed"]): row["seconds"] for row in table["rows"] if row["phase"] == "final"}, *time
+        return {(row["method"], row["seed"]): row["estimate"] for row in table["rows"] if row["phase"] == "final"}, *time
 
     assert told("full-finetune")[1] == "No earlier record tells how long this takes."
     assert bench("run", "full-finetune", *where).returncode == 0
@@ -101,7 +102,7 @@ def test_a_dry_run_says_what_its_estimate_leaves_out(tiny_suite: Path, tmp_path:
 def test_dry_run_leaves_no_store(tiny_suite: Path, tmp_path: Path) -> None:
     done = bench("run", "full-finetune", "--suite", str(tiny_suite), "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "to do" in done.stdout
+    assert "to train" in done.stdout
     assert not (tmp_path / "bench-store").exists()
 
 

@@ -110,6 +110,13 @@ def test_what_no_method_has_is_refused(methods: list[str], given: dict[str, Any]
         assert told in str(caught.value)
 
 
+def test_what_no_method_has_is_an_error_and_no_note(tiny_suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = command(capsys, "run", "wise-ft", "--set", "lrr=3", "--suite", str(tiny_suite))
+    assert code == 2
+    assert "there is no parameter of wise-ft `lrr`" in err
+    assert "left out" not in err
+
+
 def test_the_call_says_it_too(tiny_suite: Path, tmp_path: Path) -> None:
     told: list[str] = []
 

@@ -233,7 +233,7 @@ def test_reproduce_runs_the_recipe_and_says_within_or_outside(tiny_suite: Path, 
     options = ("reproduce", "mine/probe", "--from", str(file), "--store", store, "--threads", "1", "--format", "json")
     planned = run(*options, "--dry-run")
     (row,) = json.loads(planned.stdout)["tables"][0]["rows"]
-    assert (row["seed"], row["state"], row["why"]) == (0, "to do", "")
+    assert (row["seed"], row["state"], row["why"]) == (0, "to train", "")
     outside = run(*options)
     assert outside.exit_code == 1
     (line,) = json.loads(outside.stdout)["tables"][0]["rows"]
@@ -252,7 +252,7 @@ def test_reproduce_runs_the_recipe_and_says_within_or_outside(tiny_suite: Path, 
     # What came in a pack reproduces nothing: it is made here, beside it, and held against it.
     elsewhere = (*options[:4], "--store", str(tmp_path / "theirs"), *options[6:])
     (row,) = json.loads(run(*elsewhere, "--dry-run").stdout)["tables"][0]["rows"]
-    assert (row["state"], row["why"]) == ("to do", "beside the run from real.shiftpack")
+    assert (row["state"], row["why"]) == ("to train", "beside the run from real.shiftpack")
     made = run(*elsewhere)
     assert made.exit_code == 0
     verdict, twice = json.loads(made.stdout)["tables"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ def failed(suite: Path, root: Path) -> None:
     store.save_run(record.model_copy(update={"status": "failed", "metrics": {}, "error": "no room\nat all"}))
 
 
+def without_what_it_said(suite: Path, root: Path) -> None:
+    here(suite, root, FULL, set=PROBE, curve=True)
+    shutil.rmtree(root / "mine" / "fits")
+    for folder in (root / "mine").glob("runs/*/*/*/*/curve"):
+        shutil.rmtree(folder)
+
+
 #: What was done before, what is asked for, and what is said of (phase, method).
 Said = dict[tuple[str, str], str]
 CASES: dict[str, tuple[Callable[[Path, Path], None], dict[str, Any], Said]] = {
@@ -59,6 +67,11 @@ CASES: dict[str, tuple[Callable[[Path, Path], None], dict[str, Any], Said]] = {
             ("final", FULL): "merged",
             ("final", WISE): "waits",
         },
+    ),
+    "done, and what its curve's points said is gone": (
+        without_what_it_said,
+        {"methods": (FULL,), "curve": "baseline"},
+        {("final", FULL): "done"},
     ),
     "merged, without its curve": (
         lambda s, r: came(s, r, FULL, WISE, set=PROBE),
