@@ -22,9 +22,8 @@ test: .venv/installed  ## install and run the test suite
 check: .venv/installed  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build && $(BIN)/python -m pip install --quiet --no-deps --target build/installed .
-	cd build/installed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p bench
-	cd build/installed && ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../scripts
+	$(BIN)/mypy -p bench
+	$(BIN)/mypy scripts
 
 board: .venv/installed  ## make leaderboard/boards anew from the runs in STORE
 	$(BIN)/python scripts/boards.py --store $(STORE)

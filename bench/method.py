@@ -155,17 +155,21 @@ class FineTuner(Method):
     """
 
     lr: float = searched(3e-5, Space(low=0.2, high=5, log=True, relative=True), gt=0, description="peak learning rate of AdamW")
-    weight_decay: float = Field(0.1, ge=0)
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(512, ge=2, description="images per optimiser step, over all micro-batches")
+    weight_decay: float = Field(default=0.1, ge=0)
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=512, ge=2, description="images per optimiser step, over all micro-batches")
     schedule: Literal["warmup-cosine", "one-cycle"] = "warmup-cosine"
-    warmup: float = Field(500, ge=0, description="steps; a share of all steps if below 1")
-    clip: float = Field(1.0, ge=0, description="maximum global L2 norm of the gradient; 0 does not clip")
+    warmup: float = Field(default=500, ge=0, description="steps; a share of all steps if below 1")
+    clip: float = Field(default=1.0, ge=0, description="maximum global L2 norm of the gradient; 0 does not clip")
     augment: Literal["none", "flip", "shift-flip", "resized-crop"] = "resized-crop"
-    select: Literal["best", "last"] = Field("last", description="which epoch is kept: best on id-val, or the last")
-    norm: Literal["frozen", "train"] = Field("frozen", description="batch normalisation: statistics and mode while training")
+    select: Literal["best", "last"] = Field(default="last", description="which epoch is kept: best on id-val, or the last")
+    norm: Literal["frozen", "train"] = Field(
+        default="frozen", description="batch normalisation: statistics and mode while training"
+    )
     precision: Literal["fp32", "bf16"] = "fp32"
-    head_init: HeadInit | None = Field(None, description="where the head starts; default: zero-shot, else native, else random")
+    head_init: HeadInit | None = Field(
+        default=None, description="where the head starts; default: zero-shot, else native, else random"
+    )
 
     _heads: ClassVar[tuple[HeadInit, ...]] = ("zero-shot", "native", "random")
 

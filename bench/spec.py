@@ -75,7 +75,7 @@ class RunSpec(Common):
     methods: tuple[str, ...] = Field(min_length=1, description="names, or files that end in .py")
     suite: str = asked(DEFAULT_SUITE, "name of a suite, or a card of your own (.toml)", shown=DEFAULT_SUITE)
     backbone: str | None = asked(None, "such as timm:tf_efficientnet_lite0 (`bench backbones`)", shown="the suite's own")
-    seeds: Seeds = Field((0,), min_length=1)
+    seeds: Seeds = Field(default=(0,), min_length=1)
     curve: bool = asked(False, "also the interpolation curve start -> fine-tuned, 11 points", flag="--curve/--no-curve")
     search: bool = asked(False, "fit and score id-val only, for choosing parameters; no shift is looked at", flag="--search")
     trials: int = asked(0, "choose parameters first: this many trials per method on id-val, with a seed of their own", ge=0)

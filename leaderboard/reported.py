@@ -33,7 +33,7 @@ class Recipe(_Part):
     tolerance: float | dict[str, float] = Field(
         description="points by which the mean over the seeds may differ: one number, or by `id`, `ood` and name of a shift"
     )
-    note: str = Field("", description="in what the recipe is known to differ")
+    note: str = Field(default="", description="in what the recipe is known to differ")
 
     def allowed(self, quantity: str) -> float | None:
         """Points by which `id`, `ood` or a shift may differ; None if the recipe does not say."""

@@ -46,9 +46,9 @@ class FeatureDistillation(FineTuner):
         description="`raw`: as in the paper; `teacher_ms`: per mean-square teacher feature",
     )
     schedule: Literal["warmup-cosine", "one-cycle"] = "one-cycle"
-    warmup: float = Field(0.02, ge=0, description="steps; a share of all steps if below 1")
+    warmup: float = Field(default=0.02, ge=0, description="steps; a share of all steps if below 1")
     augment: Literal["none", "flip", "shift-flip", "resized-crop"] = "none"
-    select: Literal["best", "last"] = Field("best", description="which epoch is kept: best on id-val, or the last")
+    select: Literal["best", "last"] = Field(default="best", description="which epoch is kept: best on id-val, or the last")
 
     _heads: ClassVar[tuple[HeadInit, ...]] = ("zero-shot", "native", "probe")
 

@@ -56,17 +56,20 @@ class LinearProbe(Method):
 
     solver: Literal["lbfgs", "adamw"] = "lbfgs"
     normalize: bool | None = Field(
-        None, description="L2-normalise features; default: if there is a text tower (lbfgs), as the starting head does (adamw)"
+        default=None,
+        description="L2-normalise features; default: if there is a text tower (lbfgs), as the starting head does (adamw)",
     )
-    grid: int = Field(50, ge=1, description="lbfgs: values of C, from 1e-7 to 100")
-    max_iter: int = Field(1000, ge=1, description="lbfgs: at most so many iterations for each C")
-    head_init: HeadInit | None = Field(None, description="adamw: first head; default: zero-shot, else native, else random")
-    lr: float = Field(3e-5, gt=0, description="adamw: peak learning rate")
-    epochs: int = Field(10, ge=1, description="adamw: epochs, of which the best on id-val is kept")
-    batch_size: int = Field(512, ge=1, description="adamw: images per step")
-    schedule: Literal["warmup-cosine", "one-cycle"] = Field("one-cycle", description="adamw: as in full fine-tuning")
-    warmup: float = Field(0.02, ge=0, description="adamw: steps; a share of all steps if below 1")
-    clip: float = Field(1.0, ge=0, description="adamw: maximum global L2 norm of the gradient; 0 does not clip")
+    grid: int = Field(default=50, ge=1, description="lbfgs: values of C, from 1e-7 to 100")
+    max_iter: int = Field(default=1000, ge=1, description="lbfgs: at most so many iterations for each C")
+    head_init: HeadInit | None = Field(
+        default=None, description="adamw: first head; default: zero-shot, else native, else random"
+    )
+    lr: float = Field(default=3e-5, gt=0, description="adamw: peak learning rate")
+    epochs: int = Field(default=10, ge=1, description="adamw: epochs, of which the best on id-val is kept")
+    batch_size: int = Field(default=512, ge=1, description="adamw: images per step")
+    schedule: Literal["warmup-cosine", "one-cycle"] = Field(default="one-cycle", description="adamw: as in full fine-tuning")
+    warmup: float = Field(default=0.02, ge=0, description="adamw: steps; a share of all steps if below 1")
+    clip: float = Field(default=1.0, ge=0, description="adamw: maximum global L2 norm of the gradient; 0 does not clip")
 
     def resolved(self, traits: Traits) -> Self:
         """Decide on normalisation (`lbfgs`) or on the starting head (`adamw`)."""

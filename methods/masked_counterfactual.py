@@ -51,16 +51,22 @@ class MaskedCounterfactual(FeatureDistillation):
     mask: Literal["object", "context", "random"] = "object"
     fill: Literal["none", "single", "multi"] = "single"
     threshold: float | None = Field(
-        None, ge=0, le=1, description="map values strictly above it are object; default: the paper's (object, single fill: 0.3)"
+        default=None,
+        ge=0,
+        le=1,
+        description="map values strictly above it are object; default: the paper's (object, single fill: 0.3)",
     )
     mask_share: float | None = Field(
-        None,
+        default=None,
         gt=0,
         lt=1,
         description="mask this share of patches: those with the highest (object) or lowest (context) map values, or random ones",
     )
     probability: float | None = Field(
-        None, gt=0, lt=1, description="random masks: share of masked patches, exact without a fill; default: 0.5, or 0.75 without"
+        default=None,
+        gt=0,
+        lt=1,
+        description="random masks: share of masked patches, exact without a fill; default: 0.5, or 0.75 without",
     )
 
     @property

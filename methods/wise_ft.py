@@ -28,9 +28,9 @@ class WiSEFT(Method):
     paper: ClassVar[str] = FullFinetune.paper
     bibtex: ClassVar[str] = FullFinetune.bibtex
 
-    of: Nested = Field(FullFinetune(), description="the fine-tuner whose weights are one end")
+    of: Nested = Field(default=FullFinetune(), description="the fine-tuner whose weights are one end")
     alpha: Annotated[float, Field(ge=0, le=1)] | Literal["id-val"] = Field(
-        0.5, description="share of the fine-tuned weights; `id-val`: the best of 0, 0.1, ..., 1 on id-val"
+        default=0.5, description="share of the fine-tuned weights; `id-val`: the best of 0, 0.1, ..., 1 on id-val"
     )
 
     @field_validator("of")

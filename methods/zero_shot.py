@@ -31,7 +31,9 @@ class ZeroShot(Method):
 }"""
     trains: ClassVar[bool] = False
 
-    head_init: Literal["zero-shot", "native"] | None = Field(None, description="default: zero-shot if offered, else native")
+    head_init: Literal["zero-shot", "native"] | None = Field(
+        default=None, description="default: zero-shot if offered, else native"
+    )
 
     def resolved(self, traits: Traits) -> Self:
         """Choose the head; UsageError where the backbone has no such head."""

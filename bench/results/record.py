@@ -58,10 +58,14 @@ class RunRecord(_Part):
     fit_id: str
     eval_id: str = ""
     pixels: str = ""
-    protocol: int = Field(1, description="version of the engine's arithmetic and rules; runs of two versions are not comparable")
-    limit: int | None = Field(None, description="images per split at most; such a run is a trial of the machinery, not a result")
+    protocol: int = Field(
+        default=1, description="version of the engine's arithmetic and rules; runs of two versions are not comparable"
+    )
+    limit: int | None = Field(
+        default=None, description="images per split at most; such a run is a trial of the machinery, not a result"
+    )
     phase: Literal["final", "search", "external"] = "final"
-    source_format: str = Field("", description="of external weights: the repository whose code wrote them; empty: ours")
+    source_format: str = Field(default="", description="of external weights: the repository whose code wrote them; empty: ours")
     data: dict[str, str] = Field(default_factory=dict, description="split -> fingerprint of its images and labels")
     metrics: dict[str, SplitMetrics] = Field(default_factory=dict, description="split -> metrics; id-val and id-test included")
     projections: dict[str, str] = Field(
@@ -88,31 +92,35 @@ class RunRecord(_Part):
         description="split -> how many of its images repeat another of it byte by byte, and `split in train` (or in id-val) -> "
         "how many are also there; no entry: not compared (`bench check SUITE` does it)",
     )
-    ood: float | None = Field(None, description="unweighted mean of the scores on `averaged`; None while one is missing")
+    ood: float | None = Field(default=None, description="unweighted mean of the scores on `averaged`; None while one is missing")
     factors: dict[str, dict[str, str]] = Field(default_factory=dict, description="shift -> its declared factors")
     selection: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="what was chosen on id-val, and among how many"
     )
     search_trials: int = Field(
-        0, description="trials in which the parameters were chosen on id-val; 0 is the recipe as it stands"
+        default=0, description="trials in which the parameters were chosen on id-val; 0 is the recipe as it stands"
     )
-    search_seconds: float | None = Field(None, description="training time of those trials")
+    search_seconds: float | None = Field(default=None, description="training time of those trials")
     search_rule: str = Field(
-        "",
+        default="",
         description="how they were drawn: `random`, `grid`, `tpe`",
     )
-    search_cut_short: bool = Field(False, description="most trials were cut short: ASHA, by the order of results")
+    search_cut_short: bool = Field(default=False, description="most trials were cut short: ASHA, by the order of results")
     facts: dict[str, float] = Field(default_factory=dict, description="measured constants, such as teacher_ms")
-    id_val_seen: bool = Field(False, description="the backbone was pre-trained on the suite's own training images")
-    temperature: float | None = Field(None, description="softmax temperature with the least NLL on id-val; earlier runs: None")
+    id_val_seen: bool = Field(default=False, description="the backbone was pre-trained on the suite's own training images")
+    temperature: float | None = Field(
+        default=None, description="softmax temperature with the least NLL on id-val; earlier runs: None"
+    )
     curve: list[CurvePoint] = Field(default_factory=list)
-    fit_seconds: float | None = Field(None, description="wall time of training, of all nested fits, whenever they were made")
+    fit_seconds: float | None = Field(
+        default=None, description="wall time of training, of all nested fits, whenever they were made"
+    )
     eval_seconds: float | None = None
     peak_memory_mb: float | None = None
     started: str = ""
     finished: str = ""
     error: str = ""
-    traceback: str = Field("", description="of an error that nobody expected")
+    traceback: str = Field(default="", description="of an error that nobody expected")
     identity: dict[str, Any] = Field(
         default_factory=dict, description="what the ids are hashes of: `fit` of fit_id, `evaluation` with it of eval_id"
     )

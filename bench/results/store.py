@@ -74,7 +74,7 @@ class FitRecord(BaseModel):
     retries: list[dict[str, int]] = Field(
         default_factory=list, description="steps that were repeated for want of memory, and the micro-batch from then on"
     )
-    micro_batch: int | None = Field(None, description="images per forward pass in training; None: a device's whole share")
+    micro_batch: int | None = Field(default=None, description="images per forward pass in training; None: a device's whole share")
     peak_memory_mb: float | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 

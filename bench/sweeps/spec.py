@@ -55,7 +55,7 @@ class SweepSpec(Common):
         (DEFAULT_SUITE,), "name or card; may be repeated", flag="--suite", shown=DEFAULT_SUITE, min_length=1
     )
     backbones: tuple[str, ...] = asked((), "may be repeated", flag="--backbone", shown="each suite's own")
-    seeds: Seeds = Field(SEEDS, min_length=1)
+    seeds: Seeds = Field(default=SEEDS, min_length=1)
     trials: int | None = asked(None, "search trials per method, on id-val; 0: recipes as they are", shown="8", ge=0)
     hours: float | None = asked(
         None, "search budget per method in hours of training; with --trials, whichever is spent first", gt=0

@@ -76,7 +76,7 @@ class Manifest(_Part):
     made_by: str
     logits: bool = Field(description="whether the outcomes hold the logits, where a run has them")
     runs: list[Packed]
-    digest: str = Field("", description="hash of all the above")
+    digest: str = Field(default="", description="hash of all the above")
 
 
 class Refused(BenchError):

@@ -39,7 +39,7 @@ class Folders(_Part):
     kind: Literal["folders"] = "folders"
     path: str = Field(description='below the data set\'s folder; "." for the folder itself')
     named_by: tuple[Naming, ...] = Field(
-        ("id",), description="what the class folders may be called; detected where there are several"
+        default=("id",), description="what the class folders may be called; detected where there are several"
     )
 
 
@@ -62,7 +62,7 @@ class Join(_Part):
     column: str = Field(description="of the first table")
     key: str = Field(description="column of the second table with the same values")
     value: str = Field(description="column of the second table that is taken over, under its name")
-    otherwise: str = Field("", description="value where the second table says nothing")
+    otherwise: str = Field(default="", description="value where the second table says nothing")
 
 
 class Table(_Part):
@@ -70,7 +70,7 @@ class Table(_Part):
 
     kind: Literal["table"]
     path: str = Field(description="of the table")
-    images: str = Field(".", description="folder that the paths in the table are relative to")
+    images: str = Field(default=".", description="folder that the paths in the table are relative to")
     file: str = Field(description="column of the path; `{column}` inserts a value; `{row}` is the row in the table")
     label: str = Field(description="column of the class: its identity, name or number")
     labelled_by: Naming = "number"
@@ -79,11 +79,11 @@ class Table(_Part):
     )
     since: dict[str, str] = Field(default_factory=dict, description="column -> least value, such as an ISO date")
     before: dict[str, str] = Field(default_factory=dict, description="column -> first value that is too large")
-    group: str = Field("", description="column, or columns joined by a comma, whose values are the groups; none if empty")
-    ungrouped: tuple[str, ...] = Field((), description="values that are no group of their own")
+    group: str = Field(default="", description="column, or columns joined by a comma, whose values are the groups; none if empty")
+    ungrouped: tuple[str, ...] = Field(default=(), description="values that are no group of their own")
     join: Join | None = None
     separator: str = ","
-    header: bool = Field(True, description="without one, columns are called 0, 1, ...")
+    header: bool = Field(default=True, description="without one, columns are called 0, 1, ...")
 
 
 class Arrays(_Part):
@@ -91,14 +91,15 @@ class Arrays(_Part):
 
     kind: Literal["arrays"]
     format: Literal["numpy", "cifar-python", "cifar-binary", "cifar-100-binary", "stl10-binary"] = Field(
-        "numpy", description="numpy: .npy files of (N, H, W, 3) uint8 images and (N,) class numbers, or one .npz file with both"
+        default="numpy",
+        description="numpy: .npy files of (N, H, W, 3) uint8 images and (N,) class numbers, or one .npz file with both",
     )
     path: str = Field(description="file of the images")
-    more: tuple[str, ...] = Field((), description="further files, of CIFAR's training batches")
-    labels: str = Field("", description="file of the labels, where it is another one")
-    keys: tuple[str, str] = Field(("images", "labels"), description="arrays of an .npz file")
-    first_label: int = Field(0, description="number of the first class: STL-10 counts from 1")
-    rows: tuple[int, int] | None = Field(None, description="first row and the one behind the last; default: all")
+    more: tuple[str, ...] = Field(default=(), description="further files, of CIFAR's training batches")
+    labels: str = Field(default="", description="file of the labels, where it is another one")
+    keys: tuple[str, str] = Field(default=("images", "labels"), description="arrays of an .npz file")
+    first_label: int = Field(default=0, description="number of the first class: STL-10 counts from 1")
+    rows: tuple[int, int] | None = Field(default=None, description="first row and the one behind the last; default: all")
 
 
 class Tars(_Part):
@@ -110,11 +111,11 @@ class Tars(_Part):
         "are brought to the cache when they are first read"
     )
     class_in: Literal["folder", "archive", "cls", "list"] = Field(
-        "folder",
+        default="folder",
         description="where an image's class is: its last folder; the inner archive that it lies in; a file of its name that ends "
         "in .cls; a list",
     )
-    lists: tuple[str, ...] = Field((), description="lists of classes (see `ground_truth`), the first that exists is read")
+    lists: tuple[str, ...] = Field(default=(), description="lists of classes (see `ground_truth`), the first that exists is read")
     named_by: tuple[Naming, ...] = ("id",)
 
 
@@ -123,9 +124,9 @@ class ParquetFiles(_Part):
 
     kind: Literal["parquet"]
     path: str = Field(description="the files; `*` stands for anything")
-    image: str = Field("image", description="column of the images: encoded bytes, or a struct with `bytes` and `path`")
-    label: str = Field("label", description="column of the classes")
-    named_by: tuple[Naming, ...] = Field(("number",), description="what the labels are; names may be those in the files")
+    image: str = Field(default="image", description="column of the images: encoded bytes, or a struct with `bytes` and `path`")
+    label: str = Field(default="label", description="column of the classes")
+    named_by: tuple[Naming, ...] = Field(default=("number",), description="what the labels are; names may be those in the files")
 
 
 class Corrupted(_Part):
@@ -136,7 +137,9 @@ class Corrupted(_Part):
     corruption: str
     severity: int
     seed: int = 0
-    photographs: str = Field("imagenet-c-frost/photographs", description="data set and part that the corruption frost pastes")
+    photographs: str = Field(
+        default="imagenet-c-frost/photographs", description="data set and part that the corruption frost pastes"
+    )
 
 
 def _kind(layout: Any) -> str:
@@ -160,22 +163,22 @@ class Part(_Part):
     """One part of a data set, such as its test images; the first of its layouts that is on disk is read."""
 
     layouts: tuple[Layout, ...] = Field(min_length=1)
-    images: int | None = Field(None, description="true number of images")
-    per_class: int | tuple[int, int] | None = Field(None, description="images of every class, or the least and the most")
-    pre_crop: int = Field(0, ge=0, description="pixels to cut from every side before anything else")
+    images: int | None = Field(default=None, description="true number of images")
+    per_class: int | tuple[int, int] | None = Field(default=None, description="images of every class, or the least and the most")
+    pre_crop: int = Field(default=0, ge=0, description="pixels to cut from every side before anything else")
 
 
 class Archive(_Part):
     """One file to download."""
 
     urls: tuple[str, ...] = Field(min_length=1, description="official address first, then mirrors")
-    bytes: int | None = Field(None, description="size of the file")
-    sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$", description="as published; empty if nobody published one")
-    md5: str = Field("", pattern=r"^([0-9a-f]{32})?$", description="as published; against accidents, not against malice")
+    bytes: int | None = Field(default=None, description="size of the file")
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$", description="as published; empty if nobody published one")
+    md5: str = Field(default="", pattern=r"^([0-9a-f]{32})?$", description="as published; against accidents, not against malice")
     kind: Literal["tar", "zip", "file"] = Field(description="what it is; compression of a tar is detected")
-    into: str = Field(".", description="folder below the data set's in which it is unpacked, or lies")
-    strip: int = Field(0, ge=0, description="leading folders of the archive's names that are left out")
-    password: str = Field("", description="published password of a zip")
+    into: str = Field(default=".", description="folder below the data set's in which it is unpacked, or lies")
+    strip: int = Field(default=0, ge=0, description="leading folders of the archive's names that are left out")
+    password: str = Field(default="", description="published password of a zip")
     unpacked_bytes: int | None = None
 
 
@@ -183,8 +186,8 @@ class Fetch(_Part):
     """How to obtain the data. With `steps` and no archives it is behind a licence or a login: the steps are shown instead."""
 
     archives: tuple[Archive, ...] = ()
-    steps: str = Field("", description="what a person has to do first, or instead")
-    note: str = Field("", description="what to know before downloading")
+    steps: str = Field(default="", description="what a person has to do first, or instead")
+    note: str = Field(default="", description="what to know before downloading")
 
 
 class DataSetCard(_Part):
@@ -195,14 +198,16 @@ class DataSetCard(_Part):
     licence: str
     citation: str = ""
     homepage: str = ""
-    uncertain: str = Field("", description="what this card says and nobody could check")
-    made_of: str = Field("", description="data set whose images these are, prepared anew: who has seen those has seen these")
+    uncertain: str = Field(default="", description="what this card says and nobody could check")
+    made_of: str = Field(
+        default="", description="data set whose images these are, prepared anew: who has seen those has seen these"
+    )
     folders: tuple[str, ...] = Field(
         min_length=1, description="what its folder below a data root may be called, usual name first"
     )
     classes: str | tuple[str, ...] = Field(description="name of a list of classes (`lists/NAME.tsv`), or the classes themselves")
     identity: Literal["content", "listing"] = Field(
-        "content",
+        default="content",
         description="what makes an image the same: the hash of its bytes, or its class, file name and size, for sets that "
         "are too large to be read for that",
     )

@@ -29,9 +29,12 @@ class FolderSource(_Card):
 
     kind: Literal["folder"] = "folder"
     root: str = Field(description="folder of the data set below a data root, such as `pacs`; an absolute or ./relative path too")
-    folders: tuple[str, ...] | None = Field(None, description="folder of each class in label order; default: the class names")
+    folders: tuple[str, ...] | None = Field(
+        default=None, description="folder of each class in label order; default: the class names"
+    )
     groups: tuple[str, ...] | None = Field(
-        None, description="names of the subfolders that divide every class folder into groups, in the order of the group numbers"
+        default=None,
+        description="names of the subfolders that divide every class folder into groups, in the order of the group numbers",
     )
 
 
@@ -51,17 +54,20 @@ class InDistribution(_Card):
     Each is a folder below the root, the name of a rendered split or, with `data`, a part of a data set.
     """
 
-    data: str = Field("", description="data set that the ID images are parts of; empty if the card has a source of its own")
-    path: str | tuple[str, ...] | None = Field(
-        None, description="what holds all ID images, or several parts of a data set; split by `split_seed`, stratified by class"
+    data: str = Field(
+        default="", description="data set that the ID images are parts of; empty if the card has a source of its own"
     )
-    count: int | None = Field(None, description="true number of images below `path`")
-    val_fraction: float = Field(0.2, gt=0, lt=1)
-    test_fraction: float = Field(0.2, gt=0, lt=1)
+    path: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="what holds all ID images, or several parts of a data set; split by `split_seed`, stratified by class",
+    )
+    count: int | None = Field(default=None, description="true number of images below `path`")
+    val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
     split_seed: int = 0
     train: str | None = None
     val: str | None = None
-    val_count: int | None = Field(None, gt=0, description="images that id-val takes out of train, stratified by class")
+    val_count: int | None = Field(default=None, gt=0, description="images that id-val takes out of train, stratified by class")
     test: str | None = None
 
     @model_validator(mode="after")
@@ -91,19 +97,21 @@ class Shift(_Card):
     """One OOD test set: a part of a data set, or a folder (or rendered split) of the card's own source."""
 
     name: str = Field(pattern=NAME)
-    path: str = Field("", description="folder below the root, or name of a rendered split")
-    data: str = Field("", description="data set, in place of `path`; a card's file ends in .toml")
-    part: str = Field("test", description="part of the data set")
-    projection: Protocol | None = Field(None, description="default: the suite's")
+    path: str = Field(default="", description="folder below the root, or name of a rendered split")
+    data: str = Field(default="", description="data set, in place of `path`; a card's file ends in .toml")
+    part: str = Field(default="test", description="part of the data set")
+    projection: Protocol | None = Field(default=None, description="default: the suite's")
     cropped: bool = Field(
-        False,
+        default=False,
         description="whether the files are crops already: their short side is brought to that of the backbone's crop, so that "
         "files of 224 pixels stay as they are for a backbone of 224",
     )
-    family: str = Field("", description="shifts of one kind, such as the severities of a corruption, that boards may show as one")
-    count: int | None = Field(None, description="true number of images")
-    in_average: bool = Field(True, description="whether the OOD average includes it")
-    metric: Metric | None = Field(None, description="default: the suite's metric")
+    family: str = Field(
+        default="", description="shifts of one kind, such as the severities of a corruption, that boards may show as one"
+    )
+    count: int | None = Field(default=None, description="true number of images")
+    in_average: bool = Field(default=True, description="whether the OOD average includes it")
+    metric: Metric | None = Field(default=None, description="default: the suite's metric")
     factors: dict[str, str] = Field(default_factory=dict, description="what is changed and what is kept, such as style = changed")
 
     @model_validator(mode="after")
@@ -127,7 +135,7 @@ class Known(_Card):
     backbones: tuple[str, ...] = Field(description="names of the backbone, as on the command line")
     source: str
     accuracy: dict[str, float] = Field(description="split -> accuracy, a share in [0, 1]")
-    tolerance: float = Field(0.01, gt=0, description="largest difference that is no alarm")
+    tolerance: float = Field(default=0.01, gt=0, description="largest difference that is no alarm")
 
 
 class SuiteCard(_Card):
@@ -138,16 +146,21 @@ class SuiteCard(_Card):
     licence: str
     citation: str = ""
     homepage: str = ""
-    get: str = Field("", description="how to obtain the data, shown when it is missing")
+    get: str = Field(default="", description="how to obtain the data, shown when it is missing")
     classes: tuple[str, ...] = Field(min_length=2, description="names in label order, or the name of a list of classes")
-    ids: tuple[str, ...] = Field((), description="identity of every class, by which data sets are matched; default: the names")
-    templates: tuple[str, ...] = Field(("a photo of a {}.",), description="prompts, or the name of a list of prompts")
+    ids: tuple[str, ...] = Field(
+        default=(), description="identity of every class, by which data sets are matched; default: the names"
+    )
+    templates: tuple[str, ...] = Field(default=("a photo of a {}.",), description="prompts, or the name of a list of prompts")
     metric: Metric = "accuracy"
     projection: Protocol = Field(
-        "masked", description="of shifts with other classes: `masked` compares their classes alone, `full` lets all compete"
+        default="masked",
+        description="of shifts with other classes: `masked` compares their classes alone, `full` lets all compete",
     )
     source: FolderSource | RenderedSource | None = Field(
-        None, discriminator="kind", description="where the images are; none if the ID data and the shifts are parts of data sets"
+        default=None,
+        discriminator="kind",
+        description="where the images are; none if the ID data and the shifts are parts of data sets",
     )
     id: InDistribution
     shifts: tuple[Shift, ...]
@@ -157,9 +170,10 @@ class SuiteCard(_Card):
         "of it, `split in other` -> how many are also in the other; `id` is what the card divides",
     )
     strict_counts: bool = Field(
-        False, description="whether counts that differ from the card are an error, because another card describes such a copy"
+        default=False,
+        description="whether counts that differ from the card are an error, because another card describes such a copy",
     )
-    backbone: str | None = Field(None, description="default backbone of this suite")
+    backbone: str | None = Field(default=None, description="default backbone of this suite")
     recipe: dict[str, Any] = Field(
         default_factory=dict,
         description="training defaults of this suite for every fine-tuner that has such a field; a table named after a method "
