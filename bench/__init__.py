@@ -1,4 +1,5 @@
-"""ShiftBench: fine-tune a pre-trained image classifier, and measure what it gains and what it loses under distribution shift.
+"""ShiftBench: fine-tune a pre-trained image classifier, and measure what it gains and what it loses
+under distribution shift.
 
 Names are loaded when first used, so that `import bench` (and `bench --help`) costs nothing.
 """

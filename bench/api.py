@@ -34,10 +34,13 @@ def run(
         `bench.run("wise-ft", "linear-probe", suite="mini-shifts", seeds=[0, 1, 2])`
 
     Args:
-        fields: those of `RunSpec`. store: folder of the results. fresh: start over.
+        fields: those of `RunSpec`.
+        store: folder of the results.
+        fresh: start over.
 
     Raises:
-        UsageError: a name or parameter is wrong. MissingPrerequisite: data or weights are not here.
+        UsageError: a name or parameter is wrong.
+        MissingPrerequisite: data or weights are not here.
         Interrupted: the reporter asked to stop; the same call continues.
 
         A run that fails while training is a record with status `failed`.
@@ -61,26 +64,34 @@ def sweep(
     reporter: Reporter | None = None,
     **fields: Any,
 ) -> list[RunRecord]:
-    """Search with the same budget for every method, and run what was chosen with every seed, as `bench sweep` does.
+    """Search with the same budget for every method, and run what was chosen with every seed, as
+    `bench sweep` does.
 
     Example:
-        `bench.sweep("full-finetune", "wise-ft:of=lp-ft", seeds=[0, 1, 2], trials=8, runner="local")`
+        `bench.sweep("full-finetune", "wise-ft:of=lp-ft", seeds=[0, 1, 2], trials=8)`
 
     Args:
-        fields: those of `SweepSpec`. settings: how a trial's process computes. reporter: is told what happens, and asked
-            whether to stop.
+        fields: those of `SweepSpec`.
+        settings: how a trial's process computes.
+        reporter: is told what happens, and asked whether to stop.
 
     Returns:
         The records of the final runs, those with status `failed` included.
 
     Raises:
-        BenchError: see `run`, or the runner cannot go on. Interrupted: the reporter asked to stop; the same call continues.
+        BenchError: see `run`, or the runner cannot go on.
+        Interrupted: the reporter asked to stop; the same call continues.
     """
     from .sweeps.spec import sweep_spec
     from .sweeps.sweep import Sweep
 
     trust([methods, fields])
-    whole = Sweep(sweep_spec({"methods": methods, **fields}), store=store, settings=settings, reporter=reporter or Reporter())
+    whole = Sweep(
+        sweep_spec({"methods": methods, **fields}),
+        store=store,
+        settings=settings,
+        reporter=reporter or Reporter(),
+    )
     whole.run(reporter or Reporter())
     return whole.records()
 
@@ -99,14 +110,16 @@ def evaluate(
     """Measure existing weights on a suite; the row is marked as external, its training unverified.
 
     Args:
-        weights: a checkpoint of wise-ft, FLYP, model-soups, open_clip, robust-finetuning, Hugging Face's CLIPModel or timm with
-            its classifier; a file with the tensors of a classifier (`tower.*`, `head.weight`, `head.bias`); the folder of a fit.
-        name: label of the row. normalize: whether the head divides features by their norm.
+        weights: a checkpoint of wise-ft, FLYP, model-soups, open_clip, robust-finetuning, Hugging
+            Face's CLIPModel or timm with its classifier; a file with the tensors of a classifier
+            (`tower.*`, `head.weight`, `head.bias`); the folder of a fit.
+        name: label of the row.
+        normalize: whether the head divides features by their norm.
         averaged: of a file that holds averaged weights (EMA) and others, take the averaged ones.
 
     Raises:
-        BenchError: the file is none of these, or does not fit. UsageError, MissingPrerequisite: see `run`; training images and
-            id-val may be missing.
+        BenchError: the file is none of these, or does not fit. UsageError, MissingPrerequisite: see
+            `run`; training images and id-val may be missing.
     """
     if not weights.is_dir() and (why := absent(weights)):  # said before a million files are indexed
         raise MissingPrerequisite(why, fix="name a weights file or a fit's folder")
@@ -123,7 +136,9 @@ def evaluate(
 
 
 def load_runs(store: Path | None = None) -> pd.DataFrame:
-    """Every run of a store as a table: one row per run, one column per field and per split's score."""
+    """Every run of a store as a table: one row per run, one column per field and per split's
+    score.
+    """
     import pandas as pd
 
     rows = []

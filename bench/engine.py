@@ -1,4 +1,6 @@
-"""How a machine is used: devices, threads, workers, micro-batches. None of it is part of a fit's meaning; all is recorded."""
+"""How a machine is used: devices, threads, workers, micro-batches. None of it is part of a fit's
+meaning; all is recorded.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,19 @@ class Engine:
     """Settings of one process.
 
     Args:
-        device: `cpu`, `cuda`, `cuda:1`, `mps`. threads: torch threads (they change the bits of a result, so they are fixed).
-        devices: how many train one model together, `device` being the first; frozen features and scores come from the first.
-        workers: threads that decode and augment training images ahead, for each device; None: as many as the images need.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`.
+        threads: torch threads (they change the bits of a result, so they are fixed).
+        devices: how many train one model together, `device` being the first; frozen features and
+            scores come from the first.
+        workers: threads that decode and augment training images ahead, for each device; None: as
+            many as the images need.
         cores: that this process may use to decode ahead; None: all.
-        micro_batch: images per forward pass in training, on each device; None: on a CPU what `default_part` says, else a
-            device's whole share at once.
+        micro_batch: images per forward pass in training, on each device; None: on a CPU what
+            `default_part` says, else a device's whole share at once.
         eval_batch: images per forward pass in evaluation; None: see `images_at_once`.
         checkpoint_seconds: time between two checkpoints.
-        deterministic: refuse operations that do not repeat to the bit (some have no such form on a GPU).
+        deterministic: refuse operations that do not repeat to the bit (some have no such form on a
+            GPU).
     """
 
     device: str = "cpu"
@@ -42,7 +48,9 @@ class Engine:
 
     @property
     def images_at_once(self) -> int:
-        """Images per forward pass in evaluation. On a CPU larger ones cost page faults, in some towers half of the time."""
+        """Images per forward pass in evaluation. On a CPU larger ones cost page faults, in some
+        towers half of the time.
+        """
         return self.eval_batch or (32 if self.device_type == "cpu" else 256)
 
     def on(self, rank: int) -> Engine:
@@ -66,18 +74,28 @@ class Engine:
 
         torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(self.deterministic)
-        # The memory-efficient attention has no deterministic backward; TF32 would make fp32 something else.
+        # The memory-efficient attention has no deterministic backward; TF32 would make fp32
+        # something else.
         torch.backends.cuda.enable_mem_efficient_sdp(not self.deterministic)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
-            why = str(error).split(". ")[0]  # the rest lists every kind of device that torch was ever built for
-            raise UsageError(f"the device `{self.device}` cannot be used here: {why}", fix="--device cpu") from error
-        there = {"cuda": torch.cuda.device_count() - self._first, "mps": 1}.get(self.device_type, self.devices)
+            why = str(error).split(". ")[
+                0
+            ]  # the rest lists every kind of device that torch was ever built for
+            raise UsageError(
+                f"the device `{self.device}` cannot be used here: {why}", fix="--device cpu"
+            ) from error
+        there = {"cuda": torch.cuda.device_count() - self._first, "mps": 1}.get(
+            self.device_type, self.devices
+        )
         if self.devices > there:
-            raise UsageError(f"there are {there} devices from `{self.device}` on, not {self.devices}", fix=f"--devices {there}")
+            raise UsageError(
+                f"there are {there} devices from `{self.device}` on, not {self.devices}",
+                fix=f"--devices {there}",
+            )
 
 
 def default_device() -> str:
@@ -89,7 +107,8 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-#: In the errors of libraries below torch, of devices for which it has none, and of a CPU under a limit (`ulimit -d`).
+#: In the errors of libraries below torch, of devices for which it has none, and of a CPU under a
+#: limit (`ulimit -d`).
 _OUT_OF_MEMORY = (
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -101,7 +120,9 @@ _OUT_OF_MEMORY = (
 
 
 def ran_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Tell whether an error means that memory ran out: torch's own, Python's, or that of a library."""
+    """Tell whether an error means that memory ran out: torch's own, Python's, or that of a
+    library.
+    """
     import torch
 
     kinds = (torch.OutOfMemoryError, MemoryError)

@@ -1,4 +1,6 @@
-"""The errors that a user meets: what is wrong, where, what to do. Anything else is a bug in ShiftBench."""
+"""The errors that a user meets: what is wrong, where, what to do. Anything else is a bug in
+ShiftBench.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class UsageError(BenchError):
 
 
 class MissingPrerequisite(BenchError):
-    """Data, weights or a package that has to be there first (exit code 3); `fix` is the command that brings it."""
+    """Data, weights or a package that has to be there first (exit code 3); `fix` is the command
+    that brings it.
+    """
 
     exit_code = 3
 
@@ -54,17 +58,26 @@ class Diverged(BenchError):
 
 
 class EndedByPlugin(BenchError):
-    """Code of a plug-in wanted to end the whole process: a failure of its own, like any error that it raises."""
+    """Code of a plug-in wanted to end the whole process: a failure of its own, like any error that
+    it raises.
+    """
 
     def __init__(self, error: BaseException) -> None:
-        called = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"{type(error).__name__} {error}".strip()
-        super().__init__(f"a plug-in wanted to end the whole process: {called}", fix="raise an error instead")
+        called = (
+            f"sys.exit({error.code!r})"
+            if isinstance(error, SystemExit)
+            else f"{type(error).__name__} {error}".strip()
+        )
+        super().__init__(
+            f"a plug-in wanted to end the whole process: {called}", fix="raise an error instead"
+        )
 
 
 class Interrupted(Told):
     """A stop was asked for (Ctrl-C, SIGTERM) and the state is saved; the same command continues.
 
-    Like KeyboardInterrupt it is no Exception, so that nothing which handles failures takes a stop for one.
+    Like KeyboardInterrupt it is no Exception, so that nothing which handles failures takes a stop
+    for one.
 
     Args:
         signal: number of the signal, from which the exit code 128 + signal follows.

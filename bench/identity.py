@@ -1,4 +1,6 @@
-"""Identity by content: canonical JSON, hashes, and random streams that are hashes of what they are for."""
+"""Identity by content: canonical JSON, hashes, and random streams that are hashes of what they are
+for.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-#: Raised when the engine itself changes what a fit means (order of batches, optimiser arithmetic, split rule).
+#: Raised when the engine itself changes what a fit means (order of batches, optimiser arithmetic,
+#: split rule).
 PROTOCOL_VERSION = 1
 
 
@@ -21,7 +24,9 @@ def canonical_json(value: Any) -> str:
         ValueError: for NaN or infinity, which have no canonical form.
         TypeError: for an object that JSON does not know.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def digest(value: Any) -> str:
@@ -42,7 +47,9 @@ def tensors_sha256(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def seed_for(*purpose: str | int) -> int:
-    """A 63-bit seed that depends on nothing but `purpose`, so that adding a stream never moves another."""
+    """A 63-bit seed that depends on nothing but `purpose`, so that adding a stream never moves
+    another.
+    """
     return int.from_bytes(hashlib.sha256(canonical_json(list(purpose)).encode()).digest()[:8]) >> 1
 
 

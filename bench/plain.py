@@ -1,4 +1,6 @@
-"""Foreign text made plain: names and messages of files reach a terminal, a log, a chart or a document through here."""
+"""Foreign text made plain: names and messages of files reach a terminal, a log, a chart or a
+document through here.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
 def plain(text: str, *, strip: bool = True) -> str:
-    """Put a text on one line, with what does not print (escape sequences of a terminal, marks of direction) made visible."""
+    """Put a text on one line, with what does not print (escape sequences of a terminal, marks of
+    direction) made visible.
+    """
     one_line = re.sub(r"[ \t\r\n\v\f]*[\t\r\n\v\f][ \t\r\n\v\f]*", " ", text)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in one_line)
     return shown.strip() if strip else shown

@@ -1,4 +1,6 @@
-"""Names to plug-ins: found through entry points or in a single file, lazily, and each loaded once."""
+"""Names to plug-ins: found through entry points or in a single file, lazily, and each loaded
+once.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def entries(group: str) -> dict[str, EntryPoint]:
     for entry in entry_points(group=group):
         if found.get(entry.name, entry).value != entry.value:
             raise UsageError(
-                f"two installed packages provide `{entry.name}`: {found[entry.name].value} and {entry.value}",
+                f"two installed packages provide `{entry.name}`: {found[entry.name].value} and"
+                f" {entry.value}",
                 where=f"entry-point group {group}",
                 fix="uninstall one of them",
             )
@@ -65,15 +68,22 @@ def unknown(kind: str, name: str, known: Iterable[str], *, fix: str = "") -> Usa
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean `{near[0]}`?" if near else fix
-    return UsageError(f"there is no {kind} `{name}`", where=f"known: {', '.join(known) or 'none'}", fix=hint or fix)
+    return UsageError(
+        f"there is no {kind} `{name}`",
+        where=f"known: {', '.join(known) or 'none'}",
+        fix=hint or fix,
+    )
 
 
-#: Files of code that the user named. One that a card, a record, a pack or a configuration names is not run.
+#: Files of code that the user named. One that a card, a record, a pack or a configuration names is
+#: not run.
 _trusted: set[Path] = set()
 
 
 def code_files(named: Any) -> set[Path]:
-    """The files of methods that are named in a text (NAME or NAME:KEY=VALUE,KEY=VALUE), or anywhere in a table or a list."""
+    """The files of methods that are named in a text (NAME or NAME:KEY=VALUE,KEY=VALUE), or anywhere
+    in a table or a list.
+    """
     if isinstance(named, Mapping):
         named = [*named.values()]
     if isinstance(named, (list, tuple)):
@@ -83,7 +93,8 @@ def code_files(named: Any) -> set[Path]:
 
 
 def trust(named: Any) -> None:
-    """Let files of methods be run. Call it with what the user typed or a program passed, never with what a file says.
+    """Let files of methods be run. Call it with what the user typed or a program passed, never with
+    what a file says.
 
     Args:
         named: see `code_files`.
@@ -101,7 +112,8 @@ def module_of(path: Path, content: bytes) -> types.ModuleType:
     """Run a file that the user named.
 
     Args:
-        content: its bytes. The very bytes that were hashed are run: an import might take older bytecode from a cache beside it.
+        content: its bytes. The very bytes that were hashed are run: an import might take older
+            bytecode from a cache beside it.
 
     Raises:
         UsageError: whatever it raises, with its place.
@@ -115,7 +127,11 @@ def module_of(path: Path, content: bytes) -> types.ModuleType:
             exec(compile(content, str(path), "exec"), module.__dict__)
     except Exception as error:  # whatever a plug-in raises is its author's to see
         del sys.modules[name]
-        raise UsageError(f"the method's file fails to import: {_told(error)}", where=str(path), fix="mend the file") from error
+        raise UsageError(
+            f"the method's file fails to import: {_told(error)}",
+            where=str(path),
+            fix="mend the file",
+        ) from error
     return module
 
 
@@ -125,7 +141,10 @@ def named_files(group: str, kind: str) -> dict[str, Path]:
     for entry in entries(group).values():
         for name, path in loaded(entry)().items():
             if name in found:
-                raise UsageError(f"two {kind}s are called `{name}`: {found[name]} and {path}", fix="rename one of them")
+                raise UsageError(
+                    f"two {kind}s are called `{name}`: {found[name]} and {path}",
+                    fix="rename one of them",
+                )
             found[name] = path
     return dict(sorted(found.items()))
 

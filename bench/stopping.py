@@ -1,4 +1,6 @@
-"""Where progress goes, how a stop that was asked for is obeyed, and that a plug-in's own exit is none."""
+"""Where progress goes, how a stop that was asked for is obeyed, and that a plug-in's own exit is
+none.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,12 @@ from .errors import EndedByPlugin, Interrupted, Told
 
 
 class Reporter:
-    """Where progress goes, and whether a stop was asked for. This one tells nothing: override what is wanted.
+    """Where progress goes, and whether a stop was asked for. This one tells nothing: override what
+    is wanted.
 
     Attributes:
-        stop: number of a signal that asked to stop, or 0: what runs saves its state, and nothing new is started.
+        stop: number of a signal that asked to stop, or 0: what runs saves its state, and nothing
+            new is started.
         now: whether a second signal asked to stop without saving anything.
     """
 
@@ -26,8 +30,9 @@ class Reporter:
     def event(self, kind: str, **fields: Any) -> None:
         """Tell that something happened (`step`, `epoch`, `resumed`, ...).
 
-        A sweep tells of its jobs, with `job` among the fields: `started` (with `where`), whatever the job itself tells, and
-        `settled` (with its `outcome`; the queue knows already what follows).
+        A sweep tells of its jobs, with `job` among the fields: `started` (with `where`), whatever
+        the job itself tells, and `settled` (with its `outcome`; the queue knows already what
+        follows).
         """
 
 
@@ -59,15 +64,21 @@ def stop_if_asked(reporter: Reporter) -> None:
         Interrupted: a stop was asked for.
     """
     if reporter.stop:
-        raise Interrupted("stopped; the state is saved", fix="run the same command again: it continues", signal=reporter.stop)
+        raise Interrupted(
+            "stopped; the state is saved",
+            fix="run the same command again: it continues",
+            signal=reporter.stop,
+        )
 
 
 @contextlib.contextmanager
 def foreign() -> Iterator[None]:
-    """Around code of a plug-in, which may raise anything: what is no Exception would end the process as if all were well.
+    """Around code of a plug-in, which may raise anything: what is no Exception would end the
+    process as if all were well.
 
     Raises:
-        EndedByPlugin: it called `sys.exit`, or raised KeyboardInterrupt though nobody pressed Ctrl-C.
+        EndedByPlugin: it called `sys.exit`, or raised KeyboardInterrupt though nobody pressed
+            Ctrl-C.
         KeyboardInterrupt: somebody did, in a process whose signals are not the command line's.
     """
     in_main = threading.current_thread() is threading.main_thread()
@@ -100,4 +111,8 @@ def _press(number: int, frame: FrameType | None) -> None:
 def _may_raise(handler: Any) -> bool:
     """Whether this is a handler of the caller's own, of which it is not known what it raises."""
     known = handler is _press or handler is signal.default_int_handler
-    return callable(handler) and not known and not str(getattr(handler, "__module__", "")).startswith("bench.")
+    return (
+        callable(handler)
+        and not known
+        and not str(getattr(handler, "__module__", "")).startswith("bench.")
+    )

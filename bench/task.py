@@ -54,10 +54,13 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """One backbone on one suite with one seed, and the machine: what methods, identities and evaluation look at.
+    """One backbone on one suite with one seed, and the machine: what methods, identities and
+    evaluation look at.
 
     Attributes:
-        suite: opened; its splits are loaded when first used. seed: of training. cache: folder for frozen features.
+        suite: opened; its splits are loaded when first used.
+        seed: of training.
+        cache: folder for frozen features.
         shots: train on this many images per class, drawn by the seed; None trains on all.
     """
 
@@ -82,7 +85,9 @@ class Setup:
 
     @cached_property
     def default_part(self) -> int:
-        """Images that a CPU takes at a time in training; see `bench.training.memory.default_part`."""
+        """Images that a CPU takes at a time in training; see
+        `bench.training.memory.default_part`.
+        """
         return default_part(self.backbone.image_tower(), self.backbone.pixels.size)
 
     def text(self) -> TextTower:
@@ -95,7 +100,10 @@ class Setup:
         if text is None:
             raise UsageError(
                 f"{self.backbone.name} has no text tower, so there is no zero-shot head",
-                fix="start from the probe or a random head (`--set head_init=probe`), or use a CLIP backbone",
+                fix=(
+                    "start from the probe or a random head (`--set head_init=probe`), or use a CLIP"
+                    " backbone"
+                ),
             )
         return text
 
@@ -112,18 +120,22 @@ class Setup:
             native = self.backbone.native_head(self.suite.card.identities)
             if native is None:
                 raise UsageError(
-                    f"{self.backbone.name} was not trained on the classes of {self.suite.card.name}, so it has no native head",
+                    f"{self.backbone.name} was not trained on the classes of"
+                    f" {self.suite.card.name}, so it has no native head",
                     fix="`--set head_init=probe` or `--set head_init=random`",
                 )
             head = native
         else:
             bound = tower.dim**-0.5  # as torch.nn.Linear initialises
-            weight = torch.empty(len(classes), tower.dim).uniform_(-bound, bound, generator=torch_stream(self.seed, "head"))
+            weight = torch.empty(len(classes), tower.dim).uniform_(
+                -bound, bound, generator=torch_stream(self.seed, "head")
+            )
             head = Head(weight, normalize=self.traits.text)
         return Classifier(tower, head)
 
     def zero_shot_head(self, text: TextTower, weights: str) -> Head:
-        """Built once for these weights, names and prompts, and kept: ImageNet's 80,000 prompts take minutes to hours.
+        """Built once for these weights, names and prompts, and kept: ImageNet's 80,000 prompts take
+        minutes to hours.
 
         Args:
             weights: hash of what `text` is part of.
@@ -148,8 +160,15 @@ class Setup:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path, lambda: stop_if_asked(self.reporter)):
             if not path.exists():
-                head = zero_shot_head(text, card.classes, card.templates, device=self.engine.device, progress=told)
-                write_with(path, lambda temporary: save_file({"weight": head.weight.detach().contiguous()}, temporary))
+                head = zero_shot_head(
+                    text, card.classes, card.templates, device=self.engine.device, progress=told
+                )
+                write_with(
+                    path,
+                    lambda temporary: save_file(
+                        {"weight": head.weight.detach().contiguous()}, temporary
+                    ),
+                )
             return Head(load_file(path)["weight"], normalize=True)
 
     def is_frozen(self, tower: ImageTower) -> bool:
@@ -160,16 +179,23 @@ class Setup:
         )
 
     def known_accuracies(self, classifier: Classifier) -> Known | None:
-        """What is published on this backbone's classifier without fine-tuning (zero-shot, or its own head), if the card says so
-        and `classifier` is that one."""
-        known = next((one for one in self.suite.card.known if self.backbone.name in one.backbones), None)
+        """What is published on this backbone's classifier without fine-tuning (zero-shot, or its
+        own head), if the card says so and `classifier` is that one.
+        """
+        known = next(
+            (one for one in self.suite.card.known if self.backbone.name in one.backbones), None
+        )
         if known is None or not self.is_frozen(classifier.tower):
             return None
         if not (self.traits.text or self.traits.native):
             return None
-        start, head = self.start("zero-shot" if self.traits.text else "native").head, classifier.head
+        start, head = (
+            self.start("zero-shot" if self.traits.text else "native").head,
+            classifier.head,
+        )
         same = start.normalize == head.normalize and all(
-            torch.equal(tensor.cpu(), start.state_dict()[name]) for name, tensor in head.state_dict().items()
+            torch.equal(tensor.cpu(), start.state_dict()[name])
+            for name, tensor in head.state_dict().items()
         )
         return known if same else None
 
@@ -178,8 +204,12 @@ class Setup:
         return self.backbone.image_tower().state_dict()
 
     def features(self, split: Split) -> NDArray[np.float32]:
-        """Features (N, D) of the pre-trained tower on a split, cached on disk (read-only, memory-mapped)."""
-        return frozen_features(self.backbone, split, self.engine, self.cache, lambda: stop_if_asked(self.reporter))
+        """Features (N, D) of the pre-trained tower on a split, cached on disk (read-only,
+        memory-mapped).
+        """
+        return frozen_features(
+            self.backbone, split, self.engine, self.cache, lambda: stop_if_asked(self.reporter)
+        )
 
     def split(self, name: str) -> Split:
         """A split at the backbone's pixels."""
@@ -201,7 +231,9 @@ class Setup:
         return self.suite.pixels_of(split, self.backbone.pixels).name
 
     def waiting(self, claim: dict[str, Any]) -> None:
-        """Told while another process holds what this one wants; gives up if a stop was asked for."""
+        """Told while another process holds what this one wants; gives up if a stop was asked
+        for.
+        """
         self.reporter.event("waiting", pid=claim.get("pid"), host=claim.get("host"))
         stop_if_asked(self.reporter)
 
@@ -269,7 +301,9 @@ class Task:
             return self.fit(self._setup.probe)
         return self._setup.start(init)
 
-    def features(self, split: Literal["train", "id-val"]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def features(
+        self, split: Literal["train", "id-val"]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Frozen features (N, D) of the pre-trained tower, cached on disk, and labels (N,).
 
         Raises:
@@ -291,21 +325,27 @@ class Task:
         return fit.classifier
 
     def train(self, start: Classifier, method: FineTuner) -> Classifier:
-        """Train `method.loss` from `start`: progress, checkpoints, resume and selection are taken care of. Once per fit.
+        """Train `method.loss` from `start`: progress, checkpoints, resume and selection are taken
+        care of. Once per fit.
 
         Raises:
-            Diverged: the loss is not finite. Interrupted: a stop was asked for; the state is saved.
+            Diverged: the loss is not finite.
+            Interrupted: a stop was asked for; the state is saved.
         """
         if self._trained:
             raise UsageError(
-                f"{method.name} trains twice within one fit", fix="make the first training a method of its own and use task.fit"
+                f"{method.name} trains twice within one fit",
+                fix="make the first training a method of its own and use task.fit",
             )
         self._trained = True
         setup, engine = self._setup, self._setup.engine
-        parts = engine.devices > 1 or (engine.micro_batch is not None and engine.micro_batch < method.batch_size)
+        parts = engine.devices > 1 or (
+            engine.micro_batch is not None and engine.micro_batch < method.batch_size
+        )
         if method.norm == "train" and parts:
             raise UsageError(
-                "batch statistics that are trained depend on the micro-batch and on the number of devices",
+                "batch statistics that are trained depend on the micro-batch and on the number of"
+                " devices",
                 where="norm=train",
                 fix="leave --micro-batch and --devices out",
             )
@@ -323,7 +363,8 @@ class Task:
         )
         if engine.devices > batches.batch_size:
             raise UsageError(
-                f"{engine.devices} devices cannot share a batch of {batches.batch_size} images", fix="fewer --devices"
+                f"{engine.devices} devices cannot share a batch of {batches.batch_size} images",
+                fix="fewer --devices",
             )
         trained = train(
             start,
@@ -338,12 +379,19 @@ class Task:
             wanted_part=wanted,
         )
         self.micro_batch = engine.micro_batch
-        self.history, self.earlier_seconds, self.retries = trained.history, trained.earlier_seconds, trained.retries
+        self.history, self.earlier_seconds, self.retries = (
+            trained.history,
+            trained.earlier_seconds,
+            trained.retries,
+        )
         self.selection |= trained.selection
         return trained.classifier
 
-    def _parted(self, method: FineTuner, start: Classifier, images: int) -> tuple[Engine, int | None]:
-        """The engine with the images that fit a forward pass, and how many there would be if memory were no matter.
+    def _parted(
+        self, method: FineTuner, start: Classifier, images: int
+    ) -> tuple[Engine, int | None]:
+        """The engine with the images that fit a forward pass, and how many there would be if memory
+        were no matter.
 
         A GPU takes all of its share and halves it when memory runs out; a CPU has no such error.
 
@@ -359,9 +407,16 @@ class Task:
         part = fitting_part(method, memory, wanted, available() // engine.devices)
         if part < wanted:
             self._reporter.event(
-                "warning", text=f"{size(available())} of memory are free: {part} images at a time instead of {wanted}"
+                "warning",
+                text=(
+                    f"{size(available())} of memory are free: {part} images at a time instead of"
+                    f" {wanted}"
+                ),
             )
-        return replace(engine, micro_batch=part if part < share or engine.micro_batch else None), wanted
+        return (
+            replace(engine, micro_batch=part if part < share or engine.micro_batch else None),
+            wanted,
+        )
 
     def _workers(self, split: Split, method: FineTuner) -> int:
         engine = self._setup.engine
@@ -373,16 +428,22 @@ class Task:
     def score(self, classifier: Classifier) -> tuple[float, float]:
         """(score by the suite's metric, NLL in nats) on id-val."""
         split = self._images("id-val")
-        logits = logits_of({"it": classifier}, split, self._setup.engine, lambda done, of: self.stop_if_asked())
+        logits = logits_of(
+            {"it": classifier}, split, self._setup.engine, lambda done, of: self.stop_if_asked()
+        )
         return self.score_logits(logits["it"])
 
     def score_logits(self, logits: NDArray[np.float32]) -> tuple[float, float]:
-        """As `score`, for logits (N, C) of the id-val images in the order of `features("id-val")`."""
+        """As `score`, for logits (N, C) of the id-val images in the order of
+        `features("id-val")`.
+        """
         split = self._images("id-val")
         metrics = score(logits, split.labels, split.groups, self._setup.suite.card.metric)
         return metrics.score, metrics.nll
 
-    def choose(self, name: str, candidates: Sequence[tuple[Any, float, float]], *, one_se: bool = False) -> Any:
+    def choose(
+        self, name: str, candidates: Sequence[tuple[Any, float, float]], *, one_se: bool = False
+    ) -> Any:
         """Choose among (value, id-val score, id-val NLL), and record it as a selection.
 
         Args:
@@ -405,10 +466,14 @@ class Task:
 
     def _check_trains(self, what: str) -> None:
         if not self._trains:
-            raise UsageError(f"a method that says it trains nothing {what}", fix="take `trains = False` out of its class")
+            raise UsageError(
+                f"a method that says it trains nothing {what}",
+                fix="take `trains = False` out of its class",
+            )
 
     def stop_if_asked(self) -> None:
-        """Call between two pieces of long work of one's own; `train`, `features`, `score` and `fit` do so themselves.
+        """Call between two pieces of long work of one's own; `train`, `features`, `score` and `fit`
+        do so themselves.
 
         Raises:
             Interrupted: a stop was asked for.

@@ -1,4 +1,6 @@
-"""The data sets and suites that come with ShiftBench, one TOML card each, class lists, and the code of rendered suites."""
+"""The data sets and suites that come with ShiftBench, one TOML card each, class lists, and the code
+of rendered suites.
+"""
 
 from __future__ import annotations
 
@@ -19,4 +21,8 @@ def data_sets() -> dict[str, Path]:
 
 def lists() -> dict[str, Path]:
     """File of every list of classes (.tsv) or prompts (.txt), by name."""
-    return {path.stem: path for path in sorted((_HERE / "lists").iterdir()) if path.suffix in (".tsv", ".txt")}
+    return {
+        path.stem: path
+        for path in sorted((_HERE / "lists").iterdir())
+        if path.suffix in (".tsv", ".txt")
+    }

@@ -1,4 +1,6 @@
-"""Class-activation maps: which patches of an image speak for a class, as seen by the classifier that is being trained."""
+"""Class-activation maps: which patches of an image speak for a class, as seen by the classifier
+that is being trained.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,19 @@ import torch
 from torch import Tensor
 
 
-def class_activation_map(score: Tensor, maps: list[Tensor], layout: Literal["vit", "conv"]) -> Tensor:
+def class_activation_map(
+    score: Tensor, maps: list[Tensor], layout: Literal["vit", "conv"]
+) -> Tensor:
     """Map (N, P) of a score: attention rollout for `vit`, Grad-CAM for `conv`.
 
     Args:
-        score: scalar, the sum over images of the true class's logit, scale and bias of the head included. The sum (and not
-            the mean) leaves each image's map independent of its batch; the rollout is not invariant to the score's scale.
+        score: scalar, the sum over images of the true class's logit, scale and bias of the head
+            included. The sum (and not the mean) leaves each image's map independent of its batch;
+            the rollout is not invariant to the score's scale.
         maps: what `Classifier.explain` returned beside the logits that `score` was taken from.
 
-    The graph of `score` is kept, so that the same forward pass also serves a later backward; no `.grad` is touched.
+    The graph of `score` is kept, so that the same forward pass also serves a later backward; no
+    `.grad` is touched.
     """
     return attention_rollout(score, maps) if layout == "vit" else grad_cam(score, maps[0])
 
@@ -25,13 +31,15 @@ def class_activation_map(score: Tensor, maps: list[Tensor], layout: Literal["vit
 def attention_rollout(score: Tensor, attentions: list[Tensor]) -> Tensor:
     """Gradient-weighted attention rollout of the class token (Chefer et al., 2021, eqs. 5 and 6).
 
-    With A_l the attention of layer l, G_l = d score / d A_l, and Abar_l = mean over heads of max(0, G_l * A_l), the paper
-    rolls R <- R + Abar_l R from the first layer to the last and reads the class token's row. That row alone is the row
-    vector r = e_CLS, r <- r + r Abar_l from the last layer to the first: the same numbers for O(L^2) per layer.
+    With A_l the attention of layer l, G_l = d score / d A_l, and Abar_l = mean over heads of max(0,
+    G_l * A_l), the paper rolls R <- R + Abar_l R from the first layer to the last and reads the
+    class token's row. That row alone is the row vector r = e_CLS, r <- r + r Abar_l from the last
+    layer to the first: the same numbers for O(L^2) per layer.
 
     Args:
         score: scalar (see `class_activation_map`).
-        attentions: per layer, first layer first, post-softmax attention (N, heads, L, L), class token at index 0.
+        attentions: per layer, first layer first, post-softmax attention (N, heads, L, L), class
+            token at index 0.
 
     Returns:
         (N, P) float32, P = L - 1, not negative.
@@ -45,25 +53,33 @@ def attention_rollout(score: Tensor, attentions: list[Tensor]) -> Tensor:
     seen: list[int] = []
 
     def consume(layer: int, gradient: Tensor) -> None:
-        # The backward pass reaches the layers from last to first, the very order of the recursion: each gradient is used as
-        # it appears and freed. Products and sums instead of a matrix product: the latter may be rounded to TF32 or bfloat16.
+        # The backward pass reaches the layers from last to first, the very order of the recursion:
+        # each gradient is used as it appears and freed. Products and sums instead of a matrix
+        # product: the latter may be rounded to TF32 or bfloat16.
         a_bar = (attentions[layer].detach().float() * gradient.float()).clamp_(min=0).mean(dim=1)
         r.add_((r[:, :, None] * a_bar).sum(dim=1))
         seen.append(layer)
 
-    hooks = [attention.register_hook(partial(consume, layer)) for layer, attention in enumerate(attentions)]  # type: ignore[no-untyped-call]
+    hooks = [
+        attention.register_hook(partial(consume, layer))  # type: ignore[no-untyped-call]
+        for layer, attention in enumerate(attentions)
+    ]
     try:
         _gradient(score, first)
     finally:
         for hook in hooks:
             hook.remove()
     if seen != list(reversed(range(len(attentions)))):
-        raise RuntimeError(f"the gradient reached the layers {seen} of {len(attentions)}, not all of them from last to first")
+        raise RuntimeError(
+            f"the gradient reached the layers {seen} of {len(attentions)}, not all of them from"
+            " last to first"
+        )
     return r[:, 1:]
 
 
 def grad_cam(score: Tensor, feature_map: Tensor) -> Tensor:
-    """Grad-CAM (Selvaraju et al., 2017, eqs. 1 and 2): ReLU of the channels' sum, weighted by their mean gradient.
+    """Grad-CAM (Selvaraju et al., 2017, eqs. 1 and 2): ReLU of the channels' sum, weighted by their
+    mean gradient.
 
     Args:
         score: scalar (see `class_activation_map`).
@@ -77,7 +93,9 @@ def grad_cam(score: Tensor, feature_map: Tensor) -> Tensor:
 
 
 def normalized(cam: Tensor) -> Tensor:
-    """Each image's map (N, P) divided by its maximum + 1e-8; the minimum is not subtracted (as in Xiao et al., 2023)."""
+    """Each image's map (N, P) divided by its maximum + 1e-8; the minimum is not subtracted (as in
+    Xiao et al., 2023).
+    """
     return cam / (cam.amax(dim=1, keepdim=True) + 1e-8)
 
 

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 
 class FeatureDistillation(FineTuner):
-    """CE(head(f_s(x)), y) + w MSE(f_s(x), f_t(x)), f_t being the frozen starting tower (unmasked baseline of Xiao et al., 2023).
+    """CE(head(f_s(x)), y) + w MSE(f_s(x), f_t(x)), f_t being the frozen starting tower (unmasked
+    baseline of Xiao et al., 2023).
 
-    MSE is the mean over images and feature dimensions of un-normalised features, so that a raw weight means nothing across
-    backbones: in the unit `teacher_ms` it is divided by the teacher's mean-square feature. A search draws it in that unit.
-    The training recipe is that of the paper's repository where it differs from WiSE-FT's.
+    MSE is the mean over images and feature dimensions of un-normalised features, so that a raw
+    weight means nothing across backbones: in the unit `teacher_ms` it is divided by the teacher's
+    mean-square feature. A search draws it in that unit. The training recipe is that of the paper's
+    repository where it differs from WiSE-FT's.
     """
 
     name: ClassVar[str] = "feature-distillation"
@@ -38,7 +40,10 @@ class FeatureDistillation(FineTuner):
 }"""
 
     weight: float = searched(
-        30.0, Space(low=0.5, high=20, log=True, together="weight_unit"), ge=0, description="w, in the unit `weight_unit`"
+        30.0,
+        Space(low=0.5, high=20, log=True, together="weight_unit"),
+        ge=0,
+        description="w, in the unit `weight_unit`",
     )
     weight_unit: Literal["raw", "teacher_ms"] = searched(
         "raw",
@@ -48,20 +53,30 @@ class FeatureDistillation(FineTuner):
     schedule: Literal["warmup-cosine", "one-cycle"] = "one-cycle"
     warmup: float = Field(default=0.02, ge=0, description="steps; a share of all steps if below 1")
     augment: Literal["none", "flip", "shift-flip", "resized-crop"] = "none"
-    select: Literal["best", "last"] = Field(default="best", description="which epoch is kept: best on id-val, or the last")
+    select: Literal["best", "last"] = Field(
+        default="best", description="which epoch is kept: best on id-val, or the last"
+    )
 
     _heads: ClassVar[tuple[HeadInit, ...]] = ("zero-shot", "native", "probe")
 
     def prepare(self, task: Task, start: Classifier) -> Mapping[str, float]:
-        """Measure `teacher_ms`, the mean square of the frozen tower's features over the training images; recorded in any unit."""
+        """Measure `teacher_ms`, the mean square of the frozen tower's features over the training
+        images; recorded in any unit.
+        """
         features, _ = task.features("train")
         return {"teacher_ms": float(np.square(features, dtype=np.float64).mean())}
 
     def raw_weight(self, constants: Mapping[str, float]) -> float:
         """w as it stands before the MSE."""
-        return self.weight / constants["teacher_ms"] if self.weight_unit == "teacher_ms" else self.weight
+        return (
+            self.weight / constants["teacher_ms"]
+            if self.weight_unit == "teacher_ms"
+            else self.weight
+        )
 
-    def loss(self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]) -> Tensor:
+    def loss(
+        self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]
+    ) -> Tensor:
         """CE(head(f_s(x)), y) + w MSE(f_s(x), f_t(x)); one student forward serves both terms."""
         with torch.no_grad():
             target = teacher.features(batch.images)

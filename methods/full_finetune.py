@@ -16,18 +16,23 @@ if TYPE_CHECKING:
 
 
 class FullFinetune(FineTuner):
-    """Train all weights with cross-entropy; the defaults are WiSE-FT's end-to-end recipe (Wortsman et al., 2022)."""
+    """Train all weights with cross-entropy; the defaults are WiSE-FT's end-to-end recipe (Wortsman
+    et al., 2022).
+    """
 
     name: ClassVar[str] = "full-finetune"
     paper: ClassVar[str] = "https://arxiv.org/abs/2109.01903"
     bibtex: ClassVar[str] = """@inproceedings{wortsman2022robust,
   title = {Robust Fine-Tuning of Zero-Shot Models},
-  author = {Wortsman, Mitchell and Ilharco, Gabriel and Kim, Jong Wook and Li, Mike and Kornblith, Simon and Roelofs, Rebecca and
-            Gontijo Lopes, Raphael and Hajishirzi, Hannaneh and Farhadi, Ali and Namkoong, Hongseok and Schmidt, Ludwig},
+  author = {Wortsman, Mitchell and Ilharco, Gabriel and Kim, Jong Wook and Li, Mike and
+            Kornblith, Simon and Roelofs, Rebecca and Gontijo Lopes, Raphael and
+            Hajishirzi, Hannaneh and Farhadi, Ali and Namkoong, Hongseok and Schmidt, Ludwig},
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
   year = {2022}
 }"""
 
-    def loss(self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]) -> Tensor:
+    def loss(
+        self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]
+    ) -> Tensor:
         """CE(head(f(x)), y)."""
         return F.cross_entropy(student(batch.images), batch.labels)

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
     from bench.task import Task
 
-#: Logit of a class without a training image: never predicted, and finite, so that weights can still be averaged.
+#: Logit of a class without a training image: never predicted, and finite, so that weights can still
+#: be averaged.
 ABSENT = -1e3
-#: Images x features x classes from which on a GPU solves for the head: ImageNet's 6.5e11 would take a core more than a week.
+#: Images x features x classes from which on a GPU solves for the head: ImageNet's 6.5e11 would take
+#: a core more than a week.
 LARGE = 1e9
 
 #: Largest gradient of the mean loss at which a solver stops. At scikit-learn's 1e-4, heads of two
@@ -41,7 +43,8 @@ class LinearProbe(Method):
     `lbfgs` (default) is the probe of Kumar et al. (2022): scikit-learn's L-BFGS, warm-started along
     50 values of C from 1e-7 to 100. They keep the best on held-out data. Here it is the smallest C
     within one standard error of the best: the best jumps by a factor of five from one kind of
-    processor to another. `adamw` is the gradient recipe of Xiao et al. (2023), from the zero-shot head.
+    processor to another. `adamw` is the gradient recipe of Xiao et al. (2023), from the zero-shot
+    head.
     """
 
     name: ClassVar[str] = "linear-probe"
@@ -57,25 +60,46 @@ class LinearProbe(Method):
     solver: Literal["lbfgs", "adamw"] = "lbfgs"
     normalize: bool | None = Field(
         default=None,
-        description="L2-normalise features; default: if there is a text tower (lbfgs), as the starting head does (adamw)",
+        description=(
+            "L2-normalise features; default: if there is a text tower (lbfgs), as the starting head"
+            " does (adamw)"
+        ),
     )
     grid: int = Field(default=50, ge=1, description="lbfgs: values of C, from 1e-7 to 100")
-    max_iter: int = Field(default=1000, ge=1, description="lbfgs: at most so many iterations for each C")
+    max_iter: int = Field(
+        default=1000, ge=1, description="lbfgs: at most so many iterations for each C"
+    )
     head_init: HeadInit | None = Field(
         default=None, description="adamw: first head; default: zero-shot, else native, else random"
     )
     lr: float = Field(default=3e-5, gt=0, description="adamw: peak learning rate")
-    epochs: int = Field(default=10, ge=1, description="adamw: epochs, of which the best on id-val is kept")
+    epochs: int = Field(
+        default=10, ge=1, description="adamw: epochs, of which the best on id-val is kept"
+    )
     batch_size: int = Field(default=512, ge=1, description="adamw: images per step")
-    schedule: Literal["warmup-cosine", "one-cycle"] = Field(default="one-cycle", description="adamw: as in full fine-tuning")
-    warmup: float = Field(default=0.02, ge=0, description="adamw: steps; a share of all steps if below 1")
-    clip: float = Field(default=1.0, ge=0, description="adamw: maximum global L2 norm of the gradient; 0 does not clip")
+    schedule: Literal["warmup-cosine", "one-cycle"] = Field(
+        default="one-cycle", description="adamw: as in full fine-tuning"
+    )
+    warmup: float = Field(
+        default=0.02, ge=0, description="adamw: steps; a share of all steps if below 1"
+    )
+    clip: float = Field(
+        default=1.0,
+        ge=0,
+        description="adamw: maximum global L2 norm of the gradient; 0 does not clip",
+    )
 
     def resolved(self, traits: Traits) -> Self:
         """Decide on normalisation (`lbfgs`) or on the starting head (`adamw`)."""
         if self.solver == "lbfgs":
-            return self.model_copy(update={"normalize": traits.text if self.normalize is None else self.normalize})
-        return self.model_copy(update={"head_init": self.head_init or traits.first_head("zero-shot", "native", "random")})
+            return self.model_copy(
+                update={"normalize": traits.text if self.normalize is None else self.normalize}
+            )
+        return self.model_copy(
+            update={
+                "head_init": self.head_init or traits.first_head("zero-shot", "native", "random")
+            }
+        )
 
     def fit(self, task: Task) -> Classifier:
         """Train the head; the tower stays as it is."""
@@ -90,8 +114,12 @@ class LinearProbe(Method):
             x = x / np.linalg.norm(x, axis=1, keepdims=True)
         heads: dict[float, Head] = {}
         grid = np.logspace(-7, 2, self.grid)
-        for c, weight, bias in regularization_path(x, y, len(task.classes), grid, self.max_iter, task.device):
-            heads[c] = Head(torch.from_numpy(weight), torch.from_numpy(bias), normalize=self.normalize)
+        for c, weight, bias in regularization_path(
+            x, y, len(task.classes), grid, self.max_iter, task.device
+        ):
+            heads[c] = Head(
+                torch.from_numpy(weight), torch.from_numpy(bias), normalize=self.normalize
+            )
             task.stop_if_asked()
         scores = [(c, *_score(task, head, x_val)) for c, head in heads.items()]
         chosen: float = task.choose("C", scores, one_se=True)
@@ -109,9 +137,13 @@ class LinearProbe(Method):
         per_epoch = len(y) // size
         total, heads = per_epoch * self.epochs, {}
         for epoch in range(self.epochs):
-            order = torch.randperm(len(y), generator=task.generator("linear-probe", epoch)).to(task.device)
+            order = torch.randperm(len(y), generator=task.generator("linear-probe", epoch)).to(
+                task.device
+            )
             for step in range(per_epoch):
-                set_rate(optimizer, self.schedule, self.lr, self.warmup, epoch * per_epoch + step, total)
+                set_rate(
+                    optimizer, self.schedule, self.lr, self.warmup, epoch * per_epoch + step, total
+                )
                 rows = order[step * size : (step + 1) * size]
                 optimizer.zero_grad(set_to_none=True)
                 F.cross_entropy(head(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
@@ -119,20 +151,30 @@ class LinearProbe(Method):
                     torch.nn.utils.clip_grad_norm_(head.parameters(), self.clip)
                 optimizer.step()
             heads[epoch + 1] = Head(head.weight, head.bias, normalize=normalize)
-        chosen: int = task.choose("epoch", [(epoch, *_score(task, kept, x_val)) for epoch, kept in heads.items()])
+        chosen: int = task.choose(
+            "epoch", [(epoch, *_score(task, kept, x_val)) for epoch, kept in heads.items()]
+        )
         return heads[chosen].cpu()
 
 
 def regularization_path(
-    x: NDArray[Any], y: NDArray[Any], classes: int, grid: NDArray[np.float64], max_iter: int, device: str = "cpu"
+    x: NDArray[Any],
+    y: NDArray[Any],
+    classes: int,
+    grid: NDArray[np.float64],
+    max_iter: int,
+    device: str = "cpu",
 ) -> Iterator[tuple[float, NDArray[np.float64], NDArray[np.float64]]]:
     """Multinomial logistic regression for each C of `grid`, each warm-started from the one before.
 
-    Features are standardised by one scalar mean m and one scalar standard deviation s, whatever their dimension, and the
-    weights are mapped back to the features as given: W / s and b - (m / s) * sum over dimensions of W.
+    Features are standardised by one scalar mean m and one scalar standard deviation s, whatever
+    their dimension, and the weights are mapped back to the features as given: W / s and b - (m / s)
+    * sum over dimensions of W.
 
     Args:
-        x: (N, D) features. y: (N,) labels below `classes`. grid: values of C, in scikit-learn's sense (times the sum of losses).
+        x: (N, D) features.
+        y: (N,) labels below `classes`.
+        grid: values of C, in scikit-learn's sense (times the sum of losses).
         device: if it is a GPU, large problems are solved there.
 
     Yields:
@@ -143,10 +185,18 @@ def regularization_path(
     """
     present, ranks = np.unique(y, return_inverse=True)
     if len(present) < 2:
-        raise UsageError("a linear probe needs training images of two classes", where="linear-probe", fix="raise --limit")
+        raise UsageError(
+            "a linear probe needs training images of two classes",
+            where="linear-probe",
+            fix="raise --limit",
+        )
     mean, deviation = float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64))
     large = device.startswith("cuda") and len(present) > 2 and x.size * len(present) >= LARGE
-    solve = _on_device(x, mean, deviation, ranks, max_iter, device) if large else _on_one_core(x, mean, deviation, y, max_iter)
+    solve = (
+        _on_device(x, mean, deviation, ranks, max_iter, device)
+        if large
+        else _on_one_core(x, mean, deviation, y, max_iter)
+    )
     for c in grid:
         w, b = solve(float(c))
         if len(present) == 2:  # scikit-learn then has one row, for the logit's difference
@@ -157,7 +207,9 @@ def regularization_path(
         yield float(c), weight, bias
 
 
-def _on_one_core(x: NDArray[Any], mean: float, deviation: float, y: NDArray[Any], max_iter: int) -> Solver:
+def _on_one_core(
+    x: NDArray[Any], mean: float, deviation: float, y: NDArray[Any], max_iter: int
+) -> Solver:
     """By scikit-learn."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -167,7 +219,8 @@ def _on_one_core(x: NDArray[Any], mean: float, deviation: float, y: NDArray[Any]
     model = LogisticRegression(solver="lbfgs", tol=TOLERANCE, max_iter=max_iter, warm_start=True)
 
     def solve(c: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        # Matrices this small make BLAS threads spin (four times slower with two), and their number changes the last bits.
+        # Matrices this small make BLAS threads spin (four times slower with two), and their number
+        # changes the last bits.
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # `max_iter` is part of the recipe
             model.set_params(C=c).fit(standardized, y)
@@ -177,12 +230,20 @@ def _on_one_core(x: NDArray[Any], mean: float, deviation: float, y: NDArray[Any]
 
 
 def _on_device(
-    x: NDArray[Any], mean: float, deviation: float, y: NDArray[Any], max_iter: int, device: str, chunk: int = 1 << 16
+    x: NDArray[Any],
+    mean: float,
+    deviation: float,
+    y: NDArray[Any],
+    max_iter: int,
+    device: str,
+    chunk: int = 1 << 16,
 ) -> Solver:
-    """The minimisation that scikit-learn does, by the same optimiser with the same limits, the loss in float64 on a device.
+    """The minimisation that scikit-learn does, by the same optimiser with the same limits, the loss
+    in float64 on a device.
 
     Args:
-        y: (N,) labels, every number up to the largest occurring. chunk: images at a time: 500 MB for each array of 1000 classes.
+        y: (N,) labels, every number up to the largest occurring.
+        chunk: images at a time: 500 MB for each array of 1000 classes.
     """
     from scipy.optimize import minimize
 
@@ -191,7 +252,9 @@ def _on_device(
     at = np.zeros((dim + 1) * (int(y.max()) + 1))
 
     def loss(flat: NDArray[np.float64], strength: float) -> tuple[float, NDArray[np.float64]]:
-        """(1/N) sum of cross-entropies + strength/2 |W|^2, the bias being free, and its gradient."""
+        """(1/N) sum of cross-entropies + strength/2 |W|^2, the bias being free, and its
+        gradient.
+        """
         both = torch.from_numpy(flat).to(device).view(dim + 1, -1)
         weight, total, gradient = both[:-1], both.new_zeros(()), torch.zeros_like(both)
         for first in range(0, count, chunk):
@@ -205,7 +268,10 @@ def _on_device(
             gradient[-1] += error.sum(dim=0)
         gradient /= count
         gradient[:-1] += strength * weight
-        return float(total / count + strength / 2 * weight.square().sum()), gradient.view(-1).cpu().numpy()
+        return (
+            float(total / count + strength / 2 * weight.square().sum()),
+            gradient.view(-1).cpu().numpy(),
+        )
 
     def solve(c: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         nonlocal at
@@ -215,7 +281,12 @@ def _on_device(
             (1 / (c * count),),
             "L-BFGS-B",
             jac=True,
-            options={"maxiter": max_iter, "maxls": 50, "gtol": TOLERANCE, "ftol": 64 * float(np.finfo(float).eps)},
+            options={
+                "maxiter": max_iter,
+                "maxls": 50,
+                "gtol": TOLERANCE,
+                "ftol": 64 * float(np.finfo(float).eps),
+            },
         ).x
         both = at.reshape(dim + 1, -1)
         return both[:-1].T, both[-1]

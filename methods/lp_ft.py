@@ -1,4 +1,6 @@
-"""Linear probing, then fine-tuning: a trained head first, so that fine-tuning distorts the features less."""
+"""Linear probing, then fine-tuning: a trained head first, so that fine-tuning distorts the features
+less.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from .full_finetune import FullFinetune
 class LPFT(FullFinetune):
     """Fine-tune from the linear probe's head (Kumar et al., 2022).
 
-    The paper trains with SGD from a head on un-normalised features. Here the second phase is the one that most later papers
-    compare with: AdamW at a learning rate of 1e-5, the rest as in WiSE-FT's recipe, from the L-BFGS probe of `linear-probe`.
+    The paper trains with SGD from a head on un-normalised features. Here the second phase is the
+    one that most later papers compare with: AdamW at a learning rate of 1e-5, the rest as in
+    WiSE-FT's recipe, from the L-BFGS probe of `linear-probe`.
     """
 
     name: ClassVar[str] = "lp-ft"
@@ -25,6 +28,8 @@ class LPFT(FullFinetune):
   year = {2022}
 }"""
 
-    lr: float = searched(1e-5, Space(low=1e-6, high=1e-3, log=True), gt=0, description="peak learning rate of AdamW")
+    lr: float = searched(
+        1e-5, Space(low=1e-6, high=1e-3, log=True), gt=0, description="peak learning rate of AdamW"
+    )
 
     _heads: ClassVar[tuple[HeadInit, ...]] = ("probe",)

@@ -19,25 +19,35 @@ ALPHAS = tuple(step / 10 for step in range(11))
 
 
 class WiSEFT(Method):
-    """theta = (1 - alpha) theta_start + alpha theta_fine-tuned, for every tensor (Wortsman et al., 2022, eq. 1).
+    """theta = (1 - alpha) theta_start + alpha theta_fine-tuned, for every tensor (Wortsman et al.,
+    2022, eq. 1).
 
-    Works on any fine-tuner, which is trained once and shared with every run that asks for the same one.
+    Works on any fine-tuner, which is trained once and shared with every run that asks for the same
+    one.
     """
 
     name: ClassVar[str] = "wise-ft"
     paper: ClassVar[str] = FullFinetune.paper
     bibtex: ClassVar[str] = FullFinetune.bibtex
 
-    of: Nested = Field(default=FullFinetune(), description="the fine-tuner whose weights are one end")
+    of: Nested = Field(
+        default=FullFinetune(), description="the fine-tuner whose weights are one end"
+    )
     alpha: Annotated[float, Field(ge=0, le=1)] | Literal["id-val"] = Field(
-        default=0.5, description="share of the fine-tuned weights; `id-val`: the best of 0, 0.1, ..., 1 on id-val"
+        default=0.5,
+        description=(
+            "share of the fine-tuned weights; `id-val`: the best of 0, 0.1, ..., 1 on id-val"
+        ),
     )
 
     @field_validator("of")
     @classmethod
     def _has_a_start(cls, of: Method) -> Method:
         if not isinstance(of, FineTuner):
-            raise ValueError(f"`{of.name}` is not trained from a starting classifier that it could be interpolated with")
+            raise ValueError(
+                f"`{of.name}` is not trained from a starting classifier that it could be"
+                " interpolated with"
+            )
         return of
 
     @property
@@ -46,7 +56,9 @@ class WiSEFT(Method):
         return self.of
 
     def resolved(self, traits: Traits) -> Self:
-        """Resolve `of`; where it would start from a random head, it starts from the probe's, since a random head is no base."""
+        """Resolve `of`; where it would start from a random head, it starts from the probe's, since
+        a random head is no base.
+        """
         of = self._of.resolved(traits)
         if of.norm == "train":
             raise UsageError(
@@ -64,5 +76,7 @@ class WiSEFT(Method):
         start, end = task.start(self._of.head_init), task.fit(self._of)
         alpha = self.alpha
         if alpha == "id-val":
-            alpha = task.choose("alpha", [(value, *task.score(interpolate(start, end, value))) for value in ALPHAS])
+            alpha = task.choose(
+                "alpha", [(value, *task.score(interpolate(start, end, value))) for value in ALPHAS]
+            )
         return interpolate(start, end, float(alpha))

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class ZeroShot(Method):
-    """Classify by the cosine to class-prompt embeddings (Radford et al., 2021), or with the backbone's own head.
+    """Classify by the cosine to class-prompt embeddings (Radford et al., 2021), or with the
+    backbone's own head.
 
     The base that every robust fine-tuning method starts from and is measured against.
     """
@@ -24,8 +25,9 @@ class ZeroShot(Method):
     paper: ClassVar[str] = "https://arxiv.org/abs/2103.00020"
     bibtex: ClassVar[str] = """@inproceedings{radford2021learning,
   title = {Learning Transferable Visual Models From Natural Language Supervision},
-  author = {Radford, Alec and Kim, Jong Wook and Hallacy, Chris and Ramesh, Aditya and Goh, Gabriel and Agarwal, Sandhini and
-            Sastry, Girish and Askell, Amanda and Mishkin, Pamela and Clark, Jack and Krueger, Gretchen and Sutskever, Ilya},
+  author = {Radford, Alec and Kim, Jong Wook and Hallacy, Chris and Ramesh, Aditya and
+            Goh, Gabriel and Agarwal, Sandhini and Sastry, Girish and Askell, Amanda and
+            Mishkin, Pamela and Clark, Jack and Krueger, Gretchen and Sutskever, Ilya},
   booktitle = {International Conference on Machine Learning},
   year = {2021}
 }"""
@@ -41,7 +43,8 @@ class ZeroShot(Method):
         there = [head for head, is_there in offered.items() if is_there]
         if not there:
             raise UsageError(
-                "this backbone has neither a text tower nor a head of its own on these classes: untrained, it cannot classify",
+                "this backbone has neither a text tower nor a head of its own on these classes:"
+                " untrained, it cannot classify",
                 where=f"method {self.name}",
                 fix="`bench run linear-probe` trains a head on its frozen features",
             )

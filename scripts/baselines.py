@@ -1,4 +1,5 @@
-"""Fit the lines of leaderboard/board/baselines.toml again: python scripts/baselines.py robustness_top1s.csv
+"""Fit the lines of leaderboard/board/baselines.toml again: python scripts/baselines.py
+robustness_top1s.csv
 
 The file is the ImageNet Testbed's table of accuracies (Taori et al., 2020).
 """
@@ -15,7 +16,8 @@ import typer
 from bench.leaderboard.board.baseline import Piece, fit, published
 from bench.tables.table import Column, Format, Row, Table, print_tables
 
-#: Shift -> its columns of accuracies in the Testbed's table: on the shift, and on ImageNet's images of the same classes.
+#: Shift -> its columns of accuracies in the Testbed's table: on the shift, and on ImageNet's images
+#: of the same classes.
 _TESTBED = {
     "imagenet-v2": ("imagenetv2-matched-frequency-format-val", None),
     "imagenet-sketch": ("imagenet-sketch", None),
@@ -25,11 +27,14 @@ _TESTBED = {
 }
 
 
-def refitted(table: Path, breaks: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], tuple[Piece, ...]]:
+def refitted(
+    table: Path, breaks: Mapping[tuple[str, str], float]
+) -> dict[tuple[str, str], tuple[Piece, ...]]:
     """(shift, kind of ID) -> the pieces, fitted from the Testbed's table.
 
     Args:
-        table: CSV with a column of model names, of types, and of accuracies in percent. breaks: where a line has two pieces.
+        table: CSV with a column of model names, of types, and of accuracies in percent.
+        breaks: where a line has two pieces.
     """
     models = pd.read_csv(table)
     kept = (models["model_type"] == "standard") & (models["val"] >= 55)
@@ -39,12 +44,19 @@ def refitted(table: Path, breaks: Mapping[tuple[str, str], float]) -> dict[tuple
         for kind, x in (("id-test", "val"), ("id_matched", matched)):
             if x is None:
                 continue
-            points = [(a / 100, b / 100) for a, b in zip(models[x], models[column], strict=True) if not math.isnan(a + b)]
+            points = [
+                (a / 100, b / 100)
+                for a, b in zip(models[x], models[column], strict=True)
+                if not math.isnan(a + b)
+            ]
             at = breaks.get((shift, kind))
             if at is None:
                 made[shift, kind] = (fit(points),)
             else:
-                low, high = fit(p for p in points if p[0] < at - 1e-9), fit(p for p in points if p[0] >= at - 1e-9)
+                low, high = (
+                    fit(p for p in points if p[0] < at - 1e-9),
+                    fit(p for p in points if p[0] >= at - 1e-9),
+                )
                 made[shift, kind] = (Piece(low.slope, low.intercept, at), high)
     return made
 
@@ -57,11 +69,23 @@ def _breaks(suite: str = "imagenet-shifts") -> dict[tuple[str, str], float]:
 def main(table: Path) -> None:
     """Print the lines fitted from the Testbed's table."""
     rows: list[Row] = [
-        {"shift": shift, "id": kind, "below": piece.below, "slope": f"{piece.slope:.5f}", "intercept": f"{piece.intercept:.5f}"}
+        {
+            "shift": shift,
+            "id": kind,
+            "below": piece.below,
+            "slope": f"{piece.slope:.5f}",
+            "intercept": f"{piece.intercept:.5f}",
+        }
         for (shift, kind), pieces in refitted(table, _breaks()).items()
         for piece in pieces
     ]
-    columns = [Column("shift"), Column("id"), Column("below", kind="number"), Column("slope"), Column("intercept")]
+    columns = [
+        Column("shift"),
+        Column("id"),
+        Column("below", kind="number"),
+        Column("slope"),
+        Column("intercept"),
+    ]
     print_tables([Table(columns, rows)], Format.table)
 
 

@@ -1,11 +1,12 @@
 """The boards that this repository carries: made by one command, and held against their own packs.
 
-    python scripts/boards.py                          write boards, page and report anew from the packs here
-    python scripts/boards.py --store STORE            the same, after packing a store's runs on the embedded default
-    python scripts/boards.py --store STORE --suite pacs-subset      the same with another suite's runs
-    python scripts/boards.py --check                  re-score the packs, and hold the board against what they give
+    python scripts/boards.py                      write boards, page and report from the packs here
+    python scripts/boards.py --store STORE        the same, with a store's runs on the default suite
+    ... --store STORE --suite pacs-subset         the same, with another suite's runs
+    python scripts/boards.py --check              re-score the packs, and compare with the board
 
-The board is made from the packs and not from the store, so that everything on it can be computed again from what is here.
+The board is made from the packs and not from the store, so that everything on it can be computed
+again from what is here.
 """
 
 from __future__ import annotations
@@ -69,10 +70,12 @@ def repack(store: Store, folder: Path = BOARDS, suite: str = DEFAULT_SUITE) -> N
 
 
 def regenerate(folder: Path = BOARDS) -> None:
-    """Write the boards that the packs in a folder give, their report (report/), and their page (page.html, which is not kept).
+    """Write the boards that the packs in a folder give, their report (report/), and their page
+    (page.html, which is not kept).
 
     Raises:
-        Refused: a pack does not add up. BenchError: there is none.
+        Refused: a pack does not add up.
+        BenchError: there is none.
     """
     from bench.leaderboard.board.groups import load
     from bench.leaderboard.board.tables import View
@@ -95,7 +98,9 @@ def regenerate(folder: Path = BOARDS) -> None:
 def _packs(folder: Path) -> list[Path]:
     packs = sorted(folder.glob("*.shiftpack"))
     if not packs:
-        raise BenchError("there is no pack", where=str(folder), fix="`python scripts/boards.py --store STORE`")
+        raise BenchError(
+            "there is no pack", where=str(folder), fix="`python scripts/boards.py --store STORE`"
+        )
     return packs
 
 
@@ -103,14 +108,19 @@ def differences(folder: Path = BOARDS) -> list[str]:
     """Where the board in a folder differs from what its packs give; empty if nowhere.
 
     Raises:
-        Refused: a pack does not add up. BenchError: there is no board.
+        Refused: a pack does not add up.
+        BenchError: there is no board.
     """
     packs = _packs(folder)
     if not (folder / "board.json").is_file():
         raise BenchError("there is no board", where=str(folder), fix="`python scripts/boards.py`")
     with merged(packs) as store:
         text, content = boards_of(store)
-    found = list(_compared(json.loads((folder / "board.json").read_text(encoding="utf-8")), content, "board.json"))
+    found = list(
+        _compared(
+            json.loads((folder / "board.json").read_text(encoding="utf-8")), content, "board.json"
+        )
+    )
     if (folder / "board.md").read_text(encoding="utf-8") != text:
         found.append("board.md is another text")
     return found
@@ -118,29 +128,49 @@ def differences(folder: Path = BOARDS) -> list[str]:
 
 def _compared(stated: Any, found: Any, where: str) -> list[str]:
     if isinstance(stated, dict) and isinstance(found, dict) and stated.keys() == found.keys():
-        return [line for key in stated for line in _compared(stated[key], found[key], f"{where}.{key}")]
+        return [
+            line for key in stated for line in _compared(stated[key], found[key], f"{where}.{key}")
+        ]
     if isinstance(stated, list) and isinstance(found, list) and len(stated) == len(found):
-        return [line for i, pair in enumerate(zip(stated, found, strict=True)) for line in _compared(*pair, f"{where}[{i}]")]
+        return [
+            line
+            for i, pair in enumerate(zip(stated, found, strict=True))
+            for line in _compared(*pair, f"{where}[{i}]")
+        ]
     # NLL and ECE come from columns in single precision, where the board's maker had double.
-    if isinstance(stated, float) and isinstance(found, float) and math.isclose(stated, found, rel_tol=1e-6, abs_tol=1e-7):
+    if (
+        isinstance(stated, float)
+        and isinstance(found, float)
+        and math.isclose(stated, found, rel_tol=1e-6, abs_tol=1e-7)
+    ):
         return []
-    return [] if stated == found else [f"{where}: {str(stated)[:60]} is stated, {str(found)[:60]} by the packs"]
+    return (
+        []
+        if stated == found
+        else [f"{where}: {str(stated)[:60]} is stated, {str(found)[:60]} by the packs"]
+    )
 
 
 def main(
     store: Annotated[
-        Path | None, typer.Option("--store", help="pack its runs first", show_default="none: the packs stay")
+        Path | None,
+        typer.Option("--store", help="pack its runs first", show_default="none: the packs stay"),
     ] = None,
     folder: Annotated[Path, typer.Option(help="where the board lies")] = BOARDS,
     suite: Annotated[
-        list[str] | None, typer.Option(help="with --store: whose results; repeat it", show_default=DEFAULT_SUITE)
+        list[str] | None,
+        typer.Option(help="with --store: whose results; repeat it", show_default=DEFAULT_SUITE),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="compare only")] = False,
 ) -> None:
     """Make the board anew, or check the one that is here."""
     try:
         if suite and (store is None or check):
-            raise UsageError("a suite is chosen of a store that is packed", where="--suite", fix="add --store, without --check")
+            raise UsageError(
+                "a suite is chosen of a store that is packed",
+                where="--suite",
+                fix="add --store, without --check",
+            )
         if not check:
             for name in (suite or [DEFAULT_SUITE]) if store is not None else []:
                 repack(Store(store_root(store)), folder, name)

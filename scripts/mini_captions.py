@@ -1,4 +1,6 @@
-"""What the web would write under the mini world's pictures: short, incomplete and sometimes wrong."""
+"""What the web would write under the mini world's pictures: short, incomplete and sometimes
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ _KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
 STYLE_MENTION, COLOUR_MENTION, BACKGROUND_MENTION = 0.35, 0.30, 0.25
 WRONG_CLASS, KIND_INSTEAD, THING_INSTEAD = 0.05, 0.12, 0.05
 UNKNOWN_WORD = 0.02
-"""Probability that a word is one outside the vocabulary, so that the text tower knows what to make of such words."""
+"""Probability that a word is one outside the vocabulary: the text tower learns such words, too."""
 UNSEEN = "zzz"
 
 WITHOUT_PAINT = ("sketch", "silhouette", "negative")
@@ -55,7 +57,8 @@ def write_captions(scenes: Scenes, rng: np.random.Generator) -> tuple[list[str],
     """One caption per scene.
 
     Returns:
-        The captions, and the label of the class that each names, rightly or wrongly; -1 if it names none.
+        The captions, and the label of the class that each names, rightly or wrongly; -1 if it names
+            none.
     """
     names, styles, families, colours = list(CLASSES), list(STYLES), list(FAMILIES), list(COLOURS)
     captions, named = [], []
@@ -89,7 +92,10 @@ def write_captions(scenes: Scenes, rng: np.random.Generator) -> tuple[list[str],
             words.append(families[int(scenes.family[row])])
         caption = " ".join(words)
         unseen = rng.random(len(caption.split()))
-        kept = [UNSEEN if u < UNKNOWN_WORD else word for word, u in zip(caption.split(), unseen, strict=True)]
+        kept = [
+            UNSEEN if u < UNKNOWN_WORD else word
+            for word, u in zip(caption.split(), unseen, strict=True)
+        ]
         captions.append(" ".join(kept))
         named.append(label if names_class and noun in kept else -1)
     return captions, named

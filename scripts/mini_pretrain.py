@@ -1,17 +1,22 @@
 """Pre-trains mini-clip from nothing: `python scripts/mini_pretrain.py FOLDER`.
 
-Renders captioned pictures in every style, context and pose, each drawn independently of the class, and trains both
-towers with CLIP's symmetric contrastive loss (Radford et al., 2021). On its own that loss falls through the words for
-style and colour and rests there for longer than a laptop has patience. Four additions bring it past within minutes:
+Renders captioned pictures in every style, context and pose, each drawn independently of the class,
+and trains both towers with CLIP's symmetric contrastive loss (Radford et al., 2021). On its own
+that loss falls through the words for style and colour and rests there for longer than a laptop has
+patience. Four additions bring it past within minutes:
 
-- a noun loss contrasts each image with the names of all classes, not only with the captions of its batch;
-- an auxiliary head on the convolutional stem, thrown away afterwards, teaches it shapes before the transformer,
+- a noun loss contrasts each image with the names of all classes, not only with the captions of its
+  batch;
+- an auxiliary head on the convolutional stem, thrown away afterwards, teaches it shapes before the
+  transformer,
   which starts out averaging over positions, can pass that signal down;
-- the text tower waits until image features mean something: trained against noise, it would first learn to give all
+- the text tower waits until image features mean something: trained against noise, it would first
+  learn to give all
   nouns the same embedding;
 - a curriculum goes from large, centred, clean objects to small ones in clutter.
 
-The command fixes its seed and its number of threads, and writes the weights, a card with their SHA-256, and a log.
+The command fixes its seed and its number of threads, and writes the weights, a card with their
+SHA-256, and a log.
 """
 
 from __future__ import annotations
@@ -44,16 +49,18 @@ from mini_captions import vocabulary, write_captions
 
 _STYLE_WEIGHTS = tuple(0.3 if name == "photo" else 0.7 / (len(STYLES) - 1) for name in STYLES)
 EASY = Recipe(
-    tuple(STYLES), _STYLE_WEIGHTS, "random", scale=(0.55, 0.78), rotation=0.2, centred=0.8, texture=0.1, noise=0.03,
+    tuple(STYLES), _STYLE_WEIGHTS, "random", scale=(0.55, 0.78), rotation=0.2, centred=0.8,
+    texture=0.1, noise=0.03,
     clutter=0.0, plain=0.6,
 )  # fmt: skip
 HARD = Recipe(
-    tuple(STYLES), _STYLE_WEIGHTS, "random", scale=(0.34, 0.76), rotation=0.8, deform=0.18, centred=0.1, noise=0.06,
+    tuple(STYLES), _STYLE_WEIGHTS, "random", scale=(0.34, 0.76), rotation=0.8, deform=0.18,
+    centred=0.1, noise=0.06,
     clutter=0.25, occluder=0.15,
 )  # fmt: skip
 SEEN = (
-    "mini-clip's own captioned renderings: every class, colour and background drawn independently, in all eight "
-    "styles and with the poses of every split; other seeds than any suite's"
+    "mini-clip's own captioned renderings: every class, colour and background drawn independently,"
+    " in all eight styles and with the poses of every split; other seeds than any suite's"
 )
 
 
@@ -82,7 +89,9 @@ class Plan:
 
 @dataclass
 class Corpus:
-    """Captioned pictures: pixels (N, 48, 48, 3) uint8, tokens (N, 16), the named class (N,) or -1."""
+    """Captioned pictures: pixels (N, 48, 48, 3) uint8, tokens (N, 16), the named class (N,) or
+    -1.
+    """
 
     pixels: NDArray[np.uint8]
     tokens: Tensor
@@ -100,11 +109,15 @@ def render_corpus(kind: str, recipe: Recipe, count: int, seed: int, text: MiniTe
         streams: Streams = lambda purpose: stream("mini-clip", seed, kind, purpose, chunk)  # noqa: E731
         scenes = draw_scenes(recipe, labels, streams, bias=0.0, paint_bias=0.0)
         captions[chunk], named[chunk] = write_captions(scenes, streams("caption"))
-        return paint_scenes(scenes, lambda purpose: stream("mini-clip", seed, kind, purpose, chunk, "paint"))
+        return paint_scenes(
+            scenes, lambda purpose: stream("mini-clip", seed, kind, purpose, chunk, "paint")
+        )
 
     pixels = paint_chunks(count, paint)
     tokens = text.tokenize([caption for chunk in captions for caption in chunk][:count])
-    return Corpus(pixels, tokens, torch.tensor([label for chunk in named for label in chunk][:count]))
+    return Corpus(
+        pixels, tokens, torch.tensor([label for chunk in named for label in chunk][:count])
+    )
 
 
 def to_images(pixels: NDArray[np.uint8]) -> Tensor:
@@ -118,23 +131,33 @@ def fall(start: float, end: float, share: float) -> float:
 
 
 def learning_rates(plan: Plan, step: int) -> tuple[float, float]:
-    """Of the image tower and of the text tower: warm-up, then a cosine to 0; the text tower joins later."""
+    """Of the image tower and of the text tower: warm-up, then a cosine to 0; the text tower joins
+    later.
+    """
     cosine = plan.learning_rate * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
     joined = min(1.0, max(0.0, (step - plan.text_waits) / 50))
     return cosine * min(1.0, (step + 1) / plan.warmup), cosine * joined
 
 
 @torch.no_grad()
-def zero_shot(image: nn.Module, text: MiniTextTower, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
-    """Percentage of pictures whose nearest class prompt is right, by the one prompt "a photo of a"."""
+def zero_shot(
+    image: nn.Module, text: MiniTextTower, pixels: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> float:
+    """Percentage of pictures whose nearest class prompt is right, by the one prompt "a photo of
+    a".
+    """
     image.eval()
     names = F.normalize(text(text.tokenize([f"a photo of a {name}" for name in CLASSES])), dim=1)
-    scores = torch.cat([image(to_images(pixels[i : i + 250])) @ names.T for i in range(0, len(pixels), 250)])
+    scores = torch.cat(
+        [image(to_images(pixels[i : i + 250])) @ names.T for i in range(0, len(pixels), 250)]
+    )
     image.train()
     return float((scores.argmax(dim=1).numpy() == labels).mean() * 100)
 
 
-def train(plan: Plan, image: MiniImageTower, text: MiniTextTower, log: list[dict[str, Any]]) -> None:
+def train(
+    plan: Plan, image: MiniImageTower, text: MiniTextTower, log: list[dict[str, Any]]
+) -> None:
     """Train both towers in place, appending figures to `log` every 100 steps."""
     easy = render_corpus("easy", EASY, plan.easy_images, plan.seed, text)
     hard = render_corpus("hard", HARD, plan.hard_images, plan.seed, text)
@@ -147,7 +170,10 @@ def train(plan: Plan, image: MiniImageTower, text: MiniTextTower, log: list[dict
     hook = image.stem.register_forward_hook(lambda module, inputs, output: stem_maps.append(output))
     towers = nn.ModuleDict({"image": image, "text": text, "stem head": stem_head})
     groups = [
-        {"params": [p for p in module.parameters() if (p.ndim > 1) == decays], "weight_decay": plan.weight_decay * decays}
+        {
+            "params": [p for p in module.parameters() if (p.ndim > 1) == decays],
+            "weight_decay": plan.weight_decay * decays,
+        }
         for module in (image, stem_head, text)
         for decays in (True, False)
     ]
@@ -174,7 +200,9 @@ def train(plan: Plan, image: MiniImageTower, text: MiniTextTower, log: list[dict
         pairs = torch.arange(plan.batch)
         contrast = 0.5 * (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs))
         nouns = F.cross_entropy(scale * seen @ told[plan.batch :].T, named, ignore_index=-1)
-        shapes = F.cross_entropy(stem_head(stem_maps.pop().relu().flatten(1)), named, ignore_index=-1)
+        shapes = F.cross_entropy(
+            stem_head(stem_maps.pop().relu().flatten(1)), named, ignore_index=-1
+        )
         noun_weight = fall(plan.noun_weight, plan.noun_weight_end, done / 0.5)
         stem_weight = fall(plan.stem_weight, 0.0, done / plan.stem_until)
         optimiser.zero_grad()
@@ -183,7 +211,10 @@ def train(plan: Plan, image: MiniImageTower, text: MiniTextTower, log: list[dict
         optimiser.step()
 
         if (step + 1) % 100 == 0 or step + 1 == plan.steps:
-            accuracy = {name: zero_shot(image, text, part.pixels, part.labels) for name, part in probes.items()}
+            accuracy = {
+                name: zero_shot(image, text, part.pixels, part.labels)
+                for name, part in probes.items()
+            }
             entry = {
                 "step": step + 1,
                 "contrast": round(contrast.item(), 4),
@@ -215,14 +246,27 @@ def pretrain(plan: Plan, folder: Path) -> str:
 
     image.stem = image.stem.folded()
     towers = nn.ModuleDict({"image": image, "text": text})
-    content = save({name: tensor.detach().half().contiguous() for name, tensor in towers.state_dict().items()})
+    content = save(
+        {name: tensor.detach().half().contiguous() for name, tensor in towers.state_dict().items()}
+    )
     digest = hashlib.sha256(content).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "mini-clip.safetensors").write_bytes(content)
-    card = {"weights": "mini-clip.safetensors", "sha256": digest, "seen": SEEN, "vocabulary": list(text.vocabulary)}
+    card = {
+        "weights": "mini-clip.safetensors",
+        "sha256": digest,
+        "seen": SEEN,
+        "vocabulary": list(text.vocabulary),
+    }
     _write_json(folder / "mini-clip.json", card)
-    made_with = {"torch": torch.__version__, "numpy": np.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
-    _write_json(folder / "mini-clip.log.json", {"plan": asdict(plan), "made_with": made_with, "log": log})
+    made_with = {
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+    _write_json(
+        folder / "mini-clip.log.json", {"plan": asdict(plan), "made_with": made_with, "log": log}
+    )
     return digest
 
 
@@ -231,8 +275,12 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Pre-train mini-clip; the plan's defaults made the shipped weights.")
-    parser.add_argument("folder", type=Path, help="where the weights, their card and the log are written")
+    parser = argparse.ArgumentParser(
+        description="Pre-train mini-clip; the plan's defaults made the shipped weights."
+    )
+    parser.add_argument(
+        "folder", type=Path, help="where the weights, their card and the log are written"
+    )
     for name, value in asdict(Plan()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = vars(parser.parse_args())

@@ -15,16 +15,21 @@ from PIL import Image, ImageDraw
 from bench.datasets.mini.world import MiniWorld
 
 SPLITS = (
-    "train", "v2", "sketch", "sketch-in-context", "rendition", "rendition-in-context", "objectnet", "viewpoint", "adversarial",
+    "train", "v2", "sketch", "sketch-in-context", "rendition", "rendition-in-context", "objectnet",
+    "viewpoint", "adversarial",
     "corrupted",
 )  # fmt: skip
 _LEFT, _TOP = 150, 16
 
 
-def contact_sheet(world: MiniWorld, *, splits: tuple[str, ...] = SPLITS, per_class: int = 1) -> Image.Image:
+def contact_sheet(
+    world: MiniWorld, *, splits: tuple[str, ...] = SPLITS, per_class: int = 1
+) -> Image.Image:
     """The first `per_class` images of every class of every split, enlarged 1.5 times."""
     side = 72
-    sheet = Image.new("RGB", (_LEFT + side * len(world.classes), _TOP + side * per_class * len(splits)), "white")
+    sheet = Image.new(
+        "RGB", (_LEFT + side * len(world.classes), _TOP + side * per_class * len(splits)), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(world.classes):
         draw.text((_LEFT + side * column + 4, 2), name, fill="black")
@@ -33,8 +38,12 @@ def contact_sheet(world: MiniWorld, *, splits: tuple[str, ...] = SPLITS, per_cla
         draw.text((4, _TOP + side * per_class * number + 4), split, fill="black")
         for column in range(len(world.classes)):
             for repeat, row in enumerate(np.flatnonzero(rendered.labels == column)[:per_class]):
-                image = Image.fromarray(rendered.pixels[row]).resize((side, side), Image.Resampling.BICUBIC)
-                sheet.paste(image, (_LEFT + side * column, _TOP + side * (per_class * number + repeat)))
+                image = Image.fromarray(rendered.pixels[row]).resize(
+                    (side, side), Image.Resampling.BICUBIC
+                )
+                sheet.paste(
+                    image, (_LEFT + side * column, _TOP + side * (per_class * number + repeat))
+                )
     return sheet
 
 

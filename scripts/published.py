@@ -20,7 +20,9 @@ from bench.tables.table import Column, Format, FormatOption, Row, StoreOption, T
 
 
 def reported(suite: str) -> list[Reported]:
-    """The published rows of a suite that stand for their method: the first of every backbone and method with an OOD average."""
+    """The published rows of a suite that stand for their method: the first of every backbone and
+    method with an OOD average.
+    """
     first: dict[tuple[str, str], Reported] = {}
     for row in read(FOLDER / f"{suite}.toml").rows:
         if row.ood is not None:
@@ -29,11 +31,20 @@ def reported(suite: str) -> list[Reported]:
 
 
 def measured(records: Sequence[RunRecord]) -> dict[str, float]:
-    """Mean OOD average over seeds of every method, by its name: of several rows the searched one, else that with most seeds."""
+    """Mean OOD average over seeds of every method, by its name: of several rows the searched one,
+    else that with most seeds.
+    """
     rows: dict[str, dict[str, dict[int, RunRecord]]] = {}
     for record in records:
-        if record.status == "done" and record.phase == "final" and record.limit is None and record.ood is not None:
-            rows.setdefault(record.method["name"], {}).setdefault(record.label, {})[record.seed] = record
+        if (
+            record.status == "done"
+            and record.phase == "final"
+            and record.limit is None
+            and record.ood is not None
+        ):
+            rows.setdefault(record.method["name"], {}).setdefault(record.label, {})[record.seed] = (
+                record
+            )
 
     def rank(runs: Mapping[int, RunRecord]) -> tuple[int, int]:
         return max(run.search_trials for run in runs.values()), len(runs)
@@ -43,11 +54,15 @@ def measured(records: Sequence[RunRecord]) -> dict[str, float]:
 
 
 def agreement(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, int]:
-    """Spearman's rank correlation over the methods that both have, and how many these are; NaN for fewer than three."""
+    """Spearman's rank correlation over the methods that both have, and how many these are; NaN for
+    fewer than three.
+    """
     shared = sorted(one.keys() & other.keys())
     if len(shared) < 3:
         return float("nan"), len(shared)
-    return float(stats.spearmanr([one[m] for m in shared], [other[m] for m in shared]).statistic), len(shared)
+    return float(
+        stats.spearmanr([one[m] for m in shared], [other[m] for m in shared]).statistic
+    ), len(shared)
 
 
 def table(mine: Mapping[str, float], others: Mapping[str, float]) -> Table:
@@ -56,7 +71,14 @@ def table(mine: Mapping[str, float], others: Mapping[str, float]) -> Table:
 
     def add(name: str, theirs: Mapping[str, float]) -> None:
         rho, count = agreement(mine, theirs)
-        rows.append({"with": name, "rho": rho, "methods": count, "which": ", ".join(sorted(mine.keys() & theirs.keys()))})
+        rows.append(
+            {
+                "with": name,
+                "rho": rho,
+                "methods": count,
+                "which": ", ".join(sorted(mine.keys() & theirs.keys())),
+            }
+        )
 
     published = reported("imagenet-shifts")
     for backbone in dict.fromkeys(row.backbone for row in published):
@@ -75,11 +97,16 @@ def table(mine: Mapping[str, float], others: Mapping[str, float]) -> Table:
 def main(
     suite: Annotated[str, typer.Option(help="whose runs to compare")] = "mini-shifts",
     store: StoreOption = None,
-    other: Annotated[Path | None, typer.Option("--with", help="a second store, all runs of which are one ordering")] = None,
+    other: Annotated[
+        Path | None,
+        typer.Option("--with", help="a second store, all runs of which are one ordering"),
+    ] = None,
     form: FormatOption = Format.md,
 ) -> None:
     """Print rank correlations."""
-    mine = measured([record for _, record in Store(store_root(store)).records() if record.suite == suite])
+    mine = measured(
+        [record for _, record in Store(store_root(store)).records() if record.suite == suite]
+    )
     others = measured([record for _, record in Store(other).records()]) if other else {}
     print_tables([table(mine, others)], form)
 

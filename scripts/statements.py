@@ -1,11 +1,13 @@
-"""What the field says about these methods, tested on the runs of a store by paired intervals over seeds.
+"""What the field says about these methods, tested on the runs of a store by paired intervals over
+seeds.
 
     python scripts/statements.py --store STORE
 
-Each statement is one or more inequalities between numbers of the same seed. An inequality holds if the 95 % t-interval of the
-per-seed differences lies above its bound, fails if it lies below, and is undecided otherwise; a statement holds if all of its
-inequalities do, and fails if one fails. "At equal ID" asks for more OOD with at most MARGIN less ID to hold, and fails only where
-OOD is lower without MARGIN more ID to show for it.
+Each statement is one or more inequalities between numbers of the same seed. An inequality holds if
+the 95 % t-interval of the per-seed differences lies above its bound, fails if it lies below, and is
+undecided otherwise; a statement holds if all of its inequalities do, and fails if one fails. "At
+equal ID" asks for more OOD with at most MARGIN less ID to hold, and fails only where OOD is lower
+without MARGIN more ID to show for it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from bench.tables.table import Column, Format, FormatOption, Row, StoreOption, T
 Verdict = Literal["holds", "fails", "undecided", "not measured"]
 Number = Callable[[RunRecord], float | None]
 
-#: Two ID accuracies count as equal within this: a convention, of the size of the intervals over five seeds.
+#: Two ID accuracies count as equal within this: a convention, of the size of the intervals over
+#: five seeds.
 MARGIN = 0.02
 #: Numbers that are made of a run's own scores.
 _OWN = ("ID", "OOD", "OOD - ID")
@@ -36,7 +39,9 @@ _OWN = ("ID", "OOD", "OOD - ID")
 
 @dataclass(frozen=True)
 class Inequality:
-    """`number` of the runs named `more` exceeds that of the runs named `less`; without `less`, it exceeds zero."""
+    """`number` of the runs named `more` exceeds that of the runs named `less`; without `less`, it
+    exceeds zero.
+    """
 
     number: str
     more: str
@@ -45,7 +50,9 @@ class Inequality:
 
 @dataclass(frozen=True)
 class Statement:
-    """Inequalities that all have to hold; with `at_equal_id` they are one on OOD and one on ID, in this order."""
+    """Inequalities that all have to hold; with `at_equal_id` they are one on OOD and one on ID, in
+    this order.
+    """
 
     text: str
     inequalities: tuple[Inequality, ...]
@@ -53,7 +60,9 @@ class Statement:
 
 
 def _at_equal_id(text: str, more: str, less: str) -> Statement:
-    return Statement(text, (Inequality("OOD", more, less), Inequality("ID", more, less)), at_equal_id=True)
+    return Statement(
+        text, (Inequality("OOD", more, less), Inequality("ID", more, less)), at_equal_id=True
+    )
 
 
 STATEMENTS: Mapping[str, Statement] = {
@@ -63,14 +72,21 @@ STATEMENTS: Mapping[str, Statement] = {
     ),
     "b": Statement(
         "full fine-tuning gains ID and loses OOD",
-        (Inequality("ID", "full-finetune", "zero-shot"), Inequality("OOD", "zero-shot", "full-finetune")),
+        (
+            Inequality("ID", "full-finetune", "zero-shot"),
+            Inequality("OOD", "zero-shot", "full-finetune"),
+        ),
     ),
     "c": Statement(
         "the best interior point of the WiSE-FT curve has more OOD than both ends",
-        (Inequality("best interior OOD - start", "full-finetune"), Inequality("best interior OOD - end", "full-finetune")),
+        (
+            Inequality("best interior OOD - start", "full-finetune"),
+            Inequality("best interior OOD - end", "full-finetune"),
+        ),
     ),
     "d": Statement(
-        "linear probing lies between zero-shot and fine-tuning on ID, and keeps at least fine-tuning's OOD",
+        "linear probing lies between zero-shot and fine-tuning on ID, and keeps at least"
+        " fine-tuning's OOD",
         (
             Inequality("ID", "linear-probe", "zero-shot"),
             Inequality("ID", "full-finetune", "linear-probe"),
@@ -78,16 +94,23 @@ STATEMENTS: Mapping[str, Statement] = {
         ),
     ),
     "e, zero-shot head": _at_equal_id(
-        "LP-FT keeps more OOD at equal ID than fine-tuning from the zero-shot head", "lp-ft", "full-finetune"
+        "LP-FT keeps more OOD at equal ID than fine-tuning from the zero-shot head",
+        "lp-ft",
+        "full-finetune",
     ),
     "e, random head": _at_equal_id(
-        "LP-FT keeps more OOD at equal ID than fine-tuning from a random head", "lp-ft", "full-finetune, random head"
+        "LP-FT keeps more OOD at equal ID than fine-tuning from a random head",
+        "lp-ft",
+        "full-finetune, random head",
     ),
-    "f": Statement("feature distillation lies above the WiSE-FT curve", (Inequality("above curve", "feature-distillation"),)),
+    "f": Statement(
+        "feature distillation lies above the WiSE-FT curve",
+        (Inequality("above curve", "feature-distillation"),),
+    ),
     **{
         f"g, {mask} {fill}": _at_equal_id(
-            f"masked-counterfactual distillation ({mask} mask, {fill} fill) keeps more OOD at equal ID than feature "
-            "distillation with the same rate and weight",
+            f"masked-counterfactual distillation ({mask} mask, {fill} fill) keeps more OOD at equal"
+            " ID than feature distillation with the same rate and weight",
             f"masked-counterfactual, {mask} {fill}",
             "the same without masks",
         )
@@ -103,7 +126,9 @@ STATEMENTS: Mapping[str, Statement] = {
 
 
 def name_of(record: RunRecord) -> str:
-    """The name by which statements call a run: the method and, where it matters, its head or its mask and fill."""
+    """The name by which statements call a run: the method and, where it matters, its head or its
+    mask and fill.
+    """
     name, parameters = record.method["name"], record.method["parameters"]
     if name == "masked-counterfactual":
         return f"{name}, {parameters['mask']} {parameters['fill']}"
@@ -115,13 +140,18 @@ def name_of(record: RunRecord) -> str:
 def partner(record: RunRecord, name: str, records: Sequence[RunRecord]) -> RunRecord | None:
     """The run of the same seed that `record` is held against.
 
-    Of several parameter choices the one that a search made is taken; `the same without masks` is the feature distillation
-    that shares every one of its parameters with `record`.
+    Of several parameter choices the one that a search made is taken; `the same without masks` is
+    the feature distillation that shares every one of its parameters with `record`.
     """
     same = [r for r in records if r.seed == record.seed]
     if name == "the same without masks":
         mine = record.method["parameters"]
-        found = [r for r in same if r.method["name"] == "feature-distillation" and r.method["parameters"].items() <= mine.items()]
+        found = [
+            r
+            for r in same
+            if r.method["name"] == "feature-distillation"
+            and r.method["parameters"].items() <= mine.items()
+        ]
     else:
         found = [r for r in same if name_of(r) == name]
     return max(found, key=lambda r: r.search_trials, default=None)
@@ -170,7 +200,11 @@ class Found:
         mean, interval = f"{100 * fmean(self.values):+.1f}", over_seeds(self.values)
         if self.deterministic:
             return f"{mean}, deterministic"
-        return mean if interval is None else f"{mean} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+        return (
+            mean
+            if interval is None
+            else f"{mean} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+        )
 
 
 def differences(inequality: Inequality, records: Sequence[RunRecord]) -> Found:
@@ -180,7 +214,8 @@ def differences(inequality: Inequality, records: Sequence[RunRecord]) -> Found:
     sides: tuple[list[RunRecord], list[RunRecord]] = ([], [])
     for seed in sorted({record.seed for record in records}):
         runs = [r for r in records if r.seed == seed and name_of(r) == inequality.more]
-        # The search's choice first, then any that can be compared: for another mask, parameters were given by hand.
+        # The search's choice first, then any that can be compared: for another mask, parameters
+        # were given by hand.
         for run in sorted(runs, key=lambda r: -r.search_trials):
             other = partner(run, inequality.less, records) if inequality.less else None
             more, less = number(run), number(other) if other else None if inequality.less else 0.0
@@ -189,7 +224,8 @@ def differences(inequality: Inequality, records: Sequence[RunRecord]) -> Found:
                 sides[0].append(run)
                 sides[1].append(other or run)
                 break
-    # A curve, and so what is measured against one, is not among the scores by which a row is judged.
+    # A curve, and so what is measured against one, is not among the scores by which a row is
+    # judged.
     fixed = inequality.number in _OWN and bool(found) and all(map(deterministic, sides))
     return Found(found, fixed)
 
@@ -198,7 +234,9 @@ def verdict(found: Sequence[Sequence[float]], *, at_equal_id: bool = False) -> V
     """Of a statement, from the differences of each of its inequalities."""
     if any(len(values) < 2 for values in found):
         return "not measured"
-    intervals = [(interval.low, interval.high) for values in found if (interval := over_seeds(values))]
+    intervals = [
+        (interval.low, interval.high) for values in found if (interval := over_seeds(values))
+    ]
     if at_equal_id:
         (ood_low, ood_high), (id_low, id_high) = intervals
         if ood_low > 0 and id_low > -MARGIN:
@@ -210,18 +248,40 @@ def verdict(found: Sequence[Sequence[float]], *, at_equal_id: bool = False) -> V
 
 
 def table(records: Iterable[RunRecord], suite: str = DEFAULT_SUITE) -> Table:
-    """Every statement with its differences in points, intervals and verdict, on the runs that share the suite's main board."""
-    whole = [r for r in records if r.suite == suite and r.status == "done" and r.phase == "final" and r.limit is None]
+    """Every statement with its differences in points, intervals and verdict, on the runs that share
+    the suite's main board.
+    """
+    whole = [
+        r
+        for r in records
+        if r.suite == suite and r.status == "done" and r.phase == "final" and r.limit is None
+    ]
     done = one_per_seed(groups(whole)[0].records) if whole else []
     rows: list[Row] = []
     for key, statement in STATEMENTS.items():
-        every = [(inequality, differences(inequality, done)) for inequality in statement.inequalities]
+        every = [
+            (inequality, differences(inequality, done)) for inequality in statement.inequalities
+        ]
         found = [one.values for _, one in every]
-        shown = [f"{inequality.number} {one.shown()}" for inequality, one in every if len(one.values) > 1]
+        shown = [
+            f"{inequality.number} {one.shown()}" for inequality, one in every if len(one.values) > 1
+        ]
         seeds = min((len(values) for values in found), default=0)
         decided = verdict(found, at_equal_id=statement.at_equal_id)
-        rows.append({"key": key, "text": statement.text, "shown": "; ".join(shown), "seeds": seeds, "verdict": decided})
-    columns = [Column("key", ""), Column("text", "statement"), Column("shown", "difference in points [95 %]")]
+        rows.append(
+            {
+                "key": key,
+                "text": statement.text,
+                "shown": "; ".join(shown),
+                "seeds": seeds,
+                "verdict": decided,
+            }
+        )
+    columns = [
+        Column("key", ""),
+        Column("text", "statement"),
+        Column("shown", "difference in points [95 %]"),
+    ]
     return Table([*columns, Column("seeds", kind="count"), Column("verdict")], rows)
 
 

@@ -1,4 +1,6 @@
-"""What all tests share: one thread, a cache of their own, and a tiny suite of generated photographs' stand-ins."""
+"""What all tests share: one thread, a cache of their own, and a tiny suite of generated
+photographs' stand-ins.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def shape(kind: str, rng: np.random.Generator) -> np.ndarray:
         "disc": np.hypot(dx, dy) < r,
         "cross": (np.minimum(dx, dy) < r / 3) & (np.maximum(dx, dy) < r),
     }[kind]
-    image = np.where(mask[..., None], rng.uniform(150, 255, 3), rng.uniform(0, 90, 3)) + rng.normal(0, 6, (40, 40, 3))
+    image = np.where(mask[..., None], rng.uniform(150, 255, 3), rng.uniform(0, 90, 3)) + rng.normal(
+        0, 6, (40, 40, 3)
+    )
     return image.clip(0, 255).astype(np.uint8)
 
 
@@ -89,15 +93,22 @@ FOUND = pytest.StashKey[list[str]]()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Name bytes by their argument: what an archive's bytes are can depend on the clock, and ids may not."""
+    """Name bytes by their argument: what an archive's bytes are can depend on the clock, and ids
+    may not.
+    """
     return argname if isinstance(val, bytes) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Shuffle the files, and the tests within each, by the seed BENCH_TEST_ORDER, if there is one."""
+    """Shuffle the files, and the tests within each, by the seed BENCH_TEST_ORDER, if there is
+    one.
+    """
     config.stash[FOUND] = [item.nodeid for item in items]
     if seed := os.environ.get("BENCH_TEST_ORDER"):
-        rng, files = random.Random(seed), [list(tests) for _, tests in groupby(items, lambda item: item.path)]
+        rng, files = (
+            random.Random(seed),
+            [list(tests) for _, tests in groupby(items, lambda item: item.path)],
+        )
         for tests in files:
             rng.shuffle(tests)
         rng.shuffle(files)

@@ -1,4 +1,6 @@
-"""The floors of the house: a module imports from its own floor and from those below, whenever and wherever it does so."""
+"""The floors of the house: a module imports from its own floor and from those below, whenever and
+wherever it does so.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -54,7 +56,11 @@ def imported(tree: ast.AST, place: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bench."):
             yield str(node.module).removeprefix("bench.")
         elif isinstance(node, ast.Import):
-            yield from (alias.name.removeprefix("bench.") for alias in node.names if alias.name.startswith("bench."))
+            yield from (
+                alias.name.removeprefix("bench.")
+                for alias in node.names
+                if alias.name.startswith("bench.")
+            )
         yield from imported(node, place)
 
 
@@ -62,7 +68,11 @@ def test_no_import_points_to_a_higher_floor() -> None:
     found = []
     for place, file in modules():
         own = place.partition(".")[0]
-        for target in imported(ast.parse(file.read_text(encoding="utf-8")), place) if place != "__init__" else ():
+        for target in (
+            imported(ast.parse(file.read_text(encoding="utf-8")), place)
+            if place != "__init__"
+            else ()
+        ):
             other = target.partition(".")[0]
             if FLOOR[other] > FLOOR[own] or (other != own and {own, other} <= APART):
                 found.append(f"{place} -> {target}")

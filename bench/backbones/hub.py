@@ -1,4 +1,6 @@
-"""Weight files from the Hugging Face hub: cached or downloaded; without a network, one quick error."""
+"""Weight files from the Hugging Face hub: cached or downloaded; without a network, one quick
+error.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,20 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..errors import MissingPrerequisite
 
-#: Seconds that a host gets to accept a connection. The hub's own client tries for about 23 s per file.
+#: Seconds that a host gets to accept a connection. The hub's own client tries for about 23 s per
+#: file.
 PATIENCE = 4.0
 
 
 def reachable(url: str) -> bool:
-    """Whether the host of `url`, or the proxy in front of it, accepts a connection within PATIENCE seconds."""
+    """Whether the host of `url`, or the proxy in front of it, accepts a connection within PATIENCE
+    seconds.
+    """
     parts = urlsplit(url)
     host = parts.hostname or ""
-    proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(parts.scheme)
+    proxy = (
+        None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(parts.scheme)
+    )
     if proxy:
         parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
     port = parts.port or (80 if parts.scheme == "http" else 443)
@@ -36,7 +43,8 @@ def reachable(url: str) -> bool:
         except OSError:
             pass
 
-    # A thread, because looking up a name obeys no timeout of ours and can take half a minute on a broken network.
+    # A thread, because looking up a name obeys no timeout of ours and can take half a minute on a
+    # broken network.
     attempt = threading.Thread(target=connect, daemon=True)
     attempt.start()
     attempt.join(PATIENCE)
@@ -45,7 +53,12 @@ def reachable(url: str) -> bool:
 
 def offline() -> bool:
     """Whether the user told the hub's client not to use the network."""
-    return constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    return constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {
+        "1",
+        "ON",
+        "YES",
+        "TRUE",
+    }
 
 
 def fetch(repository: str, filenames: Sequence[str], *, backbone: str) -> Path:
@@ -67,15 +80,18 @@ def fetch(repository: str, filenames: Sequence[str], *, backbone: str) -> Path:
     command = f"hf download {repository}"
     if offline():
         raise MissingPrerequisite(
-            f"the weights {repository} are not in the cache, and HF_HUB_OFFLINE forbids downloading",
+            f"the weights {repository} are not in the cache, and HF_HUB_OFFLINE forbids"
+            " downloading",
             where,
             f"with a network: env -u HF_HUB_OFFLINE {command}; or name a local file: NAME@FILE",
         )
     if not reachable(constants.ENDPOINT):
         raise MissingPrerequisite(
-            f"the weights {repository} are not in the cache, and {constants.ENDPOINT} cannot be reached",
+            f"the weights {repository} are not in the cache, and {constants.ENDPOINT} cannot be"
+            " reached",
             where,
-            f"with a network: {command}; or copy the cache folder {constants.HF_HUB_CACHE}; or name a local file: NAME@FILE",
+            f"with a network: {command}; or copy the cache folder {constants.HF_HUB_CACHE}; or name"
+            " a local file: NAME@FILE",
         )
     problem: Exception | None = None
     for filename in filenames:
@@ -83,8 +99,11 @@ def fetch(repository: str, filenames: Sequence[str], *, backbone: str) -> Path:
             return Path(hf_hub_download(repository, filename))
         except EntryNotFoundError as error:
             problem = error
-        except Exception as error:  # the client raises its own, httpx's and the system's errors; all mean the same here
+        # The client raises its own, httpx's and the system's errors; all mean the same here
+        except Exception as error:
             problem = error
             break
     message = (str(problem).strip().splitlines() or ["no reason given"])[0]
-    raise MissingPrerequisite(f"the weights {repository} cannot be downloaded: {message}", where, command) from problem
+    raise MissingPrerequisite(
+        f"the weights {repository} cannot be downloaded: {message}", where, command
+    ) from problem

@@ -1,5 +1,7 @@
-"""Files that pickle whole Python objects, read as data: tensors and containers are rebuilt, everything else becomes a record
-of what was asked for. Nothing that the file names is imported or called."""
+"""Files that pickle whole Python objects, read as data: tensors and containers are rebuilt,
+everything else becomes a record of what was asked for. Nothing that the file names is imported or
+called.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,24 @@ from ..storage.pickles import BoundedUnpickler, check_keys
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 #: No checkpoint has a use for these; a file that names them was made to run something.
-_HOSTILE_MODULES = {"os", "posix", "nt", "sys", "subprocess", "socket", "shutil", "runpy", "importlib", "ctypes", "pty", "code"}
+_HOSTILE_MODULES = {
+    "os",
+    "posix",
+    "nt",
+    "sys",
+    "subprocess",
+    "socket",
+    "shutil",
+    "runpy",
+    "importlib",
+    "ctypes",
+    "pty",
+    "code",
+}
 _HOSTILE_BUILTINS = {"eval", "exec", "compile", "open", "input", "breakpoint", "__import__"}
-#: Far beyond any model: modules in a file, one in another, and letters of a tensor's name. A module of ours that is shared is
-#: named once for each place, as torch does; one that holds the same two in each of sixty levels would never end.
+#: Far beyond any model: modules in a file, one in another, and letters of a tensor's name. A module
+#: of ours that is shared is named once for each place, as torch does; one that holds the same two
+#: in each of sixty levels would never end.
 _MOST_MODULES: Final = 100_000
 _DEEPEST: Final = 64
 LONGEST_NAME: Final = 1_000
@@ -38,7 +54,8 @@ class Inert:
 
     Attributes:
         origin: the name that the pickle gave, such as `torch.nn.modules.linear.Linear`.
-        arguments: what it was to be called with. state: what was to become its attributes, or None.
+        arguments: what it was to be called with.
+        state: what was to become its attributes, or None.
     """
 
     origin = ""
@@ -74,21 +91,31 @@ class Inert:
 
 
 class _Mapping(dict[Any, Any]):
-    """In place of mappings that have attributes too, such as the `_metadata` of a state dict, which are dropped."""
+    """In place of mappings that have attributes too, such as the `_metadata` of a state dict, which
+    are dropped.
+    """
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
-def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *ignored: Any) -> Tensor:
+def _tensor(
+    storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *ignored: Any
+) -> Tensor:
     if not isinstance(storage, Tensor):
         raise pickle.UnpicklingError("a tensor has no storage")
     return storage.as_strided(size, stride, offset)  # refuses what leads out of the storage
 
 
 def repeats_itself(tensor: Tensor) -> bool:
-    """Whether a tensor has more numbers than the memory that it points to: four bytes may claim to be a terabyte."""
-    return tensor.layout == torch.strided and not tensor.is_meta and tensor.nbytes > tensor.untyped_storage().nbytes()
+    """Whether a tensor has more numbers than the memory that it points to: four bytes may claim to
+    be a terabyte.
+    """
+    return (
+        tensor.layout == torch.strided
+        and not tensor.is_meta
+        and tensor.nbytes > tensor.untyped_storage().nbytes()
+    )
 
 
 def _set(items: Iterable[Any] = ()) -> set[Any]:
@@ -128,8 +155,13 @@ def _stub(name: str) -> type[Inert]:
         BenchError: the name is one that only an attack has a use for.
     """
     module, _, function = name.rpartition(".")
-    if module.split(".")[0] in _HOSTILE_MODULES or (module == "builtins" and function in _HOSTILE_BUILTINS):
-        raise BenchError(f"the file asks for {name} when it is loaded, and no weights have a use for that; nothing of it was run")
+    if module.split(".")[0] in _HOSTILE_MODULES or (
+        module == "builtins" and function in _HOSTILE_BUILTINS
+    ):
+        raise BenchError(
+            f"the file asks for {name} when it is loaded, and no weights have a use for that;"
+            " nothing of it was run"
+        )
     return type("Inert", (Inert,), {"origin": name})
 
 
@@ -138,10 +170,12 @@ def _resolved(name: str) -> Callable[..., Any]:
 
 
 def read_inert(path: Path) -> Any:
-    """What a file written by torch.save or pickle holds, on the CPU, with `Inert` in place of whatever is no tensor or container.
+    """What a file written by torch.save or pickle holds, on the CPU, with `Inert` in place of
+    whatever is no tensor or container.
 
     Raises:
-        BenchError: the file asks for what only an attack has a use for, is a program (TorchScript), or cannot be read.
+        BenchError: the file asks for what only an attack has a use for, is a program (TorchScript),
+            or cannot be read.
     """
     try:
         return _read(path)
@@ -159,7 +193,11 @@ def read_inert(path: Path) -> Any:
 def reason(error: Exception) -> str:
     """The first line of an error, but no advice to read the file unsafely."""
     first = " ".join((str(error).splitlines() or [type(error).__name__])[0].split())[:300]
-    return "it holds Python objects other than tensors, which could run code" if "weights_only" in str(error) else first
+    return (
+        "it holds Python objects other than tensors, which could run code"
+        if "weights_only" in str(error)
+        else first
+    )
 
 
 def _read(path: Path) -> Any:
@@ -180,12 +218,14 @@ def _read(path: Path) -> Any:
 
 
 def check_weights_file(path: Path) -> None:
-    """Check what torch's restricted reader does not: that a zip archive of torch.save is no program, and what it unpacks to.
+    """Check what torch's restricted reader does not: that a zip archive of torch.save is no
+    program, and what it unpacks to.
 
     Raises:
-        BenchError: it is something else, such as a web page; it is TorchScript; members are compressed, which torch.save never
-            does, or overlap; its pickle asks for what only an attack has a use for. UnpicklingError: its pickle builds far more
-            than it holds.
+        BenchError: it is something else, such as a web page; it is TorchScript; members are
+            compressed, which torch.save never does, or overlap; its pickle asks for what only an
+            attack has a use for.
+        UnpicklingError: its pickle builds far more than it holds.
     """
     if why := not_weights(path):
         raise BenchError(f"this is no file of weights: {why}", fix="fetch the file again")
@@ -196,11 +236,16 @@ def check_weights_file(path: Path) -> None:
         if any(PurePosixPath(member.filename).name == "constants.pkl" for member in members):
             raise BenchError(
                 "this is a TorchScript archive, a program that would run while it is loaded",
-                fix="OpenAI's own files are backbones: `bench run zero-shot --backbone open_clip:ViT-B-32/openai`; of others, "
-                "save the state dict",
+                fix=(
+                    "OpenAI's own files are backbones: `bench run zero-shot --backbone"
+                    " open_clip:ViT-B-32/openai`; of others, save the state dict"
+                ),
             )
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise BenchError("it is a compressed archive, and torch.save makes none", fix="unpack it, and name the weights in it")
+            raise BenchError(
+                "it is a compressed archive, and torch.save makes none",
+                fix="unpack it, and name the weights in it",
+            )
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise BenchError("the files in it overlap", fix="fetch the file again")
         for member in members:
@@ -224,7 +269,8 @@ def _fresh_mapping(*ignored: Any) -> collections.OrderedDict[Any, Any]:
 
 
 def module_state(module: Any) -> dict[str, Tensor]:
-    """The state dict of a pickled torch module: its parameters and persistent buffers by dotted name.
+    """The state dict of a pickled torch module: its parameters and persistent buffers by dotted
+    name.
 
     Raises:
         BenchError: it is not a pickled module, contains itself, or is far larger than any model.
@@ -261,9 +307,15 @@ def modules(module: Any) -> Iterable[tuple[str, Any]]:
         if not isinstance(children, dict):
             raise BenchError(f"{prefix or 'the file'} is not a torch module")
         if count == _MOST_MODULES or depth == _DEEPEST or len(prefix) > LONGEST_NAME:
-            raise BenchError("its modules contain themselves, or are more, or deeper in each other, than any model's")
+            raise BenchError(
+                "its modules contain themselves, or are more, or deeper in each other, than any"
+                " model's"
+            )
         yield prefix, found
-        below = [(f"{prefix}.{name}" if prefix else str(name), child, depth + 1) for name, child in children.items()]
+        below = [
+            (f"{prefix}.{name}" if prefix else str(name), child, depth + 1)
+            for name, child in children.items()
+        ]
         pending += [entry for entry in reversed(below) if entry[1] is not None]
 
 

@@ -1,9 +1,10 @@
-"""mini-clip: an image tower and a text tower of a million parameters, pre-trained on captioned renderings.
+"""mini-clip: an image tower and a text tower of a million parameters, pre-trained on captioned
+renderings.
 
-It has the parts of CLIP at a size at which two cores suffice: a vision transformer whose tokens are patches of the
-image, a text transformer over words, one feature space. The weights lie beside this module, with a card
-(`mini-clip.json`) that states their hash, the vocabulary and what they have seen; `scripts/mini_pretrain.py` is
-the command that made them.
+It has the parts of CLIP at a size at which two cores suffice: a vision transformer whose tokens are
+patches of the image, a text transformer over words, one feature space. The weights lie beside this
+module, with a card (`mini-clip.json`) that states their hash, the vocabulary and what they have
+seen; `scripts/mini_pretrain.py` is the command that made them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, tokens: Tensor, key_mask: Tensor | None = None, maps: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, key_mask: Tensor | None = None, maps: list[Tensor] | None = None
+    ) -> Tensor:
         """(N, L, width) to (N, L, width); `key_mask` (N, L) and `maps` as in `attend`."""
         n, length, width = tokens.shape
         qkv = self.qkv(self.norm_1(tokens)).view(n, length, 3, self.heads, width // self.heads)
@@ -58,10 +61,12 @@ class Block(nn.Module):
 
 
 class Stem(nn.Sequential):
-    """Six 3 x 3 convolutions, (N, 3, 48, 48) to (N, 128, 6, 6), one position per patch of 8 x 8 pixels.
+    """Six 3 x 3 convolutions, (N, 3, 48, 48) to (N, 128, 6, 6), one position per patch of 8 x 8
+    pixels.
 
-    In pre-training each is followed by batch normalisation; `folded()` merges that into the convolutions, so that the
-    tower that is shipped, fine-tuned and averaged has no running statistics.
+    In pre-training each is followed by batch normalisation; `folded()` merges that into the
+    convolutions, so that the tower that is shipped, fine-tuned and averaged has no running
+    statistics.
     """
 
     PLAN = ((3, 24, 2), (24, 32, 1), (32, 48, 2), (48, 64, 1), (64, 96, 2), (96, 128, 1))
@@ -87,7 +92,9 @@ class Stem(nn.Sequential):
 
 
 class MiniImageTower(ImageTower):
-    """A convolutional stem, then three transformer blocks over 36 patch tokens and a class token."""
+    """A convolutional stem, then three transformer blocks over 36 patch tokens and a class
+    token.
+    """
 
     dim = DIM
     grid = (GRID, GRID)
@@ -113,7 +120,10 @@ class MiniImageTower(ImageTower):
 
     def _features(self, images: Tensor, keep: Tensor | None, maps: list[Tensor] | None) -> Tensor:
         patches = self.stem((images - PIXEL_MEAN) / PIXEL_SD).flatten(2).transpose(1, 2)
-        tokens = torch.cat((self.class_token.expand(len(images), 1, -1), patches), dim=1) + self.positions
+        tokens = (
+            torch.cat((self.class_token.expand(len(images), 1, -1), patches), dim=1)
+            + self.positions
+        )
         key_mask = None
         if keep is not None:
             tokens, key_mask = pack_kept(tokens, keep)
@@ -148,10 +158,11 @@ class MiniTextTower(TextTower):
         return float(self.log_scale.detach().exp())
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Ids (N, 16) of lower-case words; punctuation is ignored, words outside the vocabulary become `UNKNOWN`.
+        """Ids (N, 16) of lower-case words; punctuation is ignored, words outside the vocabulary
+        become `UNKNOWN`.
 
-        "an" is read as "a", the one article that the captions had.
-        Texts of more than 16 words are cut; one without words is one unknown word.
+        "an" is read as "a", the one article that the captions had. Texts of more than 16 words are
+        cut; one without words is one unknown word.
         """
         tokens = torch.zeros(len(texts), CONTEXT_LENGTH, dtype=torch.int64)
         for row, text in enumerate(texts):
@@ -167,7 +178,9 @@ class MiniTextTower(TextTower):
         for block in self.blocks:
             hidden = block(hidden, present)
         weight = present.unsqueeze(-1).to(hidden.dtype)
-        embeddings: Tensor = self.projection(self.norm((hidden * weight).sum(dim=1) / weight.sum(dim=1)))
+        embeddings: Tensor = self.projection(
+            self.norm((hidden * weight).sum(dim=1) / weight.sum(dim=1))
+        )
         return embeddings
 
 
@@ -234,7 +247,9 @@ class MiniClip(Backbone):
 
 
 def load(variant: str) -> MiniClip:
-    """`mini-clip`, or `mini-clip:FOLDER` for towers of one's own, written by `scripts/mini_pretrain.py`."""
+    """`mini-clip`, or `mini-clip:FOLDER` for towers of one's own, written by
+    `scripts/mini_pretrain.py`.
+    """
     backbone = MiniClip(Path(variant) if variant else FOLDER)
     if variant:
         backbone.name = f"mini-clip:{variant}"

@@ -3,14 +3,20 @@
     timm:NAME                        the weights of timm's default tag (hub or hub cache)
     timm:NAME.TAG                    the weights of that tag, in timm's own spelling
     open_clip:ARCH/TAG               a published tag (hub or hub cache)
-    open_clip:DIR                    a folder with open_clip_config.json and weights; starts with / ./ ../ or ~
-    LIBRARY:NAME@FILE                weights from a file: .safetensors, .pth, .pth.tar, .pt or .bin; nothing in it is run
-    LIBRARY:NAME@random              random weights, the same ones every time; @random-7 for other ones
-    ...?OPTION=VALUE&OPTION=VALUE    size=128 (side of the crop, pixels); crop=center (where the model was made for squashed
-                                     images); decoder=torchvision (JPEG files in half the time; its rows are ranked apart);
-                                     quickgelu=yes|no (open_clip files); ema=no (of files with averaged weights: the others)
+    open_clip:DIR                    a folder of open_clip_config.json and weights
+    LIBRARY:NAME@FILE                weights from a file: .safetensors, .pth, .pth.tar, .pt, .bin
+    LIBRARY:NAME@random              random weights, always the same; @random-7: others
+    ...?OPTION=VALUE&OPTION=VALUE    options, below
 
-Examples: `timm:tf_efficientnet_lite0?size=128`, `open_clip:ViT-B-32/openai`, `open_clip:ViT-B-32@./clip.pt?quickgelu=yes`.
+Options:
+    size=128                         side of the crop, pixels
+    crop=center                      where the model was made for squashed images
+    decoder=torchvision              JPEG files in half the time; its rows are ranked apart
+    quickgelu=yes|no                 for open_clip files
+    ema=no                           of files with averaged weights: the others
+
+Examples: `timm:tf_efficientnet_lite0?size=128`, `open_clip:ViT-B-32/openai`,
+`open_clip:ViT-B-32@./clip.pt?quickgelu=yes`.
 """
 
 from __future__ import annotations
@@ -37,7 +43,8 @@ class ModelName:
         full: the name as given, library included.
         model: architecture, or the folder of a local open_clip model.
         tag: open_clip's pre-training tag, empty if none.
-        file: weight file, existing. seed: of random weights. At most one of `tag`, `file` and `seed` is set.
+        file: weight file, existing.
+        seed: of random weights. At most one of `tag`, `file` and `seed` is set.
         options: what followed the question mark.
     """
 
@@ -57,18 +64,28 @@ class ModelName:
         """
         text = self.options.get("size")
         if text is not None and not re.fullmatch(r"[1-9][0-9]{0,4}", text):
-            raise self.error(f"size is a whole number of pixels, not {text!r}", "write for example ?size=128")
+            raise self.error(
+                f"size is a whole number of pixels, not {text!r}", "write for example ?size=128"
+            )
         return None if text is None else int(text)
 
     @property
     def folder(self) -> Path | None:
         """The model's folder, if the name is one."""
-        return Path(self.model).expanduser() if self.model.startswith(("/", "./", "../", "~")) else None
+        return (
+            Path(self.model).expanduser()
+            if self.model.startswith(("/", "./", "../", "~"))
+            else None
+        )
 
     @property
     def decoder(self) -> Decoder:
         """What decodes images."""
-        return "torchvision" if self.choice("decoder", ("torchvision", "pil")) == "torchvision" else "pil"
+        return (
+            "torchvision"
+            if self.choice("decoder", ("torchvision", "pil")) == "torchvision"
+            else "pil"
+        )
 
     def choice(self, option: str, values: tuple[str, ...]) -> str | None:
         """The value of an option that has a fixed list of values, or None.
@@ -78,7 +95,9 @@ class ModelName:
         """
         value = self.options.get(option)
         if value is not None and value not in values:
-            raise self.error(f"{option} is {' or '.join(values)}, not {value!r}", f"write ?{option}={values[0]}")
+            raise self.error(
+                f"{option} is {' or '.join(values)}, not {value!r}", f"write ?{option}={values[0]}"
+            )
         return value
 
     def error(self, what: str, fix: str) -> UsageError:
@@ -106,10 +125,16 @@ def parse(library: str, rest: str, *, options: Iterable[str]) -> ModelName:
         key, equals, value = item.partition("=")
         if not equals or not value or key in chosen:
             raise UsageError(
-                f"{item!r} is not an option of the form NAME=VALUE, given once", where, "write for example ?size=128"
+                f"{item!r} is not an option of the form NAME=VALUE, given once",
+                where,
+                "write for example ?size=128",
             )
         if key not in options:
-            raise UsageError(f"unknown option {key!r}", where, f"the options of {library} are {', '.join(sorted(options))}")
+            raise UsageError(
+                f"unknown option {key!r}",
+                where,
+                f"the options of {library} are {', '.join(sorted(options))}",
+            )
         chosen[key] = value
 
     model, at, weights = path.partition("@")
@@ -129,21 +154,33 @@ def parse(library: str, rest: str, *, options: Iterable[str]) -> ModelName:
                 )
         else:
             what = f"after the @ comes a file ({', '.join(SUFFIXES)}) or `random`, not {weights!r}"
-            raise UsageError(what, where, f"write {library}:{model}@random or {library}:{model}@FILE.safetensors")
+            raise UsageError(
+                what, where, f"write {library}:{model}@random or {library}:{model}@FILE.safetensors"
+            )
 
     name = ModelName(full, model, "", file, seed, chosen)
     if not model:
-        raise UsageError("the name of the model is missing", where, f"write {library}:NAME; `bench backbones` lists some")
+        raise UsageError(
+            "the name of the model is missing",
+            where,
+            f"write {library}:NAME; `bench backbones` lists some",
+        )
     if name.folder is not None:
         if at:
-            raise UsageError("a folder carries its own weights", where, "leave out what follows the @")
+            raise UsageError(
+                "a folder carries its own weights", where, "leave out what follows the @"
+            )
         return name
     model, slash, tag = model.partition("/")
     if slash and (not tag or "/" in tag or tag.endswith(SUFFIXES)):
-        raise UsageError(f"{tag!r} is not a tag", where, f"name a weight file with @: {library}:{model}@FILE")
+        raise UsageError(
+            f"{tag!r} is not a tag", where, f"name a weight file with @: {library}:{model}@FILE"
+        )
     if tag and at:
         raise UsageError(
-            "both a tag and other weights are named", where, f"write {library}:{model}/{tag} or {library}:{model}@{weights}"
+            "both a tag and other weights are named",
+            where,
+            f"write {library}:{model}/{tag} or {library}:{model}@{weights}",
         )
     return ModelName(full, model, tag, file, seed, chosen)
 

@@ -1,4 +1,6 @@
-"""Backbones from open_clip: `open_clip:ARCH/TAG`, `open_clip:ARCH@FILE`, `open_clip:DIR`, `open_clip:ARCH@random`."""
+"""Backbones from open_clip: `open_clip:ARCH/TAG`, `open_clip:ARCH@FILE`, `open_clip:DIR`,
+`open_clip:ARCH@random`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,15 @@ from . import hub
 from .backbone import Backbone, ImageTower, Layout
 from .naming import ModelName, nearest, parse
 from .open_clip_towers import OpenClipText, image_tower_of
-from .weights import check_kinds, content_sha256, drawn, quiet_root_logger, safely, state_in, without_noise
+from .weights import (
+    check_kinds,
+    content_sha256,
+    drawn,
+    quiet_root_logger,
+    safely,
+    state_in,
+    without_noise,
+)
 
 #: What the beginning of an open_clip tag says about the training data.
 DATA = {
@@ -50,10 +60,13 @@ class OpenClipBackbone(Backbone):
     """An open_clip model, taken apart into its image tower and its text tower.
 
     Args:
-        model: with weights. config: the description of its architecture, QuickGELU included.
+        model: with weights.
+        config: the description of its architecture, QuickGELU included.
     """
 
-    def __init__(self, name: ModelName, model: Any, config: dict[str, Any], tokenizer: Any, *, seen: str) -> None:
+    def __init__(
+        self, name: ModelName, model: Any, config: dict[str, Any], tokenizer: Any, *, seen: str
+    ) -> None:
         self.name, self.seen = name.full, seen
         preprocessing = model.visual.preprocess_cfg
         self.pixels = _pixels(name, preprocessing)
@@ -65,7 +78,10 @@ class OpenClipBackbone(Backbone):
         try:
             self._tower = image_tower_of(visual, mean, std, self.pixels.size).eval()
         except UsageError as error:
-            raise name.error(f"{name.model} cannot be used: {error.what}", "`bench backbones` lists models that can") from error
+            raise name.error(
+                f"{name.model} cannot be used: {error.what}",
+                "`bench backbones` lists models that can",
+            ) from error
         self._text = OpenClipText(model, tokenizer).eval()
 
     def image_tower(self) -> ImageTower:
@@ -83,7 +99,8 @@ class OpenClipBackbone(Backbone):
         return True
 
 
-#: What the configuration in a folder may say of the tokenizer: its own vocabulary would be a file of the configuration's choice.
+#: What the configuration in a folder may say of the tokenizer: its own vocabulary would be a file
+#: of the configuration's choice.
 _TOKENIZER = frozenset({"additional_special_tokens", "clean", "reduction_mask"})
 
 
@@ -91,7 +108,8 @@ def load(rest: str) -> OpenClipBackbone:
     """Load the backbone `open_clip:` + `rest`; the grammar is in `naming`.
 
     Raises:
-        UsageError: the name, an option or the file is wrong, the activation is not stated, or the architecture cannot be used.
+        UsageError: the name, an option or the file is wrong, the activation is not stated, or the
+            architecture cannot be used.
         MissingPrerequisite: the weights are not here and cannot be downloaded.
     """
     name = parse("open_clip", rest, options=("size", "crop", "decoder", "quickgelu", "ema"))
@@ -99,7 +117,8 @@ def load(rest: str) -> OpenClipBackbone:
     _check_parts(name, config)
     if name.options.get("quickgelu") and name.file is None:
         raise name.error(
-            "quickgelu is stated for weight files only", "leave it out: tags and folders say which activation is theirs"
+            "quickgelu is stated for weight files only",
+            "leave it out: tags and folders say which activation is theirs",
         )
     if name.options.get("ema") and name.file is None:
         raise name.error("ema is stated for weight files only", "leave it out")
@@ -120,45 +139,85 @@ def load(rest: str) -> OpenClipBackbone:
         published = open_clip.get_pretrained_cfg(name.model, name.tag)
         if not published:
             tags = open_clip.list_pretrained_tags_by_model(name.model)
-            raise name.error(f"{name.model} has no tag {name.tag!r}", nearest(name.tag, tags) or f"its tags: {', '.join(tags)}")
-        # The trap: tags say which activation they were trained with, but open_clip only warns where the architecture has another.
+            raise name.error(
+                f"{name.model} has no tag {name.tag!r}",
+                nearest(name.tag, tags) or f"its tags: {', '.join(tags)}",
+            )
+        # The trap: tags say which activation they were trained with, but open_clip only warns where
+        # the architecture has another.
         config["quick_gelu"] = bool(published.get("quick_gelu", False))
-        arguments["force_preprocess_cfg"] = {key: published[key] for key in _PREPROCESSING if key in published}
+        arguments["force_preprocess_cfg"] = {
+            key: published[key] for key in _PREPROCESSING if key in published
+        }
         path, seen = _download(name, published), _seen(name.tag)
     else:
-        raise name.error("which weights?", f"write open_clip:{name.model}/TAG, open_clip:{name.model}@FILE or @random")
+        raise name.error(
+            "which weights?",
+            f"write open_clip:{name.model}/TAG, open_clip:{name.model}@FILE or @random",
+        )
     arguments["quick_gelu"] = config["quick_gelu"]
     with quiet_root_logger(), safely(path, backbone=name.full):
-        model = open_clip.create_model(name.model, pretrained=str(path), require_pretrained=True, weights_only=True, **arguments)
+        model = open_clip.create_model(
+            name.model,
+            pretrained=str(path),
+            require_pretrained=True,
+            weights_only=True,
+            **arguments,
+        )
     return _backbone(name, model, config, seen=seen)
 
 
-def _from_file(name: ModelName, path: Path, config: dict[str, Any], arguments: dict[str, Any]) -> OpenClipBackbone:
+def _from_file(
+    name: ModelName, path: Path, config: dict[str, Any], arguments: dict[str, Any]
+) -> OpenClipBackbone:
     with quiet_root_logger(), safely(path, backbone=name.full):
         found = state_in(path, averaged=name.choice("ema", ("yes", "no")) != "no")
         with found.as_file() as file:
             model = open_clip.create_model(
-                name.model, pretrained=str(file), require_pretrained=True, weights_only=True, **arguments
+                name.model,
+                pretrained=str(file),
+                require_pretrained=True,
+                weights_only=True,
+                **arguments,
             )
         check_kinds(found.state, model)
     return _backbone(name, model, config, seen=found.seen)
 
 
-def _from_folder(name: ModelName, folder: Path, config: dict[str, Any], arguments: dict[str, Any]) -> OpenClipBackbone:
-    weights = [path for pattern in ("*.safetensors", "*.bin", "*.pth") for path in sorted(folder.glob(pattern))]
+def _from_folder(
+    name: ModelName, folder: Path, config: dict[str, Any], arguments: dict[str, Any]
+) -> OpenClipBackbone:
+    weights = [
+        path
+        for pattern in ("*.safetensors", "*.bin", "*.pth")
+        for path in sorted(folder.glob(pattern))
+    ]
     if not weights:
         where = f"backbone {name.full}"
-        raise MissingPrerequisite("the folder has no weights", where, f"put {HF_SAFE_WEIGHTS_NAME} beside open_clip_config.json")
+        raise MissingPrerequisite(
+            "the folder has no weights",
+            where,
+            f"put {HF_SAFE_WEIGHTS_NAME} beside open_clip_config.json",
+        )
     with quiet_root_logger(), safely(weights[0], backbone=name.full):
-        model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True, weights_only=True, **arguments)
+        model = open_clip.create_model(
+            f"local-dir:{folder}", require_pretrained=True, weights_only=True, **arguments
+        )
     return _backbone(name, model, config, seen="unknown (weights from a folder)")
 
 
-def _backbone(name: ModelName, model: Any, config: dict[str, Any], *, seen: str) -> OpenClipBackbone:
+def _backbone(
+    name: ModelName, model: Any, config: dict[str, Any], *, seen: str
+) -> OpenClipBackbone:
     if type(model) not in (CLIP, CustomTextCLIP):
-        raise name.error(f"{type(model).__name__} models cannot be used", "choose a contrastive model with two towers")
+        raise name.error(
+            f"{type(model).__name__} models cannot be used",
+            "choose a contrastive model with two towers",
+        )
     text = config["text_cfg"]
-    tokenizer = open_clip.SimpleTokenizer(context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {}))
+    tokenizer = open_clip.SimpleTokenizer(
+        context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {})
+    )
     return OpenClipBackbone(name, model, config, tokenizer, seen=seen)
 
 
@@ -173,14 +232,18 @@ def _config(name: ModelName) -> dict[str, Any]:
                 f"there is no {path}", f"backbone {name.full}", "name a folder made by open_clip"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise name.error(f"{path} is not an open_clip configuration: {error!r}", "it needs an entry model_cfg") from error
+            raise name.error(
+                f"{path} is not an open_clip configuration: {error!r}",
+                "it needs an entry model_cfg",
+            ) from error
     else:
         with quiet_root_logger():
             known = open_clip.list_models()
             config = open_clip.get_model_config(name.model) if name.model in known else None
         if config is None:
             raise name.error(
-                f"open_clip has no architecture {name.model!r}", nearest(name.model, known) or "see open_clip.list_models()"
+                f"open_clip has no architecture {name.model!r}",
+                nearest(name.model, known) or "see open_clip.list_models()",
             )
     config["quick_gelu"] = bool(config.get("quick_gelu", False))
     result: dict[str, Any] = config
@@ -194,12 +257,20 @@ def _check_parts(name: ModelName, config: dict[str, Any]) -> None:
         raise name.error("CoCa models cannot be used", "choose a contrastive model with two towers")
     if "hf_model_name" in text or "hf_tokenizer_name" in text:
         raise name.error(
-            f"the text side of {name.model} comes from the transformers library, which is not supported",
-            "choose a model with open_clip's own tokenizer, such as ViT-B-32, RN50 or convnext_base_w",
+            f"the text side of {name.model} comes from the transformers library, which is not"
+            " supported",
+            "choose a model with open_clip's own tokenizer, such as ViT-B-32, RN50 or"
+            " convnext_base_w",
         )
     if name.folder is not None:
-        asked = {f"tokenizer_kwargs.{key}" for key in set(text.get("tokenizer_kwargs", {})) - _TOKENIZER}
-        asked |= {"timm_model_name"} if ":" in str(config["vision_cfg"].get("timm_model_name", "")) else set()
+        asked = {
+            f"tokenizer_kwargs.{key}" for key in set(text.get("tokenizer_kwargs", {})) - _TOKENIZER
+        }
+        asked |= (
+            {"timm_model_name"}
+            if ":" in str(config["vision_cfg"].get("timm_model_name", ""))
+            else set()
+        )
         if asked:
             what = f"its configuration names other files or addresses: {', '.join(sorted(asked))}"
             raise name.error(what, "leave them out of open_clip_config.json")
@@ -208,13 +279,20 @@ def _check_parts(name: ModelName, config: dict[str, Any]) -> None:
 def _check_size(name: ModelName, config: dict[str, Any], size: int) -> None:
     vision = config["vision_cfg"]
     if "timm_model_name" in vision or isinstance(vision.get("layers"), list):
-        raise name.error("the input size can be chosen for open_clip's own transformers only", "leave out the size")
+        raise name.error(
+            "the input size can be chosen for open_clip's own transformers only",
+            "leave out the size",
+        )
     if size % vision.get("patch_size", 16):
-        raise name.error(f"size {size} is not a multiple of the patch size {vision.get('patch_size', 16)}", "choose a multiple")
+        raise name.error(
+            f"size {size} is not a multiple of the patch size {vision.get('patch_size', 16)}",
+            "choose a multiple",
+        )
 
 
 def _activation_of_file(name: ModelName, config: dict[str, Any]) -> bool:
-    """Whether the weights in a file were trained with QuickGELU; the file does not say, and a wrong guess shows nowhere.
+    """Whether the weights in a file were trained with QuickGELU; the file does not say, and a wrong
+    guess shows nowhere.
 
     Raises:
         UsageError: both activations exist for this architecture, and the name does not state which.
@@ -223,21 +301,24 @@ def _activation_of_file(name: ModelName, config: dict[str, Any]) -> bool:
     if name.model.endswith("-quickgelu"):
         if stated == "no":
             raise name.error(
-                "the architecture says QuickGELU and the option says no", f"write {name.model.removesuffix('-quickgelu')}"
+                "the architecture says QuickGELU and the option says no",
+                f"write {name.model.removesuffix('-quickgelu')}",
             )
         return True
     if stated is None and f"{name.model}-quickgelu" in open_clip.list_models():
         file = f"{name.model}@{name.file}"
         raise name.error(
-            f"weights of {name.model} exist with two activations ({_activations(name.model)}), the file does not say which is "
-            "its own, and the wrong one silently gives other features",
+            f"weights of {name.model} exist with two activations ({_activations(name.model)}), the"
+            " file does not say which is its own, and the wrong one silently gives other features",
             f"state it: open_clip:{file}?quickgelu=yes or open_clip:{file}?quickgelu=no",
         )
     return bool(config["quick_gelu"]) if stated is None else stated == "yes"
 
 
 def _activations(architecture: str) -> str:
-    """Which published weights of an architecture have which activation, by the beginnings of their tags."""
+    """Which published weights of an architecture have which activation, by the beginnings of their
+    tags.
+    """
     kinds: dict[str, dict[str, None]] = {"QuickGELU": {}, "GELU": {}}
     for tag in open_clip.list_pretrained_tags_by_model(architecture):
         quick = (open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu")
@@ -250,7 +331,11 @@ def _download(name: ModelName, published: dict[str, Any]) -> Path:
     if published.get("hf_hub"):
         repository, filename = os.path.split(published["hf_hub"])
         filename = filename or HF_WEIGHTS_NAME
-        safe = HF_SAFE_WEIGHTS_NAME if filename == HF_WEIGHTS_NAME else re.sub(r"\.(bin|pth|pt)$", ".safetensors", filename)
+        safe = (
+            HF_SAFE_WEIGHTS_NAME
+            if filename == HF_WEIGHTS_NAME
+            else re.sub(r"\.(bin|pth|pt)$", ".safetensors", filename)
+        )
         return hub.fetch(repository, list(dict.fromkeys((safe, filename))), backbone=name.full)
     url = published["url"]
     cached = Path("~/.cache/clip").expanduser() / os.path.basename(url)
@@ -259,9 +344,13 @@ def _download(name: ModelName, published: dict[str, Any]) -> Path:
             return Path(download_pretrained_from_url(url))
         except (OSError, RuntimeError) as error:
             fix = f"download {url} by hand to {cached}"
-            raise MissingPrerequisite(f"the weights cannot be downloaded: {error}", f"backbone {name.full}", fix) from error
+            raise MissingPrerequisite(
+                f"the weights cannot be downloaded: {error}", f"backbone {name.full}", fix
+            ) from error
     fix = f"with a network: curl -L --create-dirs -o {cached} {url}"
-    raise MissingPrerequisite("the weights are not in the cache, and there is no network", f"backbone {name.full}", fix)
+    raise MissingPrerequisite(
+        "the weights are not in the cache, and there is no network", f"backbone {name.full}", fix
+    )
 
 
 def _pixels(name: ModelName, preprocessing: dict[str, Any]) -> Pixels:
@@ -269,35 +358,50 @@ def _pixels(name: ModelName, preprocessing: dict[str, Any]) -> Pixels:
     size = preprocessing["size"]
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
-        raise name.error(f"it takes images of {height} x {width}, not square ones", "choose a model for square images")
+        raise name.error(
+            f"it takes images of {height} x {width}, not square ones",
+            "choose a model for square images",
+        )
     mode = preprocessing.get("resize_mode", "shortest")
     if mode != "shortest" and not name.choice("crop", ("center",)):
         raise name.error(
-            f"it was made for images brought to a square by {mode!r}, which keeps or adds their margins",
+            f"it was made for images brought to a square by {mode!r}, which keeps or adds their"
+            " margins",
             "write ?crop=center to accept a resize of the short side and a centre crop",
         )
     interpolation = preprocessing.get("interpolation", "bicubic")
     if interpolation not in ("bicubic", "bilinear"):
-        raise name.error(f"its images are resized by {interpolation!r}", "only bicubic and bilinear are supported")
+        raise name.error(
+            f"its images are resized by {interpolation!r}",
+            "only bicubic and bilinear are supported",
+        )
     return Pixels(size=height, resize=height, interpolation=interpolation, decoder=name.decoder)
 
 
 def _seen(tag: str) -> str:
     """What a tag says about the training data, such as `laion2b_s34b_b79k`."""
-    found = next((data for start, data in DATA.items() if tag.lower().replace("-", "_").startswith(start)), "unknown")
+    found = next(
+        (data for start, data in DATA.items() if tag.lower().replace("-", "_").startswith(start)),
+        "unknown",
+    )
     return f"{found} (open_clip tag {tag})"
 
 
 def architectures_like(visual: Mapping[str, Tensor]) -> list[str]:
-    """The usable open_clip transformers whose image tower has the sizes of these tensors, shortest name first.
+    """The usable open_clip transformers whose image tower has the sizes of these tensors, shortest
+    name first.
 
     Args:
         visual: tensors of an image tower, named as below `visual.`.
     """
-    patches, proj, positions = (visual.get(name) for name in ("conv1.weight", "proj", "positional_embedding"))
+    patches, proj, positions = (
+        visual.get(name) for name in ("conv1.weight", "proj", "positional_embedding")
+    )
     if patches is None or proj is None or positions is None or patches.ndim != 4 or proj.ndim != 2:
         return []
-    layers = len({name.split(".")[2] for name in visual if name.startswith("transformer.resblocks.")})
+    layers = len(
+        {name.split(".")[2] for name in visual if name.startswith("transformer.resblocks.")}
+    )
     found = {
         "width": patches.shape[0],
         "patch_size": patches.shape[-1],

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError
-from .backbone import ImageTower, Layout, NormalisingTower, TextTower, attend, differentiable, pack_kept, refuse_keep
+from .backbone import (
+    ImageTower,
+    Layout,
+    NormalisingTower,
+    TextTower,
+    attend,
+    differentiable,
+    pack_kept,
+    refuse_keep,
+)
 from .timm_towers import tower_of
 
 
@@ -42,7 +51,9 @@ class OpenClipViT(NormalisingTower):
 
     def _features(self, images: Tensor, keep: Tensor | None, maps: list[Tensor] | None) -> Tensor:
         visual, key_mask = self.visual, None
-        tokens = visual._embeds(self.normalised(images))  # class token, position embeddings and ln_pre included
+        tokens = visual._embeds(
+            self.normalised(images)
+        )  # class token, position embeddings and ln_pre included
         if keep is not None:
             tokens, key_mask = pack_kept(tokens, keep)
         for block in visual.transformer.resblocks:
@@ -52,8 +63,12 @@ class OpenClipViT(NormalisingTower):
         return features
 
 
-def _attention(attn: nn.MultiheadAttention, tokens: Tensor, key_mask: Tensor | None, maps: list[Tensor] | None) -> Tensor:
-    """Self-attention of torch's MultiheadAttention with the softmax in view; (N, L, W) -> (N, L, W)."""
+def _attention(
+    attn: nn.MultiheadAttention, tokens: Tensor, key_mask: Tensor | None, maps: list[Tensor] | None
+) -> Tensor:
+    """Self-attention of torch's MultiheadAttention with the softmax in view; (N, L, W) -> (N, L,
+    W).
+    """
     count, length, _ = tokens.shape
     joint = F.linear(tokens, attn.in_proj_weight, attn.in_proj_bias)
     query, key, value = joint.reshape(count, length, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -88,8 +103,15 @@ class OpenClipResNet(NormalisingTower):
         return self.visual.attnpool(feature_map), [feature_map]
 
     def _map(self, images: Tensor) -> Tensor:
-        feature_map = self.visual.stem(self.normalised(images).contiguous(memory_format=torch.channels_last))
-        for layer in (self.visual.layer1, self.visual.layer2, self.visual.layer3, self.visual.layer4):
+        feature_map = self.visual.stem(
+            self.normalised(images).contiguous(memory_format=torch.channels_last)
+        )
+        for layer in (
+            self.visual.layer1,
+            self.visual.layer2,
+            self.visual.layer3,
+            self.visual.layer4,
+        ):
             feature_map = layer(feature_map)
         result: Tensor = feature_map
         return result
@@ -99,7 +121,8 @@ class OpenClipText(TextTower):
     """The text tower of an open_clip model, with its logit scale.
 
     Args:
-        model: an open_clip model whose image tower was taken out. tokenizer: open_clip's, texts to ids (N, context length).
+        model: an open_clip model whose image tower was taken out.
+        tokenizer: open_clip's, texts to ids (N, context length).
     """
 
     def __init__(self, model: Any, tokenizer: Callable[[list[str]], Tensor]) -> None:
@@ -119,11 +142,14 @@ class OpenClipText(TextTower):
         return embeddings
 
 
-def image_tower_of(visual: Any, mean: Sequence[float], std: Sequence[float], size: int) -> ImageTower:
+def image_tower_of(
+    visual: Any, mean: Sequence[float], std: Sequence[float], size: int
+) -> ImageTower:
     """The tower that fits the image tower of an open_clip model.
 
     Raises:
-        UsageError: none does; the message is one clause about the model and leaves naming it to the caller.
+        UsageError: none does; the message is one clause about the model and leaves naming it to the
+            caller.
     """
     if isinstance(visual, TimmModel):
         return tower_of(visual.trunk, mean, std, size, projection=visual.head)
@@ -132,7 +158,9 @@ def image_tower_of(visual: Any, mean: Sequence[float], std: Sequence[float], siz
     if type(visual) is not VisionTransformer:
         raise UsageError(f"its image tower is a {type(visual).__name__}")
     if visual.attn_pool is not None or visual.pool_type != "tok":
-        raise UsageError("it does not pool by the class token that masks and attention maps refer to")
+        raise UsageError(
+            "it does not pool by the class token that masks and attention maps refer to"
+        )
     if any(type(block) is not ResidualAttentionBlock for block in visual.transformer.resblocks):
         raise UsageError("its blocks are not plain attention followed by an MLP")
     return OpenClipViT(visual, mean, std)

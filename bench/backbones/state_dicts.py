@@ -1,4 +1,6 @@
-"""State dicts as people save them: which of a file's is meant, what wrappers add to its names, and the names of Hugging Face."""
+"""State dicts as people save them: which of a file's is meant, what wrappers add to its names, and
+the names of Hugging Face.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,22 @@ from torch import Tensor
 from ..errors import BenchError
 from .inert import Inert
 
-#: Keys below which training code keeps the state dict, and that of the averaged weights; the first that is there counts.
+#: Keys below which training code keeps the state dict, and that of the averaged weights; the first
+#: that is there counts.
 _KEPT_UNDER: Final = ("state_dict", "model_state_dict", "model")
 _AVERAGED_UNDER: Final = ("state_dict_ema", "model_ema", "ema_state_dict")
 
-#: What torch.compile, activation checkpointing and FSDP put into names, anywhere; (distributed) data parallelism and
-#: AveragedModel put `module` before them.
+#: What torch.compile, activation checkpointing and FSDP put into names, anywhere; (distributed)
+#: data parallelism and AveragedModel put `module` before them.
 _WRAPPERS: Final = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
-#: Numbers that are no weights: how many states AveragedModel has averaged, and facts that OpenAI's models carry along.
+#: Numbers that are no weights: how many states AveragedModel has averaged, and facts that OpenAI's
+#: models carry along.
 _NO_WEIGHTS: Final = frozenset({"n_averaged", "input_resolution", "context_length", "vocab_size"})
 
 
 def chosen_state(held: Any, averaged: bool) -> tuple[Any, str]:
-    """The state dict, or pickled module, among what a file holds, and the key that it was found under ("" if it is all).
+    """The state dict, or pickled module, among what a file holds, and the key that it was found
+    under ("" if it is all).
 
     Args:
         averaged: take the averaged weights where there are any.
@@ -42,7 +47,8 @@ def has_averaged(held: Any) -> bool:
 
 
 def cleaned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under the names of the bare model, those of Hugging Face's CLIP under open_clip's.
+    """The weights under the names of the bare model, those of Hugging Face's CLIP under
+    open_clip's.
 
     Raises:
         BenchError: two tensors have one name then.
@@ -56,7 +62,9 @@ def cleaned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         name = ".".join(parts)
         if name in found:
-            raise BenchError(f"two of its tensors are called {name:.200} once the names of wrappers are left out")
+            raise BenchError(
+                f"two of its tensors are called {name:.200} once the names of wrappers are left out"
+            )
         found[name] = tensor
     return _of_open_clip(found) if "vision_model.embeddings.class_embedding" in found else found
 
@@ -79,7 +87,10 @@ _INSIDE: Final = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
-_TRANSPOSED: Final = {"visual_projection.weight": "visual.proj", "text_projection.weight": "text_projection"}
+_TRANSPOSED: Final = {
+    "visual_projection.weight": "visual.proj",
+    "text_projection.weight": "text_projection",
+}
 _BLOCK: Final = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
@@ -97,11 +108,15 @@ def _of_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 parts = [state.get(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
                 if any(part is None or part.shape != tensor.shape for part in parts):
                     raise BenchError(f"{name} has no keys and values beside it")
-                found[f"{place}.attn.in_proj_{block[4]}"] = torch.cat([part for part in parts if part is not None])
+                found[f"{place}.attn.in_proj_{block[4]}"] = torch.cat(
+                    [part for part in parts if part is not None]
+                )
             else:
                 found[f"{place}.{_INSIDE.get(block[3], block[3])}.{block[4]}"] = tensor
         elif name in _TRANSPOSED and tensor.ndim == 2:
             found[_TRANSPOSED[name]] = tensor.T
         elif not name.endswith(".position_ids"):
-            found[_OUTSIDE.get(name) or (f"{_OUTSIDE[stem]}.{kind}" if stem in _OUTSIDE else name)] = tensor
+            found[
+                _OUTSIDE.get(name) or (f"{_OUTSIDE[stem]}.{kind}" if stem in _OUTSIDE else name)
+            ] = tensor
     return found

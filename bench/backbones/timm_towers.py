@@ -1,4 +1,6 @@
-"""Image towers around timm's models: transformers with a class token, and convolutional networks."""
+"""Image towers around timm's models: transformers with a class token, and convolutional
+networks.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,13 @@ class TimmViT(NormalisingTower):
 
     layout: Layout = "vit"
 
-    def __init__(self, model: Any, mean: Sequence[float], std: Sequence[float], projection: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        mean: Sequence[float],
+        std: Sequence[float],
+        projection: nn.Module | None = None,
+    ) -> None:
         super().__init__(mean, std)
         self.model: Any = model
         self.projection: Any = projection or nn.Identity()
@@ -53,10 +61,14 @@ class TimmViT(NormalisingTower):
         return features
 
 
-def _attention(attn: Any, tokens: Tensor, key_mask: Tensor | None, maps: list[Tensor] | None) -> Tensor:
+def _attention(
+    attn: Any, tokens: Tensor, key_mask: Tensor | None, maps: list[Tensor] | None
+) -> Tensor:
     """timm's Attention with the softmax in view; (N, L, W) -> (N, L, W)."""
     count, length, _ = tokens.shape
-    query, key, value = attn.qkv(tokens).reshape(count, length, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+    query, key, value = (
+        attn.qkv(tokens).reshape(count, length, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+    )
     mixed = attend(attn.q_norm(query), attn.k_norm(key), value, key_mask=key_mask, maps=maps)
     result: Tensor = attn.proj(attn.norm(mixed))
     return result
@@ -65,11 +77,14 @@ def _attention(attn: Any, tokens: Tensor, key_mask: Tensor | None, maps: list[Te
 class TimmConv(NormalisingTower):
     """Any timm model whose final features are a map (N, C, rows, columns).
 
-    Inputs are put in channels-last order, which makes depthwise convolutions on a CPU up to three times faster. The weights
-    keep their order: converting them gains nothing more, and safetensors does not take strided tensors.
+    Inputs are put in channels-last order, which makes depthwise convolutions on a CPU up to three
+    times faster. The weights keep their order: converting them gains nothing more, and safetensors
+    does not take strided tensors.
 
     Args:
-        model: without classifier. size: side of the images, pixels. projection: see TimmViT.
+        model: without classifier.
+        size: side of the images, pixels.
+        projection: see TimmViT.
 
     Raises:
         UsageError: the final features are not such a map.
@@ -78,7 +93,12 @@ class TimmConv(NormalisingTower):
     layout: Layout = "conv"
 
     def __init__(
-        self, model: Any, mean: Sequence[float], std: Sequence[float], size: int, projection: nn.Module | None = None
+        self,
+        model: Any,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int,
+        projection: nn.Module | None = None,
     ) -> None:
         super().__init__(mean, std)
         self.model: Any = model
@@ -88,7 +108,10 @@ class TimmConv(NormalisingTower):
         with torch.no_grad():
             feature_map = self._map(torch.zeros(1, 3, size, size))
             if feature_map.ndim != 4 or getattr(model, "output_fmt", "NCHW") not in ("NCHW", None):
-                raise UsageError("its final features are not a map (N, C, rows, columns) as those of a convolutional network are")
+                raise UsageError(
+                    "its final features are not a map (N, C, rows, columns) as those of a"
+                    " convolutional network are"
+                )
             features = self._pooled(feature_map)
         self.train(training)
         if features.ndim != 2:
@@ -115,25 +138,41 @@ class TimmConv(NormalisingTower):
 
 
 def tower_of(
-    model: Any, mean: Sequence[float], std: Sequence[float], size: int, projection: nn.Module | None = None
+    model: Any,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int,
+    projection: nn.Module | None = None,
 ) -> TimmViT | TimmConv:
     """The tower that fits `model`, a timm model without classifier.
 
     Raises:
-        UsageError: it is neither a transformer with a plain class token nor a convolutional network; the message is one clause
-            about the model and leaves naming it to the caller.
+        UsageError: it is neither a transformer with a plain class token nor a convolutional
+            network; the message is one clause about the model and leaves naming it to the caller.
     """
     kind = type(model)
     if not issubclass(kind, VisionTransformer):
         return TimmConv(model, mean, std, size, projection)
     if kind is not VisionTransformer:
-        raise UsageError(f"{kind.__name__} is a transformer of another kind than timm's VisionTransformer")
+        raise UsageError(
+            f"{kind.__name__} is a transformer of another kind than timm's VisionTransformer"
+        )
     if model.global_pool != "token" or model.attn_pool is not None:
-        raise UsageError(f"it pools by {model.global_pool!r}, not by the class token that masks and attention maps refer to")
+        raise UsageError(
+            f"it pools by {model.global_pool!r}, not by the class token that masks and attention"
+            " maps refer to"
+        )
     if model.num_prefix_tokens != 1:
-        raise UsageError(f"it has {model.num_prefix_tokens - 1} register or distillation tokens beside the class token")
+        raise UsageError(
+            f"it has {model.num_prefix_tokens - 1} register or distillation tokens beside the class"
+            " token"
+        )
     for block in model.blocks:
         attn = getattr(block, "attn", None)
-        if type(block) is not Block or type(attn) is not Attention or getattr(attn, "gate", None) is not None:
+        if (
+            type(block) is not Block
+            or type(attn) is not Attention
+            or getattr(attn, "gate", None) is not None
+        ):
             raise UsageError("its blocks are not plain attention followed by an MLP")
     return TimmViT(model, mean, std, projection)

@@ -1,4 +1,6 @@
-"""Weights from outside: read safely, drawn reproducibly, freed of randomness in training, and identified by content."""
+"""Weights from outside: read safely, drawn reproducibly, freed of randomness in training, and
+identified by content.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +27,23 @@ from .state_dicts import chosen_state, cleaned, has_averaged
 
 #: What reading a damaged file of weights may raise.
 _DAMAGED = (
-    OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, MemoryError, zipfile.BadZipFile,
+    OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError,
+    MemoryError, zipfile.BadZipFile,
     safetensors.SafetensorError,
 )  # fmt: skip
 
 
 @contextmanager
 def safely(path: Path, *, backbone: str) -> Iterator[None]:
-    """Turn what goes wrong while the weights in `path` are loaded into a UsageError that says what to do.
+    """Turn what goes wrong while the weights in `path` are loaded into a UsageError that says what
+    to do.
 
-    The loading itself must be restricted to tensors (safetensors, or torch.load with weights_only=True).
+    The loading itself must be restricted to tensors (safetensors, or torch.load with
+    weights_only=True).
 
     Raises:
-        UsageError: a TorchScript archive, a pickle with more than tensors in it, a damaged file, or other tensors than the
-            architecture has.
+        UsageError: a TorchScript archive, a pickle with more than tensors in it, a damaged file, or
+            other tensors than the architecture has.
     """
     where = f"backbone {backbone}, file {path}"
     try:
@@ -51,16 +56,24 @@ def safely(path: Path, *, backbone: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             raise UsageError(
-                "this file is refused: it holds Python objects other than tensors, which could run code while they are loaded",
+                "this file is refused: it holds Python objects other than tensors, which could run"
+                " code while they are loaded",
                 where,
-                "save the state dict alone (safetensors, or torch.save of a dict of tensors), where you trust the file",
+                "save the state dict alone (safetensors, or torch.save of a dict of tensors), where"
+                " you trust the file",
             ) from error
         if isinstance(error, RuntimeError) and "state_dict" in str(error):
             problem = " ".join(str(error).split())[:300]
             what = f"the file does not fit the architecture: {problem}"
-            raise UsageError(what, where, "name the architecture that the file was saved from") from error
+            raise UsageError(
+                what, where, "name the architecture that the file was saved from"
+            ) from error
         if isinstance(error, _DAMAGED):
-            raise UsageError(f"the file cannot be read as weights: {reason(error)}", where, "fetch the file again") from error
+            raise UsageError(
+                f"the file cannot be read as weights: {reason(error)}",
+                where,
+                "fetch the file again",
+            ) from error
         raise
 
 
@@ -69,7 +82,8 @@ class StateInFile:
     """The state dict in a file, under the names of the bare model.
 
     Attributes:
-        seen: what these weights are, for `Backbone.seen`. bare: whether the file holds it under these names, and nothing else.
+        seen: what these weights are, for `Backbone.seen`.
+        bare: whether the file holds it under these names, and nothing else.
     """
 
     path: Path
@@ -85,7 +99,10 @@ class StateInFile:
             return
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.safetensors"
-            save_file({name: tensor.detach().contiguous().clone() for name, tensor in self.state.items()}, file)
+            save_file(
+                {name: tensor.detach().contiguous().clone() for name, tensor in self.state.items()},
+                file,
+            )
             yield file
 
 
@@ -93,29 +110,42 @@ def state_in(path: Path, *, averaged: bool) -> StateInFile:
     """Read the state dict in a file, without running anything of it.
 
     Args:
-        averaged: take the averaged weights (EMA) of a file that holds those and others, as timm does.
+        averaged: take the averaged weights (EMA) of a file that holds those and others, as timm
+            does.
 
     Raises:
         BenchError: there is none.
     """
     held: Any = load_file(path) if path.suffix == ".safetensors" else read_inert(path)
     state, key = chosen_state(held, averaged)
-    inert = [value.origin for value in state.values() if isinstance(value, Inert)] if isinstance(state, dict) else [""]
+    inert = (
+        [value.origin for value in state.values() if isinstance(value, Inert)]
+        if isinstance(state, dict)
+        else [""]
+    )
     if inert or not all(isinstance(value, Tensor) for value in state.values()):
         what = (
             f"{inert[0]:.100} where a tensor should be, which could run code; nothing of it was run"
             if any(inert)
             else "no state dict"
         )
-        raise BenchError(f"the file holds {what}", fix="save the state dict of the model alone, best as safetensors")
-    of = f": `{key}`, beside {'the last' if averaged else 'averaged'} weights" if has_averaged(held) else ""
+        raise BenchError(
+            f"the file holds {what}",
+            fix="save the state dict of the model alone, best as safetensors",
+        )
+    of = (
+        f": `{key}`, beside {'the last' if averaged else 'averaged'} weights"
+        if has_averaged(held)
+        else ""
+    )
     found = cleaned(state)
     bare = not key and {str(name).removeprefix("module.") for name in state} == found.keys()
     return StateInFile(path, found, f"unknown (weights from a file{of})", bare)
 
 
 def check_kinds(state: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Check that what became weights of a model were floating-point numbers: libraries cast whatever there is.
+    """Check that what became weights of a model were floating-point numbers: libraries cast
+    whatever there is.
 
     Raises:
         BenchError: one was not.
@@ -127,7 +157,9 @@ def check_kinds(state: Mapping[str, Tensor], model: nn.Module) -> None:
 
 @contextmanager
 def drawn(library: str, architecture: str, seed: int) -> Iterator[None]:
-    """Draw random weights from a stream of their own, so that a name always gives the same ones; CPU only."""
+    """Draw random weights from a stream of their own, so that a name always gives the same ones;
+    CPU only.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("random backbone", library, architecture, seed))
         yield
@@ -135,7 +167,9 @@ def drawn(library: str, architecture: str, seed: int) -> Iterator[None]:
 
 @contextmanager
 def quiet_root_logger() -> Iterator[None]:
-    """Keep a library that logs through the root logger from installing a handler there, which would print from then on."""
+    """Keep a library that logs through the root logger from installing a handler there, which would
+    print from then on.
+    """
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     try:
@@ -145,9 +179,11 @@ def quiet_root_logger() -> Iterator[None]:
 
 
 def without_noise(model: nn.Module) -> None:
-    """Switch off dropout, stochastic depth and patch dropout in place: train() then equals eval() but for batch norm.
+    """Switch off dropout, stochastic depth and patch dropout in place: train() then equals eval()
+    but for batch norm.
 
-    Robust fine-tuning recipes train without them; a method that wants such noise adds it where it can be seen.
+    Robust fine-tuning recipes train without them; a method that wants such noise adds it where it
+    can be seen.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -163,7 +199,8 @@ def without_noise(model: nn.Module) -> None:
 def content_sha256(tensors: dict[str, Tensor], facts: Mapping[str, Any]) -> str:
     """SHA-256 of the tensors and of the facts without which they are not a function.
 
-    Equal tensors make different models under QuickGELU and GELU, TensorFlow's and PyTorch's padding, or other pixel
-    statistics; so `facts` names the architecture, mean and standard deviation. File formats and paths are not in it.
+    Equal tensors make different models under QuickGELU and GELU, TensorFlow's and PyTorch's
+    padding, or other pixel statistics; so `facts` names the architecture, mean and standard
+    deviation. File formats and paths are not in it.
     """
     return digest({"tensors": tensors_sha256(tensors), "facts": dict(facts)})

@@ -15,7 +15,8 @@ from ..errors import BenchError, EndedByPlugin, Told
 from ..plain import plain
 from ..plugins import entries, loaded
 
-_HELP = """Fine-tune a pre-trained image model, and measure what it gains in-distribution and loses under distribution shift.
+_HELP = """Fine-tune a pre-trained image model, and measure what it gains in-distribution and
+loses under distribution shift.
 
 \b
   bench run full-finetune wise-ft --seeds 3      fine-tune on the embedded suite, measure, record
@@ -25,7 +26,19 @@ _HELP = """Fine-tune a pre-trained image model, and measure what it gains in-dis
 """
 
 #: Verbs in the order of the help: run first, then look, then the inventory, then care.
-_VERBS = ("run", "sweep", "evaluate", "show", "methods", "suites", "data", "backbones", "check", "clean", "doctor")
+_VERBS = (
+    "run",
+    "sweep",
+    "evaluate",
+    "show",
+    "methods",
+    "suites",
+    "data",
+    "backbones",
+    "check",
+    "clean",
+    "doctor",
+)
 
 #: Errors of the system that a user mends: permissions, read-only and full disks.
 _REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT})
@@ -36,13 +49,20 @@ def build_app() -> typer.Typer:
     import importlib
 
     app = typer.Typer(
-        name="bench", cls=_Verbs, help=_HELP, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+        name="bench",
+        cls=_Verbs,
+        help=_HELP,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
     )
 
     @app.callback()
     def options(
         debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
-        version: bool = typer.Option(False, "--version", help="Show the version and exit.", callback=_version, is_eager=True),
+        version: bool = typer.Option(
+            False, "--version", help="Show the version and exit.", callback=_version, is_eager=True
+        ),
     ) -> None:
         if debug:
             os.environ["BENCH_DEBUG"] = "1"
@@ -59,7 +79,9 @@ def build_app() -> typer.Typer:
 
 
 class _Verbs(TyperGroup):
-    """Our commands end by returning or by an error: where one is ended by `sys.exit`, a plug-in has called it."""
+    """Our commands end by returning or by an error: where one is ended by `sys.exit`, a plug-in has
+    called it.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that was asked for."""
@@ -92,13 +114,20 @@ def _refusal(error: OSError) -> BenchError:
     return BenchError(
         f"the system refuses: {error.strerror}",
         where=str(error.filename2 or error.filename or ""),
-        fix="free some space, and run the same command again" if full else "mend the permissions, or name another place",
+        fix=(
+            "free some space, and run the same command again"
+            if full
+            else "mend the permissions, or name another place"
+        ),
     )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `bench`: exit codes as in the documentation, three-line errors, tracebacks only on demand."""
-    # Waiting torch threads must not burn the cores that other runs need; read when torch is imported.
+    """Entry point of `bench`: exit codes as in the documentation, three-line errors, tracebacks
+    only on demand.
+    """
+    # Waiting torch threads must not burn the cores that other runs need; read when torch is
+    # imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with heard_by(Ear()):

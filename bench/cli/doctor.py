@@ -42,10 +42,13 @@ State = Literal["ok", "note", "broken"]
 Finding = tuple[str, State, str]
 
 
-def command(store: StoreOption = None, data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
+def command(
+    store: StoreOption = None, data_root: DataRootOption = None, form: FormatOption = Format.table
+) -> None:
     """Check what this machine has and lacks.
 
-    Versions, devices, plug-ins, disk, permissions and data; weight hubs are not contacted. Exit code 1 if something is broken.
+    Versions, devices, plug-ins, disk, permissions and data; weight hubs are not contacted. Exit
+    code 1 if something is broken.
 
     \b
     Example:
@@ -59,10 +62,14 @@ def command(store: StoreOption = None, data_root: DataRootOption = None, form: F
         lambda: _data(data_root),
     )
     findings = [finding for check in checks for finding in _guarded(check)]
-    rows: list[Row] = [{"check": what, "state": state, "detail": plain(detail)} for what, state, detail in findings]
+    rows: list[Row] = [
+        {"check": what, "state": state, "detail": plain(detail)} for what, state, detail in findings
+    ]
     broken = sum(state == "broken" for _, state, _ in findings)
     note = f"{broken} broken" if broken else "nothing is broken"
-    print_tables([Table([Column("check"), Column("state"), Column("detail")], rows, notes=[note])], form)
+    print_tables(
+        [Table([Column("check"), Column("state"), Column("detail")], rows, notes=[note])], form
+    )
     if broken:
         raise typer.Exit(1)
 
@@ -97,13 +104,23 @@ def _machine() -> Iterator[Finding]:
         yield "gpu", "note", "none that torch can use: training runs on the CPU"
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        yield f"gpu {index}", "ok", f"{torch.cuda.get_device_name(index)}, {size(free)} of {size(total)} free"
+        yield (
+            f"gpu {index}",
+            "ok",
+            f"{torch.cuda.get_device_name(index)}, {size(free)} of {size(total)} free",
+        )
 
 
 def _plugins() -> Iterator[Finding]:
     from ..plugins import entries, loaded
 
-    for group in ("bench.methods", "bench.backbones", "bench.suites", "bench.worlds", "bench.commands"):
+    for group in (
+        "bench.methods",
+        "bench.backbones",
+        "bench.suites",
+        "bench.worlds",
+        "bench.commands",
+    ):
         wrong = 0
         found = entries(group)
         for name, entry in found.items():
@@ -122,7 +139,9 @@ def _folders(store: Path | None) -> Iterator[Finding]:
     from ..results.store import store_root
 
     for what, folder in (("store", store_root(store)), ("cache", cache_dir())):
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        there = next(
+            path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
+        )
         free = shutil.disk_usage(there).free
         try:
             with tempfile.TemporaryFile(dir=there):
@@ -131,7 +150,11 @@ def _folders(store: Path | None) -> Iterator[Finding]:
             yield what, "broken", f"{folder} cannot be written: {error.strerror}"
             continue
         state: State = "note" if free < _LITTLE else "ok"
-        yield what, state, f"{folder.absolute()}{'' if folder.exists() else ' (not made yet)'}, {size(free)} free"
+        yield (
+            what,
+            state,
+            f"{folder.absolute()}{'' if folder.exists() else ' (not made yet)'}, {size(free)} free",
+        )
 
 
 def _data(data_root: Path | None) -> Iterator[Finding]:
@@ -139,7 +162,11 @@ def _data(data_root: Path | None) -> Iterator[Finding]:
 
     for root in data_roots(data_root):
         there = root.path.is_dir()
-        yield "data root", "ok" if there else "broken", f"{root.path} (from {root.origin}){'' if there else ' is not a folder'}"
+        yield (
+            "data root",
+            "ok" if there else "broken",
+            f"{root.path} (from {root.origin}){'' if there else ' is not a folder'}",
+        )
     for name in suite_names():
         try:
             card, path = find_card(name)

@@ -16,15 +16,29 @@ from ..tables.table import Format, FormatOption, StoreOption, print_json, print_
 def command(
     runspec: dict[str, Any],
     weights: Annotated[
-        Path, typer.Argument(help="safetensors, torch or pickle file of a classifier, or a fit's folder", show_default=False)
+        Path,
+        typer.Argument(
+            help="safetensors, torch or pickle file of a classifier, or a fit's folder",
+            show_default=False,
+        ),
     ],
-    name: Annotated[str | None, typer.Option("--name", help="label of the row", show_default="the file's name")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="label of the row", show_default="the file's name")
+    ] = None,
     normalize: Annotated[
         bool | None,
-        typer.Option("--normalize/--no-normalize", show_default=False, help="whether the head divides features by their norm"),
+        typer.Option(
+            "--normalize/--no-normalize",
+            show_default=False,
+            help="whether the head divides features by their norm",
+        ),
     ] = None,
     ema: Annotated[
-        bool, typer.Option("--ema/--no-ema", help="of a file with averaged weights and others, measure the averaged ones")
+        bool,
+        typer.Option(
+            "--ema/--no-ema",
+            help="of a file with averaged weights and others, measure the averaged ones",
+        ),
     ] = True,
     store: StoreOption = None,
     device: DeviceOption = None,
@@ -33,11 +47,12 @@ def command(
 ) -> None:
     """Measure existing WEIGHTS on a suite; the row is marked as external, its training unverified.
 
-    Checkpoints of wise-ft, FLYP, model-soups, open_clip and robust-finetuning are recognised by the names of their tensors;
-    nothing in them is executed. Without a head (FLYP, open_clip), the zero-shot head of their own text tower is built.
-    --backbone is the architecture with its activation and its pixels: the backbone that the training started from.
-    Hugging Face's CLIPModel and timm's models with their classifier are, too. Others have to hold `tower.*`, `head.weight` and
-    `head.bias`, as ours do.
+    Checkpoints of wise-ft, FLYP, model-soups, open_clip and robust-finetuning are recognised by the
+    names of their tensors; nothing in them is executed. Without a head (FLYP, open_clip), the
+    zero-shot head of their own text tower is built. --backbone is the architecture with its
+    activation and its pixels: the backbone that the training started from. Hugging Face's CLIPModel
+    and timm's models with their classifier are, too. Others have to hold `tower.*`, `head.weight`
+    and `head.bias`, as ours do.
 
     \b
     Examples:

@@ -1,4 +1,6 @@
-"""`bench methods`: the fine-tuning methods that are installed, their parameters, and a scaffold for one's own."""
+"""`bench methods`: the fine-tuning methods that are installed, their parameters, and a scaffold for
+one's own.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None)
 
 _SCAFFOLD = '''\
-"""{title}: full fine-tuning with label smoothing (Szegedy et al., 2016). A scaffold: make it yours."""
+"""{title}: label smoothing (Szegedy et al., 2016). A scaffold: make it yours."""
 
 from collections.abc import Mapping
 
@@ -38,9 +40,17 @@ class {cls}(FineTuner):
     name = "{name}"
     paper = "https://arxiv.org/abs/1512.00567"
 
-    smoothing: float = searched(0.1, Space(low=0.0, high=0.3), ge=0, lt=1, description="share of the label given to all classes")
+    smoothing: float = searched(
+        0.1,
+        Space(low=0.0, high=0.3),
+        ge=0,
+        lt=1,
+        description="share of the label given to all classes",
+    )
 
-    def loss(self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]) -> Tensor:
+    def loss(
+        self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]
+    ) -> Tensor:
         """Mean cross-entropy; `teacher`, the frozen start, is there for methods that want it."""
         return cross_entropy(student(batch.images), batch.labels, label_smoothing=self.smoothing)
 '''
@@ -66,11 +76,17 @@ def print_methods(form: FormatOption = Format.table) -> None:
     broken = broken_methods()
     rows = [_row(name, broken.get(name, "")) for name in method_names()]
     columns = [Column("name"), Column("version", kind="count"), Column("summary"), Column("paper")]
-    print_tables([Table(columns, rows, notes=["`bench methods show NAME` lists a method's parameters."])], form)
+    print_tables(
+        [Table(columns, rows, notes=["`bench methods show NAME` lists a method's parameters."])],
+        form,
+    )
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="a method's name or file")], form: FormatOption = Format.table) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="a method's name or file")],
+    form: FormatOption = Format.table,
+) -> None:
     """Show what a method is and its parameters: defaults, bounds and what a search draws."""
     trust(name)
     method = load_method(name)
@@ -82,11 +98,22 @@ def show(name: Annotated[str, typer.Argument(help="a method's name or file")], f
         "images of a batch interact": method().batch_coupled,
     }
     space = method.search_space()
-    parameters = [_parameter(key, field, space.get(key)) for key, field in method.model_fields.items()]
+    parameters = [
+        _parameter(key, field, space.get(key)) for key, field in method.model_fields.items()
+    ]
     keys = ("parameter", "type", "default", "bounds", "search", "description")
     tables = [
-        Table([Column("field"), Column("value")], [{"field": key, "value": value} for key, value in about.items()], method.name),
-        Table([Column(key) for key in keys], parameters, "parameters", ["A suite's recipe may set other defaults."]),
+        Table(
+            [Column("field"), Column("value")],
+            [{"field": key, "value": value} for key, value in about.items()],
+            method.name,
+        ),
+        Table(
+            [Column(key) for key in keys],
+            parameters,
+            "parameters",
+            ["A suite's recipe may set other defaults."],
+        ),
     ]
     # csv is one table, and the parameters are what a program would want.
     print_tables(tables if form is not Format.csv else tables[1:], form)
@@ -94,7 +121,12 @@ def show(name: Annotated[str, typer.Argument(help="a method's name or file")], f
 
 @app.command()
 def new(
-    file: Annotated[Path, typer.Argument(help="the file to write, such as my_method.py; the method is named after it")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="the file to write, such as my_method.py; the method is named after it"
+        ),
+    ],
 ) -> None:
     """Write a method of your own to start from: one short file that already runs.
 
@@ -107,9 +139,15 @@ def new(
         with file.open("x", encoding="utf-8") as target:
             target.write(text)
     except FileExistsError as error:
-        raise UsageError("the file exists, and is left as it is", where=str(file), fix="choose another name") from error
+        raise UsageError(
+            "the file exists, and is left as it is", where=str(file), fix="choose another name"
+        ) from error
     except OSError as error:
-        raise UsageError(f"the file cannot be written: {error.strerror}", where=str(file), fix="choose another folder") from error
+        raise UsageError(
+            f"the file cannot be written: {error.strerror}",
+            where=str(file),
+            fix="choose another folder",
+        ) from error
     say(f"wrote {file}; next: `bench check {file}`, then `bench run {file}`")
 
 
@@ -122,10 +160,18 @@ def scaffold(file: Path) -> str:
     words = re.findall(r"[A-Za-z0-9]+", file.stem)
     cls = "".join(word[:1].upper() + word[1:] for word in words)
     if file.suffix != ".py" or not cls.isidentifier() or keyword.iskeyword(cls):
-        raise UsageError(f"`{file.name}` names no method", where=str(file), fix="a file such as my_method.py gives `my-method`")
+        raise UsageError(
+            f"`{file.name}` names no method",
+            where=str(file),
+            fix="a file such as my_method.py gives `my-method`",
+        )
     name = "-".join(words).lower()
     if name in method_names():
-        raise UsageError(f"there is an installed method `{name}`", where=str(file), fix="choose another file name")
+        raise UsageError(
+            f"there is an installed method `{name}`",
+            where=str(file),
+            fix="choose another file name",
+        )
     return _SCAFFOLD.format(title=" ".join(words), cls=cls, name=name)
 
 
@@ -133,7 +179,12 @@ def _row(name: str, broken: str) -> dict[str, Cell]:
     if broken:
         return {"name": name, "summary": broken}
     method = load_method(name)
-    return {"name": name, "version": method.version, "summary": summary(method), "paper": method.paper}
+    return {
+        "name": name,
+        "version": method.version,
+        "summary": summary(method),
+        "paper": method.paper,
+    }
 
 
 def summary(method: type[Method]) -> str:
@@ -143,11 +194,20 @@ def summary(method: type[Method]) -> str:
 
 def _parameter(key: str, field: Any, space: Space | None) -> dict[str, Cell]:
     bounds = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    limits = [f"{sign} {getattr(item, name)}" for item in field.metadata for name, sign in bounds.items() if hasattr(item, name)]
+    limits = [
+        f"{sign} {getattr(item, name)}"
+        for item in field.metadata
+        for name, sign in bounds.items()
+        if hasattr(item, name)
+    ]
     return {
         "parameter": key,
         "type": _type_name(field.annotation),
-        "default": "required" if field.is_required() else _value(field.get_default(call_default_factory=True)),
+        "default": (
+            "required"
+            if field.is_required()
+            else _value(field.get_default(call_default_factory=True))
+        ),
         "bounds": ", ".join(limits),
         "search": _space(space),
         "description": field.description or "",
@@ -160,7 +220,9 @@ def _value(value: Any) -> str:
     if not isinstance(value, Method):
         return "chosen by backbone" if value is None else str(value)
     # A field that holds a method: what in it differs from that method's own defaults.
-    changed = [f"{key}={item}" for key, item in value if item != type(value).model_fields[key].default]
+    changed = [
+        f"{key}={item}" for key, item in value if item != type(value).model_fields[key].default
+    ]
     return value.name + (f" ({', '.join(changed)})" if changed else "")
 
 

@@ -6,10 +6,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..console.options import AllowCodeOption, ConfigOption, SeedOption, SeedsOption, seeds_of, with_options
+from ..console.options import (
+    AllowCodeOption,
+    ConfigOption,
+    SeedOption,
+    SeedsOption,
+    seeds_of,
+    with_options,
+)
 from ..plugins import backbone_kinds, entries, trust, unknown
 from ..spec import RunSpec, Settings, read_config, run_spec
-from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_json, print_tables, say
+from ..tables.table import (
+    Column,
+    Format,
+    FormatOption,
+    Row,
+    StoreOption,
+    Table,
+    print_json,
+    print_tables,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..results.record import RunRecord
@@ -21,21 +38,32 @@ def command(
     runspec: dict[str, Any],
     settings: dict[str, Any],
     methods: Annotated[
-        list[str] | None, typer.Argument(help="names of methods, or files that end in .py", show_default=False)
+        list[str] | None,
+        typer.Argument(help="names of methods, or files that end in .py", show_default=False),
     ] = None,
     seeds: SeedsOption = None,
     seed: SeedOption = None,
     config: ConfigOption = None,
     allow_code: AllowCodeOption = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="forget these fits and runs, and start over; what was merged stays beside")
+        bool,
+        typer.Option(
+            "--fresh",
+            help="forget these fits and runs, and start over; what was merged stays beside",
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="show what is done, what would be trained, and how long it takes")
+        bool,
+        typer.Option(
+            "--dry-run", help="show what is done, what would be trained, and how long it takes"
+        ),
     ] = False,
     store: StoreOption = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="runs side by side, a process each, --threads threads each")
+        int,
+        typer.Option(
+            "--jobs", "-j", min=1, help="runs side by side, a process each, --threads threads each"
+        ),
     ] = 1,
     form: FormatOption = Format.table,
 ) -> None:
@@ -56,7 +84,11 @@ def command(
 
     Exit codes: 0 done, 1 a run failed, 2 usage, 3 data or weights are missing, 130/143 interrupted.
     """
-    options = {**runspec, "methods": tuple(methods) if methods else None, "seeds": seeds_of(seeds, seed)}
+    options = {
+        **runspec,
+        "methods": tuple(methods) if methods else None,
+        "seeds": seeds_of(seeds, seed),
+    }
     trust([options, read_config(config) if allow_code else {}])
     spec = run_spec(options, config)
     check_names(spec.methods, spec.suite, spec.backbone)
@@ -70,7 +102,9 @@ def command(
         jobs = 1
     machine = Settings(**{key: value for key, value in settings.items() if value is not None})
     with ConsoleReporter() as reporter:
-        sweep = run_sweep(spec, jobs=jobs, store=store, settings=machine, reporter=reporter, fresh=fresh)
+        sweep = run_sweep(
+            spec, jobs=jobs, store=store, settings=machine, reporter=reporter, fresh=fresh
+        )
         stop_if_asked(reporter)
         if dry_run:
             print_tables([plan_table(sweep)], form)
@@ -99,23 +133,49 @@ def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> N
 
     for name in methods:
         if not name.endswith(".py") and name not in entries("bench.methods"):
-            raise unknown("method", name, method_names(), fix="`bench methods` lists them; a file of your own ends in .py")
+            raise unknown(
+                "method",
+                name,
+                method_names(),
+                fix="`bench methods` lists them; a file of your own ends in .py",
+            )
     find_card(suite)
     if backbone is not None and backbone.partition(":")[0] not in entries("bench.backbones"):
         raise unknown(
-            "kind of backbone", backbone.partition(":")[0], backbone_kinds(), fix="`bench backbones` explains the names"
+            "kind of backbone",
+            backbone.partition(":")[0],
+            backbone_kinds(),
+            fix="`bench backbones` explains the names",
         )
 
 
 def result_table(records: list[RunRecord]) -> Table:
     """One row per run: ID, every shift, their mean."""
-    splits = list(dict.fromkeys(name for record in records for name in ("id-val", "id-test", *record.shifts)))
+    splits = list(
+        dict.fromkeys(name for record in records for name in ("id-val", "id-test", *record.shifts))
+    )
     rows: list[Row] = []
     for record in records:
         scores = {name: metrics.score for name, metrics in record.metrics.items()}
-        rows.append({"method": record.label, "seed": record.seed, **scores, "ood": record.ood, "status": record.status})
-    columns = [Column("method"), Column("seed", kind="count"), *(Column(name, kind="percent") for name in splits)]
+        rows.append(
+            {
+                "method": record.label,
+                "seed": record.seed,
+                **scores,
+                "ood": record.ood,
+                "status": record.status,
+            }
+        )
+    columns = [
+        Column("method"),
+        Column("seed", kind="count"),
+        *(Column(name, kind="percent") for name in splits),
+    ]
     columns += [Column("ood", "OOD", "percent"), Column("status")]
-    notes = [f"{name}: {what}" for record in records for name, what in (record.holes | record.miscounted).items()]
+    notes = [
+        f"{name}: {what}"
+        for record in records
+        for name, what in (record.holes | record.miscounted).items()
+    ]
     notes += [told for record in records for told in record.duplicates_told()]
     return Table(columns, rows, notes=[*dict.fromkeys(notes)])

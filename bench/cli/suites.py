@@ -21,11 +21,15 @@ app = typer.Typer(rich_markup_mode=None)
 #: Shifts that the list names.
 _MOST_SHIFTS = 5
 
-DataRootOption = Annotated[Path | None, typer.Option("--data-root", help="look for data here first, then in BENCH_DATA")]
+DataRootOption = Annotated[
+    Path | None, typer.Option("--data-root", help="look for data here first, then in BENCH_DATA")
+]
 
 
 @app.callback(invoke_without_command=True)
-def suites(context: typer.Context, data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
+def suites(
+    context: typer.Context, data_root: DataRootOption = None, form: FormatOption = Format.table
+) -> None:
     """List the suites (an ID data set and its shifts), or show one.
 
     \b
@@ -51,7 +55,9 @@ def print_suites(data_root: DataRootOption = None, form: FormatOption = Format.t
         Column("licence", human=not brief),
         Column("data"),
     ]
-    print_tables([Table(columns, rows, notes=["`bench suites show NAME` lists splits and classes."])], form)
+    print_tables(
+        [Table(columns, rows, notes=["`bench suites show NAME` lists splits and classes."])], form
+    )
 
 
 @app.command()
@@ -64,16 +70,39 @@ def show(
     card, path = find_card(name)
     found = data_state(card, path, data_root)
     about: dict[str, Cell] = {
-        **{key: getattr(card, key) for key in ("name", "title", "licence", "citation", "homepage", "get", "metric", "backbone")},
+        **{
+            key: getattr(card, key)
+            for key in (
+                "name",
+                "title",
+                "licence",
+                "citation",
+                "homepage",
+                "get",
+                "metric",
+                "backbone",
+            )
+        },
         "data": found,
         "card": str(path),
         "classes": ", ".join(card.classes),
         "templates": "; ".join(card.templates),
     }
-    pairs: list[dict[str, Cell]] = [{"field": key, "value": value} for key, value in about.items() if value]
-    recipe: list[dict[str, Cell]] = [{"parameter": key, "value": value} for key, value in flat(card.recipe).items()]
+    pairs: list[dict[str, Cell]] = [
+        {"field": key, "value": value} for key, value in about.items() if value
+    ]
+    recipe: list[dict[str, Cell]] = [
+        {"parameter": key, "value": value} for key, value in flat(card.recipe).items()
+    ]
     splits = Table(
-        [Column("split"), Column("role"), Column("images", kind="count"), Column("path"), Column("metric"), Column("factors")],
+        [
+            Column("split"),
+            Column("role"),
+            Column("images", kind="count"),
+            Column("path"),
+            Column("metric"),
+            Column("factors"),
+        ],
         _splits(card),
         "splits",
     )
@@ -84,7 +113,9 @@ def show(
 
 
 def data_state(card: SuiteCard, path: Path, data_root: Path | None = None) -> str:
-    """Where the images are, or that they are rendered, or that they are missing and how to get them."""
+    """Where the images are, or that they are rendered, or that they are missing and how to get
+    them.
+    """
     if card.source is None:
         return _data_sets(card, path, data_root)
     if card.source.kind == "rendered":
@@ -101,14 +132,20 @@ def _data_sets(card: SuiteCard, path: Path, data_root: Path | None) -> str:
 
     roots = data_roots(data_root)
     found = {name: open_data_set(name, roots, beside=path.parent) for name in card.data_sets}
-    missing = [name for name, data_set in found.items() if data_set.folder is None and not data_set.card.is_made]
+    missing = [
+        name
+        for name, data_set in found.items()
+        if data_set.folder is None and not data_set.card.is_made
+    ]
     if card.id.data in missing:
         return f"missing: {card.id.data}; `bench data` says how to get {', '.join(missing)}"
     return f"{found[card.id.data].folder}" + (f"; without {', '.join(missing)}" if missing else "")
 
 
 def _row(name: str, data_root: Path | None, *, brief: bool) -> dict[str, Cell]:
-    """A line of the list; `brief` for people, who do not want to read the names of 19 corruptions."""
+    """A line of the list; `brief` for people, who do not want to read the names of 19
+    corruptions.
+    """
     try:
         card, path = find_card(name)
         data = data_state(card, path, data_root)

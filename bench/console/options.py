@@ -19,37 +19,79 @@ if TYPE_CHECKING:
     from ..engine import Engine
 
 SuiteOption = Annotated[
-    str | None, typer.Option("--suite", help="name of a suite, or a card of your own (.toml)", show_default="mini-shifts")
+    str | None,
+    typer.Option(
+        "--suite", help="name of a suite, or a card of your own (.toml)", show_default="mini-shifts"
+    ),
 ]
 BackboneOption = Annotated[
     str | None,
-    typer.Option("--backbone", help="such as timm:tf_efficientnet_lite0 (`bench backbones`)", show_default="the suite's own"),
+    typer.Option(
+        "--backbone",
+        help="such as timm:tf_efficientnet_lite0 (`bench backbones`)",
+        show_default="the suite's own",
+    ),
 ]
-DataOption = Annotated[Path | None, typer.Option("--data-root", help="folder that holds the data sets; also BENCH_DATA")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps", show_default="the best there is")]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="torch threads; part of what makes results bit-identical")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data-root", help="folder that holds the data sets; also BENCH_DATA"),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:1 or mps", show_default="the best there is"),
+]
+ThreadsOption = Annotated[
+    int,
+    typer.Option(
+        "--threads", min=1, help="torch threads; part of what makes results bit-identical"
+    ),
+]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", help="TOML file with the fields; `bench sweep --dump-config` writes one; options override it"),
+    typer.Option(
+        "--config",
+        help=(
+            "TOML file with the fields; `bench sweep --dump-config` writes one; options override it"
+        ),
+    ),
 ]
 AllowCodeOption = Annotated[
-    bool, typer.Option("--allow-code", help="run the methods' files (.py) that the --config file names: read them first")
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="run the methods' files (.py) that the --config file names: read them first",
+    ),
 ]
-SeedsOption = Annotated[int | None, typer.Option("--seeds", min=1, help="run seeds 0 .. N-1", show_default="1; in a sweep 3")]
-SeedOption = Annotated[list[int] | None, typer.Option("--seed", help="run this seed; may be repeated", show_default=False)]
+SeedsOption = Annotated[
+    int | None,
+    typer.Option("--seeds", min=1, help="run seeds 0 .. N-1", show_default="1; in a sweep 3"),
+]
+SeedOption = Annotated[
+    list[int] | None,
+    typer.Option("--seed", help="run this seed; may be repeated", show_default=False),
+]
 
 
-def with_options(model: type[BaseModel], *names: str, but: Sequence[str] = ()) -> Callable[[Callable[..., None]], Any]:
-    """Give a command an option for each field of a model that `asked` made; they reach it as a dictionary, by field.
+def with_options(
+    model: type[BaseModel], *names: str, but: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], Any]:
+    """Give a command an option for each field of a model that `asked` made; they reach it as a
+    dictionary, by field.
 
-    The command takes the dictionary under the model's name in lower case; what was not given is None in it.
+    The command takes the dictionary under the model's name in lower case; what was not given is
+    None in it.
 
     Args:
-        names: of the fields, in the order of their options; none: all. but: fields to leave out.
+        names: of the fields, in the order of their options; none: all.
+        but: fields to leave out.
     """
     into = model.__name__.lower()
-    fields = {name: model.model_fields[name] for name in names or model.model_fields if name not in but}
-    fields = {name: field for name, field in fields.items() if isinstance(field.json_schema_extra, dict)}
+    fields = {
+        name: model.model_fields[name] for name in names or model.model_fields if name not in but
+    }
+    fields = {
+        name: field for name, field in fields.items() if isinstance(field.json_schema_extra, dict)
+    }
 
     def decorate(command: Callable[..., None]) -> Any:
         signature = inspect.signature(command, eval_str=True)
@@ -63,7 +105,10 @@ def with_options(model: type[BaseModel], *names: str, but: Sequence[str] = ()) -
         made = [_parameter(name, field) for name, field in fields.items()]
         first = [parameter for parameter in own if parameter.name in ("methods", "weights", "name")]
         rest = [parameter for parameter in own if parameter not in first]
-        every = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*first, *made, *rest)]
+        every = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in (*first, *made, *rest)
+        ]
         run.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in every}
         return run
@@ -90,7 +135,12 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         metavar=extra["metavar"] or ("KEY=VALUE" if origin is dict else None),
     )
     single: Any = str if origin is Literal else list[str] if origin in (dict, tuple) else kind
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[single | None, option])
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[single | None, option],
+    )
 
 
 def _read(field: FieldInfo, value: Any) -> Any:

@@ -1,4 +1,6 @@
-"""Progress on stderr: a bar on a terminal, one line per event on a pipe; and the two-step stop on Ctrl-C."""
+"""Progress on stderr: a bar on a terminal, one line per event on a pipe; and the two-step stop on
+Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,11 @@ if TYPE_CHECKING:
 
 
 class StderrReporter(Reporter):
-    """Tells what happens, and turns the first Ctrl-C or SIGTERM into a request to stop; the second ends the process.
+    """Tells what happens, and turns the first Ctrl-C or SIGTERM into a request to stop; the second
+    ends the process.
 
-    Use as a context manager: signal handlers and the terminal are put back at the end. A subclass has a method `_KIND` for each
-    kind of event that it shows.
+    Use as a context manager: signal handlers and the terminal are put back at the end. A subclass
+    has a method `_KIND` for each kind of event that it shows.
     """
 
     _stopping = "stopping: saving the state (once more to stop at once)"
@@ -45,7 +48,9 @@ class StderrReporter(Reporter):
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        self._hearing.enter_context(heard_by(Ear(self._line, self._close, self._ask, self._hurry, self._stopping)))
+        self._hearing.enter_context(
+            heard_by(Ear(self._line, self._close, self._ask, self._hurry, self._stopping))
+        )
         if self._console.is_terminal:
             self._painting = self._picture()
             self._painting.start()
@@ -89,7 +94,12 @@ class ConsoleReporter(StderrReporter):
         self._method = ""
 
     def _picture(self) -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
         return Progress(*columns, console=self._console, transient=True)
 
     def _advance(self, description: str, done: int, of: int, note: str = "") -> None:
@@ -107,7 +117,10 @@ class ConsoleReporter(StderrReporter):
         shown: Callable[[int], str] = decimal if unit == "bytes" else str
         self._advance(what, done, of, f"{shown(done)}/{shown(of)}")
         if self._painting is None and done == of:
-            self._line(f"data: {what}" + (f", {shown(of)} {unit}".removesuffix(" bytes") if of > 1 and unit else ""))
+            self._line(
+                f"data: {what}"
+                + (f", {shown(of)} {unit}".removesuffix(" bytes") if of > 1 and unit else "")
+            )
 
     def _fit(self, method: str, fit_id: str, seed: int, **_: object) -> None:
         self._method = method
@@ -124,10 +137,15 @@ class ConsoleReporter(StderrReporter):
         self._line(f"continuing at step {step} of {total}")
 
     def _waiting(self, pid: int | None = None, host: str | None = None, **_: object) -> None:
-        self._once(f"note: waiting for process {pid} on {host}, which works on the same; it is taken over if it dies")
+        self._once(
+            f"note: waiting for process {pid} on {host}, which works on the same; it is taken over"
+            " if it dies"
+        )
 
     def _step(self, step: int, total: int, loss: float, **_: object) -> None:
-        self._advance(f"training {self._method}", step, total, f"step {step}/{total}  loss {loss:.3f}")
+        self._advance(
+            f"training {self._method}", step, total, f"step {step}/{total}  loss {loss:.3f}"
+        )
 
     def _epoch(self, epoch: int, epochs: int, loss: float, id_val: float, **_: object) -> None:
         self._line(f"  epoch {epoch}/{epochs}: loss {loss:.4f}, id-val {100 * id_val:.1f}")
@@ -142,7 +160,8 @@ class ConsoleReporter(StderrReporter):
         ood = "none" if record.ood is None else f"{100 * record.ood:.1f}"
         split = "id-test" if "id-test" in record.metrics else "id-val"
         self._line(
-            f"done: {record.label}, seed {record.seed}: {split} {100 * record.metrics[split].score:.1f}, OOD {ood} -> {path}"
+            f"done: {record.label}, seed {record.seed}: {split}"
+            f" {100 * record.metrics[split].score:.1f}, OOD {ood} -> {path}"
         )
 
     def _settled(self, job: Job, outcome: Outcome) -> None:

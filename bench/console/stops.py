@@ -1,7 +1,9 @@
-"""Ctrl-C and SIGTERM: the first asks to stop and is acknowledged at once, the second ends the process whatever it is doing.
+"""Ctrl-C and SIGTERM: the first asks to stop and is acknowledged at once, the second ends the
+process whatever it is doing.
 
-Python runs a signal's handler between two of its own steps, so not while one call (a backward pass, a sum over an archive) takes
-minutes. The numbers of signals therefore also go through a pipe, at whose other end a thread listens.
+Python runs a signal's handler between two of its own steps, so not while one call (a backward pass,
+a sum over an archive) takes minutes. The numbers of signals therefore also go through a pipe, at
+whose other end a thread listens.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from typing import Self
 from ..errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-#: Seconds in which a main thread that is not in the middle of a long call has heard of a signal, and what ends soon has ended.
+#: Seconds in which a main thread that is not in the middle of a long call has heard of a signal,
+#: and what ends soon has ended.
 _PROMPT = 0.5
 #: Seconds that are left to one that ends what it has started by itself, after a second signal.
 _GRACE = 10.0
@@ -34,9 +37,12 @@ class Ear:
     """Who is told of a stop, from the listening thread.
 
     Attributes:
-        say: prints a line that stays on the screen, whatever is painted there. close: gives the terminal back.
-        ask: told the number of the first signal; None: `Interrupted` is raised in the main thread instead.
-        hurry: told of the second signal, and expected to end everything soon; None: the process is ended.
+        say: prints a line that stays on the screen, whatever is painted there.
+        close: gives the terminal back.
+        ask: told the number of the first signal; None: `Interrupted` is raised in the main thread
+            instead.
+        hurry: told of the second signal, and expected to end everything soon; None: the process is
+            ended.
         stopping: what is said at the first signal.
     """
 
@@ -48,7 +54,9 @@ class Ear:
 
 
 class Stops:
-    """Listens to signals for as long as the block runs, which has to be in the main thread; handlers are put back at its end."""
+    """Listens to signals for as long as the block runs, which has to be in the main thread;
+    handlers are put back at its end.
+    """
 
     def __init__(self) -> None:
         self._ears = [Ear()]
@@ -63,7 +71,9 @@ class Stops:
         global _installed
         reader, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
-        self._handlers = {number: signal.signal(number, self._in_main_thread) for number in _SIGNALS}
+        self._handlers = {
+            number: signal.signal(number, self._in_main_thread) for number in _SIGNALS
+        }
         self._wakeup = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
         threading.Thread(target=self._listen, args=(reader,), name="signals", daemon=True).start()
         _installed = self
@@ -82,7 +92,9 @@ class Stops:
 
     @contextlib.contextmanager
     def told(self, ear: Ear) -> Iterator[None]:
-        """Tell `ear`, for as long as the block runs; also of a stop that an earlier one was asked for."""
+        """Tell `ear`, for as long as the block runs; also of a stop that an earlier one was asked
+        for.
+        """
         self._ears.append(ear)
         if self._first and ear.ask is not None:
             ear.ask(self._first)
@@ -131,7 +143,9 @@ class Stops:
     def _end(self, number: int) -> None:
         """End this process and all that it has started, and leave the terminal as it was."""
         _aside(self._ears[-1].close).join(1.0)
-        _aside(_write, "stopped at once; what was saved before is kept, and the same command continues").join(1.0)
+        _aside(
+            _write, "stopped at once; what was saved before is kept, and the same command continues"
+        ).join(1.0)
         _kill_children()
         os._exit(128 + number)
 
@@ -142,7 +156,9 @@ _installed: Stops | None = None
 
 @contextlib.contextmanager
 def heard_by(ear: Ear) -> Iterator[None]:
-    """Have signals told to `ear` for as long as the block runs. Outside the main thread, signals are somebody else's."""
+    """Have signals told to `ear` for as long as the block runs. Outside the main thread, signals
+    are somebody else's.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -153,7 +169,9 @@ def heard_by(ear: Ear) -> Iterator[None]:
 
 
 def _aside(work: Callable[..., None], *arguments: object) -> threading.Thread:
-    """Do something that writes to the terminal, which may be stopped or gone: nobody has to wait for it."""
+    """Do something that writes to the terminal, which may be stopped or gone: nobody has to wait
+    for it.
+    """
 
     def quietly() -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -165,7 +183,9 @@ def _aside(work: Callable[..., None], *arguments: object) -> threading.Thread:
 
 
 def _kill_children() -> None:
-    """All processes below this one, but for the one that frees what they leave in shared memory, which ends by itself."""
+    """All processes below this one, but for the one that frees what they leave in shared memory,
+    which ends by itself.
+    """
     import psutil
 
     for process in psutil.Process().children(recursive=True):

@@ -1,4 +1,6 @@
-"""A sweep on stderr: a live table of the running trials on a terminal, one line per change of state on a pipe."""
+"""A sweep on stderr: a live table of the running trials on a terminal, one line per change of state
+on a pipe.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class _Pace:
     """How quickly a training goes, by the steps that this process has seen of it.
 
     Attributes:
-        goal: step at which the job ends. total: of the whole schedule.
+        goal: step at which the job ends.
+        total: of the whole schedule.
     """
 
     first: tuple[int, float]
@@ -72,7 +75,9 @@ class _Trial:
     elsewhere: bool = False
 
     def left(self, now: float) -> float | None:
-        """Seconds, by its own steps or else by earlier jobs of its kind; None if nothing tells, or that time is over."""
+        """Seconds, by its own steps or else by earlier jobs of its kind; None if nothing tells, or
+        that time is over.
+        """
         if self.pace is not None and self.pace.seconds_per_step is not None:
             left = self.pace.left(now) + (self.evaluation or 0.0)
         elif self.expected is not None:
@@ -83,10 +88,12 @@ class _Trial:
 
 
 class SweepConsole(StderrReporter):
-    """Tells how a sweep goes; at the second signal, running trials are ended, and then this process.
+    """Tells how a sweep goes; at the second signal, running trials are ended, and then this
+    process.
 
     Args:
-        patient: whether the runner looks at `now`; one that trains in this process cannot, and is ended with it.
+        patient: whether the runner looks at `now`; one that trains in this process cannot, and is
+            ended with it.
     """
 
     _stopping = "stopping: running trials save their state (once more to stop at once)"
@@ -109,7 +116,9 @@ class SweepConsole(StderrReporter):
         self.now = True
 
     def _picture(self) -> Live:
-        return Live(get_renderable=self._rows, console=self._console, refresh_per_second=4, transient=True)
+        return Live(
+            get_renderable=self._rows, console=self._console, refresh_per_second=4, transient=True
+        )
 
     def event(self, kind: str, **fields: Any) -> None:
         """Show an event: of the sweep, or of one of its running trials."""
@@ -120,7 +129,9 @@ class SweepConsole(StderrReporter):
 
     def _started(self, job: Job, where: str) -> None:
         expected = self._ahead.seconds.pop(job.id, None)
-        self._trials[job.id] = _Trial(job, where, expected=expected, evaluation=self._queue.evaluation(job))
+        self._trials[job.id] = _Trial(
+            job, where, expected=expected, evaluation=self._queue.evaluation(job)
+        )
         self._line(f"started: {job.title} on {where}")
 
     def _step(self, trial: _Trial, step: int, total: int, loss: float, **_: object) -> None:
@@ -130,7 +141,9 @@ class SweepConsole(StderrReporter):
     def _fit(self, trial: _Trial, fit_id: str, **_: object) -> None:
         trial.elsewhere, trial.pace = fit_id != trial.job.fit_id, None
 
-    def _epoch(self, trial: _Trial, epoch: int, epochs: int, loss: float, id_val: float, **_: object) -> None:
+    def _epoch(
+        self, trial: _Trial, epoch: int, epochs: int, loss: float, id_val: float, **_: object
+    ) -> None:
         trial.epoch, trial.loss, trial.id_val = f"{epoch}/{epochs}", loss, id_val
 
     def _evaluate(self, trial: _Trial, split: str, **_: object) -> None:
@@ -141,7 +154,9 @@ class SweepConsole(StderrReporter):
 
     def _waiting(self, trial: _Trial, pid: int | None, host: str | None, **_: object) -> None:
         trial.doing = f"waiting for process {pid} on {host}"
-        self._once(f"{trial.job.title} waits for process {pid} on {host}, which works on the same fit")
+        self._once(
+            f"{trial.job.title} waits for process {pid} on {host}, which works on the same fit"
+        )
 
     def _resumed(self, trial: _Trial, step: int, total: int, **_: object) -> None:
         self._line(f"continued: {trial.job.title}, at step {step} of {total}")
@@ -150,17 +165,23 @@ class SweepConsole(StderrReporter):
         self._trials.pop(job.id, None)
         self._ahead = self._queue.ahead()
         done, total = self._count()
-        told = {"done": "done", "failed": "FAILED", "cancelled": "stopped", "lost": "lost"}[outcome.status]
+        told = {"done": "done", "failed": "FAILED", "cancelled": "stopped", "lost": "lost"}[
+            outcome.status
+        ]
         error = f": {outcome.error}" if outcome.error else ""
         self._line(f"{told}: {job.title}, {duration(outcome.seconds)}{error}  [{done} of {total}]")
 
     def _pace(self, trial: _Trial, step: int, total: int) -> None:
-        """Learn from a step, of a fit that is the job's own, how long it and others of its kind will take."""
+        """Learn from a step, of a fit that is the job's own, how long it and others of its kind
+        will take.
+        """
         if trial.elsewhere:
             return
         now, job = time.monotonic(), trial.job
         if trial.pace is None:
-            share = 1.0 if job.epoch is None else job.epoch / float(job.method["parameters"]["epochs"])
+            share = (
+                1.0 if job.epoch is None else job.epoch / float(job.method["parameters"]["epochs"])
+            )
             trial.pace = _Pace((step, now), (step, now), total * share, total)
         trial.pace.last = (step, now)
         per_step = trial.pace.seconds_per_step
@@ -169,7 +190,10 @@ class SweepConsole(StderrReporter):
 
     def _count(self) -> tuple[int, int]:
         queue = self._queue
-        return queue.count("done", "failed"), queue.count("done", "failed", "to do", "running", "stopped") + queue.to_come
+        return (
+            queue.count("done", "failed"),
+            queue.count("done", "failed", "to do", "running", "stopped") + queue.to_come,
+        )
 
     def _rows(self) -> Group:
         queue = self._queue
@@ -178,16 +202,28 @@ class SweepConsole(StderrReporter):
         counts = f"{done}/{total}  running {len(self._trials)}  failed {queue.count('failed')}"
         narrow = self._console.width < _NARROW
         bar = Table.grid(padding=(0, 2))
-        bar.add_row("sweep", ProgressBar(total=max(total, 1), completed=parts, width=6 if narrow else 30), counts, self._eta())
+        bar.add_row(
+            "sweep",
+            ProgressBar(total=max(total, 1), completed=parts, width=6 if narrow else 30),
+            counts,
+            self._eta(),
+        )
         running = [self._cells(trial) for trial in list(self._trials.values())]
         trials = Table.grid(padding=(0, 2))
         shown = [name for name in _COLUMNS if not (narrow and name in ("doing", "where"))]
         for name in shown:
             trials.add_column(name, no_wrap=name != "method")
         if running:
-            trials.add_row(*(Text("" if name in ("doing", "where", "time") else name, style="dim") for name in shown))
+            trials.add_row(
+                *(
+                    Text("" if name in ("doing", "where", "time") else name, style="dim")
+                    for name in shown
+                )
+            )
         for cells in running:
-            trials.add_row(*(Text(plain(cells[name]), no_wrap=True, overflow="ellipsis") for name in shown))
+            trials.add_row(
+                *(Text(plain(cells[name]), no_wrap=True, overflow="ellipsis") for name in shown)
+            )
         return Group(bar, trials)
 
     @staticmethod
@@ -205,9 +241,13 @@ class SweepConsole(StderrReporter):
         return dict(zip(_COLUMNS, cells, strict=True))
 
     def _eta(self) -> str:
-        """Shared by as many trials as run now; at least as long as the longest of them. Nothing where nothing is known."""
+        """Shared by as many trials as run now; at least as long as the longest of them. Nothing
+        where nothing is known.
+        """
         now = time.monotonic()
-        running = [(trial.left(now), trial.evaluation is None) for trial in list(self._trials.values())]
+        running = [
+            (trial.left(now), trial.evaluation is None) for trial in list(self._trials.values())
+        ]
         known = [left for left, _ in running if left is not None]
         unknown = self._ahead.unknown or any(left is None or partly for left, partly in running)
         left = max((self._ahead.total + sum(known)) / max(1, len(running)), *known, 0.0)

@@ -1,1 +1,3 @@
-"""From a suite's card to batches of pixels: sources, one index per folder, splits, and the caches that make them fast."""
+"""From a suite's card to batches of pixels: sources, one index per folder, splits, and the caches
+that make them fast.
+"""

@@ -1,4 +1,6 @@
-"""A set of labelled images before they are pixels, and how the ID images are divided: by content, never by place or order."""
+"""A set of labelled images before they are pixels, and how the ID images are divided: by content,
+never by place or order.
+"""
 
 from __future__ import annotations
 
@@ -44,16 +46,22 @@ class Originals(Protocol):
 
 
 class EncodedOriginals(Originals, Protocol):
-    """Images in files, or in parts of files. pre_crop: pixels that are cut from every side, before anything else."""
+    """Images in files, or in parts of files. pre_crop: pixels that are cut from every side, before
+    anything else.
+    """
 
     pre_crop: int
 
     def data(self, row: int) -> bytes:
-        """The bytes of an image; raises BenchError if they are gone, or are not those that were indexed."""
+        """The bytes of an image; raises BenchError if they are gone, or are not those that were
+        indexed.
+        """
         ...
 
     def ends(self, row: int, size: int) -> bytes:
-        """The first and the last `size` bytes of an image, all of a smaller one; raises BenchError if they are gone."""
+        """The first and the last `size` bytes of an image, all of a smaller one; raises BenchError
+        if they are gone.
+        """
         ...
 
     def open(self, row: int) -> Image.Image:
@@ -71,13 +79,16 @@ def unchanged(data: bytes, size: int, content: str | None, *, where: str) -> byt
     """`data`, if it is what was indexed.
 
     Args:
-        size: bytes. content: SHA-256; None if the size alone is known.
+        size: bytes.
+        content: SHA-256; None if the size alone is known.
 
     Raises:
         BenchError: it is not.
     """
     if len(data) != size or (content is not None and hashlib.sha256(data).hexdigest() != content):
-        raise BenchError("the file changed while it was in use", where=where, fix="run the same command again")
+        raise BenchError(
+            "the file changed while it was in use", where=where, fix="run the same command again"
+        )
     return data
 
 
@@ -102,7 +113,12 @@ class FolderOriginals(EncodedOriginals):
             data = regular(path).read_bytes()
         except OSError as error:
             raise BenchError(f"it cannot be read: {error.strerror}", where=str(path)) from error
-        return unchanged(data, int(self.sizes[row]), None if self.content is None else str(self.content[row]), where=str(path))
+        return unchanged(
+            data,
+            int(self.sizes[row]),
+            None if self.content is None else str(self.content[row]),
+            where=str(path),
+        )
 
     def ends(self, row: int, size: int) -> bytes:
         """See `EncodedOriginals`."""
@@ -143,16 +159,20 @@ class Collection:
     Attributes:
         what: name for messages.
         keys: (N,) path below the suite's root, or split and number of a rendered image.
-        labels: (N,) int64. groups: (N,) int64 or None.
-        content: (N,) what makes an image the same, ascending: SHA-256 of its bytes, or class, name and size of its file.
+        labels: (N,) int64.
+        groups: (N,) int64 or None.
+        content: (N,) what makes an image the same, ascending: SHA-256 of its bytes, or class, name
+            and size of its file.
         problems: (N,) "", or why the image is unusual (see `image_bytes`).
         originals: the images.
-        stamps: (N,) modification times of listed files, ns: what the pixels that are kept of them depend on beside the content.
+        stamps: (N,) modification times of listed files, ns: what the pixels that are kept of them
+            depend on beside the content.
         listed: whether `content` is a listing, which does not tell whether two images are equal.
         ignored: files that lie among the images and are none, or belong to no class.
         treatment: what is done to every image before the usual preprocessing; part of the identity.
         kept_in: folder of the cache that these arrays are mapped from, if they are (see `kept`).
-        files: (N,) where on disk an image is, as a number (see `same_file`): two rows have the same one if they are one file.
+        files: (N,) where on disk an image is, as a number (see `same_file`): two rows have the same
+            one if they are one file.
     """
 
     what: str
@@ -178,7 +198,9 @@ class Collection:
     @cached_property
     def listing(self) -> str:
         """Hash of where these images are, their names, contents and time stamps."""
-        found = hashlib.blake2b(self.originals.place(0).encode() if len(self) else b"", digest_size=16)
+        found = hashlib.blake2b(
+            self.originals.place(0).encode() if len(self) else b"", digest_size=16
+        )
         for values in (self.keys, self.content, self.stamps):
             if values is not None and len(values):
                 found.update(np.ascontiguousarray(values).view(np.uint8).data)
@@ -188,36 +210,58 @@ class Collection:
         return len(self.keys)
 
     def decoded_from(self, rows: Rows) -> NDArray[np.str_]:
-        """The content of these rows, and how it is decoded where earlier versions decoded it otherwise, (n,)."""
+        """The content of these rows, and how it is decoded where earlier versions decoded it
+        otherwise, (n,).
+        """
         deep = self.problems[rows] == DEEP
         return (
-            np.where(deep, np.char.add(self.content[rows], " 16 bits"), self.content[rows]) if deep.any() else self.content[rows]
+            np.where(deep, np.char.add(self.content[rows], " 16 bits"), self.content[rows])
+            if deep.any()
+            else self.content[rows]
         )
 
     def cached_as(self, rows: Rows) -> NDArray[np.str_]:
         """What the decoded pixels of these rows are kept under on this machine, (n,)."""
         if self.stamps is None and not self.treatment:
             return self.decoded_from(rows)
-        stamps = [""] * len(rows) if self.stamps is None else [f"\t{stamp}" for stamp in self.stamps[rows].tolist()]
+        stamps = (
+            [""] * len(rows)
+            if self.stamps is None
+            else [f"\t{stamp}" for stamp in self.stamps[rows].tolist()]
+        )
         pairs = zip(self.decoded_from(rows).tolist(), stamps, strict=True)
-        return np.array([f"{content}{stamp}\t{self.treatment}" for content, stamp in pairs], dtype=np.str_)
+        return np.array(
+            [f"{content}{stamp}\t{self.treatment}" for content, stamp in pairs], dtype=np.str_
+        )
 
 
 def folder_collection(
-    what: str, root: Path, images: pd.DataFrame, *, grouped: bool, listed: bool = False, pre_crop: int = 0, ignored: int = 0
+    what: str,
+    root: Path,
+    images: pd.DataFrame,
+    *,
+    grouped: bool,
+    listed: bool = False,
+    pre_crop: int = 0,
+    ignored: int = 0,
 ) -> Collection:
-    """From image rows of an index with `label` and `group`: those of `folder.class_images`, or of a data set's part.
+    """From image rows of an index with `label` and `group`: those of `folder.class_images`, or of a
+    data set's part.
 
     Args:
-        listed: identify an image by its class (column `class`), file name and size, not by its bytes.
+        listed: identify an image by its class (column `class`), file name and size, not by its
+            bytes.
         pre_crop: pixels to cut from every side of every image.
     """
     treatment = f"crop {pre_crop}" if pre_crop else ""
     if listed:
         images = images.assign(sha256=_listing(images))
     columns = ["sha256", "label", "group", "key"]
-    # Arrow sorts text as pandas does, by code points, in a fraction of the time that a million files take.
-    order = pc.sort_indices(pa.table(images[columns]), sort_keys=[(column, "ascending") for column in columns])
+    # Arrow sorts text as pandas does, by code points, in a fraction of the time that a million
+    # files take.
+    order = pc.sort_indices(
+        pa.table(images[columns]), sort_keys=[(column, "ascending") for column in columns]
+    )
     images = images.take(order.to_numpy())
     keys, content = images["key"].to_numpy(dtype=np.str_), images["sha256"].to_numpy(dtype=np.str_)
     return Collection(
@@ -227,7 +271,13 @@ def folder_collection(
         groups=images["group"].to_numpy(dtype=np.int64) if grouped else None,
         content=content,
         problems=images["problem"].to_numpy(dtype=np.str_),
-        originals=FolderOriginals(root, keys, None if listed else content, images["size"].to_numpy(dtype=np.int64), pre_crop),
+        originals=FolderOriginals(
+            root,
+            keys,
+            None if listed else content,
+            images["size"].to_numpy(dtype=np.int64),
+            pre_crop,
+        ),
         stamps=images["mtime_ns"].to_numpy(dtype=np.int64) if listed else None,
         listed=listed,
         treatment=treatment,
@@ -237,10 +287,11 @@ def folder_collection(
 
 
 def _listing(images: pd.DataFrame) -> pd.Series[str]:
-    """`class/file name:size` of every file: the same wherever the data set lies and whatever its folders are called.
+    """`class/file name:size` of every file: the same wherever the data set lies and whatever its
+    folders are called.
 
-    Another size is another image, which catches copies that were resized or compressed anew; `bench data verify` can read
-    the bytes.
+    Another size is another image, which catches copies that were resized or compressed anew; `bench
+    data verify` can read the bytes.
     """
     names = images["key"].str.replace(r"(?s)^.*/", "", regex=True)
     return images["class"].astype(str) + "/" + names + ":" + images["size"].astype(str)
@@ -264,7 +315,9 @@ def rendered_collection(what: str, split: RenderedSplit) -> Collection:
 
 @dataclass(frozen=True, eq=False)
 class MergedOriginals(Originals):
-    """Images of several collections. member: (N,) which of them a row is in; row: (N,) its row there."""
+    """Images of several collections. member: (N,) which of them a row is in; row: (N,) its row
+    there.
+    """
 
     parts: tuple[Originals, ...]
     member: Rows
@@ -297,12 +350,18 @@ def merged(parts: Sequence[Collection]) -> Collection:
         return np.concatenate(list(values))[order]
 
     content = np.concatenate([part.content for part in parts])
-    order = np.lexsort((*(np.concatenate([getattr(p, key) for p in parts]) for key in ("keys", "labels")), content))
+    order = np.lexsort(
+        (*(np.concatenate([getattr(p, key) for p in parts]) for key in ("keys", "labels")), content)
+    )
     return Collection(
         what=", ".join(part.what for part in parts),
         keys=joined(part.keys for part in parts),
         labels=joined(part.labels for part in parts),
-        groups=None if parts[0].groups is None else joined(part.groups for part in parts if part.groups is not None),
+        groups=(
+            None
+            if parts[0].groups is None
+            else joined(part.groups for part in parts if part.groups is not None)
+        ),
         content=content[order],
         problems=joined(part.problems for part in parts),
         originals=MergedOriginals(
@@ -310,7 +369,11 @@ def merged(parts: Sequence[Collection]) -> Collection:
             joined(np.full(len(part), number) for number, part in enumerate(parts)),
             joined(np.arange(len(part), dtype=np.int64) for part in parts),
         ),
-        stamps=None if parts[0].stamps is None else joined(part.stamps for part in parts if part.stamps is not None),
+        stamps=(
+            None
+            if parts[0].stamps is None
+            else joined(part.stamps for part in parts if part.stamps is not None)
+        ),
         listed=parts[0].listed,
         treatment=parts[0].treatment,
         ignored=sum(part.ignored for part in parts),
@@ -319,10 +382,11 @@ def merged(parts: Sequence[Collection]) -> Collection:
 
 
 def divide(collection: Collection, id_data: InDistribution) -> dict[str, Rows]:
-    """Divide the ID images into train, id-val and (unless it is ready) id-test, stratified by class, by `split_seed`.
+    """Divide the ID images into train, id-val and (unless it is ready) id-test, stratified by
+    class, by `split_seed`.
 
-    The division is a function of the images' contents alone. Equal contents stay together (under their smallest label,
-    should they carry several), so the fractions hold for distinct contents.
+    The division is a function of the images' contents alone. Equal contents stay together (under
+    their smallest label, should they carry several), so the fractions hold for distinct contents.
 
     Raises:
         BenchError: too few images for every class to be in every split.
@@ -340,23 +404,40 @@ def divide(collection: Collection, id_data: InDistribution) -> dict[str, Rows]:
     try:
         if id_data.path is not None:
             rest, test = train_test_split(
-                rest, test_size=round(id_data.test_fraction * count), stratify=labels, random_state=seed
+                rest,
+                test_size=round(id_data.test_fraction * count),
+                stratify=labels,
+                random_state=seed,
             )
             rest, parts["id-test"] = np.sort(rest), test
-        held_out = id_data.val_count if id_data.val_count is not None else round(id_data.val_fraction * count)
-        train, val = train_test_split(rest, test_size=held_out, stratify=labels[rest], random_state=seed)
+        held_out = (
+            id_data.val_count
+            if id_data.val_count is not None
+            else round(id_data.val_fraction * count)
+        )
+        train, val = train_test_split(
+            rest, test_size=held_out, stratify=labels[rest], random_state=seed
+        )
     except ValueError as error:
         raise BenchError(
-            f"{count} distinct images are too few to divide into train, id-val and id-test: {error}",
+            f"{count} distinct images are too few to divide into train, id-val and id-test:"
+            f" {error}",
             where=collection.what,
-            fix="complete the copy; on part of it, a card of your own with `extends` and a smaller val_count under [id]",
+            fix=(
+                "complete the copy; on part of it, a card of your own with `extends` and a smaller"
+                " val_count under [id]"
+            ),
         ) from error
     parts = {"train": train, "id-val": val} | parts
-    return {name: np.flatnonzero(np.isin(member, part)).astype(np.int64) for name, part in parts.items()}
+    return {
+        name: np.flatnonzero(np.isin(member, part)).astype(np.int64) for name, part in parts.items()
+    }
 
 
 def limited(collection: Collection, rows: Rows, limit: int | None) -> Rows:
-    """At most `limit` of the rows, as many of every class as of any other where there are enough; the order stays."""
+    """At most `limit` of the rows, as many of every class as of any other where there are enough;
+    the order stays.
+    """
     if limit is None or len(rows) <= limit:
         return rows
     labels = pd.Series(collection.labels[rows])
@@ -366,9 +447,11 @@ def limited(collection: Collection, rows: Rows, limit: int | None) -> Rows:
 
 
 def few(collection: Collection, rows: Rows, shots: int, seed: int) -> Rows:
-    """`shots` of the rows of every class (all of a class that has fewer), drawn by `seed`; the order stays.
+    """`shots` of the rows of every class (all of a class that has fewer), drawn by `seed`; the
+    order stays.
 
-    The draw depends on the contents, the seed and the number of shots alone; a larger number contains a smaller one.
+    The draw depends on the contents, the seed and the number of shots alone; a larger number
+    contains a smaller one.
     """
     labels = collection.labels[rows]
     rank = numpy_stream("few shots", seed).permutation(len(rows))
@@ -377,9 +460,20 @@ def few(collection: Collection, rows: Rows, shots: int, seed: int) -> Rows:
 
 
 def fingerprint(collection: Collection, rows: Rows) -> str:
-    """SHA-256 over the sorted contents, labels and groups (-1 for none) of these rows: where the images lie is not in it."""
-    groups = np.full(len(rows), -1, dtype=np.int64) if collection.groups is None else collection.groups[rows]
-    triples = zip(collection.decoded_from(rows).tolist(), collection.labels[rows].tolist(), groups.tolist(), strict=True)
+    """SHA-256 over the sorted contents, labels and groups (-1 for none) of these rows: where the
+    images lie is not in it.
+    """
+    groups = (
+        np.full(len(rows), -1, dtype=np.int64)
+        if collection.groups is None
+        else collection.groups[rows]
+    )
+    triples = zip(
+        collection.decoded_from(rows).tolist(),
+        collection.labels[rows].tolist(),
+        groups.tolist(),
+        strict=True,
+    )
     lines = sorted(f"{content} {label} {group}\n" for content, label, group in triples)
     if collection.treatment:
         lines.append(f"{collection.treatment}\n")

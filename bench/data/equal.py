@@ -1,8 +1,9 @@
 """Equal images under two names: counted within a split and between splits, by their bytes.
 
-Of images that are identified by their content it is known at once. Of listed ones `compare` finds out: it reads the first and
-last bytes of those that share their size with another, and all bytes of those that still look alike. What it finds is kept in
-the index, under what the listing is, and read from there by whoever counts.
+Of images that are identified by their content it is known at once. Of listed ones `compare` finds
+out: it reads the first and last bytes of those that share their size with another, and all bytes of
+those that still look alike. What it finds is kept in the index, under what the listing is, and read
+from there by whoever counts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..storage.atomic import Progress, write_with
-from .collection import Collection, EncodedOriginals, FolderOriginals, MergedOriginals, Originals, Rows
+from .collection import (
+    Collection,
+    EncodedOriginals,
+    FolderOriginals,
+    MergedOriginals,
+    Originals,
+    Rows,
+)
 from .corruptions.corrupted import CorruptedOriginals
 from .pixels.cache import available_cores
 from .pixels.image_bytes import DANGLING, EMPTY
@@ -44,7 +52,9 @@ class Repetition:
     """Equal images in one place.
 
     Attributes:
-        where: a set of images, or `one in another`. found: how many of it are equal to another. stated: how many a card states.
+        where: a set of images, or `one in another`.
+        found: how many of it are equal to another.
+        stated: how many a card states.
         names: of the first of them.
     """
 
@@ -59,8 +69,14 @@ class Repetition:
         return self.found <= self.stated
 
     def __str__(self) -> str:
-        says = "as the card says" if self.found == self.stated else f"the card says {self.stated or 'none'}"
-        return f"{self.where}: {self.found} equal images, {says}" + (f": {', '.join(self.names)}" if self.names else "")
+        says = (
+            "as the card says"
+            if self.found == self.stated
+            else f"the card says {self.stated or 'none'}"
+        )
+        return f"{self.where}: {self.found} equal images, {says}" + (
+            f": {', '.join(self.names)}" if self.names else ""
+        )
 
 
 class EqualImages:
@@ -83,15 +99,23 @@ class EqualImages:
         return len(some) - len(np.unique(some))
 
     def among(
-        self, collection: Collection, other: Collection, rows: Rows | None = None, others: Rows | None = None
+        self,
+        collection: Collection,
+        other: Collection,
+        rows: Rows | None = None,
+        others: Rows | None = None,
     ) -> int | None:
-        """How many of these rows are equal to one of the `others` in `other`; None if they were not compared."""
+        """How many of these rows are equal to one of the `others` in `other`; None if they were not
+        compared.
+        """
         if not self._compared(collection, other):
             return None
         return int(np.isin(self._some(collection, rows), self._some(other, others)).sum())
 
     def contents(self, collection: Collection) -> NDArray[np.int64]:
-        """(N,) a number that equal images share; UNKNOWN where it is not known to be equal to another."""
+        """(N,) a number that equal images share; UNKNOWN where it is not known to be equal to
+        another.
+        """
         codes, _ = self._look_up(collection)
         return np.full(len(collection), UNKNOWN, dtype=np.int64) if codes is None else codes
 
@@ -104,18 +128,32 @@ class EqualImages:
         return len(np.unique(codes[1:][differ]))
 
     def pairs(self, collection: Collection, other: Collection, most: int = 3) -> list[str]:
-        """Names of images of `collection` that are equal to one of `other` (which may be the same), the first few."""
+        """Names of images of `collection` that are equal to one of `other` (which may be the same),
+        the first few.
+        """
         codes, more = self.contents(collection), self.contents(other)
         told: list[str] = []
-        shared = (codes != UNKNOWN) & (_shared(codes) if collection is other else np.isin(codes, more))
+        shared = (codes != UNKNOWN) & (
+            _shared(codes) if collection is other else np.isin(codes, more)
+        )
         for row in np.flatnonzero(shared).tolist():
-            twins = [twin for twin in np.flatnonzero(more == codes[row]).tolist() if collection is not other or twin > row]
+            twins = [
+                twin
+                for twin in np.flatnonzero(more == codes[row]).tolist()
+                if collection is not other or twin > row
+            ]
             told += [f"{collection.keys[row]} = {other.keys[twin]}" for twin in twins[:1]]
             if len(told) > most:
                 return [*told[:most], "..."]
         return told
 
-    def compare(self, collections: Sequence[Collection], progress: Progress | None = None, *, anew: bool = False) -> None:
+    def compare(
+        self,
+        collections: Sequence[Collection],
+        progress: Progress | None = None,
+        *,
+        anew: bool = False,
+    ) -> None:
         """Find the images of all these that are equal, and keep it for whoever counts later.
 
         Args:
@@ -138,10 +176,15 @@ class EqualImages:
     def _compared(self, one: Collection, two: Collection) -> bool:
         """Whether it is known which images of both are equal.
 
-        Corrupted images are no copies of the clean ones, and pixels in an array cannot be compared with files.
+        Corrupted images are no copies of the clean ones, and pixels in an array cannot be compared
+        with files.
         """
         (codes, known), (more, also) = self._look_up(one), self._look_up(two)
-        if codes is None or more is None or (_sizes(one.originals) is None) != (_sizes(two.originals) is None):
+        if (
+            codes is None
+            or more is None
+            or (_sizes(one.originals) is None) != (_sizes(two.originals) is None)
+        ):
             return False
         return (not one.listed or two.listing in known) and (not two.listed or one.listing in also)
 
@@ -151,7 +194,9 @@ class EqualImages:
         return known
 
     def _look_up(self, collection: Collection) -> tuple[NDArray[np.int64] | None, frozenset[str]]:
-        """What each image is, as a number that equal ones share (-1: equal to none), and which listings it was compared with."""
+        """What each image is, as a number that equal ones share (-1: equal to none), and which
+        listings it was compared with.
+        """
         if id(collection) not in self._known:
             self._known[id(collection)] = (collection, *self._read(collection))
         return self._known[id(collection)][1:]
@@ -181,12 +226,22 @@ def _code(sha256: str) -> int:
 
 
 def _kept(file: Path) -> tuple[dict[int, str], list[str]] | None:
-    """SHA-256 by row of the images that are equal to another, and the listings that were compared; None if there is none."""
+    """SHA-256 by row of the images that are equal to another, and the listings that were compared;
+    None if there is none.
+    """
     try:
         table = pq.read_table(file)
         compared = json.loads(table.schema.metadata[b"compared"])
-        return dict(zip(table["row"].to_pylist(), table["sha256"].to_pylist(), strict=True)), compared
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: a cache is not worth an error
+        return (
+            dict(zip(table["row"].to_pylist(), table["sha256"].to_pylist(), strict=True)),
+            compared,
+        )
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # none yet, or damaged: a cache is not worth an error
         return None
 
 
@@ -194,7 +249,12 @@ def _keep(file: Path, found: dict[int, str], compared: Sequence[str]) -> None:
     """Add what was found to what is known of these images from comparisons with others."""
     earlier, before = _kept(file) or ({}, [])
     rows = earlier | found
-    table = pa.table({"row": pa.array(list(rows), pa.int64()), "sha256": pa.array(list(rows.values()), pa.string())})
+    table = pa.table(
+        {
+            "row": pa.array(list(rows), pa.int64()),
+            "sha256": pa.array(list(rows.values()), pa.string()),
+        }
+    )
     table = table.replace_schema_metadata({"compared": json.dumps(sorted({*before, *compared}))})
     file.parent.mkdir(parents=True, exist_ok=True)
     write_with(file, lambda part: pq.write_table(table, part))
@@ -204,17 +264,25 @@ def _twins(collections: Sequence[Collection], progress: Progress | None) -> list
     """SHA-256 by row of the images that are equal to another of any of the collections."""
     member = np.concatenate([np.full(len(one), number) for number, one in enumerate(collections)])
     row = np.concatenate([np.arange(len(one)) for one in collections])
-    size = np.concatenate([sizes for one in collections if (sizes := _sizes(one.originals)) is not None])
+    size = np.concatenate(
+        [sizes for one in collections if (sizes := _sizes(one.originals)) is not None]
+    )
     readable = np.concatenate([~np.isin(one.problems, _ALIKE) for one in collections])
     alike = np.flatnonzero(readable)
     alike = alike[_shared(size[alike])]
 
-    def read(which: NDArray[np.int64], how: Callable[[Collection, int], str], what: str) -> list[str]:
+    def read(
+        which: NDArray[np.int64], how: Callable[[Collection, int], str], what: str
+    ) -> list[str]:
         places = [(collections[member[one]], int(row[one])) for one in which.tolist()]
         return list(_in_threads(places, how, what, progress))
 
     ends = read(alike, _ends, "comparing the ends of images")
-    look = pd.factorize(pd.Series([f"{bytes_} {end}" for bytes_, end in zip(size[alike].tolist(), ends, strict=True)]))[0]
+    look = pd.factorize(
+        pd.Series(
+            [f"{bytes_} {end}" for bytes_, end in zip(size[alike].tolist(), ends, strict=True)]
+        )
+    )[0]
     alike = alike[_shared(look)]
     contents = np.array(read(alike, _content, "comparing images that look alike"), dtype=np.str_)
     equal = _shared(contents) if len(alike) else np.zeros(0, dtype=bool)
@@ -231,7 +299,10 @@ def _shared(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _in_threads(
-    places: Sequence[tuple[Collection, int]], how: Callable[[Collection, int], str], what: str, progress: Progress | None
+    places: Sequence[tuple[Collection, int]],
+    how: Callable[[Collection, int], str],
+    what: str,
+    progress: Progress | None,
 ) -> Iterator[str]:
     pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="equal")
     try:
@@ -276,4 +347,7 @@ def _sizes(originals: Originals) -> NDArray[np.int64] | None:
 
 
 def _are_corrupted(originals: Originals) -> bool:
-    return isinstance(originals.parts[0] if isinstance(originals, MergedOriginals) else originals, CorruptedOriginals)
+    return isinstance(
+        originals.parts[0] if isinstance(originals, MergedOriginals) else originals,
+        CorruptedOriginals,
+    )

@@ -1,4 +1,6 @@
-"""What of a suite is on this machine: the collection of every split, holes, remarks, and projections of label spaces."""
+"""What of a suite is on this machine: the collection of every split, holes, remarks, and
+projections of label spaces.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +32,22 @@ class Index:
     """What was found.
 
     Attributes:
-        places: collection -> folder below the root, parts of a data set, or rendered split. The collections are the ID data
-            (`WHOLE`, if the card divides them), ready ID splits, and the shifts.
-        collections: those that are on this machine (none of a rendered suite, whose images are made when needed).
+        places: collection -> folder below the root, parts of a data set, or rendered split. The
+            collections are the ID data (`WHOLE`, if the card divides them), ready ID splits, and
+            the shifts.
+        collections: those that are on this machine (none of a rendered suite, whose images are made
+            when needed).
         projections: shift -> how its label space lies in the suite's, where they differ.
-        holes: shift -> why it is missing. warnings: sentences for the user.
-        problems: every file that is not a plain image under its right name: columns of `folder.COLUMNS`.
+        holes: shift -> why it is missing.
+        warnings: sentences for the user.
+        problems: every file that is not a plain image under its right name: columns of
+            `folder.COLUMNS`.
         get: collection -> how to obtain it.
-        training: whether somebody will train: otherwise training images and id-val may be missing, too.
+        training: whether somebody will train: otherwise training images and id-val may be missing,
+            too.
         id_names: the data sets whose images the ID images are, however they were prepared.
-        miscounted: collection -> how many images are here and how many the card states, where these differ.
+        miscounted: collection -> how many images are here and how many the card states, where these
+            differ.
         parts: collection -> the data set and its parts that it is, if it is of one.
         equal: what is known of equal images.
     """
@@ -67,18 +75,31 @@ class Index:
         """
         self.collections[name] = collection
         refuse_repeated(collection, lambda label: self._called(name, label))
-        repeated, contradictory = self.equal.within(collection), self.equal.contradictory(collection)
+        repeated, contradictory = (
+            self.equal.within(collection),
+            self.equal.contradictory(collection),
+        )
         if repeated:
-            together = "; they stay on one side of the ID division" if name == WHOLE and not collection.listed else ""
-            self.warnings.append(f"{collection.what}: {repeated} images repeat another's content{together}")
+            together = (
+                "; they stay on one side of the ID division"
+                if name == WHOLE and not collection.listed
+                else ""
+            )
+            self.warnings.append(
+                f"{collection.what}: {repeated} images repeat another's content{together}"
+            )
         if contradictory:
-            self.warnings.append(f"{collection.what}: {contradictory} contents appear under more than one class")
+            self.warnings.append(
+                f"{collection.what}: {contradictory} contents appear under more than one class"
+            )
 
     def missing(self, name: str, why: str) -> None:
-        """A shift that is missing is a hole; without ID images there is nothing to train or to compare with.
+        """A shift that is missing is a hole; without ID images there is nothing to train or to
+        compare with.
 
         Raises:
-            MissingPrerequisite: the ID images are missing, or those to train on where somebody wants to.
+            MissingPrerequisite: the ID images are missing, or those to train on where somebody
+                wants to.
         """
         needed = (name == WHOLE and "id-test" not in self.places) or name == "id-test"
         if not self.training and not needed and (name == WHOLE or name in ID_SPLITS):
@@ -86,9 +107,17 @@ class Index:
             return
         if self.card.id.test_only and name != "id-test":
             what = f"nothing can be trained on {self.card.name}, which has images to test on alone"
-            raise UsageError(what, fix="`bench run zero-shot`, or `bench evaluate` of weights that were trained elsewhere")
+            raise UsageError(
+                what,
+                fix=(
+                    "`bench run zero-shot`, or `bench evaluate` of weights that were trained"
+                    " elsewhere"
+                ),
+            )
         if name in ID_SPLITS or name == WHOLE:
-            raise MissingPrerequisite(f"the ID images of {self.card.title} are missing", where=why, fix=self.get_of(name))
+            raise MissingPrerequisite(
+                f"the ID images of {self.card.title} are missing", where=why, fix=self.get_of(name)
+            )
         self.holes[name] = why
 
     def missing_where_test_only(self) -> None:
@@ -107,8 +136,15 @@ class Index:
             BenchError: they differ, and the card is strict.
         """
         found = {name: len(self.collections[name]) for name in names}
-        differ = {name: count for name, count in found.items() if self.counts.get(name) not in (None, count)}
-        self.miscounted |= {name: f"{count:,} images, the card says {self.counts[name]:,}" for name, count in differ.items()}
+        differ = {
+            name: count
+            for name, count in found.items()
+            if self.counts.get(name) not in (None, count)
+        }
+        self.miscounted |= {
+            name: f"{count:,} images, the card says {self.counts[name]:,}"
+            for name, count in differ.items()
+        }
         wrong = [f"{self.collections[name].what} holds {self.miscounted[name]}" for name in differ]
         if wrong and self.card.strict_counts:
             raise BenchError(
@@ -129,10 +165,15 @@ class Index:
             shared = self.equal.among(self.collections[name], self.collections[base])
             if shared:
                 what = self.collections[name].what
-                self.warnings.append(f"{what}: {shared} images are also in {self.collections[base].what} (same bytes)")
+                self.warnings.append(
+                    f"{what}: {shared} images are also in {self.collections[base].what} (same"
+                    " bytes)"
+                )
 
     def seen_in(self) -> list[tuple[str, str]]:
-        """Every collection that is trained or selected on, and each of the others that should not share an image with it."""
+        """Every collection that is trained or selected on, and each of the others that should not
+        share an image with it.
+        """
         chosen_on = [name for name in (WHOLE, "train", "id-val") if name in self.collections]
         return [
             (base, name)
@@ -142,9 +183,14 @@ class Index:
         ]
 
     def repetitions(self) -> list[Repetition]:
-        """Where images are equal, within a collection or to one that is trained or selected on, beside what cards state."""
+        """Where images are equal, within a collection or to one that is trained or selected on,
+        beside what cards state.
+        """
         found = []
-        for name, other in [*((name, name) for name in self.collections), *((name, base) for base, name in self.seen_in())]:
+        for name, other in [
+            *((name, name) for name in self.collections),
+            *((name, base) for base, name in self.seen_in()),
+        ]:
             one, two = self.collections[name], self.collections[other]
             count = self.equal.within(one) if name == other else self.equal.among(one, two)
             stated = self._stated(name, other)
@@ -161,7 +207,9 @@ class Index:
         (card, mine), (others_card, theirs) = self.parts[name], self.parts[other]
         if card.name != others_card.name:
             return 0
-        pairs = {f"{one} in {two}" for one in mine for two in theirs} | (set(mine) if name == other else set())
+        pairs = {f"{one} in {two}" for one in mine for two in theirs} | (
+            set(mine) if name == other else set()
+        )
         return sum(count for key, count in card.duplicates.items() if key in pairs)
 
     def _called(self, name: str, label: int) -> str:
@@ -176,7 +224,9 @@ def _id(name: str) -> str:
 
 
 def places(card: SuiteCard) -> dict[str, tuple[str, ...]]:
-    """Where the card says that every collection is: folder below the root, parts of the data set, or rendered split."""
+    """Where the card says that every collection is: folder below the root, parts of the data set,
+    or rendered split.
+    """
     own = card.id
     ready: dict[str, str | tuple[str, ...] | None]
     ready = dict(zip(ID_SPLITS, (own.train, own.val, own.test), strict=True))
@@ -185,17 +235,29 @@ def places(card: SuiteCard) -> dict[str, tuple[str, ...]]:
     elif own.val_count is not None:
         ready = {WHOLE: own.train, "id-test": own.test}
     stated = ready | {shift.name: shift.path or shift.part for shift in card.shifts}
-    return {name: (place,) if isinstance(place, str) else place for name, place in stated.items() if place}
+    return {
+        name: (place,) if isinstance(place, str) else place
+        for name, place in stated.items()
+        if place
+    }
 
 
-def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Progress | None, *, training: bool = True) -> Index:
+def index_root(
+    card: SuiteCard,
+    source: FolderSource,
+    root: Path,
+    progress: Progress | None,
+    *,
+    training: bool = True,
+) -> Index:
     """Index the class folders below one root.
 
-    No data set of its own stands for them: a card that names its folders is held to them (a missing or another one is an error,
-    where a data set tells of it), and has groups in their subfolders.
+    No data set of its own stands for them: a card that names its folders is held to them (a missing
+    or another one is an error, where a data set tells of it), and has groups in their subfolders.
 
     Raises:
-        MissingPrerequisite: the ID images are missing. BenchError: folders or counts do not match the card.
+        MissingPrerequisite: the ID images are missing.
+        BenchError: folders or counts do not match the card.
     """
     index = Index(card, places(card), training=training)
     index.counts = {shift.name: shift.count for shift in card.shifts} | {WHOLE: card.id.count}
@@ -212,7 +274,12 @@ def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Prog
         images, remarks = class_images(files, part, card.class_folders, source.groups)
         index.warnings += remarks
         problems.append(files[files["problem"] != ""][list(COLUMNS)])
-        index.add(name, folder_collection(part, root, images, grouped=source.groups is not None, ignored=count_ignored(files)))
+        index.add(
+            name,
+            folder_collection(
+                part, root, images, grouped=source.groups is not None, ignored=count_ignored(files)
+            ),
+        )
     index.problems = pd.concat(problems, ignore_index=True)
     index.check_counts(list(index.collections), root)
     index.compare_splits()
@@ -220,7 +287,12 @@ def index_root(card: SuiteCard, source: FolderSource, root: Path, progress: Prog
 
 
 def index_data_sets(
-    card: SuiteCard, roots: Sequence[DataRoot], beside: Path | None, progress: Progress | None, *, training: bool = True
+    card: SuiteCard,
+    roots: Sequence[DataRoot],
+    beside: Path | None,
+    progress: Progress | None,
+    *,
+    training: bool = True,
 ) -> Index:
     """Index the parts of data sets that the card refers to.
 
@@ -238,13 +310,18 @@ def index_data_sets(
     for name, parts in index.places.items():
         data_set = data_sets[shifts[name].data if name in shifts else card.id.data]
         if name in shifts:
-            labels = _shift_labels(index, name, shifts[name].projection or card.projection, data_set)
+            labels = _shift_labels(
+                index, name, shifts[name].projection or card.projection, data_set
+            )
         else:
             labels = _id_labels(card.identities, data_set)
         index.get[name] = data_set.get
         index.parts[name] = data_set.card, parts
         try:
-            opened = [open_part(data_set, part, labels, cache=cache_dir("index"), progress=progress) for part in parts]
+            opened = [
+                open_part(data_set, part, labels, cache=cache_dir("index"), progress=progress)
+                for part in parts
+            ]
         except NotHere as why:
             index.missing(name, str(why))
             continue
@@ -262,14 +339,17 @@ def index_data_sets(
 
 
 def _id_labels(space: Sequence[str], data_set: DataSet) -> list[int]:
-    """The suite's label of every class of the ID data set, -1 for classes that the suite leaves out."""
+    """The suite's label of every class of the ID data set, -1 for classes that the suite leaves
+    out.
+    """
     number = {identity: label for label, identity in enumerate(space)}
     labels = [number.get(identity, -1) for identity in data_set.classes.ids]
     there = set(data_set.classes.ids)
     lacking = [identity for identity in space if identity not in there]
     if lacking:
         raise UsageError(
-            f"the ID data set {data_set.card.name} has no class {', '.join(lacking[:5])}" + (", ..." if lacking[5:] else ""),
+            f"the ID data set {data_set.card.name} has no class {', '.join(lacking[:5])}"
+            + (", ..." if lacking[5:] else ""),
             fix="the classes of a suite are classes of its ID data",
         )
     return labels

@@ -1,4 +1,6 @@
-"""Decode once: a copy of a data set with smaller images in shards, which is read faster and is another data set of its own."""
+"""Decode once: a copy of a data set with smaller images in shards, which is read faster and is
+another data set of its own.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,10 @@ class Preparation:
     """How images are made smaller.
 
     Attributes:
-        size: short side in pixels; smaller images stay as they are (PIL, bicubic, antialiased, as evaluation resizes).
-        lossless: PNG, so that a recipe that resizes to `size` sees the very pixels of the originals; otherwise JPEG.
+        size: short side in pixels; smaller images stay as they are (PIL, bicubic, antialiased, as
+            evaluation resizes).
+        lossless: PNG, so that a recipe that resizes to `size` sees the very pixels of the
+            originals; otherwise JPEG.
         quality: of the JPEG files.
     """
 
@@ -55,31 +59,49 @@ class Preparation:
         return f"short{self.size}-" + ("png" if self.lossless else f"jpeg{self.quality}")
 
 
-def prepare(data_set: DataSet, parts: Sequence[str], how: Preparation, folder: Path, *, progress: Progress | None = None) -> Path:
-    """Write shards of the parts, and a card, below `folder`; what is there already is not made again.
+def prepare(
+    data_set: DataSet,
+    parts: Sequence[str],
+    how: Preparation,
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+) -> Path:
+    """Write shards of the parts, and a card, below `folder`; what is there already is not made
+    again.
 
-    The labels are the same: an image lies in a folder of its class's identity. The images are others (names and sizes, or
-    bytes), so the copy has another fingerprint, and fits and scores on it are never mistaken for those on the originals.
+    The labels are the same: an image lies in a folder of its class's identity. The images are
+    others (names and sizes, or bytes), so the copy has another fingerprint, and fits and scores on
+    it are never mistaken for those on the originals.
 
     Returns:
         The card of the copy.
 
     Raises:
-        UsageError: unknown part, or a size below 1. BenchError: an image cannot be read; `folder` holds another preparation.
+        UsageError: unknown part, or a size below 1.
+        BenchError: an image cannot be read; `folder` holds another preparation.
     """
     unknown = sorted(set(parts) - set(data_set.card.parts))
     if unknown or how.size < 1:
         raise UsageError(
-            f"{data_set.card.name} has no part {', '.join(unknown)}" if unknown else f"no image has {how.size} pixels",
+            (
+                f"{data_set.card.name} has no part {', '.join(unknown)}"
+                if unknown
+                else f"no image has {how.size} pixels"
+            ),
             fix=f"parts: {', '.join(data_set.card.parts)}",
         )
     folder.mkdir(parents=True, exist_ok=True)
     labels = list(range(len(data_set.classes)))
     for part in parts:
         try:
-            collection = open_part(data_set, part, labels, cache=cache_dir("index"), progress=progress).collection
+            collection = open_part(
+                data_set, part, labels, cache=cache_dir("index"), progress=progress
+            ).collection
         except NotHere as why:
-            raise BenchError(f"{part} of {data_set.card.title} is not here", where=str(why)) from why
+            raise BenchError(
+                f"{part} of {data_set.card.title} is not here", where=str(why)
+            ) from why
         _claim(folder / f"{part}.json", how, collection)
         _shards(collection, part, data_set.classes.ids, how, folder, progress)
     card = folder / f"{data_set.card.name}-{how.name}.toml"
@@ -89,12 +111,21 @@ def prepare(data_set: DataSet, parts: Sequence[str], how: Preparation, folder: P
 
 
 def _shards(
-    collection: Collection, part: str, ids: Sequence[str], how: Preparation, folder: Path, progress: Progress | None
+    collection: Collection,
+    part: str,
+    ids: Sequence[str],
+    how: Preparation,
+    folder: Path,
+    progress: Progress | None,
 ) -> None:
     bad = [row for row in range(len(collection)) if collection.problems[row] in UNREADABLE]
     if bad:
         named = ", ".join(collection.originals.place(row) for row in bad[:5])
-        raise BenchError(f"{len(bad)} images cannot be read", where=named, fix="`bench data verify` names all; restore them")
+        raise BenchError(
+            f"{len(bad)} images cannot be read",
+            where=named,
+            fix="`bench data verify` names all; restore them",
+        )
     order = np.argsort(collection.keys, kind="stable")
     names = _names(collection, ids, order, how)
     starts = range(0, len(order), SHARD)
@@ -105,7 +136,9 @@ def _shards(
         try:
             return _encoded(collection.originals.open(row), how)
         except Undecodable as error:
-            raise BenchError(f"the image cannot be read: {error}", where=collection.originals.place(row)) from error
+            raise BenchError(
+                f"the image cannot be read: {error}", where=collection.originals.place(row)
+            ) from error
 
     pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="prepare")
     try:
@@ -116,7 +149,9 @@ def _shards(
                 written = folder / f"{shard.name}.part"
                 try:
                     with tarfile.open(written, "w", format=tarfile.PAX_FORMAT) as tar:
-                        for position, data in zip(range(start, stop), pool.map(encoded, range(start, stop)), strict=True):
+                        for position, data in zip(
+                            range(start, stop), pool.map(encoded, range(start, stop)), strict=True
+                        ):
                             info = tarfile.TarInfo(names[position])
                             info.size = len(data)
                             tar.addfile(info, io.BytesIO(data))
@@ -129,7 +164,10 @@ def _shards(
                     raise BenchError(
                         f"{shard.name} cannot be written: {error.strerror}",
                         where=str(folder),
-                        fix="make room, and the same command continues; or choose another place with --out",
+                        fix=(
+                            "make room, and the same command continues; or choose another place"
+                            " with --out"
+                        ),
                     ) from error
             if progress is not None:
                 progress(f"preparing {part}", stop, len(order))
@@ -138,23 +176,44 @@ def _shards(
 
 
 def _claim(note: Path, how: Preparation, collection: Collection) -> None:
-    """Shards that are there may be kept only if they were made from the same images in the same way."""
-    made = digest([_VERSION, PIL.__version__, how.name, fingerprint(collection, np.arange(len(collection))), SHARD])
+    """Shards that are there may be kept only if they were made from the same images in the same
+    way.
+    """
+    made = digest(
+        [
+            _VERSION,
+            PIL.__version__,
+            how.name,
+            fingerprint(collection, np.arange(len(collection))),
+            SHARD,
+        ]
+    )
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) != made:
         raise BenchError(
-            "the folder holds shards of another preparation", where=str(note.parent), fix="choose another with --out"
+            "the folder holds shards of another preparation",
+            where=str(note.parent),
+            fix="choose another with --out",
         )
     write_text(note, json.dumps(made))
 
 
-def _names(collection: Collection, ids: Sequence[str], order: NDArray[np.int64], how: Preparation) -> list[str]:
-    """Class and file name of every image in a shard; of several that differ by suffix or folder alone, the later are numbered."""
+def _names(
+    collection: Collection, ids: Sequence[str], order: NDArray[np.int64], how: Preparation
+) -> list[str]:
+    """Class and file name of every image in a shard; of several that differ by suffix or folder
+    alone, the later are numbered.
+    """
     seen: Counter[str] = Counter()
     names = []
     for row in order.tolist():
-        stem = f"{ids[collection.labels[row]]}/{str(collection.keys[row]).rpartition('/')[2].rpartition('.')[0]}"
+        file = str(collection.keys[row]).rpartition("/")[2]
+        stem = f"{ids[collection.labels[row]]}/{file.rpartition('.')[0]}"
         seen[stem] += 1
-        names.append(stem + (f"-{seen[stem]}" if seen[stem] > 1 else "") + (".png" if how.lossless else ".jpg"))
+        names.append(
+            stem
+            + (f"-{seen[stem]}" if seen[stem] > 1 else "")
+            + (".png" if how.lossless else ".jpg")
+        )
     return names
 
 
@@ -162,7 +221,9 @@ def _encoded(image: Image.Image, how: Preparation) -> bytes:
     width, height = image.size
     short = min(width, height)
     if short > how.size:
-        size = tuple(how.size if side == short else int(how.size * side / short) for side in (width, height))
+        size = tuple(
+            how.size if side == short else int(how.size * side / short) for side in (width, height)
+        )
         image = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
     file = io.BytesIO()
     if how.lossless:
@@ -183,7 +244,11 @@ def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
         "folders": ["."],
         "classes": _classes(data_set),
         # Equal images stay equal: each is made by the same steps.
-        "duplicates": {where: count for where, count in card.duplicates.items() if {*where.split(" in ")} <= {*parts}},
+        "duplicates": {
+            where: count
+            for where, count in card.duplicates.items()
+            if {*where.split(" in ")} <= {*parts}
+        },
         "parts": {},
     }
     for name, part in card.parts.items():
@@ -191,10 +256,16 @@ def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
         if name in parts:
             layout: dict[str, Any] = {"kind": "tar", "path": f"{name}-*.tar"}
         else:
-            found = present_layout(part, data_set.folder, data_set.classes) if data_set.folder is not None else None
+            found = (
+                present_layout(part, data_set.folder, data_set.classes)
+                if data_set.folder is not None
+                else None
+            )
             if found is None or data_set.folder is None:
                 continue
-            layout = _where_it_lies({"kind": found.kind} | found.model_dump(exclude_defaults=True), data_set.folder)
+            layout = _where_it_lies(
+                {"kind": found.kind} | found.model_dump(exclude_defaults=True), data_set.folder
+            )
             stated |= {"pre_crop": part.pre_crop} if part.pre_crop else {}
         made["parts"][name] = stated | {"layouts": [layout]}
     return f"# Made by `bench data prepare {card.name}`, version {_VERSION}.\n{toml_of(made)}"
@@ -203,7 +274,11 @@ def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
 def _classes(data_set: DataSet) -> str | tuple[str, ...]:
     """As on the card; a list beside the card by its path."""
     classes = data_set.card.classes
-    if isinstance(classes, str) and classes.endswith((".tsv", ".txt")) and data_set.beside is not None:
+    if (
+        isinstance(classes, str)
+        and classes.endswith((".tsv", ".txt"))
+        and data_set.beside is not None
+    ):
         return str((data_set.beside / classes).resolve())
     return classes
 

@@ -1,4 +1,6 @@
-"""Images that are made by code: rendered once per split, kept in the cache, keyed by the code that makes them."""
+"""Images that are made by code: rendered once per split, kept in the cache, keyed by the code that
+makes them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class RenderedSplit:
 
     Attributes:
         pixels: path of a .npy file, (N, H, W, 3) uint8.
-        labels: (N,) int64. groups: (N,) int64 or None.
+        labels: (N,) int64.
+        groups: (N,) int64 or None.
         content: (N,) SHA-256 of every image's shape and pixels, hexadecimal.
     """
 
@@ -41,12 +44,16 @@ class RenderedSplit:
     content: NDArray[np.str_]
 
 
-def rendered_split(source: RenderedSource, split: str, *, cache: Path, progress: Progress | None = None) -> RenderedSplit:
+def rendered_split(
+    source: RenderedSource, split: str, *, cache: Path, progress: Progress | None = None
+) -> RenderedSplit:
     """The images of a split, from the cache or rendered now.
 
     Raises:
-        MissingPrerequisite: no installed package has registered the world. A card may name no other code.
-        BenchError: `render` returned something other than (N, H, W, 3) uint8 pixels with N labels (and N groups).
+        MissingPrerequisite: no installed package has registered the world. A card may name no other
+            code.
+        BenchError: `render` returned something other than (N, H, W, 3) uint8 pixels with N labels
+            (and N groups).
     """
     world, module = _world(source.world)
     key = digest(
@@ -89,34 +96,51 @@ def rendered_split(source: RenderedSource, split: str, *, cache: Path, progress:
 
 
 def _world(name: str) -> tuple[Any, ModuleType]:
-    """The class that an installed package has registered under this name, and the module that it is registered from."""
+    """The class that an installed package has registered under this name, and the module that it is
+    registered from.
+    """
     known = entries("bench.worlds")
     if name not in known:
         raise MissingPrerequisite(
             f"there is no world `{name}`",
             where=f"source.world; known: {', '.join(known) or 'none'}",
-            fix="install the package that it comes from, which registers it as an entry point of the group bench.worlds",
+            fix=(
+                "install the package that it comes from, which registers it as an entry point of"
+                " the group bench.worlds"
+            ),
         )
     return loaded(known[name]), importlib.import_module(known[name].module)
 
 
 def _package_sha256(module: ModuleType) -> str:
-    """Hash of every file of the package that holds `module`, or of the module's file if it is in none."""
+    """Hash of every file of the package that holds `module`, or of the module's file if it is in
+    none.
+    """
     if module.__file__ is None:
         raise UsageError(f"{module.__name__} has no source file", where="source.world")
     file = Path(module.__file__)
     files = [file]
     if hasattr(module, "__path__") or (module.__package__ or "") in sys.modules:
-        files = sorted(path for path in file.parent.rglob("*") if path.is_file() and _is_source(path.relative_to(file.parent)))
+        files = sorted(
+            path
+            for path in file.parent.rglob("*")
+            if path.is_file() and _is_source(path.relative_to(file.parent))
+        )
     sha = hashlib.sha256()
     for path in files:
-        sha.update(f"{path.relative_to(file.parent).as_posix()}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        sha.update(
+            f"{path.relative_to(file.parent).as_posix()}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+        )
     return sha.hexdigest()
 
 
 def _is_source(path: Path) -> bool:
-    """Whether a file of a package can shape a rendering: not byte code, not an editor's or a system's."""
-    return path.suffix != ".pyc" and not any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+    """Whether a file of a package can shape a rendering: not byte code, not an editor's or a
+    system's.
+    """
+    return path.suffix != ".pyc" and not any(
+        part.startswith(".") or part == "__pycache__" for part in path.parts
+    )
 
 
 def _version(package: str) -> str:
@@ -126,7 +150,9 @@ def _version(package: str) -> str:
         return ""
 
 
-def _check(world: str, split: str, pixels: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any] | None) -> None:
+def _check(
+    world: str, split: str, pixels: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any] | None
+) -> None:
     problem = ""
     if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8:
         problem = f"pixels are {pixels.dtype} {pixels.shape}, not uint8 (N, H, W, 3)"
@@ -135,7 +161,11 @@ def _check(world: str, split: str, pixels: NDArray[Any], labels: NDArray[Any], g
     elif groups is not None and (groups.shape != (len(pixels),) or groups.dtype.kind not in "iu"):
         problem = f"groups are {groups.dtype} {groups.shape}, not integers ({len(pixels)},)"
     if problem:
-        raise BenchError(f"the world renders wrongly: {problem}", where=f"{world}, split {split}", fix="mend its `render`")
+        raise BenchError(
+            f"the world renders wrongly: {problem}",
+            where=f"{world}, split {split}",
+            fix="mend its `render`",
+        )
 
 
 def _content(pixels: NDArray[np.uint8]) -> NDArray[np.str_]:
@@ -147,7 +177,10 @@ def _content(pixels: NDArray[np.uint8]) -> NDArray[np.str_]:
 def _is_intact(folder: Path) -> bool:
     try:
         shape = tuple(json.loads((folder / "meta.json").read_text(encoding="utf-8"))["shape"])
-        pixels, content = np.load(folder / "pixels.npy", mmap_mode="r"), np.load(folder / "content.npy")
+        pixels, content = (
+            np.load(folder / "pixels.npy", mmap_mode="r"),
+            np.load(folder / "content.npy"),
+        )
         return bool(pixels.shape == shape and len(content) == shape[0])
     except (OSError, ValueError, KeyError):
         return False

@@ -20,7 +20,9 @@ from .pixels.image_bytes import Undecodable
 
 @dataclass(eq=False)
 class MappedPixels:
-    """Rows of a .npy file of images, mapped into memory on first use and never pickled with their pixels."""
+    """Rows of a .npy file of images, mapped into memory on first use and never pickled with their
+    pixels.
+    """
 
     file: Path
     rows: Rows
@@ -63,7 +65,9 @@ class DecodedPixels:
             return prepared(opened(self.originals, row, self.pixels.decoder), self.pixels)
         except Undecodable as error:
             raise BenchError(
-                f"the image cannot be read: {error}", where=self.originals.place(row), fix="restore the file"
+                f"the image cannot be read: {error}",
+                where=self.originals.place(row),
+                fix="restore the file",
             ) from error
 
 
@@ -73,13 +77,18 @@ class Split:
 
     Attributes:
         name: `train`, `id-val`, `id-test` or a shift.
-        keys: (N,) name of every image: its path below the suite's root, or split and number of a rendered one.
-        labels: (N,) int64. groups: (N,) int64, or None if the suite has none.
+        keys: (N,) name of every image: its path below the suite's root, or split and number of a
+            rendered one.
+        labels: (N,) int64.
+        groups: (N,) int64, or None if the suite has none.
         fingerprint: hash of contents, labels and groups, whatever their order or place.
         skipped: unreadable images that were left out.
-        size: side of the images in pixels. pixels: name of the preprocessing. decoder: of the preprocessing.
-        cached_as: what results computed from these images are kept under on this machine: the fingerprint, or where that is a
-            listing, a hash that tells when a file was changed in place.
+        size: side of the images in pixels.
+        pixels: name of the preprocessing.
+        decoder: of the preprocessing.
+        cached_as: what results computed from these images are kept under on this machine: the
+            fingerprint, or where that is a listing, a hash that tells when a file was changed in
+            place.
     """
 
     name: str
@@ -101,7 +110,9 @@ class Split:
 
     @property
     def kept(self) -> bool:
-        """Whether the pixels are kept decoded; otherwise every `take` decodes its images, on all cores."""
+        """Whether the pixels are kept decoded; otherwise every `take` decodes its images, on all
+        cores.
+        """
         return isinstance(self._pixels, MappedPixels)
 
     def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
@@ -117,4 +128,6 @@ class Split:
         try:
             return opened(self._originals, int(self._original_rows[row]), self.decoder)
         except Undecodable as error:
-            raise BenchError(f"the image cannot be read: {error}", where=str(self.keys[row])) from error
+            raise BenchError(
+                f"the image cannot be read: {error}", where=str(self.keys[row])
+            ) from error

@@ -16,7 +16,15 @@ from ..storage.atomic import Progress
 from .cards.labels import Projection
 from .cards.locations import cache_dir, data_roots, find_root
 from .cards.suite_card import ID_SPLITS, FolderSource, RenderedSource, SuiteCard
-from .collection import Collection, MergedOriginals, Originals, Rows, few, limited, rendered_collection
+from .collection import (
+    Collection,
+    MergedOriginals,
+    Originals,
+    Rows,
+    few,
+    limited,
+    rendered_collection,
+)
 from .corruptions.corrupted import BEFORE, CorruptedOriginals
 from .equal import Repetition
 from .indexing import WHOLE, Index, index_data_sets, index_root, places
@@ -30,7 +38,8 @@ from .split import DecodedPixels, MappedPixels, Split, opened
 
 __all__ = ["Split", "Suite", "open_suite"]
 
-#: Splits whose pixels need more than this are decoded whenever they are read (ImageNet's training images: 193 GB).
+#: Splits whose pixels need more than this are decoded whenever they are read (ImageNet's training
+#: images: 193 GB).
 _MOST_CACHED_BYTES = 40e9
 
 #: Images per class, and the seed that draws them.
@@ -39,7 +48,9 @@ Shots = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class _Decoded:
-    """A collection's images as pixels. position: (N,) row of the .npy file, -1 if unreadable or not asked for."""
+    """A collection's images as pixels. position: (N,) row of the .npy file, -1 if unreadable or not
+    asked for.
+    """
 
     file: Path
     position: Rows
@@ -51,15 +62,19 @@ class Suite:
     Attributes:
         card: what the suite is.
         split_names: `train`, `id-val`, `id-test` and the shifts, those that are missing included.
-        holes: reason for every shift that is missing (and for `train` and `id-val`, if nobody will train).
+        holes: reason for every shift that is missing (and for `train` and `id-val`, if nobody will
+            train).
         projections: shift -> how its label space lies in the suite's, where they differ.
         warnings: what the user should know about the data, one sentence each.
         id_names: the data sets whose images the ID images are, however they were prepared.
         cut: whether the limit has left out an image of a loaded split.
-        problems: every file that is not a plain image under its right name: columns of `folder.COLUMNS`.
+        problems: every file that is not a plain image under its right name: columns of
+            `folder.COLUMNS`.
     """
 
-    def __init__(self, index: Index, *, limit: int | None, skip_unreadable: int, progress: Progress | None) -> None:
+    def __init__(
+        self, index: Index, *, limit: int | None, skip_unreadable: int, progress: Progress | None
+    ) -> None:
         self.card, self._index = index.card, index
         self.split_names = (*ID_SPLITS, *(shift.name for shift in self.card.shifts))
         self.holes, self.warnings, self.problems = index.holes, index.warnings, index.problems
@@ -73,7 +88,8 @@ class Suite:
         self._splits: dict[tuple[str, Pixels, Shots | None], Split] = {}
 
     def load(self, split: str, pixels: Pixels, shots: Shots | None = None) -> Split:
-        """A split with its pixels, decoded now unless they are in the cache; kept in memory (as a memory map).
+        """A split with its pixels, decoded now unless they are in the cache; kept in memory (as a
+        memory map).
 
         Args:
             shots: how many images of every class to keep, and the seed that draws them.
@@ -105,7 +121,8 @@ class Suite:
         return fingerprint_of(collection, rows)
 
     def count(self, split: str, shots: Shots | None = None) -> int:
-        """Count the images of a split by the index alone: unreadable ones are among them, and none is decoded.
+        """Count the images of a split by the index alone: unreadable ones are among them, and none
+        is decoded.
 
         Raises:
             As `load`.
@@ -114,13 +131,19 @@ class Suite:
         return len(self._rows(split, shots))
 
     def complete(self, split: str) -> bool:
-        """Whether the card states how many images a split has, and they are all there and loaded."""
+        """Whether the card states how many images a split has, and they are all there and
+        loaded.
+        """
         name = self._collection_of(split)
         stated = self._index.counts.get(name)
-        return name == split and stated == len(self._division(name)[split]) == len(self._collection(name))
+        return name == split and stated == len(self._division(name)[split]) == len(
+            self._collection(name)
+        )
 
     def leave_out_what_is_too_few(self) -> None:
-        """Where nobody trains, training images that are too few to hold id-val out are as good as missing."""
+        """Where nobody trains, training images that are too few to hold id-val out are as good as
+        missing.
+        """
         if WHOLE in self._index.collections and "id-test" in self._index.places:
             try:
                 self._division(WHOLE)
@@ -128,20 +151,30 @@ class Suite:
                 self.holes.update(dict.fromkeys(("train", "id-val"), why.what))
 
     def miscounted(self, split: str) -> str:
-        """How many images a split's collection has and how many the card states, where these differ; "" if they do not."""
+        """How many images a split's collection has and how many the card states, where these
+        differ; "" if they do not.
+        """
         return self._index.miscounted.get(self._collection_of(split), "")
 
     def ignored(self, split: str) -> int:
-        """How many files lie among the images of a split's collection that are none, or belong to no class."""
+        """How many files lie among the images of a split's collection that are none, or belong to
+        no class.
+        """
         return self._collection(self._collection_of(split)).ignored
 
     def duplicates(self, splits: Sequence[str]) -> dict[str, int]:
-        """How many images of these splits repeat another of the split, and how many (`id-test in train`) are also in train or
-        id-val where these are among the splits. What nobody has compared is not there.
+        """How many images of these splits repeat another of the split, and how many (`id-test in
+        train`) are also in train or id-val where these are among the splits. What nobody has
+        compared is not there.
         """
         chosen_on = [name for name in ("train", "id-val") if name in splits]
         pairs = [(split, split) for split in splits]
-        pairs += [(s, base) for n, base in enumerate(chosen_on) for s in splits if s not in chosen_on[: n + 1]]
+        pairs += [
+            (s, base)
+            for n, base in enumerate(chosen_on)
+            for s in splits
+            if s not in chosen_on[: n + 1]
+        ]
         for split, base in pairs:
             if (split, base) not in self._equal:
                 self._equal[split, base] = self._repeated(split, base)
@@ -152,14 +185,19 @@ class Suite:
         one, rows = self._collection(self._collection_of(split)), self._rows(split, None)
         if split == base:
             return self._index.equal.within(one, rows)
-        return self._index.equal.among(one, self._collection(self._collection_of(base)), rows, self._rows(base, None))
+        return self._index.equal.among(
+            one, self._collection(self._collection_of(base)), rows, self._rows(base, None)
+        )
 
     def contents(self, split: str) -> NDArray[np.int64]:
         """See `EqualImages.contents`; of the images of a split."""
-        return self._index.equal.contents(self._collection(self._collection_of(split)))[self._rows(split, None)]
+        return self._index.equal.contents(self._collection(self._collection_of(split)))[
+            self._rows(split, None)
+        ]
 
     def compare(self) -> list[Repetition]:
-        """Compare all images byte by byte, as far as it has not been done before; it is kept for the runs to come.
+        """Compare all images byte by byte, as far as it has not been done before; it is kept for
+        the runs to come.
 
         Returns:
             Where equal images are, and how many the cards state.
@@ -175,16 +213,24 @@ class Suite:
         return self._index.repetitions()
 
     def pixels_of(self, split: str, pixels: Pixels) -> Pixels:
-        """How the images of a split are brought to a backbone's input: as the backbone says, unless the card knows better."""
+        """How the images of a split are brought to a backbone's input: as the backbone says, unless
+        the card knows better.
+        """
         cropped = any(shift.cropped for shift in self.card.shifts if shift.name == split)
         return pixels.model_copy(update={"resize": pixels.size}) if cropped else pixels
 
     def _check_name(self, split: str) -> None:
         if split not in self.split_names:
-            raise UsageError(f"no split {split!r}", where=f"suite {self.card.name}", fix=f"one of {', '.join(self.split_names)}")
+            raise UsageError(
+                f"no split {split!r}",
+                where=f"suite {self.card.name}",
+                fix=f"one of {', '.join(self.split_names)}",
+            )
         if split in self.holes:
             raise MissingPrerequisite(
-                f"the images of {split} are missing", where=self.holes[split], fix=self._index.get_of(split)
+                f"the images of {split} are missing",
+                where=self.holes[split],
+                fix=self._index.get_of(split),
             )
 
     def _load(self, split: str, pixels: Pixels, shots: Shots | None) -> Split:
@@ -192,22 +238,34 @@ class Suite:
         collection, rows = self._collection(name), self._rows(split, shots)
         taken: MappedPixels | DecodedPixels
         if isinstance(collection.originals, CorruptedOriginals):
-            # The clean images are decoded once for all corruptions; what a corruption makes of them is too much to keep.
+            # The clean images are decoded once for all corruptions; what a corruption makes of them
+            # is too much to keep.
             made = collection.originals
             decoded = self._pixels(made.clean, BEFORE, rows)
             readable = rows[decoded.position[rows] >= 0]
             crops = MappedPixels(decoded.file, decoded.position)
             taken = DecodedPixels(dataclasses.replace(made, crops=crops), readable, pixels)
-        elif _are_corrupted(collection.originals) or len(rows) * pixels.size**2 * 3 > _MOST_CACHED_BYTES:
+        elif (
+            _are_corrupted(collection.originals)
+            or len(rows) * pixels.size**2 * 3 > _MOST_CACHED_BYTES
+        ):
             readable = rows[~np.isin(collection.problems[rows], UNREADABLE)]
             if len(rows) - len(readable) > self._skip:
-                self._refuse(collection, {int(row): str(collection.problems[row]) for row in np.setdiff1d(rows, readable)})
+                self._refuse(
+                    collection,
+                    {
+                        int(row): str(collection.problems[row])
+                        for row in np.setdiff1d(rows, readable)
+                    },
+                )
             taken = DecodedPixels(collection.originals, readable, pixels)
         else:
-            # Of a suite's own images all splits together; of data sets, whose training images may be many and not asked for,
-            # the split's alone.
+            # Of a suite's own images all splits together; of data sets, whose training images may
+            # be many and not asked for, the split's alone.
             together = self.card.source is not None
-            needed = np.sort(np.concatenate(list(self._division(name).values()))) if together else rows
+            needed = (
+                np.sort(np.concatenate(list(self._division(name).values()))) if together else rows
+            )
             decoded = self._pixels(collection, pixels, needed)
             readable = rows[decoded.position[rows] >= 0]
             taken = MappedPixels(decoded.file, decoded.position[readable])
@@ -236,11 +294,17 @@ class Suite:
     def _collection(self, name: str) -> Collection:
         if name not in self._index.collections:
             source, (place,) = self.card.source, self._index.places[name]
-            assert isinstance(source, RenderedSource), "folders are indexed when the suite is opened"
-            made = rendered_split(source, place, cache=cache_dir("rendered"), progress=self._progress)
+            assert isinstance(source, RenderedSource), (
+                "folders are indexed when the suite is opened"
+            )
+            made = rendered_split(
+                source, place, cache=cache_dir("rendered"), progress=self._progress
+            )
             collection = rendered_collection(place, made)
             if not np.isin(collection.labels, np.arange(len(self.card.classes))).all():
-                raise BenchError("a label is not the number of a class", where=f"{source.world}, split {place}")
+                raise BenchError(
+                    "a label is not the number of a class", where=f"{source.world}, split {place}"
+                )
             self._index.add(name, collection)
             self._index.check_counts([name], None)
         return self._index.collections[name]
@@ -252,8 +316,12 @@ class Suite:
             whole = {name: np.arange(len(collection), dtype=np.int64)}
             parts = divided(collection, self.card.id) if name == WHOLE else whole
             refuse_parted(collection, parts)
-            self._divisions[name] = {split: limited(collection, rows, self._limit) for split, rows in parts.items()}
-            self.cut |= any(len(self._divisions[name][split]) < len(rows) for split, rows in parts.items())
+            self._divisions[name] = {
+                split: limited(collection, rows, self._limit) for split, rows in parts.items()
+            }
+            self.cut |= any(
+                len(self._divisions[name][split]) < len(rows) for split, rows in parts.items()
+            )
         return self._divisions[name]
 
     def _rows(self, split: str, shots: Shots | None) -> Rows:
@@ -290,18 +358,29 @@ class Suite:
         return self._decoded[key]
 
     def _refuse(self, collection: Collection, reasons: dict[int, str]) -> None:
-        named = [f"{collection.originals.place(row)} ({reason})" for row, reason in sorted(reasons.items())]
+        named = [
+            f"{collection.originals.place(row)} ({reason})"
+            for row, reason in sorted(reasons.items())
+        ]
         some = "; ".join(named[:5]) + (f"; and {len(named) - 5} more" if len(named) > 5 else "")
         raise BenchError(
-            f"unreadable images in {self.card.name} {collection.what}: {len(named)} (allowed: {self._skip})",
+            f"unreadable images in {self.card.name} {collection.what}: {len(named)} (allowed:"
+            f" {self._skip})",
             where=some,
-            fix=f"restore the files, or go on without them, counted in the record: --skip-unreadable {len(named)}",
+            fix=(
+                "restore the files, or go on without them, counted in the record:"
+                f" --skip-unreadable {len(named)}"
+            ),
         )
 
 
 def _are_corrupted(originals: Originals) -> bool:
-    """Whether these are several corrupted parts as one: all of them are, then, since all are treated alike."""
-    return isinstance(originals, MergedOriginals) and isinstance(originals.parts[0], CorruptedOriginals)
+    """Whether these are several corrupted parts as one: all of them are, then, since all are
+    treated alike.
+    """
+    return isinstance(originals, MergedOriginals) and isinstance(
+        originals.parts[0], CorruptedOriginals
+    )
 
 
 def _hash(texts: NDArray[np.str_]) -> str:
@@ -323,24 +402,33 @@ def open_suite(
     Args:
         card_path: file of the card, which a `source.root` such as `./images` is relative to.
         data_root: value of `--data-root`, searched before BENCH_DATA and the user configuration.
-        limit: at most this many images per split, classes balanced; another limit is another fingerprint.
-        skip_unreadable: how many images of the ID data, and of every shift, may be unreadable and are left out.
-        training: whether somebody will train; without, training images and id-val may be missing like a shift.
+        limit: at most this many images per split, classes balanced; another limit is another
+            fingerprint.
+        skip_unreadable: how many images of the ID data, and of every shift, may be unreadable and
+            are left out.
+        training: whether somebody will train; without, training images and id-val may be missing
+            like a shift.
         progress: called with what is done, how far, and out of how many.
 
     Raises:
         MissingPrerequisite: the ID images are not there.
-        BenchError: class folders do not match the card; counts differ on a card with strict counts; a file is not readable
-            for lack of permission.
+        BenchError: class folders do not match the card; counts differ on a card with strict counts;
+            a file is not readable for lack of permission.
         UsageError: a limit below 1 or a negative `skip_unreadable`.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"{limit} images are no split", where="--limit", fix="give at least 1")
     if skip_unreadable < 0:
-        raise UsageError(f"{skip_unreadable} is no number of images", where="--skip-unreadable", fix="give at least 0")
+        raise UsageError(
+            f"{skip_unreadable} is no number of images",
+            where="--skip-unreadable",
+            fix="give at least 0",
+        )
     source, roots = card.source, data_roots(data_root)
     if isinstance(source, FolderSource):
-        index = index_root(card, source, find_root(card, roots, card_path=card_path), progress, training=training)
+        index = index_root(
+            card, source, find_root(card, roots, card_path=card_path), progress, training=training
+        )
     elif source is None:
         beside = card_path.parent if card_path is not None else None
         index = index_data_sets(card, roots, beside, progress, training=training)

@@ -1,4 +1,6 @@
-"""Compare a data set on this machine with its card: what is there, what is missing, what differs, which images cannot be read."""
+"""Compare a data set on this machine with its card: what is there, what is missing, what differs,
+which images cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class Verdict:
     Attributes:
         missing: why the part is not here; "" if it is.
         images, classes: counts of what is here.
-        differences: sentences on what is not as the card says. remarks: what else a user should know.
+        differences: sentences on what is not as the card says.
+        remarks: what else a user should know.
         checksum: SHA-256 over name, class and pixels of all images, sorted; only if they were read.
         collection: the images that are here.
     """
@@ -55,19 +58,26 @@ class Verdict:
 
 
 def verify(data_set: DataSet, *, full: bool, progress: Progress | None = None) -> list[Verdict]:
-    """Look at every file of every part anew, whatever is remembered of it, and compare the images with each other.
+    """Look at every file of every part anew, whatever is remembered of it, and compare the images
+    with each other.
 
     Args:
-        full: decode every image and hash the pixels, not only names, sizes and (for data sets that are identified by content)
-            bytes.
+        full: decode every image and hash the pixels, not only names, sizes and (for data sets that
+            are identified by content) bytes.
 
     Raises:
         BenchError: an image cannot be read, or a file is more than one image of a part.
     """
-    verdicts = [_verify_part(data_set, part, full=full, progress=progress) for part in data_set.card.parts]
+    verdicts = [
+        _verify_part(data_set, part, full=full, progress=progress) for part in data_set.card.parts
+    ]
     here = [verdict for verdict in verdicts if verdict.collection is not None]
     equal = EqualImages(cache_dir("index"))
-    equal.compare([verdict.collection for verdict in here if verdict.collection is not None], progress, anew=True)
+    equal.compare(
+        [verdict.collection for verdict in here if verdict.collection is not None],
+        progress,
+        anew=True,
+    )
     for number, verdict in enumerate(here):
         for other in here[: number + 1]:
             _compare(data_set.card.duplicates, equal, verdict, other)
@@ -75,7 +85,9 @@ def verify(data_set: DataSet, *, full: bool, progress: Progress | None = None) -
 
 
 def _compare(stated: Mapping[str, int], equal: EqualImages, one: Verdict, other: Verdict) -> None:
-    """Tell in the first verdict what equal images there are, and whether the card states as many."""
+    """Tell in the first verdict what equal images there are, and whether the card states as
+    many.
+    """
     assert one.collection is not None
     assert other.collection is not None
     if one is not other:
@@ -84,10 +96,14 @@ def _compare(stated: Mapping[str, int], equal: EqualImages, one: Verdict, other:
             return
         if shared:
             one.differences.append(
-                f"{len(shared)} {'file is' if len(shared) == 1 else 'files are'} also in {other.part}: {_some(shared)}"
+                f"{len(shared)} {'file is' if len(shared) == 1 else 'files are'} also in"
+                f" {other.part}: {_some(shared)}"
             )
             return
-    key, reverse = (one.part if one is other else f"{a.part} in {b.part}" for a, b in ((one, other), (other, one)))
+    key, reverse = (
+        one.part if one is other else f"{a.part} in {b.part}"
+        for a, b in ((one, other), (other, one))
+    )
     if reverse in stated:
         one, other, key = other, one, reverse
     mine, theirs = one.collection, other.collection
@@ -109,11 +125,16 @@ def _verify_part(data_set: DataSet, part: str, *, full: bool, progress: Progress
             return Verdict(part, missing=str(why))
     collection = opened.collection
     counts = np.bincount(collection.labels, minlength=len(labels))
-    verdict = Verdict(part, images=len(collection), classes=int((counts > 0).sum()), collection=collection)
+    verdict = Verdict(
+        part, images=len(collection), classes=int((counts > 0).sum()), collection=collection
+    )
     verdict.differences = _counts(stated, counts, data_set.classes.ids)
     for remark in opened.remarks:
-        # Files that are misnamed or no images are oddities; what is missing or cannot be read is a difference.
-        harmless = any(note in remark for note in ("(ignored)", "(read all the same)", "(left out)"))
+        # Files that are misnamed or no images are oddities; what is missing or cannot be read is a
+        # difference.
+        harmless = any(
+            note in remark for note in ("(ignored)", "(read all the same)", "(left out)")
+        )
         (verdict.remarks if harmless else verdict.differences).append(remark)
     if full:
         verdict.checksum = _read_all(collection, verdict, progress)
@@ -124,11 +145,19 @@ def _counts(stated: Part, counts: NDArray[np.int64], ids: Sequence[str]) -> list
     found = []
     total = int(counts.sum())
     if stated.images is not None and total != stated.images:
-        found.append(f"{total:,} images, the card says {stated.images:,} ({total - stated.images:+,})")
+        found.append(
+            f"{total:,} images, the card says {stated.images:,} ({total - stated.images:+,})"
+        )
     if stated.per_class is not None:
-        least, most = (stated.per_class, stated.per_class) if isinstance(stated.per_class, int) else stated.per_class
+        least, most = (
+            (stated.per_class, stated.per_class)
+            if isinstance(stated.per_class, int)
+            else stated.per_class
+        )
         wrong = [
-            f"{ids[label]} has {count}" for label, count in enumerate(counts.tolist()) if count and not least <= count <= most
+            f"{ids[label]} has {count}"
+            for label, count in enumerate(counts.tolist())
+            if count and not least <= count <= most
         ]
         if wrong:
             expected = str(least) if least == most else f"{least} to {most}"
@@ -145,7 +174,13 @@ def _read_all(collection: Collection, verdict: Verdict, progress: Progress | Non
         try:
             pixels = collection.originals.open(row)
         except (Undecodable, BenchError) as error:
-            return "", f"{collection.originals.place(row)} ({error.what if isinstance(error, BenchError) else error})"
+            return (
+                "",
+                (
+                    f"{collection.originals.place(row)}"
+                    f" ({error.what if isinstance(error, BenchError) else error})"
+                ),
+            )
         return hashlib.sha256(f"{pixels.size}\n".encode() + pixels.tobytes()).hexdigest(), ""
 
     lines, broken = [], []
@@ -165,4 +200,6 @@ def _read_all(collection: Collection, verdict: Verdict, progress: Progress | Non
 
 
 def _some(texts: Sequence[str]) -> str:
-    return ", ".join(texts[:_MOST_NAMED]) + (f" and {len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else "")
+    return ", ".join(texts[:_MOST_NAMED]) + (
+        f" and {len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else ""
+    )

@@ -1,4 +1,6 @@
-"""One pass over a split for any number of classifiers, and frozen features through a cache keyed by all that shapes them."""
+"""One pass over a split for any number of classifiers, and frozen features through a cache keyed by
+all that shapes them.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ LIBRARIES = ("torch", "timm", "open_clip_torch", "pillow", "shiftbench")
 
 
 def _batches(split: Split, engine: Engine) -> Iterator[tuple[int, torch.Tensor]]:
-    """The first row and the images of every batch; while one is computed on, the next is read or decoded."""
+    """The first row and the images of every batch; while one is computed on, the next is read or
+    decoded.
+    """
     starts = list(range(0, len(split), engine.images_at_once))
 
     def read(first: int) -> NDArray[np.uint8]:
@@ -45,7 +49,10 @@ def _batches(split: Split, engine: Engine) -> Iterator[tuple[int, torch.Tensor]]
             images = coming.result()
             if following is not None:
                 coming = ahead.submit(read, following)
-            yield first, torch.from_numpy(images).to(engine.device).permute(0, 3, 1, 2).float() / 255
+            yield (
+                first,
+                torch.from_numpy(images).to(engine.device).permute(0, 3, 1, 2).float() / 255,
+            )
 
 
 def _in_batches_that_fit(compute: Callable[[Engine], Result], engine: Engine) -> Result:
@@ -64,7 +71,11 @@ def _in_batches_that_fit(compute: Callable[[Engine], Result], engine: Engine) ->
                 fix = "use a device with more memory, or a smaller backbone"
                 raise BenchError("not even one image at a time fits into memory", fix=fix) from None
         half = engine.images_at_once // 2
-        _log.warning("note: out of memory evaluating %d images at a time; trying again with %d", engine.images_at_once, half)
+        _log.warning(
+            "note: out of memory evaluating %d images at a time; trying again with %d",
+            engine.images_at_once,
+            half,
+        )
         engine = replace(engine, eval_batch=half)
         release_memory()
 
@@ -75,20 +86,29 @@ def logits_of(
     engine: Engine,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Floats]:
-    """Logits (N, C) of every classifier, reading each image once (and once more for each time that memory runs out).
+    """Logits (N, C) of every classifier, reading each image once (and once more for each time that
+    memory runs out).
 
     Classifiers are moved to the device and put into eval mode; all are resident at a time.
 
     Raises:
         BenchError: not even one image at a time fits into memory.
     """
-    return _in_batches_that_fit(lambda engine: _pass(classifiers, split, engine, progress), engine) if classifiers else {}
+    return (
+        _in_batches_that_fit(lambda engine: _pass(classifiers, split, engine, progress), engine)
+        if classifiers
+        else {}
+    )
 
 
 def _pass(
-    modules: Mapping[str, nn.Module], split: Split, engine: Engine, progress: Callable[[int, int], None]
+    modules: Mapping[str, nn.Module],
+    split: Split,
+    engine: Engine,
+    progress: Callable[[int, int], None],
 ) -> dict[str, Floats]:
-    # Before the inference mode begins: weights that move inside of it could never be trained again, and nothing would say so.
+    # Before the inference mode begins: weights that move inside of it could never be trained again,
+    # and nothing would say so.
     models = {name: module.to(engine.device).eval() for name, module in modules.items()}
     parts: dict[str, list[Floats]] = {name: [] for name in models}
     with torch.inference_mode():
@@ -100,23 +120,33 @@ def _pass(
 
 
 def frozen_features(
-    backbone: Backbone, split: Split, engine: Engine, cache: Path, between: Callable[[], None] = lambda: None
+    backbone: Backbone,
+    split: Split,
+    engine: Engine,
+    cache: Path,
+    between: Callable[[], None] = lambda: None,
 ) -> Floats:
-    """Features (N, D) of the pre-trained tower, computed once and memory-mapped from the cache afterwards.
+    """Features (N, D) of the pre-trained tower, computed once and memory-mapped from the cache
+    afterwards.
 
-    The key covers the weights, the pixels, the images, the libraries that decode and compute, and what changes the last bits
-    (threads, device, batch size).
+    The key covers the weights, the pixels, the images, the libraries that decode and compute, and
+    what changes the last bits (threads, device, batch size).
 
     Args:
-        between: called between two batches, and while another process computes them; may raise to stop.
+        between: called between two batches, and while another process computes them; may raise to
+            stop.
 
     Raises:
         BenchError: not even one image at a time fits into memory.
     """
-    return _in_batches_that_fit(lambda engine: _stored_features(backbone, split, engine, cache, between), engine)
+    return _in_batches_that_fit(
+        lambda engine: _stored_features(backbone, split, engine, cache, between), engine
+    )
 
 
-def _stored_features(backbone: Backbone, split: Split, engine: Engine, cache: Path, between: Callable[[], None]) -> Floats:
+def _stored_features(
+    backbone: Backbone, split: Split, engine: Engine, cache: Path, between: Callable[[], None]
+) -> Floats:
     key = digest(
         {
             "weights": backbone.weights_sha256,
@@ -125,7 +155,13 @@ def _stored_features(backbone: Backbone, split: Split, engine: Engine, cache: Pa
             "images": split.cached_as,
             "order": digest(list(map(str, split.keys))),
             "arithmetic": [engine.device_type, engine.threads, engine.images_at_once],
-            "libraries": [version(name) for name in (*LIBRARIES, *(["torchvision"] if split.decoder == "torchvision" else []))],
+            "libraries": [
+                version(name)
+                for name in (
+                    *LIBRARIES,
+                    *(["torchvision"] if split.decoder == "torchvision" else []),
+                )
+            ],
             "protocol": PROTOCOL_VERSION,
         }
     )
@@ -133,10 +169,13 @@ def _stored_features(backbone: Backbone, split: Split, engine: Engine, cache: Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path, between):
         if not path.exists():
-            found = _pass({"tower": backbone.image_tower()}, split, engine, lambda done, of: between())
+            found = _pass(
+                {"tower": backbone.image_tower()}, split, engine, lambda done, of: between()
+            )
             if not np.isfinite(found["tower"]).all():
                 raise BenchError(
-                    f"features of {split.name} are not finite: the weights of {backbone.name} are damaged, or overflow",
+                    f"features of {split.name} are not finite: the weights of {backbone.name} are"
+                    " damaged, or overflow",
                     fix="get the weights again, or compute in fp32",
                 )
             write_with(path, lambda temporary: _save(temporary, found["tower"]))

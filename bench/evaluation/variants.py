@@ -1,4 +1,6 @@
-"""A sample of a split classified anew with one usual mistake undone at a time: what the guard finds its cause by."""
+"""A sample of a split classified anew with one usual mistake undone at a time: what the guard finds
+its cause by.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,10 @@ class Variant:
     """One thing changed.
 
     Attributes:
-        cause: the mistake that the change would undo. change: what was changed, as the beginning of a sentence.
-        before, right: (n,) whether each image of the sample is classified rightly, before and after.
+        cause: the mistake that the change would undo.
+        change: what was changed, as the beginning of a sentence.
+        before, right: (n,) whether each image of the sample is classified rightly, before and
+            after.
     """
 
     cause: str
@@ -58,8 +62,13 @@ class Variant:
 
     @property
     def beyond_chance(self) -> bool:
-        """Whether the images that turned right are more, by two standard deviations, than those that turned wrong."""
-        better, worse = int((self.right & ~self.before).sum()), int((self.before & ~self.right).sum())
+        """Whether the images that turned right are more, by two standard deviations, than those
+        that turned wrong.
+        """
+        better, worse = (
+            int((self.right & ~self.before).sum()),
+            int((self.before & ~self.right).sum()),
+        )
         return better - worse > 2 * math.sqrt(better + worse)
 
 
@@ -72,10 +81,12 @@ def variants(
     text: TextTower | None,
     quick_head: Callable[[TextTower], Head],
 ) -> Iterator[Variant]:
-    """Preprocessing (mean and standard deviation, order of channels, resize) and activation, each the other way.
+    """Preprocessing (mean and standard deviation, order of channels, resize) and activation, each
+    the other way.
 
     Args:
-        pixels: of the split. text: the classifier's text tower, if its head comes from one.
+        pixels: of the split.
+        text: the classifier's text tower, if its head comes from one.
         quick_head: makes a head of a text tower, with few prompts.
     """
     rows = np.sort(numpy_stream("guard", split.fingerprint).permutation(len(split))[:SAMPLE])
@@ -83,31 +94,46 @@ def variants(
 
     def right(model: Classifier, shown: NDArray[np.uint8]) -> NDArray[np.bool_]:
         logits = _logits(model, shown, engine)
-        result: NDArray[np.bool_] = (logits if projection is None else project(logits, projection)).argmax(axis=1) == labels
+        result: NDArray[np.bool_] = (
+            logits if projection is None else project(logits, projection)
+        ).argmax(axis=1) == labels
         return result
 
     before = right(classifier, images)
     wrong = "wrong preprocessing"
-    yield Variant(wrong, "with blue and red exchanged", before, right(classifier, np.ascontiguousarray(images[..., ::-1])))
+    yield Variant(
+        wrong,
+        "with blue and red exchanged",
+        before,
+        right(classifier, np.ascontiguousarray(images[..., ::-1])),
+    )
     mean, std = getattr(classifier.tower, "mean", None), getattr(classifier.tower, "std", None)
     if isinstance(mean, torch.Tensor) and isinstance(std, torch.Tensor):
         for name, (other_mean, other_std) in STATISTICS.items():
             if not np.allclose(mean.flatten().tolist(), other_mean, atol=1e-3):
                 other: Any = copy.deepcopy(classifier.tower)
-                other.mean, other.std = (torch.tensor(value).view(3, 1, 1) for value in (other_mean, other_std))
+                other.mean, other.std = (
+                    torch.tensor(value).view(3, 1, 1) for value in (other_mean, other_std)
+                )
                 after = right(Classifier(other, classifier.head), images)
                 yield Variant(wrong, f"with the mean and standard deviation {name}", before, after)
     for resize in sorted({pixels.size, round(pixels.size / 0.875)}):
         for interpolation in ("bicubic", "bilinear"):
-            other_pixels = pixels.model_copy(update={"resize": resize, "interpolation": interpolation})
+            other_pixels = pixels.model_copy(
+                update={"resize": resize, "interpolation": interpolation}
+            )
             if other_pixels != pixels:
                 shown = np.stack([prepared(split.original(int(row)), other_pixels) for row in rows])
-                yield Variant(wrong, f"with the pixels {other_pixels.name}", before, right(classifier, shown))
+                yield Variant(
+                    wrong, f"with the pixels {other_pixels.name}", before, right(classifier, shown)
+                )
     tower = with_other_activation(classifier.tower)
     if tower is not None and text is not None:
         other_text = with_other_activation(text)
         plain = right(Classifier(classifier.tower, quick_head(text)), images)
-        after = right(Classifier(tower, quick_head(text if other_text is None else other_text)), images)
+        after = right(
+            Classifier(tower, quick_head(text if other_text is None else other_text)), images
+        )
         yield Variant("QuickGELU and GELU are confused", "with the other activation", plain, after)
     elif tower is not None:
         after = right(Classifier(tower, classifier.head), images)
@@ -119,7 +145,13 @@ def _logits(model: Classifier, images: NDArray[np.uint8], engine: Engine) -> NDA
     parts = []
     with torch.inference_mode():
         for first in range(0, len(images), 64):
-            batch = torch.from_numpy(images[first : first + 64]).to(engine.device).permute(0, 3, 1, 2).float() / 255
+            batch = (
+                torch.from_numpy(images[first : first + 64])
+                .to(engine.device)
+                .permute(0, 3, 1, 2)
+                .float()
+                / 255
+            )
             parts.append(model(batch).float().cpu().numpy())
     return np.concatenate(parts)
 
@@ -138,7 +170,9 @@ def activation_of(module: nn.Module) -> str:
 
 
 def with_other_activation(tower: Tower) -> Tower | None:
-    """A copy with GELU for QuickGELU or the reverse; None if the tower's activations are not all one of the two."""
+    """A copy with GELU for QuickGELU or the reverse; None if the tower's activations are not all
+    one of the two.
+    """
     kind = activation_of(tower)
     if not kind:
         return None

@@ -1,1 +1,3 @@
-"""What is left of a run: its record, its predictions, where it was made, and the store that holds them."""
+"""What is left of a run: its record, its predictions, where it was made, and the store that holds
+them.
+"""

@@ -1,7 +1,7 @@
 """What a run folder keeps of every image, enough to score again without images and weights.
 
-`predictions/<split>.parquet` is what the run's classifier said, `curve/<split>.parquet` what every point of its interpolation
-curve said.
+`predictions/<split>.parquet` is what the run's classifier said, `curve/<split>.parquet` what every
+point of its interpolation curve said.
 """
 
 from __future__ import annotations
@@ -19,18 +19,27 @@ from scipy.special import logsumexp
 from ..data.split import Split
 from ..storage.atomic import write_with
 
-#: More logits than this (images x classes) are not kept unasked: ImageNet's 50,000 x 1000 are 100 MB in half precision, per run.
+#: More logits than this (images x classes) are not kept unasked: ImageNet's 50,000 x 1000 are 100
+#: MB in half precision, per run.
 MOST_LOGITS = 20_000_000
 
 
 def write_predictions(
-    path: Path, split: Split, logits: NDArray[np.floating[Any]], temperature: float | None = None, *, keep_logits: bool = False
+    path: Path,
+    split: Split,
+    logits: NDArray[np.floating[Any]],
+    temperature: float | None = None,
+    *,
+    keep_logits: bool = False,
 ) -> None:
-    """Key, label, group, prediction, what re-scoring needs and, where they are not too many, the logits in half precision.
+    """Key, label, group, prediction, what re-scoring needs and, where they are not too many, the
+    logits in half precision.
 
     Args:
-        logits: (N, C), projected to the split's classes. temperature: of id-val; where the logits are not kept, their
-            log-sum-exp at that temperature is. keep_logits: keep them, however many they are.
+        logits: (N, C), projected to the split's classes.
+        temperature: of id-val; where the logits are not kept, their log-sum-exp at that temperature
+            is.
+        keep_logits: keep them, however many they are.
     """
     highest = np.partition(logits, -2, axis=1)[:, -2:]
     columns = {
@@ -49,13 +58,19 @@ def write_predictions(
     _write(path, columns)
 
 
-def write_curve(path: Path, split: Split, predicted: Mapping[float, NDArray[np.integer[Any]]]) -> None:
-    """Key, label, group, and the predicted class at every alpha, in a column of its name (`0`, `0.1`, ...).
+def write_curve(
+    path: Path, split: Split, predicted: Mapping[float, NDArray[np.integer[Any]]]
+) -> None:
+    """Key, label, group, and the predicted class at every alpha, in a column of its name (`0`,
+    `0.1`, ...).
 
     Args:
         predicted: alpha -> (N,) classes.
     """
-    columns = {alpha_column(alpha): pa.array(classes.astype(np.int32)) for alpha, classes in predicted.items()}
+    columns = {
+        alpha_column(alpha): pa.array(classes.astype(np.int32))
+        for alpha, classes in predicted.items()
+    }
     _write(path, {**_images(split), **columns})
 
 
@@ -71,7 +86,9 @@ def has_logits(folder: Path, splits: Iterable[str]) -> bool:
 
 
 def has_curve(folder: Path, splits: Iterable[str]) -> bool:
-    """Whether a run kept what its curve's points predicted on all these splits; earlier versions did not."""
+    """Whether a run kept what its curve's points predicted on all these splits; earlier versions
+    did not.
+    """
     return all((folder / "curve" / f"{split}.parquet").exists() for split in splits)
 
 
@@ -83,10 +100,17 @@ def _images(split: Split) -> dict[str, pa.Array]:
     }
 
 
-def _log_sum_exp(logits: NDArray[np.floating[Any]], temperature: float = 1.0, chunk: int = 4096) -> NDArray[np.float64]:
+def _log_sum_exp(
+    logits: NDArray[np.floating[Any]], temperature: float = 1.0, chunk: int = 4096
+) -> NDArray[np.float64]:
     """(N,); a chunk at a time, since 50,000 x 1000 doubles are 400 MB."""
     starts = range(0, len(logits), chunk)
-    return np.concatenate([logsumexp(logits[at : at + chunk].astype(np.float64) / temperature, axis=1) for at in starts])
+    return np.concatenate(
+        [
+            logsumexp(logits[at : at + chunk].astype(np.float64) / temperature, axis=1)
+            for at in starts
+        ]
+    )
 
 
 def _write(path: Path, columns: dict[str, pa.Array]) -> None:

@@ -1,4 +1,6 @@
-"""Where a result was made: versions, source, commit, hardware. None of it is part of an identity."""
+"""Where a result was made: versions, source, commit, hardware. None of it is part of an
+identity.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,32 @@ import psutil
 
 from ..engine import Engine
 
-_PACKAGES = ("shiftbench", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow", "pandas")
+_PACKAGES = (
+    "shiftbench",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "timm",
+    "numpy",
+    "scikit-learn",
+    "pillow",
+    "pandas",
+)
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @cache
 def _source() -> dict[str, Any]:
-    """Hash of the package's Python files, and the commit they lie in if they are in a git checkout."""
-    # Ours lie in folders of their own; they are found and not imported, since this stands below them.
+    """Hash of the package's Python files, and the commit they lie in if they are in a git
+    checkout.
+    """
+    # Ours lie in folders of their own; they are found and not imported, since this stands below
+    # them.
     found = [find_spec(f"bench.{part}") for part in ("methods", "datasets", "leaderboard")]
-    folders = {_PACKAGE, *(Path(spec.origin).resolve().parent for spec in found if spec is not None and spec.origin)}
+    folders = {
+        _PACKAGE,
+        *(Path(spec.origin).resolve().parent for spec in found if spec is not None and spec.origin),
+    }
     sha = hashlib.sha256()
     for file in sorted(file for folder in folders for file in folder.rglob("*.py")):
         sha.update(file.name.encode() + b"\0" + file.read_bytes())
@@ -37,11 +55,19 @@ def _source() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    # Only a checkout whose top is the folder above the package is ours; a virtual environment inside another project is not.
+    # Only a checkout whose top is the folder above the package is ours; a virtual environment
+    # inside another project is not.
     if not (_PACKAGE.parent / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", *arguments], cwd=_PACKAGE.parent, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=_PACKAGE.parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -91,7 +117,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def reset_peak_memory(engine: Engine) -> None:
@@ -103,7 +132,9 @@ def reset_peak_memory(engine: Engine) -> None:
 
 
 def peak_memory_mb(engine: Engine) -> float:
-    """Largest memory of this process so far: of the GPU where it computes there, else resident memory."""
+    """Largest memory of this process so far: of the GPU where it computes there, else resident
+    memory.
+    """
     if engine.device_type == "cuda":
         import torch
 

@@ -1,4 +1,6 @@
-"""The store: fits (trained weights) and runs (their measurements) as folders on disk; all state is derived from them."""
+"""The store: fits (trained weights) and runs (their measurements) as folders on disk; all state is
+derived from them.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def store_root(given: Path | None = None) -> Path:
     """
     root = given or Path(os.environ.get("BENCH_STORE") or "bench-store")
     if any(os.path.isfile(place) for place in (root, *root.parents)):
-        raise UsageError("a store is a folder, and this is a file or lies in one", where=str(root), fix="--store FOLDER")
+        raise UsageError(
+            "a store is a folder, and this is a file or lies in one",
+            where=str(root),
+            fix="--store FOLDER",
+        )
     return root
 
 
@@ -67,14 +73,20 @@ class FitRecord(BaseModel):
     normalize: bool = Field(description="whether the head normalises features")
     seconds: float = Field(description="wall time of this fit alone, over all its attempts")
     nested: list[str] = Field(default_factory=list, description="fit_ids of the fits that it used")
-    total_seconds: float = Field(description="wall time including nested fits, whenever they were made")
+    total_seconds: float = Field(
+        description="wall time including nested fits, whenever they were made"
+    )
     facts: dict[str, float] = Field(default_factory=dict)
     selection: dict[str, Any] = Field(default_factory=dict)
     history: list[dict[str, Any]] = Field(default_factory=list, description="one entry per epoch")
     retries: list[dict[str, int]] = Field(
-        default_factory=list, description="steps that were repeated for want of memory, and the micro-batch from then on"
+        default_factory=list,
+        description="steps that were repeated for want of memory, and the micro-batch from then on",
     )
-    micro_batch: int | None = Field(default=None, description="images per forward pass in training; None: a device's whole share")
+    micro_batch: int | None = Field(
+        default=None,
+        description="images per forward pass in training; None: a device's whole share",
+    )
     peak_memory_mb: float | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
@@ -110,13 +122,17 @@ class Store:
             return FitRecord.model_validate_json(text)
         except ValidationError as error:
             raise BenchError(
-                "a fit's record is damaged", where=str(path), fix=f"remove the folder {path.parent} and train again"
+                "a fit's record is damaged",
+                where=str(path),
+                fix=f"remove the folder {path.parent} and train again",
             ) from error
 
     def epochs(self, fit_id: str) -> list[dict[str, Any]]:
-        """What is known of every epoch of a fit, finished or not: `epoch`, `loss`, `id_val`, `id_val_nll`.
+        """What is known of every epoch of a fit, finished or not: `epoch`, `loss`, `id_val`,
+        `id_val_nll`.
 
-        Of one that is not finished, also `seconds`: of training up to there, over all attempts (absent in old logs).
+        Of one that is not finished, also `seconds`: of training up to there, over all attempts
+        (absent in old logs).
         """
         record = self.fit(fit_id)
         if record is not None:
@@ -144,18 +160,22 @@ class Store:
         from safetensors.torch import save_file
 
         folder = self.fit_dir(record.fit_id)
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in classifier.named_weights().items()}
+        tensors = {
+            name: tensor.cpu().contiguous() for name, tensor in classifier.named_weights().items()
+        }
         lease.check()
         write_with(folder / record.weights, lambda path: save_file(tensors, path))
         lease.check()
         first = write_text(folder / "fit.json", record.model_dump_json(indent=1), exclusive=True)
-        # Those of holders that were killed or stood still on the way to their record, or our own if one of them woke up first.
+        # Those of holders that were killed or stood still on the way to their record, or our own if
+        # one of them woke up first.
         for file in folder.glob("weights-*.safetensors"):
             if (file.name == record.weights) != first:
                 file.unlink(missing_ok=True)
 
     def forget(self, fit_id: str, *, waiting: Callable[[dict[str, Any]], None]) -> None:
-        """Remove a fit, its checkpoint and its runs, but for those from packs; waits for a process that trains it.
+        """Remove a fit, its checkpoint and its runs, but for those from packs; waits for a process
+        that trains it.
 
         Args:
             waiting: called with that process's claim while it is waited for.
@@ -201,16 +221,23 @@ class Store:
     def run_dir(self, record: RunRecord) -> Path:
         """Folder of a run: `runs/<suite>/<backbone>/<method>/<eval_id>`.
 
-        One from a pack that is not the first run of its id lies below it, in `packs/<digest of the pack>`.
+        One from a pack that is not the first run of its id lies below it, in `packs/<digest of the
+        pack>`.
         """
         backbone = "".join(c if c.isalnum() or c in "-_." else "_" for c in record.backbone)
         if len(backbone.encode()) > _LONGEST:
             backbone = f"{backbone[:50]}-{digest(record.backbone)[:24]}"
-        folder = self.runs_dir / record.suite / backbone / str(record.method["name"]) / record.eval_id
-        return _below(folder, record) if record.origin and _below(folder, record).is_dir() else folder
+        folder = (
+            self.runs_dir / record.suite / backbone / str(record.method["name"]) / record.eval_id
+        )
+        return (
+            _below(folder, record) if record.origin and _below(folder, record).is_dir() else folder
+        )
 
     def room_for(self, record: RunRecord) -> Path:
-        """Folder for a run from a pack: that of its id, unless another run has it or is being made there."""
+        """Folder for a run from a pack: that of its id, unless another run has it or is being made
+        there.
+        """
         folder = self.run_dir(record)
         taken = (folder / "record.json").exists() or (folder / "lease").exists()
         return _below(folder, record) if taken else folder
@@ -225,16 +252,22 @@ class Store:
         return [self.read_run(path) for path in paths if path.exists()]
 
     def run_at(self, folder: Path) -> RunRecord | None:
-        """The run of an id: the store's own, whatever has become of it, else the one from a pack that counts.
+        """The run of an id: the store's own, whatever has become of it, else the one from a pack
+        that counts.
 
         Raises:
             BenchError: see `read_run`.
         """
         found = self.runs_of(folder)
-        return next((one for one in found if not one.origin), max(found, key=lambda one: one.precedence, default=None))
+        return next(
+            (one for one in found if not one.origin),
+            max(found, key=lambda one: one.precedence, default=None),
+        )
 
     def set_aside(self, folder: Path) -> None:
-        """Clear a run's folder, of which the caller holds the lease, for the store's own: what came in a pack moves below it."""
+        """Clear a run's folder, of which the caller holds the lease, for the store's own: what came
+        in a pack moves below it.
+        """
         path = folder / "record.json"
         record = self.read_run(path) if path.exists() else None
         if record is None or not record.origin:
@@ -262,7 +295,8 @@ class Store:
             content = read_json(path)
             if content.get("record_schema", 0) > SCHEMA:
                 raise BenchError(
-                    f"the record has schema {content['record_schema']}, and this version reads up to {SCHEMA}",
+                    f"the record has schema {content['record_schema']}, and this version reads up"
+                    f" to {SCHEMA}",
                     where=str(path),
                     fix="use a newer ShiftBench",
                 )
@@ -271,19 +305,25 @@ class Store:
             raise
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise BenchError(
-                "a run's record is damaged", where=str(path), fix="remove its folder and run again; the fit is kept"
+                "a run's record is damaged",
+                where=str(path),
+                fix="remove its folder and run again; the fit is kept",
             ) from error
 
     def records(self, method: str = "") -> Iterator[tuple[Path, RunRecord]]:
-        """Every readable record with its path, in the order of the paths; a damaged one is told on stderr and left out.
+        """Every readable record with its path, in the order of the paths; a damaged one is told on
+        stderr and left out.
 
         Args:
             method: only the runs of this one, if it has any.
         """
         folders = sorted(self.runs_dir.glob(f"*/*/{glob.escape(method)}/*")) if method else []
-        # On a file server every operation takes a millisecond: one after another, 10,000 runs would take 50 s instead of 6.
+        # On a file server every operation takes a millisecond: one after another, 10,000 runs would
+        # take 50 s instead of 6.
         with ThreadPoolExecutor(_READERS) as pool:
-            for found in pool.map(self._records_in, folders or sorted(self.runs_dir.glob("*/*/*/*"))):
+            for found in pool.map(
+                self._records_in, folders or sorted(self.runs_dir.glob("*/*/*/*"))
+            ):
                 yield from found
 
     def _records_in(self, folder: Path) -> list[tuple[Path, RunRecord]]:
@@ -298,9 +338,14 @@ class Store:
         return found
 
     def stamps(self) -> dict[str, tuple[int, int, int]]:
-        """When every record was written, its size, and its inode, which is new after every replacement."""
+        """When every record was written, its size, and its inode, which is new after every
+        replacement.
+        """
         runs, found = self.runs_dir, {}
-        for path in (*runs.glob("*/*/*/*/record.json"), *runs.glob(f"*/*/*/*/{PACKS}/*/record.json")):
+        for path in (
+            *runs.glob("*/*/*/*/record.json"),
+            *runs.glob(f"*/*/*/*/{PACKS}/*/record.json"),
+        ):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 found[str(path)] = (status.st_mtime_ns, status.st_size, status.st_ino)

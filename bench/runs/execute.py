@@ -1,4 +1,6 @@
-"""Execute one run: fit (or reuse), evaluate on every split in one pass each, and leave a record whatever happens."""
+"""Execute one run: fit (or reuse), evaluate on every split in one pass each, and leave a record
+whatever happens.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +44,19 @@ def look_again(
     reporter: Reporter,
     **chosen: Any,
 ) -> RunRecord | None:
-    """Find a run that `execute` would return as it is, and bring its record up to date; None if there is none.
+    """Find a run that `execute` would return as it is, and bring its record up to date; None if
+    there is none.
 
     Args:
-        reporter: is told of it. chosen: how the parameters were, for the record. Others: as of `execute`.
+        reporter: is told of it.
+        chosen: how the parameters were, for the record. Others: as of `execute`.
     """
-    record = planned_record(experiment, method, limit=limit, search=search).model_copy(update=chosen)
-    done = done_before(experiment, method, experiment.store.run_dir(record), curve=curve, keep_logits=keep_logits)
+    record = planned_record(experiment, method, limit=limit, search=search).model_copy(
+        update=chosen
+    )
+    done = done_before(
+        experiment, method, experiment.store.run_dir(record), curve=curve, keep_logits=keep_logits
+    )
     return None if done is None or done.wanted else _told(experiment, done, record, reporter)
 
 
@@ -65,24 +73,29 @@ def execute(
 ) -> RunRecord:
     """Fit `method` and measure it; the run's folder tells how it went.
 
-    A run that is done, here or by the pack that it came in, is returned as it is. With `search`, nothing but id-val is scored,
-    and no image of a shift is decoded.
+    A run that is done, here or by the pack that it came in, is returned as it is. With `search`,
+    nothing but id-val is scored, and no image of a shift is decoded.
 
     Args:
         limit: recorded, so that a run on fewer images never passes for a result.
-        curve: also the interpolation curve between the start and the end of the (underlying) fine-tuned fit.
-        keep_logits: with the predictions, also where images times classes are many. Both are added to a run that is done.
+        curve: also the interpolation curve between the start and the end of the (underlying)
+            fine-tuned fit.
+        keep_logits: with the predictions, also where images times classes are many. Both are added
+            to a run that is done.
         chosen: how the parameters were, for the record (`search_trials` and its like).
 
     Returns:
         The record; its status is `done` or `failed`.
 
     Raises:
-        Interrupted: a stop was asked for. DeviceLost: a process that trained with this one was killed. Of both the record says
+        Interrupted: a stop was asked for.
+        DeviceLost: a process that trained with this one was killed. Of both the record says
             `cancelled`, and the same call continues.
     """
     method = method.resolved(experiment.setup.traits)
-    record = planned_record(experiment, method, limit=limit, search=search).model_copy(update=chosen)
+    record = planned_record(experiment, method, limit=limit, search=search).model_copy(
+        update=chosen
+    )
     store, curve, keep_logits = experiment.store, curve and not search, keep_logits and not search
     path = store.run_dir(record) / "record.json"
     done = done_before(experiment, method, path.parent, curve=curve, keep_logits=keep_logits)
@@ -96,24 +109,48 @@ def execute(
             if done.wanted:
                 fit = experiment.fit(method)
                 if "logits" in done.wanted:
-                    evaluate(experiment.setup, fit.classifier, splits, done.record, path.parent, keep_logits=True)
+                    evaluate(
+                        experiment.setup,
+                        fit.classifier,
+                        splits,
+                        done.record,
+                        path.parent,
+                        keep_logits=True,
+                    )
                 if "curve" in done.wanted:
-                    done.record.curve = measure_curve(experiment, method, fit, splits, record, path.parent)
+                    done.record.curve = measure_curve(
+                        experiment, method, fit, splits, record, path.parent
+                    )
                 store.save_run(done.record)
-            return _told(experiment, replace(done, lacking=frozenset()), record, experiment.setup.reporter)
+            return _told(
+                experiment, replace(done, lacking=frozenset()), record, experiment.setup.reporter
+            )
         store.set_aside(path.parent)
         store.save_run(record)
         try:
             with foreign():
                 if curve:
-                    with_line(method, experiment.setup.traits)  # found out before training, not after
+                    with_line(
+                        method, experiment.setup.traits
+                    )  # found out before training, not after
                 fit = experiment.fit(method)
                 if curve:
-                    record.curve = measure_curve(experiment, method, fit, splits, record, path.parent)
-                evaluate(experiment.setup, fit.classifier, splits, record, path.parent, keep_logits=keep_logits)
+                    record.curve = measure_curve(
+                        experiment, method, fit, splits, record, path.parent
+                    )
+                evaluate(
+                    experiment.setup,
+                    fit.classifier,
+                    splits,
+                    record,
+                    path.parent,
+                    keep_logits=keep_logits,
+                )
             record.fit_seconds = fit.record.total_seconds
             record.facts, record.selection = fit.record.facts, experiment.selections(fit.record)
-            record.peak_memory_mb = max(fit.record.peak_memory_mb or 0.0, peak_memory_mb(experiment.setup.engine))
+            record.peak_memory_mb = max(
+                fit.record.peak_memory_mb or 0.0, peak_memory_mb(experiment.setup.engine)
+            )
             lease.check()
             record.status = "done"
         except (Interrupted, KeyboardInterrupt, DeviceLost) as stopped:
@@ -134,14 +171,22 @@ def execute(
     return record
 
 
-def start_over(experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False) -> None:
-    """Forget a fit and its runs, so that `execute` makes both anew. What came in a pack stays, and gets a run beside it."""
+def start_over(
+    experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False
+) -> None:
+    """Forget a fit and its runs, so that `execute` makes both anew. What came in a pack stays, and
+    gets a run beside it.
+    """
     experiment.store.forget(experiment.fit_id(method), waiting=experiment.setup.waiting)
     make_here(experiment, method, limit=limit, search=search)
 
 
-def make_here(experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False) -> None:
-    """Have `execute` make a run though one came in a pack; until it is made, the folder says so to every later command."""
+def make_here(
+    experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False
+) -> None:
+    """Have `execute` make a run though one came in a pack; until it is made, the folder says so to
+    every later command.
+    """
     record = planned_record(experiment, method, limit=limit, search=search)
     folder = experiment.store.run_dir(record)
     found = experiment.store.run_at(folder)
@@ -157,9 +202,13 @@ def make_here(experiment: Experiment, method: Method, *, limit: int | None = Non
 def _told(experiment: Experiment, done: Done, now: RunRecord, reporter: Reporter) -> RunRecord:
     """A run that is done, told with what it lacks."""
     for part in sorted(done.lacking):
-        reporter.event("warning", text=f"{now.label}, seed {now.seed}: {_GONE[part]}; --fresh trains it again")
+        reporter.event(
+            "warning", text=f"{now.label}, seed {now.seed}: {_GONE[part]}; --fresh trains it again"
+        )
     record = _refreshed(experiment, done.record, now)
-    reporter.event("done-before", record=record, path=experiment.store.run_dir(record) / "record.json")
+    reporter.event(
+        "done-before", record=record, path=experiment.store.run_dir(record) / "record.json"
+    )
     return record
 
 
@@ -169,7 +218,17 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord) -> RunRec
     update = {
         **{
             key: getattr(now, key)
-            for key in ("label", "shifts", "averaged", "holes", "miscounted", "ignored", "factors", "id_val_seen", "limit")
+            for key in (
+                "label",
+                "shifts",
+                "averaged",
+                "holes",
+                "miscounted",
+                "ignored",
+                "factors",
+                "id_val_seen",
+                "limit",
+            )
         },
         "duplicates": old.duplicates | now.duplicates,
         "search_trials": searched.search_trials,
@@ -190,15 +249,22 @@ def _splits(setup: Setup, record: RunRecord) -> dict[str, Split]:
 
 
 def _save_whatever_happens(experiment: Experiment, record: RunRecord) -> None:
-    """Save the last word on a run; where even that fails (a full disk), the error that is on its way says more."""
+    """Save the last word on a run; where even that fails (a full disk), the error that is on its
+    way says more.
+    """
     try:
         experiment.store.save_run(record)
     except BenchError as error:
-        experiment.setup.reporter.event("warning", text=f"the record could not be saved: {error.what}")
+        experiment.setup.reporter.event(
+            "warning", text=f"the record could not be saved: {error.what}"
+        )
 
 
-def planned_record(experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False) -> RunRecord:
-    """The record of a run of `method`, before anything was done: its `eval_id` tells where the run lies.
+def planned_record(
+    experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False
+) -> RunRecord:
+    """The record of a run of `method`, before anything was done: its `eval_id` tells where the run
+    lies.
 
     Raises:
         BenchError: an image of a split that the run measures cannot be read.
@@ -206,14 +272,26 @@ def planned_record(experiment: Experiment, method: Method, *, limit: int | None 
     phase: Literal["search", "final"] = "search" if search else "final"
     label = row_label(method, experiment.setup)
     few = {} if experiment.setup.shots is None else {"shots": experiment.setup.shots}
-    return _record(experiment.setup, method.identity() | few, label, experiment.identity(method), limit=limit, phase=phase)
+    return _record(
+        experiment.setup,
+        method.identity() | few,
+        label,
+        experiment.identity(method),
+        limit=limit,
+        phase=phase,
+    )
 
 
 def record_failure(
-    experiment: Experiment, method: Method, error: str, *, limit: int | None = None, search: bool = False
+    experiment: Experiment,
+    method: Method,
+    error: str,
+    *,
+    limit: int | None = None,
+    search: bool = False,
 ) -> RunRecord:
-    """Leave a row, and return it, for a run that could not say itself how it failed: its process died, or what it is built on
-    failed.
+    """Leave a row, and return it, for a run that could not say itself how it failed: its process
+    died, or what it is built on failed.
 
     A run that is done, or that some process works on, is left alone.
     """
@@ -237,7 +315,8 @@ def _record(
     limit: int | None,
     phase: Literal["final", "search", "external"],
 ) -> RunRecord:
-    """The record of a run as it stands before anything was decoded or trained; a search opens id-val alone.
+    """The record of a run as it stands before anything was decoded or trained; a search opens
+    id-val alone.
 
     Args:
         fit: what the fit_id is the hash of.
@@ -258,7 +337,9 @@ def _record(
         "pixels": backbone.pixels.name,
         "metrics": metrics_of(setup),
     }
-    other_pixels = {name: used for name in data if (used := setup.pixels_of(name)) != backbone.pixels.name}
+    other_pixels = {
+        name: used for name in data if (used := setup.pixels_of(name)) != backbone.pixels.name
+    }
     if other_pixels:
         measured["other_pixels"] = other_pixels
     return RunRecord(
@@ -336,12 +417,16 @@ def execute_external(
     """Measure weights that somebody trained elsewhere.
 
     Args:
-        weights: a file with the tensors of a classifier on this backbone (ours, or of a known repository), or a fit's folder.
-        normalize: whether the head divides features by their norm; default: as the fit says, else if there is a text tower.
-        averaged: see `load_external`. keep_logits: as of `execute`.
+        weights: a file with the tensors of a classifier on this backbone (ours, or of a known
+            repository), or a fit's folder.
+        normalize: whether the head divides features by their norm; default: as the fit says, else
+            if there is a text tower.
+        averaged: see `load_external`.
+        keep_logits: as of `execute`.
 
     Raises:
-        BenchError: the file cannot be read safely, or its tensors do not fit the backbone and the classes.
+        BenchError: the file cannot be read safely, or its tensors do not fit the backbone and the
+            classes.
     """
     from .external import load_external
 
@@ -353,11 +438,21 @@ def execute_external(
     fit = {"external": parameters, "backbone": experiment.setup.backbone.weights_sha256}
     label = f"{name} ({external.format} checkpoint)" if external.format else name
     record = _record(experiment.setup, method, label, fit, limit=limit, phase="external")
-    record.source_format, record.facts = external.format, {"cosine_to_backbone": external.similarity}
+    record.source_format, record.facts = (
+        external.format,
+        {"cosine_to_backbone": external.similarity},
+    )
     path = experiment.store.run_dir(record) / "record.json"
     with Lease(path.parent, waiting=experiment.setup.waiting):
         experiment.store.set_aside(path.parent)
-        evaluate(experiment.setup, classifier, _splits(experiment.setup, record), record, path.parent, keep_logits=keep_logits)
+        evaluate(
+            experiment.setup,
+            classifier,
+            _splits(experiment.setup, record),
+            record,
+            path.parent,
+            keep_logits=keep_logits,
+        )
         record.status, record.finished = "done", _now()
         experiment.store.save_run(record)
     experiment.setup.reporter.event("run", record=record, path=path)

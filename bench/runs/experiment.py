@@ -1,4 +1,6 @@
-"""One backbone on one suite with one seed: fits methods through the store, each distinct one once."""
+"""One backbone on one suite with one seed: fits methods through the store, each distinct one
+once.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,8 @@ class Experiment:
         return digest(self.identity(method))[:24]
 
     def fit(self, method: Method) -> Fit:
-        """Train, or load what the store has. A live fit of another process is waited for; a dead one is continued.
+        """Train, or load what the store has. A live fit of another process is waited for; a dead
+        one is continued.
 
         Raises:
             BenchError: as `Method.fit`; a failed fit is not kept, its checkpoint is.
@@ -91,14 +94,21 @@ class Experiment:
     def _train(self, method: Method, fit_id: str, lease: Lease) -> Fit:
         folder = self.store.fit_dir(fit_id)
         checkpoints = Checkpoints(folder, lease)
-        task = Task(self.setup, self.fit, checkpoints, LoggedReporter(self.setup.reporter, folder / LOG), trains=method.trains)
+        task = Task(
+            self.setup,
+            self.fit,
+            checkpoints,
+            LoggedReporter(self.setup.reporter, folder / LOG),
+            trains=method.trains,
+        )
         reset_peak_memory(self.setup.engine)
         self.setup.reporter.event("fit", method=method.name, fit_id=fit_id, seed=self.setup.seed)
         start = time.monotonic()
         classifier = method.fit(task).to("cpu").eval()
         _check_weights(method, classifier)
         nested = self._closure(task.nested)
-        # Own time is what was not spent in nested fits; the loop's clock adds what earlier attempts of a resumed fit took.
+        # Own time is what was not spent in nested fits; the loop's clock adds what earlier attempts
+        # of a resumed fit took.
         seconds = time.monotonic() - start - task.nested_seconds + task.earlier_seconds
         record = FitRecord(
             fit_id=fit_id,
@@ -126,7 +136,9 @@ class Experiment:
         return Fit(kept, classifier)
 
     def selections(self, record: FitRecord) -> dict[str, Any]:
-        """What was chosen on id-val for a fit and, by their method's name, for the fits that it is made of."""
+        """What was chosen on id-val for a fit and, by their method's name, for the fits that it is
+        made of.
+        """
         nested = {
             f"{fit.identity['method']['name']}.{name}": chosen
             for fit in reversed(self._closure(record.nested))
@@ -153,21 +165,32 @@ class Experiment:
             BenchError: its weights are missing or damaged.
         """
         tower = self.setup.backbone.image_tower()
-        head = Head(torch.zeros(len(self.setup.suite.card.classes), tower.dim), normalize=record.normalize)
+        head = Head(
+            torch.zeros(len(self.setup.suite.card.classes), tower.dim), normalize=record.normalize
+        )
         return self.store.load_weights(record, Classifier(tower, head))
 
 
 def _starts_from_probe(method: Method) -> bool:
-    """Whether the method, or one nested in it, starts from the probe's head, which then shapes its weights."""
+    """Whether the method, or one nested in it, starts from the probe's head, which then shapes its
+    weights.
+    """
     values = [getattr(method, key) for key in type(method).model_fields]
-    return getattr(method, "head_init", None) == "probe" or any(_starts_from_probe(v) for v in values if isinstance(v, Method))
+    return getattr(method, "head_init", None) == "probe" or any(
+        _starts_from_probe(v) for v in values if isinstance(v, Method)
+    )
 
 
 def _check_weights(method: Method, classifier: Classifier) -> None:
-    """A result is finite or it is no result: a last step may spoil weights that no later loss looks at."""
+    """A result is finite or it is no result: a last step may spoil weights that no later loss looks
+    at.
+    """
     for name, tensor in classifier.named_weights().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise Diverged(f"{method.name} ended with weights that are not finite: {name}", fix="lower `--set lr=...`")
+            raise Diverged(
+                f"{method.name} ended with weights that are not finite: {name}",
+                fix="lower `--set lr=...`",
+            )
 
 
 class LoggedReporter(PassedOn):
@@ -214,10 +237,12 @@ def experiments(
     """The spec's backbone and suite, opened, once per seed; nothing is trained.
 
     Args:
-        training: whether somebody will train; without, the training images and id-val may be missing.
+        training: whether somebody will train; without, the training images and id-val may be
+            missing.
 
     Raises:
-        UsageError: a name is wrong. MissingPrerequisite: data or weights are not here.
+        UsageError: a name is wrong.
+        MissingPrerequisite: data or weights are not here.
     """
     reporter = reporter or Reporter()
     card, card_path = find_card(spec.suite)
@@ -241,4 +266,7 @@ def experiments(
     for warning in suite.warnings:
         reporter.event("warning", text=warning)
     root = Store(store_root(store))
-    return [Experiment(Setup(backbone, suite, seed, engine, reporter, cache_dir(), spec.shots), root) for seed in spec.seeds]
+    return [
+        Experiment(Setup(backbone, suite, seed, engine, reporter, cache_dir(), spec.shots), root)
+        for seed in spec.seeds
+    ]

@@ -21,12 +21,20 @@ _TITLE = 14
 
 
 def illustrate(
-    record: RunRecord, output: Path, *, suite: str, store: Path | None = None, data_root: Path | None = None, count: int = 8
+    record: RunRecord,
+    output: Path,
+    *,
+    suite: str,
+    store: Path | None = None,
+    data_root: Path | None = None,
+    count: int = 8,
 ) -> None:
-    """Write a PNG of `FineTuner.illustrate` on the first training images of different classes, seen by the fitted classifier.
+    """Write a PNG of `FineTuner.illustrate` on the first training images of different classes, seen
+    by the fitted classifier.
 
     Raises:
-        UsageError: the method draws nothing, or comes from a file that must be named. MissingPrerequisite: no data or weights.
+        UsageError: the method draws nothing, or comes from a file that must be named.
+        MissingPrerequisite: no data or weights.
     """
     spec = RunSpec(
         methods=("illustrated",),
@@ -39,14 +47,20 @@ def illustrate(
     (experiment,) = experiments(spec, store=store)
     if record.method["source"]:
         raise UsageError(
-            "the method came from a file of yours, which the record does not hold", fix="name a run of an installed method"
+            "the method came from a file of yours, which the record does not hold",
+            fix="name a run of an installed method",
         )
     method = build_method(record.method["name"], record.method["parameters"])
     if not isinstance(method, FineTuner):
-        raise UsageError(f"{method.name} does nothing to images that could be drawn", fix="name a run of masked-counterfactual")
+        raise UsageError(
+            f"{method.name} does nothing to images that could be drawn",
+            fix="name a run of masked-counterfactual",
+        )
     fit = experiment.store.fit(record.fit_id)
     if fit is None:
-        raise MissingPrerequisite("the run's weights are gone", where=record.fit_id, fix="run its command again")
+        raise MissingPrerequisite(
+            "the run's weights are gone", where=record.fit_id, fix="run its command again"
+        )
     classifier = experiment.load(fit)
     split = experiment.setup.split("train")
     _, rows = np.unique(split.labels, return_index=True)
@@ -55,9 +69,14 @@ def illustrate(
     draws = method.draw(count, classifier.tower.grid, torch_stream(record.seed, "draw", 0))
     labels = torch.from_numpy(split.labels[rows])
     batch = Batch(pool.float() / 255, labels, torch.arange(count), pool, draws, 0)
-    pictures = {name: images.detach() for name, images in method.illustrate(batch, classifier).items()}
+    pictures = {
+        name: images.detach() for name, images in method.illustrate(batch, classifier).items()
+    }
     if not pictures:
-        raise UsageError(f"{method.name} does nothing to images that could be drawn", fix="name a run of masked-counterfactual")
+        raise UsageError(
+            f"{method.name} does nothing to images that could be drawn",
+            fix="name a run of masked-counterfactual",
+        )
     write_with(output, lambda path: _sheet(pictures).save(path, format="PNG"))
 
 
@@ -68,7 +87,9 @@ def _sheet(pictures: dict[str, torch.Tensor]) -> Image.Image:
     columns = []
     for images in pictures.values():
         column = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        columns.append(np.concatenate(list(column.repeat(scale, axis=1).repeat(scale, axis=2)), axis=0))
+        columns.append(
+            np.concatenate(list(column.repeat(scale, axis=1).repeat(scale, axis=2)), axis=0)
+        )
     body = np.concatenate(columns, axis=1)
     sheet = Image.new("RGB", (body.shape[1], body.shape[0] + _TITLE), "white")
     sheet.paste(Image.fromarray(body), (0, _TITLE))

@@ -1,4 +1,6 @@
-"""Measure a classifier, or a whole interpolation curve, on every split of an experiment: into a record and its folder."""
+"""Measure a classifier, or a whole interpolation curve, on every split of an experiment: into a
+record and its folder.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ def evaluate(
     """Metrics and predictions on every split, into the record and the folder.
 
     Args:
-        splits: id-val before the others, since its temperature goes with their predictions. keep_logits: however many they are.
+        splits: id-val before the others, since its temperature goes with their predictions.
+        keep_logits: however many they are.
     """
     metrics, projections = metrics_of(setup), setup.suite.projections
     start = time.monotonic()
@@ -57,17 +60,28 @@ def evaluate(
     for name, split in splits.items():
         logits = _measured(setup, {"it": classifier}, split)["it"]
         if known is not None and setup.suite.complete(name):
-            check_known(known, name, logits, split.labels, projections.get(name), partial(_variants, setup, classifier, split))
+            check_known(
+                known,
+                name,
+                logits,
+                split.labels,
+                projections.get(name),
+                partial(_variants, setup, classifier, split),
+            )
         if name == "id-test":
             for shift in set(record.projections):
                 rows, labels = matched(split.labels, projections[shift])
                 if len(rows):
-                    record.id_matched[shift] = score(project(logits[rows], projections[shift]), labels, None)
+                    record.id_matched[shift] = score(
+                        project(logits[rows], projections[shift]), labels, None
+                    )
         if name == "id-val":
             record.temperature = fitted_temperature(logits, split.labels)
         if name in projections:
             logits = project(logits, projections[name])
-        record.metrics[name] = score(logits, split.labels, split.groups, metrics.get(name, metrics[""]), split.skipped)
+        record.metrics[name] = score(
+            logits, split.labels, split.groups, metrics.get(name, metrics[""]), split.skipped
+        )
         path = folder / "predictions" / f"{name}.parquet"
         write_predictions(path, split, logits, record.temperature, keep_logits=keep_logits)
     record.eval_seconds = time.monotonic() - start
@@ -85,7 +99,9 @@ def _variants(setup: Setup, classifier: Classifier, split: Split) -> Iterator[Va
         suite.projections.get(split.name),
         setup.engine,
         setup.backbone.text_tower(),
-        lambda text: zero_shot_head(text, card.classes, card.templates[:1], device=setup.engine.device),
+        lambda text: zero_shot_head(
+            text, card.classes, card.templates[:1], device=setup.engine.device
+        ),
     )
 
 
@@ -94,9 +110,12 @@ def _measured(setup: Setup, classifiers: Mapping[str, Classifier], split: Split)
         setup.reporter.event("evaluate", split=split.name, done=done, of=of)
         stop_if_asked(setup.reporter)
 
-    # A frozen tower's features are the same for every head: they come from the cache, one forward pass per split, ever.
+    # A frozen tower's features are the same for every head: they come from the cache, one forward
+    # pass per split, ever.
     frozen = {name: model for name, model in classifiers.items() if setup.is_frozen(model.tower)}
-    logits = logits_of({n: m for n, m in classifiers.items() if n not in frozen}, split, setup.engine, progress)
+    logits = logits_of(
+        {n: m for n, m in classifiers.items() if n not in frozen}, split, setup.engine, progress
+    )
     if frozen:
         features = torch.from_numpy(np.array(setup.features(split)))
         heads = {name: model.head.cpu() for name, model in frozen.items()}
@@ -106,7 +125,9 @@ def _measured(setup: Setup, classifiers: Mapping[str, Classifier], split: Split)
 
 
 def fine_tuned(method: Method, traits: Traits) -> FineTuner | None:
-    """The fine-tuner that a method is, or that it wraps and nothing beside it; None if there is none."""
+    """The fine-tuner that a method is, or that it wraps and nothing beside it; None if there is
+    none.
+    """
     while not isinstance(method, FineTuner):
         inner = method.stages()
         if len(inner) != 1:
@@ -116,7 +137,9 @@ def fine_tuned(method: Method, traits: Traits) -> FineTuner | None:
 
 
 def has_line(tuner: FineTuner | None) -> bool:
-    """Whether a straight line from start to end means anything: averaged, trained batch statistics are those of no network."""
+    """Whether a straight line from start to end means anything: averaged, trained batch statistics
+    are those of no network.
+    """
     return tuner is not None and tuner.norm == "frozen"
 
 
@@ -128,19 +151,32 @@ def with_line(method: Method, traits: Traits) -> FineTuner:
     """
     tuner = fine_tuned(method, traits)
     if tuner is None:
-        raise BenchError(f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out")
+        raise BenchError(
+            f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out"
+        )
     if not has_line(tuner):
         fix = "leave --curve out, or --set norm=frozen"
-        raise BenchError("batch statistics that were trained cannot be interpolated", where=f"method {method.name}", fix=fix)
+        raise BenchError(
+            "batch statistics that were trained cannot be interpolated",
+            where=f"method {method.name}",
+            fix=fix,
+        )
     return tuner
 
 
 def measure_curve(
-    experiment: Experiment, method: Method, fit: Fit, splits: Mapping[str, Split], record: RunRecord, folder: Path
+    experiment: Experiment,
+    method: Method,
+    fit: Fit,
+    splits: Mapping[str, Split],
+    record: RunRecord,
+    folder: Path,
 ) -> list[CurvePoint]:
-    """Scores along the straight line from the start to the end of the fine-tuned fit that `method` is or wraps.
+    """Scores along the straight line from the start to the end of the fine-tuned fit that `method`
+    is or wraps.
 
-    What every point predicts goes into the folder: an interval of the distance to the curve needs single images.
+    What every point predicts goes into the folder: an interval of the distance to the curve needs
+    single images.
     """
     tuner = with_line(method, experiment.setup.traits)
     assert tuner.head_init is not None
@@ -154,7 +190,12 @@ def measure_curve(
         for key, logits in _measured(experiment.setup, line, split).items():
             if name in experiment.setup.suite.projections:
                 logits = project(logits, experiment.setup.suite.projections[name])
-            scores[float(key)][name] = score(logits, split.labels, split.groups, metrics.get(name, metrics[""])).score
+            scores[float(key)][name] = score(
+                logits, split.labels, split.groups, metrics.get(name, metrics[""])
+            ).score
             predicted[float(key)] = logits.argmax(axis=1)
         write_curve(folder / "curve" / f"{name}.parquet", split, dict(sorted(predicted.items())))
-    return [CurvePoint(alpha=alpha, scores=scores[alpha], ood=record.average(scores[alpha])) for alpha in ALPHAS]
+    return [
+        CurvePoint(alpha=alpha, scores=scores[alpha], ood=record.average(scores[alpha]))
+        for alpha in ALPHAS
+    ]

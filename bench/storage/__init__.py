@@ -1,1 +1,3 @@
-"""Files that survive a crash, folders that two processes share, and the reading of what strangers wrote."""
+"""Files that survive a crash, folders that two processes share, and the reading of what strangers
+wrote.
+"""

@@ -22,7 +22,9 @@ _ABANDONED = 3600.0
 
 
 def sync(path: Path) -> None:
-    """Bring a file or a folder's entries to disk; some systems refuse to sync folders, which costs only durability."""
+    """Bring a file or a folder's entries to disk; some systems refuse to sync folders, which costs
+    only durability.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -38,7 +40,8 @@ def write_with(path: Path, write: Callable[[Path], object], *, exclusive: bool =
     """Let `write` make a file beside `path`, sync it, and put it in place in one step.
 
     Args:
-        exclusive: keep an existing file, and say so by returning False (the first writer wins, on NFS too).
+        exclusive: keep an existing file, and say so by returning False (the first writer wins, on
+            NFS too).
 
     Raises:
         BenchError: the disk is full or the folder cannot be written; nothing is left behind.
@@ -58,7 +61,9 @@ def write_with(path: Path, write: Callable[[Path], object], *, exclusive: bool =
         else:
             os.replace(temporary, path)
         sync(path.parent)
-        for left in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed, by the disk's clock
+        for left in path.parent.glob(
+            f".{path.name}.*.part"
+        ):  # of a process that was killed, by the disk's clock
             with contextlib.suppress(FileNotFoundError):
                 if left.stat().st_mtime < made - _ABANDONED:
                     left.unlink()
@@ -71,14 +76,17 @@ def write_with(path: Path, write: Callable[[Path], object], *, exclusive: bool =
             fix="free space or mend the permissions, then run the same command again",
         ) from error
     finally:
-        # On a file system that has become read-only even this fails, which must not hide the error above.
+        # On a file system that has become read-only even this fails, which must not hide the error
+        # above.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, *, exclusive: bool = False) -> bool:
     """`write_with` for a text."""
-    return write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), exclusive=exclusive)
+    return write_with(
+        path, lambda temporary: temporary.write_text(text, encoding="utf-8"), exclusive=exclusive
+    )
 
 
 @contextlib.contextmanager
@@ -86,7 +94,8 @@ def locked(path: Path, between: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of what `path` is to become.
 
     Args:
-        between: called once a second while another process holds it, perhaps for many minutes; may raise to stop waiting.
+        between: called once a second while another process holds it, perhaps for many minutes; may
+            raise to stop waiting.
     """
     lock = FileLock(f"{path}.lock")
     while True:
@@ -136,14 +145,27 @@ def mapped(file: Path) -> NDArray[Any]:
 
 
 def made_by_one(path: Path, progress: Progress | None) -> AbstractContextManager[None]:
-    """Hold the lock of what `path` is to become; while another process does, `progress` is called, and may raise."""
-    return locked(path, lambda: None if progress is None else progress(f"waiting for another process, at {path.name}", 0, 1))
+    """Hold the lock of what `path` is to become; while another process does, `progress` is called,
+    and may raise.
+    """
+    return locked(
+        path,
+        lambda: (
+            None
+            if progress is None
+            else progress(f"waiting for another process, at {path.name}", 0, 1)
+        ),
+    )
 
 
 def stored_folder(
-    folder: Path, build: Callable[[Path], None], intact: Callable[[Path], bool], progress: Progress | None = None
+    folder: Path,
+    build: Callable[[Path], None],
+    intact: Callable[[Path], bool],
+    progress: Progress | None = None,
 ) -> None:
-    """Make `folder` by `build(empty folder)` unless it is there and `intact`; one process builds, the others wait for it.
+    """Make `folder` by `build(empty folder)` unless it is there and `intact`; one process builds,
+    the others wait for it.
 
     Args:
         progress: called while another process builds; may raise to stop waiting.
@@ -159,7 +181,9 @@ def stored_folder(
             if intact(folder):
                 return
             shutil.rmtree(folder)
-        for abandoned in folder.parent.glob(f"{folder.name}.part-*"):  # of a builder that was killed: we hold its lock
+        for abandoned in folder.parent.glob(
+            f"{folder.name}.part-*"
+        ):  # of a builder that was killed: we hold its lock
             shutil.rmtree(abandoned, ignore_errors=True)
         part = folder.parent / f"{folder.name}.part-{uuid.uuid4().hex}"
         part.mkdir()

@@ -1,4 +1,6 @@
-"""Files as strangers hand them over: no pipe is waited for, no text without end is read, and a byte-order mark is no letter."""
+"""Files as strangers hand them over: no pipe is waited for, no text without end is read, and a
+byte-order mark is no letter.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,25 @@ from typing import Any, Final
 
 import tomli_w
 
-#: Bytes of a card, a list or a record; the longest that is shipped, ImageNet's 21,841 classes, has 1.4 million.
+#: Bytes of a card, a list or a record; the longest that is shipped, ImageNet's 21,841 classes, has
+#: 1.4 million.
 _LONGEST: Final = 256 << 20
 
 #: Bytes of the description at the begin of a safetensors file; the library reads no more either.
 _LONGEST_HEADER: Final = 100_000_000
 
-_KINDS: Final = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+_KINDS: Final = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def special(mode: int) -> str:
-    """What stands under a name that is neither a file nor a folder, such as "a pipe"; "" otherwise."""
+    """What stands under a name that is neither a file nor a folder, such as "a pipe"; ""
+    otherwise.
+    """
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "")
 
 
@@ -39,12 +49,18 @@ def absent(path: Path, *, what: str = "file") -> str:
 
 
 def not_weights(path: Path) -> str:
-    """What a file is that was to be one of weights, as a clause such as "it is a web page"; "" if nothing speaks against it."""
+    """What a file is that was to be one of weights, as a clause such as "it is a web page"; "" if
+    nothing speaks against it.
+    """
     length = path.stat().st_size
     with regular(path).open("rb") as file:
         start = file.read(1024)
         header = min(int.from_bytes(start[:8], "little"), _LONGEST_HEADER)
-        described = start[8 : 8 + header] + file.read(max(8 + header - len(start), 0)) if path.suffix == ".safetensors" else b""
+        described = (
+            start[8 : 8 + header] + file.read(max(8 + header - len(start), 0))
+            if path.suffix == ".safetensors"
+            else b""
+        )
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "it is empty"
@@ -62,8 +78,15 @@ def not_weights(path: Path) -> str:
         return ""
     try:
         tensors = json.loads(described)
-        end = max((entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"), default=0)
-        return f"its end is missing: it has {length:,} of {8 + header + end:,} bytes" if length < 8 + header + end else ""
+        end = max(
+            (entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"),
+            default=0,
+        )
+        return (
+            f"its end is missing: it has {length:,} of {8 + header + end:,} bytes"
+            if length < 8 + header + end
+            else ""
+        )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return ""  # damage of another kind, which the library names
 
@@ -88,7 +111,8 @@ def read_text(path: Path) -> str:
     """The text of a file in UTF-8, without a byte-order mark.
 
     Raises:
-        OSError: as `regular`, or it cannot be read. ValueError: it is not UTF-8, or far too long.
+        OSError: as `regular`, or it cannot be read.
+        ValueError: it is not UTF-8, or far too long.
     """
     with regular(path).open(encoding="utf-8-sig") as file:
         text = file.read(_LONGEST)
@@ -109,7 +133,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def toml_of(table: Mapping[str, Any]) -> str:
     """A table as TOML; what does not print is an escape."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\U{ord(c):08x}" for c in tomli_w.dumps(table))
+    return "".join(
+        c if c.isprintable() or c == "\n" else f"\\U{ord(c):08x}" for c in tomli_w.dumps(table)
+    )
 
 
 def read_json(path: Path) -> Any:

@@ -1,13 +1,17 @@
-"""A claim on a folder that two takers or a stalled owner cannot both hold, on a shared file system too.
+"""A claim on a folder that two takers or a stalled owner cannot both hold, on a shared file system
+too.
 
-Claims are numbered files `lease/<generation>.json`, made by a hard link, which only one process can win. The owner is the
-highest generation. It rewrites its file every few seconds. Whoever waits judges it stale by watching that beat stand still on
-its own monotonic clock: clocks of two machines are never compared, and steps of one do not matter. On Linux an owner is also
-known to be dead if it was a process since the machine's last start that no longer exists. The waiting process then creates the
-next generation. Nothing that an owner writes is shared between generations, and the final result is created exclusively, so a
-stalled owner that wakes up after its last check can still overwrite nothing.
+Claims are numbered files `lease/<generation>.json`, made by a hard link, which only one process can
+win. The owner is the highest generation. It rewrites its file every few seconds. Whoever waits
+judges it stale by watching that beat stand still on its own monotonic clock: clocks of two machines
+are never compared, and steps of one do not matter. On Linux an owner is also known to be dead if it
+was a process since the machine's last start that no longer exists. The waiting process then creates
+the next generation. Nothing that an owner writes is shared between generations, and the final
+result is created exclusively, so a stalled owner that wakes up after its last check can still
+overwrite nothing.
 
-A lock of the filelock package says nothing of an owner that stalls, and on a file server it outlives one that was killed.
+A lock of the filelock package says nothing of an owner that stalls, and on a file server it
+outlives one that was killed.
 """
 
 from __future__ import annotations
@@ -39,7 +43,13 @@ class LeaseLost(BenchError):
 def _this_process() -> dict[str, Any]:
     pid, boot = os.getpid(), _boot()
     started = _started(pid) if boot else None
-    return {"host": socket.gethostname(), "boot": boot, "space": _process_space(), "pid": pid, "started": started}
+    return {
+        "host": socket.gethostname(),
+        "boot": boot,
+        "space": _process_space(),
+        "pid": pid,
+        "started": started,
+    }
 
 
 @cache
@@ -52,7 +62,9 @@ def _boot() -> str:
 
 
 def _process_space() -> str:
-    """The namespace in which a process number means something: two containers of one host do not share it."""
+    """The namespace in which a process number means something: two containers of one host do not
+    share it.
+    """
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -60,7 +72,8 @@ def _process_space() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process was started, in ticks since the machine was, which no step of the clock changes; None if it is dead.
+    """When a process was started, in ticks since the machine was, which no step of the clock
+    changes; None if it is dead.
 
     Raises:
         OSError: the system does not say.
@@ -75,7 +88,9 @@ def _started(pid: int) -> int | None:
 
 
 def _surely_dead(claim: dict[str, Any]) -> bool:
-    """Whether the owner was a process of this machine that no longer exists (quicker than waiting for its beat)."""
+    """Whether the owner was a process of this machine that no longer exists (quicker than waiting
+    for its beat).
+    """
     pid, born = claim.get("pid"), claim.get("started")
     if not _boot() or (claim.get("boot"), claim.get("space")) != (_boot(), _process_space()):
         return False
@@ -90,7 +105,9 @@ def _surely_dead(claim: dict[str, Any]) -> bool:
 
 
 def _claim(text: str) -> dict[str, Any]:
-    """What a claim says. One that is empty or garbage is nobody's: its owner would not know it as its own either."""
+    """What a claim says. One that is empty or garbage is nobody's: its owner would not know it as
+    its own either.
+    """
     try:
         claim = json.loads(text)
     except (ValueError, RecursionError):
@@ -104,8 +121,10 @@ class Lease:
     Args:
         folder: what is claimed.
         beat: seconds between signs of life.
-        stale_after: seconds without a sign of life (on the watcher's clock) after which the folder is taken over.
-        waiting: called about once a second while another process holds the folder; may raise to give up.
+        stale_after: seconds without a sign of life (on the watcher's clock) after which the folder
+            is taken over.
+        waiting: called about once a second while another process holds the folder; may raise to
+            give up.
     """
 
     def __init__(
@@ -130,7 +149,9 @@ class Lease:
         except OSError as error:
             what = f"the store cannot be written: {error.strerror}"
             raise BenchError(
-                what, where=str(self._claims), fix="mend its permissions, or use another one with --store"
+                what,
+                where=str(self._claims),
+                fix="mend its permissions, or use another one with --store",
             ) from error
         seen: tuple[int, str] | None = None
         since = time.monotonic()
@@ -140,7 +161,11 @@ class Lease:
             claim = _claim(text)
             if (top, text) != seen:
                 seen, since = (top, text), time.monotonic()
-            if claim.get("released") or _surely_dead(claim) or time.monotonic() - since > self._stale_after:
+            if (
+                claim.get("released")
+                or _surely_dead(claim)
+                or time.monotonic() - since > self._stale_after
+            ):
                 if write_text(self._path(top + 1), self._text(), exclusive=True):
                     self.generation = top + 1
                     break
@@ -155,12 +180,18 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
         if self.held():
-            # Best effort, since an error is on its way perhaps: a claim that stays is judged by its owner's death.
+            # Best effort, since an error is on its way perhaps: a claim that stays is judged by its
+            # owner's death.
             with contextlib.suppress(BenchError):
                 write_text(self._path(self.generation), self._text(released=True))
 
@@ -178,11 +209,15 @@ class Lease:
             raise LeaseLost(
                 "its folder is gone: the store was moved or removed while this ran",
                 where=str(self._claims.parent),
-                fix="run the same command with --store naming its new place; it goes on from the last checkpoint there",
+                fix=(
+                    "run the same command with --store naming its new place; it goes on from the"
+                    " last checkpoint there"
+                ),
             )
         if not self.held():
             raise LeaseLost(
-                "another process took this fit over while this one stood still; nothing was overwritten",
+                "another process took this fit over while this one stood still; nothing was"
+                " overwritten",
                 where=str(self._claims.parent),
                 fix="run the same command again",
             )
@@ -201,7 +236,9 @@ class Lease:
 
     def _text(self, *, released: bool = False) -> str:
         self._count += 1
-        return json.dumps({**_this_process(), "token": self._token, "beat": self._count, "released": released})
+        return json.dumps(
+            {**_this_process(), "token": self._token, "beat": self._count, "released": released}
+        )
 
     def _live(self) -> None:
         while not self._stop.wait(self._beat):
@@ -215,11 +252,17 @@ class Lease:
 
 
 def _numbered(claims: Path) -> list[tuple[int, Path]]:
-    return [(int(path.stem), path) for path in claims.glob("*.json") if path.stem.isascii() and path.stem.isdigit()]
+    return [
+        (int(path.stem), path)
+        for path in claims.glob("*.json")
+        if path.stem.isascii() and path.stem.isdigit()
+    ]
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed have left behind: our parts, and the temporary files of the safetensors library."""
+    """Remove what writers that were killed have left behind: our parts, and the temporary files of
+    the safetensors library.
+    """
     for place in (folder, *(folder / name for name in _WRITTEN_BELOW)):
         for pattern in (".*.part", ".tmp??????"):
             for left in place.glob(pattern):
@@ -228,7 +271,9 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def is_live(folder: Path) -> bool:
-    """Whether some process seems to hold `folder` (its claim is not released and its owner is not known to be dead)."""
+    """Whether some process seems to hold `folder` (its claim is not released and its owner is not
+    known to be dead).
+    """
     claims = _numbered(folder / "lease")
     if not claims:
         return False

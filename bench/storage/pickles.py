@@ -1,4 +1,6 @@
-"""Pickles from strangers, read as data: nothing that they name is imported, and what they cost is bounded by their size."""
+"""Pickles from strangers, read as data: nothing that they name is imported, and what they cost is
+bounded by their size.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,24 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
-#: Of no use in files of weights or images, and all allocate by a number instead of by what is there.
-_LEFT_OUT: Final = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4)
-#: What keys of mappings and members of sets may be, or tuples of it. Hashing walks through all that a key holds, and a tuple
-#: that holds the same tuple twice, and so on for sixty tuples, is never done.
+#: Of no use in files of weights or images, and all allocate by a number instead of by what is
+#: there.
+_LEFT_OUT: Final = (
+    pickle.BYTEARRAY8,
+    pickle.NEXT_BUFFER,
+    pickle.READONLY_BUFFER,
+    pickle.EXT1,
+    pickle.EXT2,
+    pickle.EXT4,
+)
+#: What keys of mappings and members of sets may be, or tuples of it. Hashing walks through all that
+#: a key holds, and a tuple that holds the same tuple twice, and so on for sixty tuples, is never
+#: done.
 _KEYS: Final = (str, bytes, int, float, bool, type(None))
 
 
-#: Pieces that a pickle is read in, a few for each thing in it: CIFAR's batches have 80,000. As many as this take ten seconds.
+#: Pieces that a pickle is read in, a few for each thing in it: CIFAR's batches have 80,000. As many
+#: as this take ten seconds.
 _MOST_PIECES: Final = 10_000_000
 
 
@@ -44,7 +56,8 @@ class _Source:
         return self.read(end - self._at)
 
 
-#: The one written in Python: the C one keeps a table of as many entries as the largest number that a pickle names.
+#: The one written in Python: the C one keeps a table of as many entries as the largest number that
+#: a pickle names.
 _Unpickler: Any = pickle._Unpickler
 
 
@@ -52,12 +65,19 @@ class BoundedUnpickler(_Unpickler):  # type: ignore[misc]
     """Read a pickle with nothing but the given functions.
 
     Args:
-        data: the pickle. encoding: of strings that Python 2 wrote.
-        resolve: what stands for a name such as `torch.Size`. A function gets plain data, results of other functions, or
-            mappings and lists of those; all that functions are given together may be no longer than the pickle.
+        data: the pickle.
+        encoding: of strings that Python 2 wrote.
+        resolve: what stands for a name such as `torch.Size`. A function gets plain data, results of
+            other functions, or mappings and lists of those; all that functions are given together
+            may be no longer than the pickle.
     """
 
-    def __init__(self, data: bytes | memoryview, resolve: Callable[[str], Callable[..., Any]], encoding: str = "ASCII") -> None:
+    def __init__(
+        self,
+        data: bytes | memoryview,
+        resolve: Callable[[str], Callable[..., Any]],
+        encoding: str = "ASCII",
+    ) -> None:
         view = memoryview(data)
         super().__init__(_Source(view), encoding=encoding)
         self._resolve, self._left = resolve, len(view)
@@ -72,7 +92,9 @@ class BoundedUnpickler(_Unpickler):  # type: ignore[misc]
         return self._resolved[full]
 
     def _spend(self, arguments: Sequence[Any]) -> None:
-        self._left -= sum(len(one) for one in arguments if hasattr(one, "__len__") and not hasattr(one, "numel"))
+        self._left -= sum(
+            len(one) for one in arguments if hasattr(one, "__len__") and not hasattr(one, "numel")
+        )
         if self._left < 0:
             raise pickle.UnpicklingError("it builds far more than it holds")
 
@@ -106,7 +128,9 @@ class BoundedUnpickler(_Unpickler):  # type: ignore[misc]
         _Unpickler.load_frozenset(self)
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = {
-        code: load for code, load in _Unpickler.dispatch.items() if code not in {one[0] for one in _LEFT_OUT}
+        code: load
+        for code, load in _Unpickler.dispatch.items()
+        if code not in {one[0] for one in _LEFT_OUT}
     } | {
         pickle.FRAME[0]: load_frame,
         pickle.SETITEM[0]: load_setitem,
@@ -122,7 +146,9 @@ class Counted:
 
     __slots__ = ("_function", "_spend")
 
-    def __init__(self, function: Callable[..., Any], spend: Callable[[Sequence[Any]], None]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], spend: Callable[[Sequence[Any]], None]
+    ) -> None:
         self._function, self._spend = function, spend
 
     def __call__(self, *arguments: Any) -> Any:

@@ -1,1 +1,3 @@
-"""Sweeps: many runs as one plan, a search with the same budget for every method, and the runners that carry it out."""
+"""Sweeps: many runs as one plan, a search with the same budget for every method, and the runners
+that carry it out.
+"""

@@ -1,4 +1,6 @@
-"""What a planned sweep will take: seconds by what earlier fits and runs took, and bytes by what it will keep."""
+"""What a planned sweep will take: seconds by what earlier fits and runs took, and bytes by what it
+will keep.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class Ahead:
     """The time of what is to do and does not run yet.
 
     Attributes:
-        seconds: by job; None where no fit of its kind tells. later: of what depends on results that are not there yet.
+        seconds: by job; None where no fit of its kind tells.
+        later: of what depends on results that are not there yet.
         partly: jobs, of both, whose evaluation nothing tells of.
     """
 
@@ -56,9 +59,11 @@ class Estimate:
     """Of what is still to do.
 
     Attributes:
-        seconds: by job; None where nothing tells. total: of trial time, final runs that a search has yet to choose included.
+        seconds: by job; None where nothing tells.
+        total: of trial time, final runs that a search has yet to choose included.
         unknown: number of jobs of which it leaves out something or everything.
-        bytes: weights and predictions that will be kept, and the checkpoints of trials that run at once.
+        bytes: weights and predictions that will be kept, and the checkpoints of trials that run at
+            once.
     """
 
     seconds: dict[str, float | None]
@@ -93,17 +98,26 @@ def _todo(queue: Queue) -> list[Planned]:
 
 
 def _to_come(queue: Queue) -> list[Planned]:
-    """The final runs that a search has yet to choose, with its recipe, and the fits that they will be built on, each once."""
+    """The final runs that a search has yet to choose, with its recipe, and the fits that they will
+    be built on, each once.
+    """
     searches = [search for search in queue.searches if not search.over]
     plan, found = queue.plan, dict[str, Planned]()
-    waiting = [plan.final(one.entrant, one.entrant.method, seed, None) for one in searches for seed in plan.spec.seeds]
+    waiting = [
+        plan.final(one.entrant, one.entrant.method, seed, None)
+        for one in searches
+        for seed in plan.spec.seeds
+    ]
     made = {entry.job.fit_id for entry in queue} | {planned.job.fit_id for planned in waiting}
     while waiting:
         planned = waiting.pop(0)
         found[planned.job.id] = planned
         for stage in stages(planned.experiment, planned.method):
             task = stage_task(planned, stage)
-            if task.job.fit_id not in made and planned.experiment.store.fit(task.job.fit_id) is None:
+            if (
+                task.job.fit_id not in made
+                and planned.experiment.store.fit(task.job.fit_id) is None
+            ):
                 made.add(task.job.fit_id)
                 waiting.append(task)
     return list(found.values())
@@ -115,20 +129,28 @@ def estimate(queue: Queue, costs: Costs) -> Estimate:
     everything = [*todo, *to_come]
     size = {one.experiment.setup.backbone.name: 0 for one in everything}
     for one in everything:
-        size[one.experiment.setup.backbone.name] = size[one.experiment.setup.backbone.name] or _tower_bytes(one.experiment)
+        size[one.experiment.setup.backbone.name] = size[
+            one.experiment.setup.backbone.name
+        ] or _tower_bytes(one.experiment)
     to_train = [one for one in everything if one.experiment.store.fit(one.job.fit_id) is None]
-    kept = sum(size[one.experiment.setup.backbone.name] for one in to_train if one.job.phase != "rung") + sum(
-        map(_predictions, everything)
-    )
+    kept = sum(
+        size[one.experiment.setup.backbone.name] for one in to_train if one.job.phase != "rung"
+    ) + sum(map(_predictions, everything))
     at_once = min(len(to_train), spec.max_concurrent or os.cpu_count() or 1)
-    # Weights, the best so far and Adam's two moments, beside the checkpoint that they replace; at a rung a trial leaves them.
-    left = sum(4 * size[one.experiment.setup.backbone.name] for one in to_train if one.job.phase == "rung")
+    # Weights, the best so far and Adam's two moments, beside the checkpoint that they replace; at a
+    # rung a trial leaves them.
+    left = sum(
+        4 * size[one.experiment.setup.backbone.name] for one in to_train if one.job.phase == "rung"
+    )
     checkpoints = at_once * 8 * max(size.values(), default=0) + left
     return Estimate(time.seconds, time.total, time.unknown, kept + checkpoints)
 
 
 def _tower_bytes(experiment: Experiment) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in experiment.setup.backbone.image_tower().state_dict().values())
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for tensor in experiment.setup.backbone.image_tower().state_dict().values()
+    )
 
 
 def _predictions(planned: Planned) -> int:
@@ -136,8 +158,14 @@ def _predictions(planned: Planned) -> int:
     if not planned.job.is_run:
         return 0
     suite = planned.experiment.setup.suite
-    splits = ["id-val"] if planned.job.phase == "search" else ["id-val", "id-test", *(s.name for s in suite.card.shifts)]
-    images = sum(len(planned.experiment.setup.split(name)) for name in splits if name not in suite.holes)
+    splits = (
+        ["id-val"]
+        if planned.job.phase == "search"
+        else ["id-val", "id-test", *(s.name for s in suite.card.shifts)]
+    )
+    images = sum(
+        len(planned.experiment.setup.split(name)) for name in splits if name not in suite.holes
+    )
     return images * (2 * len(suite.card.classes) + 80)
 
 
@@ -146,7 +174,8 @@ STEPS = 4
 
 
 def seconds_by_probe(planned: Planned, engine: Engine) -> float | None:
-    """Seconds of all steps of a fit on one device, alone on the machine, without scoring; None for what is not trained in steps.
+    """Seconds of all steps of a fit on one device, alone on the machine, without scoring; None for
+    what is not trained in steps.
 
     Raises:
         BenchError: a step does not fit into memory.
@@ -163,7 +192,8 @@ def seconds_by_probe(planned: Planned, engine: Engine) -> float | None:
         size=experiment.setup.backbone.pixels.size,
         workers=0,
     )
-    # A step takes as long from one head as from another, and with one value of a constant as with another.
+    # A step takes as long from one head as from another, and with one value of a constant as with
+    # another.
     learner = Learner(
         experiment.start("random"),
         method,
@@ -193,7 +223,9 @@ class Costs:
         probe: measures what no record tells, once per kind of fit; None leaves it unknown.
     """
 
-    def __init__(self, store: Store, probe: Callable[[Planned], float | None] | None = None) -> None:
+    def __init__(
+        self, store: Store, probe: Callable[[Planned], float | None] | None = None
+    ) -> None:
         self._store, self._probe = store, probe
         self._fits: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
         self._keys: dict[str, tuple[tuple[str, ...], float]] = {}
@@ -222,7 +254,8 @@ class Costs:
             self._add_run(self._store.read_run(planned.path))
 
     def observe(self, planned: Planned, seconds: float) -> bool:
-        """Take in what a fit that is running will take as a whole, at the rate of its steps; whether that is news of its kind.
+        """Take in what a fit that is running will take as a whole, at the rate of its steps;
+        whether that is news of its kind.
 
         It stands in until a fit of the kind is finished.
         """
@@ -240,18 +273,23 @@ class Costs:
 
     def _add_run(self, run: RunRecord) -> None:
         if run.eval_seconds is not None:
-            self._runs[run.suite, run.backbone, str(run.phase == "search"), str(run.limit)][run.eval_id] = run.eval_seconds
+            self._runs[run.suite, run.backbone, str(run.phase == "search"), str(run.limit)][
+                run.eval_id
+            ] = run.eval_seconds
 
     def of(self, planned: Planned, limit: int | None) -> float | None:
-        """Seconds that a job will take, the fits that it needs excluded; None if unknown. What its evaluation will take may be
-        unknown, and is then left out (`evaluation`)."""
+        """Seconds that a job will take, the fits that it needs excluded; None if unknown. What its
+        evaluation will take may be unknown, and is then left out (`evaluation`).
+        """
         job = planned.job
         seconds: float | None = 0.0
         behind = self._epochs_behind(job.fit_id)
         if behind is not None:
             _, epochs = self._key(planned)
             whole = self.whole(planned)
-            seconds = None if whole is None else whole * max(0.0, (job.epoch or epochs) - behind) / epochs
+            seconds = (
+                None if whole is None else whole * max(0.0, (job.epoch or epochs) - behind) / epochs
+            )
         if not job.is_run or seconds is None:
             return seconds
         return seconds + (self.evaluation(planned, limit) or 0.0)
@@ -261,7 +299,11 @@ class Costs:
         experiment, job = planned.experiment, planned.job
         if not job.is_run:
             return 0.0
-        place = (experiment.setup.suite.card.name, experiment.setup.backbone.name, str(job.phase == "search"))
+        place = (
+            experiment.setup.suite.card.name,
+            experiment.setup.backbone.name,
+            str(job.phase == "search"),
+        )
         known = _mean(self._runs[(*place, str(limit if experiment.setup.suite.cut else None))])
         return None if known is None else known * (1 + len(ALPHAS) * job.curve)
 
@@ -284,7 +326,11 @@ class Costs:
     def _epochs_behind(self, fit_id: str) -> int | None:
         if fit_id not in self._behind:
             finished = self._store.fit(fit_id) is not None
-            self._behind[fit_id] = None if finished else max((one["epoch"] for one in self._store.epochs(fit_id)), default=0)
+            self._behind[fit_id] = (
+                None
+                if finished
+                else max((one["epoch"] for one in self._store.epochs(fit_id)), default=0)
+            )
         return self._behind[fit_id]
 
     def _key(self, planned: Planned) -> tuple[tuple[str, ...], float]:
@@ -301,5 +347,10 @@ def _mean(known: dict[str, float]) -> float | None:
 def _fit_key(identity: dict[str, Any]) -> tuple[tuple[str, ...], float]:
     """What fits must have in common to take equally long per epoch, and the epochs."""
     parameters = identity["method"]["parameters"]
-    key = (identity["method"]["name"], identity["backbone"], identity["train"], str(parameters.get("batch_size")))
+    key = (
+        identity["method"]["name"],
+        identity["backbone"],
+        identity["train"],
+        str(parameters.get("batch_size")),
+    )
     return key, float(parameters.get("epochs") or 1)

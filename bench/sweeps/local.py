@@ -1,4 +1,6 @@
-"""Trials side by side on one machine, a process each; and one after another in this process, for a debugger."""
+"""Trials side by side on one machine, a process each; and one after another in this process, for a
+debugger.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ _BEGUN = ("begun", dict[str, Any]())
 
 
 class LocalRunner:
-    """Runs trials in processes of this machine. A process does one job after another, since importing torch takes seconds.
+    """Runs trials in processes of this machine. A process does one job after another, since
+    importing torch takes seconds.
 
     Args:
         resources: `gpus` share the machine's GPUs out, each process seeing only its own.
@@ -85,14 +88,24 @@ class LocalRunner:
         """One environment per trial that may run at once."""
         gpus = self._gpus()
         per_trial = self._resources.gpus if self._resources.gpus is not None else float(bool(gpus))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         if not per_trial:
             by_cores = max(1, int(cores / self._resources.cpus))
             hidden = {"CUDA_VISIBLE_DEVICES": ""} if gpus else {}
             wanted, peak = self._resources.most or by_cores, peak_of_a_trial(queue)
             count = fitting(peak, wanted)
             if count < wanted:
-                reporter.event("warning", text=f"a trial takes up to {size(peak)} of memory: {count} at once instead of {wanted}")
+                reporter.event(
+                    "warning",
+                    text=(
+                        f"a trial takes up to {size(peak)} of memory: {count} at once instead of"
+                        f" {wanted}"
+                    ),
+                )
             return [_Slot(f"process {n + 1}", hidden) for n in range(count)]
         if per_trial > len(gpus):
             raise UsageError(
@@ -107,7 +120,10 @@ class LocalRunner:
             groups = [[gpu] for _ in range(int(1 / per_trial)) for gpu in gpus]
         if text := short_of_cores(replace(self._resources, gpus=per_trial), cores, len(gpus)):
             reporter.event("warning", text=text)
-        slots = [_Slot(f"GPU {','.join(group)}", {"CUDA_VISIBLE_DEVICES": ",".join(group)}) for group in groups]
+        slots = [
+            _Slot(f"GPU {','.join(group)}", {"CUDA_VISIBLE_DEVICES": ",".join(group)})
+            for group in groups
+        ]
         return slots[: self._resources.most]
 
     def _gpus(self) -> list[str]:
@@ -116,7 +132,11 @@ class LocalRunner:
 
         count = torch.cuda.device_count()
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return [str(index) for index in range(count)] if visible is None else visible.split(",")[:count]
+        return (
+            [str(index) for index in range(count)]
+            if visible is None
+            else visible.split(",")[:count]
+        )
 
 
 class InlineRunner:
@@ -234,13 +254,19 @@ def _wait(busy: list[_Process]) -> None:
 def _death(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        return f"its process was killed by {name}" + (" (out of memory, perhaps)" if name == "SIGKILL" else "")
+        return f"its process was killed by {name}" + (
+            " (out of memory, perhaps)" if name == "SIGKILL" else ""
+        )
     return f"its process ended with exit code {code}"
 
 
 def _serve(pipe: Connection, work: Work) -> None:
-    """The child: do jobs until the driver closes the pipe. Ctrl-C reaches the whole group; the driver alone decides."""
-    os.dup2(2, 1)  # stdout is the driver's, for the answer; what a method prints is part of the story
+    """The child: do jobs until the driver closes the pipe. Ctrl-C reaches the whole group; the
+    driver alone decides.
+    """
+    os.dup2(
+        2, 1
+    )  # stdout is the driver's, for the answer; what a method prints is part of the story
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reporter = _Piped(pipe)
     signal.signal(signal.SIGTERM, reporter.on_signal)
@@ -260,7 +286,9 @@ def _serve(pipe: Connection, work: Work) -> None:
 
 
 def _watch_the_driver(reporter: _Piped, grace: float) -> None:
-    """When the driver dies, a trial saves its state and ends, so that the next start of the sweep can take it over at once."""
+    """When the driver dies, a trial saves its state and ends, so that the next start of the sweep
+    can take it over at once.
+    """
     driver = multiprocessing.parent_process()
     assert driver is not None, "this runs in a child"
 
@@ -274,7 +302,9 @@ def _watch_the_driver(reporter: _Piped, grace: float) -> None:
 
 
 class _Piped(Reporter):
-    """A trial's reporter in a child process; steps are told a few times a second, the rest at once."""
+    """A trial's reporter in a child process; steps are told a few times a second, the rest at
+    once.
+    """
 
     def __init__(self, pipe: Connection) -> None:
         self.busy = False

@@ -1,4 +1,6 @@
-"""A sweep as a plan: which runs there are to make, and which fits each of them is built on. Nothing is trained here."""
+"""A sweep as a plan: which runs there are to make, and which fits each of them is built on. Nothing
+is trained here.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Entrant:
     """A method of the sweep on one backbone and one suite.
 
     Attributes:
-        asked: as the spec names it. suite, backbone: as a job names them. method: resolved, with the recipe's parameters.
+        asked: as the spec names it.
+        suite, backbone: as a job names them.
+        method: resolved, with the recipe's parameters.
         fixed: parameters that the user set, which no search draws.
     """
 
@@ -55,8 +59,9 @@ class Impossible:
 
 @dataclass(frozen=True)
 class Planned:
-    """A job together with what the driver knows of it: the objects that it is made of and, of a run, who asked for it first and
-    where its record lies."""
+    """A job together with what the driver knows of it: the objects that it is made of and, of a
+    run, who asked for it first and where its record lies.
+    """
 
     job: Job
     experiment: Experiment
@@ -71,7 +76,9 @@ class Planned:
 
     @property
     def tuner(self) -> FineTuner | None:
-        """The fine-tuner that the method is or wraps, which trains in epochs; None if there is none."""
+        """The fine-tuner that the method is or wraps, which trains in epochs; None if there is
+        none.
+        """
         return fine_tuned(self.method, self.experiment.setup.traits)
 
 
@@ -104,7 +111,9 @@ class Plan:
         epoch = stop_at(share, tuner.epochs)
         record = planned_record(trial.experiment, tuner, limit=self.spec.limit, search=True)
         planned = self._run(entrant, trial.experiment, tuner, record, trial=trial.job.trial)
-        job = replace(planned.job, id=f"rung-{planned.job.fit_id}-{epoch}", phase="rung", epoch=epoch)
+        job = replace(
+            planned.job, id=f"rung-{planned.job.fit_id}-{epoch}", phase="rung", epoch=epoch
+        )
         return replace(planned, job=job)
 
     def final(self, entrant: Entrant, method: Method, seed: int, found: Found | None) -> Planned:
@@ -112,7 +121,9 @@ class Plan:
         experiment = entrant.experiment.with_seed(seed)
         record = planned_record(experiment, method, limit=self.spec.limit, search=self.blind)
         curve = {"none": False, "baseline": method.name == REFERENCE, "all": True}[self.spec.curve]
-        curve = curve and (self.every_curve or has_line(fine_tuned(method, experiment.setup.traits)))
+        curve = curve and (
+            self.every_curve or has_line(fine_tuned(method, experiment.setup.traits))
+        )
         planned = self._run(entrant, experiment, method, record, curve=curve)
         if found is None:
             return planned
@@ -141,7 +152,9 @@ class Plan:
             trial=trial,
             curve=curve,
         )
-        return Planned(job, experiment, method, entrant, experiment.store.run_dir(record) / "record.json")
+        return Planned(
+            job, experiment, method, entrant, experiment.store.run_dir(record) / "record.json"
+        )
 
 
 def stage_task(of: Planned, stage: Method) -> Planned:
@@ -162,14 +175,18 @@ def stage_task(of: Planned, stage: Method) -> Planned:
 
 
 def portable(method: Method) -> dict[str, Any]:
-    """A method as `{"name", "parameters"}` that `build_method` makes the same method of, in any process."""
+    """A method as `{"name", "parameters"}` that `build_method` makes the same method of, in any
+    process.
+    """
     values = {key: _portable_value(getattr(method, key)) for key in type(method).model_fields}
     return {"name": _reference(method), "parameters": values}
 
 
 def _reference(method: Method) -> str:
     """An installed method's name; the file of one that was loaded from a file."""
-    return str(sys.modules[type(method).__module__].__file__) if method.source_sha256 else method.name
+    return (
+        str(sys.modules[type(method).__module__].__file__) if method.source_sha256 else method.name
+    )
 
 
 def _portable_value(value: Any) -> Any:
@@ -182,7 +199,9 @@ def _portable_value(value: Any) -> Any:
 
 
 @foreign()
-def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporter, **final: bool) -> Plan:
+def make_plan(
+    spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporter, **final: bool
+) -> Plan:
     """Open every suite and backbone, and build every method on each.
 
     Args:
@@ -197,17 +216,23 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
     refused: dict[str, UsageError] = {}
     for name, why in broken_methods().items() if spec.takes_all else ():
         reporter.event("warning", text=f"{name} is left out: {why}")
-    values = {contender.asked: (contender.name, spec.values(contender)) for contender in spec.contenders}
+    values = {
+        contender.asked: (contender.name, spec.values(contender)) for contender in spec.contenders
+    }
     for text in left_out([contender.name for contender in spec.contenders], spec.shared):
         reporter.event("warning", text=text)
     for suite in spec.suites:
         card, card_path = find_card(suite)
         named = str(card_path) if suite.endswith(".toml") else suite
-        methods = {asked: build_method(name, given, card.recipe) for asked, (name, given) in values.items()}
+        methods = {
+            asked: build_method(name, given, card.recipe) for asked, (name, given) in values.items()
+        }
         training = spec.searches or any(method.trains for method in methods.values())
         for backbone in spec.backbones or (backbone_of(card, None),):
             opened = spec.run_spec(named, backbone)
-            experiment = experiments(opened, store=store, engine=engine, reporter=reporter, training=training)[0]
+            experiment = experiments(
+                opened, store=store, engine=engine, reporter=reporter, training=training
+            )[0]
             for asked, method in methods.items():
                 place = (asked, named, backbone)
                 try:
@@ -222,15 +247,21 @@ def make_plan(spec: SweepSpec, *, store: Path, engine: Engine, reporter: Reporte
         if not spec.takes_all and all(entrant.asked != asked for entrant in entrants):
             raise refusal
     if not entrants:
-        raise UsageError("no installed method can run on these backbones", fix="`bench backbones` says what each of them offers")
+        raise UsageError(
+            "no installed method can run on these backbones",
+            fix="`bench backbones` says what each of them offers",
+        )
     return Plan(spec, entrants, impossible, **final)
 
 
 def _check_portable(method: Method) -> None:
-    """A method that other processes would build differently is refused before anything is trained."""
+    """A method that other processes would build differently is refused before anything is
+    trained.
+    """
     whole = portable(method)
     if build_method(whole["name"], whole["parameters"]).identity() != method.identity():
         raise BenchError(
-            f"{method.name} cannot be handed to another process: its parameters, written down and read again, are others",
+            f"{method.name} cannot be handed to another process: its parameters, written down and"
+            " read again, are others",
             fix="make its fields plain values or nested methods",
         )

@@ -1,4 +1,6 @@
-"""The mutable state of a sweep: what is done, running, ready, waiting or failed. Every runner pulls from it."""
+"""The mutable state of a sweep: what is done, running, ready, waiting or failed. Every runner pulls
+from it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Entry:
 
     Attributes:
         state: `stopped`: interrupted, its work saved; the next start of the sweep continues it.
-        reason: why it failed. attempts: how often its process has died. mine: whether this shard does it.
+        reason: why it failed.
+        attempts: how often its process has died.
+        mine: whether this shard does it.
     """
 
     planned: Planned
@@ -43,20 +47,28 @@ class Entry:
 
 
 class Queue:
-    """Hands out jobs whose inputs are in the store, and learns how they ended. Not thread-safe: one process, one thread.
+    """Hands out jobs whose inputs are in the store, and learns how they ended. Not thread-safe: one
+    process, one thread.
 
-    A fit that several runs are built on is a job of its own, unless one of the runs makes it anyway. So no trial ever waits for
-    another one, and one slot finishes any plan.
+    A fit that several runs are built on is a job of its own, unless one of the runs makes it
+    anyway. So no trial ever waits for another one, and one slot finishes any plan.
 
     Args:
         max_failures: how often a job is offered again after its process died.
-        shard: (i, n): hand out only the i-th (from 1) of n parts of the runs, with what they are built on; others do the rest.
+        shard: (i, n): hand out only the i-th (from 1) of n parts of the runs, with what they are
+            built on; others do the rest.
         fresh: forget the final runs and their own fits when the sweep begins; see `start_over`.
         own: make the final runs here though they came in packs; see `make_here`.
     """
 
     def __init__(
-        self, plan: Plan, *, max_failures: int = 3, shard: tuple[int, int] = (1, 1), fresh: bool = False, own: bool = False
+        self,
+        plan: Plan,
+        *,
+        max_failures: int = 3,
+        shard: tuple[int, int] = (1, 1),
+        fresh: bool = False,
+        own: bool = False,
     ) -> None:
         self.plan = plan
         self._max_failures, self._shard = max_failures, shard
@@ -69,7 +81,9 @@ class Queue:
         self._truth = Truth(plan.entrants[0].experiment.store, keep_logits=plan.spec.keep_logits)
         entrants = plan.entrants if plan.spec.searches else []
         shared = shard[1] > 1
-        self.searches = [Search(plan, entrant, self._truth, self._state, shared=shared) for entrant in entrants]
+        self.searches = [
+            Search(plan, entrant, self._truth, self._state, shared=shared) for entrant in entrants
+        ]
         if not self.searches:
             self._add_finals([(entrant, entrant.method, None) for entrant in plan.entrants])
         self._conclude()
@@ -86,10 +100,13 @@ class Queue:
     # What runners call
 
     def take(self) -> Job | None:
-        """The next job to start, which then counts as running; None while nothing is ready (or nothing is left: see `over`)."""
+        """The next job to start, which then counts as running; None while nothing is ready (or
+        nothing is left: see `over`).
+        """
         entry = self._next()
         if entry is None and not self.running:
-            # Nothing of ours is under way, so what is waited for can only come from another process on the same store.
+            # Nothing of ours is under way, so what is waited for can only come from another process
+            # on the same store.
             self._look_again()
             entry = self._next()
         if entry is None:
@@ -100,9 +117,10 @@ class Queue:
     def settle(self, job_id: str, outcome: Outcome) -> None:
         """An attempt at a job ended.
 
-        `lost` puts it back, up to the limit of failures, after which it is failed; `cancelled` puts it back for the next start of
-        the sweep. When the last search trial of a method settles, its final runs are added with the parameters that did best
-        on id-val. A failed stage fails what needs it, with the reason.
+        `lost` puts it back, up to the limit of failures, after which it is failed; `cancelled` puts
+        it back for the next start of the sweep. When the last search trial of a method settles, its
+        final runs are added with the parameters that did best on id-val. A failed stage fails what
+        needs it, with the reason.
         """
         entry = self._entries[job_id]
         self._truth.look_again(entry.job.fit_id)
@@ -113,15 +131,24 @@ class Queue:
             entry.attempts += 1
             entry.state = "to do"
             if entry.attempts > self._max_failures:
-                self._fail(entry, f"{outcome.error or 'its process died'}; {entry.attempts} attempt{'s' * (entry.attempts > 1)}")
+                self._fail(
+                    entry,
+                    f"{outcome.error or 'its process died'}; {entry.attempts}"
+                    f" attempt{'s' * (entry.attempts > 1)}",
+                )
         elif outcome.status == "failed":
             self._fail(entry, outcome.error)
         elif self._truth.done(entry.planned):
             entry.state = "done"
         else:
-            self._fail(entry, "the trial ended well, and its result is not in the store: is the store shared, and the same?")
+            self._fail(
+                entry,
+                "the trial ended well, and its result is not in the store: is the store shared, and"
+                " the same?",
+            )
         if self._costs is not None:
-            # Of the other fits nothing has changed but what their kind takes: no file of theirs is opened again.
+            # Of the other fits nothing has changed but what their kind takes: no file of theirs is
+            # opened again.
             for under_way in [entry, *self.running]:
                 self._costs.look_again(under_way.job.fit_id)
             if entry.state == "done":
@@ -140,11 +167,17 @@ class Queue:
         return self.count("to do", "running", "stopped") > 0 or self.finals_to_come > 0
 
     def leave_failed(self) -> None:
-        """Search without the trials that failed before, where they would otherwise be tried again first.
+        """Search without the trials that failed before, where they would otherwise be tried again
+        first.
 
-        For commands that are started one by one: a trial that fails every time would keep final runs from ever being among them.
+        For commands that are started one by one: a trial that fails every time would keep final
+        runs from ever being among them.
         """
-        while [entry for entry in self if entry.job.phase in ("rung", "search") and self._failed_before(entry)]:
+        while [
+            entry
+            for entry in self
+            if entry.job.phase in ("rung", "search") and self._failed_before(entry)
+        ]:
             self._conclude()
 
     # What is shown
@@ -168,12 +201,16 @@ class Queue:
 
     @property
     def finals_to_come(self) -> int:
-        """Number of final runs that are not planned yet, since their parameters are still searched for."""
+        """Number of final runs that are not planned yet, since their parameters are still searched
+        for.
+        """
         return sum(not search.over for search in self.searches) * len(self.plan.spec.seeds)
 
     @property
     def to_come(self) -> int:
-        """Number of jobs that are not planned yet, since they depend on results; those that ASHA lets go on not counted."""
+        """Number of jobs that are not planned yet, since they depend on results; those that ASHA
+        lets go on not counted.
+        """
         return self.finals_to_come + sum(search.trials_to_come for search in self.searches)
 
     @property
@@ -190,7 +227,9 @@ class Queue:
         return self.costs.evaluation(self._entries[job.id].planned, self.plan.spec.limit)
 
     def observe(self, job: Job, seconds: float) -> bool:
-        """Take in what a running job's fit takes as a whole, at its present rate; whether that is news of its kind."""
+        """Take in what a running job's fit takes as a whole, at its present rate; whether that is
+        news of its kind.
+        """
         news = self.costs.observe(self._entries[job.id].planned, seconds)
         if news:
             self._known_seconds.clear()
@@ -228,7 +267,9 @@ class Queue:
     # Order
 
     def _next(self) -> Entry | None:
-        waiting = [entry for entry in self._entries.values() if entry.mine and entry.state == "to do"]
+        waiting = [
+            entry for entry in self._entries.values() if entry.mine and entry.state == "to do"
+        ]
         training = {entry.job.fit_id for entry in self.running}
         built_on: dict[str, list[Job]] = defaultdict(list)
         ready = []
@@ -245,18 +286,27 @@ class Queue:
             ready = in_order(ready, todo, built_on, slots, self.plan.spec.seeds, self._seconds)
         entries = [self._entries[job.id] for job in ready]
         here = next((entry for entry in entries if not self._elsewhere(entry)), None)
-        # A fit that a process elsewhere is at could only be waited for, so it comes when there is nothing else to do.
+        # A fit that a process elsewhere is at could only be waited for, so it comes when there is
+        # nothing else to do.
         return here if here is not None or training or not entries else entries[0]
 
     def _seconds(self, job: Job) -> float | None:
         """What a job will take, by the records of earlier ones."""
         if job.id not in self._known_seconds:
-            self._known_seconds[job.id] = self.costs.of(self._entries[job.id].planned, self.plan.spec.limit)
+            self._known_seconds[job.id] = self.costs.of(
+                self._entries[job.id].planned, self.plan.spec.limit
+            )
         return self._known_seconds[job.id]
 
     def _missing(self, job: Job) -> set[str]:
-        """The fits that have to be made before a job can start. One whose own fit is there needs none, but for a curve."""
-        return set() if job.fit_id in self._truth.fits and not job.curve else set(job.needs) - self._truth.fits
+        """The fits that have to be made before a job can start. One whose own fit is there needs
+        none, but for a curve.
+        """
+        return (
+            set()
+            if job.fit_id in self._truth.fits and not job.curve
+            else set(job.needs) - self._truth.fits
+        )
 
     def _elsewhere(self, entry: Entry) -> bool:
         store = entry.planned.experiment.store
@@ -293,7 +343,8 @@ class Queue:
                     self._to_forget.append(planned)
                     self._truth.forget(planned, fit=self.fresh)
             if planned.job.phase != "stage":
-                # By what it leaves, so that every shard comes to the same division, whatever it knows already.
+                # By what it leaves, so that every shard comes to the same division, whatever it
+                # knows already.
                 number = int(planned.job.id.split("-")[1], 16)
                 entry.mine = number % self._shard[1] == self._shard[0] - 1
             self._truth.has(planned.job.fit_id)
@@ -303,10 +354,17 @@ class Queue:
 
     def _start_over(self, planned: Planned) -> None:
         assert self._forget is not None, "only a queue that forgets has something to forget"
-        self._forget(planned.experiment, planned.method, limit=self.plan.spec.limit, search=planned.job.phase == "search")
+        self._forget(
+            planned.experiment,
+            planned.method,
+            limit=self.plan.spec.limit,
+            search=planned.job.phase == "search",
+        )
 
     def _add_stages(self) -> None:
-        """A job for every missing fit that a job is built on, where no other job of this shard makes it."""
+        """A job for every missing fit that a job is built on, where no other job of this shard
+        makes it.
+        """
         todo = [entry for entry in self if entry.mine and entry.state == "to do"]
         while todo:
             entry = todo.pop()
@@ -321,11 +379,15 @@ class Queue:
         return [
             entry
             for entry in self
-            if entry.mine and entry.job.fit_id == fit_id and entry.job.phase != "rung" and entry.state in ("to do", "running")
+            if entry.mine
+            and entry.job.fit_id == fit_id
+            and entry.job.phase != "rung"
+            and entry.state in ("to do", "running")
         ]
 
     def _add_finals(self, chosen: list[tuple[Entrant, Method, Found | None]]) -> None:
-        # Seed by seed: an interrupted sweep has whole seeds of all methods rather than all seeds of some.
+        # Seed by seed: an interrupted sweep has whole seeds of all methods rather than all seeds of
+        # some.
         for seed in self.plan.spec.seeds:
             for entrant, method, found in chosen:
                 self._add(self.plan.final(entrant, method, seed, found))
@@ -337,7 +399,9 @@ class Queue:
         return self._entries[job_id].state, self._entries[job_id].reason
 
     def _conclude(self) -> None:
-        """Go on with every search as far as what has settled allows, and add the final runs of those that are over."""
+        """Go on with every search as far as what has settled allows, and add the final runs of
+        those that are over.
+        """
         # Trial by trial, not method by method: what the methods share comes up together.
         while sum(self._step(search) for search in self.searches):
             pass
@@ -362,7 +426,9 @@ class Queue:
     # Failure
 
     def _fail(self, entry: Entry, reason: str) -> None:
-        """Mark a job and everything that is built on its fit as failed, each run with a row that says why."""
+        """Mark a job and everything that is built on its fit as failed, each run with a row that
+        says why.
+        """
         entry.state, entry.reason = "failed", reason
         job, planned = entry.job, entry.planned
         if job.phase != "stage":
@@ -382,7 +448,9 @@ class Queue:
             return
         for other in self:
             if other.state == "to do" and job.fit_id in self._missing(other.job):
-                self._fail(other, f"{job.label} (seed {job.seed}), which it is built on, failed: {reason}")
+                self._fail(
+                    other, f"{job.label} (seed {job.seed}), which it is built on, failed: {reason}"
+                )
 
     def _fail_finals(self, search: Search, reason: str) -> None:
         for seed in self.plan.spec.seeds:
@@ -395,17 +463,27 @@ Cost = Callable[[Job], float | None]
 
 
 def in_order(
-    ready: Iterable[Job], todo: Sequence[Job], built_on: Mapping[str, Sequence[Job]], slots: int, seeds: Sequence[int], cost: Cost
+    ready: Iterable[Job],
+    todo: Sequence[Job],
+    built_on: Mapping[str, Sequence[Job]],
+    slots: int,
+    seeds: Sequence[int],
+    cost: Cost,
 ) -> list[Job]:
-    """Searches before final runs, seed by seed, and among these first what begins the longest chain of work.
+    """Searches before final runs, seed by seed, and among these first what begins the longest chain
+    of work.
 
-    Seed by seed, so that an interrupted sweep has whole seeds of all methods rather than all seeds of some. The longest chain (a
-    job and the longest of those that wait for its fit) first, so that a sweep does not end with one long job alone. A chain that
-    takes longer than all that is left takes on so many slots comes before its seed's turn: the end of the sweep waits for it.
+    Seed by seed, so that an interrupted sweep has whole seeds of all methods rather than all seeds
+    of some. The longest chain (a job and the longest of those that wait for its fit) first, so that
+    a sweep does not end with one long job alone. A chain that takes longer than all that is left
+    takes on so many slots comes before its seed's turn: the end of the sweep waits for it.
 
     Args:
-        todo: all that is left, `ready` included. built_on: the jobs that wait for a fit. slots: trials that run at once.
-        cost: seconds that a job will take; None, unknown, counts as the longest, since it is better learnt early.
+        todo: all that is left, `ready` included.
+        built_on: the jobs that wait for a fit.
+        slots: trials that run at once.
+        cost: seconds that a job will take; None, unknown, counts as the longest, since it is better
+            learnt early.
     """
     chains: dict[str, float] = {}
 
@@ -424,4 +502,6 @@ def in_order(
     turn = {SEARCH_SEED: -1, **{seed: number for number, seed in enumerate(seeds)}}
     together = sum(map(seconds, todo)) / slots
     late = {job.id for job in ready if together <= chain(job) < math.inf}
-    return sorted(ready, key=lambda job: (job.id not in late, turn[job.seed], -chain(job), not waiting(job)))
+    return sorted(
+        ready, key=lambda job: (job.id not in late, turn[job.seed], -chain(job), not waiting(job))
+    )

@@ -30,13 +30,19 @@ def peak_of(planned: Planned, known: dict[tuple[Any, ...], int | None]) -> int |
 
 
 def peak_of_a_trial(queue: Queue) -> int:
-    """Estimate the most bytes that one of the jobs still to do takes on a CPU; 0 if nothing is left."""
+    """Estimate the most bytes that one of the jobs still to do takes on a CPU; 0 if nothing is
+    left.
+    """
     known: dict[tuple[Any, ...], int | None] = {}
-    return max((peak_of(entry.planned, known) or 0 for entry in queue if entry.state != "done"), default=0)
+    return max(
+        (peak_of(entry.planned, known) or 0 for entry in queue if entry.state != "done"), default=0
+    )
 
 
 def fitting(peak: int, wanted: int) -> int:
-    """Choose how many trials run at once on this machine: as many as wanted, fewer where memory is short, at least one."""
+    """Choose how many trials run at once on this machine: as many as wanted, fewer where memory is
+    short, at least one.
+    """
     return max(1, min(wanted, available() // peak)) if peak else wanted
 
 
@@ -44,14 +50,18 @@ def expected_peak(experiment: Experiment, method: Method, *, curve: bool = False
     """Estimate the most bytes that a process holds which fits `method` and measures it.
 
     Args:
-        method: resolved. curve: whether its interpolation curve is measured, too.
+        method: resolved.
+        curve: whether its interpolation curve is measured, too.
 
     Returns:
         None on a GPU, where steps are halved until they fit.
     """
     if experiment.setup.engine.device_type != "cpu":
         return None
-    return resident() + max(_measuring(experiment, curve), *(_fitting(experiment, one) for one in _all(experiment, method)))
+    return resident() + max(
+        _measuring(experiment, curve),
+        *(_fitting(experiment, one) for one in _all(experiment, method)),
+    )
 
 
 def _all(experiment: Experiment, method: Method) -> list[Method]:
@@ -76,8 +86,12 @@ def _fitting(experiment: Experiment, method: Method) -> int:
 def _measuring(experiment: Experiment, curve: bool) -> int:
     suite, models = experiment.setup.suite, len(ALPHAS) + 2 if curve else 1
     names = ["id-val", "id-test", *(shift.name for shift in suite.card.shifts)]
-    images = max((experiment.setup.count(name) for name in names if name not in suite.holes), default=0)
-    weights: int = sum(tensor.nbytes for tensor in experiment.setup.backbone.image_tower().state_dict().values())
+    images = max(
+        (experiment.setup.count(name) for name in names if name not in suite.holes), default=0
+    )
+    weights: int = sum(
+        tensor.nbytes for tensor in experiment.setup.backbone.image_tower().state_dict().values()
+    )
     return models * (weights + 2 * 4 * images * len(suite.card.classes))
 
 

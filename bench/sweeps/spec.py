@@ -1,4 +1,6 @@
-"""What a sweep is asked for: the fields of `bench sweep`, from options, a TOML file or Python, validated in one place."""
+"""What a sweep is asked for: the fields of `bench sweep`, from options, a TOML file or Python,
+validated in one place.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from ..configure import broken_methods, method_names
 from ..plugins import trust
-from ..spec import DEFAULT_SUITE, REFERENCE, Common, RunSpec, Seeds, asked, check_shared, parse_value, placed, read_spec
+from ..spec import (
+    DEFAULT_SUITE,
+    REFERENCE,
+    Common,
+    RunSpec,
+    Seeds,
+    asked,
+    check_shared,
+    parse_value,
+    placed,
+    read_spec,
+)
 from ..storage.files import toml_of
 
 #: Instead of names: every installed method.
@@ -21,7 +34,9 @@ SEEDS = (0, 1, 2)
 
 
 class Contender(BaseModel):
-    """A method with the parameters that are its own in this sweep; written `NAME` or `NAME:KEY=VALUE,KEY=VALUE`."""
+    """A method with the parameters that are its own in this sweep; written `NAME` or
+    `NAME:KEY=VALUE,KEY=VALUE`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,7 +46,10 @@ class Contender(BaseModel):
     @property
     def asked(self) -> str:
         """The contender as one text, which names it in its sweep."""
-        shown = ",".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.set.items())
+        shown = ",".join(
+            f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in self.set.items()
+        )
         return f"{self.name}:{shown}" if shown else self.name
 
 
@@ -46,27 +64,43 @@ def _contender(value: Any) -> Any:
 
 
 class SweepSpec(Common):
-    """Methods on backbones and suites, with seeds, a search budget, and how trials are dispatched."""
+    """Methods on backbones and suites, with seeds, a search budget, and how trials are
+    dispatched.
+    """
 
     methods: tuple[Annotated[Contender, BeforeValidator(_contender)], ...] = Field(
-        min_length=1, description="`NAME`, `NAME:KEY=VALUE,...`, a table with `name` and `set`, or `all` alone"
+        min_length=1,
+        description="`NAME`, `NAME:KEY=VALUE,...`, a table with `name` and `set`, or `all` alone",
     )
     suites: tuple[str, ...] = asked(
-        (DEFAULT_SUITE,), "name or card; may be repeated", flag="--suite", shown=DEFAULT_SUITE, min_length=1
+        (DEFAULT_SUITE,),
+        "name or card; may be repeated",
+        flag="--suite",
+        shown=DEFAULT_SUITE,
+        min_length=1,
     )
-    backbones: tuple[str, ...] = asked((), "may be repeated", flag="--backbone", shown="each suite's own")
+    backbones: tuple[str, ...] = asked(
+        (), "may be repeated", flag="--backbone", shown="each suite's own"
+    )
     seeds: Seeds = Field(default=SEEDS, min_length=1)
-    trials: int | None = asked(None, "search trials per method, on id-val; 0: recipes as they are", shown="8", ge=0)
+    trials: int | None = asked(
+        None, "search trials per method, on id-val; 0: recipes as they are", shown="8", ge=0
+    )
     hours: float | None = asked(
-        None, "search budget per method in hours of training; with --trials, whichever is spent first", gt=0
+        None,
+        "search budget per method in hours of training; with --trials, whichever is spent first",
+        gt=0,
     )
     search: Literal["random", "grid", "tpe"] = asked(
-        "random", "random, grid, or tpe (looks back, so a method's trials run in turn)", shown="random"
+        "random",
+        "random, grid, or tpe (looks back, so a method's trials run in turn)",
+        shown="random",
     )
     asha: bool = asked(
         False,
-        "pause trials at a ninth and a third of their epochs and let the best third go on: cheaper, but it favours quick "
-        "starters and depends on the order in which results arrive; rows chosen so are marked",
+        "pause trials at a ninth and a third of their epochs and let the best third go on: cheaper,"
+        " but it favours quick starters and depends on the order in which results arrive; rows"
+        " chosen so are marked",
         flag="--asha/--no-asha",
         shown="no-asha",
     )
@@ -74,19 +108,35 @@ class SweepSpec(Common):
         "baseline", f"interpolation curves: baseline ({REFERENCE}), all or none", shown="baseline"
     )
 
-    runner: Literal["ray", "local", "inline"] = asked("ray", "ray, local (processes here) or inline (this process)", shown="ray")
-    gpus_per_trial: float | None = asked(None, "may be a fraction", shown="1 if there are any", ge=0)
+    runner: Literal["ray", "local", "inline"] = asked(
+        "ray", "ray, local (processes here) or inline (this process)", shown="ray"
+    )
+    gpus_per_trial: float | None = asked(
+        None, "may be a fraction", shown="1 if there are any", ge=0
+    )
     cpus_per_trial: float = asked(1.0, "also the torch threads", shown="1", gt=0)
-    max_concurrent: int | None = asked(None, "trials at once", shown="what the machine allows", ge=1)
+    max_concurrent: int | None = asked(
+        None, "trials at once", shown="what the machine allows", ge=1
+    )
     resources: dict[str, float] = asked(
-        {}, "Ray's custom resource of a trial; may be repeated", flag="--resource", metavar="NAME=AMOUNT"
+        {},
+        "Ray's custom resource of a trial; may be repeated",
+        flag="--resource",
+        metavar="NAME=AMOUNT",
     )
     labels: dict[str, Annotated[str, BeforeValidator(str)]] = asked(
-        {}, "run trials on nodes of Ray's with this label only; may be repeated", flag="--label", metavar="NAME=VALUE"
+        {},
+        "run trials on nodes of Ray's with this label only; may be repeated",
+        flag="--label",
+        metavar="NAME=VALUE",
     )
     address: str | None = asked(None, "of an existing Ray cluster")
-    max_failures: int = asked(3, "restarts of a trial whose process or machine died", shown="3", ge=0)
-    timeout: float | None = asked(None, "seconds per trial; its state is saved, and it counts as failed", gt=0)
+    max_failures: int = asked(
+        3, "restarts of a trial whose process or machine died", shown="3", ge=0
+    )
+    timeout: float | None = asked(
+        None, "seconds per trial; its state is saved, and it counts as failed", gt=0
+    )
     track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = asked(
         (), "also tell tensorboard, mlflow or wandb; may be repeated"
     )
@@ -94,17 +144,30 @@ class SweepSpec(Common):
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
         names = [contender.asked for contender in self.methods]
-        for what, values in (("methods", names), ("suites", self.suites), ("backbones", self.backbones), ("seeds", self.seeds)):
+        for what, values in (
+            ("methods", names),
+            ("suites", self.suites),
+            ("backbones", self.backbones),
+            ("seeds", self.seeds),
+        ):
             if len(set(values)) < len(values):
                 raise ValueError(f"{what}: one is given twice")
         if self.asha and self.search == "tpe":
-            raise ValueError("asha cuts most trials short, and tpe learns from whole ones: use asha with random or grid")
+            raise ValueError(
+                "asha cuts most trials short, and tpe learns from whole ones: use asha with random"
+                " or grid"
+            )
         if self.asha and not self.searches:
-            raise ValueError("asha cuts search trials short, and there are none: give trials or hours")
+            raise ValueError(
+                "asha cuts search trials short, and there are none: give trials or hours"
+            )
         if self.hours is not None and self.trials == 0:
             raise ValueError("hours of search and no trial contradict each other")
         if (self.gpus_per_trial or 0) > 1 and self.gpus_per_trial != int(self.gpus_per_trial or 0):
-            raise ValueError(f"a trial cannot have {self.gpus_per_trial:g} GPUs: below 1 a fraction, above 1 a whole number")
+            raise ValueError(
+                f"a trial cannot have {self.gpus_per_trial:g} GPUs: below 1 a fraction, above 1 a"
+                " whole number"
+            )
         if self.address is not None and self.runner != "ray":
             raise ValueError("an address is Ray's: it needs runner = ray")
         return self
@@ -119,7 +182,9 @@ class SweepSpec(Common):
 
     @property
     def takes_all(self) -> bool:
-        """Whether every installed method is asked for, but for those that the backbone has no use for."""
+        """Whether every installed method is asked for, but for those that the backbone has no use
+        for.
+        """
         return [contender.asked for contender in self.methods] == [ALL]
 
     @property
@@ -129,17 +194,22 @@ class SweepSpec(Common):
 
     @property
     def most_trials(self) -> int:
-        """Trials per method at most; with a budget in hours a bound that is there to end a search of cheap fits."""
+        """Trials per method at most; with a budget in hours a bound that is there to end a search
+        of cheap fits.
+        """
         if self.trials is not None:
             return self.trials
         return 8 if self.hours is None else 1000
 
     def anywhere(self) -> Self:
-        """The same sweep for a command that is started in another folder: files of methods and cards, and the data's folder, are
-        named by absolute paths."""
+        """The same sweep for a command that is started in another folder: files of methods and
+        cards, and the data's folder, are named by absolute paths.
+        """
         values = self.model_dump(mode="json")
         parts = {key: _absolute(values[key]) for key in ("methods", "suites", "of", "set")}
-        return type(self).model_validate({**values, **parts, "data_root": self.data_root and self.data_root.absolute()})
+        return type(self).model_validate(
+            {**values, **parts, "data_root": self.data_root and self.data_root.absolute()}
+        )
 
     def run_spec(self, suite: str, backbone: str | None) -> RunSpec:
         """Where and on what part of the data, as a run is told."""
@@ -151,7 +221,8 @@ class SweepSpec(Common):
         """Parameters of one method: what is set for all, then what is set for it alone.
 
         Raises:
-            UsageError: a parameter that no method of the sweep has; `of` for a sweep without a wrapper.
+            UsageError: a parameter that no method of the sweep has; `of` for a sweep without a
+                wrapper.
         """
         check_shared([(one.name, one.set) for one in self.contenders], self.shared)
         return placed(contender.name, self.shared, contender.set)
@@ -184,7 +255,9 @@ def sweep_of(run: RunSpec, jobs: int = 1) -> SweepSpec:
 
 def sweep_spec(options: Mapping[str, Any], config: Path | None = None) -> SweepSpec:
     """The spec of a sweep; see `read_spec`."""
-    trust({key: value for key, value in options.items() if value is not None})  # options are typed or passed by a program
+    trust(
+        {key: value for key, value in options.items() if value is not None}
+    )  # options are typed or passed by a program
     return read_spec(SweepSpec, options, config, "sweep")
 
 

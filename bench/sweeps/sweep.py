@@ -45,7 +45,9 @@ def run_sweep(
         settings, reporter, fresh, own: see `Sweep`.
     """
     settings = settings or Settings()
-    settings = settings.model_copy(update={"threads": settings.threads or 2, "devices": settings.devices or 1})
+    settings = settings.model_copy(
+        update={"threads": settings.threads or 2, "devices": settings.devices or 1}
+    )
     return Sweep(
         sweep_of(spec, jobs),
         store=store,
@@ -62,12 +64,15 @@ class Sweep:
     """A planned sweep on a store. Planning trains nothing and writes nothing.
 
     Args:
-        shard: (i, n): this process does the i-th of n parts of the runs; others on the same store do the rest.
-        fresh: forget the final runs and their own fits first. own: make them here though they came in packs.
+        shard: (i, n): this process does the i-th of n parts of the runs; others on the same store
+            do the rest.
+        fresh: forget the final runs and their own fits first.
+        own: make them here though they came in packs.
         final: see `make_plan`.
 
     Raises:
-        UsageError: a name or a parameter is wrong. MissingPrerequisite: data or weights are not here.
+        UsageError: a name or a parameter is wrong.
+        MissingPrerequisite: data or weights are not here.
     """
 
     def __init__(
@@ -97,8 +102,12 @@ class Sweep:
         if spec.runner == "inline":  # told before anything is opened
             replace(engine, device=settings.device or default_device()).apply()
         # The driver of other runners computes nothing, so it takes no memory of any GPU.
-        self.plan: Plan = make_plan(spec, store=self.store.root, engine=engine, reporter=reporter, **final)
-        self.queue = Queue(self.plan, max_failures=spec.max_failures, shard=shard, fresh=fresh, own=own)
+        self.plan: Plan = make_plan(
+            spec, store=self.store.root, engine=engine, reporter=reporter, **final
+        )
+        self.queue = Queue(
+            self.plan, max_failures=spec.max_failures, shard=shard, fresh=fresh, own=own
+        )
         where = spec.run_spec(spec.suites[0], None).model_copy(
             update={"data_root": spec.data_root.absolute() if spec.data_root else None}
         )
@@ -121,10 +130,16 @@ class Sweep:
                 raise UsageError(
                     "which GPU a trial computes on is the sweep's to say",
                     where=f"--device {device}",
-                    fix=f"export CUDA_VISIBLE_DEVICES={device.partition(':')[2]}, and --device cuda",
+                    fix=(
+                        f"export CUDA_VISIBLE_DEVICES={device.partition(':')[2]}, and --device cuda"
+                    ),
                 )
             if gpus == 0:
-                raise UsageError("a trial without a GPU cannot use CUDA", where="--gpus-per-trial 0", fix="--device cpu")
+                raise UsageError(
+                    "a trial without a GPU cannot use CUDA",
+                    where="--gpus-per-trial 0",
+                    fix="--device cpu",
+                )
         if gpus is None and device is not None:
             gpus = float(device.startswith("cuda"))
         resources = Resources(
@@ -146,11 +161,13 @@ class Sweep:
         return LocalRunner(resources) if spec.runner == "local" else InlineRunner()
 
     def run(self, reporter: Reporter) -> None:
-        """Have everything done that is not done yet; failed runs are rows, and do not stop the others.
+        """Have everything done that is not done yet; failed runs are rows, and do not stop the
+        others.
 
         Raises:
             Interrupted: a stop was asked for; the trials that ran have saved their state.
-            MissingPrerequisite: the store cannot be written. BenchError: the runner cannot go on.
+            MissingPrerequisite: the store cannot be written.
+            BenchError: the runner cannot go on.
         """
         self.queue.begin()
         if not self.queue.over:
@@ -158,24 +175,46 @@ class Sweep:
         journal = Journal(reporter, self.store.root / "sweep.jsonl", self.id)
         queue = self.queue
         self._tell_done(reporter)
-        journal.write("planned", done=queue.count("done"), todo=queue.count("to do"), finals_to_come=queue.finals_to_come)
+        journal.write(
+            "planned",
+            done=queue.count("done"),
+            todo=queue.count("to do"),
+            finals_to_come=queue.finals_to_come,
+        )
         try:
             if not queue.over:
                 with self._tracked(journal) as tracked:
                     self.runner().run(queue, self.work, tracked)
-            elif self.spec.runner == "ray":  # what a driver left that was killed after its last trial
+            elif (
+                self.spec.runner == "ray"
+            ):  # what a driver left that was killed after its last trial
                 from .ray.session import remove_dead_sessions
 
                 remove_dead_sessions()
         finally:
-            journal.write("ended", done=queue.count("done"), failed=queue.count("failed"), signal=reporter.stop)
+            journal.write(
+                "ended",
+                done=queue.count("done"),
+                failed=queue.count("failed"),
+                signal=reporter.stop,
+            )
         if reporter.stop and queue.unfinished:
-            what = "stopped at once; what was saved before is kept" if reporter.now else "stopped; the state is saved"
-            raise Interrupted(what, fix="run the same command again: it continues", signal=reporter.stop)
+            what = (
+                "stopped at once; what was saved before is kept"
+                if reporter.now
+                else "stopped; the state is saved"
+            )
+            raise Interrupted(
+                what, fix="run the same command again: it continues", signal=reporter.stop
+            )
 
     def _tell_done(self, reporter: Reporter) -> None:
-        """Bring the records of final runs that are done up to what the card and the search say today, and tell of them."""
-        for planned in (entry.planned for entry in self.queue if entry.state == "done" and entry.planned.final):
+        """Bring the records of final runs that are done up to what the card and the search say
+        today, and tell of them.
+        """
+        for planned in (
+            entry.planned for entry in self.queue if entry.state == "done" and entry.planned.final
+        ):
             job, keep_logits = planned.job, self.spec.keep_logits
             look_again(
                 planned.experiment,
@@ -229,8 +268,9 @@ class Sweep:
 class Journal(PassedOn):
     """A reporter that writes the lines and passes everything on.
 
-    A line is `{"time": unix seconds, "sweep": id, "event": "planned" | "started" | "epoch" | "settled" | "ended", ...}`. Several
-    sweeps may write to one file: a line is appended in one piece.
+    A line is `{"time": unix seconds, "sweep": id, "event": "planned" | "started" | "epoch" |
+    "settled" | "ended", ...}`. Several sweeps may write to one file: a line is appended in one
+    piece.
     """
 
     def __init__(self, to: Reporter, path: Path, sweep: str) -> None:
@@ -238,7 +278,9 @@ class Journal(PassedOn):
         self._path, self._sweep, self._broken = path, sweep, False
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Write what changes the state of a job, its epochs, and notes on the whole sweep; pass everything on."""
+        """Write what changes the state of a job, its epochs, and notes on the whole sweep; pass
+        everything on.
+        """
         job: Job | None = fields.get("job")
         if kind == "warning" and job is None:
             self.write("note", text=fields["text"])
@@ -248,14 +290,25 @@ class Journal(PassedOn):
             self.write(kind, **{**fields, "job": job.id})
         elif kind == "settled" and job is not None:
             ended: Outcome = fields["outcome"]
-            self.write(kind, status=ended.status, error=ended.error, seconds=round(ended.seconds, 3), **_named(job))
+            self.write(
+                kind,
+                status=ended.status,
+                error=ended.error,
+                seconds=round(ended.seconds, 3),
+                **_named(job),
+            )
         super().event(kind, **fields)
 
     def write(self, event: str, **fields: Any) -> None:
         """Append a line. A full disk ends the journal, told once, and not the sweep."""
         if self._broken:
             return
-        line = json.dumps({"time": round(time.time(), 3), "sweep": self._sweep, "event": event, **fields}) + "\n"
+        line = (
+            json.dumps(
+                {"time": round(time.time(), 3), "sweep": self._sweep, "event": event, **fields}
+            )
+            + "\n"
+        )
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -265,7 +318,9 @@ class Journal(PassedOn):
                 os.close(descriptor)
         except OSError as error:
             self._broken = True
-            text = f"{self._path} cannot be written ({error.strerror}); the sweep goes on without it"
+            text = (
+                f"{self._path} cannot be written ({error.strerror}); the sweep goes on without it"
+            )
             self.to.event("warning", text=text)
 
 

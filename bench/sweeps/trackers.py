@@ -1,4 +1,6 @@
-"""Trials shown in TensorBoard, MLflow or Weights & Biases while a sweep runs, whatever its runner; the store stays the truth."""
+"""Trials shown in TensorBoard, MLflow or Weights & Biases while a sweep runs, whatever its runner;
+the store stays the truth.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,12 @@ class Tracker(Protocol):
 
 @contextlib.contextmanager
 def tracked(reporter: Reporter, kinds: Sequence[str], store: Path) -> Iterator[Reporter]:
-    """The reporter, with every trial also shown by trackers of these kinds: `tensorboard`, `mlflow`, `wandb`.
+    """The reporter, with every trial also shown by trackers of these kinds: `tensorboard`,
+    `mlflow`, `wandb`.
 
     Raises:
-        UsageError: there is no such kind. MissingPrerequisite: its package is not installed.
+        UsageError: there is no such kind.
+        MissingPrerequisite: its package is not installed.
     """
     trackers = {kind: _tracker(kind, store) for kind in dict.fromkeys(kinds)}
     if not trackers:
@@ -57,7 +61,9 @@ def check_kinds(kinds: Sequence[str]) -> None:
     """Raise the errors of `tracked` before anything is planned."""
     for kind in kinds:
         if kind not in _KINDS:
-            raise UsageError(f"there is no tracker `{kind}`", where="--track", fix=f"one of {', '.join(_KINDS)}")
+            raise UsageError(
+                f"there is no tracker `{kind}`", where="--track", fix=f"one of {', '.join(_KINDS)}"
+            )
         package, _ = _KINDS[kind]
         if find_spec(package) is None:
             raise MissingPrerequisite(
@@ -88,7 +94,9 @@ class _Tracked(PassedOn):
         if kind == "started":
             self._each("begin", job)
         elif kind == "epoch":
-            self._each("log", job, {"loss": fields["loss"], "id-val": fields["id_val"]}, fields["epoch"])
+            self._each(
+                "log", job, {"loss": fields["loss"], "id-val": fields["id_val"]}, fields["epoch"]
+            )
         elif kind == "settled":
             if fields["outcome"].status == "done" and job.is_run:
                 self._each("log", job, self._scores(job), 0)
@@ -130,7 +138,9 @@ class _TensorBoard:
 
         place = self._root / job.method["name"] / f"{job.phase}-seed{job.seed}-{job.fit_id[:8]}"
         # Files are named by the second, and two starts may share one.
-        self._writers[job.id] = SummaryWriter(str(place), filename_suffix=f".{uuid.uuid4().hex[:8]}")
+        self._writers[job.id] = SummaryWriter(
+            str(place), filename_suffix=f".{uuid.uuid4().hex[:8]}"
+        )
         self._writers[job.id].add_text("job", f"```\n{json.dumps(job.as_json(), indent=1)}\n```")
 
     def log(self, job: Job, values: dict[str, float], epoch: int) -> None:
@@ -147,7 +157,9 @@ class _TensorBoard:
 
 
 class _MLflow:
-    """A run per trial at MLFLOW_TRACKING_URI, or in `<store>/mlflow.db`; an experiment per suite."""
+    """A run per trial at MLFLOW_TRACKING_URI, or in `<store>/mlflow.db`; an experiment per
+    suite.
+    """
 
     def __init__(self, store: Path) -> None:
         self._store = store.absolute()
@@ -160,17 +172,23 @@ class _MLflow:
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._store.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._store / 'mlflow.db'}")
+        return MlflowClient(
+            os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._store / 'mlflow.db'}"
+        )
 
     def begin(self, job: Job) -> None:
         known = self._client.get_experiment_by_name(_suite(job))
         experiment = known.experiment_id if known else self._client.create_experiment(_suite(job))
-        before = self._client.search_runs([experiment], f"tags.`shiftbench.job` = '{job.id}'", max_results=1)
+        before = self._client.search_runs(
+            [experiment], f"tags.`shiftbench.job` = '{job.id}'", max_results=1
+        )
         if before:
             self._runs[job.id] = before[0].info.run_id
             self._client.update_run(self._runs[job.id], status="RUNNING")
             return
-        run = self._client.create_run(experiment, tags={"shiftbench.job": job.id, "phase": job.phase}, run_name=job.title)
+        run = self._client.create_run(
+            experiment, tags={"shiftbench.job": job.id, "phase": job.phase}, run_name=job.title
+        )
         self._runs[job.id] = run.info.run_id
         for key, value in _parameters(job).items():
             self._client.log_param(run.info.run_id, key, value)
@@ -190,7 +208,9 @@ class _MLflow:
 
 
 class _WandB:
-    """A run per trial in the project WANDB_PROJECT (default `shiftbench`); WANDB_MODE=offline writes below the store alone."""
+    """A run per trial in the project WANDB_PROJECT (default `shiftbench`); WANDB_MODE=offline
+    writes below the store alone.
+    """
 
     def __init__(self, store: Path) -> None:
         self._store = store
@@ -240,7 +260,12 @@ def _suite(job: Job) -> str:
 
 def _parameters(job: Job) -> dict[str, Any]:
     """The method's parameters, nested ones by dotted names, and where it runs."""
-    flat: dict[str, Any] = {"method": job.method["name"], "backbone": job.backbone, "suite": _suite(job), "seed": job.seed}
+    flat: dict[str, Any] = {
+        "method": job.method["name"],
+        "backbone": job.backbone,
+        "suite": _suite(job),
+        "seed": job.seed,
+    }
 
     def add(values: dict[str, Any], prefix: str) -> None:
         for key, value in values.items():

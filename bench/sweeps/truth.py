@@ -20,7 +20,8 @@ class Truth:
 
     Attributes:
         fits: the finished fits that were seen there; what was there once counts as there.
-        forgotten: fits, and runs by their jobs, that count as not there, since they will be forgotten first.
+        forgotten: fits, and runs by their jobs, that count as not there, since they will be
+            forgotten first.
     """
 
     def __init__(self, store: Store, *, keep_logits: bool = False) -> None:
@@ -57,13 +58,30 @@ class Truth:
             return False
         assert planned.path is not None, "a stage has no record"
         keep_logits = self._keep_logits and job.phase == "final"
-        found = done_before(planned.experiment, planned.method, planned.path.parent, curve=job.curve, keep_logits=keep_logits)
-        return found is not None and not found.wanted and found.record.search_trials >= job.chosen.get("search_trials", 0)
+        found = done_before(
+            planned.experiment,
+            planned.method,
+            planned.path.parent,
+            curve=job.curve,
+            keep_logits=keep_logits,
+        )
+        return (
+            found is not None
+            and not found.wanted
+            and found.record.search_trials >= job.chosen.get("search_trials", 0)
+        )
 
     def failure(self, planned: Planned) -> str:
-        """Why a run failed, unless some process is at it again; empty if it did not, and for stages, which leave no record."""
+        """Why a run failed, unless some process is at it again; empty if it did not, and for
+        stages, which leave no record.
+        """
         record = self.record(planned) if planned.path is not None else None
-        if planned.path is None or record is None or record.status != "failed" or is_live(planned.path.parent):
+        if (
+            planned.path is None
+            or record is None
+            or record.status != "failed"
+            or is_live(planned.path.parent)
+        ):
             return ""
         return record.error
 
@@ -76,13 +94,24 @@ class Truth:
             return None  # damaged: made again, or told by the trial that finds it in its way
 
     def score(self, fit_id: str, epoch: int) -> tuple[float, float] | None:
-        """Score and NLL on id-val of a fit after an epoch, be it finished or not; None if it has not come there."""
+        """Score and NLL on id-val of a fit after an epoch, be it finished or not; None if it has
+        not come there.
+        """
         if fit_id not in self._epochs:
             self._epochs[fit_id] = self._store.epochs(fit_id)
-        return next(((one["id_val"], one["id_val_nll"]) for one in self._epochs[fit_id] if one["epoch"] == epoch), None)
+        return next(
+            (
+                (one["id_val"], one["id_val_nll"])
+                for one in self._epochs[fit_id]
+                if one["epoch"] == epoch
+            ),
+            None,
+        )
 
     def spent(self, fit_id: str) -> float:
-        """Seconds of training that a fit has taken so far, without those of the fits that it is built on."""
+        """Seconds of training that a fit has taken so far, without those of the fits that it is
+        built on.
+        """
         record = self._store.fit(fit_id)
         if record is not None:
             return record.seconds

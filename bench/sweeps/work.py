@@ -1,4 +1,6 @@
-"""What one trial's process does with one job; whatever dispatches it, the fit store and the run folder tell how it went."""
+"""What one trial's process does with one job; whatever dispatches it, the fit store and the run
+folder tell how it went.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,14 @@ class Work:
     """The settings that all trials of a sweep share; picklable, and made once per process.
 
     Args:
-        spec: where data are and what is left out; methods, suite, backbone and seeds come from the job.
-        store: absolute path of the store. engine: settings of a trial's process.
+        spec: where data are and what is left out; methods, suite, backbone and seeds come from the
+            job.
+        store: absolute path of the store.
+        engine: settings of a trial's process.
         device: as `--device`; None takes the best that the trial's process sees.
         timeout: seconds of one attempt at a job; then its state is saved, and it has failed.
-        grace: seconds that a trial gets to save its state when it is told to stop, before its process is ended.
+        grace: seconds that a trial gets to save its state when it is told to stop, before its
+            process is ended.
     """
 
     spec: RunSpec
@@ -40,7 +45,9 @@ class Work:
     device: str | None = None
     timeout: float | None = None
     grace: float = 60.0
-    _open: dict[tuple[str, str, bool], Experiment] = field(default_factory=dict, init=False, repr=False)
+    _open: dict[tuple[str, str, bool], Experiment] = field(
+        default_factory=dict, init=False, repr=False
+    )
     _relay: _Relay = field(default_factory=lambda: _Relay(), init=False, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
@@ -57,12 +64,15 @@ class Work:
         return f"not done within {self.timeout:g} s, nor stopped when it was told to"
 
     def do(self, job: Job, reporter: Reporter) -> Outcome:
-        """Fit, or fit and measure, and say how it ended; only a bug of ShiftBench's own raises, or Ctrl-C.
+        """Fit, or fit and measure, and say how it ended; only a bug of ShiftBench's own raises, or
+        Ctrl-C.
 
         A job of the search phase looks at id-val and at nothing else.
         """
         start = time.monotonic()
-        self._relay.begin(reporter, until=None if self.timeout is None else start + self.timeout, epoch=job.epoch)
+        self._relay.begin(
+            reporter, until=None if self.timeout is None else start + self.timeout, epoch=job.epoch
+        )
         try:
             with foreign():
                 error = self._do(job)
@@ -73,10 +83,14 @@ class Work:
                 return Outcome("done", seconds=time.monotonic() - start)
             if reporter.stop or not self._relay.late:
                 return Outcome("cancelled", seconds=time.monotonic() - start)
-            error = f"not done within {self.timeout:g} s; the same command continues it, with a greater --timeout"
+            error = (
+                f"not done within {self.timeout:g} s; the same command continues it, with a greater"
+                " --timeout"
+            )
         except BenchError as failure:
             error = _in_one_line(str(failure))
-        except Exception as failure:  # a plug-in may raise anything: this trial is a failed row, and the others go on
+        # A plug-in may raise anything: this trial is a failed row, and the others go on
+        except Exception as failure:
             if os.environ.get("BENCH_DEBUG"):
                 traceback.print_exc()
             error = f"{type(failure).__name__}: {failure}"
@@ -114,14 +128,29 @@ class Work:
         return _in_one_line(record.error) if record.status == "failed" else ""
 
     def _experiment(self, job: Job, *, training: bool) -> Experiment:
-        """The job's backbone and suite, opened once per process (anew if training images are needed that were not opened)."""
+        """The job's backbone and suite, opened once per process (anew if training images are needed
+        that were not opened).
+        """
         from ..runs.experiment import experiments
 
-        place, training = (job.suite, job.backbone), training or (job.suite, job.backbone, True) in self._open
+        place, training = (
+            (job.suite, job.backbone),
+            training
+            or (
+                job.suite,
+                job.backbone,
+                True,
+            )
+            in self._open,
+        )
         if (*place, training) not in self._open:
-            spec = self.spec.model_copy(update={"suite": job.suite, "backbone": job.backbone, "seeds": (job.seed,)})
+            spec = self.spec.model_copy(
+                update={"suite": job.suite, "backbone": job.backbone, "seeds": (job.seed,)}
+            )
             engine = replace(self.engine, device=self.device or default_device())
-            (opened,) = experiments(spec, store=self.store, engine=engine, reporter=self._relay, training=training)
+            (opened,) = experiments(
+                spec, store=self.store, engine=engine, reporter=self._relay, training=training
+            )
             self._open[*place, training] = opened
         opened = self._open[*place, training]
         opened.setup.engine.apply()
@@ -138,7 +167,9 @@ def _in_one_line(error: str) -> str:
 
 
 class _Relay(PassedOn):
-    """Stands for the reporter of the job at hand wherever one is kept, and asks to stop where the job's time or epochs end."""
+    """Stands for the reporter of the job at hand wherever one is kept, and asks to stop where the
+    job's time or epochs end.
+    """
 
     def __init__(self) -> None:
         super().__init__(Reporter())

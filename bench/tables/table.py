@@ -1,4 +1,6 @@
-"""What the command line prints: the answer as tables on stdout in five formats, the story and the errors on stderr."""
+"""What the command line prints: the answer as tables on stdout in five formats, the story and the
+errors on stderr.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +49,19 @@ class Format(StrEnum):
 
 
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="table, md and latex are rounded; csv and json carry full precision")
+    Format,
+    typer.Option(
+        "--format", help="table, md and latex are rounded; csv and json carry full precision"
+    ),
 ]
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", envvar="BENCH_STORE", help="folder of the fits and runs", show_default="bench-store")
+    Path | None,
+    typer.Option(
+        "--store",
+        envvar="BENCH_STORE",
+        help="folder of the fits and runs",
+        show_default="bench-store",
+    ),
 ]
 
 
@@ -59,11 +70,15 @@ class Column:
     """One column.
 
     Attributes:
-        key: name in csv and json, and key into the rows. title: heading for people; the key if empty.
+        key: name in csv and json, and key into the rows.
+        title: heading for people; the key if empty.
         kind: how people see a number; `percent` is kept as a share and shown times 100.
-        spread: key of the standard deviation that people see behind the value, and machines as a column of its own.
-        interval: keys of an interval's ends, which people see behind the value instead of the deviation.
-        human: False for what only machines get. printed: False for what a page of a paper has no room for.
+        spread: key of the standard deviation that people see behind the value, and machines as a
+            column of its own.
+        interval: keys of an interval's ends, which people see behind the value instead of the
+            deviation.
+        human: False for what only machines get.
+        printed: False for what a page of a paper has no room for.
         whole: whether a terminal may not fold it, such as a name that is to be typed.
     """
 
@@ -79,11 +94,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table. Rows are raw values by column key; None is a hole. Notes are sentences that stand below it.
+    """A titled table. Rows are raw values by column key; None is a hole. Notes are sentences that
+    stand below it.
 
     Attributes:
-        caption: for print, in place of title and notes; LaTeX then sets the table as a float. bold: (number of a row, key of a
-            column) of what print sets in bold.
+        caption: for print, in place of title and notes; LaTeX then sets the table as a float.
+        bold: (number of a row, key of a column) of what print sets in bold.
     """
 
     columns: Sequence[Column]
@@ -97,9 +113,10 @@ class Table:
 def print_tables(tables: Sequence[Table], form: Format) -> None:
     """Print tables on stdout.
 
-    People on a terminal get rules and colour, people on a pipe plain text at its natural width, so that no cell is ever
-    cut. csv joins the tables into one (rows keep their own columns, others stay empty) and sends notes to stderr; json is
-    `{"schema", "tables": [{"title", "notes", "rows"}]}`.
+    People on a terminal get rules and colour, people on a pipe plain text at its natural width, so
+    that no cell is ever cut. csv joins the tables into one (rows keep their own columns, others
+    stay empty) and sends notes to stderr; json is `{"schema", "tables": [{"title", "notes",
+    "rows"}]}`.
     """
     if form is Format.table:
         for number, table in enumerate(tables):
@@ -118,7 +135,10 @@ def render(tables: Sequence[Table], form: Format) -> str:
     if form is Format.csv:
         return _csv(tables)
     if form is Format.json:
-        found = [{"title": t.title, "notes": list(t.notes), "rows": [_raw(t, r) for r in t.rows]} for t in tables]
+        found = [
+            {"title": t.title, "notes": list(t.notes), "rows": [_raw(t, r) for r in t.rows]}
+            for t in tables
+        ]
         return _json({"tables": found})
 
     one = {Format.md: _markdown, Format.latex: latex, Format.table: _text}[form]
@@ -135,7 +155,9 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def stderr_console() -> Console:
-    """The console of the story: stderr, without markup in what is printed, without any styling under NO_COLOR."""
+    """The console of the story: stderr, without markup in what is printed, without any styling
+    under NO_COLOR.
+    """
     return _console(stderr=True)
 
 
@@ -146,13 +168,19 @@ def say(text: str) -> None:
 
 def print_error(error: Told) -> None:
     """An error that the user can act on: what, where, what to do, a line each, on stderr."""
-    lines = [error.what, error.where and f"  where: {error.where}", error.fix and f"  to mend: {error.fix}"]
+    lines = [
+        error.what,
+        error.where and f"  where: {error.where}",
+        error.fix and f"  to mend: {error.fix}",
+    ]
     text = Text("\n".join(plain(line, strip=False) for line in lines if line))
     stderr_console().print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
 
 
 def shortened(text: str, length: int) -> str:
-    """`text`, cut after a word if it is longer (in the first word if there is but that), with an ellipsis."""
+    """`text`, cut after a word if it is longer (in the first word if there is but that), with an
+    ellipsis.
+    """
     cut = text[: length - 1]
     return text if len(text) <= length else (cut.rpartition(" ")[0] or cut) + "\u2026"
 
@@ -198,7 +226,9 @@ def _shown(row: Row, column: Column) -> str:
 
 
 def for_people(table: Table) -> tuple[list[Column], list[str], list[list[str]]]:
-    """The columns that people see, their titles, and the cells of every row, rounded and not yet escaped."""
+    """The columns that people see, their titles, and the cells of every row, rounded and not yet
+    escaped.
+    """
     columns = [column for column in table.columns if column.human]
     titles = [plain(column.title or column.key) for column in columns]
     return columns, titles, [[_shown(row, column) for column in columns] for row in table.rows]
@@ -232,12 +262,16 @@ def _csv(tables: Sequence[Table]) -> str:
     writer = csv.DictWriter(text, keys, lineterminator="\n")
     writer.writeheader()
     for table in tables:
-        writer.writerows({key: _in_csv(value) for key, value in _raw(table, row).items()} for row in table.rows)
+        writer.writerows(
+            {key: _in_csv(value) for key, value in _raw(table, row).items()} for row in table.rows
+        )
     return text.getvalue()
 
 
 def _in_csv(value: Cell) -> Cell:
-    """A cell that a spreadsheet shows as it is: a text that it would take for a formula begins with an apostrophe."""
+    """A cell that a spreadsheet shows as it is: a text that it would take for a formula begins with
+    an apostrophe.
+    """
     if value is None or value != value:
         return ""
     if not isinstance(value, str):
@@ -281,10 +315,14 @@ def _text(table: Table) -> str:
 def _print_for_people(table: Table) -> None:
     text, console = _text(table), _console()
     columns, titles, rows = for_people(table)
-    if not (sys.stdout.isatty() and _encodable(text) and _fits(columns, titles, rows, console.width)):
+    if not (
+        sys.stdout.isatty() and _encodable(text) and _fits(columns, titles, rows, console.width)
+    ):
         _write(text)
         return
-    grid = RichTable(title=Text(plain(table.title), "bold") if table.title else None, title_justify="left")
+    grid = RichTable(
+        title=Text(plain(table.title), "bold") if table.title else None, title_justify="left"
+    )
     for column, title in zip(columns, titles, strict=True):
         if column.kind == "text":
             grid.add_column(Text(title), overflow="fold", no_wrap=column.whole)
@@ -298,7 +336,9 @@ def _print_for_people(table: Table) -> None:
 
 
 def _fits(columns: Sequence[Column], titles: list[str], rows: list[list[str]], width: int) -> bool:
-    """Whether Rich can lay the table out by folding nothing but text: it would cut numbers to make room, losing digits."""
+    """Whether Rich can lay the table out by folding nothing but text: it would cut numbers to make
+    room, losing digits.
+    """
     needed = 1
     for i, column in enumerate(columns):
         natural = max(cell_len(line[i]) for line in (titles, *rows))
@@ -307,7 +347,8 @@ def _fits(columns: Sequence[Column], titles: list[str], rows: list[list[str]], w
 
 
 def _console(*, stderr: bool = False) -> Console:
-    # Rich drops colours under NO_COLOR but keeps bold and dim; without a colour system it styles nothing at all.
+    # Rich drops colours under NO_COLOR but keeps bold and dim; without a colour system it styles
+    # nothing at all.
     colour: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, color_system=colour)
 
@@ -323,7 +364,12 @@ def _encodable(text: str) -> bool:
 def _write(text: str) -> None:
     if not _encodable(text):
         encoding = sys.stdout.encoding or "utf-8"
-        text = text.replace("±", "+/-").replace(HOLE, "-").encode(encoding, "backslashreplace").decode(encoding)
+        text = (
+            text.replace("±", "+/-")
+            .replace(HOLE, "-")
+            .encode(encoding, "backslashreplace")
+            .decode(encoding)
+        )
     sys.stdout.write(text)
     sys.stdout.flush()
 
@@ -358,8 +404,8 @@ _SPECIAL = {
     "ł": r"{\l}",
     "Ł": r"{\L}",
     "\u0131": r"{\i}",
-    # A star or bracket after a row's `\\` would be read as that command's argument, and `?` with a backtick as a Spanish
-    # question mark; braces keep them text everywhere.
+    # A star or bracket after a row's `\\` would be read as that command's argument, and `?` with a
+    # backtick as a Spanish question mark; braces keep them text everywhere.
     "*": "{*}",
     "[": "{[}",
     "]": "{]}",
@@ -367,13 +413,17 @@ _SPECIAL = {
 }
 #: Combining character -> the command that sets it on a letter, in every font encoding.
 _ACCENTS = {
-    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u ", "\u0307": ".", "\u0308": '"',
+    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u ",
+    "\u0307": ".", "\u0308": '"',
     "\u030a": "r ", "\u030b": "H ", "\u030c": "v ", "\u0327": "c ",
 }  # fmt: skip
-#: The Greek letters that LaTeX has a command for: not those that look like Latin ones, nor the archaic ones.
+#: The Greek letters that LaTeX has a command for: not those that look like Latin ones, nor the
+#: archaic ones.
 _GREEK = frozenset((
-    "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega", "alpha", "beta", "gamma", "delta",
-    "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "upsilon", "phi",
+    "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega",
+    "alpha", "beta", "gamma", "delta",
+    "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho",
+    "sigma", "tau", "upsilon", "phi",
     "chi", "psi", "omega",
 ))  # fmt: skip
 #: Cells of a text column longer than this are broken into lines.
@@ -381,7 +431,9 @@ _LONG = 28
 
 
 def latex_text(text: str) -> str:
-    """Text as LaTeX sets it in every encoding; a character that pdfLaTeX has no letter for stands as its number, `U+4E2D`."""
+    """Text as LaTeX sets it in every encoding; a character that pdfLaTeX has no letter for stands
+    as its number, `U+4E2D`.
+    """
     apart = re.sub(r"([-'])(?=\1)", "\\1\0", unicodedata.normalize("NFC", text).replace("\0", ""))
     return "".join("{}" if c == "\0" else _character(c) for c in apart)  # two hyphens are no dash
 
@@ -404,7 +456,8 @@ def _character(c: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table; as a float with its caption if it has one, made smaller where it is wider than the text.
+    """The table; as a float with its caption if it has one, made smaller where it is wider than the
+    text.
 
     Columns that print has no room for (`Column.printed`) are named in a comment.
     """
@@ -418,7 +471,10 @@ def latex(table: Table) -> str:
         " & ".join(latex_text(titles[i]) for i in kept) + r" \\",
         r"\midrule",
         *(
-            " & ".join(_cell(columns[i], line[i], (number, columns[i].key) in table.bold) for i in kept) + r" \\"
+            " & ".join(
+                _cell(columns[i], line[i], (number, columns[i].key) in table.bold) for i in kept
+            )
+            + r" \\"
             for number, line in enumerate(rows)
         ),
         r"\bottomrule",
@@ -439,7 +495,11 @@ def latex(table: Table) -> str:
     elif table.title:
         lines = [f"% {plain(table.title)}", *lines]
     left_out = [title for title, column in zip(titles, columns, strict=True) if not column.printed]
-    comments = [f"columns left out, which md, csv and json have: {', '.join(left_out)}"] if left_out else []
+    comments = (
+        [f"columns left out, which md, csv and json have: {', '.join(left_out)}"]
+        if left_out
+        else []
+    )
     return "\n".join([*lines, *(f"% {plain(note)}" for note in (*comments, *table.notes))]) + "\n"
 
 

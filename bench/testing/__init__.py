@@ -1,1 +1,3 @@
-"""The conformance checks behind `bench check`: plain functions, shipped with the package, called by its own tests too."""
+"""The conformance checks behind `bench check`: plain functions, shipped with the package, called by
+its own tests too.
+"""

@@ -1,4 +1,6 @@
-"""What every method must do, tried on a few images of a small suite: fit, repeat, resume, refuse, and see no test image."""
+"""What every method must do, tried on a few images of a small suite: fit, repeat, resume, refuse,
+and see no test image.
+"""
 
 from __future__ import annotations
 
@@ -73,10 +75,14 @@ class MethodChecks:
         name: name or file of the method. suite, backbone: where to try it.
     """
 
-    def __init__(self, name: str, *, suite: str, backbone: str | None = None, data_root: Path | None = None) -> None:
+    def __init__(
+        self, name: str, *, suite: str, backbone: str | None = None, data_root: Path | None = None
+    ) -> None:
         trust(name)
         self.type = load_method(name)
-        self._spec = RunSpec(methods=(name,), suite=suite, backbone=backbone, limit=_IMAGES, data_root=data_root)
+        self._spec = RunSpec(
+            methods=(name,), suite=suite, backbone=backbone, limit=_IMAGES, data_root=data_root
+        )
         self._opened: Experiment | None = None
         self._first: Fit | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="bench-check-")
@@ -103,10 +109,14 @@ class MethodChecks:
         recipe = {**experiment.setup.suite.card.recipe, **_SMALL}
         return configure(self.type, {}, recipe).resolved(experiment.setup.traits)
 
-    def experiment(self, store: str, *, reporter: _Quiet | None = None, micro_batch: int | None = None) -> Experiment:
+    def experiment(
+        self, store: str, *, reporter: _Quiet | None = None, micro_batch: int | None = None
+    ) -> Experiment:
         """A guarded experiment with a store of its own; the suite is opened once."""
         if self._opened is None:
-            self._opened = experiments(self._spec, store=Path(self._folder.name), engine=Engine(threads=1))[0]
+            self._opened = experiments(
+                self._spec, store=Path(self._folder.name), engine=Engine(threads=1)
+            )[0]
         first = self._opened
         setup = replace(
             first.setup,
@@ -126,19 +136,26 @@ class MethodChecks:
         return self._first
 
     def refuses_bad_parameters(self) -> str | None:
-        """Unknown fields and values outside a field's bounds raise; every searched field draws valid values."""
+        """Unknown fields and values outside a field's bounds raise; every searched field draws
+        valid values.
+        """
         with_defaults = self.type()
         _must_refuse(self.type, {"no_such_parameter": 1})
         schema = self.type.model_json_schema()["properties"]
         tried = 0
         for key, facts in schema.items():
             if "exclusiveMinimum" in facts or "minimum" in facts:
-                _must_refuse(self.type, {key: facts.get("exclusiveMinimum", facts.get("minimum", 0)) - 1})
+                _must_refuse(
+                    self.type, {key: facts.get("exclusiveMinimum", facts.get("minimum", 0)) - 1}
+                )
                 tried += 1
         for key, space in self.type.search_space().items():
             for uniform in (0.0, 0.5, 0.999):
                 self.type.model_validate(
-                    {**{k: getattr(with_defaults, k) for k in self.type.model_fields}, key: space.draw(uniform)}
+                    {
+                        **{k: getattr(with_defaults, k) for k in self.type.model_fields},
+                        key: space.draw(uniform),
+                    }
                 )
         return f"{tried} bounds and {len(self.type.search_space())} search spaces tried"
 
@@ -168,7 +185,9 @@ class MethodChecks:
         return f"fit {fit.record.fit_id[:8]}, {fit.record.seconds:.1f} s"
 
     def sees_no_test_image(self) -> str | None:
-        """Every fit here runs where opening a test split raises; an error from it would have been raised in `fits`."""
+        """Every fit here runs where opening a test split raises; an error from it would have been
+        raised in `fits`.
+        """
         fit = self.fitted()
         return f"{1 + len(fit.record.nested)} fits made with the test splits closed"
 
@@ -205,12 +224,20 @@ class MethodChecks:
         parts = experiment.fit(method).classifier.named_weights()
         whole = self.fitted().classifier.named_weights()
         start = experiment.start(method.head_init or "random").named_weights()
-        moved = torch.cat([(whole[n] - start[n]).flatten() for n in whole if whole[n].is_floating_point()]).norm()
-        apart = torch.cat([(whole[n] - parts[n]).flatten() for n in whole if whole[n].is_floating_point()]).norm()
+        moved = torch.cat(
+            [(whole[n] - start[n]).flatten() for n in whole if whole[n].is_floating_point()]
+        ).norm()
+        apart = torch.cat(
+            [(whole[n] - parts[n]).flatten() for n in whole if whole[n].is_floating_point()]
+        ).norm()
         share = float(apart / moved)
-        # AdamW divides by tiny second moments in its first steps, which amplifies rounding; a different meaning is far larger.
+        # AdamW divides by tiny second moments in its first steps, which amplifies rounding; a
+        # different meaning is far larger.
         if share > 0.02:
-            raise AssertionError(f"micro-batches change the weights by {100 * share:.1f} % of the way that training moved them")
+            raise AssertionError(
+                f"micro-batches change the weights by {100 * share:.1f} % of the way that training"
+                " moved them"
+            )
         return f"differs by {share:.1e} of the way that training moved the weights"
 
 

@@ -25,7 +25,9 @@ class NotApplicable(Exception):
 
 
 def outcome_of(name: str, check: Callable[[], str | None]) -> Outcome:
-    """Run a check: its return value is a remark, an exception is a failure, NotApplicable is a skip with its reason."""
+    """Run a check: its return value is a remark, an exception is a failure, NotApplicable is a skip
+    with its reason.
+    """
     start = time.monotonic()
     try:
         with foreign():

@@ -1,4 +1,6 @@
-"""What every suite must satisfy: a valid card, data that agree with it, classes that occur, splits that do not overlap."""
+"""What every suite must satisfy: a valid card, data that agree with it, classes that occur, splits
+that do not overlap.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,25 @@ class SuiteChecks:
     """Checks of one suite.
 
     Args:
-        name: name of a suite or path of a card. pixels: at which its images are decoded. progress: told how far it is.
+        name: name of a suite or path of a card.
+        pixels: at which its images are decoded.
+        progress: told how far it is.
     """
 
-    def __init__(self, name: str, *, pixels: Pixels, data_root: Path | None = None, progress: Progress | None = None) -> None:
-        self._name, self._pixels, self._data_root, self._progress = name, pixels, data_root, progress
+    def __init__(
+        self,
+        name: str,
+        *,
+        pixels: Pixels,
+        data_root: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._name, self._pixels, self._data_root, self._progress = (
+            name,
+            pixels,
+            data_root,
+            progress,
+        )
         self._suite: Suite | None = None
 
     def run(self) -> Iterator[Outcome]:
@@ -42,8 +58,15 @@ class SuiteChecks:
         """The opened suite."""
         if self._suite is None:
             card, path = find_card(self._name)
-            # Without training images a suite still serves what trains nothing; that they are missing is told.
-            self._suite = open_suite(card, card_path=path, data_root=self._data_root, training=False, progress=self._progress)
+            # Without training images a suite still serves what trains nothing; that they are
+            # missing is told.
+            self._suite = open_suite(
+                card,
+                card_path=path,
+                data_root=self._data_root,
+                training=False,
+                progress=self._progress,
+            )
         return self._suite
 
     def _with_training_images(self) -> Suite:
@@ -54,7 +77,10 @@ class SuiteChecks:
         """
         suite = self.suite()
         if "train" in suite.holes:
-            raise NotApplicable("no training images: `bench run zero-shot` and `bench evaluate` run, nothing else does")
+            raise NotApplicable(
+                "no training images: `bench run zero-shot` and `bench evaluate` run, nothing else"
+                " does"
+            )
         return suite
 
     def card(self) -> str:
@@ -68,20 +94,31 @@ class SuiteChecks:
         missing = [shift.name for shift in suite.card.shifts if shift.name in suite.holes]
         if missing and len(missing) == len(suite.card.shifts):
             told = "; ".join(f"{name}: {suite.holes[name]}" for name in missing)
-            raise AssertionError(f"no shift is there, so nothing out of distribution can be measured: {told}")
-        remarks = [f"{name}: {reason}" for name, reason in suite.holes.items()] + list(suite.warnings)
+            raise AssertionError(
+                f"no shift is there, so nothing out of distribution can be measured: {told}"
+            )
+        remarks = [f"{name}: {reason}" for name, reason in suite.holes.items()] + list(
+            suite.warnings
+        )
         return "; ".join(remarks)
 
     def repeated(self) -> str:
-        """By their bytes: within a split, and between a split and what is trained or selected on."""
+        """By their bytes: within a split, and between a split and what is trained or selected
+        on.
+        """
         found = self.suite().compare()
         unstated = [str(one) for one in found if not one.is_stated]
         if unstated:
-            raise AssertionError(f"{'; '.join(unstated)}. If it is known and right, say so on the card under [duplicates]")
+            raise AssertionError(
+                f"{'; '.join(unstated)}. If it is known and right, say so on the card under"
+                " [duplicates]"
+            )
         return "; ".join(map(str, found))
 
     def decodes(self) -> str:
-        """Counts per split; of a split that is too large to be kept decoded, a sample is, and the detail says so."""
+        """Counts per split; of a split that is too large to be kept decoded, a sample is, and the
+        detail says so.
+        """
         suite = self.suite()
         told = []
         for name in (name for name in suite.split_names if name not in suite.holes):
@@ -91,7 +128,9 @@ class SuiteChecks:
                 rows = np.unique(np.linspace(0, len(split) - 1, SAMPLE).astype(int))
                 for first in range(0, len(rows), 64):
                     split.take(rows[first : first + 64])
-                told[-1] += f" of which {len(rows)} were tried: `bench data verify NAME --full` reads all"
+                told[-1] += (
+                    f" of which {len(rows)} were tried: `bench data verify NAME --full` reads all"
+                )
         return ", ".join(told)
 
     def classes(self) -> None:
@@ -104,7 +143,9 @@ class SuiteChecks:
                 raise AssertionError(f"{name} has no image of: {', '.join(missing[:5])}")
 
     def disjoint(self) -> str:
-        """By pixels, not by name or bytes: equal bytes are told by another check, and a card may state them."""
+        """By pixels, not by name or bytes: equal bytes are told by another check, and a card may
+        state them.
+        """
         suite = self._with_training_images()
         seen: dict[bytes, str] = {}
         told: set[int] = set()

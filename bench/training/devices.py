@@ -1,8 +1,10 @@
-"""The processes that train together, one for each device: what they exchange, how they start, and how they end.
+"""The processes that train together, one for each device: what they exchange, how they start, and
+how they end.
 
-The first is the process of the run itself: it alone decides, reports, scores and writes. The others follow it step by step.
-They are told through pipes, which wait as long as they have to and break when the other end dies; tensors go through
-torch.distributed (NCCL between GPUs, Gloo between CPUs), and nothing leaves the machine.
+The first is the process of the run itself: it alone decides, reports, scores and writes. The others
+follow it step by step. They are told through pipes, which wait as long as they have to and break
+when the other end dies; tensors go through torch.distributed (NCCL between GPUs, Gloo between
+CPUs), and nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from ..engine import Engine
 from ..errors import BenchError
 from ..stopping import Reporter, foreign, stop_if_asked
 
-#: How long an exchange waits for the slowest process; at most the work of one step lies between two of them.
+#: How long an exchange waits for the slowest process; at most the work of one step lies between two
+#: of them.
 _PATIENCE = timedelta(minutes=10)
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 _AGAIN = "run the same command again: it continues from the last checkpoint"
@@ -55,7 +58,8 @@ class Ranks:
     """What one of the processes that train together knows of the others; by default it is alone.
 
     Attributes:
-        rank: 0 is the process of the run. count: processes in all.
+        rank: 0 is the process of the run.
+        count: processes in all.
     """
 
     def __init__(self, rank: int = 0, count: int = 1, followers: Sequence[_Follower] = ()) -> None:
@@ -70,7 +74,8 @@ class Ranks:
         """Let the followers take a step, which this process must then take too.
 
         Raises:
-            DeviceLost: one of them was killed. RuntimeError: one of them failed.
+            DeviceLost: one of them was killed.
+            RuntimeError: one of them failed.
         """
         for follower in self._followers:
             try:
@@ -91,7 +96,9 @@ class Ranks:
         return torch.cat([rows[:length] for rows, length in zip(gathered, lengths, strict=True)])
 
     def anywhere(self, *here: bool) -> list[bool]:
-        """For each statement, whether it holds in any of the processes (which wait for each other here, their GPUs do not)."""
+        """For each statement, whether it holds in any of the processes (which wait for each other
+        here, their GPUs do not).
+        """
         if self.count == 1:
             return list(here)
         flags = torch.tensor(here, dtype=torch.uint8)
@@ -103,7 +110,8 @@ class Ranks:
         if self.count == 1:
             return
         weights = [weight for weight in model.parameters() if weight.requires_grad]
-        # A weight that no process used is left without a gradient, so that the optimiser skips it as on a single device.
+        # A weight that no process used is left without a gradient, so that the optimiser skips it
+        # as on a single device.
         used = self.anywhere(*(weight.grad is not None for weight in weights))
         parts = [loss]
         for weight in (weight for weight, is_used in zip(weights, used, strict=True) if is_used):
@@ -112,7 +120,9 @@ class Ranks:
             parts.append(weight.grad)
         flat = torch.cat([part.reshape(-1) for part in parts])
         self._exchange(dist.all_reduce, flat)
-        for part, total in zip(parts, flat.split_with_sizes([part.numel() for part in parts]), strict=True):
+        for part, total in zip(
+            parts, flat.split_with_sizes([part.numel() for part in parts]), strict=True
+        ):
             part.copy_(total.view_as(part))
 
     def _exchange(self, collective: Callable[..., Any], *arguments: Any) -> None:
@@ -130,7 +140,10 @@ class Ranks:
         for follower in self._followers:
             follower.process.join(1.0)
             if follower.process.exitcode:
-                return DeviceLost(f"a process that trains with this one was killed: {_how_it_ended(follower)}", fix=_AGAIN)
+                return DeviceLost(
+                    f"a process that trains with this one was killed: {_how_it_ended(follower)}",
+                    fix=_AGAIN,
+                )
         return DeviceLost(f"the processes that train together lost each other: {error}", fix=_AGAIN)
 
 
@@ -147,16 +160,23 @@ def _how_it_ended(follower: _Follower) -> str:
 
 @contextlib.contextmanager
 def together(
-    work: Callable[[Ranks, Callable[[], bool]], None], engine: Engine, reporter: Reporter, *, plugin: str | None = None
+    work: Callable[[Ranks, Callable[[], bool]], None],
+    engine: Engine,
+    reporter: Reporter,
+    *,
+    plugin: str | None = None,
 ) -> Iterator[Ranks]:
-    """Join with one more process for each further device of `engine`; they end with this block, however it ends.
+    """Join with one more process for each further device of `engine`; they end with this block,
+    however it ends.
 
     Args:
-        work: what a follower does, can be pickled; its second argument waits for `Ranks.go_on` and returns whether it came.
+        work: what a follower does, can be pickled; its second argument waits for `Ranks.go_on` and
+            returns whether it came.
         plugin: a method's file, to be loaded before `work` is unpickled.
 
     Raises:
-        BenchError: a process did not start. RuntimeError: it does not understand its work.
+        BenchError: a process did not start.
+        RuntimeError: it does not understand its work.
         Interrupted: a stop was asked for while they started.
     """
     if engine.devices == 1:
@@ -165,8 +185,13 @@ def together(
     try:
         pickled = pickle.dumps(work)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise BenchError(f"the training cannot be sent to another process: {error}", fix="--devices 1") from error
-    with tempfile.TemporaryDirectory(prefix="bench-devices-") as folder, contextlib.ExitStack() as ending:
+        raise BenchError(
+            f"the training cannot be sent to another process: {error}", fix="--devices 1"
+        ) from error
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-devices-") as folder,
+        contextlib.ExitStack() as ending,
+    ):
         meeting = Path(folder) / "meeting"
         followers = [_started(rank, engine, meeting) for rank in range(1, engine.devices)]
         for follower in followers:
@@ -187,9 +212,12 @@ def _started(rank: int, engine: Engine, meeting: Path) -> _Follower:
     context = multiprocessing.get_context("spawn")
     pipe, others = context.Pipe()
     name = f"device {rank + 1} of {engine.devices}"
-    process = context.Process(target=_follow, args=(rank, engine, meeting, others), name=f"bench, {name}", daemon=True)
-    # A stop reaches the whole group of processes, and this one decides what follows: the new one is born deaf to it. (The
-    # tracker, which comes with the first process, would lift the block again.)
+    process = context.Process(
+        target=_follow, args=(rank, engine, meeting, others), name=f"bench, {name}", daemon=True
+    )
+    # A stop reaches the whole group of processes, and this one decides what follows: the new one is
+    # born deaf to it. (The tracker, which comes with the first process, would lift the block
+    # again.)
     ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
@@ -209,21 +237,26 @@ def _end(follower: _Follower) -> None:
 
 
 def _await(follower: _Follower, reporter: Reporter) -> None:
-    """Return when a follower is ready for what comes next: at first to hear of its work, then to meet the others."""
+    """Return when a follower is ready for what comes next: at first to hear of its work, then to
+    meet the others.
+    """
     while not wait([follower.pipe, follower.process.sentinel], timeout=0.2):
         stop_if_asked(reporter)
     try:
         told = follower.pipe.recv()
     except EOFError:
         follower.process.join()
-        raise BenchError("a process for a further device ended as it started", where=_how_it_ended(follower)) from None
+        raise BenchError(
+            "a process for a further device ended as it started", where=_how_it_ended(follower)
+        ) from None
     if told is not None:
         raise _raised(follower, *told)
 
 
 @contextlib.contextmanager
 def _joined(rank: int, engine: Engine, meeting: Path) -> Iterator[None]:
-    # Both read the network interface from the environment, and would otherwise listen where the host's name leads.
+    # Both read the network interface from the environment, and would otherwise listen where the
+    # host's name leads.
     os.environ |= {"GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK}
     gpu = engine.device_type == "cuda"
     if gpu:
@@ -240,7 +273,8 @@ def _joined(rank: int, engine: Engine, meeting: Path) -> Iterator[None]:
         yield
     except BaseException:
         if gpu:
-            # To destroy is to wait for what NCCL has queued, which a process that ended never answers.
+            # To destroy is to wait for what NCCL has queued, which a process that ended never
+            # answers.
             leave = dist.distributed_c10d._abort_process_group
         raise
     finally:
@@ -281,7 +315,9 @@ def _follow(rank: int, engine: Engine, meeting: Path, pipe: Connection) -> None:
 
 
 def _end_with_the_run() -> None:
-    """A follower that is deep in a computation, or waits for a GPU, must not outlive a run that was killed."""
+    """A follower that is deep in a computation, or waits for a GPU, must not outlive a run that was
+    killed.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -27,13 +27,15 @@ from ..storage.lease import Lease
 from .devices import DeviceLost, Ranks, together
 from .step import Learner
 
-#: A save that takes seconds (gigabytes, a network file system) is followed by this many times as long without one.
+#: A save that takes seconds (gigabytes, a network file system) is followed by this many times as
+#: long without one.
 _WORK_PER_SAVE, _SECONDS = 20, 1.0
 
 
 @dataclass
 class Trained:
-    """What the loop returns: the kept classifier, one entry per epoch, and the seconds that earlier attempts took.
+    """What the loop returns: the kept classifier, one entry per epoch, and the seconds that earlier
+    attempts took.
 
     `retries` are the steps that were repeated with smaller micro-batches for want of memory.
     """
@@ -73,25 +75,44 @@ def train(
     """Minimise `method.loss` with AdamW from `start`, on the devices of `engine`.
 
     Args:
-        batches: the training images; each step takes one global batch, in micro-batches of `engine.micro_batch`.
-        seed: all random draws are keyed by it and the step, so that resuming and the number of workers change nothing.
+        batches: the training images; each step takes one global batch, in micro-batches of
+            `engine.micro_batch`.
+        seed: all random draws are keyed by it and the step, so that resuming and the number of
+            workers change nothing.
         constants: what `method.prepare` measured.
         score: (accuracy, NLL) on id-val, called after each epoch.
-        checkpoints: saved every `engine.checkpoint_seconds` (less often if that would take more than a twentieth of the time) and
-            when a stop is asked for.
-        wanted_part: images per forward pass if memory were no matter; the engine's are recorded where they are fewer.
+        checkpoints: saved every `engine.checkpoint_seconds` (less often if that would take more
+            than a twentieth of the time) and when a stop is asked for.
+        wanted_part: images per forward pass if memory were no matter; the engine's are recorded
+            where they are fewer.
 
     Raises:
-        Diverged: the loss is not finite. Interrupted: a stop was asked for and the state is saved.
-        DeviceLost: the process of another device was killed. BenchError: one image at a time does not fit into memory.
+        Diverged: the loss is not finite.
+        Interrupted: a stop was asked for and the state is saved.
+        DeviceLost: the process of another device was killed.
+        BenchError: one image at a time does not fit into memory.
     """
     saved = checkpoints.newest()
     total = batches.steps_per_epoch * method.epochs
-    learner = partial(Learner, start, method, total=total, seed=seed, constants=constants, wanted_part=wanted_part)
+    learner = partial(
+        Learner, start, method, total=total, seed=seed, constants=constants, wanted_part=wanted_part
+    )
     others = partial(_follow, learner, batches, saved, engine)
     with together(others, engine, reporter, plugin=method_file(type(method))) as ranks:
-        first = learner(engine=engine, ranks=ranks, warn=lambda text: reporter.event("warning", text=text))
-        return _lead(first, ranks, batches, saved, total, score=score, checkpoints=checkpoints, engine=engine, reporter=reporter)
+        first = learner(
+            engine=engine, ranks=ranks, warn=lambda text: reporter.event("warning", text=text)
+        )
+        return _lead(
+            first,
+            ranks,
+            batches,
+            saved,
+            total,
+            score=score,
+            checkpoints=checkpoints,
+            engine=engine,
+            reporter=reporter,
+        )
 
 
 def _lead(
@@ -127,7 +148,8 @@ def _lead(
     clock = _Clock()
     exact = torch.float32 if engine.device_type == "mps" else torch.float64
     losses = torch.tensor(progress.loss_sum, dtype=exact, device=engine.device)
-    # On a GPU a look at the loss waits for the device, so it is rare there; before anything is saved it is always taken.
+    # On a GPU a look at the loss waits for the device, so it is rare there; before anything is
+    # saved it is always taken.
     look_every = 1 if engine.device_type == "cpu" else 50
     mine = batches.of_part(ranks.rank, ranks.count)
     while True:
@@ -139,13 +161,24 @@ def _lead(
                 raise
             learner.train_mode()
             epoch = progress.step // per_epoch
-            entry = {"epoch": epoch, "loss": progress.loss_sum / per_epoch, "id_val": accuracy, "id_val_nll": nll}
+            entry = {
+                "epoch": epoch,
+                "loss": progress.loss_sum / per_epoch,
+                "id_val": accuracy,
+                "id_val_nll": nll,
+            }
             progress.history.append(entry)
-            reporter.event("epoch", **entry, epochs=method.epochs, seconds=progress.seconds + clock.since_lap())
+            reporter.event(
+                "epoch", **entry, epochs=method.epochs, seconds=progress.seconds + clock.since_lap()
+            )
             best = progress.best
-            if method.select == "best" and (best is None or (-accuracy, nll) < (-best["id_val"], best["id_val_nll"])):
+            if method.select == "best" and (
+                best is None or (-accuracy, nll) < (-best["id_val"], best["id_val_nll"])
+            ):
                 progress.best = entry
-                kept = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
+                kept = {
+                    name: tensor.detach().clone() for name, tensor in student.state_dict().items()
+                }
             progress.loss_sum = 0.0
             losses.zero_()
             if reporter.stop and progress.step < total:
@@ -158,26 +191,42 @@ def _lead(
                 ranks.go_on()
                 loss = learner.step(images, labels, progress.step)
             except DeviceLost:
-                # On CPUs a step that failed has changed nothing; on a GPU, what it had queued may be anything.
+                # On CPUs a step that failed has changed nothing; on a GPU, what it had queued may
+                # be anything.
                 if engine.device_type == "cpu":
                     save()
                 raise
             losses += loss
             progress.step += 1
             due = clock.since_lap() > pause
-            if reporter.stop or due or progress.step % per_epoch == 0 or progress.step % look_every == 0:
+            if (
+                reporter.stop
+                or due
+                or progress.step % per_epoch == 0
+                or progress.step % look_every == 0
+            ):
                 _check_finite(losses, loss, learner, progress.step)
                 progress.loss_sum = float(losses)
                 in_epoch = (progress.step - 1) % per_epoch + 1
-                reporter.event("step", step=progress.step, total=total, loss=progress.loss_sum / in_epoch)
+                reporter.event(
+                    "step", step=progress.step, total=total, loss=progress.loss_sum / in_epoch
+                )
                 if reporter.stop or due:
                     save()
                     stop_if_asked(reporter)
     selection: dict[str, Any] = {}
     if method.select == "best" and progress.best is not None:
         student.load_state_dict(kept)
-        selection = {"epoch": {"value": progress.best["epoch"], "id_val": progress.best["id_val"], "among": method.epochs}}
-    return Trained(student.eval().requires_grad_(True), progress.history, selection, earlier, learner.retries)
+        selection = {
+            "epoch": {
+                "value": progress.best["epoch"],
+                "id_val": progress.best["id_val"],
+                "among": method.epochs,
+            }
+        }
+    return Trained(
+        student.eval().requires_grad_(True), progress.history, selection, earlier, learner.retries
+    )
 
 
 def _follow(
@@ -188,7 +237,9 @@ def _follow(
     ranks: Ranks,
     told_to_go_on: Callable[[], bool],
 ) -> None:
-    """The loop of a further device's process: the same steps on its share of every batch, as long as it is told to."""
+    """The loop of a further device's process: the same steps on its share of every batch, as long
+    as it is told to.
+    """
     follower = learner(engine=engine.on(ranks.rank), ranks=ranks)
     step = _restored(follower, saved)[0].step if saved is not None else 0
     for images, labels in batches.of_part(ranks.rank, ranks.count).steps(step):
@@ -199,23 +250,35 @@ def _follow(
 
 
 def _restored(learner: Learner, saved: Path) -> tuple[_Progress, dict[str, Tensor]]:
-    """Load a checkpoint into a learner; returns what else it holds: the progress, and the kept (best) weights."""
+    """Load a checkpoint into a learner; returns what else it holds: the progress, and the kept
+    (best) weights.
+    """
     tensors, state = read(saved)
     try:
         progress = _Progress(**state)
     except TypeError as error:
-        raise BenchError(f"the checkpoint is of another version: {error}", fix="start over with --fresh") from error
+        raise BenchError(
+            f"the checkpoint is of another version: {error}", fix="start over with --fresh"
+        ) from error
     learner.restore(tensors, progress.retries, progress.step)
     device = next(learner.student.parameters()).device
-    return progress, {name.removeprefix("kept/"): t.to(device) for name, t in tensors.items() if name.startswith("kept/")}
+    return progress, {
+        name.removeprefix("kept/"): t.to(device)
+        for name, t in tensors.items()
+        if name.startswith("kept/")
+    }
 
 
 def _check_finite(losses: Tensor, loss: Tensor, learner: Learner, step: int) -> None:
     if not torch.isfinite(losses):
         method, rate = learner.method, learner.optimizer.param_groups[0]["lr"]
         raise Diverged(
-            f"the loss of {method.name} is {float(loss)} at step {step} (learning rate {rate:.2g}, precision {method.precision})",
-            fix="lower `--set lr=...`, raise `--set warmup=...`, or keep `--set clip=1`; nothing of this fit is kept as a result",
+            f"the loss of {method.name} is {float(loss)} at step {step} (learning rate {rate:.2g},"
+            f" precision {method.precision})",
+            fix=(
+                "lower `--set lr=...`, raise `--set warmup=...`, or keep `--set clip=1`; nothing of"
+                " this fit is kept as a result"
+            ),
         )
 
 
@@ -235,10 +298,12 @@ class _Clock:
 
 
 class Checkpoints:
-    """The checkpoints of one fit. Each generation of its lease writes its own file; the next one continues from the newest.
+    """The checkpoints of one fit. Each generation of its lease writes its own file; the next one
+    continues from the newest.
 
     Args:
-        folder: the fit's folder. lease: the claim on it, checked before every write.
+        folder: the fit's folder.
+        lease: the claim on it, checked before every write.
     """
 
     def __init__(self, folder: Path, lease: Lease) -> None:
@@ -249,12 +314,15 @@ class Checkpoints:
         """Replace this generation's checkpoint, then drop those of earlier generations.
 
         Raises:
-            LeaseLost: another process has taken the fit over. BenchError: the disk is full; the old checkpoint stays.
+            LeaseLost: another process has taken the fit over.
+            BenchError: the disk is full; the old checkpoint stays.
         """
         self._lease.check()
         copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         mine = self._folder / f"{self._lease.generation:06d}.safetensors"
-        write_with(mine, lambda path: save_file(copies, path, metadata={"state": json.dumps(state)}))
+        write_with(
+            mine, lambda path: save_file(copies, path, metadata={"state": json.dumps(state)})
+        )
         for old in self._folder.glob("*.safetensors"):
             if int(old.stem) < self._lease.generation:
                 old.unlink(missing_ok=True)
@@ -280,5 +348,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
             state: dict[str, Any] = json.loads(content.metadata()["state"])
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise BenchError(f"a checkpoint cannot be read: {error}", where=str(file), fix="start over with --fresh") from error
+        raise BenchError(
+            f"a checkpoint cannot be read: {error}", where=str(file), fix="start over with --fresh"
+        ) from error
     return tensors, state

@@ -16,7 +16,8 @@ def set_rate(
     step: int,
     total: int,
 ) -> None:
-    """Set the rate (and, for one-cycle, AdamW's first beta) of the optimiser's only group for a step.
+    """Set the rate (and, for one-cycle, AdamW's first beta) of the optimiser's only group for a
+    step.
 
     Args:
         warmup: steps, or a share of all steps if below 1.
@@ -26,11 +27,14 @@ def set_rate(
         group["lr"], beta = one_cycle(step, total, lr, warmup)
         group["betas"] = (beta, 0.999)
     else:
-        group["lr"] = warmup_cosine(step, total, lr, min(round(warmup * total if warmup < 1 else warmup), total - 1))
+        group["lr"] = warmup_cosine(
+            step, total, lr, min(round(warmup * total if warmup < 1 else warmup), total - 1)
+        )
 
 
 def warmup_cosine(step: int, total: int, lr: float, warmup: int) -> float:
-    """Linear warm-up, then half a cosine to zero; the rate for step `step` of 0..total-1 (Wortsman et al., 2022).
+    """Linear warm-up, then half a cosine to zero; the rate for step `step` of 0..total-1 (Wortsman
+    et al., 2022).
 
     lr (s+1)/w for s < w, else lr/2 (1 + cos(pi (s-w)/(T-w))).
     """
@@ -40,10 +44,12 @@ def warmup_cosine(step: int, total: int, lr: float, warmup: int) -> float:
 
 
 def one_cycle(step: int, total: int, lr: float, up: float) -> tuple[float, float]:
-    """One-cycle rate and AdamW's first beta, cosine-interpolated in both phases (Smith & Topin, 2018; as in Xiao et al., 2023).
+    """One-cycle rate and AdamW's first beta, cosine-interpolated in both phases (Smith & Topin,
+    2018; as in Xiao et al., 2023).
 
-    From lr/25 to lr while 0 <= s <= up*T - 1, then to lr/25e4 at T-1. Beta falls from 0.95 to 0.85 at the peak and
-    returns: the reference leaves torch's `cycle_momentum` on, so its nominal 0.9 is never used.
+    From lr/25 to lr while 0 <= s <= up*T - 1, then to lr/25e4 at T-1. Beta falls from 0.95 to 0.85
+    at the peak and returns: the reference leaves torch's `cycle_momentum` on, so its nominal 0.9 is
+    never used.
 
     Args:
         up: length of the rising phase: a share of all steps if below 1, steps otherwise.

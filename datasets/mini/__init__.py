@@ -1,4 +1,6 @@
-"""A rendered world with the roles of ImageNet and its shifts, made in seconds and downloaded from nowhere."""
+"""A rendered world with the roles of ImageNet and its shifts, made in seconds and downloaded from
+nowhere.
+"""
 
 from .world import MiniWorld, Rendered
 

@@ -1,7 +1,8 @@
-"""The ten background families of the mini world: each fills the canvas with a pattern between two colours.
+"""The ten background families of the mini world: each fills the canvas with a pattern between two
+colours.
 
-A family is a function from a `Canvas` of k images to a value field (k, 48, 48) in [0, 1], 0 for the background's
-first colour and 1 for its second. To add one, write such a function under `@family`.
+A family is a function from a `Canvas` of k images to a value field (k, 48, 48) in [0, 1], 0 for the
+background's first colour and 1 for its second. To add one, write such a function under `@family`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def normal(rng: np.random.Generator, shape: Sequence[int]) -> Tensor:
 
 
 def smooth_noise(rng: np.random.Generator, count: int, rows: int, columns: int) -> Tensor:
-    """Normal noise on a (rows, columns) grid, brought to (count, 48, 48) by bicubic interpolation."""
+    """Normal noise on a (rows, columns) grid, brought to (count, 48, 48) by bicubic
+    interpolation.
+    """
     grid = normal(rng, (count, 1, rows, columns))
     return F.interpolate(grid, (SIZE, SIZE), mode="bicubic", align_corners=True).squeeze(1)
 
@@ -118,14 +121,18 @@ def bricks(canvas: Canvas) -> Tensor:
     x, y = pixel_grid()
     row = y * 3.8 * canvas.frequency + canvas.phase_y
     column = x * 2.0 * canvas.frequency + canvas.phase_x + 0.5 * (torch.floor(row) % 2)
-    to_joint = torch.minimum((row % 1 - 0.5).abs().sub(0.5).abs() * 2, (column % 1 - 0.5).abs().sub(0.5).abs() * 3.8)
+    to_joint = torch.minimum(
+        (row % 1 - 0.5).abs().sub(0.5).abs() * 2, (column % 1 - 0.5).abs().sub(0.5).abs() * 3.8
+    )
     return _edge(0.24 - to_joint, 18.0)
 
 
 @family
 def rings(canvas: Canvas) -> Tensor:
     x, y = pixel_grid()
-    radius = torch.sqrt((x - 0.5 * torch.sin(canvas.phase_x)) ** 2 + (y - 0.5 * torch.sin(canvas.phase_y)) ** 2)
+    radius = torch.sqrt(
+        (x - 0.5 * torch.sin(canvas.phase_x)) ** 2 + (y - 0.5 * torch.sin(canvas.phase_y)) ** 2
+    )
     return _edge(torch.sin(radius * 17 * canvas.frequency + canvas.phase_x), 4.0)
 
 

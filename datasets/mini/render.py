@@ -1,10 +1,12 @@
 """From scene parameters to pixels, a chunk of images at a time.
 
-Every chunk is painted by one thread, with one torch thread inside, in operations whose order does not depend on
-anything but the chunk: pixels are the same bits whatever the number of threads. Chunks run side by side.
+Every chunk is painted by one thread, with one torch thread inside, in operations whose order does
+not depend on anything but the chunk: pixels are the same bits whatever the number of threads.
+Chunks run side by side.
 
-All of it is in double precision. A sine or an exponential ends in other last bits on another kind of processor; of
-single precision, that moved one in some millions of grey levels, and with it the identity of the data.
+All of it is in double precision. A sine or an exponential ends in other last bits on another kind
+of processor; of single precision, that moved one in some millions of grey levels, and with it the
+identity of the data.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ CORRUPTIONS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
     "noise": lambda images, rng: images + 0.16 * normal(rng, images.shape),
     "blur": lambda images, rng: blur(images, 1.3),
     "contrast": lambda images, rng: (images - images.mean(dim=(2, 3), keepdim=True)) * 0.35 + 0.5,
-    "pixelate": lambda images, rng: F.avg_pool2d(images, 2).repeat_interleave(2, 2).repeat_interleave(2, 3),
+    "pixelate": (
+        lambda images, rng: F.avg_pool2d(images, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    ),
 }
 
 
@@ -71,17 +75,24 @@ def _paint_fields(scenes: Scenes, streams: Streams) -> Tensor:
         chosen = (scenes.family == index).nonzero().squeeze(1)
         if len(chosen):
             group = scenes.take(chosen)
-            drawn = (group.field_angle, group.field_frequency, group.field_phase_x, group.field_phase_y)
+            drawn = (
+                group.field_angle,
+                group.field_frequency,
+                group.field_phase_x,
+                group.field_phase_y,
+            )
             angle, frequency, phase_x, phase_y = (values.view(-1, 1, 1) for values in drawn)
-            fields[chosen] = paint(Canvas(angle, frequency, phase_x, phase_y, streams(f"field {name}"))).clamp(0, 1)
+            fields[chosen] = paint(
+                Canvas(angle, frequency, phase_x, phase_y, streams(f"field {name}"))
+            ).clamp(0, 1)
     return fields
 
 
 def _place_objects(scenes: Scenes, warp: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Signed distance in pixels and surface texture of the placed objects, (k, 1, 48, 48) each.
 
-    The silhouette's distance field is looked up under the inverse of mirror, squash, shear, rotation and scale;
-    distances are scaled by the mean of the two axes.
+    The silhouette's distance field is looked up under the inverse of mirror, squash, shear,
+    rotation and scale; distances are scaled by the mean of the two axes.
     """
     x, y = pixel_grid()
     x, y = x - scenes.x.view(-1, 1, 1), y - scenes.y.view(-1, 1, 1)
@@ -91,14 +102,20 @@ def _place_objects(scenes: Scenes, warp: float, rng: np.random.Generator) -> tup
     cos, sin = torch.cos(scenes.rotation).view(-1, 1, 1), torch.sin(scenes.rotation).view(-1, 1, 1)
     scale, squash = scenes.scale.view(-1, 1, 1), scenes.squash.view(-1, 1, 1)
     v = (cos * y - sin * x) / (scale * squash)
-    u = ((cos * x + sin * y) * squash / scale - scenes.shear.view(-1, 1, 1) * v) * scenes.mirror.view(-1, 1, 1)
+    u = (
+        (cos * x + sin * y) * squash / scale - scenes.shear.view(-1, 1, 1) * v
+    ) * scenes.mirror.view(-1, 1, 1)
 
     bank = torch.from_numpy(distance_bank().reshape(-1, 1, BANK_SIZE, BANK_SIZE))
     shapes = bank[scenes.label * VARIANTS + scenes.variant].double()
     grid = torch.stack((u, v), dim=3) / BANK_EXTENT
     distance = F.grid_sample(shapes, grid, padding_mode="border", align_corners=False)
-    turned = u * torch.cos(scenes.texture_angle.view(-1, 1, 1)) + v * torch.sin(scenes.texture_angle.view(-1, 1, 1))
-    texture = 1 + column(scenes.texture) * torch.sin(turned * scenes.texture_pitch.view(-1, 1, 1)).unsqueeze(1)
+    turned = u * torch.cos(scenes.texture_angle.view(-1, 1, 1)) + v * torch.sin(
+        scenes.texture_angle.view(-1, 1, 1)
+    )
+    texture = 1 + column(scenes.texture) * torch.sin(
+        turned * scenes.texture_pitch.view(-1, 1, 1)
+    ).unsqueeze(1)
     return distance * (column(scenes.scale) * (SIZE / 2)), texture
 
 
@@ -110,7 +127,10 @@ def _occlude(picture: Tensor, scenes: Scenes) -> Tensor:
     group = scenes.take(chosen)
     x, y = pixel_grid()
     x, y = x - group.x.view(-1, 1, 1), y - group.y.view(-1, 1, 1)
-    cos, sin = torch.cos(group.occluder_angle).view(-1, 1, 1), torch.sin(group.occluder_angle).view(-1, 1, 1)
+    cos, sin = (
+        torch.cos(group.occluder_angle).view(-1, 1, 1),
+        torch.sin(group.occluder_angle).view(-1, 1, 1),
+    )
     scale = group.scale.view(-1, 1, 1)
     across = (x * cos + y * sin - group.occluder_offset.view(-1, 1, 1) * scale).abs() - 0.16 * scale
     along = (y * cos - x * sin).abs() - 1.3 * scale

@@ -1,4 +1,6 @@
-"""What is in a picture: the parameters of a scene, and the distributions that a split draws them from."""
+"""What is in a picture: the parameters of a scene, and the distributions that a split draws them
+from.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +42,17 @@ class Recipe:
 
     Attributes:
         styles: names of styles, drawn with `style_weights` (uniform if empty).
-        context: `home`, the class's own background with probability `bias` and a uniform one otherwise; `another`,
-            always the home of one of the other classes; `random`, uniform.
+        context: `home`, the class's own background with probability `bias` and a uniform one
+            otherwise; `another`, always the home of one of the other classes; `random`, uniform.
         home_share: what `bias` is multiplied by.
         scale: range of the object's half extent.
         rotation: sd of the object's rotation, cut at two sd.
         deform: sd of squash and shear.
-        centred: how far the object stays from where the canvas would allow it to go, 0 anywhere to 1 in the centre.
+        centred: how far the object stays from where the canvas would allow it to go, 0 anywhere to
+            1 in the centre.
         texture: probability of stripes on the object.
-        noise: sd of the camera's noise. clutter, occluder: probability of dark blobs, of a bar across the object.
+        noise: sd of the camera's noise.
+        clutter, occluder: probability of dark blobs, of a bar across the object.
         corrupted: whether one of `render.CORRUPTIONS` follows.
         plain: extra probability of the plain background family.
     """
@@ -73,7 +77,8 @@ class Recipe:
 class Home:
     """Where the classes live: background family, background colour and object colour of each class.
 
-    Two classes share every family and every colour is used, so that neither cue alone names the class.
+    Two classes share every family and every colour is used, so that neither cue alone names the
+    class.
     """
 
     family: NDArray[np.int64]
@@ -139,16 +144,19 @@ class Scenes:
         return Scenes(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
 
-def draw_scenes(recipe: Recipe, labels: NDArray[np.int64], streams: Streams, *, bias: float, paint_bias: float) -> Scenes:
+def draw_scenes(
+    recipe: Recipe, labels: NDArray[np.int64], streams: Streams, *, bias: float, paint_bias: float
+) -> Scenes:
     """Draw one scene per label.
 
-    Each purpose has a stream of its own: two recipes that are given the same streams and differ in one factor draw
-    the same scenes but for that factor.
+    Each purpose has a stream of its own: two recipes that are given the same streams and differ in
+    one factor draw the same scenes but for that factor.
 
     Args:
         labels: (n,) class indices.
         bias: probability of the home background under `context="home"`.
-        paint_bias: probability that the object has the colour that goes with the context (of `home` and `another`).
+        paint_bias: probability that the object has the colour that goes with the context (of `home`
+            and `another`).
     """
     n = len(labels)
     context = _draw_context(recipe, labels, streams("context"), bias, paint_bias)
@@ -157,7 +165,10 @@ def draw_scenes(recipe: Recipe, labels: NDArray[np.int64], streams: Streams, *, 
     variant = rng.integers(VARIANTS, size=n)
     scale = rng.uniform(0, 1, n) * (recipe.scale[1] - recipe.scale[0]) + recipe.scale[0]
     rotation = recipe.rotation * rng.standard_normal(n).clip(-2, 2)
-    squash, shear = np.exp(recipe.deform * rng.standard_normal(n)), recipe.deform * rng.standard_normal(n)
+    squash, shear = (
+        np.exp(recipe.deform * rng.standard_normal(n)),
+        recipe.deform * rng.standard_normal(n),
+    )
     mirror = np.where(rng.random(n) < 0.5, -1.0, 1.0)
     room = (1 - recipe.centred) * (1 - scale).clip(0.1, None)
     x, y = rng.uniform(-1, 1, n) * room, rng.uniform(-1, 1, n) * room
@@ -200,22 +211,43 @@ def draw_scenes(recipe: Recipe, labels: NDArray[np.int64], streams: Streams, *, 
     }
     corruption = streams("corruption").integers(4, size=n) if recipe.corrupted else np.full(n, -1)
 
-    whole = {"label": labels, "style": style, "variant": variant, "corruption": corruption, **context}
+    whole = {
+        "label": labels,
+        "style": style,
+        "variant": variant,
+        "corruption": corruption,
+        **context,
+    }
     real = {
-        "scale": scale, "rotation": rotation, "squash": squash, "shear": shear, "mirror": mirror, "x": x, "y": y,
-        "ground_rgb": ground_rgb, "ground_rgb_2": ground_rgb_2, "paint_rgb": paint_rgb, "texture": texture,
-        "texture_angle": texture_angle, "texture_pitch": texture_pitch, **camera, **occluder, **field,
+        "scale": scale, "rotation": rotation, "squash": squash, "shear": shear, "mirror": mirror,
+        "x": x, "y": y,
+        "ground_rgb": ground_rgb, "ground_rgb_2": ground_rgb_2, "paint_rgb": paint_rgb,
+        "texture": texture,
+        "texture_angle": texture_angle, "texture_pitch": texture_pitch, **camera, **occluder,
+        **field,
     }  # fmt: skip
     return Scenes(
-        **{name: torch.from_numpy(np.asarray(value, dtype=np.int64)) for name, value in whole.items()},
-        **{name: torch.from_numpy(np.asarray(value, dtype=np.float64)) for name, value in real.items()},
+        **{
+            name: torch.from_numpy(np.asarray(value, dtype=np.int64))
+            for name, value in whole.items()
+        },
+        **{
+            name: torch.from_numpy(np.asarray(value, dtype=np.float64))
+            for name, value in real.items()
+        },
     )
 
 
 def _draw_context(
-    recipe: Recipe, labels: NDArray[np.int64], rng: np.random.Generator, bias: float, paint_bias: float
+    recipe: Recipe,
+    labels: NDArray[np.int64],
+    rng: np.random.Generator,
+    bias: float,
+    paint_bias: float,
 ) -> dict[str, NDArray[np.int64]]:
-    """Background family and colour (one coin for both) and object colour, never equal to the background's."""
+    """Background family and colour (one coin for both) and object colour, never equal to the
+    background's.
+    """
     n = len(labels)
     family, ground = rng.integers(_FAMILY_COUNT, size=n), rng.integers(_COLOUR_COUNT, size=n)
     paint = rng.integers(_COLOUR_COUNT, size=n)
@@ -230,7 +262,10 @@ def _draw_context(
         host = labels
         placed = (background_coin < bias * recipe.home_share) & kept
         painted = (paint_coin < paint_bias * recipe.home_share) & kept
-    family, ground = np.where(placed, HOME.family[host], family), np.where(placed, HOME.ground[host], ground)
+    family, ground = (
+        np.where(placed, HOME.family[host], family),
+        np.where(placed, HOME.ground[host], ground),
+    )
     paint = np.where(painted, HOME.paint[host], paint)
     family = np.where(plain_coin < recipe.plain, 0, family)
     paint = np.where(paint == ground, (paint + 5) % _COLOUR_COUNT, paint)

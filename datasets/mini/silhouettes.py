@@ -1,11 +1,12 @@
 """The twenty object classes of the mini world: drawn as polygons, kept as signed distance fields.
 
-A class is a function that draws one silhouette with a `Pen`, taking its shape parameters (how many points a star
-has, whether a house has a chimney) from the generator it is given. To add a class, write such a function under
-`@silhouette`; its place in the file is its label.
+A class is a function that draws one silhouette with a `Pen`, taking its shape parameters (how many
+points a star has, whether a house has a chimney) from the generator it is given. To add a class,
+write such a function under `@silhouette`; its place in the file is its label.
 
-The renderer never sees the polygons: each class is rasterised a few times with different shape parameters and turned
-into a signed distance field, from which position, size, anti-aliasing, outlines, bevels and shadows all follow.
+The renderer never sees the polygons: each class is rasterised a few times with different shape
+parameters and turned into a signed distance field, from which position, size, anti-aliasing,
+outlines, bevels and shadows all follow.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from scipy import ndimage
 VARIANTS = 12
 """Shapes that are rasterised per class."""
 BANK_SIZE = 96
-"""Side of a distance field in samples; it spans [-1.25, 1.25], so that distances exist around the object."""
+"""Side of a distance field in samples; it spans [-1.25, 1.25], a margin around the object."""
 BANK_EXTENT = 1.25
 _RASTER = 2 * BANK_SIZE
 
@@ -30,17 +31,24 @@ Point = tuple[float, float]
 
 
 class Pen:
-    """Draws filled shapes on the square [-1, 1] x [-1, 1], y pointing down; `erase=True` cuts holes."""
+    """Draws filled shapes on the square [-1, 1] x [-1, 1], y pointing down; `erase=True` cuts
+    holes.
+    """
 
     def __init__(self) -> None:
         self._image = Image.new("1", (_RASTER, _RASTER), 0)
         self._draw = ImageDraw.Draw(self._image)
 
     def polygon(self, points: Iterable[Point], *, erase: bool = False) -> None:
-        pixels = [((x / BANK_EXTENT + 1) * _RASTER / 2, (y / BANK_EXTENT + 1) * _RASTER / 2) for x, y in points]
+        pixels = [
+            ((x / BANK_EXTENT + 1) * _RASTER / 2, (y / BANK_EXTENT + 1) * _RASTER / 2)
+            for x, y in points
+        ]
         self._draw.polygon(pixels, fill=0 if erase else 1)
 
-    def box(self, left: float, top: float, right: float, bottom: float, *, erase: bool = False) -> None:
+    def box(
+        self, left: float, top: float, right: float, bottom: float, *, erase: bool = False
+    ) -> None:
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], erase=erase)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, *, erase: bool = False) -> None:
@@ -51,7 +59,9 @@ class Pen:
         (x0, y0), (x1, y1) = start, end
         length = float(np.hypot(x1 - x0, y1 - y0))
         nx, ny = -(y1 - y0) / length * width / 2, (x1 - x0) / length * width / 2
-        self.polygon([(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny)])
+        self.polygon(
+            [(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny)]
+        )
         for x, y in (start, end):
             self.ellipse(x, y, width / 2, width / 2)
 
@@ -60,7 +70,9 @@ class Pen:
         return np.asarray(self._image, dtype=bool)
 
 
-def arc(x: float, y: float, rx: float, ry: float, start: float, stop: float, steps: int = 48) -> list[Point]:
+def arc(
+    x: float, y: float, rx: float, ry: float, start: float, stop: float, steps: int = 48
+) -> list[Point]:
     """Points on an ellipse from `start` to `stop` degrees; 0 is right, 90 is down."""
     angles = np.deg2rad(np.linspace(start, stop, steps))
     return [(x + rx * float(np.cos(a)), y + ry * float(np.sin(a))) for a in angles]
@@ -87,7 +99,12 @@ def star(pen: Pen, rng: np.random.Generator) -> None:
     inner = rng.uniform(0.38, 0.5)
     angles = np.deg2rad(np.arange(10) * 36 - 90)
     radii = np.where(np.arange(10) % 2 == 0, 1.0, inner)
-    pen.polygon([(float(r * np.cos(a)), float(r * np.sin(a)) + 0.05) for r, a in zip(radii, angles, strict=True)])
+    pen.polygon(
+        [
+            (float(r * np.cos(a)), float(r * np.sin(a)) + 0.05)
+            for r, a in zip(radii, angles, strict=True)
+        ]
+    )
 
 
 @silhouette
@@ -109,7 +126,17 @@ def moon(pen: Pen, rng: np.random.Generator) -> None:
 @silhouette
 def arrow(pen: Pen, rng: np.random.Generator) -> None:
     shaft, head, neck = rng.uniform(0.15, 0.27), rng.uniform(0.55, 0.75), rng.uniform(-0.05, 0.25)
-    pen.polygon([(-1, -shaft), (neck, -shaft), (neck, -head), (1, 0), (neck, head), (neck, shaft), (-1, shaft)])
+    pen.polygon(
+        [
+            (-1, -shaft),
+            (neck, -shaft),
+            (neck, -head),
+            (1, 0),
+            (neck, head),
+            (neck, shaft),
+            (-1, shaft),
+        ]
+    )
 
 
 @silhouette
@@ -117,7 +144,9 @@ def house(pen: Pen, rng: np.random.Generator) -> None:
     wall, eaves = rng.uniform(0.62, 0.8), rng.uniform(-0.2, 0.0)
     if rng.random() < 0.6:
         side = rng.choice([-1.0, 1.0])
-        pen.polygon([(0.35 * side, -0.85), (0.6 * side, -0.85), (0.6 * side, 0.0), (0.35 * side, 0.0)])
+        pen.polygon(
+            [(0.35 * side, -0.85), (0.6 * side, -0.85), (0.6 * side, 0.0), (0.35 * side, 0.0)]
+        )
     pen.polygon([(-1, eaves), (0, -0.95), (1, eaves)])
     pen.box(-wall, eaves - 0.02, wall, 0.9)
     door = rng.uniform(-0.35, 0.1)
@@ -192,7 +221,13 @@ def leaf(pen: Pen, rng: np.random.Generator) -> None:
     for level in (-0.1, 0.3):
         for way in (-1.0, 1.0):
             pen.polygon(
-                [(0, level + 0.04), (0, level - 0.05), (way * width, level - 0.42), (way * width, level - 0.3)], erase=True
+                [
+                    (0, level + 0.04),
+                    (0, level - 0.05),
+                    (way * width, level - 0.42),
+                    (way * width, level - 0.3),
+                ],
+                erase=True,
             )
 
 
@@ -224,7 +259,17 @@ def boat(pen: Pen, rng: np.random.Generator) -> None:
 @silhouette
 def crown(pen: Pen, rng: np.random.Generator) -> None:
     dip, middle = rng.uniform(-0.05, 0.15), rng.uniform(-0.8, -0.65)
-    pen.polygon([(-0.85, 0.7), (-1.0, -0.5), (-0.45, dip), (0.0, middle), (0.45, dip), (1.0, -0.5), (0.85, 0.7)])
+    pen.polygon(
+        [
+            (-0.85, 0.7),
+            (-1.0, -0.5),
+            (-0.45, dip),
+            (0.0, middle),
+            (0.45, dip),
+            (1.0, -0.5),
+            (0.85, 0.7),
+        ]
+    )
     for x, y in ((-0.98, -0.55), (0.0, middle - 0.05), (0.98, -0.55)):
         pen.ellipse(x, y, 0.13, 0.13)
 
@@ -250,8 +295,22 @@ def umbrella(pen: Pen, rng: np.random.Generator) -> None:
 @silhouette
 def car(pen: Pen, rng: np.random.Generator) -> None:
     roof, back = rng.uniform(-0.52, -0.4), rng.uniform(-0.6, -0.45)
-    pen.polygon([(-1, 0.0), (-0.72, -0.05), (back, roof), (0.3, roof), (0.62, -0.05), (1, 0.05), (1, 0.4), (-1, 0.4)])
-    pen.polygon([(-0.5, -0.06), (back + 0.12, roof + 0.12), (-0.14, roof + 0.12), (-0.14, -0.06)], erase=True)
+    pen.polygon(
+        [
+            (-1, 0.0),
+            (-0.72, -0.05),
+            (back, roof),
+            (0.3, roof),
+            (0.62, -0.05),
+            (1, 0.05),
+            (1, 0.4),
+            (-1, 0.4),
+        ]
+    )
+    pen.polygon(
+        [(-0.5, -0.06), (back + 0.12, roof + 0.12), (-0.14, roof + 0.12), (-0.14, -0.06)],
+        erase=True,
+    )
     pen.polygon([(0.0, -0.06), (0.0, roof + 0.12), (0.24, roof + 0.12), (0.44, -0.06)], erase=True)
     for x in (-0.55, 0.55):
         pen.ellipse(x, 0.4, 0.24, 0.24)
@@ -276,9 +335,11 @@ def distance_bank() -> NDArray[np.float32]:
     """Signed distances of every class and variant, negative inside.
 
     Returns:
-        (classes, VARIANTS, BANK_SIZE, BANK_SIZE) float32, shared and not to be written to, in units in which a
+        (classes, VARIANTS, BANK_SIZE, BANK_SIZE) float32, shared and not to be written to, in units
+            in which a
         silhouette spans [-1, 1].
-        The shapes are the same for every world seed: a world differs in its scenes, not in what a key looks like.
+        The shapes are the same for every world seed: a world differs in its scenes, not in what a
+            key looks like.
     """
     bank = np.empty((len(CLASSES), VARIANTS, BANK_SIZE, BANK_SIZE), dtype=np.float32)
     for label, (name, draw) in enumerate(_SILHOUETTES.items()):
@@ -290,7 +351,9 @@ def distance_bank() -> NDArray[np.float32]:
 
 
 def _signed_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Euclidean distance to the edge of a (2 * BANK_SIZE, 2 * BANK_SIZE) mask, halved in resolution by 2 x 2 averages."""
+    """Euclidean distance to the edge of a (2 * BANK_SIZE, 2 * BANK_SIZE) mask, halved in resolution
+    by 2 x 2 averages.
+    """
     pixels = ndimage.distance_transform_edt(~mask) - ndimage.distance_transform_edt(mask)
     halved = pixels.reshape(BANK_SIZE, 2, BANK_SIZE, 2).mean(axis=(1, 3))
     field: NDArray[np.float32] = (halved * (2 * BANK_EXTENT / _RASTER)).astype(np.float32)
@@ -298,10 +361,11 @@ def _signed_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def stream(*words: str | int) -> np.random.Generator:
-    """A generator that is a function of the words alone, e.g. `stream(seed, "sketch", "noise", chunk)`.
+    """A generator that is a function of the words alone, e.g. `stream(seed, "sketch", "noise",
+    chunk)`.
 
-    Streams are counted out by name instead of in order, so that a new style, split or parameter leaves the draws of
-    every other one as they were.
+    Streams are counted out by name instead of in order, so that a new style, split or parameter
+    leaves the draws of every other one as they were.
     """
     digest = hashlib.blake2b("\x1f".join(map(str, words)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

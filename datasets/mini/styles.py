@@ -1,7 +1,8 @@
 """The eight styles of the mini world: ways of turning a scene's layers into a picture.
 
-A style paints k scenes at once, from the object's signed distance field and the background's value field, and knows
-nothing about classes or splits. To add one, write a function from `Layers` to (k, 3, 48, 48) under `@style`.
+A style paints k scenes at once, from the object's signed distance field and the background's value
+field, and knows nothing about classes or splits. To add one, write a function from `Layers` to (k,
+3, 48, 48) under `@style`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class Layers:
 
     @cached_property
     def background(self) -> Tensor:
-        return torch.lerp(column(self.scenes.ground_rgb), column(self.scenes.ground_rgb_2), self.field)
+        return torch.lerp(
+            column(self.scenes.ground_rgb), column(self.scenes.ground_rgb_2), self.field
+        )
 
     @cached_property
     def object(self) -> Tensor:
@@ -65,7 +68,9 @@ class Layers:
         padded = F.pad(self.distance, (1, 1, 1, 1), mode="replicate")
         slope_x = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
         slope_y = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
-        toward = slope_x * torch.cos(column(self.scenes.light)) + slope_y * torch.sin(column(self.scenes.light))
+        toward = slope_x * torch.cos(column(self.scenes.light)) + slope_y * torch.sin(
+            column(self.scenes.light)
+        )
         return 1 + (0.5 * strength) * toward * torch.exp(self.distance.square() * (-1 / 12))
 
 
@@ -106,19 +111,27 @@ def style(*, warp: float = 0.0, camera: bool = False) -> Callable[[Painter], Pai
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian blur of (k, c, 48, 48) with replicated borders, as a sum of shifted pictures."""
+    """Separable Gaussian blur of (k, c, 48, 48) with replicated borders, as a sum of shifted
+    pictures.
+    """
     radius = max(1, round(2.5 * sigma))
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     weights = [float(tap) for tap in taps / taps.sum()]
     wide = F.pad(image, (radius, radius, 0, 0), mode="replicate")
     across = wide[..., radius : radius + SIZE] * weights[radius]
     for offset in range(1, radius + 1):
-        pair = wide[..., radius - offset : radius - offset + SIZE] + wide[..., radius + offset : radius + offset + SIZE]
+        pair = (
+            wide[..., radius - offset : radius - offset + SIZE]
+            + wide[..., radius + offset : radius + offset + SIZE]
+        )
         across.add_(pair, alpha=weights[radius + offset])
     tall = F.pad(across, (0, 0, radius, radius), mode="replicate")
     down = tall[..., radius : radius + SIZE, :] * weights[radius]
     for offset in range(1, radius + 1):
-        pair = tall[..., radius - offset : radius - offset + SIZE, :] + tall[..., radius + offset : radius + offset + SIZE, :]
+        pair = (
+            tall[..., radius - offset : radius - offset + SIZE, :]
+            + tall[..., radius + offset : radius + offset + SIZE, :]
+        )
         down.add_(pair, alpha=weights[radius + offset])
     return down
 
@@ -140,13 +153,17 @@ def photo(layers: Layers) -> Tensor:
     dimmed = (1 - 0.45 * shadow) * (1 - 0.65 * blobs * column(scenes.clutter))
     picture = layers.place(layers.background * dimmed, layers.object * layers.bevel(0.5))
     x, y = pixel_grid()
-    ramp = 0.2 * (x * torch.cos(scenes.ramp.view(-1, 1, 1)) + y * torch.sin(scenes.ramp.view(-1, 1, 1)))
+    ramp = 0.2 * (
+        x * torch.cos(scenes.ramp.view(-1, 1, 1)) + y * torch.sin(scenes.ramp.view(-1, 1, 1))
+    )
     return picture * ((1 + ramp) * (1 - 0.14 * (x.square() + y.square()))).unsqueeze(1)
 
 
 @style()
 def sketch(layers: Layers) -> Tensor:
-    """Pencil on paper: outline, hatching inside, the background's edges drawn thinner. No colour."""
+    """Pencil on paper: outline, hatching inside, the background's edges drawn thinner. No
+    colour.
+    """
     across, down = _pixels()
     outline = torch.exp(-(layers.distance * 1.25).square())
     edges = 0.45 * torch.exp(-((layers.field - 0.5) * 7).square()) * (1 - layers.coverage)
@@ -168,7 +185,11 @@ def painting(layers: Layers) -> Tensor:
 def cartoon(layers: Layers) -> Tensor:
     """Flat saturated colours and a black outline."""
     scenes = layers.scenes
-    flat = torch.lerp(column(scenes.ground_rgb), column(scenes.ground_rgb_2), torch.sigmoid((layers.field - 0.5) * 20))
+    flat = torch.lerp(
+        column(scenes.ground_rgb),
+        column(scenes.ground_rgb_2),
+        torch.sigmoid((layers.field - 0.5) * 20),
+    )
     vivid = ((column(scenes.paint_rgb) - 0.5) * 1.5 + 0.5).clamp(0, 1)
     line = (1.8 - layers.distance.abs()).clamp(0, 1)
     return layers.place(flat, vivid) * (1 - 0.95 * line)
@@ -186,7 +207,9 @@ def embroidery(layers: Layers) -> Tensor:
     across, down = _pixels()
     cloth, stitch = torch.sin((across - down) * 1.9), torch.sin((across + down) * 1.9)
     seam = torch.exp(-layers.distance.square())
-    picture = layers.place(layers.background * (0.85 + 0.22 * cloth), layers.object * (0.85 + 0.28 * stitch))
+    picture = layers.place(
+        layers.background * (0.85 + 0.22 * cloth), layers.object * (0.85 + 0.28 * stitch)
+    )
     return picture * (1 - 0.6 * seam)
 
 

@@ -1,9 +1,10 @@
 """The mini world: which scenes each split of the suite shows.
 
-The splits cross three factors. *Style* is a photo or something else; *context* says whether the background goes with
-the class as it does in training; *geometry* says whether size and pose do. Splits that are compared with each other
-share their scenes: `sketch` and `sketch-in-context` show the same objects in the same poses, and differ in the
-background alone, so that their difference is the effect of context.
+The splits cross three factors. *Style* is a photo or something else; *context* says whether the
+background goes with the class as it does in training; *geometry* says whether size and pose do.
+Splits that are compared with each other share their scenes: `sketch` and `sketch-in-context` show
+the same objects in the same poses, and differ in the background alone, so that their difference is
+the effect of context.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ class Split:
 
     Attributes:
         recipe: distributions of its scenes.
-        scenes: name of the split whose scenes it shows again, changed only where the recipes differ.
-        groups: what its group number means: 0/1 for a background that is not / is the class's own, or an index into
-            `STYLES` or `CORRUPTIONS`.
+        scenes: name of the split whose scenes it shows again, changed only where the recipes
+            differ.
+        groups: what its group number means: 0/1 for a background that is not / is the class's own,
+            or an index into `STYLES` or `CORRUPTIONS`.
     """
 
     recipe: Recipe
@@ -84,11 +86,15 @@ class Rendered:
 class MiniWorld:
     """A rendered world in which photos of a class tend to have that class's background.
 
-    Image i of a split is a function of (seed, bias, split, i): a larger split begins with the images of a smaller one.
+    Image i of a split is a function of (seed, bias, split, i): a larger split begins with the
+    images of a smaller one.
 
     Args:
-        bias: probability that a photo of the training distribution shows its class's own background.
-        train_size: images in `train`. val_size: images in `id-val`. test_size: images in every test split.
+        bias: probability that a photo of the training distribution shows its class's own
+            background.
+        train_size: images in `train`.
+        val_size: images in `id-val`.
+        test_size: images in every test split.
         seed: which world; styles, classes and homes are the same in every one.
     """
 
@@ -105,10 +111,18 @@ class MiniWorld:
         seed: int = 0,
     ) -> None:
         if not 0 <= bias <= 1:
-            raise UsageError(f"the mini world's bias is a probability, not {bias}", fix="give a bias from 0 to 1")
-        for name, size in (("train_size", train_size), ("val_size", val_size), ("test_size", test_size)):
+            raise UsageError(
+                f"the mini world's bias is a probability, not {bias}", fix="give a bias from 0 to 1"
+            )
+        for name, size in (
+            ("train_size", train_size),
+            ("val_size", val_size),
+            ("test_size", test_size),
+        ):
             if size < 1:
-                raise UsageError(f"the mini world's {name} is {size}", fix=f"give a {name} of at least 1")
+                raise UsageError(
+                    f"the mini world's {name} is {size}", fix=f"give a {name} of at least 1"
+                )
         self.bias, self.seed = bias, seed
         self._sizes = {"train": train_size, "id-val": val_size}
         self._test_size = test_size
@@ -118,7 +132,8 @@ class MiniWorld:
         return self._sizes.get(split, self._test_size)
 
     def scenes(self, split: str, chunk: int) -> Scenes:
-        """Parameters of images [chunk * CHUNK, (chunk + 1) * CHUNK) of a split, without painting them.
+        """Parameters of images [chunk * CHUNK, (chunk + 1) * CHUNK) of a split, without painting
+        them.
 
         Raises:
             UsageError: there is no such split.
@@ -144,17 +159,32 @@ class MiniWorld:
 
         def paint(chunk: int) -> NDArray[np.uint8]:
             scenes = self.scenes(split, chunk)
-            group = {"context": scenes.at_home, "style": scenes.style, "corruption": scenes.corruption}[which.groups]
+            group = {
+                "context": scenes.at_home,
+                "style": scenes.style,
+                "corruption": scenes.corruption,
+            }[which.groups]
             groups[chunk * CHUNK : (chunk + 1) * CHUNK] = group.numpy()
-            return paint_scenes(scenes, lambda purpose: stream("mini", self.seed, which.scenes, purpose, chunk, "paint"))
+            return paint_scenes(
+                scenes,
+                lambda purpose: stream("mini", self.seed, which.scenes, purpose, chunk, "paint"),
+            )
 
         pixels = paint_chunks(count, paint)
-        names = {"context": ("elsewhere", "at home"), "style": tuple(STYLES), "corruption": tuple(CORRUPTIONS)}
-        return Rendered(pixels, np.arange(count) % len(CLASSES), groups[:count], names[which.groups])
+        names = {
+            "context": ("elsewhere", "at home"),
+            "style": tuple(STYLES),
+            "corruption": tuple(CORRUPTIONS),
+        }
+        return Rendered(
+            pixels, np.arange(count) % len(CLASSES), groups[:count], names[which.groups]
+        )
 
     @staticmethod
     def _split(name: str) -> Split:
         try:
             return SPLITS[name]
         except KeyError:
-            raise UsageError(f"the mini world has no split {name!r}", fix=f"name one of: {', '.join(SPLITS)}") from None
+            raise UsageError(
+                f"the mini world has no split {name!r}", fix=f"name one of: {', '.join(SPLITS)}"
+            ) from None

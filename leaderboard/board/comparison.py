@@ -1,4 +1,6 @@
-"""Two rows against each other: one answer about these trained models, another one about the method over seeds."""
+"""Two rows against each other: one answer about these trained models, another one about the method
+over seeds.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,15 @@ class Difference:
     """A minus B on one data set, or on the mean over shifts (`about` is then `OOD`).
 
     Attributes:
-        a, b: scores in [0, 1], means over the seeds used. interval: of the difference, 95 %, this data set alone.
-        p: two-sided. p_holm: corrected over all data sets (the mean is one question of its own, not corrected).
-        verdict: of A, by `p_holm` at 5 %; `tie` is "not shown to differ"; `unknown` where nothing could be computed.
-        units: how many images or seeds were resampled or averaged. hole: why something is missing. deterministic: no seed changes
+        a, b: scores in [0, 1], means over the seeds used.
+        interval: of the difference, 95 %, this data set alone.
+        p: two-sided.
+        p_holm: corrected over all data sets (the mean is one question of its own, not corrected).
+        verdict: of A, by `p_holm` at 5 %; `tie` is "not shown to differ"; `unknown` where nothing
+            could be computed.
+        units: how many images or seeds were resampled or averaged.
+        hole: why something is missing.
+        deterministic: no seed changes
         either row, so that there is nothing to have an interval of.
     """
 
@@ -58,10 +65,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Exact McNemar test of the two models of one seed on one data set: the images that exactly one gets right.
+    """Exact McNemar test of the two models of one seed on one data set: the images that exactly one
+    gets right.
 
     Attributes:
-        p: two-sided binomial on the discordant images (McNemar, 1947). p_holm: corrected over the data sets of that seed.
+        p: two-sided binomial on the discordant images (McNemar, 1947).
+        p_holm: corrected over the data sets of that seed.
     """
 
     about: str
@@ -77,8 +86,11 @@ class Agreement:
     """How alike two rows err on one data set, means over the shared seeds; shares of its images.
 
     Attributes:
-        same: same prediction. both_right, only_a, only_b, both_wrong: add up to 1. overlap: images that both get wrong among
-        those that at least one does. kappa: error consistency (Geirhos et al., 2020): 0 is what two independent models of
+        same: same prediction.
+        both_right, only_a, only_b, both_wrong: add up to 1.
+        overlap: images that both get wrong among
+        those that at least one does. kappa: error consistency (Geirhos et al., 2020): 0 is what two
+            independent models of
         these accuracies show, 1 is erring on the same images; None where it is not defined.
     """
 
@@ -97,7 +109,9 @@ class Comparison:
     """Everything that two rows' runs say about each other.
 
     Attributes:
-        models, method: ID, every shift that both have, then the mean over shifts. tests: exact McNemar per seed. alike: per
+        models, method: ID, every shift that both have, then the mean over shifts.
+        tests: exact McNemar per seed.
+        alike: per
         data set. seeds: those that both have.
     """
 
@@ -112,11 +126,16 @@ class Comparison:
     @property
     def verdict(self) -> tuple[str, str]:
         """In words: about these trained models, and about the method over seeds."""
-        return _words(self.models, "for these models"), _words(self.method, f"over {len(self.seeds)} seeds")
+        return _words(self.models, "for these models"), _words(
+            self.method, f"over {len(self.seeds)} seeds"
+        )
 
 
 def compare(
-    a: Sequence[RunRecord], b: Sequence[RunRecord], predictions: Predictions | None, names: tuple[str, str] = ("A", "B")
+    a: Sequence[RunRecord],
+    b: Sequence[RunRecord],
+    predictions: Predictions | None,
+    names: tuple[str, str] = ("A", "B"),
 ) -> Comparison:
     """Compare two rows of one board: the runs of `a` with those of `b`, one per seed each.
 
@@ -125,13 +144,22 @@ def compare(
     """
     both = [*a, *b]
     averaged = shifts_of(both).shared
-    shared = [split for split in (ID, *shifts_of(both).all) if all(split in r.metrics for r in both)]
+    shared = [
+        split for split in (ID, *shifts_of(both).all) if all(split in r.metrics for r in both)
+    ]
     seeds = sorted({r.seed for r in a} & {r.seed for r in b})
     tests, alike = _image_by_image(a, b, shared, seeds, predictions)
     return Comparison(
         *names,
-        _corrected([_models(a, b, about, splits, predictions) for about, splits in _questions(shared, averaged)]),
-        _corrected([_method(a, b, about, splits, seeds) for about, splits in _questions(shared, averaged)]),
+        _corrected(
+            [
+                _models(a, b, about, splits, predictions)
+                for about, splits in _questions(shared, averaged)
+            ]
+        ),
+        _corrected(
+            [_method(a, b, about, splits, seeds) for about, splits in _questions(shared, averaged)]
+        ),
         tests,
         alike,
         seeds,
@@ -139,7 +167,10 @@ def compare(
 
 
 def _questions(shared: Sequence[str], averaged: Sequence[str]) -> list[tuple[str, list[str]]]:
-    return [*((split, [split]) for split in shared), *([(MEAN, list(averaged))] if averaged else [])]
+    return [
+        *((split, [split]) for split in shared),
+        *([(MEAN, list(averaged))] if averaged else []),
+    ]
 
 
 def _score(runs: Sequence[RunRecord], splits: Sequence[str]) -> Floats:
@@ -148,7 +179,11 @@ def _score(runs: Sequence[RunRecord], splits: Sequence[str]) -> Floats:
 
 
 def _models(
-    a: Sequence[RunRecord], b: Sequence[RunRecord], about: str, splits: list[str], predictions: Predictions | None
+    a: Sequence[RunRecord],
+    b: Sequence[RunRecord],
+    about: str,
+    splits: list[str],
+    predictions: Predictions | None,
 ) -> Difference:
     made = Difference(about, float(_score(a, splits).mean()), float(_score(b, splits).mean()))
     try:
@@ -160,19 +195,40 @@ def _models(
     return replace(made, interval=found.interval, p=found.p, units=found.images)
 
 
-def _method(a: Sequence[RunRecord], b: Sequence[RunRecord], about: str, splits: list[str], seeds: Sequence[int]) -> Difference:
+def _method(
+    a: Sequence[RunRecord],
+    b: Sequence[RunRecord],
+    about: str,
+    splits: list[str],
+    seeds: Sequence[int],
+) -> Difference:
     if any(r.phase == "external" for r in (*a, *b)):
         return Difference(about, hole="weights from elsewhere are not a recipe with seeds")
     if len(seeds) < 2:
-        return Difference(about, hole=f"{len(seeds)} shared seed(s); at least two are needed, and five say much more")
+        return Difference(
+            about,
+            hole=f"{len(seeds)} shared seed(s); at least two are needed, and five say much more",
+        )
     pairs = [[r for seed in seeds for r in row if r.seed == seed] for row in (a, b)]
     left, right = (_score(runs, splits) for runs in pairs)
     differences = left - right
-    made = Difference(about, float(left.mean()), float(right.mean()), over_seeds(list(differences)), units=len(seeds))
+    made = Difference(
+        about,
+        float(left.mean()),
+        float(right.mean()),
+        over_seeds(list(differences)),
+        units=len(seeds),
+    )
     if all(map(deterministic, pairs)):  # what was measured is the difference
-        return replace(made, interval=None, deterministic=True, p=1.0 if abs(differences[0]) < 1e-12 else 0.0)
+        return replace(
+            made, interval=None, deterministic=True, p=1.0 if abs(differences[0]) < 1e-12 else 0.0
+        )
     if np.ptp(differences) < 1e-12:
-        return replace(made, interval=None, hole="the differences of all seeds happen to be equal, and there is no t-test then")
+        return replace(
+            made,
+            interval=None,
+            hole="the differences of all seeds happen to be equal, and there is no t-test then",
+        )
     return replace(made, p=float(stats.ttest_1samp(differences, 0).pvalue))
 
 
@@ -193,7 +249,11 @@ def _corrected(found: list[Difference]) -> list[Difference]:
 
 
 def _image_by_image(
-    a: Sequence[RunRecord], b: Sequence[RunRecord], splits: Sequence[str], seeds: Sequence[int], predictions: Predictions | None
+    a: Sequence[RunRecord],
+    b: Sequence[RunRecord],
+    splits: Sequence[str],
+    seeds: Sequence[int],
+    predictions: Predictions | None,
 ) -> tuple[list[McNemar], list[Agreement]]:
     tests: dict[int, list[McNemar]] = {seed: [] for seed in seeds}
     alike: list[Agreement] = []
@@ -221,7 +281,9 @@ def _image_by_image(
 
 
 def _agreement(about: str, x: NDArray[np.bool_], y: NDArray[np.bool_], same: float) -> Agreement:
-    both_right, only_a, only_b, both_wrong = (float(part.mean()) for part in (x & y, x & ~y, ~x & y, ~x & ~y))
+    both_right, only_a, only_b, both_wrong = (
+        float(part.mean()) for part in (x & y, x & ~y, ~x & y, ~x & ~y)
+    )
     right_a, right_b = both_right + only_a, both_right + only_b
     chance = right_a * right_b + (1 - right_a) * (1 - right_b)
     wrong = only_a + only_b + both_wrong
@@ -241,12 +303,16 @@ def _mean(found: Sequence[Agreement]) -> Agreement:
     """Over seeds; None where a number is not defined for one of them."""
     numbers = [name for name in asdict(found[0]) if name != "about"]
     columns = {name: [getattr(one, name) for one in found] for name in numbers}
-    means: dict[str, Any] = {name: None if None in own else fmean(own) for name, own in columns.items()}
+    means: dict[str, Any] = {
+        name: None if None in own else fmean(own) for name, own in columns.items()
+    }
     return Agreement(found[0].about, **means)
 
 
 def _words(found: Sequence[Difference], ending: str) -> str:
-    """Such as `better on 3 of 5 shifts, tie on 2; ID tie; mean difference +1.2 [+0.4, +2.0] for these models`."""
+    """Such as `better on 3 of 5 shifts, tie on 2; ID tie; mean difference +1.2 [+0.4, +2.0] for
+    these models`.
+    """
     shifts = [d for d in found if d.about not in (ID, MEAN)]
     holes = [d.hole for d in found if d.verdict == "unknown"]
     if all(d.verdict == "unknown" for d in found):
@@ -271,7 +337,16 @@ def spread_of(d: Difference) -> str:
 
 def _counted(shifts: Iterable[Difference]) -> str:
     every = [d.verdict for d in shifts]
-    counts = [(verdict, every.count(verdict)) for verdict in ("better", "worse", "tie", "unknown") if verdict in every]
+    counts = [
+        (verdict, every.count(verdict))
+        for verdict in ("better", "worse", "tie", "unknown")
+        if verdict in every
+    ]
     first, *rest = counts
     noun = "shift" if len(every) == 1 else "shifts"
-    return ", ".join([f"{first[0]} on {first[1]} of {len(every)} {noun}", *(f"{verdict} on {n}" for verdict, n in rest)])
+    return ", ".join(
+        [
+            f"{first[0]} on {first[1]} of {len(every)} {noun}",
+            *(f"{verdict} on {n}" for verdict, n in rest),
+        ]
+    )

@@ -39,15 +39,30 @@ def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
                     "id_high": across.seeds.high if across.seeds else None,
                     "ood_low": up.seeds.low if up.seeds else None,
                     "ood_high": up.seeds.high if up.seeds else None,
-                    "seeds": " ".join(str(r.seed) for r in row.records) + (" (deterministic)" if row.deterministic else ""),
+                    "seeds": (
+                        " ".join(str(r.seed) for r in row.records)
+                        + (" (deterministic)" if row.deterministic else "")
+                    ),
                 }
             )
-    columns = ["key", "row", "family", "id", "ood", "id_low", "id_high", "ood_low", "ood_high", "seeds"]
+    columns = [
+        "key",
+        "row",
+        "family",
+        "id",
+        "ood",
+        "id_low",
+        "id_high",
+        "ood_low",
+        "ood_high",
+        "seeds",
+    ]
     return pd.DataFrame(drawn, columns=columns)
 
 
 def yardstick(board: Board, key: str = "ood") -> pd.DataFrame | None:
-    """The yardstick's interpolation curve, the mean over the seeds that have one: `alpha`, `id`, `ood`, `of`.
+    """The yardstick's interpolation curve, the mean over the seeds that have one: `alpha`, `id`,
+    `ood`, `of`.
 
     Args:
         key: of the column that stands against ID: the OOD average, a shift, a factor.
@@ -60,17 +75,26 @@ def yardstick(board: Board, key: str = "ood") -> pd.DataFrame | None:
         {"alpha": point.alpha, "id": point.scores[ID], "ood": up}
         for run in board.curves.values()
         for point in run.curve
-        if measure is not None and ID in point.scores and (up := average(point.scores, measure.splits)) is not None
+        if measure is not None
+        and ID in point.scores
+        and (up := average(point.scores, measure.splits)) is not None
     ]
     if not places:
         return None
-    return pd.DataFrame(places).groupby("alpha", as_index=False).mean().assign(of=f"start to {REFERENCE}")
+    return (
+        pd.DataFrame(places)
+        .groupby("alpha", as_index=False)
+        .mean()
+        .assign(of=f"start to {REFERENCE}")
+    )
 
 
 def standard_line(board: Board, key: str = "ood") -> Callable[[float], float | None] | None:
-    """ID accuracy on id-test -> what standard models of that accuracy reach in a column: a shift, or the OOD average.
+    """ID accuracy on id-test -> what standard models of that accuracy reach in a column: a shift,
+    or the OOD average.
 
-    For the average it is the mean of the shifts' lines; a line over ID on the shift's classes is none over this axis.
+    For the average it is the mean of the shifts' lines; a line over ID on the shift's classes is
+    none over this axis.
 
     Returns:
         None where a shift of the column has no line.
@@ -92,12 +116,14 @@ def standard_line(board: Board, key: str = "ood") -> Callable[[float], float | N
 
 
 def curve_of(runs: Sequence[RunRecord], shifts: Sequence[str]) -> pd.DataFrame | None:
-    """Accuracy along the curves of runs, mean and 95 % t-interval over them: `alpha`, `split`, `score`, `low`, `high`, `runs`.
+    """Accuracy along the curves of runs, mean and 95 % t-interval over them: `alpha`, `split`,
+    `score`, `low`, `high`, `runs`.
 
     Runs that no seed changes have no interval.
 
     Args:
-        shifts: those of the split "OOD average", which a point that lacks one of them does not have.
+        shifts: those of the split "OOD average", which a point that lacks one of them does not
+            have.
     """
     every = [
         {"alpha": point.alpha, "split": split, "score": score}
@@ -126,7 +152,9 @@ def curve_of(runs: Sequence[RunRecord], shifts: Sequence[str]) -> pd.DataFrame |
 
 
 def scores(board: Board, splits: Sequence[str]) -> pd.DataFrame:
-    """Mean accuracy of every row on every split: `key`, `row`, `family`, `split`, `score`; for `diagrams.radar`."""
+    """Mean accuracy of every row on every split: `key`, `row`, `family`, `split`, `score`; for
+    `diagrams.radar`.
+    """
     drawn = []
     for row in board.rows:
         for split in splits:
@@ -136,11 +164,15 @@ def scores(board: Board, splits: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(drawn, columns=["key", "row", "family", "split", "score"])
 
 
-def bins(board: Board, splits: Sequence[str], predictions: Predictions, *, after: bool = False) -> pd.DataFrame:
-    """Reliability of every row, the images of all its seeds together: what `diagrams.reliability` draws.
+def bins(
+    board: Board, splits: Sequence[str], predictions: Predictions, *, after: bool = False
+) -> pd.DataFrame:
+    """Reliability of every row, the images of all its seeds together: what `diagrams.reliability`
+    draws.
 
     Args:
-        after: after temperature scaling, fitted on id-val; rows whose logits are not kept are then left out.
+        after: after temperature scaling, fitted on id-val; rows whose logits are not kept are then
+            left out.
     """
     drawn = []
     for row in board.rows:
@@ -150,11 +182,17 @@ def bins(board: Board, splits: Sequence[str], predictions: Predictions, *, after
                 for number, bin in enumerate(found.scaled_diagram if after else found.diagram):
                     if bin.images and bin.confidence is not None and bin.accuracy is not None:
                         who = (row.key, row.name, row.family)
-                        drawn.append((split, *who, number, bin.images, bin.confidence, bin.accuracy))
-    every = pd.DataFrame(drawn, columns=["panel", "key", "row", "family", "bin", "images", "confidence", "accuracy"])
+                        drawn.append(
+                            (split, *who, number, bin.images, bin.confidence, bin.accuracy)
+                        )
+    every = pd.DataFrame(
+        drawn, columns=["panel", "key", "row", "family", "bin", "images", "confidence", "accuracy"]
+    )
     for mean in ("confidence", "accuracy"):
         every[mean] = every[mean] * every["images"]
-    pooled = every.groupby(["panel", "key", "row", "family", "bin"], sort=False, as_index=False).sum()
+    pooled = every.groupby(
+        ["panel", "key", "row", "family", "bin"], sort=False, as_index=False
+    ).sum()
     for mean in ("confidence", "accuracy"):
         pooled[mean] = pooled[mean] / pooled["images"]
     return pooled.drop(columns="bin")

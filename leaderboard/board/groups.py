@@ -1,4 +1,6 @@
-"""Run records to groups that may be ranked together, and a group to rows: which runs are one method over its seeds."""
+"""Run records to groups that may be ranked together, and a group to rows: which runs are one method
+over its seeds.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from .measures import when
 
 
 def load(store: Store) -> list[RunRecord]:
-    """The records that count: per (fit_id, eval_id) one done run (`precedence`); unfinished ones that nothing has replaced."""
+    """The records that count: per (fit_id, eval_id) one done run (`precedence`); unfinished ones
+    that nothing has replaced.
+    """
     newest: dict[tuple[str, str, bool], RunRecord] = {}
     for _, record in store.records():
         key = (record.fit_id, record.eval_id, record.status == "done")
@@ -26,21 +30,35 @@ def load(store: Store) -> list[RunRecord]:
     for record in newest.values():
         if record.status == "done":
             done[record.fit_id] = max(done.get(record.fit_id, ""), when(record))
-    return [r for r in newest.values() if r.status == "done" or r.fit_id not in done or when(r) > done[r.fit_id]]
+    return [
+        r
+        for r in newest.values()
+        if r.status == "done" or r.fit_id not in done or when(r) > done[r.fit_id]
+    ]
 
 
 def select(
-    records: Iterable[RunRecord], *, suites: Sequence[str] = (), backbones: Sequence[str] = (), methods: Sequence[str] = ()
+    records: Iterable[RunRecord],
+    *,
+    suites: Sequence[str] = (),
+    backbones: Sequence[str] = (),
+    methods: Sequence[str] = (),
 ) -> list[RunRecord]:
-    """Records that match one of the patterns (`*` and `?`) of every filter; a method by its name or its row's label."""
+    """Records that match one of the patterns (`*` and `?`) of every filter; a method by its name or
+    its row's label.
+    """
 
     def matches(patterns: Sequence[str], *names: str) -> bool:
-        return not patterns or any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns for name in names)
+        return not patterns or any(
+            name == pattern or fnmatchcase(name, pattern) for pattern in patterns for name in names
+        )
 
     return [
         r
         for r in records
-        if matches(suites, r.suite) and matches(backbones, r.backbone) and matches(methods, str(r.method.get("name")), r.label)
+        if matches(suites, r.suite)
+        and matches(backbones, r.backbone)
+        and matches(methods, str(r.method.get("name")), r.label)
     ]
 
 
@@ -50,11 +68,14 @@ ROUNDING = 1e-6
 
 @dataclass
 class Group:
-    """Runs that may stand in one ranking: all that they state about data, pixels and weights agrees.
+    """Runs that may stand in one ranking: all that they state about data, pixels and weights
+    agrees.
 
     Attributes:
-        facts: what was compared, field -> value. A run that says nothing on a field (a shift that it has not measured) fits in.
-        apart: field -> (value of the suite's and backbone's main group, value here); empty for the main group.
+        facts: what was compared, field -> value. A run that says nothing on a field (a shift that
+            it has not measured) fits in.
+        apart: field -> (value of the suite's and backbone's main group, value here); empty for the
+            main group.
     """
 
     suite: str
@@ -74,7 +95,11 @@ class Group:
 
 
 def _facts(record: RunRecord) -> dict[str, str]:
-    facts = {"backbone weights": record.backbone_sha256, "pixels": record.pixels, "protocol": str(record.protocol)}
+    facts = {
+        "backbone weights": record.backbone_sha256,
+        "pixels": record.pixels,
+        "protocol": str(record.protocol),
+    }
     facts |= {f"data of {split}": fingerprint for split, fingerprint in record.data.items()}
     facts |= {f"metric of {split}": metrics.metric for split, metrics in record.metrics.items()}
     facts |= {f"projection of {split}": name for split, name in record.projections.items()}
@@ -83,12 +108,18 @@ def _facts(record: RunRecord) -> dict[str, str]:
 
 
 def row_key(record: RunRecord) -> str:
-    """What a row is: the method's identity without the seed. Checkpoints from elsewhere are never averaged: one row each."""
-    return canonical_json([record.method, record.phase, record.fit_id if record.phase == "external" else ""])
+    """What a row is: the method's identity without the seed. Checkpoints from elsewhere are never
+    averaged: one row each.
+    """
+    return canonical_json(
+        [record.method, record.phase, record.fit_id if record.phase == "external" else ""]
+    )
 
 
 def groups(records: Iterable[RunRecord]) -> list[Group]:
-    """Comparable groups, one suite and backbone after the other, the main group (most rows, then most recent) of each first."""
+    """Comparable groups, one suite and backbone after the other, the main group (most rows, then
+    most recent) of each first.
+    """
     places: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
         places.setdefault((record.suite, record.backbone), []).append(record)
@@ -103,8 +134,8 @@ def _split(suite: str, backbone: str, records: list[RunRecord]) -> list[Group]:
     for record in records:
         alike.setdefault(canonical_json(_facts(record)), []).append(record)
     made: list[Group] = []
-    # Runs that leave a field open could join several groups; the largest kind of run founds the first one, so that the
-    # outcome does not depend on the order of the folders.
+    # Runs that leave a field open could join several groups; the largest kind of run founds the
+    # first one, so that the outcome does not depend on the order of the folders.
     for kind in sorted(alike.values(), key=_weight, reverse=True):
         facts = _facts(kind[0])
         home = next((g for g in made if g.admits(facts)), None)
@@ -116,17 +147,28 @@ def _split(suite: str, backbone: str, records: list[RunRecord]) -> list[Group]:
     made.sort(key=lambda group: _weight(group.records), reverse=True)
     main = made[0].facts
     for group in made[1:]:
-        group.apart = {key: (main[key], value) for key, value in group.facts.items() if main.get(key, value) != value}
+        group.apart = {
+            key: (main[key], value)
+            for key, value in group.facts.items()
+            if main.get(key, value) != value
+        }
     return made
 
 
 def _weight(records: Sequence[RunRecord]) -> tuple[int, int, str, str]:
     last = max(map(when, records))
-    return len({row_key(r) for r in records}), len(records), last, min(r.fit_id + r.eval_id for r in records)
+    return (
+        len({row_key(r) for r in records}),
+        len(records),
+        last,
+        min(r.fit_id + r.eval_id for r in records),
+    )
 
 
 def one_per_seed(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """The newest run of every row and seed: a seed that was fitted or evaluated twice must not count twice."""
+    """The newest run of every row and seed: a seed that was fitted or evaluated twice must not
+    count twice.
+    """
     newest: dict[tuple[str, int], RunRecord] = {}
     for record in sorted(records, key=lambda r: (when(r), r.fit_id, r.eval_id)):
         newest[row_key(record), record.seed] = record
@@ -134,10 +176,11 @@ def one_per_seed(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def deterministic(runs: Sequence[RunRecord]) -> bool:
-    """Whether the seed changes nothing about two or more runs of a row, by what was measured and not by what the method says.
+    """Whether the seed changes nothing about two or more runs of a row, by what was measured and
+    not by what the method says.
 
-    Their scores are equal on every split that all have, and so are their NLLs but for the rounding of machines: scores alone
-    can be equal by coincidence.
+    Their scores are equal on every split that all have, and so are their NLLs but for the rounding
+    of machines: scores alone can be equal by coincidence.
     """
     first, *others = runs
     shared = [split for split in first.metrics if all(split in run.metrics for run in others)]
@@ -159,7 +202,9 @@ def by_row(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def labels(records: Iterable[RunRecord]) -> dict[str, str]:
-    """A name for every row; rows of one label that are different methods get what differs behind it."""
+    """A name for every row; rows of one label that are different methods get what differs behind
+    it.
+    """
     first: dict[str, RunRecord] = {}
     for record in records:
         first.setdefault(row_key(record), record)
@@ -175,10 +220,18 @@ def labels(records: Iterable[RunRecord]) -> dict[str, str]:
 
 
 def _difference(record: RunRecord, twins: Sequence[RunRecord]) -> str:
-    flat = [_flat({**r.method, **({"fit": r.fit_id} if r.phase == "external" else {})}) for r in twins]
+    flat = [
+        _flat({**r.method, **({"fit": r.fit_id} if r.phase == "external" else {})}) for r in twins
+    ]
     own = flat[[r is record for r in twins].index(True)]
-    keys = [key for key in dict.fromkeys(k for f in flat for k in f) if len({str(f.get(key, "")) for f in flat}) > 1]
-    shown = ", ".join(f"{key.replace('parameters.', '')}={str(own.get(key, ''))[:12]}" for key in keys)
+    keys = [
+        key
+        for key in dict.fromkeys(k for f in flat for k in f)
+        if len({str(f.get(key, "")) for f in flat}) > 1
+    ]
+    shown = ", ".join(
+        f"{key.replace('parameters.', '')}={str(own.get(key, ''))[:12]}" for key in keys
+    )
     return f" [{shown}]" if shown else ""
 
 

@@ -25,13 +25,18 @@ def when(record: RunRecord) -> str:
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of a run that becomes a column: mean over seeds and, where `spread`, their sample SD and intervals.
+    """A number of a run that becomes a column: mean over seeds and, where `spread`, their sample SD
+    and intervals.
 
     Attributes:
-        key: name for machines. title: heading for people. of: the number of a run; shares in [0, 1], seconds, bytes.
-        splits: those whose mean score it is, if it is one; only then an interval over images can be given.
+        key: name for machines.
+        title: heading for people.
+        of: the number of a run; shares in [0, 1], seconds, bytes.
+        splits: those whose mean score it is, if it is one; only then an interval over images can be
+            given.
         human: whether people see it unasked; csv and json always have it.
-        among: the runs that it can be asked of. If one of them has no value, the row has none: a mean over the others would be
+        among: the runs that it can be asked of. If one of them has no value, the row has none: a
+            mean over the others would be
         over runs that were selected by their outcome.
     """
 
@@ -51,8 +56,9 @@ class Shifts:
     """The shifts of a group.
 
     Attributes:
-        all: every shift of any run, in the cards' order. shared: the ones that the OOD average is taken over: declared for
-            it by every run and measured in every run.
+        all: every shift of any run, in the cards' order.
+        shared: the ones that the OOD average is taken over: declared for it by every run and
+            measured in every run.
     """
 
     all: list[str]
@@ -61,7 +67,9 @@ class Shifts:
 
 def shifts_of(records: Sequence[RunRecord]) -> Shifts:
     """The shifts that the runs have, and those that all of them have."""
-    every = list(dict.fromkeys(shift for r in sorted(records, key=when, reverse=True) for shift in r.shifts))
+    every = list(
+        dict.fromkeys(shift for r in sorted(records, key=when, reverse=True) for shift in r.shifts)
+    )
     shared = [s for s in every if all(s in r.averaged and s in r.metrics for r in records)]
     return Shifts(every, shared)
 
@@ -103,15 +111,31 @@ EXTRAS = (*_KINDS, "id_matched", "worst_shift", "curve_area", "id_val", "memory"
 
 
 def extra_measures(name: str, shifts: Sequence[str], *, human: bool = True) -> list[Measure]:
-    """The columns behind one name of `EXTRAS`; a metric gives one for ID and one for the mean over `shifts`."""
+    """The columns behind one name of `EXTRAS`; a metric gives one for ID and one for the mean over
+    `shifts`.
+    """
     single: dict[str, Measure] = {
         "id_val": Measure("id_val", "id-val", "percent", metric("id-val", "score"), human=human),
-        "id_matched": Measure("id_matched", "ID on the shifts' classes", "percent", _id_matched(shifts), human=human),
-        "worst_shift": Measure("worst_shift", "worst shift", "percent", _worst(shifts), human=human),
-        "curve_area": Measure("curve_area", "area under curve", "percent", _area(shifts), human=human),
-        "memory": Measure("memory_bytes", "peak memory", "bytes", _memory, "low", spread=False, human=human),
+        "id_matched": Measure(
+            "id_matched", "ID on the shifts' classes", "percent", _id_matched(shifts), human=human
+        ),
+        "worst_shift": Measure(
+            "worst_shift", "worst shift", "percent", _worst(shifts), human=human
+        ),
+        "curve_area": Measure(
+            "curve_area", "area under curve", "percent", _area(shifts), human=human
+        ),
+        "memory": Measure(
+            "memory_bytes", "peak memory", "bytes", _memory, "low", spread=False, human=human
+        ),
         "eval_seconds": Measure(
-            "eval_seconds", "evaluation", "seconds", lambda r: r.eval_seconds, "low", spread=False, human=human
+            "eval_seconds",
+            "evaluation",
+            "seconds",
+            lambda r: r.eval_seconds,
+            "low",
+            spread=False,
+            human=human,
         ),
     }
     if name in single:
@@ -140,7 +164,9 @@ def _worst(shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
 
 
 def _id_matched(shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
-    """Mean over the shifts of ID scored on the shift's classes only; where a shift has all classes, that is ID itself."""
+    """Mean over the shifts of ID scored on the shift's classes only; where a shift has all classes,
+    that is ID itself.
+    """
 
     def matched(record: RunRecord) -> float | None:
         everything = metric(ID, "score")(record)
@@ -150,23 +176,29 @@ def _id_matched(shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
 
 
 def factor_measures(records: Sequence[RunRecord], measured: Sequence[str]) -> list[Measure]:
-    """One column per declared combination of factors: the mean over the shifts that declare exactly it.
+    """One column per declared combination of factors: the mean over the shifts that declare exactly
+    it.
 
     Args:
-        measured: shifts that every run has, whether the OOD average includes them or not: crossing the factors needs both.
+        measured: shifts that every run has, whether the OOD average includes them or not: crossing
+            the factors needs both.
     """
     declared: dict[str, dict[str, str]] = {}
     for record in sorted(records, key=when):
         declared |= record.factors
     members: dict[str, list[str]] = {}
     for shift in measured:
-        combination = ", ".join(f"{key} {value}" for key, value in sorted(declared.get(shift, {}).items()))
+        combination = ", ".join(
+            f"{key} {value}" for key, value in sorted(declared.get(shift, {}).items())
+        )
         members.setdefault(combination or "no declared factor", []).append(shift)
     return [_scores(name, f"{name} ({len(of)})", of) for name, of in members.items()]
 
 
 def _above(curves: Mapping[int, RunRecord], shifts: Sequence[str]) -> list[Measure]:
-    """OOD above the interpolation curve of the same seed's full fine-tuning, where such a curve was measured."""
+    """OOD above the interpolation curve of the same seed's full fine-tuning, where such a curve was
+    measured.
+    """
     known: dict[tuple[str, str], float | None] = {}
 
     def offer(record: RunRecord) -> float | None:
@@ -177,8 +209,11 @@ def _above(curves: Mapping[int, RunRecord], shifts: Sequence[str]) -> list[Measu
         return known[key]
 
     def distance(record: RunRecord) -> float | None:
-        # The average as of the curve's points, so that the curve's end is above itself by nothing, to the last bit.
-        reached = average({split: metrics.score for split, metrics in record.metrics.items()}, shifts)
+        # The average as of the curve's points, so that the curve's end is above itself by nothing,
+        # to the last bit.
+        reached = average(
+            {split: metrics.score for split, metrics in record.metrics.items()}, shifts
+        )
         offered = offer(record)
         return None if reached is None or offered is None else reached - offered
 
@@ -192,7 +227,21 @@ def _above(curves: Mapping[int, RunRecord], shifts: Sequence[str]) -> list[Measu
     return made if curves else []
 
 
-_TAKEN = {"group", "suite", "backbone", "method", "external", "runs", "seeds", "fits", "id", "ood", ABOVE, OFFERED, "cost"}
+_TAKEN = {
+    "group",
+    "suite",
+    "backbone",
+    "method",
+    "external",
+    "runs",
+    "seeds",
+    "fits",
+    "id",
+    "ood",
+    ABOVE,
+    OFFERED,
+    "cost",
+}
 _TAKEN |= {
     "status",
     "seed",
@@ -224,15 +273,22 @@ def _relative(records: Sequence[RunRecord]) -> list[Measure]:
 
 
 def _effective(lines: Mapping[str, Line], shifts: Sequence[str]) -> list[Measure]:
-    """Effective robustness on every shift that has a line and, where all of the OOD average do, their mean."""
+    """Effective robustness on every shift that has a line and, where all of the OOD average do,
+    their mean.
+    """
 
     def of(shift: str) -> Callable[[RunRecord], float | None]:
         return lambda record: effective(record, shift, lines[shift])
 
-    single = [Measure(f"effective {s}", f"effective, {s}", "percent", of(s), human=False) for s in lines]
+    single = [
+        Measure(f"effective {s}", f"effective, {s}", "percent", of(s), human=False) for s in lines
+    ]
     if not shifts or any(shift not in lines for shift in shifts):
         return single
-    return [Measure("effective", "effective", "percent", lambda r: mean([of(s)(r) for s in shifts])), *single]
+    return [
+        Measure("effective", "effective", "percent", lambda r: mean([of(s)(r) for s in shifts])),
+        *single,
+    ]
 
 
 def measures(
@@ -244,19 +300,28 @@ def measures(
     lines: Mapping[str, Line] | None = None,
     curves: Mapping[int, RunRecord] | None = None,
 ) -> list[Measure]:
-    """All columns of a group: ID, its shifts (or factors), the OOD average, effective robustness, extras, cost.
+    """All columns of a group: ID, its shifts (or factors), the OOD average, effective robustness,
+    extras, cost.
 
     Args:
-        curves: seed -> the run whose curve runs of that seed are measured against (`yardsticks`). lines: shift ->
-            baseline line of effective robustness. Without any, there are no such columns.
+        curves: seed -> the run whose curve runs of that seed are measured against (`yardsticks`).
+        lines: shift -> baseline line of effective robustness. Without any, there are no such
+            columns.
     """
     taken = _TAKEN | {m.key for name in EXTRAS for m in extra_measures(name, ())}
     if by == "factor":
-        middle = factor_measures(records, [s for s in shifts.all if all(s in r.metrics for r in records)])
+        middle = factor_measures(
+            records, [s for s in shifts.all if all(s in r.metrics for r in records)]
+        )
     else:
-        # A shift may have any name, also that of another column or of another column's SD or interval.
+        # A shift may have any name, also that of another column or of another column's SD or
+        # interval.
         keys = {
-            s: f"shift {s}" if s in taken or s.endswith(ENDINGS) or s.startswith(("effective ", "relative ")) else s
+            s: (
+                f"shift {s}"
+                if s in taken or s.endswith(ENDINGS) or s.startswith(("effective ", "relative "))
+                else s
+            )
             for s in shifts.all
         }
         middle = [_scores(keys[s], s, [s]) for s in shifts.all]
@@ -267,7 +332,11 @@ def measures(
         *_above(curves or {}, shifts.shared),
         *_effective(lines or {}, shifts.shared),
         *_relative(records),
-        *(m for name in dict.fromkeys((*extras, *_QUIET)) for m in extra_measures(name, shifts.shared, human=name in extras)),
+        *(
+            m
+            for name in dict.fromkeys((*extras, *_QUIET))
+            for m in extra_measures(name, shifts.shared, human=name in extras)
+        ),
         Measure("cost", "training", "seconds", lambda r: r.fit_seconds, "low", spread=False),
     ]
 
@@ -277,7 +346,9 @@ ENDINGS = ("_sd", "_seeds_low", "_seeds_high", "_images_low", "_images_high")
 
 
 def image_interval(measure: Measure, records: Sequence[RunRecord]) -> Interval | None:
-    """Interval over images of a measure that is an accuracy or a mean of accuracies; None for any other."""
+    """Interval over images of a measure that is an accuracy or a mean of accuracies; None for any
+    other.
+    """
     shares = []
     for split in measure.splits:
         found = [r.metrics[split] for r in records if split in r.metrics]

@@ -1,4 +1,6 @@
-"""What a board needs in print: which cells are bold, a caption that stands by itself, and the literature of its methods."""
+"""What a board needs in print: which cells are bold, a caption that stands by itself, and the
+literature of its methods.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,25 @@ from .ties import mark
 
 
 def printed(measure: Measure, board: Board) -> bool:
-    """Whether a paper's table has the column: no cost, and of the shifts those that the OOD average is over, if any is."""
+    """Whether a paper's table has the column: no cost, and of the shifts those that the OOD average
+    is over, if any is.
+    """
     if measure.key == "cost":
         return False
-    aside = len(measure.splits) == 1 and measure.key != "id" and not set(measure.splits) <= set(board.shifts.shared)
+    aside = (
+        len(measure.splits) == 1
+        and measure.key != "id"
+        and not set(measure.splits) <= set(board.shifts.shared)
+    )
     return not (aside and board.shifts.shared)
 
 
 def bold(board: Board) -> frozenset[tuple[int, str]]:
-    """(number of the row, key of the column) of the best value of every column, and of what ties with it.
+    """(number of the row, key of the column) of the best value of every column, and of what ties
+    with it.
 
-    In the column that the marks are about, a tie is a row that is not shown to be below the best; elsewhere, a value that is
-    printed alike. Costs are never bold.
+    In the column that the marks are about, a tie is a row that is not shown to be below the best;
+    elsewhere, a value that is printed alike. Costs are never bold.
     """
     if len(board.rows) < 2:
         return frozenset()
@@ -36,14 +45,20 @@ def bold(board: Board) -> frozenset[tuple[int, str]]:
     for measure in board.columns:
         if not measure.spread or measure.key == "cost":
             continue
-        values = {i: value for i, row in enumerate(board.rows) if (value := row.cells[measure.key].value) is not None}
+        values = {
+            i: value
+            for i, row in enumerate(board.rows)
+            if (value := row.cells[measure.key].value) is not None
+        }
         marked = {i for i, row in enumerate(board.rows) if row.tie in ("best", "tie")}
         if measure.key == board.ties_about and marked:
             found |= {(i, measure.key) for i in marked}
         elif values:
             best = max(values.values()) if measure.better == "high" else min(values.values())
             found |= {
-                (i, measure.key) for i, value in values.items() if _as_printed(value, measure) == _as_printed(best, measure)
+                (i, measure.key)
+                for i, value in values.items()
+                if _as_printed(value, measure) == _as_printed(best, measure)
             }
     return frozenset(found)
 
@@ -53,7 +68,9 @@ def _as_printed(value: float, measure: Measure) -> str:
 
 
 def caption(board: Board, title: str, notes: Sequence[str]) -> str:
-    """The title, what the numbers mean (the first of the notes), how parameters were chosen, and what bold says."""
+    """The title, what the numbers mean (the first of the notes), how parameters were chosen, and
+    what bold says.
+    """
     trials = sorted({row.trials for row in board.rows if not row.external})
     if trials == [0] or not trials:
         chosen = "Parameters as in the suite's recipe or as named."
@@ -68,13 +85,17 @@ def caption(board: Board, title: str, notes: Sequence[str]) -> str:
         what = "these trained models" if board.ties_question == "models" else "methods over seeds"
         tested = about is not None and any(row.tie for row in board.rows)
         strong = "Bold: the best of a column" + (
-            f"; for {about.title}, all rows not shown to be below the best, as {what}." if tested and about else "."
+            f"; for {about.title}, all rows not shown to be below the best, as {what}."
+            if tested and about
+            else "."
         )
     return " ".join(part for part in (f"{title}.", *notes[:1], chosen, strong) if part)
 
 
 def bibtex(records: Iterable[RunRecord]) -> str:
-    """BibTeX entries of the methods of these runs, those that they wrap included, each key once; a comment for one without."""
+    """BibTeX entries of the methods of these runs, those that they wrap included, each key once; a
+    comment for one without.
+    """
     names: dict[str, None] = {}
     for record in records:
         waiting = [record.method]
@@ -82,7 +103,9 @@ def bibtex(records: Iterable[RunRecord]) -> str:
             method = waiting.pop(0)
             names.setdefault(str(method.get("name")))
             waiting += [
-                value for value in (method.get("parameters") or {}).values() if isinstance(value, dict) and "name" in value
+                value
+                for value in (method.get("parameters") or {}).values()
+                if isinstance(value, dict) and "name" in value
             ]
     entries: dict[str, str] = {}
     for name in sorted(names):
@@ -105,20 +128,28 @@ Part = str | BoardRow
 
 
 def headline(board: Board) -> list[Part]:
-    """What the board says, and what it cannot say; text and rows in turn, empty for a board without two rows to rank.
+    """What the board says, and what it cannot say; text and rows in turn, empty for a board without
+    two rows to rank.
 
-    The marks of ties that the board has are reported as what they are about; those over seeds are found here as well.
+    The marks of ties that the board has are reported as what they are about; those over seeds are
+    found here as well.
     """
     rows = [row for row in board.rows if row.cells["ood"].value is not None]
     if board.kind != "ranked" or len(rows) < 2:
         return []
     by = board.measure(board.ties_about) or board.measure("ood")
     assert by is not None
-    rows = sorted((r for r in rows if r.cells[by.key].value is not None), key=lambda r: -(r.cells[by.key].value or 0))
+    rows = sorted(
+        (r for r in rows if r.cells[by.key].value is not None),
+        key=lambda r: -(r.cells[by.key].value or 0),
+    )
     if len(rows) < 2:
         return []
     best = rows[0]
-    said: list[Part] = [best, f" has the highest {_about(by.key, by.title)}, {_percent(best, by.key)} %"]
+    said: list[Part] = [
+        best,
+        f" has the highest {_about(by.key, by.title)}, {_percent(best, by.key)} %",
+    ]
     if not board.ties_question or board.ties_missing or best.name in board.ties_untested:
         said.append("; which rows cannot be told from it was not tested.")
     else:
@@ -137,13 +168,22 @@ def _tied(board: Board, rows: Sequence[BoardRow], best: BoardRow) -> list[Part]:
     """What cannot be told from the best, by each of the two questions."""
     if board.ties_question == "method":
         return [", and as methods over seeds ", *_company(rows, best), "."]
-    over_seeds = replace(board, rows=[replace(row, tie=None) for row in board.rows], ties_untested={}, ties_missing="")
+    over_seeds = replace(
+        board,
+        rows=[replace(row, tie=None) for row in board.rows],
+        ties_untested={},
+        ties_missing="",
+    )
     mark(over_seeds, "method", None)
     said: list[Part] = [", and on these test images ", *_company(rows, best)]
     if over_seeds.ties_missing or best.name in over_seeds.ties_untested:
         return [*said, "; whether training again would say the same was not tested."]
     tied = {row.key for row in over_seeds.rows if row.tie}
-    if not over_seeds.ties_untested and best.key in tied and tied == {row.key for row in rows if row.tie}:
+    if (
+        not over_seeds.ties_untested
+        and best.key in tied
+        and tied == {row.key for row in rows if row.tie}
+    ):
         return [*said, "; trained again with other seeds, likewise."]
     return [
         *said,
@@ -171,9 +211,17 @@ def _cost(rows: Sequence[BoardRow], best: BoardRow) -> list[Part]:
     first = max(known, key=lambda row: row.cells["id"].value or 0, default=None)
     own = best.cells["id"].value
     if first is None or own is None or first.key == best.key:
-        return [" It has the highest ID as well."] if first is not None and first.key == best.key else []
+        return (
+            [" It has the highest ID as well."]
+            if first is not None and first.key == best.key
+            else []
+        )
     gap = (first.cells["id"].value or 0) - own
-    return [f" It has {100 * gap:.1f} points less ID than ", first, f" ({_percent(first, 'id')} %), the highest."]
+    return [
+        f" It has {100 * gap:.1f} points less ID than ",
+        first,
+        f" ({_percent(first, 'id')} %), the highest.",
+    ]
 
 
 def _about(key: str, title: str) -> str:

@@ -27,21 +27,25 @@ def scatter(
     height: int = 420,
     zoom: bool = True,
 ) -> alt.LayerChart:
-    """ID against OOD, a mark per row, with intervals, the yardstick's interpolation curve, a baseline and the Pareto front.
+    """ID against OOD, a mark per row, with intervals, the yardstick's interpolation curve, a
+    baseline and the Pareto front.
 
     Args:
-        points: one row per row of the board: `key` (unique), `row` (its name), `id`, `ood`; and where known `id_low`, `id_high`,
-            `ood_low`, `ood_high` (ends of the intervals), `kind` (`measured` or `reported`, drawn hollow), `front` (whether no
-            other measured row beats it on both axes; found here if the column is missing), `seeds`, `family` (see `style`),
-            `says` (what a mark says when it is pointed at; the row's name if missing: a reported row has name, colour and shape
-            of the measured one).
-        curve: `alpha`, `id`, `ood`, and where there are several curves `of` (what is interpolated) and `key` (unique; `of` if
-            missing); drawn in the order of alpha.
+        points: one row per row of the board: `key` (unique), `row` (its name), `id`, `ood`; and
+            where known `id_low`, `id_high`, `ood_low`, `ood_high` (ends of the intervals), `kind`
+            (`measured` or `reported`, drawn hollow), `front` (whether no other measured row beats
+            it on both axes; found here if the column is missing), `seeds`, `family` (see `style`),
+            `says` (what a mark says when it is pointed at; the row's name if missing: a reported
+            row has name, colour and shape of the measured one).
+        curve: `alpha`, `id`, `ood`, and where there are several curves `of` (what is interpolated)
+            and `key` (unique; `of` if missing); drawn in the order of alpha.
         baseline: ID accuracy -> accuracy that standard models reach (Taori et al., 2020).
-        logit: scale both axes by the logit. zoom: wheel and drag zoom and move.
+        logit: scale both axes by the logit.
+        zoom: wheel and drag zoom and move.
 
     Returns:
-        A layered chart. The marks' data set is called `points`; the selections `hover` and `chosen` hold the field `key`.
+        A layered chart. The marks' data set is called `points`; the selections `hover` and `chosen`
+            hold the field `key`.
         A click chooses a row, Shift adds one, a double click lets all go.
     """
     across, up = Axis(x, logit), Axis(y, logit)
@@ -56,7 +60,14 @@ def scatter(
         places = zip(drawn["id"].where(drawn["kind"] == "measured"), drawn["ood"], strict=True)
         known = [(None, None) if x != x or y != y else (x, y) for x, y in places]
         drawn["front"] = [bool(own) for own in on_front(known)]
-    seen = [drawn["id"], drawn["id_low"], drawn["id_high"]], [drawn["ood"], drawn["ood_low"], drawn["ood_high"]]
+    seen = (
+        [drawn["id"], drawn["id_low"], drawn["id_high"]],
+        [
+            drawn["ood"],
+            drawn["ood_low"],
+            drawn["ood_high"],
+        ],
+    )
     for column in ("id", "id_low", "id_high"):
         drawn[f"x_{column}"] = across.place(drawn[column])
     for column in ("ood", "ood_low", "ood_high"):
@@ -72,7 +83,9 @@ def scatter(
     plane_y = alt.Y("y_ood:Q", axis=up.axis(low_y, high_y), scale=_scale(up, low_y, high_y))
     colours, shapes = style(drawn, dark)
 
-    hover = alt.selection_point(name="hover", fields=["key"], on="pointerover", clear="pointerout", empty=False)
+    hover = alt.selection_point(
+        name="hover", fields=["key"], on="pointerover", clear="pointerout", empty=False
+    )
     chosen = alt.selection_point(name="chosen", fields=["key"], clear="dblclick")
     marks = alt.Chart(inline("points", drawn))
     faint = alt.when(chosen).then(alt.value(1.0)).otherwise(alt.value(0.25))
@@ -84,8 +97,14 @@ def scatter(
     if curve is not None and len(curve):
         layers += _curve(curve, across, up, palette)
     if drawn["front"].sum() > 1:
-        edge = marks.transform_filter("datum.front").mark_line(strokeDash=[2, 3], color=palette.quiet, strokeWidth=1.2)
-        layers.append(edge.encode(x=plane_x, y=plane_y, order=alt.Order("x_id:Q"), tooltip=alt.value("Pareto front")))
+        edge = marks.transform_filter("datum.front").mark_line(
+            strokeDash=[2, 3], color=palette.quiet, strokeWidth=1.2
+        )
+        layers.append(
+            edge.encode(
+                x=plane_x, y=plane_y, order=alt.Order("x_id:Q"), tooltip=alt.value("Pareto front")
+            )
+        )
     bars = marks.encode(color=colour, opacity=faint)
     layers += [
         bars.transform_filter("isValid(datum.id_low)")
@@ -101,25 +120,37 @@ def scatter(
             x=plane_x,
             y=plane_y,
             color=colour,
-            # A rim of the ground's colour keeps marks apart that lie upon each other; hollow ones have the row's.
+            # A rim of the ground's colour keeps marks apart that lie upon each other; hollow ones
+            # have the row's.
             stroke=alt.when("datum.kind == 'reported'")
             .then(alt.Stroke("row:N", scale=colours, legend=None))
             .otherwise(alt.value(palette.background)),
             shape=alt.Shape("row:N", scale=shapes, legend=named),
-            fillOpacity=alt.when("datum.kind == 'reported'").then(alt.value(0.0)).otherwise(alt.value(1.0)),
+            fillOpacity=alt.when("datum.kind == 'reported'")
+            .then(alt.value(0.0))
+            .otherwise(alt.value(1.0)),
             opacity=faint,
             size=alt.when(hover).then(alt.value(300)).otherwise(alt.value(150)),
             tooltip=_tooltip(drawn),
         )
-        .add_params(hover, chosen, *([alt.selection_interval(name="view", bind="scales")] if zoom else []))
+        .add_params(
+            hover, chosen, *([alt.selection_interval(name="view", bind="scales")] if zoom else [])
+        )
     )
     drawn_lines = [
-        "grey line: interpolation from the start to the fine-tuned weights" if curve is not None and len(curve) else "",
+        (
+            "grey line: interpolation from the start to the fine-tuned weights"
+            if curve is not None and len(curve)
+            else ""
+        ),
         "dashed: what standard models reach" if baseline is not None else "",
         "dotted: Pareto front" if drawn["front"].sum() > 1 else "",
         "hollow: reported, not measured" if (drawn["kind"] == "reported").any() else "",
     ]
-    below = [*([subtitle] if isinstance(subtitle, str) else subtitle), "; ".join(filter(None, drawn_lines))]
+    below = [
+        *([subtitle] if isinstance(subtitle, str) else subtitle),
+        "; ".join(filter(None, drawn_lines)),
+    ]
     head = alt.TitleParams(title, subtitle=[line for line in below if line])
     chart = alt.layer(*layers).properties(width=width, height=height, title=head)
     finished: alt.LayerChart = configured(chart, dark)
@@ -130,14 +161,19 @@ def _tooltip(points: pd.DataFrame) -> list[alt.Tooltip]:
     shown = [alt.Tooltip("says:N", title="row"), percent("id", "ID"), percent("ood", "OOD")]
     for name, label in (("id", "ID"), ("ood", "OOD")):
         if points[f"{name}_low"].notna().any():
-            shown += [percent(f"{name}_low", f"{label}, low"), percent(f"{name}_high", f"{label}, high")]
+            shown += [
+                percent(f"{name}_low", f"{label}, low"),
+                percent(f"{name}_high", f"{label}, high"),
+            ]
     if points["seeds"].notna().any():
         shown.append(alt.Tooltip("seeds:N", title="seeds"))
     return [*shown, alt.Tooltip("kind:N", title="kind")]
 
 
 def _range(columns: Sequence[pd.Series[Any]]) -> tuple[float, float]:
-    known = pd.to_numeric(pd.concat([pd.Series(column, dtype="float64") for column in columns])).dropna()
+    known = pd.to_numeric(
+        pd.concat([pd.Series(column, dtype="float64") for column in columns])
+    ).dropna()
     return (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
 
 
@@ -158,7 +194,9 @@ def _curve(curve: pd.DataFrame, across: Axis, up: Axis, palette: Palette) -> lis
         percent("id", "ID"),
         percent("ood", "OOD"),
     ]
-    base = alt.Chart(inline("curve", drawn)).encode(x="x:Q", y="y:Q", detail="key:N", tooltip=tooltip)
+    base = alt.Chart(inline("curve", drawn)).encode(
+        x="x:Q", y="y:Q", detail="key:N", tooltip=tooltip
+    )
     line = base.mark_line(color=palette.quiet, strokeWidth=1.6, opacity=0.8).encode(order="alpha:Q")
     return [line, base.mark_point(color=palette.quiet, filled=True, size=16, opacity=0.9)]
 
@@ -173,6 +211,10 @@ def _baseline(
     steps = [min(max(xs[0] + (xs[1] - xs[0]) * i / 60, EDGE), 1 - EDGE) for i in range(61)]
     line = pd.DataFrame({"id": steps, "ood": [reached(step) for step in steps]}).dropna()
     line = line.assign(x=across.place(line["id"]), y=up.place(line["ood"]))
-    chart = alt.Chart(inline("baseline", line)).mark_line(color=palette.ink, strokeDash=[7, 4], strokeWidth=1.4, clip=True)
-    drawn: alt.Chart = chart.encode(x="x:Q", y="y:Q", tooltip=alt.value("what standard models reach"))
+    chart = alt.Chart(inline("baseline", line)).mark_line(
+        color=palette.ink, strokeDash=[7, 4], strokeWidth=1.4, clip=True
+    )
+    drawn: alt.Chart = chart.encode(
+        x="x:Q", y="y:Q", tooltip=alt.value("what standard models reach")
+    )
     return drawn

@@ -1,4 +1,6 @@
-"""What all charts share: colours and shapes, accuracy axes, light and dark, and files that need no network."""
+"""What all charts share: colours and shapes, accuracy axes, light and dark, and files that need no
+network.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,32 @@ from bench.errors import UsageError
 from bench.plain import plain, plain_within
 from bench.storage.atomic import write_text, write_with
 
-#: Told apart with every common colour blindness (distances of Lab under Machado et al., 2009), and seen on the ground: 3 to 1.
+#: Told apart with every common colour blindness (distances of Lab under Machado et al., 2009), and
+#: seen on the ground: 3 to 1.
 COLOURS = ("#074CCC", "#E15600", "#0B3C33", "#D269A7", "#3B97EE", "#A48760", "#78350C", "#560676")
 #: The same on a dark ground.
-COLOURS_ON_DARK = ("#5D5BFF", "#FF9137", "#35A17E", "#DA8AFF", "#69F8F7", "#B2EB94", "#9B6633", "#82739D")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
-#: Where a logit-scaled axis may have a tick, from coarse to fine; the first that gives five of them is taken.
+COLOURS_ON_DARK = (
+    "#5D5BFF",
+    "#FF9137",
+    "#35A17E",
+    "#DA8AFF",
+    "#69F8F7",
+    "#B2EB94",
+    "#9B6633",
+    "#82739D",
+)
+SHAPES = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "cross",
+    "triangle-down",
+    "triangle-right",
+    "triangle-left",
+)
+#: Where a logit-scaled axis may have a tick, from coarse to fine; the first that gives five of them
+#: is taken.
 _TICKS = (
     (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99),
     (0.01, 0.05, *(i / 10 for i in range(1, 10)), 0.95, 0.99),
@@ -52,13 +74,17 @@ DARK = Palette("#16181d", "#f0f0f3", "#a3a8b1", "#33363d", COLOURS_ON_DARK)
 
 @dataclass(frozen=True)
 class Axis:
-    """An accuracy axis: plain, or scaled by the logit, on which equal steps are equal odds ratios (Taori et al., 2020)."""
+    """An accuracy axis: plain, or scaled by the logit, on which equal steps are equal odds ratios
+    (Taori et al., 2020).
+    """
 
     title: str
     logit: bool = False
 
     def place(self, share: Any) -> Any:
-        """Where a share, or a series of them, stands on the axis; shares beyond 0.1 % of either end are drawn there."""
+        """Where a share, or a series of them, stands on the axis; shares beyond 0.1 % of either end
+        are drawn there.
+        """
         if not self.logit:
             return share
         held = pd.to_numeric(pd.Series(share)).clip(EDGE, 1 - EDGE)
@@ -70,15 +96,22 @@ class Axis:
         if not self.logit:
             return alt.Axis(title=f"{self.title} (%)", labelExpr="format(100 * datum.value, '~g')")
         inside = [[tick for tick in ticks if low <= tick <= high] for ticks in _TICKS]
-        ticks = [self.place(tick) for tick in next((ticks for ticks in inside if len(ticks) >= 5), inside[-1])]
+        ticks = [
+            self.place(tick)
+            for tick in next((ticks for ticks in inside if len(ticks) >= 5), inside[-1])
+        ]
         label = "format(100 / (1 + exp(-datum.value)), '~g')"
-        return alt.Axis(title=f"{self.title} (%, logit scale)", values=ticks or alt.Undefined, labelExpr=label)
+        return alt.Axis(
+            title=f"{self.title} (%, logit scale)", values=ticks or alt.Undefined, labelExpr=label
+        )
 
 
 def looks(families: Mapping[str, str]) -> dict[str, tuple[int, int]]:
-    """Give every row the places of its colour and mark: of up to eight rows each has both to itself.
+    """Give every row the places of its colour and mark: of up to eight rows each has both to
+    itself.
 
-    Beyond that the colour is the family's, and rows of a colour differ in their marks, the first eight of them.
+    Beyond that the colour is the family's, and rows of a colour differ in their marks, the first
+    eight of them.
 
     Args:
         families: row -> family, in the order in which the rows are listed.
@@ -95,7 +128,9 @@ def looks(families: Mapping[str, str]) -> dict[str, tuple[int, int]]:
 
 
 def style(rows: pd.DataFrame, dark: bool = False) -> tuple[alt.Scale, alt.Scale]:
-    """Colour and shape of every `row` by its `family` (by itself without one), the same in every chart of these rows."""
+    """Colour and shape of every `row` by its `family` (by itself without one), the same in every
+    chart of these rows.
+    """
     families = rows["family"].fillna(rows["row"]) if "family" in rows else rows["row"]
     found = looks(dict(zip(rows["row"], families, strict=True)))
     colours = (DARK if dark else LIGHT).rows
@@ -106,32 +141,74 @@ def style(rows: pd.DataFrame, dark: bool = False) -> tuple[alt.Scale, alt.Scale]
 
 
 def legend(rows: Iterable[str]) -> alt.Legend:
-    """Names of rows, one below the other; a name's parameters, which it has in brackets, stand below it in lines of their own."""
+    """Names of rows, one below the other; a name's parameters, which it has in brackets, stand
+    below it in lines of their own.
+    """
     lines = {}
     for name in dict.fromkeys(rows):
         method, bracket, parameters = name.partition(" (")
-        lines[name] = [*textwrap.wrap(method, 46), *textwrap.wrap(bracket.strip() + parameters, 46)] or [name]
-    return alt.Legend(title=None, columns=1, symbolLimit=0, symbolStrokeWidth=0, labelExpr=f"({json.dumps(lines)})[datum.label]")
+        lines[name] = [
+            *textwrap.wrap(method, 46),
+            *textwrap.wrap(bracket.strip() + parameters, 46),
+        ] or [name]
+    return alt.Legend(
+        title=None,
+        columns=1,
+        symbolLimit=0,
+        symbolStrokeWidth=0,
+        labelExpr=f"({json.dumps(lines)})[datum.label]",
+    )
 
 
 def configured(chart: Any, dark: bool) -> Any:
     """The chart with colours and sizes for a light or a dark ground."""
     palette = DARK if dark else LIGHT
-    axis = {"labelColor": palette.ink, "titleColor": palette.ink, "gridColor": palette.grid, "domainColor": palette.quiet}
+    axis = {
+        "labelColor": palette.ink,
+        "titleColor": palette.ink,
+        "gridColor": palette.grid,
+        "domainColor": palette.quiet,
+    }
     return (
-        chart.configure(background=palette.background, padding=12, font="system-ui, -apple-system, 'Segoe UI', sans-serif")
-        .configure_axis(**axis, tickColor=palette.quiet, labelFontSize=12, titleFontSize=13, titleFontWeight=600, labelLimit=0)
-        .configure_legend(labelColor=palette.ink, titleColor=palette.ink, labelLimit=0, titleLimit=0, labelFontSize=12)
-        .configure_title(
-            color=palette.ink, subtitleColor=palette.quiet, anchor="start", fontSize=15, subtitleFontSize=12, limit=0
+        chart.configure(
+            background=palette.background,
+            padding=12,
+            font="system-ui, -apple-system, 'Segoe UI', sans-serif",
         )
-        .configure_header(labelColor=palette.ink, titleColor=palette.ink, labelFontSize=12, labelLimit=0)
+        .configure_axis(
+            **axis,
+            tickColor=palette.quiet,
+            labelFontSize=12,
+            titleFontSize=13,
+            titleFontWeight=600,
+            labelLimit=0,
+        )
+        .configure_legend(
+            labelColor=palette.ink,
+            titleColor=palette.ink,
+            labelLimit=0,
+            titleLimit=0,
+            labelFontSize=12,
+        )
+        .configure_title(
+            color=palette.ink,
+            subtitleColor=palette.quiet,
+            anchor="start",
+            fontSize=15,
+            subtitleFontSize=12,
+            limit=0,
+        )
+        .configure_header(
+            labelColor=palette.ink, titleColor=palette.ink, labelFontSize=12, labelLimit=0
+        )
         .configure_view(stroke=palette.grid)
     )
 
 
 def inline(name: str, frame: pd.DataFrame) -> alt.InlineData:
-    """The frame as a data set of this name in the specification, so that a page can find and change it; NaN becomes null."""
+    """The frame as a data set of this name in the specification, so that a page can find and change
+    it; NaN becomes null.
+    """
     plain = frame.astype(object).where(frame.notna(), None)
     rows = [{str(key): value for key, value in row.items()} for row in plain.to_dict("records")]
     return alt.InlineData(values=rows, name=name)
@@ -151,7 +228,8 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy"
-      content="default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:">
+      content="default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval';
+               style-src 'unsafe-inline'; img-src data: blob:">
 <title>{title}</title>
 <style>body {{ margin: 0; background: {background}; }}</style>
 </head>
@@ -161,7 +239,8 @@ _PAGE = """<!doctype html>
 <script type="application/json" id="specification">{specification}</script>
 <script>
 vegaEmbed("#chart", JSON.parse(document.getElementById("specification").textContent),
-          {{renderer: "svg", actions: {{export: true, source: false, compiled: false, editor: false}}}});
+          {{renderer: "svg",
+            actions: {{export: true, source: false, compiled: false, editor: false}}}});
 </script>
 </body>
 </html>
@@ -175,19 +254,27 @@ def check_ending(path: Path) -> None:
         UsageError: it is not one of `FORMATS`.
     """
     if path.suffix not in FORMATS:
-        raise UsageError(f"a chart cannot be written as `{path.suffix}`", where=str(path), fix=f"end in {', '.join(FORMATS)}")
+        raise UsageError(
+            f"a chart cannot be written as `{path.suffix}`",
+            where=str(path),
+            fix=f"end in {', '.join(FORMATS)}",
+        )
 
 
 def save(chart: Any, path: Path, title: str) -> None:
-    """Write a chart as SVG, PDF, PNG (two pixels a point) or a page that carries its JavaScript and may open no connection.
+    """Write a chart as SVG, PDF, PNG (two pixels a point) or a page that carries its JavaScript and
+    may open no connection.
 
     Raises:
-        UsageError: another ending. BenchError: the file cannot be written.
+        UsageError: another ending.
+        BenchError: the file cannot be written.
     """
     import vl_convert
 
     check_ending(path)
-    specification = plain_within(chart.to_dict())  # the library ends the process at a control character
+    specification = plain_within(
+        chart.to_dict()
+    )  # the library ends the process at a control character
     if path.suffix == ".svg":
         write_text(path, vl_convert.vegalite_to_svg(specification))
     elif path.suffix == ".png":
@@ -201,7 +288,8 @@ def save(chart: Any, path: Path, title: str) -> None:
             title=html.escape(plain(title)),
             background=specification["config"]["background"],
             library=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
-            # A name on the board may be a closing script tag; as an escape it stays text inside the JSON.
+            # A name on the board may be a closing script tag; as an escape it stays text inside the
+            # JSON.
             specification=json.dumps(specification).replace("<", "\\u003c"),
         )
         write_text(path, page)

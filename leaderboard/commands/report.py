@@ -21,9 +21,10 @@ def report(
 ) -> None:
     """Write a folder that is ready to quote.
 
-    report.md says what the board shows and how it came about, in sentences, with the tables and the figures; beside it lie
-    references.bib and, per suite and backbone, the board as LaTeX, Markdown, CSV and JSON and every figure as SVG, PDF, PNG
-    and HTML. An earlier report is replaced, any other folder is left alone.
+    report.md says what the board shows and how it came about, in sentences, with the tables and the
+    figures; beside it lie references.bib and, per suite and backbone, the board as LaTeX, Markdown,
+    CSV and JSON and every figure as SVG, PDF, PNG and HTML. An earlier report is replaced, any
+    other folder is left alone.
 
     \b
     Examples:

@@ -11,7 +11,16 @@ from bench.console.options import DataOption, DeviceOption, ThreadsOption
 from bench.errors import UsageError
 from bench.plugins import unknown
 from bench.spec import RunSpec, Settings, run_spec
-from bench.tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_tables, say
+from bench.tables.table import (
+    Column,
+    Format,
+    FormatOption,
+    Row,
+    StoreOption,
+    Table,
+    print_tables,
+    say,
+)
 
 if TYPE_CHECKING:
     from bench.results.record import RunRecord
@@ -21,9 +30,14 @@ if TYPE_CHECKING:
 
 def reproduce(
     name: Annotated[
-        str | None, typer.Argument(help="such as mini-shifts/full-finetune; without one, the rows that can be reproduced")
+        str | None,
+        typer.Argument(
+            help="such as mini-shifts/full-finetune; without one, the rows that can be reproduced"
+        ),
     ] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="a TOML file of reported rows of your own")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="a TOML file of reported rows of your own")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be run")] = False,
     data_root: DataOption = None,
     store: StoreOption = None,
@@ -33,8 +47,8 @@ def reproduce(
 ) -> None:
     """Run the recipe of a reported row, and compare what comes out with what is reported.
 
-    What is trained here already is not trained again; what came in a pack is, and it is told by how much the two differ. Each
-    number is within or outside the tolerance that the row states.
+    What is trained here already is not trained again; what came in a pack is, and it is told by how
+    much the two differ. Each number is within or outside the tolerance that the row states.
 
     \b
     Examples:
@@ -56,7 +70,10 @@ def reproduce(
     file, row = _find(files, name)
     spec, suite = _spec(file, row, source), file.suite
     assert row.recipe is not None
-    say(f"reported: {row.method} on {suite}, {row.backbone}, by {file.sources[row.source]} ({row.certainty})")
+    say(
+        f"reported: {row.method} on {suite}, {row.backbone}, by {file.sources[row.source]}"
+        f" ({row.certainty})"
+    )
     if row.recipe.note:
         say(f"known to differ: {row.recipe.note}")
     say(f"its recipe: {_command(spec)}")
@@ -85,7 +102,9 @@ def reproduce(
 
 
 def verdict(row: Reported, records: list[RunRecord]) -> Table:
-    """Every reported number beside the mean over the runs, in points, and whether the difference is within the tolerance."""
+    """Every reported number beside the mean over the runs, in points, and whether the difference is
+    within the tolerance.
+    """
     assert row.recipe is not None
     rows: list[Row] = []
     for key, stated in row.quantities().items():
@@ -100,15 +119,30 @@ def verdict(row: Reported, records: list[RunRecord]) -> Table:
             word = "no tolerance stated"
         else:
             word = "within" if abs(gap) <= allowed else "outside"
-        rows.append({"number": key, "reported": stated, "measured": found, "gap": gap, "tolerance": allowed, "verdict": word})
+        rows.append(
+            {
+                "number": key,
+                "reported": stated,
+                "measured": found,
+                "gap": gap,
+                "tolerance": allowed,
+                "verdict": word,
+            }
+        )
     columns = [
         Column("number"),
         *(Column(key, kind="number") for key in ("reported", "measured", "gap", "tolerance")),
         Column("verdict"),
     ]
     seeds = " ".join(str(record.seed) for record in records)
-    outside = [str(line["number"]) for line in rows if line["verdict"] in ("outside", "not measured")]
-    word = f"not reproduced: {', '.join(outside)}" if outside else "reproduced: every number is within its tolerance"
+    outside = [
+        str(line["number"]) for line in rows if line["verdict"] in ("outside", "not measured")
+    ]
+    word = (
+        f"not reproduced: {', '.join(outside)}"
+        if outside
+        else "reproduced: every number is within its tolerance"
+    )
     return Table(columns, rows, notes=[f"per cent and points; mean over seed(s) {seeds}; {word}"])
 
 
@@ -122,10 +156,16 @@ def _measured(record: RunRecord, key: str) -> float | None:
 def _find(files: dict[str, ReportedFile], name: str) -> tuple[ReportedFile, Reported]:
     rows = {f"{stem}/{row.name}": (file, row) for stem, file in files.items() for row in file.rows}
     if name not in rows:
-        raise unknown("reported row", name, [n for n, (_, row) in rows.items() if row.recipe], fix="`bench reproduce` lists them")
+        raise unknown(
+            "reported row",
+            name,
+            [n for n, (_, row) in rows.items() if row.recipe],
+            fix="`bench reproduce` lists them",
+        )
     if rows[name][1].recipe is None:
         raise UsageError(
-            f"no recipe is known for {name}: its source does not say enough, or the method is not here",
+            f"no recipe is known for {name}: its source does not say enough, or the method is not"
+            " here",
             fix="`bench reproduce` lists the rows that have one",
         )
     return rows[name]
@@ -138,7 +178,15 @@ def _spec(file: ReportedFile, row: Reported, source: Path | None) -> RunSpec:
         card = str(source.parent / card)
     backbone = file.backbones[row.backbone]
     recipe = row.recipe
-    return run_spec({"methods": (recipe.method,), "suite": card, "backbone": backbone, "seeds": recipe.seeds, "set": recipe.set})
+    return run_spec(
+        {
+            "methods": (recipe.method,),
+            "suite": card,
+            "backbone": backbone,
+            "seeds": recipe.seeds,
+            "set": recipe.set,
+        }
+    )
 
 
 def _command(spec: RunSpec) -> str:
@@ -148,9 +196,19 @@ def _command(spec: RunSpec) -> str:
     def shown(value: object) -> str:
         return value if isinstance(value, str) else json.dumps(value)
 
-    parts = ["bench", "run", *spec.methods, "--suite", spec.suite, "--backbone", spec.backbone or ""]
+    parts = [
+        "bench",
+        "run",
+        *spec.methods,
+        "--suite",
+        spec.suite,
+        "--backbone",
+        spec.backbone or "",
+    ]
     parts += [part for seed in spec.seeds for part in ("--seed", str(seed))]
-    parts += [part for key, value in spec.set.items() for part in ("--set", f"{key}={shown(value)}")]
+    parts += [
+        part for key, value in spec.set.items() for part in ("--set", f"{key}={shown(value)}")
+    ]
     return shlex.join(parts)
 
 

@@ -1,4 +1,6 @@
-"""`bench scores`: calibration, detection, classes and groups, re-scored from the predictions that the runs kept."""
+"""`bench scores`: calibration, detection, classes and groups, re-scored from the predictions that
+the runs kept.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bench.errors import NothingMatched, UsageError
-from bench.tables.table import Cell, Column, Format, FormatOption, Kind, Row, StoreOption, Table, print_tables
+from bench.tables.table import (
+    Cell,
+    Column,
+    Format,
+    FormatOption,
+    Kind,
+    Row,
+    StoreOption,
+    Table,
+    print_tables,
+)
 
 if TYPE_CHECKING:
     from bench.results.record import RunRecord
@@ -29,11 +41,19 @@ class What(StrEnum):
 
 
 def scores(
-    what: Annotated[What, typer.Argument(help="calibration, reliability (the bins), detection, classes, groups")],
+    what: Annotated[
+        What, typer.Argument(help="calibration, reliability (the bins), detection, classes, groups")
+    ],
     store: StoreOption = None,
-    suite: Annotated[list[str] | None, typer.Option("--suite", help="only this suite; repeat it, or use * and ?")] = None,
-    backbone: Annotated[list[str] | None, typer.Option("--backbone", help="only this backbone, likewise")] = None,
-    method: Annotated[list[str] | None, typer.Option("--method", help="only this method or row, likewise")] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", help="only this suite; repeat it, or use * and ?")
+    ] = None,
+    backbone: Annotated[
+        list[str] | None, typer.Option("--backbone", help="only this backbone, likewise")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="only this method or row, likewise")
+    ] = None,
     split: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,14 +62,18 @@ def scores(
             show_default="id-test and the shifts in the OOD average",
         ),
     ] = None,
-    worst: Annotated[int, typer.Option("--worst", min=0, help="classes, groups: only so many, the worst; 0 for all")] = 5,
+    worst: Annotated[
+        int,
+        typer.Option("--worst", min=0, help="classes, groups: only so many, the worst; 0 for all"),
+    ] = 5,
     form: FormatOption = Format.table,
 ) -> None:
     """Scores beyond accuracy, from the kept predictions; no GPU, no model.
 
-    calibration: NLL, calibration errors and Brier score, before and after temperature scaling fitted on id-val. detection: a
-    shift's images told from ID images by maximum softmax probability and by energy. classes, groups: accuracy of each, with the
-    images behind it. Exit code 5 if nothing matched.
+    calibration: NLL, calibration errors and Brier score, before and after temperature scaling
+    fitted on id-val. detection: a shift's images told from ID images by maximum softmax probability
+    and by energy. classes, groups: accuracy of each, with the images behind it. Exit code 5 if
+    nothing matched.
 
     \b
     Examples:
@@ -68,14 +92,20 @@ def scores(
     chosen = select(load(root), suites=suite or (), backbones=backbone or (), methods=method or ())
     found = boards(chosen, View()).boards
     if not found:
-        raise NothingMatched("there are no results to score", where=str(root.root), fix="`bench leaderboard` shows what there is")
+        raise NothingMatched(
+            "there are no results to score",
+            where=str(root.root),
+            fix="`bench leaderboard` shows what there is",
+        )
     predictions = Predictions(root)
     made = []
     for board in found:
         splits = _splits(board, split, [] if what is What.detection else [_ID])
         if what in (What.classes, What.groups) and not split:
             splits = splits[:1] if what is What.classes else splits
-        table = _MAKERS[what](board, [s for s in splits if what is not What.detection or s != _ID], predictions, worst)
+        table = _MAKERS[what](
+            board, [s for s in splits if what is not What.detection or s != _ID], predictions, worst
+        )
         if table.rows or table.notes:
             made.append(Table(table.columns, table.rows, f"{title(board)}: {what}", table.notes))
     if not any(table.rows for table in made):
@@ -104,21 +134,41 @@ def _splits(board: Board, patterns: Sequence[str] | None, default: list[str]) ->
     every = ["id-val", _ID, *board.shifts.all]
     if not patterns:
         return [*default, *board.shifts.shared]
-    found = [s for s in every if any(s == pattern or fnmatchcase(s, pattern) for pattern in patterns)]
+    found = [
+        s for s in every if any(s == pattern or fnmatchcase(s, pattern) for pattern in patterns)
+    ]
     if not found:
-        raise UsageError(f"no split is called {' or '.join(patterns)}", where="--split", fix=f"one of: {', '.join(every)}")
+        raise UsageError(
+            f"no split is called {' or '.join(patterns)}",
+            where="--split",
+            fix=f"one of: {', '.join(every)}",
+        )
     return found
 
 
-NAMES = (Column("suite", human=False), Column("backbone", human=False), Column("method"), Column("split"))
+NAMES = (
+    Column("suite", human=False),
+    Column("backbone", human=False),
+    Column("method"),
+    Column("split"),
+)
 
 
 def _names(board: Board, row: BoardRow, split: str) -> dict[str, Cell]:
-    return {"suite": board.group.suite, "backbone": board.group.backbone, "method": row.name, "split": split}
+    return {
+        "suite": board.group.suite,
+        "backbone": board.group.backbone,
+        "method": row.name,
+        "split": split,
+    }
 
 
-def _averaged(row: BoardRow, of: Callable[[RunRecord], dict[str, float | None]], keys: Sequence[str]) -> dict[str, Cell]:
-    """Mean and sample SD over the row's runs of every key; None where a run lacks it, and no SD of what no seed changes."""
+def _averaged(
+    row: BoardRow, of: Callable[[RunRecord], dict[str, float | None]], keys: Sequence[str]
+) -> dict[str, Cell]:
+    """Mean and sample SD over the row's runs of every key; None where a run lacks it, and no SD of
+    what no seed changes.
+    """
     from ..statistics.intervals import mean_and_sd
 
     found = [of(record) for record in row.records]
@@ -133,7 +183,10 @@ def _averaged(row: BoardRow, of: Callable[[RunRecord], dict[str, float | None]],
 
 
 def _over_seeds(row: BoardRow) -> dict[str, Cell]:
-    return {"over_seeds": "deterministic" if row.deterministic else "", "deterministic": row.deterministic}
+    return {
+        "over_seeds": "deterministic" if row.deterministic else "",
+        "deterministic": row.deterministic,
+    }
 
 
 class _Holes:
@@ -151,15 +204,23 @@ class _Holes:
     @property
     def notes(self) -> list[str]:
         """A sentence for each reason."""
-        return [f"{why} ({_listed(rows)}; {_listed(splits, 12)})." for why, (rows, splits) in self._found.items()]
+        return [
+            f"{why} ({_listed(rows)}; {_listed(splits, 12)})."
+            for why, (rows, splits) in self._found.items()
+        ]
 
 
 def _listed(names: Collection[str], most: int = 4) -> str:
-    return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(list(names)[:most]) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )
 
 
 def _columns(kinds: dict[str, tuple[str, Kind]], board: Board) -> list[Column]:
-    return [*(Column(key, title, kind, spread=f"{key}_sd") for key, (title, kind) in kinds.items()), *_fixed(board)]
+    return [
+        *(Column(key, title, kind, spread=f"{key}_sd") for key, (title, kind) in kinds.items()),
+        *_fixed(board),
+    ]
 
 
 def _fixed(board: Board) -> list[Column]:
@@ -180,7 +241,9 @@ _CALIBRATION: dict[str, tuple[str, Kind]] = {
 }
 
 
-def _calibration(board: Board, splits: Sequence[str], predictions: Predictions, worst: int) -> Table:
+def _calibration(
+    board: Board, splits: Sequence[str], predictions: Predictions, worst: int
+) -> Table:
     from ..statistics.calibration import scaled
 
     holes = _Holes()
@@ -190,22 +253,31 @@ def _calibration(board: Board, splits: Sequence[str], predictions: Predictions, 
         holes.add(found.hole, row, split)
         made: dict[str, float | None] = {"temperature": found.temperature}
         for ending, part in (("", found.before), ("_scaled", found.after)):
-            made |= {f"{key}{ending}": getattr(part, key, None) for key in ("nll", "ece", "ece_adaptive", "brier")}
+            made |= {
+                f"{key}{ending}": getattr(part, key, None)
+                for key in ("nll", "ece", "ece_adaptive", "brier")
+            }
         return made
 
     rows = [
-        {**_names(board, row, split), **_averaged(row, lambda r, o=row, s=split: of(r, o, s), list(_CALIBRATION))}  # type: ignore[misc]
+        {
+            **_names(board, row, split),
+            **_averaged(row, lambda r, o=row, s=split: of(r, o, s), list(_CALIBRATION)),  # type: ignore[misc]
+        }
         for split in splits
         for row in board.rows
     ]
     note = (
-        "Means ± sample SD over seeds. ECE over 15 bins, of equal width and (adaptive) of equal numbers of images. T: the "
-        "temperature with the least NLL on id-val, which is the only split that it sees. NLL in nats."
+        "Means ± sample SD over seeds. ECE over 15 bins, of equal width and (adaptive) of equal"
+        " numbers of images. T: the temperature with the least NLL on id-val, which is the only"
+        " split that it sees. NLL in nats."
     )
     return Table([*NAMES, *_columns(_CALIBRATION, board)], rows, notes=[note, *holes.notes])
 
 
-def _reliability(board: Board, splits: Sequence[str], predictions: Predictions, worst: int) -> Table:
+def _reliability(
+    board: Board, splits: Sequence[str], predictions: Predictions, worst: int
+) -> Table:
     from ..statistics.calibration import scaled
 
     rows: list[Row] = []
@@ -215,10 +287,18 @@ def _reliability(board: Board, splits: Sequence[str], predictions: Predictions, 
             for record in row.records:
                 found = scaled(record, split, predictions)
                 holes.add(found.hole, row, split)
-                for name, diagram in (("as trained", found.diagram), ("at T", found.scaled_diagram)):
+                for name, diagram in (
+                    ("as trained", found.diagram),
+                    ("at T", found.scaled_diagram),
+                ):
                     for b in diagram:
                         bin_: dict[str, Cell] = {"low": b.low, "high": b.high, "images": b.images}
-                        bin_ |= {"confidence": b.confidence, "accuracy": b.accuracy, "seed": record.seed, "scaling": name}
+                        bin_ |= {
+                            "confidence": b.confidence,
+                            "accuracy": b.accuracy,
+                            "seed": record.seed,
+                            "scaling": name,
+                        }
                         rows.append({**_names(board, row, split), **bin_})
     columns = [
         *NAMES,
@@ -255,15 +335,21 @@ def _detection(board: Board, splits: Sequence[str], predictions: Predictions, wo
         }
 
     rows = [
-        {**_names(board, row, split), **_averaged(row, lambda r, o=row, s=split: of(r, o, s), list(_DETECTION))}  # type: ignore[misc]
+        {
+            **_names(board, row, split),
+            **_averaged(row, lambda r, o=row, s=split: of(r, o, s), list(_DETECTION)),  # type: ignore[misc]
+        }
         for split in splits
         for row in board.rows
     ]
     note = (
-        "A shift's images against those of id-test, means ± sample SD over seeds. AUROC 50 is chance. FPR95: share of the "
-        "shift's images that pass as ID where 95 % of the ID images do."
+        "A shift's images against those of id-test, means ± sample SD over seeds. AUROC 50 is"
+        " chance. FPR95: share of the shift's images that pass as ID where 95 % of the ID"
+        " images do."
     )
-    return Table([*NAMES, *_columns(_DETECTION, board)], rows, notes=[note, *holes.notes] if rows else [])
+    return Table(
+        [*NAMES, *_columns(_DETECTION, board)], rows, notes=[note, *holes.notes] if rows else []
+    )
 
 
 def _parts(by: Literal["class", "group"]) -> Any:
@@ -276,19 +362,28 @@ def _parts(by: Literal["class", "group"]) -> Any:
         for split in splits:
             for row in board.rows:
                 try:
-                    found = sorted(parts(row.records, split, by, predictions), key=lambda part: (part.accuracy, part.number))
+                    found = sorted(
+                        parts(row.records, split, by, predictions),
+                        key=lambda part: (part.accuracy, part.number),
+                    )
                 except NotPaired as why:
                     holes.add(str(why), row, split)
                     continue
                 for part in found[: worst or None]:
                     cells = {**_over_seeds(row), "number": part.number, "accuracy": part.accuracy}
                     cells["accuracy_sd"] = None if row.deterministic else part.sd
-                    cells |= {"name": names[part.number] if part.number < len(names) else "", "images": part.images}
+                    cells |= {
+                        "name": names[part.number] if part.number < len(names) else "",
+                        "images": part.images,
+                    }
                     if part.interval:
                         cells |= {"low": part.interval.low, "high": part.interval.high}
                     rows.append({**_names(board, row, split), **cells})
         columns = [*NAMES, Column("number", by, "count"), Column("name", human=bool(names))]
-        columns += [Column("accuracy", kind="percent", spread="accuracy_sd"), Column("low", "95 % from", "percent")]
+        columns += [
+            Column("accuracy", kind="percent", spread="accuracy_sd"),
+            Column("low", "95 % from", "percent"),
+        ]
         columns += [Column("high", "to", "percent"), Column("images", kind="count"), *_fixed(board)]
         shown = f"The {worst} worst of every row and split" if worst else "All of them"
         note = f"{shown}; mean ± sample SD over seeds; Wilson interval over the images of one {by}."

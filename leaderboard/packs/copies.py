@@ -1,4 +1,6 @@
-"""Runs that were made twice: here and in a pack, or in two packs. One of them counts; by how much they differ is said."""
+"""Runs that were made twice: here and in a pack, or in two packs. One of them counts; by how much
+they differ is said.
+"""
 
 from __future__ import annotations
 
@@ -30,20 +32,30 @@ class Copy:
 
     @property
     def widest(self) -> tuple[str, float] | None:
-        """The split on which their scores differ most, and by how much; None if they are equal on all."""
+        """The split on which their scores differ most, and by how much; None if they are equal on
+        all.
+        """
         split = max(self.splits, key=lambda one: abs(self.difference(one)), default=None)
-        return None if split is None or self.difference(split) == 0 else (split, self.difference(split))
+        return (
+            None
+            if split is None or self.difference(split) == 0
+            else (split, self.difference(split))
+        )
 
 
 def copies(store: Store, of: Iterable[RunRecord]) -> list[Copy]:
-    """Find the runs of a store that have the ids of these ones, which count, and do not count themselves."""
+    """Find the runs of a store that have the ids of these ones, which count, and do not count
+    themselves.
+    """
     counted = {(record.fit_id, record.eval_id): record for record in of}
     found: list[Copy] = []
     for path, record in store.records():
         own = counted.get((record.fit_id, record.eval_id))
         if own is not None and record.status == "done" and path.parent != store.run_dir(own):
             found.append(Copy(own, record))
-    return sorted(found, key=lambda copy: (copy.counted.label, copy.counted.seed, place(copy.other)))
+    return sorted(
+        found, key=lambda copy: (copy.counted.label, copy.counted.seed, place(copy.other))
+    )
 
 
 def place(record: RunRecord) -> str:
@@ -52,13 +64,17 @@ def place(record: RunRecord) -> str:
 
 
 def made_twice(store: Store, of: Sequence[RunRecord]) -> list[Table]:
-    """Set these runs beside their copies, split by split, in a table; none if there are no copies."""
+    """Set these runs beside their copies, split by split, in a table; none if there are no
+    copies.
+    """
     found = copies(store, of)
     return [_table(found, Predictions(store))] if found else []
 
 
 def unequal(found: Sequence[Copy]) -> list[Table]:
-    """Tell of copies whose scores differ where they differ most, in a table; none if all are equal."""
+    """Tell of copies whose scores differ where they differ most, in a table; none if all are
+    equal.
+    """
     rows = [_row(copy, copy.widest[0]) for copy in found if copy.widest is not None]
     note = "Both are kept, and one counts. `bench compare ROW` shows every data set."
     columns = _columns(Column("split", "where most"))
@@ -94,18 +110,29 @@ def _columns(where: Column, *more: Column) -> list[Column]:
 
 def _table(found: Sequence[Copy], predictions: Predictions) -> Table:
     rows: list[Row] = [
-        {**_row(copy, split), "differ": _differ(copy, split, predictions), "images": copy.counted.metrics[split].images}
+        {
+            **_row(copy, split),
+            "differ": _differ(copy, split, predictions),
+            "images": copy.counted.metrics[split].images,
+        }
         for copy in found
         for split in copy.splits
     ]
     more = Column("differ", "predictions that differ", "count"), Column("images", kind="count")
     columns = _columns(Column("split", "data set"), *more)
     equal = sum(copy.widest is None for copy in found)
-    worst = max((copy for copy in found if copy.widest), key=lambda copy: abs((copy.widest or ("", 0.0))[1]), default=None)
+    worst = max(
+        (copy for copy in found if copy.widest),
+        key=lambda copy: abs((copy.widest or ("", 0.0))[1]),
+        default=None,
+    )
     note = f"{equal} of {len(found)} score the same on every data set."
     if worst is not None and worst.widest is not None:
         split, gap = worst.widest
-        note += f" The largest difference: {100 * gap:+.2f} points on {split}, {worst.counted.label}, seed {worst.counted.seed}."
+        note += (
+            f" The largest difference: {100 * gap:+.2f} points on {split}, {worst.counted.label},"
+            f" seed {worst.counted.seed}."
+        )
     return Table(columns, rows, "the same runs, made twice; only one of each counts", [note])
 
 

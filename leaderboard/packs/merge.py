@@ -1,10 +1,13 @@
-"""Runs from others into a store: every pack is checked in full, and nothing is written unless all of it adds up.
+"""Runs from others into a store: every pack is checked in full, and nothing is written unless all
+of it adds up.
 
-What is checked is that a run is consistent: its ids are the hashes of what it states, and its predictions are about the images
-that it names and do not contradict themselves. Its accuracies, NLL, ECE, OOD average and curve are then computed from its
-predictions; what its record states of them is not looked at. What a pack does not hold enough for stays as it is stated, and the
-merged record says so beside the pack that it came from: the Brier score, the temperature, and scores on a part of the classes.
-That its weights were trained as stated cannot be seen from here, nor can its times be measured anew.
+What is checked is that a run is consistent: its ids are the hashes of what it states, and its
+predictions are about the images that it names and do not contradict themselves. Its accuracies,
+NLL, ECE, OOD average and curve are then computed from its predictions; what its record states of
+them is not looked at. What a pack does not hold enough for stays as it is stated, and the merged
+record says so beside the pack that it came from: the Brier score, the temperature, and scores on a
+part of the classes. That its weights were trained as stated cannot be seen from here, nor can its
+times be measured anew.
 """
 
 from __future__ import annotations
@@ -40,8 +43,8 @@ _ID = re.compile(r"[0-9a-f]{24}")
 _LONGEST_KEY = 1024
 #: More than any label space has; bounds what a pack can make a reader allocate.
 _MOST_CLASSES = 100_000
-#: Images that a byte names at most (a million of ImageNet's names take 0.68 bytes each, packed), and how far names shrink at
-#: most (those: by 67).
+#: Images that a byte names at most (a million of ImageNet's names take 0.68 bytes each, packed),
+#: and how far names shrink at most (those: by 67).
 _ROWS_A_BYTE, _FACTOR = 8, 200
 
 #: What a merged record takes over without a look.
@@ -52,7 +55,9 @@ Fate = Literal["new", "already here", "kept beside the one that is here"]
 
 @dataclass
 class Merged:
-    """What became of one pack: runs by what happened to them, and those that score otherwise than others of the same id."""
+    """What became of one pack: runs by what happened to them, and those that score otherwise than
+    others of the same id.
+    """
 
     path: Path
     digest: str
@@ -60,17 +65,22 @@ class Merged:
     copies: list[Copy] = field(default_factory=list)
 
 
-def merge(paths: Sequence[Path], store: Store, *, dry_run: bool = False, data: DataOfSuite | None = None) -> list[Merged]:
+def merge(
+    paths: Sequence[Path], store: Store, *, dry_run: bool = False, data: DataOfSuite | None = None
+) -> list[Merged]:
     """Take over the runs of packs that a store does not have yet.
 
-    Of a run that the store has, or that two packs have, with other scores (the same fit on another machine, say) both are kept
-    and one counts (`RunRecord.precedence`): two machines are never averaged into a spread of seeds.
+    Of a run that the store has, or that two packs have, with other scores (the same fit on another
+    machine, say) both are kept and one counts (`RunRecord.precedence`): two machines are never
+    averaged into a spread of seeds.
 
     Args:
-        dry_run: check everything, write nothing. data: the suites' own images, to hold labels against.
+        dry_run: check everything, write nothing.
+        data: the suites' own images, to hold labels against.
 
     Raises:
-        Refused: a pack does not add up; the store is as it was. BenchError: the store cannot be written.
+        Refused: a pack does not add up; the store is as it was.
+        BenchError: the store cannot be written.
         MissingPrerequisite: the images that `data` should hold labels against are not here.
     """
     truths = Truths(store, data)
@@ -114,7 +124,9 @@ def _fate(here: Sequence[RunRecord], record: RunRecord) -> Fate:
 
 
 def _copy(here: Sequence[RunRecord], record: RunRecord) -> Copy:
-    """The run beside the others of its id: beside the one that counts or, if it does itself, the one that did."""
+    """The run beside the others of its id: beside the one that counts or, if it does itself, the
+    one that did.
+    """
     first = max(here, key=lambda one: one.precedence)
     return Copy(record, first) if record.precedence > first.precedence else Copy(first, record)
 
@@ -131,10 +143,16 @@ def _write(store: Store, pack: Pack, packed: Packed, record: RunRecord) -> None:
         for split in record.metrics:
             images, outcomes = _tables(pack, packed, record, split)
             table = _whole(images, outcomes)
-            write_with(folder / "predictions" / f"{split}.parquet", lambda path, t=table: pq.write_table(t, path))  # type: ignore[misc]
+            write_with(
+                folder / "predictions" / f"{split}.parquet",
+                lambda path, t=table: pq.write_table(t, path),  # type: ignore[misc]
+            )
             if packed.curve:
                 table = _whole(images, _curve_table(pack, packed, record, split))
-                write_with(folder / "curve" / f"{split}.parquet", lambda path, t=table: pq.write_table(t, path))  # type: ignore[misc]
+                write_with(
+                    folder / "curve" / f"{split}.parquet",
+                    lambda path, t=table: pq.write_table(t, path),  # type: ignore[misc]
+                )
         lease.check()
         store.save_run(record)
 
@@ -151,7 +169,8 @@ def _whole(images: pa.Table, outcomes: pa.Table) -> pa.Table:
 
 
 def checked(pack: Pack, packed: Packed, truths: Truths) -> RunRecord:
-    """The record of a packed run, once all that it states holds together, with the metrics of its predictions.
+    """The record of a packed run, once all that it states holds together, with the metrics of its
+    predictions.
 
     Raises:
         Refused: something does not add up; said in one sentence.
@@ -168,7 +187,9 @@ def checked(pack: Pack, packed: Packed, truths: Truths) -> RunRecord:
         if len(truth) < stated.images:
             raise pack.refused("an image occurs twice among the predictions", where)
         if differs := truths.differs(record, split, truth):
-            raise pack.refused(f"its labels are not those of the data that it names: {differs}", where)
+            raise pack.refused(
+                f"its labels are not those of the data that it names: {differs}", where
+            )
         said = said_by(images, outcomes)
         if why := contradiction(said):
             raise pack.refused(f"its predictions contradict themselves: {why}", where)
@@ -180,9 +201,14 @@ def checked(pack: Pack, packed: Packed, truths: Truths) -> RunRecord:
         for alpha in scores if points else ():
             predicted = points[alpha_column(alpha)]
             if (predicted < 0).any():
-                raise pack.refused(f"a class has a negative number on its curve at alpha {alpha:g}", where)
+                raise pack.refused(
+                    f"a class has a negative number on its curve at alpha {alpha:g}", where
+                )
             scores[alpha][split] = shares(said.labels, said.groups, predicted)[stated.metric] or 0.0
-    curve = [CurvePoint(alpha=alpha, scores=found, ood=record.average(found)) for alpha, found in scores.items()]
+    curve = [
+        CurvePoint(alpha=alpha, scores=found, ood=record.average(found))
+        for alpha, found in scores.items()
+    ]
     record = record.model_copy(update={"metrics": metrics, "curve": curve})
     record.ood = record.average(record.scores())
     card = _card(record.suite)
@@ -195,11 +221,22 @@ def _problems(packed: Packed, record: RunRecord) -> Iterable[str]:
     """What is wrong with a record by itself, the first thing first."""
     if record.status != "done" or record.phase == "search" or record.limit is not None:
         yield "it is not the result of a whole run"
-    names = {"suite": record.suite, "method": str(record.method.get("name")), **{f"split {s}": s for s in record.metrics}}
+    names = {
+        "suite": record.suite,
+        "method": str(record.method.get("name")),
+        **{f"split {s}": s for s in record.metrics},
+    }
     for what, name in names.items():
         if not re.fullmatch(NAME, name):
             yield f"the {what} has a name that cannot be a folder's or a file's: {name[:80]!r}"
-    shown = [record.label, record.backbone, record.shifts, record.averaged, list(record.holes), record.method]
+    shown = [
+        record.label,
+        record.backbone,
+        record.shifts,
+        record.averaged,
+        list(record.holes),
+        record.method,
+    ]
     if odd := next((name for name in _texts(shown) if not name.isprintable()), ""):
         yield f"it has a name that does not print: {plain(odd)[:80]}"
     if len(record.backbone) > 200 or not any(c.isalnum() for c in record.backbone):
@@ -223,7 +260,10 @@ def _identity_problems(packed: Packed, record: RunRecord) -> Iterable[str]:
     if digest({"fit": record.fit_id, **evaluation})[:24] != record.eval_id:
         yield "its eval_id is not the hash of the evaluation that it states"
     if "external" in fit:
-        stated: dict[str, Any] = {"external": record.method.get("parameters"), "backbone": record.backbone_sha256}
+        stated: dict[str, Any] = {
+            "external": record.method.get("parameters"),
+            "backbone": record.backbone_sha256,
+        }
         said = fit
     else:
         stated = {
@@ -237,24 +277,39 @@ def _identity_problems(packed: Packed, record: RunRecord) -> Iterable[str]:
             stated["id_val"] = record.data.get("id-val")
         said = {key: fit.get(key) for key in stated}
     stated |= {"data of the evaluation": record.data, "pixels of the evaluation": record.pixels}
-    said = {**said, "data of the evaluation": evaluation.get("data"), "pixels of the evaluation": evaluation.get("pixels")}
+    said = {
+        **said,
+        "data of the evaluation": evaluation.get("data"),
+        "pixels of the evaluation": evaluation.get("pixels"),
+    }
     for key, value in stated.items():
         if canonical_json(said[key]) != canonical_json(value):
             yield f"its record and its identity differ in the {key}"
-    name = str((record.method.get("parameters") or {}).get("name") if "external" in fit else record.method.get("name"))
-    if ("external" in fit) != (record.phase == "external") or not (record.label == name or record.label.startswith(f"{name} (")):
+    name = str(
+        (record.method.get("parameters") or {}).get("name")
+        if "external" in fit
+        else record.method.get("name")
+    )
+    if ("external" in fit) != (record.phase == "external") or not (
+        record.label == name or record.label.startswith(f"{name} (")
+    ):
         yield f"its label, {record.label[:80]!r}, is not that of the method {name[:80]!r}"
 
 
 def _split_problems(packed: Packed, record: RunRecord) -> Iterable[str]:
     measured = record.metrics.keys()
-    if not measured or not measured == record.data.keys() == packed.images.keys() == packed.outcomes.keys():
+    if (
+        not measured
+        or not measured == record.data.keys() == packed.images.keys() == packed.outcomes.keys()
+    ):
         yield "its metrics, its data and its predictions are not of the same splits"
     if packed.curve and (not record.curve or packed.curve.keys() != measured):
         yield "what its curve predicts and its curve are not of the same splits"
     if unknown := measured - {"id-val", "id-test", *record.shifts}:
         yield f"{min(unknown)} is not a split of its suite"
-    if silent := [split for split in record.shifts if split not in measured and split not in record.holes]:
+    if silent := [
+        split for split in record.shifts if split not in measured and split not in record.holes
+    ]:
         yield f"{silent[0]} is missing without a reason"
     metrics = record.identity.get("evaluation", {}).get("metrics", {})
     for split, found in record.metrics.items():
@@ -264,7 +319,10 @@ def _split_problems(packed: Packed, record: RunRecord) -> Iterable[str]:
     if card is not None and [s.name for s in card.shifts] == record.shifts:
         usual = [shift.name for shift in card.shifts if shift.in_average]
         if record.averaged != usual:
-            yield f"its OOD average is over {', '.join(record.averaged)}, and the suite's card says {', '.join(usual)}"
+            yield (
+                f"its OOD average is over {', '.join(record.averaged)}, and the suite's card says"
+                f" {', '.join(usual)}"
+            )
     elif not set(record.averaged) <= set(record.shifts):
         yield "its OOD average is over something else than its shifts"
 
@@ -301,7 +359,8 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def _tables(pack: Pack, packed: Packed, record: RunRecord, split: str) -> tuple[pa.Table, pa.Table]:
-    """Images and outcomes of a split, their columns of the known kinds and as many rows as the record states.
+    """Images and outcomes of a split, their columns of the known kinds and as many rows as the
+    record states.
 
     Raises:
         Refused: they are not.
@@ -309,8 +368,17 @@ def _tables(pack: Pack, packed: Packed, record: RunRecord, split: str) -> tuple[
     rows = record.metrics[split].images
     where = f"{record.label[:80]}, seed {record.seed}, {split}"
     images = {"key": pa.string(), "label": pa.int64(), "group": pa.int64()}
-    condensed = {"prediction": pa.int32(), "label_logit": pa.float32(), "maximum": pa.float32(), "log_sum_exp": pa.float32()}
-    whole = condensed | {"prediction": pa.int64(), "runner_up": pa.float32(), "log_sum_exp": pa.float64()}
+    condensed = {
+        "prediction": pa.int32(),
+        "label_logit": pa.float32(),
+        "maximum": pa.float32(),
+        "log_sum_exp": pa.float32(),
+    }
+    whole = condensed | {
+        "prediction": pa.int64(),
+        "runner_up": pa.float32(),
+        "log_sum_exp": pa.float64(),
+    }
     outcomes = [whole, condensed] if pack.manifest.logits else [condensed]
     return (
         _table(pack, packed.images[split], [images], rows, where),
@@ -330,9 +398,16 @@ def _curve_table(pack: Pack, packed: Packed, record: RunRecord, split: str) -> p
 
 
 def _names_few(group: pq.RowGroupMetaData) -> bool:
-    """Whether a row group names its images out of a dictionary: of a few long names any number of rows can be made."""
+    """Whether a row group names its images out of a dictionary: of a few long names any number of
+    rows can be made.
+    """
     columns = [group.column(number) for number in range(group.num_columns)]
-    return any("DICTIONARY" in kind for column in columns if column.path_in_schema == "key" for kind in column.encodings)
+    return any(
+        "DICTIONARY" in kind
+        for column in columns
+        if column.path_in_schema == "key"
+        for kind in column.encodings
+    )
 
 
 def _table(pack: Pack, sha: str, kinds: list[dict[str, Any]], rows: int, where: str) -> pa.Table:
@@ -340,28 +415,59 @@ def _table(pack: Pack, sha: str, kinds: list[dict[str, Any]], rows: int, where: 
         blob = pack.blob(sha)
         with pq.ParquetFile(pa.BufferReader(blob)) as file:
             if file.metadata.num_rows != rows:
-                raise pack.refused(f"the record states {rows} images, and the pack holds {file.metadata.num_rows}", where)
+                raise pack.refused(
+                    f"the record states {rows} images, and the pack holds {file.metadata.num_rows}",
+                    where,
+                )
             found = {field.name: field.type for field in file.schema_arrow}
-            classes, columns = 0, next((kind for kind in kinds if kind.keys() <= found.keys()), kinds[0])
+            classes, columns = (
+                0,
+                next((kind for kind in kinds if kind.keys() <= found.keys()), kinds[0]),
+            )
             # A run keeps no logits where images times classes are too many.
             kind = found.get("logits", pa.null())
-            if "runner_up" in columns and "logits" not in found and found.get("log_sum_exp_scaled") == pa.float64():
+            if (
+                "runner_up" in columns
+                and "logits" not in found
+                and found.get("log_sum_exp_scaled") == pa.float64()
+            ):
                 del found["log_sum_exp_scaled"]
-            if "runner_up" in columns and pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16():
+            if (
+                "runner_up" in columns
+                and pa.types.is_fixed_size_list(kind)
+                and kind.value_type == pa.float16()
+            ):
                 classes = min(found.pop("logits").list_size, _MOST_CLASSES)
             if found != columns:
-                raise pack.refused("its predictions have other columns than predictions have", where)
-            # What a blob unpacks to is bounded by what that many rows can need, and by what it holds.
-            groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+                raise pack.refused(
+                    "its predictions have other columns than predictions have", where
+                )
+            # What a blob unpacks to is bounded by what that many rows can need, and by what it
+            # holds.
+            groups = [
+                file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)
+            ]
             unpacked = sum(group.total_byte_size for group in groups)
-            if unpacked > min(rows * (_LONGEST_KEY + 64 + 4 * (classes + len(columns))), _FACTOR * len(blob)) + 2**20:
+            if (
+                unpacked
+                > min(
+                    rows * (_LONGEST_KEY + 64 + 4 * (classes + len(columns))), _FACTOR * len(blob)
+                )
+                + 2**20
+            ):
                 raise pack.refused(f"its predictions would unpack to {unpacked} bytes", where)
-            if "key" in columns and (rows > _ROWS_A_BYTE * len(blob) or any(map(_names_few, groups))):
+            if "key" in columns and (
+                rows > _ROWS_A_BYTE * len(blob) or any(map(_names_few, groups))
+            ):
                 raise pack.refused(f"{len(blob)} bytes cannot name {rows} images", where)
             table = file.read()
     except (OSError, ValueError, pa.ArrowException, OverflowError) as error:
-        raise pack.refused(f"its predictions cannot be read: {type(error).__name__}", where) from error
-    holes = [name for name in table.column_names if table[name].null_count and name != "label_logit"]
+        raise pack.refused(
+            f"its predictions cannot be read: {type(error).__name__}", where
+        ) from error
+    holes = [
+        name for name in table.column_names if table[name].null_count and name != "label_logit"
+    ]
     if len(table) != rows or holes or ("runner_up" in columns and table["label_logit"].null_count):
         raise pack.refused("its predictions have holes", where)
     if "key" in columns and any(len(key) > _LONGEST_KEY for key in table["key"].to_pylist()):

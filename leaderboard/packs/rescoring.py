@@ -1,4 +1,6 @@
-"""What a packed run said about every image: whether its columns contradict each other, and the metrics that follow from them."""
+"""What a packed run said about every image: whether its columns contradict each other, and the
+metrics that follow from them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Said:
 
     Attributes:
         labels, groups, predicted: (N,) integers; a negative group is none.
-        label_logit, maximum, log_sum_exp: (N,) of the logits in full precision. logits: (N, C) in half precision, or None.
+        label_logit, maximum, log_sum_exp: (N,) of the logits in full precision.
+        logits: (N, C) in half precision, or None.
         scaled: (N,) log-sum-exp at the run's temperature, or None.
     """
 
@@ -43,7 +46,12 @@ class Said:
 def contradiction(said: Said) -> str:
     """In what the columns contradict each other; empty if they do not."""
     kept = (said.logits, said.scaled)
-    columns = [said.label_logit, said.maximum, said.log_sum_exp, *(column for column in kept if column is not None)]
+    columns = [
+        said.label_logit,
+        said.maximum,
+        said.log_sum_exp,
+        *(column for column in kept if column is not None),
+    ]
     if not all(np.isfinite(column).all() for column in columns):
         return "a logit is not finite"
     if (said.labels < 0).any() or (said.predicted < 0).any():
@@ -74,7 +82,8 @@ def contradiction(said: Said) -> str:
 
 
 def derived(said: Said, stated: SplitMetrics) -> SplitMetrics:
-    """The metrics of predictions, by the functions of a run; the Brier score needs all probabilities, and stays as stated.
+    """The metrics of predictions, by the functions of a run; the Brier score needs all
+    probabilities, and stays as stated.
 
     Raises:
         ValueError: there is no such metric, or it needs groups and there are none.
@@ -84,7 +93,8 @@ def derived(said: Said, stated: SplitMetrics) -> SplitMetrics:
     confidence = np.minimum(np.exp(said.maximum - said.log_sum_exp), 1.0)
     nll = said.log_sum_exp - said.label_logit
     return scored(
-        said.labels, said.groups, said.predicted, nll, confidence, stated.brier, stated.metric, stated.skipped_unreadable  # type: ignore[arg-type]
+        said.labels, said.groups, said.predicted, nll, confidence, stated.brier, stated.metric,  # type: ignore[arg-type]
+        stated.skipped_unreadable
     )  # fmt: skip
 
 

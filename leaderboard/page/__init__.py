@@ -1,1 +1,3 @@
-"""The leaderboard as one self-contained web page: boards to a document (`document`), the document to a file (`build`)."""
+"""The leaderboard as one self-contained web page: boards to a document (`document`), the document
+to a file (`build`).
+"""

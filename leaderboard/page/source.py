@@ -31,7 +31,9 @@ class Source:
     """A selection of a store's runs that becomes a page.
 
     Args:
-        suites, backbones, methods: see `select`. view: how the boards are made. tell: hears one sentence before slow work.
+        suites, backbones, methods: see `select`.
+        view: how the boards are made.
+        tell: hears one sentence before slow work.
     """
 
     store: Store
@@ -47,7 +49,9 @@ class Source:
 
     def records(self) -> list[RunRecord]:
         """The runs of the selection, as they are now."""
-        return select(load(self.store), suites=self.suites, backbones=self.backbones, methods=self.methods)
+        return select(
+            load(self.store), suites=self.suites, backbones=self.backbones, methods=self.methods
+        )
 
     def page(self, records: Sequence[RunRecord], *, live: bool = False) -> str:
         """The page of these runs; one that says so if none is a result."""
@@ -67,24 +71,40 @@ class Source:
             return False
         text = self._page(found, live=False)
         write_text(path, text)
-        self.tell(f"{len(text.encode()) / 1e6:.1f} MB; it opens in any browser and needs no network")
+        self.tell(
+            f"{len(text.encode()) / 1e6:.1f} MB; it opens in any browser and needs no network"
+        )
         return True
 
     def _boards(self, records: Sequence[RunRecord]) -> Boards:
-        return boards(records, self.view, self._document.predictions, load(self.store)) if records else Boards([], [])
+        return (
+            boards(records, self.view, self._document.predictions, load(self.store))
+            if records
+            else Boards([], [])
+        )
 
     def _page(self, found: Boards, live: bool) -> str:
         return page(self._document.of(found, self.view), live=live)
 
 
 #: In the order in which they are read; each says in its first line what it is for.
-_SCRIPTS = ("elements.js", "state.js", "figures.js", "scatter.js", "table.js", "comparison.js", "drawer.js", "main.js")
+_SCRIPTS = (
+    "elements.js",
+    "state.js",
+    "figures.js",
+    "scatter.js",
+    "table.js",
+    "comparison.js",
+    "drawer.js",
+    "main.js",
+)
 
 
 def page(document: dict[str, Any], *, live: bool = False) -> str:
     """The page of a document.
 
-    Scripts are allowed by their hashes alone, so that nothing else that looks like one can run, wherever it comes from.
+    Scripts are allowed by their hashes alone, so that nothing else that looks like one can run,
+    wherever it comes from.
 
     Args:
         live: the page listens to the server it came from and loads anew when that says so.
@@ -104,17 +124,22 @@ def page(document: dict[str, Any], *, live: bool = False) -> str:
 
 def policy(scripts: list[str], *, live: bool = False) -> str:
     """A Content-Security-Policy under which these inline scripts run and nothing is fetched."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'"
+        for s in scripts
+    )
     connect = "'self'" if live else "'none'"
     return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; connect-src {connect}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:;"
+        f" connect-src {connect}; base-uri 'none'; form-action 'none'"
     )
 
 
 def embedded(document: dict[str, Any]) -> str:
     """JSON that a script element can hold: nothing in it ends the element or opens a comment."""
-    text = json.dumps(document, allow_nan=False, separators=(",", ":"))  # what is not ASCII is an escape already
+    text = json.dumps(
+        document, allow_nan=False, separators=(",", ":")
+    )  # what is not ASCII is an escape already
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
@@ -153,8 +178,8 @@ class Published:
 class Server(ThreadingHTTPServer):
     """Answers `/` with the page and `/events` with the news that it has changed.
 
-    It listens on 127.0.0.1, and only to requests that name it so: a foreign site whose name was made to point here (DNS
-    rebinding) sends its own name as Host.
+    It listens on 127.0.0.1, and only to requests that name it so: a foreign site whose name was
+    made to point here (DNS rebinding) sends its own name as Host.
 
     Raises:
         UsageError: the port is taken.
@@ -192,8 +217,14 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        if self.headers.get("Host") not in {f"{name}:{self.server.port}" for name in (HOST, "localhost")}:
-            self._answer(403, b"This server answers requests to 127.0.0.1 and localhost only.\n", "text/plain")
+        if self.headers.get("Host") not in {
+            f"{name}:{self.server.port}" for name in (HOST, "localhost")
+        }:
+            self._answer(
+                403,
+                b"This server answers requests to 127.0.0.1 and localhost only.\n",
+                "text/plain",
+            )
         elif self.path == "/":
             self._answer(200, self.server.published.text, "text/html")
         elif self.path == "/events":
@@ -216,7 +247,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
 
     def _events(self) -> None:
-        """Server-sent events (HTML standard, 9.2): `changed` for every edition after the one that was there at the request."""
+        """Server-sent events (HTML standard, 9.2): `changed` for every edition after the one that
+        was there at the request.
+        """
         self._head(200, "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
@@ -246,15 +279,19 @@ def serve(
     look: float = LOOK,
     stop: threading.Event | None = None,
 ) -> None:
-    """Serve until `stop` is set or a signal interrupts; the page is made anew whenever `stamp` gives another value.
+    """Serve until `stop` is set or a signal interrupts; the page is made anew whenever `stamp`
+    gives another value.
 
     Args:
-        ready: hears the address once there is a page. tell: hears why a page could not be made; the last one stays in place.
+        ready: hears the address once there is a page.
+        tell: hears why a page could not be made; the last one stays in place.
     """
     stop = stop or threading.Event()
     known = stamp()
     server.published.replace(make())
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True
+    ).start()
     try:
         ready(server.url)
         while not stop.wait(look):

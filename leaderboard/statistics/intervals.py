@@ -1,4 +1,6 @@
-"""Confidence intervals, each labelled with what would vary if the experiment were repeated: the seeds, or the test images."""
+"""Confidence intervals, each labelled with what would vary if the experiment were repeated: the
+seeds, or the test images.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ class Interval:
     """A confidence interval.
 
     Attributes:
-        low, high: its ends, in the unit of the number. over: what varies, `seeds` (another training run of the same recipe)
-        or `images` (another test set of the same kind, the models as they are). method: how it was computed.
+        low, high: its ends, in the unit of the number.
+        over: what varies, `seeds` (another training run of the same recipe)
+        or `images` (another test set of the same kind, the models as they are). method: how it was
+            computed.
     """
 
     low: float
@@ -41,7 +45,7 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval | None
     """Student's t-interval of the mean over seeds; None for fewer than two.
 
     Example:
-        `over_seeds([0.61, 0.63, 0.62])` is 0.62 plus or minus 4.30 x 0.01 / sqrt(3): with three seeds, intervals are wide.
+        `over_seeds([0.61, 0.63, 0.62])` is 0.62 plus or minus 4.30 x 0.01 / sqrt(3).
     """
     mean, sd = mean_and_sd(values) if values else (0.0, None)
     if sd is None:
@@ -53,9 +57,10 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval | None
 def over_images(shares: Sequence[tuple[float, int]], level: float = LEVEL) -> Interval | None:
     """Interval of an accuracy, or of the mean of accuracies on several sets, over the images.
 
-    One set: Wilson's score interval (Wilson, 1927). Several: the limits of the mean are put together from theirs as by Zou and
-    Donner (2008; MOVER), which takes the sets as independent. An accuracy that is a mean over seeds counts every image once,
-    however many seeds saw it: seeds are not images, so that the interval errs to the wide side.
+    One set: Wilson's score interval (Wilson, 1927). Several: the limits of the mean are put
+    together from theirs as by Zou and Donner (2008; MOVER), which takes the sets as independent. An
+    accuracy that is a mean over seeds counts every image once, however many seeds saw it: seeds are
+    not images, so that the interval errs to the wide side.
 
     Args:
         shares: (accuracy in [0, 1], number of images) of every set.
@@ -67,17 +72,29 @@ def over_images(shares: Sequence[tuple[float, int]], level: float = LEVEL) -> In
         return None
     limits = [wilson(share, images, level) for share, images in shares]
     mean = math.fsum(share for share, _ in shares) / len(shares)
-    below = math.hypot(*(share - low for (share, _), (low, _) in zip(shares, limits, strict=True))) / len(shares)
-    above = math.hypot(*(high - share for (share, _), (_, high) in zip(shares, limits, strict=True))) / len(shares)
-    return Interval(mean - below, mean + above, "images", "Wilson" if len(shares) == 1 else "Wilson, MOVER", level)
+    below = math.hypot(
+        *(share - low for (share, _), (low, _) in zip(shares, limits, strict=True))
+    ) / len(shares)
+    above = math.hypot(
+        *(high - share for (share, _), (_, high) in zip(shares, limits, strict=True))
+    ) / len(shares)
+    return Interval(
+        mean - below,
+        mean + above,
+        "images",
+        "Wilson" if len(shares) == 1 else "Wilson, MOVER",
+        level,
+    )
 
 
-# A board of thousands of rows asks for a hundred thousand intervals, and a call of scipy or statsmodels for one of them costs
-# more than the board; the two below are theirs (tested).
+# A board of thousands of rows asks for a hundred thousand intervals, and a call of scipy or
+# statsmodels for one of them costs more than the board; the two below are theirs (tested).
 
 
 def wilson(share: float, count: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's limits of a share of `count` trials, which need not be a whole number of trials (a mean over seeds)."""
+    """Wilson's limits of a share of `count` trials, which need not be a whole number of trials (a
+    mean over seeds).
+    """
     z = _z(level)
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))

@@ -1,4 +1,6 @@
-"""What a run, and every point of its curve, said about every image, read from its folder: see bench.results.predictions."""
+"""What a run, and every point of its curve, said about every image, read from its folder: see
+bench.results.predictions.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ class Outcomes:
     """Predictions of one run on the N images of one split.
 
     Attributes:
-        keys: (N,) names of the images, unique. labels, predicted, groups: (N,) integers; a negative group is none.
+        keys: (N,) names of the images, unique.
+        labels, predicted, groups: (N,) integers; a negative group is none.
     """
 
     keys: NDArray[np.str_]
@@ -64,10 +67,13 @@ class Predictions:
             BenchError: the file cannot be read, or does not add up with the record.
         """
         metrics = record.metrics.get(split)
-        return self._outcomes(str(self._store.run_dir(record)), split, metrics.images if metrics else -1)
+        return self._outcomes(
+            str(self._store.run_dir(record)), split, metrics.images if metrics else -1
+        )
 
     def curve(self, record: RunRecord, split: str) -> dict[float, Outcomes] | None:
-        """Alpha -> labels and predictions, sorted by key; None where what the curve's points predict was not kept.
+        """Alpha -> labels and predictions, sorted by key; None where what the curve's points
+        predict was not kept.
 
         Raises:
             BenchError: the file cannot be read, or does not add up with the record.
@@ -81,10 +87,16 @@ class Predictions:
             raise _damaged(folder, "curve", split, f"there is no column {min(absent)}")
         keys, order = self._sorted(folder, "curve", split, found["key"], images)
         labels, groups = found["label"][order], found["group"][order]
-        return {alpha: Outcomes(keys, labels, found[name][order], groups) for name, alpha in names.items()}
+        return {
+            alpha: Outcomes(keys, labels, found[name][order], groups)
+            for name, alpha in names.items()
+        }
 
-    def columns(self, record: RunRecord, split: str, names: Sequence[str]) -> Mapping[str, NDArray[Any]] | None:
-        """Columns of the file as arrays in its own order, those that are there: `logits` is (N, C), others (N,).
+    def columns(
+        self, record: RunRecord, split: str, names: Sequence[str]
+    ) -> Mapping[str, NDArray[Any]] | None:
+        """Columns of the file as arrays in its own order, those that are there: `logits` is (N, C),
+        others (N,).
 
         Returns:
             None where there is no file.
@@ -95,7 +107,8 @@ class Predictions:
         return self._read(str(self._store.run_dir(record)), "predictions", split, names)
 
     def fitted_temperature(self, record: RunRecord) -> float | None:
-        """The temperature that runs of earlier versions did not record, fitted once; None where id-val's logits are not kept.
+        """The temperature that runs of earlier versions did not record, fitted once; None where
+        id-val's logits are not kept.
 
         Raises:
             BenchError: the file cannot be read.
@@ -108,11 +121,15 @@ class Predictions:
             self._temperatures[folder] = fitted_temperature(val["logits"], val["label"])
         return self._temperatures[folder]
 
-    def _read(self, folder: str, kind: Kind, split: str, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+    def _read(
+        self, folder: str, kind: Kind, split: str, names: Sequence[str]
+    ) -> dict[str, NDArray[Any]] | None:
         path = f"{folder}/{kind}/{split}.parquet"
         try:
             with pq.ParquetFile(path) as file:
-                table = file.read(columns=[name for name in names if name in file.schema_arrow.names])
+                table = file.read(
+                    columns=[name for name in names if name in file.schema_arrow.names]
+                )
         except FileNotFoundError:
             return None
         except (OSError, pa.ArrowException) as error:
@@ -121,7 +138,12 @@ class Predictions:
         for name in table.column_names:
             column = table.column(name).combine_chunks()
             if not _is_of_its_kind(name, column):
-                raise _damaged(folder, kind, split, f"the column {name} is of {column.type}, {column.null_count} missing")
+                raise _damaged(
+                    folder,
+                    kind,
+                    split,
+                    f"the column {name} is of {column.type}, {column.null_count} missing",
+                )
             if pa.types.is_fixed_size_list(column.type):
                 values = column.flatten().to_numpy(zero_copy_only=False)
                 found[name] = values.reshape(len(column), column.type.list_size)
@@ -136,9 +158,13 @@ class Predictions:
         if absent := {"key", "label", "prediction", "group"} - found.keys():
             raise _damaged(folder, "predictions", split, f"there is no column {min(absent)}")
         keys, order = self._sorted(folder, "predictions", split, found["key"], images)
-        return Outcomes(keys, found["label"][order], found["prediction"][order], found["group"][order])
+        return Outcomes(
+            keys, found["label"][order], found["prediction"][order], found["group"][order]
+        )
 
-    def _sorted(self, folder: str, kind: Kind, split: str, names: NDArray[Any], images: int) -> tuple[NDArray[np.str_], Ints]:
+    def _sorted(
+        self, folder: str, kind: Kind, split: str, names: NDArray[Any], images: int
+    ) -> tuple[NDArray[np.str_], Ints]:
         """Sorted keys, each once, and the order of the file's rows that sorts them."""
         keys = names.astype(str)
         order = np.argsort(keys, kind="stable")
@@ -156,7 +182,11 @@ def _is_of_its_kind(name: str, column: Any) -> bool:
     if name == "key":
         right = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     elif name == "logits":
-        right = pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type) and not column.flatten().null_count
+        right = (
+            pa.types.is_fixed_size_list(kind)
+            and pa.types.is_floating(kind.value_type)
+            and not column.flatten().null_count
+        )
     elif name in ("label", "prediction", "group") or name[:1].isdigit():  # predictions at an alpha
         right = pa.types.is_integer(kind)
     else:

@@ -42,13 +42,17 @@ def test_kept_patches_are_packed_in_order_and_the_padding_is_hidden() -> None:
 
 def test_equal_lengths_need_no_mask() -> None:
     tokens = torch.randn(2, 5, 3)
-    packed, mask = pack_kept(tokens, torch.tensor([[True, False, True, False], [False, False, True, True]]))
+    packed, mask = pack_kept(
+        tokens, torch.tensor([[True, False, True, False], [False, False, True, True]])
+    )
     assert (packed.shape, mask) == ((2, 3, 3), None)
     assert pack_kept(tokens, torch.ones(2, 4, dtype=torch.bool)) == (tokens, None)
     assert pack_kept(tokens, torch.zeros(2, 4, dtype=torch.bool))[0].shape == (2, 1, 3)
 
 
-@pytest.mark.parametrize("keep", [torch.ones(2, 4), torch.ones(2, 5, dtype=torch.bool), torch.ones(4, dtype=torch.bool)])
+@pytest.mark.parametrize(
+    "keep", [torch.ones(2, 4), torch.ones(2, 5, dtype=torch.bool), torch.ones(4, dtype=torch.bool)]
+)
 def test_a_keep_of_another_kind_or_shape_is_refused(keep: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="keep must be bool"):
         pack_kept(torch.randn(2, 5, 3), keep)

@@ -19,14 +19,19 @@ def read(rest: str, library: str = "open_clip") -> ModelName:
 def test_a_name_is_an_architecture_weights_and_options(tmp_path: Path) -> None:
     file = tmp_path / "a@b?c.safetensors"
     file.touch()
-    assert read("ViT-B-32/openai") == ModelName("open_clip:ViT-B-32/openai", "ViT-B-32", "openai", None, None, {})
+    assert read("ViT-B-32/openai") == ModelName(
+        "open_clip:ViT-B-32/openai", "ViT-B-32", "openai", None, None, {}
+    )
     assert read("resnet50.a1_in1k", "timm").model == "resnet50.a1_in1k"
     assert read("RN50@random").seed == 0
     assert read("RN50@random-7").seed == 7
     name = read("ViT-B-32@random?size=128&crop=center")
     assert (name.size, name.choice("crop", ("center",)), name.model) == (128, "center", "ViT-B-32")
     assert parse("open_clip", f"RN50@{file}?size=64", options=OPTIONS).file == file
-    assert [read(f"RN50@random{option}").decoder for option in ("", "?decoder=torchvision")] == ["pil", "torchvision"]
+    assert [read(f"RN50@random{option}").decoder for option in ("", "?decoder=torchvision")] == [
+        "pil",
+        "torchvision",
+    ]
 
 
 def test_a_folder_is_a_name_that_starts_like_a_path() -> None:

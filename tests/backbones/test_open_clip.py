@@ -1,4 +1,6 @@
-"""open_clip backbones: equal to open_clip's own models, masked exactly, their activation stated, their text tower usable."""
+"""open_clip backbones: equal to open_clip's own models, masked exactly, their activation stated,
+their text tower usable.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,45 @@ from bench.errors import MissingPrerequisite, UsageError
 #: The vocabulary is 49,408 words long, so the width of the text tower is nearly all of the size.
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "tiny-vit": {"embed_dim": 24, "vision_cfg": {"image_size": 64, "layers": 3, "width": 32, "head_width": 8, "patch_size": 16}},
-    "tiny-rn": {"embed_dim": 24, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32}},
-    "tiny-timm": {"embed_dim": 24, "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "token", "image_size": 160}},
+    "tiny-vit": {
+        "embed_dim": 24,
+        "vision_cfg": {
+            "image_size": 64,
+            "layers": 3,
+            "width": 32,
+            "head_width": 8,
+            "patch_size": 16,
+        },
+    },
+    "tiny-rn": {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
+    },
+    "tiny-timm": {
+        "embed_dim": 24,
+        "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "token", "image_size": 160},
+    },
     "tiny-avg": {
         "embed_dim": 24,
-        "vision_cfg": {"image_size": 64, "layers": 1, "width": 32, "head_width": 8, "patch_size": 16, "pool_type": "avg"},
+        "vision_cfg": {
+            "image_size": 64,
+            "layers": 1,
+            "width": 32,
+            "head_width": 8,
+            "patch_size": 16,
+            "pool_type": "avg",
+        },
     },
-    "tiny-hf": {"embed_dim": 24, "vision_cfg": {"image_size": 64, "layers": 1, "width": 32}, "text_cfg": {"hf_model_name": "x"}},
-    "tiny-coca": {"embed_dim": 24, "vision_cfg": {"image_size": 64, "layers": 1, "width": 32}, "multimodal_cfg": {}},
+    "tiny-hf": {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 64, "layers": 1, "width": 32},
+        "text_cfg": {"hf_model_name": "x"},
+    },
+    "tiny-coca": {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 64, "layers": 1, "width": 32},
+        "multimodal_cfg": {},
+    },
 }
 CONFIGS["tiny-vit-quickgelu"] = {**CONFIGS["tiny-vit"], "quick_gelu": True}
 
@@ -41,7 +73,10 @@ def _architectures(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("configs")
     for name, config in CONFIGS.items():
         (folder / f"{name}.json").write_text(json.dumps({"text_cfg": TEXT, **config}))
-    paths, known = list(open_clip.factory._MODEL_CONFIG_PATHS), dict(open_clip.factory._MODEL_CONFIGS)
+    paths, known = (
+        list(open_clip.factory._MODEL_CONFIG_PATHS),
+        dict(open_clip.factory._MODEL_CONFIGS),
+    )
     open_clip.add_model_config(folder)
     yield
     open_clip.factory._MODEL_CONFIG_PATHS[:] = paths
@@ -59,7 +94,9 @@ def images() -> Tensor:
 
 
 def own_model(name: str, *, quick_gelu: bool = False, seed: int = 0) -> Any:
-    """open_clip's model itself, in eval mode; every branch of a residual network given a weight (some start at 0)."""
+    """open_clip's model itself, in eval mode; every branch of a residual network given a weight
+    (some start at 0).
+    """
     torch.manual_seed(seed)
     config = {"text_cfg": TEXT, **CONFIGS[name], "quick_gelu": quick_gelu}
     model = CLIP(**config).eval()
@@ -79,16 +116,22 @@ def normalised(images: Tensor) -> Tensor:
 def test_features_are_the_librarys_own(name: str, images: Tensor, tmp_path: Path) -> None:
     model = own_model(name)
     save_file(model.state_dict(), tmp_path / "w.safetensors")
-    backbone = load(f"{name}@{tmp_path}/w.safetensors" + ("?quickgelu=no" if name == "tiny-vit" else ""))
+    backbone = load(
+        f"{name}@{tmp_path}/w.safetensors" + ("?quickgelu=no" if name == "tiny-vit" else "")
+    )
     tower = backbone.image_tower()
     images = torch.nn.functional.interpolate(images, backbone.pixels.size)
     features = tower(images)
     assert features.shape == (4, tower.dim) == (4, 24)
     assert torch.allclose(features, model.encode_image(normalised(images)), atol=1e-5)
-    assert torch.equal(tower.train(name != "tiny-rn")(images), features), "no noise in training mode"
+    assert torch.equal(tower.train(name != "tiny-rn")(images), features), (
+        "no noise in training mode"
+    )
     explained, maps = tower.eval().requires_grad_(False).explain(images)
     assert torch.allclose(explained, features, atol=1e-5)
-    for weights, gradient in zip(maps, torch.autograd.grad(explained.square().sum(), maps), strict=True):
+    for weights, gradient in zip(
+        maps, torch.autograd.grad(explained.square().sum(), maps), strict=True
+    ):
         assert gradient.abs().sum() > 0
         if backbone.layout == "vit":
             assert weights.shape[2:] == (1 + tower.grid[0] * tower.grid[1],) * 2
@@ -100,13 +143,17 @@ def test_features_are_the_librarys_own(name: str, images: Tensor, tmp_path: Path
             tower(images, torch.ones(4, 4, dtype=torch.bool))
 
 
-def test_leaving_patches_out_equals_a_minus_infinity_key_mask_in_every_layer(vit: OpenClipBackbone, images: Tensor) -> None:
+def test_leaving_patches_out_equals_a_minus_infinity_key_mask_in_every_layer(
+    vit: OpenClipBackbone, images: Tensor
+) -> None:
     tower: Any = vit.image_tower()
     keep = torch.zeros(4, 16, dtype=torch.bool)
     for row, kept in enumerate(([0, 3, 7, 8, 9, 10, 15], [5], [], list(range(16)))):
         keep[row, kept] = True
     hidden = torch.cat([torch.zeros(4, 1, dtype=torch.bool), ~keep], dim=1)
-    mask = torch.zeros(4, 4, 17, 17).masked_fill(hidden[:, None, None], -torch.inf).flatten(0, 1)  # (N * heads, L, L)
+    mask = (
+        torch.zeros(4, 4, 17, 17).masked_fill(hidden[:, None, None], -torch.inf).flatten(0, 1)
+    )  # (N * heads, L, L)
     tokens = tower.visual._embeds(normalised(images))
     for block in tower.visual.transformer.resblocks:
         tokens = block(tokens, attn_mask=mask)
@@ -114,18 +161,32 @@ def test_leaving_patches_out_equals_a_minus_infinity_key_mask_in_every_layer(vit
     assert torch.allclose(tower(images, keep), reference, atol=1e-5)
     assert torch.equal(tower(images, torch.ones_like(keep)), tower(images))
     alone = tower(images, torch.zeros_like(keep))
-    assert torch.allclose(alone, reference[2].expand_as(alone), atol=1e-5), "without patches every image is the same"
+    assert torch.allclose(alone, reference[2].expand_as(alone), atol=1e-5), (
+        "without patches every image is the same"
+    )
 
 
 def test_a_masked_forward_can_be_trained_through(vit: OpenClipBackbone, images: Tensor) -> None:
     tower = vit.image_tower()
     tower(images, torch.eye(16, dtype=torch.bool)[:4]).square().sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in tower.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in tower.parameters()
+    )
 
 
-def test_the_zero_shot_head_is_the_scaled_mean_direction_of_the_prompts(vit: OpenClipBackbone) -> None:
+def test_the_zero_shot_head_is_the_scaled_mean_direction_of_the_prompts(
+    vit: OpenClipBackbone,
+) -> None:
     text = vit.text_tower()
-    classes, templates = ["tench", "house finch", "tench"], ["a photo of a {}.", "art of the {}.", "{}"]
+    classes, templates = (
+        ["tench", "house finch", "tench"],
+        [
+            "a photo of a {}.",
+            "art of the {}.",
+            "{}",
+        ],
+    )
     head = zero_shot_head(text, classes, templates, batch=4)
     rows = []
     for name in classes:
@@ -156,7 +217,9 @@ def test_the_text_tower_is_a_fresh_copy_that_can_travel(vit: OpenClipBackbone) -
     assert copy.deepcopy(text).scale == pickle.loads(pickle.dumps(text)).scale == text.scale
 
 
-def test_a_folder_brings_its_own_architecture_activation_and_pixels(tmp_path: Path, images: Tensor) -> None:
+def test_a_folder_brings_its_own_architecture_activation_and_pixels(
+    tmp_path: Path, images: Tensor
+) -> None:
     model = own_model("tiny-vit", quick_gelu=True)
     config = {
         "model_cfg": {"text_cfg": TEXT, **CONFIGS["tiny-vit-quickgelu"]},
@@ -168,12 +231,19 @@ def test_a_folder_brings_its_own_architecture_activation_and_pixels(tmp_path: Pa
     save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
     backbone = load(str(tmp_path))
     assert backbone.pixels.name == "pil-bilinear-64-64"
-    assert torch.allclose(backbone.image_tower()(images), model.encode_image((images - 0.5) / 0.25), atol=1e-5)
+    assert torch.allclose(
+        backbone.image_tower()(images), model.encode_image((images - 0.5) / 0.25), atol=1e-5
+    )
 
 
-def test_a_file_whose_activation_is_open_is_refused_until_it_is_stated(tmp_path: Path, images: Tensor) -> None:
+def test_a_file_whose_activation_is_open_is_refused_until_it_is_stated(
+    tmp_path: Path, images: Tensor
+) -> None:
     model = own_model("tiny-vit", quick_gelu=True)
-    torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, tmp_path / "w.pt")
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}},
+        tmp_path / "w.pt",
+    )
     with pytest.raises(UsageError, match="two activations") as refusal:
         load(f"tiny-vit@{tmp_path}/w.pt")
     assert "?quickgelu=yes" in refusal.value.fix
@@ -181,7 +251,10 @@ def test_a_file_whose_activation_is_open_is_refused_until_it_is_stated(tmp_path:
         load(f"tiny-vit-quickgelu@{tmp_path}/w.pt?quickgelu=no")
     with pytest.raises(UsageError, match="yes or no"):
         load(f"tiny-vit@{tmp_path}/w.pt?quickgelu=maybe")
-    quick, same = load(f"tiny-vit@{tmp_path}/w.pt?quickgelu=yes"), load(f"tiny-vit-quickgelu@{tmp_path}/w.pt")
+    quick, same = (
+        load(f"tiny-vit@{tmp_path}/w.pt?quickgelu=yes"),
+        load(f"tiny-vit-quickgelu@{tmp_path}/w.pt"),
+    )
     other = load(f"tiny-vit@{tmp_path}/w.pt?quickgelu=no")
     expected = model.encode_image(normalised(images))
     assert torch.allclose(quick.image_tower()(images), expected, atol=1e-5)
@@ -189,8 +262,12 @@ def test_a_file_whose_activation_is_open_is_refused_until_it_is_stated(tmp_path:
     assert quick.weights_sha256 == same.weights_sha256 != other.weights_sha256
 
 
-@pytest.mark.parametrize(("tag", "quick"), [("openai", True), ("laion2b_s34b_b79k", False), ("laion400m_e32", True)])
-def test_a_tag_brings_its_own_activation(tag: str, quick: bool, tmp_path: Path, monkeypatch: Any, images: Tensor) -> None:
+@pytest.mark.parametrize(
+    ("tag", "quick"), [("openai", True), ("laion2b_s34b_b79k", False), ("laion400m_e32", True)]
+)
+def test_a_tag_brings_its_own_activation(
+    tag: str, quick: bool, tmp_path: Path, monkeypatch: Any, images: Tensor
+) -> None:
     """A small model published under a real tag, found in the hub's cache."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -203,7 +280,9 @@ def test_a_tag_brings_its_own_activation(tag: str, quick: bool, tmp_path: Path, 
     save_file(model.state_dict(), repository / "snapshots" / "abc" / "open_clip_model.safetensors")
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-vit", {tag: published})
     backbone = load(f"tiny-vit/{tag}")
-    assert torch.allclose(backbone.image_tower()(images), model.encode_image(normalised(images)), atol=1e-5)
+    assert torch.allclose(
+        backbone.image_tower()(images), model.encode_image(normalised(images)), atol=1e-5
+    )
     assert backbone.seen.endswith(f"(open_clip tag {tag})")
     assert not backbone.seen.startswith("unknown")
 
@@ -255,7 +334,9 @@ def test_without_a_network_a_tag_is_one_quick_clear_error(tmp_path: Path, monkey
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for asked in ("hf_hub_download", "reachable"):
-        monkeypatch.setattr(f"bench.backbones.hub.{asked}", lambda *_, **__: pytest.fail("the network was asked"))
+        monkeypatch.setattr(
+            f"bench.backbones.hub.{asked}", lambda *_, **__: pytest.fail("the network was asked")
+        )
     with pytest.raises(MissingPrerequisite, match="HF_HUB_OFFLINE") as missing:
         load("ViT-B-32/openai")
     assert "hf download timm/vit_base_patch32_clip_224.openai" in missing.value.fix

@@ -24,12 +24,18 @@ def model(seed: int) -> Any:
 def same(backbone: Any, theirs: Any) -> bool:
     """Whether the backbone's weights are those of a model."""
     tower, state = backbone.image_tower().state_dict(), theirs.state_dict()
-    return all(torch.equal(tensor, state[name.removeprefix("model.")]) for name, tensor in tower.items())
+    return all(
+        torch.equal(tensor, state[name.removeprefix("model.")]) for name, tensor in tower.items()
+    )
 
 
 def test_of_averaged_weights_and_others_it_is_said_which(tmp_path: Path) -> None:
     last, average = model(0), model(1)
-    held = {"state_dict": last.state_dict(), "state_dict_ema": average.state_dict(), "args": argparse.Namespace(lr=1)}
+    held = {
+        "state_dict": last.state_dict(),
+        "state_dict_ema": average.state_dict(),
+        "args": argparse.Namespace(lr=1),
+    }
     torch.save(held, tmp_path / "best.pth")
     usual = load_backbone(f"timm:test_resnet@{tmp_path}/best.pth")
     assert same(usual, average)
@@ -43,7 +49,9 @@ def test_of_averaged_weights_and_others_it_is_said_which(tmp_path: Path) -> None
 
 def test_weights_of_a_compiled_and_averaged_model(tmp_path: Path) -> None:
     theirs = model(0)
-    state: dict[str, Tensor] = {f"module._orig_mod.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    state: dict[str, Tensor] = {
+        f"module._orig_mod.{name}": tensor for name, tensor in theirs.state_dict().items()
+    }
     torch.save(state | {"n_averaged": torch.tensor(3)}, tmp_path / "swa.pth")
     assert same(load_backbone(f"timm:test_resnet@{tmp_path}/swa.pth"), theirs)
 
@@ -53,7 +61,10 @@ def test_what_is_no_floating_point_number_is_not_cast(kind: torch.dtype, tmp_pat
     state = model(0).state_dict()
     name = next(name for name, tensor in state.items() if tensor.ndim == 4)
     torch.save(state | {name: state[name].to(kind)}, tmp_path / "odd.pth")
-    with pytest.raises(UsageError, match=f"{name} is torch.{str(kind).partition('.')[2]}, and not plain floating-point"):
+    with pytest.raises(
+        UsageError,
+        match=f"{name} is torch.{str(kind).partition('.')[2]}, and not plain floating-point",
+    ):
         load_backbone(f"timm:test_resnet@{tmp_path}/odd.pth")
 
 
@@ -61,11 +72,18 @@ def test_what_is_no_floating_point_number_is_not_cast(kind: torch.dtype, tmp_pat
 def test_clip_s_weights_are_an_open_clip_backbone(kind: str, tmp_path: Path) -> None:
     import open_clip
 
-    state = {name: tensor for name, tensor in open_clip.create_model("ViT-S-32-alt").state_dict().items() if name != "attn_mask"}
+    state = {
+        name: tensor
+        for name, tensor in open_clip.create_model("ViT-S-32-alt").state_dict().items()
+        if name != "attn_mask"
+    }
     if kind == "Hugging Face":
         torch.save(to_hugging_face(state), tmp_path / "model.bin")
     else:  # as open_clip's training saves it, with more than tensors beside the state
-        torch.save({"state_dict": state, "args": argparse.Namespace(lr=1), "optimizer": {}}, tmp_path / "model.bin")
+        torch.save(
+            {"state_dict": state, "args": argparse.Namespace(lr=1), "optimizer": {}},
+            tmp_path / "model.bin",
+        )
     backbone = load_backbone(f"open_clip:ViT-S-32-alt@{tmp_path}/model.bin?quickgelu=no")
     tower, text = backbone.image_tower().state_dict(), backbone.text_tower().state_dict()
     ours = tower | {name.removeprefix("model."): tensor for name, tensor in text.items()}
@@ -81,18 +99,27 @@ def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
         kind = "vision" if name.startswith("visual.") else "text"
         bare = name.removeprefix("visual.")
         if ".attn.in_proj_" in bare:
-            place = bare.partition(".attn.")[0].replace("transformer.resblocks", f"{kind}_model.encoder.layers")
+            place = bare.partition(".attn.")[0].replace(
+                "transformer.resblocks", f"{kind}_model.encoder.layers"
+            )
             for part, third in zip("qkv", tensor.chunk(3), strict=True):
                 made[f"{place}.self_attn.{part}_proj.{bare.rpartition('_')[2]}"] = third.clone()
         elif bare.startswith("transformer.resblocks"):
             place = bare.replace("transformer.resblocks", f"{kind}_model.encoder.layers").replace(
                 "attn.out_proj", "self_attn.out_proj"
             )
-            for ours, theirs in (("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"), ("c_fc", "fc1"), ("c_proj", "fc2")):
+            for ours, theirs in (
+                ("ln_1", "layer_norm1"),
+                ("ln_2", "layer_norm2"),
+                ("c_fc", "fc1"),
+                ("c_proj", "fc2"),
+            ):
                 place = place.replace(ours, theirs)
             made[place] = tensor
         elif bare in ("proj", "text_projection"):
-            made["visual_projection.weight" if kind == "vision" else "text_projection.weight"] = tensor.T.contiguous()
+            made["visual_projection.weight" if kind == "vision" else "text_projection.weight"] = (
+                tensor.T.contiguous()
+            )
         elif bare == "positional_embedding":
             made[f"{kind}_model.embeddings.position_embedding.weight"] = tensor
         elif bare == "class_embedding":
@@ -105,17 +132,25 @@ def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
             made[bare] = tensor
         else:
             stem, _, leaf = bare.partition(".")
-            norms = {"ln_pre": "pre_layrnorm", "ln_post": "post_layernorm", "ln_final": "final_layer_norm"}
+            norms = {
+                "ln_pre": "pre_layrnorm",
+                "ln_post": "post_layernorm",
+                "ln_final": "final_layer_norm",
+            }
             made[f"{kind}_model.{norms[stem]}.{leaf}"] = tensor
     return made
 
 
-def test_weights_that_are_not_finite_are_told_in_our_words(tiny_suite: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_told_in_our_words(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     state = model(0).state_dict()
     name = next(name for name, tensor in state.items() if tensor.ndim == 4)
     torch.save(state | {name: torch.full_like(state[name], float("nan"))}, tmp_path / "nan.pth")
     backbone = f"timm:test_resnet@{tmp_path}/nan.pth"
-    (record,) = bench.run("linear-probe", suite=str(tiny_suite), backbone=backbone, store=tmp_path / "store")
+    (record,) = bench.run(
+        "linear-probe", suite=str(tiny_suite), backbone=backbone, store=tmp_path / "store"
+    )
     assert record.status == "failed"
     assert "are not finite: the weights of timm:test_resnet@" in record.error
     assert "imput" not in record.error

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 SPLITS = ("id-val", "id-test", "sketch", "cartoon", "rotated")
-LEVELS = {"zero-shot": (0.55, 0.62), "full-finetune": (0.9, 0.5), "wise-ft": (0.85, 0.66), HOSTILE: (0.7, 0.4)}
+LEVELS = {
+    "zero-shot": (0.55, 0.62),
+    "full-finetune": (0.9, 0.5),
+    "wise-ft": (0.85, 0.66),
+    HOSTILE: (0.7, 0.4),
+}
 IMAGES = 120
 
 
@@ -47,10 +52,16 @@ def _predictions(level: float, split: str, seed: int) -> pa.Table:
 
 def _run(store: Store, method: str, seed: int, **fields: Any) -> None:
     at_home, away = LEVELS[method]
-    tables = {split: _predictions(at_home if split.startswith("id") else away, split, seed) for split in SPLITS}
+    tables = {
+        split: _predictions(at_home if split.startswith("id") else away, split, seed)
+        for split in SPLITS
+    }
     if method == HOSTILE:
         del tables["rotated"]
-    scores = {split: float(np.mean(t["label"].to_numpy() == t["prediction"].to_numpy())) for split, t in tables.items()}
+    scores = {
+        split: float(np.mean(t["label"].to_numpy() == t["prediction"].to_numpy()))
+        for split, t in tables.items()
+    }
     record = RunRecord.model_validate(
         {
             "status": "done",
@@ -69,19 +80,32 @@ def _run(store: Store, method: str, seed: int, **fields: Any) -> None:
             "eval_id": f"e{list(LEVELS).index(method)}{seed}",
             "data": {split: f"data-of-{split}" for split in scores},
             "metrics": {
-                split: dict.fromkeys(("score", "accuracy", "class_mean", "macro_f1"), score)
-                | {"images": IMAGES, "nll": 1.0, "ece": 0.1, "brier": 0.5}
+                split: (
+                    dict.fromkeys(("score", "accuracy", "class_mean", "macro_f1"), score)
+                    | {
+                        "images": IMAGES,
+                        "nll": 1.0,
+                        "ece": 0.1,
+                        "brier": 0.5,
+                    }
+                )
                 for split, score in scores.items()
             },
             "shifts": SPLITS[2:],
             "averaged": ["sketch", "cartoon"],
             "holes": {} if method != HOSTILE else {"rotated": f"folder not there {HOSTILE}"},
-            "curve": [
-                {"alpha": a, "scores": {"id-test": 0.55 + 0.35 * a, "sketch": ood, "cartoon": ood}, "ood": ood}
-                for a, ood in ((0, 0.62), (0.5, 0.665), (1, 0.5))
-            ]
-            if method == "full-finetune"
-            else [],
+            "curve": (
+                [
+                    {
+                        "alpha": a,
+                        "scores": {"id-test": 0.55 + 0.35 * a, "sketch": ood, "cartoon": ood},
+                        "ood": ood,
+                    }
+                    for a, ood in ((0, 0.62), (0.5, 0.665), (1, 0.5))
+                ]
+                if method == "full-finetune"
+                else []
+            ),
             "fit_seconds": 75.0,
             "started": "2026-01-01T00:00:00+00:00",
             "finished": "2026-01-01T00:10:00+00:00",
@@ -100,12 +124,21 @@ def _run(store: Store, method: str, seed: int, **fields: Any) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Four methods with three seeds each, one of them with a hostile name and a hole; and a failed run."""
+    """Four methods with three seeds each, one of them with a hostile name and a hole; and a failed
+    run.
+    """
     store = Store(tmp_path_factory.mktemp("store"))
     for method in LEVELS:
         for seed in range(3):
             _run(store, method, seed)
-    _run(store, "wise-ft", 7, status="failed", metrics={}, error=f"</script><script>document.title='owned'</script> {HOSTILE}")
+    _run(
+        store,
+        "wise-ft",
+        7,
+        status="failed",
+        metrics={},
+        error=f"</script><script>document.title='owned'</script> {HOSTILE}",
+    )
     return store
 
 
@@ -123,12 +156,20 @@ def board_file(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def suites_file(store: Store, board_file: Path) -> Path:
-    """The page of that store and of a zero-shot run on ImageNet's shifts, of which numbers and baselines are published."""
+    """The page of that store and of a zero-shot run on ImageNet's shifts, of which numbers and
+    baselines are published.
+    """
     from bench.leaderboard.board.tables import View
     from bench.leaderboard.page.source import Source
 
     source = Source(store, View(ties="models"))
-    shifts = {"imagenet-v2": 0.56, "imagenet-r": 0.69, "imagenet-sketch": 0.42, "objectnet": 0.44, "imagenet-a": 0.32}
+    shifts = {
+        "imagenet-v2": 0.56,
+        "imagenet-r": 0.69,
+        "imagenet-sketch": 0.42,
+        "objectnet": 0.44,
+        "imagenet-a": 0.32,
+    }
     first = source.records()[0].model_dump()
     metrics = next(iter(first["metrics"].values()))
     measured = RunRecord.model_validate(
@@ -138,7 +179,10 @@ def suites_file(store: Store, board_file: Path) -> Path:
             "label": "zero-shot",
             "suite": "imagenet-shifts",
             "backbone": "open_clip:ViT-B-32/openai",
-            "metrics": {split: metrics | {"score": score} for split, score in {"id-test": 0.634, **shifts}.items()},
+            "metrics": {
+                split: metrics | {"score": score}
+                for split, score in {"id-test": 0.634, **shifts}.items()
+            },
             "shifts": list(shifts),
             "averaged": list(shifts),
             "holes": {},
@@ -156,7 +200,11 @@ def browser() -> Iterator[Browser]:
     pytest.importorskip("playwright", reason="the extra `browser` is not installed")
     from playwright.sync_api import sync_playwright
 
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    program = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if program is None:
         pytest.skip("there is no chromium on this machine")
     with sync_playwright() as playwright:
@@ -170,23 +218,37 @@ Open = Callable[..., "Page"]
 
 @pytest.fixture
 def opened(browser: Browser, board_file: Path) -> Iterator[Open]:
-    """`opened("#sort=id", width=390)`: the page, drawn. The test fails if it logs an error or asks any network for anything."""
+    """`opened("#sort=id", width=390)`: the page, drawn. The test fails if it logs an error or asks
+    any network for anything.
+    """
     contexts: list[Any] = []
     trouble: list[str] = []
 
-    def open_page(fragment: str = "", *, width: int = 1280, dark: bool = False, file: Path = board_file) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
+    def open_page(
+        fragment: str = "", *, width: int = 1280, dark: bool = False, file: Path = board_file
+    ) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+        )
         context.set_default_timeout(240_000)
         contexts.append(context)
         page = context.new_page()
         page.on(
             "console",
-            lambda message: trouble.append(f"{message.type}: {message.text}") if message.type in ("error", "warning") else None,
+            lambda message: (
+                trouble.append(f"{message.type}: {message.text}")
+                if message.type in ("error", "warning")
+                else None
+            ),
         )
         page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
         page.on(
             "request",
-            lambda request: None if request.url.startswith(("file:", "data:")) else trouble.append(f"asked {request.url}"),
+            lambda request: (
+                None
+                if request.url.startswith(("file:", "data:"))
+                else trouble.append(f"asked {request.url}")
+            ),
         )
         page.goto(file.as_uri() + fragment)
         page.wait_for_selector("html[data-ready=yes]")

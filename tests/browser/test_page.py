@@ -1,4 +1,6 @@
-"""The page in a real browser, as a reader uses it: with a mouse, a keyboard, a finger, a screen reader's eyes, a link."""
+"""The page in a real browser, as a reader uses it: with a mouse, a keyboard, a finger, a screen
+reader's eyes, a link.
+"""
 
 from __future__ import annotations
 
@@ -74,15 +76,26 @@ def test_the_numbers_of_a_comparison_are_those_of_the_statistics(opened: Open, s
     from bench.leaderboard.board.groups import load
     from bench.leaderboard.statistics.predictions import Predictions
 
-    runs = {name: [r for r in load(store) if r.label == name and r.status == "done"] for name in ("wise-ft", "zero-shot")}
+    runs = {
+        name: [r for r in load(store) if r.label == name and r.status == "done"]
+        for name in ("wise-ft", "zero-shot")
+    }
     expected = compare(runs["wise-ft"], runs["zero-shot"], Predictions(store)).models[0]
     assert expected.interval is not None
     page = opened()
     row(page, "zero-shot").get_by_role("checkbox").check()
     row(page, "wise-ft").get_by_role("checkbox").check()
-    shown = page.locator("#comparison .question").nth(0).locator("tbody tr").nth(0).locator("td").all_inner_texts()
+    shown = (
+        page.locator("#comparison .question")
+        .nth(0)
+        .locator("tbody tr")
+        .nth(0)
+        .locator("td")
+        .all_inner_texts()
+    )
     signed = [
-        f"{100 * x:+.1f}".replace("-", "\u2212") for x in (expected.value or 0, expected.interval.low, expected.interval.high)
+        f"{100 * x:+.1f}".replace("-", "\u2212")
+        for x in (expected.value or 0, expected.interval.low, expected.interval.high)
     ]
     assert shown[2:4] == [signed[0], f"[{signed[1]}, {signed[2]}]"]
 
@@ -104,7 +117,8 @@ def test_scatter_and_table_are_linked(opened: Open) -> None:
     assert row(page, "wise-ft").get_by_role("checkbox").is_checked()
     row(page, "zero-shot").hover()
     page.wait_for_function(
-        "[...document.querySelectorAll('#scatter .mark-symbol path')].some(p => p.getBoundingClientRect().width > 14)"
+        "[...document.querySelectorAll('#scatter .mark-symbol path')].some(p =>"
+        " p.getBoundingClientRect().width > 14)"
     )
 
 
@@ -136,7 +150,12 @@ def test_a_name_opens_what_is_recorded_and_escape_closes_it(opened: Open) -> Non
     assert "parameters.lr" in told
     assert "device" in told
     assert "bench show" in told
-    assert drawer.locator("table").first.locator("thead th").all_inner_texts() == ["split", "seed 0", "seed 1", "seed 2"]
+    assert drawer.locator("table").first.locator("thead th").all_inner_texts() == [
+        "split",
+        "seed 0",
+        "seed 1",
+        "seed 2",
+    ]
     page.keyboard.press("Escape")
     assert not drawer.is_visible()
     assert page.evaluate("document.activeElement.textContent") == "full-finetune"
@@ -198,32 +217,51 @@ def axis_titles(page: Page) -> list[str]:
     return page.locator("#scatter .role-axis-title").all_text_contents()
 
 
-def test_axes_and_what_stands_against_id_are_the_readers_choice_and_part_of_the_link(opened: Open) -> None:
+def test_axes_and_what_stands_against_id_are_the_readers_choice_and_part_of_the_link(
+    opened: Open,
+) -> None:
     page = opened()
     assert axis_titles(page) == ["ID accuracy (%)", "OOD average (%)"]
     page.get_by_label("Axes").select_option("logit")
     page.get_by_label("Against").select_option("cartoon")
     page.wait_for_function("document.querySelector('#scatter').textContent.includes('cartoon')")
     again = opened("#" + page.url.split("#")[1])
-    assert axis_titles(again) == axis_titles(page) == ["ID accuracy (%, logit scale)", "accuracy on cartoon (%, logit scale)"]
-    assert (again.get_by_label("Axes").input_value(), again.get_by_label("Against").input_value()) == ("logit", "cartoon")
-    # Equal steps are equal odds ratios: the place of a tick is the logit of its label.
-    ticks = page.evaluate(
-        """() => { const view = views.scatter.view, x = view.scale("x");
-                   return [0.5, 0.6, 0.75].map((share) => x(Math.log(share / (1 - share)))); }"""
+    assert (
+        axis_titles(again)
+        == axis_titles(page)
+        == ["ID accuracy (%, logit scale)", "accuracy on cartoon (%, logit scale)"]
     )
+    assert (
+        again.get_by_label("Axes").input_value(),
+        again.get_by_label("Against").input_value(),
+    ) == ("logit", "cartoon")
+    # Equal steps are equal odds ratios: the place of a tick is the logit of its label.
+    ticks = page.evaluate("""() => { const view = views.scatter.view, x = view.scale("x");
+                   return [0.5, 0.6, 0.75].map((share) => x(Math.log(share / (1 - share)))); }""")
     odds = [0.0, 0.405465, 1.098612]
-    assert (ticks[1] - ticks[0]) / (ticks[2] - ticks[0]) == pytest.approx(odds[1] / odds[2], rel=1e-5)
+    assert (ticks[1] - ticks[0]) / (ticks[2] - ticks[0]) == pytest.approx(
+        odds[1] / odds[2], rel=1e-5
+    )
 
 
-def test_without_an_average_the_first_shift_that_a_row_has_stands_against_id(opened: Open, store: Any, tmp_path: Path) -> None:
+def test_without_an_average_the_first_shift_that_a_row_has_stands_against_id(
+    opened: Open, store: Any, tmp_path: Path
+) -> None:
     from bench.leaderboard.board.tables import View
     from bench.leaderboard.page.source import Source
 
     def page_of(**kept: list[str]) -> Page:
-        records = [record.model_copy(deep=True) for _, record in store.records() if record.label in kept and record.seed == 0]
+        records = [
+            record.model_copy(deep=True)
+            for _, record in store.records()
+            if record.label in kept and record.seed == 0
+        ]
         for record in records:
-            record.metrics = {split: found for split, found in record.metrics.items() if split in kept[record.label]}
+            record.metrics = {
+                split: found
+                for split, found in record.metrics.items()
+                if split in kept[record.label]
+            }
         path = tmp_path / "board.html"
         path.write_text(Source(store, View()).page(records), encoding="utf-8")
         return opened(file=path)
@@ -231,7 +269,10 @@ def test_without_an_average_the_first_shift_that_a_row_has_stands_against_id(ope
     kept = {"full-finetune": ["id-test", "cartoon"], "wise-ft": ["id-test", "rotated"]}
     page = page_of(**kept)
     assert axis_titles(page) == ["ID accuracy (%)", "accuracy on cartoon (%)"]
-    assert page.get_by_label("Against").locator("option").all_inner_texts() == ["cartoon", "rotated"]
+    assert page.get_by_label("Against").locator("option").all_inner_texts() == [
+        "cartoon",
+        "rotated",
+    ]
     page = page_of(**{name: ["id-test"] for name in kept})
     assert page.locator("#scatter-figure").is_hidden()
     assert page.locator("#scatter svg").count() == 0
@@ -241,13 +282,20 @@ def test_without_an_average_the_first_shift_that_a_row_has_stands_against_id(ope
 def test_the_pareto_front_is_that_of_what_is_drawn(opened: Open) -> None:
     page = opened()
     front = "[...front()].map((id) => rowById(id).name).sort()"
-    assert page.evaluate(front) == sorted(page.evaluate("board().rows.filter((r) => r.front).map((r) => r.name)"))
+    assert page.evaluate(front) == sorted(
+        page.evaluate("board().rows.filter((r) => r.front).map((r) => r.name)")
+    )
     assert page.evaluate(front) == ["full-finetune", "wise-ft"]
 
 
-def test_several_suites_are_shown_one_at_a_time_with_baselines_where_they_are_known(opened: Open, suites_file: Path) -> None:
+def test_several_suites_are_shown_one_at_a_time_with_baselines_where_they_are_known(
+    opened: Open, suites_file: Path
+) -> None:
     page = opened(file=suites_file)
-    assert page.get_by_role("heading", level=1).inner_text() == "imagenet-shifts on open_clip:ViT-B-32/openai"
+    assert (
+        page.get_by_role("heading", level=1).inner_text()
+        == "imagenet-shifts on open_clip:ViT-B-32/openai"
+    )
     assert names(page) == ["zero-shot"]
     assert "Dashed: what standard models" in page.locator("#scatter-caption").inner_text()
     reached = page.evaluate("board().baselines['imagenet-v2'].find(([id]) => id === 0.63)[1]")
@@ -261,11 +309,20 @@ def test_several_suites_are_shown_one_at_a_time_with_baselines_where_they_are_kn
     assert names(again) == names(page)
 
 
-def test_reported_rows_stand_apart_with_the_gap_to_what_was_measured(opened: Open, suites_file: Path) -> None:
+def test_reported_rows_stand_apart_with_the_gap_to_what_was_measured(
+    opened: Open, suites_file: Path
+) -> None:
     page = opened("#show=both", file=suites_file)
-    reported = page.locator("#table tr.reported", has=page.get_by_role("button", name="zero-shot (reported, VRF)"))
-    assert "63.3here +0.1" in reported.locator("td.number").first.inner_text().replace("\n", "").replace(" here", "here")
-    assert page.evaluate("getComputedStyle(document.querySelector('tr.reported td')).fontStyle") == "italic"
+    reported = page.locator(
+        "#table tr.reported", has=page.get_by_role("button", name="zero-shot (reported, VRF)")
+    )
+    assert "63.3here +0.1" in reported.locator("td.number").first.inner_text().replace(
+        "\n", ""
+    ).replace(" here", "here")
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('tr.reported td')).fontStyle")
+        == "italic"
+    )
     reported.get_by_role("button").click()
     told = page.get_by_role("dialog").inner_text()
     assert "Beside zero-shot, measured here" in told
@@ -293,7 +350,8 @@ def test_dark_follows_the_system_until_the_reader_decides(opened: Open) -> None:
     assert page.evaluate(ground) == "rgb(22, 24, 29)"
     assert (
         page.locator(
-            "#scatter svg rect[fill='#16181d'], #scatter svg[style*='22, 24, 29'], #scatter svg [fill='#16181d']"
+            "#scatter svg rect[fill='#16181d'], #scatter svg[style*='22, 24, 29'], #scatter svg"
+            " [fill='#16181d']"
         ).count()
         > 0
     )
@@ -314,7 +372,9 @@ def test_a_hostile_record_stays_text(opened: Open) -> None:
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
 def test_axe_finds_nothing_serious(opened: Open, width: int, dark: bool) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the extra `browser` is not installed")
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="the extra `browser` is not installed"
+    )
     page = opened(width=width, dark=dark)
     row(page, "wise-ft").get_by_role("checkbox").check()
     row(page, "zero-shot").get_by_role("checkbox").check()
@@ -340,7 +400,8 @@ def test_a_phone_shows_the_page_without_sideways_scrolling(opened: Open) -> None
     assert first is not None
     assert first["x"] + first["width"] <= 390  # ID and OOD of a row are in view
     smallest = page.evaluate(
-        "Math.min(...[...document.querySelectorAll('tbody .select label')].map(e => e.getBoundingClientRect().height))"
+        "Math.min(...[...document.querySelectorAll('tbody .select label')].map(e =>"
+        " e.getBoundingClientRect().height))"
     )
     assert smallest >= 24
 
@@ -353,7 +414,9 @@ def test_paper_gets_the_tables_and_not_the_controls(opened: Open) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
-def test_of_many_rows_the_front_and_the_selected_have_bars(opened: Open, store: Any, tmp_path: Path) -> None:
+def test_of_many_rows_the_front_and_the_selected_have_bars(
+    opened: Open, store: Any, tmp_path: Path
+) -> None:
     from bench.leaderboard.board.tables import View
     from bench.leaderboard.page.source import Source
     from bench.results.record import RunRecord
@@ -363,7 +426,10 @@ def test_of_many_rows_the_front_and_the_selected_have_bars(opened: Open, store: 
     many = []
     for number in range(22):
         for seed in (0, 1):
-            metrics = {s: m | {"score": 0.4 + 0.01 * number + 0.002 * seed} for s, m in record["metrics"].items()}
+            metrics = {
+                s: m | {"score": 0.4 + 0.01 * number + 0.002 * seed}
+                for s, m in record["metrics"].items()
+            }
             parameters = {"lr": number}
             method = record["method"] | {"parameters": parameters}
             own = {
@@ -379,7 +445,9 @@ def test_of_many_rows_the_front_and_the_selected_have_bars(opened: Open, store: 
     bars = page.locator("#scatter .mark-rule.role-mark line")
     assert bars.count() == 2  # of the best one, which is the front
     row(page, "row 3").get_by_role("checkbox").check()
-    page.wait_for_function("document.querySelectorAll('#scatter .mark-rule.role-mark line').length === 4")
+    page.wait_for_function(
+        "document.querySelectorAll('#scatter .mark-rule.role-mark line').length === 4"
+    )
     assert "of the selected rows and the front" in page.locator("#scatter-caption").inner_text()
 
 
@@ -393,7 +461,9 @@ def variants(store: Any) -> list[Any]:
         for rate in range(3):
             method = record["method"] | {"parameters": {"lr": rate}}
             label = f"{record['method']['name']} (lr={rate})"
-            found.append(RunRecord.model_validate(record | {"method": method, "label": label, "curve": []}))
+            found.append(
+                RunRecord.model_validate(record | {"method": method, "label": label, "curve": []})
+            )
     return found
 
 
@@ -409,28 +479,36 @@ def variants_file(store: Any, tmp_path: Path) -> Path:
 def swatches(page: Page) -> dict[str, tuple[str, str]]:
     """Name of a row -> its colour and its mark in the table."""
     cells = page.locator("#table tbody th.name").evaluate_all(
-        "cells => cells.map((c) => [c.querySelector('button').textContent, c.querySelector('.swatch').style.color,"
-        " c.querySelector('.swatch').textContent])"
+        "cells => cells.map((c) => [c.querySelector('button').textContent,"
+        " c.querySelector('.swatch').style.color, c.querySelector('.swatch').textContent])"
     )
     return {name: (colour, mark) for name, colour, mark in cells}
 
 
 def strokes(page: Page, what: str) -> list[str]:
-    return page.locator(what).evaluate_all("lines => lines.map((line) => line.getAttribute('stroke'))")
+    return page.locator(what).evaluate_all(
+        "lines => lines.map((line) => line.getAttribute('stroke'))"
+    )
 
 
-def test_rows_of_many_have_their_methods_colour_and_selected_ones_their_own(opened: Open, variants_file: Path) -> None:
+def test_rows_of_many_have_their_methods_colour_and_selected_ones_their_own(
+    opened: Open, variants_file: Path
+) -> None:
     page = opened(file=variants_file)
     usual = swatches(page)
     assert len(set(usual.values())) == 12
     assert len({colour for colour, _ in usual.values()}) == 4
     assert len({usual[f"wise-ft (lr={rate})"][0] for rate in range(3)}) == 1
-    assert len(set(strokes(page, "#reliability .mark-line path"))) == 3  # the small figures' rows are of three colours
+    assert (
+        len(set(strokes(page, "#reliability .mark-line path"))) == 3
+    )  # the small figures' rows are of three colours
     page.get_by_role("button", name="ID", exact=True).click()
     assert swatches(page) == usual
     for rate in (0, 2):
         row(page, f"wise-ft (lr={rate})").get_by_role("checkbox").check()
-    page.wait_for_function("document.querySelector('#bars-caption').textContent.startsWith('wise', 1)")
+    page.wait_for_function(
+        "document.querySelector('#bars-caption').textContent.startsWith('wise', 1)"
+    )
     chosen = swatches(page)
     pair = [chosen[f"wise-ft (lr={rate})"] for rate in (0, 2)]
     assert pair[0][0] != pair[1][0]
@@ -444,25 +522,37 @@ def test_rows_of_many_have_their_methods_colour_and_selected_ones_their_own(open
     assert swatches(page) == usual
 
 
-def test_calibration_curves_of_one_method_are_a_line_each(opened: Open, variants_file: Path) -> None:
+def test_calibration_curves_of_one_method_are_a_line_each(
+    opened: Open, variants_file: Path
+) -> None:
     page = opened(file=variants_file)
     for rate in (0, 1):
         row(page, f"full-finetune (lr={rate})").get_by_role("checkbox").check()
-    page.wait_for_function("document.querySelector('#reliability-caption').textContent.includes('lr=1')")
+    page.wait_for_function(
+        "document.querySelector('#reliability-caption').textContent.includes('lr=1')"
+    )
     drawn = strokes(page, "#reliability .mark-line path")
     assert len(drawn) == 2 * len(("id-test", "sketch", "cartoon", "rotated"))
     assert len(set(drawn)) == 2
-    bars = page.locator("#bars .mark-rect.role-mark path").evaluate_all("bars => bars.map((bar) => bar.getAttribute('fill'))")
+    bars = page.locator("#bars .mark-rect.role-mark path").evaluate_all(
+        "bars => bars.map((bar) => bar.getAttribute('fill'))"
+    )
     assert len(set(bars)) == 2
 
 
-def test_a_filter_that_leaves_few_gives_each_a_colour_of_its_own(opened: Open, variants_file: Path) -> None:
+def test_a_filter_that_leaves_few_gives_each_a_colour_of_its_own(
+    opened: Open, variants_file: Path
+) -> None:
     page = opened(file=variants_file)
     usual = swatches(page)
     page.get_by_label("Method").fill("wise")
     page.wait_for_function("document.querySelectorAll('#table tbody tr').length === 3")
     left = swatches(page)
-    assert len({colour for colour, _ in left.values()}) == len({mark for _, mark in left.values()}) == 3
+    assert (
+        len({colour for colour, _ in left.values()})
+        == len({mark for _, mark in left.values()})
+        == 3
+    )
     assert sum(left[name] == usual[name] for name in left) == 1
 
 

@@ -87,7 +87,9 @@ def test_the_list_tells_what_there_is_which_suites_need_it_and_where_it_is(tmp_p
 
 
 def test_one_data_set_is_shown_whole() -> None:
-    about = {row["field"]: row["value"] for row in table(bench("show", "imagenet-a", "--format", "json"))}
+    about = {
+        row["field"]: row["value"] for row in table(bench("show", "imagenet-a", "--format", "json"))
+    }
     assert about["licence"] == "MIT for the collection; the photographs are their authors'"
     assert "imagenet-shifts-full1000" in about["suites"]
     assert table(bench("show", "imagenet-a", "--format", "json"), 1) == [
@@ -126,14 +128,19 @@ def test_without_any_data_root_a_link_goes_to_the_users_own_folder(
     assert bench("verify", pets).exit_code == 0
 
 
-def test_a_right_copy_is_as_stated_and_a_full_check_gives_the_same_sum_everywhere(here: Path, tmp_path: Path) -> None:
+def test_a_right_copy_is_as_stated_and_a_full_check_gives_the_same_sum_everywhere(
+    here: Path, tmp_path: Path
+) -> None:
     result = bench("verify", "--full", here, "--format", "json")
     assert result.exit_code == 0
     sums = {row["part"]: row["checksum"] for row in table(result)}
     assert [row["verdict"] for row in table(result)] == ["as stated"] * 2
     (tmp_path / "elsewhere").rename(tmp_path / "moved")
     assert bench("link", "--force", here, tmp_path / "moved").exit_code == 0
-    assert {row["part"]: row["checksum"] for row in table(bench("verify", "--full", here, "--format", "json"))} == sums
+    assert {
+        row["part"]: row["checksum"]
+        for row in table(bench("verify", "--full", here, "--format", "json"))
+    } == sums
 
 
 @pytest.mark.parametrize(
@@ -145,12 +152,18 @@ def test_a_right_copy_is_as_stated_and_a_full_check_gives_the_same_sum_everywher
         ("class", "difference", "1 of 2 classes have no folder with images: dog"),
         ("extra", "remark", "1 folders are none of its 2 classes"),
         ("cut", "difference", "1 images cannot be read"),
-        ("dangling", "difference", "2 link to nothing: cannot be read: train/dog/0.png, train/dog/1.png"),
+        (
+            "dangling",
+            "difference",
+            "2 link to nothing: cannot be read: train/dog/0.png, train/dog/1.png",
+        ),
         ("flat", "remark", "1 images outside every class folder (ignored): train/0.png"),
         ("part", "missing", "nothing of `train`"),
     ],
 )
-def test_what_differs_is_named(here: Path, tmp_path: Path, spoil: str, kind: str, text: str) -> None:
+def test_what_differs_is_named(
+    here: Path, tmp_path: Path, spoil: str, kind: str, text: str
+) -> None:
     train = tmp_path / "elsewhere" / "train"
     if spoil == "remove":
         (train / "dog" / "0.png").unlink()
@@ -163,7 +176,10 @@ def test_what_differs_is_named(here: Path, tmp_path: Path, spoil: str, kind: str
         (train / "newt").mkdir()
         Image.new("RGB", (8, 8)).save(train / "newt" / "0.png")
     elif spoil == "dangling":
-        for name, target in (("0.png", "nowhere"), ("1.png", "1.png")):  # the second leads to itself
+        for name, target in (
+            ("0.png", "nowhere"),
+            ("1.png", "1.png"),
+        ):  # the second leads to itself
             (train / "dog" / name).unlink()
             (train / "dog" / name).symlink_to(target)
     elif spoil == "flat":
@@ -190,7 +206,9 @@ def test_data_behind_a_licence_show_their_steps(pets: Path) -> None:
     error = bench("fetch", pets).exception
     assert isinstance(error, MissingPrerequisite)
     assert error.fix.startswith("Sign the form.")
-    assert error.fix.endswith(f"bench data link {pets} /folder/of/it"), "a card of one's own has no installed name"
+    assert error.fix.endswith(f"bench data link {pets} /folder/of/it"), (
+        "a card of one's own has no installed name"
+    )
 
 
 def read(card: Path, root: Path, part: str, cache: Path) -> Any:
@@ -202,20 +220,36 @@ def test_a_prepared_copy_has_the_same_labels_in_smaller_images(here: Path, tmp_p
     out = tmp_path / "small"
     assert bench("prepare", here, "--size", "32", "--out", out).exit_code == 0
     card = out / "pets-short32-jpeg95.toml"
-    small, whole = (read(one, tmp_path / "data", "train", tmp_path / "index") for one in (card, here))
+    small, whole = (
+        read(one, tmp_path / "data", "train", tmp_path / "index") for one in (card, here)
+    )
     assert sorted(small.labels) == sorted(whole.labels)
-    assert {small.originals.open(row).size for row in range(8)} == {(48, 32), (47, 32), (46, 32), (45, 32)}
+    assert {small.originals.open(row).size for row in range(8)} == {
+        (48, 32),
+        (47, 32),
+        (46, 32),
+        (45, 32),
+    }
     assert set(small.content).isdisjoint(whole.content)
     assert bench("verify", card).exit_code == 0
     assert open_data_set(str(card), []).card.made_of == "pets"
     # Parts that were not prepared are the originals.
-    rest, originals = read(card, tmp_path, "test", tmp_path / "index"), read(here, tmp_path / "data", "test", tmp_path / "index")
+    rest, originals = (
+        read(card, tmp_path, "test", tmp_path / "index"),
+        read(here, tmp_path / "data", "test", tmp_path / "index"),
+    )
     assert rest.content.tolist() == originals.content.tolist()
-    assert [rest.originals.open(row).size for row in range(4)] == [originals.originals.open(row).size for row in range(4)]
+    assert [rest.originals.open(row).size for row in range(4)] == [
+        originals.originals.open(row).size for row in range(4)
+    ]
 
 
-def test_a_prepared_copy_reads_the_other_parts_in_whichever_layout_they_are(here: Path, tmp_path: Path) -> None:
-    """ImageNet's validation archive beside the training folders, and a list of classes beside the card."""
+def test_a_prepared_copy_reads_the_other_parts_in_whichever_layout_they_are(
+    here: Path, tmp_path: Path
+) -> None:
+    """ImageNet's validation archive beside the training folders, and a list of classes beside the
+    card.
+    """
     originals = read(here, tmp_path / "data", "test", tmp_path / "index")
     first = originals.originals.open(0).size
     test, top = tmp_path / "elsewhere" / "test", tmp_path / "elsewhere"
@@ -223,14 +257,19 @@ def test_a_prepared_copy_reads_the_other_parts_in_whichever_layout_they_are(here
         for file in sorted(test.rglob("*.png")):
             tar.add(file, f"{file.parent.name}-{file.name}")
     (top / "truth.csv").write_text(
-        "ImageId,PredictionString\n" + "".join(f"{f.parent.name}-{f.stem},{f.parent.name} 1\n" for f in test.rglob("*.png"))
+        "ImageId,PredictionString\n"
+        + "".join(f"{f.parent.name}-{f.stem},{f.parent.name} 1\n" for f in test.rglob("*.png"))
     )
     shutil.rmtree(test)
     archive = '{ kind = "tar", path = "test.tar", class_in = "list", lists = ["truth.csv"] }'
-    here.write_text(CARD.replace('{ path = "test" }', archive).replace('["cat", "dog"]', '"./pets.tsv"'))
+    here.write_text(
+        CARD.replace('{ path = "test" }', archive).replace('["cat", "dog"]', '"./pets.tsv"')
+    )
     (tmp_path / "pets.tsv").write_text("cat\ndog\n")
     assert bench("prepare", here, "--size", "32", "--out", tmp_path / "small").exit_code == 0
-    rest = read(tmp_path / "small" / "pets-short32-jpeg95.toml", tmp_path, "test", tmp_path / "index")
+    rest = read(
+        tmp_path / "small" / "pets-short32-jpeg95.toml", tmp_path, "test", tmp_path / "index"
+    )
     assert rest.content.tolist() == originals.content.tolist()
     assert rest.labels.tolist() == originals.labels.tolist()
     assert rest.originals.open(0).size == first
@@ -272,16 +311,26 @@ def test_a_link_says_what_of_the_class_folders_it_sees(pets: Path, tmp_path: Pat
     train = tmp_path / "elsewhere" / "train"
     assert "folders of" not in bench("link", pets, tmp_path / "elsewhere").stderr
     (train / "dog").rename(train / "newt")
-    assert "train: folders of 1 of its 2 classes, and 1 of none of them" in bench("link", pets, tmp_path / "elsewhere").stderr
+    assert (
+        "train: folders of 1 of its 2 classes, and 1 of none of them"
+        in bench("link", pets, tmp_path / "elsewhere").stderr
+    )
 
 
 def test_a_lossless_copy_has_the_pixels_of_the_resize(here: Path, tmp_path: Path) -> None:
     out = tmp_path / "small"
-    assert bench("prepare", here, "--size", "32", "--part", "test", "--lossless", "--out", out).exit_code == 0
+    assert (
+        bench(
+            "prepare", here, "--size", "32", "--part", "test", "--lossless", "--out", out
+        ).exit_code
+        == 0
+    )
     small = read(out / "pets-short32-png.toml", tmp_path, "test", tmp_path / "index")
     whole = read(here, tmp_path / "data", "test", tmp_path / "index")
     expected = {
-        np.asarray(image.resize((int(32 * image.width / image.height), 32), Image.Resampling.BICUBIC)).tobytes()
+        np.asarray(
+            image.resize((int(32 * image.width / image.height), 32), Image.Resampling.BICUBIC)
+        ).tobytes()
         for image in (whole.originals.open(row) for row in range(4))
     }
     assert {np.asarray(small.originals.open(row)).tobytes() for row in range(4)} == expected

@@ -1,4 +1,6 @@
-"""A file that is two images stops every verb before it begins; equal images are in the record and on the board once compared."""
+"""A file that is two images stops every verb before it begins; equal images are in the record and
+on the board once compared.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,13 @@ identity = "listing"
 """
 PART = """
 [parts.{name}]
-layouts = [{{ kind = "table", path = "{name}.txt", header = false, separator = " ", file = "0", label = "1" }}]
+[[parts.{name}.layouts]]
+kind = "table"
+path = "{name}.txt"
+header = false
+separator = " "
+file = "0"
+label = "1"
 """
 SUITE = """
 name = "stripes"
@@ -77,7 +85,9 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for number in range(count):
             pixels = rng.integers(0, 60, (32, 32, 3), dtype=np.uint8)
             pixels[16 * (number % 2) : 16 * (number % 2) + 16] += level
-            (tmp_path / f"stripes/{part}/{number}.ppm").write_bytes(b"P6 32 32 255\n" + pixels.tobytes())
+            (tmp_path / f"stripes/{part}/{number}.ppm").write_bytes(
+                b"P6 32 32 255\n" + pixels.tobytes()
+            )
             lines.append(f"{part}/{number}.ppm {number % 2}")
         (tmp_path / f"stripes/{part}.txt").write_text("\n".join(lines) + "\n")
     write_set(tmp_path)
@@ -98,7 +108,9 @@ def commands(suite: Path) -> dict[str, list[str | Path]]:
     }
 
 
-@pytest.mark.parametrize("verb", ["run", "dry run", "sweep", "evaluate", "check", "verify", "prepare"])
+@pytest.mark.parametrize(
+    "verb", ["run", "dry run", "sweep", "evaluate", "check", "verify", "prepare"]
+)
 def test_a_file_under_two_classes_stops_every_verb(suite: Path, verb: str) -> None:
     (suite.parent / "weights.safetensors").touch()
     with (suite.parent / "stripes/all.txt").open("a") as opened:
@@ -116,7 +128,11 @@ def test_a_file_in_two_lists_stops_every_verb_that_reads_both(suite: Path, verb:
         opened.write("all/4.ppm 0\n")
     done = bench(*commands(suite)[verb])
     assert done.code == 1, done.err
-    told = "dark: 1 file is also in all: all/4.ppm" if verb == "verify" else "in two splits, ID data and dark: all/4.ppm"
+    told = (
+        "dark: 1 file is also in all: all/4.ppm"
+        if verb == "verify"
+        else "in two splits, ID data and dark: all/4.ppm"
+    )
     assert told.removeprefix("dark: ") in done.out + done.err
     assert not (suite.parent / "store").exists()
 
@@ -128,7 +144,9 @@ def record(suite: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("verb", ["check", "verify"])
-def test_equal_images_are_in_the_record_and_on_the_board_once_they_were_compared(suite: Path, verb: str) -> None:
+def test_equal_images_are_in_the_record_and_on_the_board_once_they_were_compared(
+    suite: Path, verb: str
+) -> None:
     folder = suite.parent / "stripes"
     for number in range(12):  # every photograph of the shift stands among the ID images, too
         (folder / f"all/x{number}.ppm").write_bytes((folder / f"dark/{number}.ppm").read_bytes())
@@ -148,7 +166,15 @@ def test_equal_images_are_in_the_record_and_on_the_board_once_they_were_compared
     found = record(suite)["duplicates"]
     assert isinstance(found, dict)
     assert found.keys() == {
-        *("train", "id-val", "id-test", "dark", "id-val in train", "id-test in train", "dark in train"),
+        *(
+            "train",
+            "id-val",
+            "id-test",
+            "dark",
+            "id-val in train",
+            "id-test in train",
+            "dark in train",
+        ),
         *("id-test in id-val", "dark in id-val"),
     }
     own = (found["dark in train"], found["dark in id-val"])
@@ -167,7 +193,17 @@ def test_a_data_set_tells_what_equal_images_it_is_known_for(suite: Path) -> None
     write_set(suite.parent, 'duplicates = { all = 2, "dark in all" = 12 }')
     assert "all: 2, dark in all: 12" in bench("data", "show", suite.parent / "set.toml").out
     assert (
-        bench("data", "prepare", suite.parent / "set.toml", "--part", "all", "--size", "16", "--out", suite.parent / "small").code
+        bench(
+            "data",
+            "prepare",
+            suite.parent / "set.toml",
+            "--part",
+            "all",
+            "--size",
+            "16",
+            "--out",
+            suite.parent / "small",
+        ).code
         == 0
     )
     (card,) = (suite.parent / "small").glob("*.toml")

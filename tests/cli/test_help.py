@@ -17,7 +17,10 @@ def lines(command: Any, path: str, above: Any = None) -> list[str]:
     for option in command.params:
         record = option.get_help_record(context)
         if record and "completion" not in record[0]:
-            found.append(f"{' / '.join((*option.opts, *option.secondary_opts))}: {' '.join(record[1].split())}")
+            found.append(
+                f"{' / '.join((*option.opts, *option.secondary_opts))}:"
+                f" {' '.join(record[1].split())}"
+            )
     for name, part in getattr(command, "commands", {}).items():
         found += ["", *lines(part, f"{path} {name}", context)]
     return found
@@ -29,7 +32,9 @@ def text() -> str:
 
 
 def test_the_help_of_every_command_is_the_reviewed_one() -> None:
-    """After a change that is meant, write the new text: `python tests/cli/test_help.py`, and review the difference."""
+    """After a change that is meant, write the new text: `python tests/cli/test_help.py`, and review
+    the difference.
+    """
     assert text() == REVIEWED.read_text(encoding="utf-8")
 
 

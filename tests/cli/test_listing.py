@@ -30,7 +30,9 @@ def rows(result: Result, table: int = 0) -> list[dict[str, Any]]:
 
 
 def run_record(fit_id: str, seed: int = 0, **fields: Any) -> RunRecord:
-    metrics = SplitMetrics(images=10, score=0.5, accuracy=0.5, class_mean=0.5, macro_f1=0.5, nll=1, ece=0.1, brier=0.4)
+    metrics = SplitMetrics(
+        images=10, score=0.5, accuracy=0.5, class_mean=0.5, macro_f1=0.5, nll=1, ece=0.1, brier=0.4
+    )
     return RunRecord.model_validate(
         {
             "status": "done",
@@ -81,7 +83,9 @@ def test_show_finds_a_run_by_folder_prefix_and_name(store: Store) -> None:
         assert "not downloaded" in shown.stdout
     found = json.loads(bench("show", "abc", "--store", store.root, "--format", "json").stdout)
     assert found["record"]["metrics"]["id-test"]["score"] == 0.5
-    assert bench("show", "abc", "--store", store.root, "--format", "csv").stdout.startswith("split,images,")
+    assert bench("show", "abc", "--store", store.root, "--format", "csv").stdout.startswith(
+        "split,images,"
+    )
 
 
 def test_show_lists_the_candidates_of_an_ambiguous_name(store: Store) -> None:
@@ -96,7 +100,13 @@ def test_show_lists_the_candidates_of_an_ambiguous_name(store: Store) -> None:
 
 
 def test_show_tells_a_whole_error(store: Store) -> None:
-    store.save_run(run_record("abc", status="failed", error="Diverged: not finite\n  where: step 3\n  to mend: a smaller lr"))
+    store.save_run(
+        run_record(
+            "abc",
+            status="failed",
+            error="Diverged: not finite\n  where: step 3\n  to mend: a smaller lr",
+        )
+    )
     shown = bench("show", "abc", "--store", store.root).stdout
     assert "Diverged: not finite" in shown
     assert "to mend: a smaller lr" in shown
@@ -110,7 +120,10 @@ def test_methods_are_listed_with_their_papers() -> None:
 
 
 def test_a_methods_parameters_are_shown_with_bounds_and_search_space() -> None:
-    found = {row["parameter"]: row for row in rows(bench("methods", "show", "full-finetune", "--format", "json"), 1)}
+    found = {
+        row["parameter"]: row
+        for row in rows(bench("methods", "show", "full-finetune", "--format", "json"), 1)
+    }
     assert found["lr"]["search"] == "0.2 to 5 times the suite's value (log)"
     assert found["lr"]["bounds"] == "> 0"
     assert found["epochs"]["default"] == "10"
@@ -135,14 +148,23 @@ def test_the_scaffold_is_a_short_working_method(tmp_path: Path) -> None:
 def test_the_scaffold_overwrites_nothing_and_needs_a_name_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("precious", encoding="utf-8")
-    for path in (file, tmp_path / "wise_ft.py", tmp_path / "1.py", tmp_path / "mine.txt", tmp_path / "no" / "folder.py"):
+    for path in (
+        file,
+        tmp_path / "wise_ft.py",
+        tmp_path / "1.py",
+        tmp_path / "mine.txt",
+        tmp_path / "no" / "folder.py",
+    ):
         assert isinstance(bench("methods", "new", path).exception, UsageError), path
     assert file.read_text(encoding="utf-8") == "precious"
     assert os.listdir(tmp_path) == ["mine.py"]
 
 
 def test_suites_say_whether_their_data_is_here(tiny_suite: Path, tmp_path: Path) -> None:
-    found = {row["name"]: row for row in rows(bench("suites", "--data-root", tmp_path, "--format", "json"))}
+    found = {
+        row["name"]: row
+        for row in rows(bench("suites", "--data-root", tmp_path, "--format", "json"))
+    }
     assert found["pacs"]["data"] == "missing"
     assert found["pacs"]["classes"] == 7
     shown = bench("suites", "show", tiny_suite, "--format", "json")
@@ -159,22 +181,35 @@ def test_backbones_explain_their_names_without_a_network() -> None:
     assert any(row["name"] == "timm:NAME" for row in rows(result, 1))
 
 
-def test_clean_shows_and_frees_only_what_is_asked(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_clean_shows_and_frees_only_what_is_asked(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     cached = tmp_path / "cache" / "pixels" / "k"
     cached.mkdir(parents=True)
     (cached / "pixels.npy").write_bytes(b"0" * 10)
-    inner, used, unused = add_fit(store, "inner"), add_fit(store, "used", ["inner"]), add_fit(store, "unused")
+    inner, used, unused = (
+        add_fit(store, "inner"),
+        add_fit(store, "used", ["inner"]),
+        add_fit(store, "unused"),
+    )
     store.save_run(run_record("used"))
     broken_off = store.fit_dir("brokenoff") / "checkpoint"
     broken_off.mkdir(parents=True)
     (broken_off / "000001.safetensors").write_bytes(b"0" * 500)
 
     def clean(*options: str) -> dict[str, dict[str, Any]]:
-        return {Path(row["path"]).name: row for row in rows(bench("clean", "--store", store.root, "--format", "json", *options))}
+        return {
+            Path(row["path"]).name: row
+            for row in rows(bench("clean", "--store", store.root, "--format", "json", *options))
+        }
 
     whole = clean()
-    assert {name: whole[name]["used_by"] for name in ("inner", "used", "unused")} == {"inner": 1, "used": 1, "unused": 0}
+    assert {name: whole[name]["used_by"] for name in ("inner", "used", "unused")} == {
+        "inner": 1,
+        "used": 1,
+        "unused": 0,
+    }
     assert set(clean("--unused-fits")) == {"unused", "brokenoff"}
     assert unused.exists()
     assert set(clean("--unused-fits", "--older-than", "1", "--yes")) == set()
@@ -189,25 +224,49 @@ def test_clean_shows_and_frees_only_what_is_asked(store: Store, monkeypatch: pyt
     assert len(list(store.records())) == 1
 
 
-def test_clean_never_touches_a_fit_that_is_being_trained(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_clean_never_touches_a_fit_that_is_being_trained(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     folder = add_fit(store, "live")
     with Lease(folder):
         result = bench(
-            "clean", "--store", store.root, "--unused-fits", "--used-fits", "--checkpoints", "--yes", "--format", "json"
+            "clean",
+            "--store",
+            store.root,
+            "--unused-fits",
+            "--used-fits",
+            "--checkpoints",
+            "--yes",
+            "--format",
+            "json",
         )
         assert rows(result) == []
         assert (folder / "weights.safetensors").exists()
-    assert len(rows(bench("clean", "--store", store.root, "--unused-fits", "--yes", "--format", "json"))) == 1
+    assert (
+        len(
+            rows(
+                bench("clean", "--store", store.root, "--unused-fits", "--yes", "--format", "json")
+            )
+        )
+        == 1
+    )
     assert not folder.exists()
 
 
 def test_doctor_reports_and_fails_only_for_what_is_broken(store: Store, tmp_path: Path) -> None:
-    found = {row["check"]: row for row in rows(bench("doctor", "--store", store.root, "--format", "json"))}
+    found = {
+        row["check"]: row
+        for row in rows(bench("doctor", "--store", store.root, "--format", "json"))
+    }
     assert found["torch"]["state"] == "ok"
     assert found["store"]["state"] == "ok"
     assert not store.root.exists()
-    result = bench("doctor", "--store", store.root, "--data-root", tmp_path / "nowhere", "--format", "json")
+    result = bench(
+        "doctor", "--store", store.root, "--data-root", tmp_path / "nowhere", "--format", "json"
+    )
     assert result.exit_code == 1
-    broken = [row for row in json.loads(result.stdout)["tables"][0]["rows"] if row["state"] == "broken"]
+    broken = [
+        row for row in json.loads(result.stdout)["tables"][0]["rows"] if row["state"] == "broken"
+    ]
     assert [row["check"] for row in broken] == ["data root"]

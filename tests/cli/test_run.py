@@ -1,4 +1,6 @@
-"""`bench run`, `evaluate` and `check` as a user meets them: exit codes, messages, what goes to stdout."""
+"""`bench run`, `evaluate` and `check` as a user meets them: exit codes, messages, what goes to
+stdout.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,11 @@ class Done:
 def bench(*arguments: str, cwd: Path | None = None) -> Done:
     """The command in this process, where torch is imported already."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd or Path.cwd()):
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        contextlib.chdir(cwd or Path.cwd()),
+    ):
         try:
             main(list(arguments))
         except SystemExit as stopped:
@@ -60,13 +66,32 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_answer_on_stdout_story_on_stderr(tiny_suite: Path, tmp_path: Path) -> None:
     done = bench(
-        "run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path), "--format", "json", "--device", "cpu"
+        "run",
+        "linear-probe",
+        "--suite",
+        str(tiny_suite),
+        "--store",
+        str(tmp_path),
+        "--format",
+        "json",
+        "--device",
+        "cpu",
     )
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)["runs"]
     assert record["status"] == "done"
     assert "done: linear-probe, seed 0" in done.stderr
-    plan = bench("run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path), "--dry-run", "--format", "csv")
+    plan = bench(
+        "run",
+        "linear-probe",
+        "--suite",
+        str(tiny_suite),
+        "--store",
+        str(tmp_path),
+        "--dry-run",
+        "--format",
+        "csv",
+    )
     (planned,) = csv.DictReader(io.StringIO(plan.stdout))
     assert (planned["method"], planned["state"], planned["fits"]) == ("linear-probe", "done", "")
     assert planned["fit_id"] == record["fit_id"]
@@ -81,7 +106,11 @@ def test_a_dry_run_says_what_its_estimate_leaves_out(tiny_suite: Path, tmp_path:
     def told(*asked: str) -> tuple[dict[tuple[str, int], float | None], str]:
         (table,) = json.loads(bench("run", *asked, *where, "--dry-run").stdout)["tables"]
         time = [note for note in table["notes"] if "earlier record" in note]
-        return {(row["method"], row["seed"]): row["estimate"] for row in table["rows"] if row["phase"] == "final"}, *time
+        return {
+            (row["method"], row["seed"]): row["estimate"]
+            for row in table["rows"]
+            if row["phase"] == "final"
+        }, *time
 
     assert told("full-finetune")[1] == "No earlier record tells how long this takes."
     assert bench("run", "full-finetune", *where).returncode == 0
@@ -95,7 +124,9 @@ def test_a_dry_run_says_what_its_estimate_leaves_out(tiny_suite: Path, tmp_path:
     assert "2 jobs left out, in part or whole, of which nothing tells" in note
     rows, note = told("full-finetune", "--set", "epochs=4")
     whole = 2 * fit["seconds"] + run["eval_seconds"]
-    assert rows["full-finetune (epochs=4)", 0] == pytest.approx(whole), "twice the epochs take twice as long"
+    assert rows["full-finetune (epochs=4)", 0] == pytest.approx(whole), (
+        "twice the epochs take twice as long"
+    )
     assert note.startswith("About ")
 
 
@@ -120,7 +151,9 @@ def test_dry_run_leaves_no_store(tiny_suite: Path, tmp_path: Path) -> None:
         (["run", "./missing.py"], 2, "bench methods new"),
     ],
 )
-def test_mistakes_are_told_in_three_lines(arguments: list[str], code: int, said: str, tiny_suite: Path, tmp_path: Path) -> None:
+def test_mistakes_are_told_in_three_lines(
+    arguments: list[str], code: int, said: str, tiny_suite: Path, tmp_path: Path
+) -> None:
     done = bench(*arguments, "--suite", str(tiny_suite), "--store", str(tmp_path))
     assert done.returncode == code, done.stderr
     assert said in done.stderr
@@ -136,8 +169,20 @@ def test_missing_data_is_exit_3_with_the_repair() -> None:
 
 def test_config_file_below_options(tiny_suite: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
-    config.write_text(f'methods = ["linear-probe"]\nsuite = "{tiny_suite}"\nseeds = [4]\nset = {{ grid = 3 }}\n')
-    done = bench("run", "--config", str(config), "--seed", "5", "--store", str(tmp_path / "s"), "--format", "json")
+    config.write_text(
+        f'methods = ["linear-probe"]\nsuite = "{tiny_suite}"\nseeds = [4]\nset = {{ grid = 3 }}\n'
+    )
+    done = bench(
+        "run",
+        "--config",
+        str(config),
+        "--seed",
+        "5",
+        "--store",
+        str(tmp_path / "s"),
+        "--format",
+        "json",
+    )
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)["runs"]
     assert (record["seed"], record["method"]["parameters"]["grid"]) == (5, 3)
@@ -145,9 +190,23 @@ def test_config_file_below_options(tiny_suite: Path, tmp_path: Path) -> None:
 
 @pytest.mark.waits
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_one_signal_saves_and_stops(number: signal.Signals, code: int, tiny_suite: Path, tmp_path: Path) -> None:
-    command = [*BENCH, "run", "full-finetune", "--suite", str(tiny_suite), "--store", str(tmp_path), "--set", "epochs=100000"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
+def test_one_signal_saves_and_stops(
+    number: signal.Signals, code: int, tiny_suite: Path, tmp_path: Path
+) -> None:
+    command = [
+        *BENCH,
+        "run",
+        "full-finetune",
+        "--suite",
+        str(tiny_suite),
+        "--store",
+        str(tmp_path),
+        "--set",
+        "epochs=100000",
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if "epoch 2/" in line:
@@ -160,14 +219,30 @@ def test_one_signal_saves_and_stops(number: signal.Signals, code: int, tiny_suit
 
 
 def test_evaluate_marks_the_row_as_external(tiny_suite: Path, tmp_path: Path) -> None:
-    assert bench("run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path)).returncode == 0
+    assert (
+        bench(
+            "run", "linear-probe", "--suite", str(tiny_suite), "--store", str(tmp_path)
+        ).returncode
+        == 0
+    )
     (weights,) = tmp_path.glob("fits/*/weights-*.safetensors")
     done = bench(
-        "evaluate", str(weights), "--suite", str(tiny_suite), "--store", str(tmp_path), "--name", "theirs", "--format", "json"
+        "evaluate",
+        str(weights),
+        "--suite",
+        str(tiny_suite),
+        "--store",
+        str(tmp_path),
+        "--name",
+        "theirs",
+        "--format",
+        "json",
     )
     assert done.returncode == 0, done.stderr
     (external,) = json.loads(done.stdout)["runs"]
-    (own,) = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/*/linear-probe/*/record.json")]
+    (own,) = [
+        json.loads(p.read_text()) for p in tmp_path.glob("runs/*/*/linear-probe/*/record.json")
+    ]
     assert external["metrics"] == own["metrics"]
     assert "unverified" in bench("leaderboard", "--store", str(tmp_path)).stdout
 
@@ -176,7 +251,9 @@ def test_evaluate_refuses_what_does_not_fit_or_is_unsafe(tiny_suite: Path, tmp_p
     import torch
 
     torch.save({"head.weight": torch.zeros(2, 2)}, tmp_path / "small.pt")
-    done = bench("evaluate", str(tmp_path / "small.pt"), "--suite", str(tiny_suite), "--store", str(tmp_path))
+    done = bench(
+        "evaluate", str(tmp_path / "small.pt"), "--suite", str(tiny_suite), "--store", str(tmp_path)
+    )
     assert done.returncode == 1
     assert "head.weight has shape" in done.stderr
 
@@ -185,7 +262,9 @@ def test_evaluate_refuses_what_does_not_fit_or_is_unsafe(tiny_suite: Path, tmp_p
             return os.system, (f"touch {tmp_path}/pwned",)
 
     torch.save(Evil(), tmp_path / "evil.pt")
-    done = bench("evaluate", str(tmp_path / "evil.pt"), "--suite", str(tiny_suite), "--store", str(tmp_path))
+    done = bench(
+        "evaluate", str(tmp_path / "evil.pt"), "--suite", str(tiny_suite), "--store", str(tmp_path)
+    )
     assert done.returncode == 1
     assert "nothing of it was run" in done.stderr
     assert not (tmp_path / "pwned").exists()
@@ -210,10 +289,14 @@ def test_show_draws_the_masks(tiny_suite: Path, tmp_path: Path) -> None:
 
     where = ("--suite", str(tiny_suite), "--store", str(tmp_path))
     assert bench("run", "masked-counterfactual", *where).returncode == 0
-    done = bench("show", "masked-counterfactual", *where, "--masks", "-o", str(tmp_path / "masks.png"))
+    done = bench(
+        "show", "masked-counterfactual", *where, "--masks", "-o", str(tmp_path / "masks.png")
+    )
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "masks.png") as picture:
-        assert picture.width == 4 * 128, "image, map, mask and counterfactual, 32 pixels enlarged four times"
+        assert picture.width == 4 * 128, (
+            "image, map, mask and counterfactual, 32 pixels enlarged four times"
+        )
     assert bench("run", "full-finetune", *where).returncode == 0
     assert bench("show", "full-finetune", *where, "--masks").returncode == 2
 
@@ -236,6 +319,9 @@ def test_side_by_side_equals_one_after_another(tiny_suite: Path, tmp_path: Path)
     assert two.returncode == 0, two.stderr
 
     def essence(done: Done) -> list[object]:
-        return [[run["method"], run["seed"], run["fit_id"], run["metrics"]] for run in json.loads(done.stdout)["runs"]]
+        return [
+            [run["method"], run["seed"], run["fit_id"], run["metrics"]]
+            for run in json.loads(done.stdout)["runs"]
+        ]
 
     assert essence(one) == essence(two)

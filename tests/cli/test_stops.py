@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM while one call computes for minutes: the first is acknowledged at once, the second ends everything."""
+"""Ctrl-C and SIGTERM while one call computes for minutes: the first is acknowledged at once, the
+second ends everything.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-#: Waits in one call for ever: no signal interrupts the second lock of a mutex, and other threads go on meanwhile.
+#: Waits in one call for ever: no signal interrupts the second lock of a mutex, and other threads go
+#: on meanwhile.
 STUCK = """
 import ctypes
 from pathlib import Path
@@ -46,7 +49,12 @@ class Terminal:
         self._leader, follower = pty.openpty()
         settings = {**os.environ, "COLUMNS": "120", "LINES": "40", "TERM": "xterm"}
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=follower, env=settings, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=follower,
+            env=settings,
+            start_new_session=True,
         )
         os.close(follower)
         self.shown = ""
@@ -54,7 +62,9 @@ class Terminal:
     def read(self, seconds: float) -> None:
         """Take in what is written within some time."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and select.select([self._leader], [], [], left)[0]:
+        while (left := until - time.monotonic()) > 0 and select.select(
+            [self._leader], [], [], left
+        )[0]:
             try:
                 self.shown += os.read(self._leader, 65536).decode(errors="replace")
             except OSError:  # the other end is closed
@@ -86,21 +96,29 @@ class Terminal:
             elif token == "\x1b[2K":
                 lines[row] = ""
             elif token[0] != "\x1b":
-                lines[row] = lines[row][:column].ljust(column) + token + lines[row][column + len(token) :]
+                lines[row] = (
+                    lines[row][:column].ljust(column) + token + lines[row][column + len(token) :]
+                )
                 column += len(token)
         return [line.rstrip() for line in lines]
 
 
 @pytest.fixture
 def stuck(tmp_path: Path) -> Path:
-    """The file of a method whose sixth step does not end; processes that are there leave `stuck-PID` beside it."""
+    """The file of a method whose sixth step does not end; processes that are there leave
+    `stuck-PID` beside it.
+    """
     file = tmp_path / "stuck.py"
     file.write_text(STUCK.replace("MARKER", str(tmp_path / "stuck")))
     return file
 
 
-def stopped_twice(command: list[str], there: Callable[[], bool], number: int, acknowledged: str) -> Terminal:
-    """Start, wait until it is stuck, stop it, read the acknowledgement, and stop it again: nothing of it is left."""
+def stopped_twice(
+    command: list[str], there: Callable[[], bool], number: int, acknowledged: str
+) -> Terminal:
+    """Start, wait until it is stuck, stop it, read the acknowledgement, and stop it again: nothing
+    of it is left.
+    """
     terminal = Terminal([sys.executable, *command])
     try:
         terminal.until(there)
@@ -116,7 +134,9 @@ def stopped_twice(command: list[str], there: Callable[[], bool], number: int, ac
         assert terminal.process.returncode == 128 + number
         assert not psutil.wait_procs(below, timeout=PATIENCE)[1]
         terminal.read(0.2)
-        assert terminal.shown.rfind("\x1b[?25h") >= terminal.shown.rfind("\x1b[?25l"), "the cursor is back"
+        assert terminal.shown.rfind("\x1b[?25h") >= terminal.shown.rfind("\x1b[?25l"), (
+            "the cursor is back"
+        )
     finally:
         if terminal.process.poll() is None:
             terminal.process.kill()
@@ -124,37 +144,82 @@ def stopped_twice(command: list[str], there: Callable[[], bool], number: int, ac
 
 
 def bench(suite: Path, stuck: Path, *arguments: str) -> list[str]:
-    return ["-m", "bench.cli", *arguments, "--suite", str(suite), "--store", str(stuck.parent / "store")]
+    return [
+        "-m",
+        "bench.cli",
+        *arguments,
+        "--suite",
+        str(suite),
+        "--store",
+        str(stuck.parent / "store"),
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_in_a_long_step(number: signal.Signals, tiny_suite: Path, stuck: Path) -> None:
     command = bench(tiny_suite, stuck, "run", str(stuck), "--checkpoint-every", "0")
-    terminal = stopped_twice(command, lambda: bool(list(stuck.parent.glob("stuck-*"))), number, "stopping: saving the state")
-    assert any("stopped at once; what was saved before is kept" in line for line in terminal.screen())
+    terminal = stopped_twice(
+        command,
+        lambda: bool(list(stuck.parent.glob("stuck-*"))),
+        number,
+        "stopping: saving the state",
+    )
+    assert any(
+        "stopped at once; what was saved before is kept" in line for line in terminal.screen()
+    )
     assert list(stuck.parent.glob("store/fits/*/checkpoint/*.safetensors")), "what was saved"
 
 
 def test_trials_side_by_side(tiny_suite: Path, stuck: Path) -> None:
     command = bench(tiny_suite, stuck, "run", str(stuck), "--seeds", "2", "--jobs", "2")
     both = lambda: len(list(stuck.parent.glob("stuck-*"))) == 2  # noqa: E731
-    terminal = stopped_twice(command, both, signal.SIGINT, "stopping: running trials save their state")
+    terminal = stopped_twice(
+        command, both, signal.SIGINT, "stopping: running trials save their state"
+    )
     assert any("stopped at once" in line for line in terminal.screen())
 
 
 def test_a_sweep_in_this_very_process(tiny_suite: Path, stuck: Path) -> None:
-    command = bench(tiny_suite, stuck, "sweep", str(stuck), "--seeds", "1", "--trials", "0", "--runner", "inline")
-    stopped_twice(command, lambda: bool(list(stuck.parent.glob("stuck-*"))), signal.SIGINT, "stopping: running trials save")
+    command = bench(
+        tiny_suite,
+        stuck,
+        "sweep",
+        str(stuck),
+        "--seeds",
+        "1",
+        "--trials",
+        "0",
+        "--runner",
+        "inline",
+    )
+    stopped_twice(
+        command,
+        lambda: bool(list(stuck.parent.glob("stuck-*"))),
+        signal.SIGINT,
+        "stopping: running trials save",
+    )
 
 
 def test_a_sweep_by_ray(tiny_suite: Path, stuck: Path) -> None:
-    command = bench(tiny_suite, stuck, "sweep", str(stuck), "--seeds", "1", "--trials", "0", "--runner", "ray")
-    stopped_twice(command, lambda: bool(list(stuck.parent.glob("stuck-*"))), signal.SIGINT, "stopping: running trials save")
+    command = bench(
+        tiny_suite, stuck, "sweep", str(stuck), "--seeds", "1", "--trials", "0", "--runner", "ray"
+    )
+    stopped_twice(
+        command,
+        lambda: bool(list(stuck.parent.glob("stuck-*"))),
+        signal.SIGINT,
+        "stopping: running trials save",
+    )
 
 
 def test_a_check(tiny_suite: Path, stuck: Path) -> None:
     command = ["-m", "bench.cli", "check", str(stuck), "--suite", str(tiny_suite)]
-    stopped_twice(command, lambda: bool(list(stuck.parent.glob("stuck-*"))), signal.SIGINT, "stopping when this step ends")
+    stopped_twice(
+        command,
+        lambda: bool(list(stuck.parent.glob("stuck-*"))),
+        signal.SIGINT,
+        "stopping when this step ends",
+    )
 
 
 #: What prepares, fetches and verifies data shows its bars in this way.
@@ -171,7 +236,9 @@ with heard_by(Ear()), shown_progress() as progress:
 
 def test_work_on_data(stuck: Path) -> None:
     there = stuck.with_name("stuck.py-there")
-    stopped_twice(["-c", BARS, str(stuck)], there.exists, signal.SIGINT, "stopping: saving the state")
+    stopped_twice(
+        ["-c", BARS, str(stuck)], there.exists, signal.SIGINT, "stopping: saving the state"
+    )
 
 
 #: The long step of this one ends when a file appears.
@@ -187,7 +254,9 @@ SLOW = STUCK.replace(
 )
 
 
-def test_a_long_step_that_ends_after_the_first_signal_is_saved(tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_long_step_that_ends_after_the_first_signal_is_saved(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     file, go = tmp_path / "slow.py", tmp_path / "go"
     file.write_text(SLOW.replace("MARKER", str(tmp_path / "stuck")).replace("GO", str(go)))
     terminal = Terminal([sys.executable, *bench(tiny_suite, file, "run", str(file))])
@@ -219,5 +288,11 @@ with heard_by(Ear(ask=asked.append)):
     os.kill(child, signal.SIGTERM)
     print(asked, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, start_new_session=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=PATIENCE,
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "[2] -15"), done.stderr

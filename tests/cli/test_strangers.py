@@ -51,8 +51,12 @@ def ran(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("world", ["subprocess:Popen", "os:system", "evil:Evil"])
-@pytest.mark.parametrize("verb", [["check", "card.toml"], ["run", "linear-probe", "--suite", "card.toml", "--dry-run"]])
-def test_a_card_s_world_is_a_registered_one(verb: list[str], world: str, evil: Path, ran: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "verb", [["check", "card.toml"], ["run", "linear-probe", "--suite", "card.toml", "--dry-run"]]
+)
+def test_a_card_s_world_is_a_registered_one(
+    verb: list[str], world: str, evil: Path, ran: Path, tmp_path: Path
+) -> None:
     card = f"""
 name = "card"
 title = "Not mine"
@@ -86,7 +90,9 @@ count = 9
 def test_a_card_s_recipe_names_no_file(
     verb: list[str], nested: str, evil: Path, ran: Path, tiny_suite: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "card.toml").write_text(f'extends = "{tiny_suite}"\nname = "card"\n[recipe.wise-ft]\nof = {nested}\n')
+    (tmp_path / "card.toml").write_text(
+        f'extends = "{tiny_suite}"\nname = "card"\n[recipe.wise-ft]\nof = {nested}\n'
+    )
     code, shown = bench(*verb, "--suite", "card.toml", "--dry-run", cwd=tmp_path)
     assert code == 2, shown
     assert "evil.py is not run: a file of data names it, and not you" in shown
@@ -94,11 +100,15 @@ def test_a_card_s_recipe_names_no_file(
 
 
 @pytest.mark.parametrize("verb", ["run", "sweep"])
-@pytest.mark.parametrize("named", ['methods = ["./evil.py"]', 'methods = ["wise-ft"]\nof = "./evil.py"'])
+@pytest.mark.parametrize(
+    "named", ['methods = ["./evil.py"]', 'methods = ["wise-ft"]\nof = "./evil.py"']
+)
 def test_a_configuration_names_a_file_only_where_it_is_allowed(
     verb: str, named: str, evil: Path, ran: Path, tiny_suite: Path, tmp_path: Path
 ) -> None:
-    suite = f'suites = ["{tiny_suite}"]\ntrials = 0' if verb == "sweep" else f'suite = "{tiny_suite}"'
+    suite = (
+        f'suites = ["{tiny_suite}"]\ntrials = 0' if verb == "sweep" else f'suite = "{tiny_suite}"'
+    )
     (tmp_path / "theirs.toml").write_text(f"{named}\n{suite}\n")
     code, shown = bench(verb, "--config", "theirs.toml", "--dry-run", cwd=tmp_path)
     assert code == 2, shown
@@ -110,24 +120,40 @@ def test_a_configuration_names_a_file_only_where_it_is_allowed(
     assert ran.exists()
 
 
-def test_a_file_that_was_typed_is_run(evil: Path, ran: Path, tiny_suite: Path, tmp_path: Path) -> None:
-    code, shown = bench("run", "wise-ft", "--of", "./evil.py", "--suite", str(tiny_suite), "--dry-run", cwd=tmp_path)
+def test_a_file_that_was_typed_is_run(
+    evil: Path, ran: Path, tiny_suite: Path, tmp_path: Path
+) -> None:
+    code, shown = bench(
+        "run", "wise-ft", "--of", "./evil.py", "--suite", str(tiny_suite), "--dry-run", cwd=tmp_path
+    )
     assert code == 0, shown
     assert ran.exists()
 
 
 @pytest.mark.parametrize(
     "verb",
-    [["leaderboard", "--bibtex"], ["show", "wise-ft", "--masks", "--suite", "SUITE"], ["report", "-o", "r"], ["show", "wise-ft"]],
+    [
+        ["leaderboard", "--bibtex"],
+        ["show", "wise-ft", "--masks", "--suite", "SUITE"],
+        ["report", "-o", "r"],
+        ["show", "wise-ft"],
+    ],
 )
-def test_a_record_names_no_file(verb: list[str], evil: Path, ran: Path, tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_record_names_no_file(
+    verb: list[str], evil: Path, ran: Path, tiny_suite: Path, tmp_path: Path
+) -> None:
     code, shown = bench("run", "wise-ft", "--suite", str(tiny_suite), "--store", "s", cwd=tmp_path)
     assert code == 0, shown
     (file,) = (tmp_path / "s").glob("runs/**/wise-ft/*/record.json")
     record = json.loads(file.read_text())
     record["method"]["parameters"]["of"] = {"name": str(evil)}
     file.write_text(json.dumps(record))
-    bench(*(str(tiny_suite) if word == "SUITE" else word for word in verb), "--store", "s", cwd=tmp_path)
+    bench(
+        *(str(tiny_suite) if word == "SUITE" else word for word in verb),
+        "--store",
+        "s",
+        cwd=tmp_path,
+    )
     assert not ran.exists()
 
 

@@ -48,19 +48,41 @@ def bench(*arguments: str) -> Done:
 
 
 def test_plan_then_board(tiny_suite: Path, tmp_path: Path) -> None:
-    asked = ["sweep", "full-finetune", "wise-ft", "--trials", "2", "--seeds", "1", "--runner", "inline"]
+    asked = [
+        "sweep",
+        "full-finetune",
+        "wise-ft",
+        "--trials",
+        "2",
+        "--seeds",
+        "1",
+        "--runner",
+        "inline",
+    ]
     where = ["--suite", str(tiny_suite), "--store", str(tmp_path / "store"), "--format", "json"]
     before = bench(*asked, *where, "--dry-run")
     assert before.returncode == 0, before.stderr
     assert not (tmp_path / "store").exists(), "a dry run writes nothing"
     rows = json.loads(before.stdout)["tables"][0]["rows"]
-    assert [row["state"] for row in rows if row["phase"] == "search"] == ["to do", "waits", "to do", "waits"]
+    assert [row["state"] for row in rows if row["phase"] == "search"] == [
+        "to do",
+        "waits",
+        "to do",
+        "waits",
+    ]
     assert [row["why"] for row in rows if row["phase"] == "final"] == ["for its search"] * 2
-    assert [row["method"] for row in rows if row["trial"] == 1] == ["full-finetune (lr=0.000448)", "wise-ft (of.lr=0.000448)"]
+    assert [row["method"] for row in rows if row["trial"] == 1] == [
+        "full-finetune (lr=0.000448)",
+        "wise-ft (of.lr=0.000448)",
+    ]
 
     done = bench(*asked, *where)
     assert done.returncode == 0, done.stderr
-    board = {row["method"]: row["trials"] for table in json.loads(done.stdout)["tables"] for row in table["rows"]}
+    board = {
+        row["method"]: row["trials"]
+        for table in json.loads(done.stdout)["tables"]
+        for row in table["rows"]
+    }
     assert sorted(board.values()) == [2, 2]
     assert "[11 of 11]" in done.stderr, "one line per change of state, counted"
 
@@ -73,9 +95,22 @@ def test_plan_then_board(tiny_suite: Path, tmp_path: Path) -> None:
 
 
 def test_estimates_come_from_earlier_records(tiny_suite: Path, tmp_path: Path) -> None:
-    where = ["--suite", str(tiny_suite), "--store", str(tmp_path), "--trials", "0", "--runner", "inline", "--format", "json"]
+    where = [
+        "--suite",
+        str(tiny_suite),
+        "--store",
+        str(tmp_path),
+        "--trials",
+        "0",
+        "--runner",
+        "inline",
+        "--format",
+        "json",
+    ]
     assert bench("sweep", "linear-probe", "--seeds", "1", *where).returncode == 0
-    (table,) = json.loads(bench("sweep", "linear-probe", "full-finetune", "--seeds", "2", "--dry-run", *where).stdout)["tables"]
+    (table,) = json.loads(
+        bench("sweep", "linear-probe", "full-finetune", "--seeds", "2", "--dry-run", *where).stdout
+    )["tables"]
     seconds = {(row["method"], row["seed"]): row["seconds"] for row in table["rows"]}
     assert seconds["linear-probe", 1] > 0
     assert seconds["full-finetune", 0] is None
@@ -84,13 +119,33 @@ def test_estimates_come_from_earlier_records(tiny_suite: Path, tmp_path: Path) -
 
 def test_a_failure_is_exit_1_and_named(tiny_suite: Path, tmp_path: Path) -> None:
     done = bench(
-        *("sweep", "full-finetune", "linear-probe", "--trials", "0", "--seeds", "1", "--runner", "inline"),
+        *(
+            "sweep",
+            "full-finetune",
+            "linear-probe",
+            "--trials",
+            "0",
+            "--seeds",
+            "1",
+            "--runner",
+            "inline",
+        ),
         *("--set", "full-finetune.lr=1e30"),
         *("--suite", str(tiny_suite), "--store", str(tmp_path)),
     )
     assert done.returncode == 2, "a parameter that no method has"
     done = bench(
-        *("sweep", "full-finetune:lr=1e30,clip=0", "linear-probe", "--trials", "0", "--seeds", "1", "--runner", "inline"),
+        *(
+            "sweep",
+            "full-finetune:lr=1e30,clip=0",
+            "linear-probe",
+            "--trials",
+            "0",
+            "--seeds",
+            "1",
+            "--runner",
+            "inline",
+        ),
         *("--suite", str(tiny_suite), "--store", str(tmp_path)),
     )
     assert done.returncode == 1
@@ -107,10 +162,15 @@ def test_a_failure_is_exit_1_and_named(tiny_suite: Path, tmp_path: Path) -> None
         (["full-finetune", "--set", "lrr=1"], "did you mean `lr`?"),
         (["zero-shot", "--trials", "0"], "neither a text tower nor a head"),
         (["full-finetune", "--resource", "tpu=some", "--seeds", "1"], "resources.tpu"),
-        (["full-finetune", "--runner", "local", "--gpus-per-trial", "64", "--trials", "0"], "--gpus-per-trial"),
+        (
+            ["full-finetune", "--runner", "local", "--gpus-per-trial", "64", "--trials", "0"],
+            "--gpus-per-trial",
+        ),
     ],
 )
-def test_mistakes_are_told_in_three_lines(arguments: list[str], said: str, tiny_suite: Path, tmp_path: Path) -> None:
+def test_mistakes_are_told_in_three_lines(
+    arguments: list[str], said: str, tiny_suite: Path, tmp_path: Path
+) -> None:
     done = bench("sweep", *arguments, "--suite", str(tiny_suite), "--store", str(tmp_path / "s"))
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
@@ -128,7 +188,17 @@ def test_a_wrong_name_is_told_without_importing_torch() -> None:
 
 
 def test_printed_commands_do_the_sweep(tiny_suite: Path, tmp_path: Path) -> None:
-    asked = ["sweep", "full-finetune", "wise-ft", "--trials", "1", "--seeds", "1", "--suite", str(tiny_suite)]
+    asked = [
+        "sweep",
+        "full-finetune",
+        "wise-ft",
+        "--trials",
+        "1",
+        "--seeds",
+        "1",
+        "--suite",
+        str(tiny_suite),
+    ]
     where = ["--store", str(tmp_path), "--threads", "1"]
     for _ in ("search", "final"):
         printed = bench(*asked, *where, "--print-commands")
@@ -141,22 +211,43 @@ def test_printed_commands_do_the_sweep(tiny_suite: Path, tmp_path: Path) -> None
             if words:
                 assert "done before" in done.stderr
     assert bench(*asked, *where, "--print-commands").stdout == ""
-    assert sorted(r.method["name"] for _, r in Store(tmp_path).records() if r.phase == "final") == ["full-finetune", "wise-ft"]
+    assert sorted(r.method["name"] for _, r in Store(tmp_path).records() if r.phase == "final") == [
+        "full-finetune",
+        "wise-ft",
+    ]
     assert bench(*asked, *where, "--job", "run-0").returncode == 5
 
 
 @pytest.mark.parametrize("cut", [[], ["--asha", "--set", "epochs=2"]])
-def test_printed_commands_run_in_any_folder_and_a_trial_that_fails_keeps_the_final_runs_from_nothing(
-    cut: list[str], tiny_suite: Path, sometimes_raises: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_printed_commands_run_in_any_folder_and_one_failed_trial_stops_no_final_run(
+    cut: list[str],
+    tiny_suite: Path,
+    sometimes_raises: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "here").mkdir()
     sometimes_raises.rename(tmp_path / "here" / "raises.py")
-    asked = ["sweep", "./raises.py", "--trials", "2", "--seeds", "1", "--store", str(tmp_path / "a store"), *cut]
+    asked = [
+        "sweep",
+        "./raises.py",
+        "--trials",
+        "2",
+        "--seeds",
+        "1",
+        "--store",
+        str(tmp_path / "a store"),
+        *cut,
+    ]
     codes: list[int] = []
     while True:
         monkeypatch.chdir(tmp_path / "here")
         printed = bench(*asked, "--suite", os.path.relpath(tiny_suite), "--print-commands")
-        lines = [words for line in printed.stdout.splitlines() if (words := shlex.split(line, comments=True))]
+        lines = [
+            words
+            for line in printed.stdout.splitlines()
+            if (words := shlex.split(line, comments=True))
+        ]
         if not lines:
             break
         monkeypatch.chdir(tmp_path)
@@ -167,7 +258,9 @@ def test_printed_commands_run_in_any_folder_and_a_trial_that_fails_keeps_the_fin
     assert failed
     assert {record.error for record in failed} == {"RuntimeError: a bug of the plug-in"}
     assert codes.count(1) == len(failed), "each was tried once"
-    assert [(record.status, record.search_trials) for record in rows if record.phase == "final"] == [("done", 2)]
+    assert [
+        (record.status, record.search_trials) for record in rows if record.phase == "final"
+    ] == [("done", 2)]
     assert printed.stderr.count("failed and is left out") == len(failed)
     job = printed.stderr.partition("`--job ")[2].partition("`")[0]
     assert bench(*asked, "--suite", str(tiny_suite), "--job", job).returncode == 1, "once more"
@@ -175,10 +268,25 @@ def test_printed_commands_run_in_any_folder_and_a_trial_that_fails_keeps_the_fin
 
 @pytest.mark.waits
 def test_ctrl_c_saves_stops_and_tells_how_to_go_on(tiny_suite: Path, tmp_path: Path) -> None:
-    command = ["sweep", "full-finetune", "--trials", "0", "--seeds", "2", "--runner", "local", "--max-concurrent", "2"]
+    command = [
+        "sweep",
+        "full-finetune",
+        "--trials",
+        "0",
+        "--seeds",
+        "2",
+        "--runner",
+        "local",
+        "--max-concurrent",
+        "2",
+    ]
     command += ["--suite", str(tiny_suite), "--store", str(tmp_path), "--set", "epochs=100000"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.cli", *command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, "-m", "bench.cli", *command],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ,
     )
     assert process.stderr is not None
     told = ""
@@ -188,7 +296,16 @@ def test_ctrl_c_saves_stops_and_tells_how_to_go_on(tiny_suite: Path, tmp_path: P
         if line.count("started:") and told.count("started:") == 2:
             break
     # Both are in the middle of their training, with an epoch behind them.
-    while len({line["job"] for line in map(json.loads, journal.read_text().splitlines()) if line["event"] == "epoch"}) < 2:
+    while (
+        len(
+            {
+                line["job"]
+                for line in map(json.loads, journal.read_text().splitlines())
+                if line["event"] == "epoch"
+            }
+        )
+        < 2
+    ):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

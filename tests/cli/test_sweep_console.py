@@ -38,12 +38,25 @@ class Line:
 
 
 @pytest.mark.parametrize(("width", "whole"), [(60, False), (140, True)])
-def test_how_far_a_trial_is_can_be_read_at_every_width(width: int, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_far_a_trial_is_can_be_read_at_every_width(
+    width: int, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = io.StringIO()
-    monkeypatch.setattr("bench.console.progress.stderr_console", lambda: Console(width=width, file=out))
+    monkeypatch.setattr(
+        "bench.console.progress.stderr_console", lambda: Console(width=width, file=out)
+    )
     queue: Any = Line(Ahead({}, [100.0], 0))
     console, label = SweepConsole(queue), "full-finetune (lr=0.000448, epochs=100, head_init=probe)"
-    trial = Job("run-0", "final", {"name": "full-finetune", "parameters": {}}, label, "tiny", "vit", seed=17, fit_id="f")
+    trial = Job(
+        "run-0",
+        "final",
+        {"name": "full-finetune", "parameters": {}},
+        label,
+        "tiny",
+        "vit",
+        seed=17,
+        fit_id="f",
+    )
     console.event("started", job=trial, where="node-7, process 12345")
     console.event("epoch", job=trial, epoch=10, epochs=100, loss=1.2345, id_val=0.4567)
     out.truncate(out.seek(0))
@@ -51,7 +64,12 @@ def test_how_far_a_trial_is_can_be_read_at_every_width(width: int, whole: bool, 
     head, names, line = (text.split() for text in out.getvalue().splitlines() if text.strip())
     assert head[-1] == "left"
     assert names[:5] == ["method", "seed", "epoch", "loss", "id-val"]
-    assert [word for word in line if word in ("17", "10/100", "1.234", "45.7")] == ["17", "10/100", "1.234", "45.7"]
+    assert [word for word in line if word in ("17", "10/100", "1.234", "45.7")] == [
+        "17",
+        "10/100",
+        "1.234",
+        "45.7",
+    ]
     assert ("12345" in line) is whole
 
 
@@ -65,10 +83,22 @@ class Clock:
 
 def trial(number: int, *, epoch: int | None = None) -> Job:
     method = {"name": "full-finetune", "parameters": {"epochs": 9}}
-    return Job(f"run-{number}", "final", method, "ft", "tiny", "vit", seed=number, fit_id=f"f{number}", epoch=epoch)
+    return Job(
+        f"run-{number}",
+        "final",
+        method,
+        "ft",
+        "tiny",
+        "vit",
+        seed=number,
+        fit_id=f"f{number}",
+        epoch=epoch,
+    )
 
 
-def test_on_a_fresh_store_no_time_is_told_from_other_kinds_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_fresh_store_no_time_is_told_from_other_kinds_of_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = Clock(monkeypatch)
     queue: Any = Line(Ahead({"run-0": None, "probe": None}, [None], 0))
     console = SweepConsole(queue)
@@ -84,15 +114,20 @@ def test_on_a_fresh_store_no_time_is_told_from_other_kinds_of_jobs(monkeypatch: 
     assert known._eta() == "over 1.0 s left"
 
 
-def test_a_running_trial_tells_by_its_own_steps_and_so_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_trial_tells_by_its_own_steps_and_so_for_its_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = Clock(monkeypatch)
-    # Before it is known how long a step takes, and after: the other job of the kind takes all of 100 steps at 4 s.
+    # Before it is known how long a step takes, and after: the other job of the kind takes all of
+    # 100 steps at 4 s.
     before, after = Ahead({"run-0": None, "run-1": None}, [], 0), Ahead({"run-1": 400.0}, [], 0)
     queue: Any = Line(before, after, Ahead({}, [], 0), evaluation=20.0)
     console, job = SweepConsole(queue), trial(0)
     console.event("started", job=job, where="here")
     console.event("fit", job=job, method="ft", fit_id="f0", seed=0)
-    console.event("step", job=job, step=10, total=100, loss=1.0)  # resumed: what came before says nothing
+    console.event(
+        "step", job=job, step=10, total=100, loss=1.0
+    )  # resumed: what came before says nothing
     clock.now += 1.0
     console.event("step", job=job, step=11, total=100, loss=1.0)
     assert (queue.observed, console._eta()) == ([], ""), "a second is too short"
@@ -126,7 +161,9 @@ def test_steps_of_another_fit_and_of_a_rung(monkeypatch: pytest.MonkeyPatch) -> 
     assert console._eta() == "about 4.7 min left", "28 steps of 10 s: to the third of 9 epochs"
 
 
-def test_trials_at_once_share_the_time_but_none_ends_before_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_at_once_share_the_time_but_none_ends_before_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = Clock(monkeypatch)
     queue: Any = Line(Ahead({"run-0": 600.0, "run-1": 60.0, "run-2": 60.0}, [], 0))
     console = SweepConsole(queue)

@@ -1,4 +1,6 @@
-"""What was not said is not made up: backbones, parameters that a method lacks, suites of which nothing is there."""
+"""What was not said is not made up: backbones, parameters that a method lacks, suites of which
+nothing is there.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +40,21 @@ def without_backbone(tmp_path: Path) -> Path:
     return card
 
 
-@pytest.mark.parametrize("verb", [["run", "linear-probe"], ["sweep", "linear-probe", "--runner", "inline"]])
+@pytest.mark.parametrize(
+    "verb", [["run", "linear-probe"], ["sweep", "linear-probe", "--runner", "inline"]]
+)
 def test_a_card_without_a_backbone_is_run_on_the_one_that_is_named(
     verb: list[str], without_backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where = ["--suite", str(without_backbone), "--store", str(tmp_path / "s"), "--dry-run", "--format", "json"]
+    where = [
+        "--suite",
+        str(without_backbone),
+        "--store",
+        str(tmp_path / "s"),
+        "--dry-run",
+        "--format",
+        "json",
+    ]
     code, out, err = command(capsys, *verb, *where)
     assert (code, out) == (2, "")
     assert "no backbone is named, and the suite tiny has none of its own" in err
@@ -52,7 +64,9 @@ def test_a_card_without_a_backbone_is_run_on_the_one_that_is_named(
     assert json.loads(out)["tables"]
 
 
-def test_a_suite_whose_only_shift_is_missing_does_not_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_suite_whose_only_shift_is_missing_does_not_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     card = make_suite(tmp_path)
     for shift in ("noisy", "inverted"):
         (tmp_path / "images" / shift).rename(tmp_path / shift)
@@ -66,17 +80,35 @@ def test_what_one_of_several_methods_lacks_is_left_out_there_and_said(
 ) -> None:
     where = ["--suite", str(tiny_suite), "--store", str(tmp_path), "--dry-run", "--format", "json"]
     code, out, err = command(
-        capsys, "run", "linear-probe", "full-finetune", "--set", "clip=0.5", "--set", "precision=bf16", *where
+        capsys,
+        "run",
+        "linear-probe",
+        "full-finetune",
+        "--set",
+        "clip=0.5",
+        "--set",
+        "precision=bf16",
+        *where,
     )
     assert code == 0, err
     assert "`precision` is no parameter of linear-probe, and is left out there" in err
     assert "`clip`" not in err
     rows = json.loads(out)["tables"][0]["rows"]
-    assert [row["method"] for row in rows] == ["linear-probe (clip=0.5)", "full-finetune (clip=0.5, precision=bf16)"]
+    assert [row["method"] for row in rows] == [
+        "linear-probe (clip=0.5)",
+        "full-finetune (clip=0.5, precision=bf16)",
+    ]
 
 
 def test_run_and_sweep_place_parameters_by_one_rule() -> None:
-    methods, given = ("linear-probe", "wise-ft", "full-finetune"), {"lr": 1e-4, "precision": "bf16", "of": "lp-ft"}
+    methods, given = (
+        ("linear-probe", "wise-ft", "full-finetune"),
+        {
+            "lr": 1e-4,
+            "precision": "bf16",
+            "of": "lp-ft",
+        },
+    )
     run = run_spec({"methods": methods, "set": given})
     sweep = sweep_spec({"methods": methods, "set": given})
     values: dict[str, Any] = {
@@ -101,7 +133,9 @@ def test_run_and_sweep_place_parameters_by_one_rule() -> None:
         (["linear-probe"], {"of": "lp-ft"}, "linear-probe wraps no other method"),
     ],
 )
-def test_what_no_method_has_is_refused(methods: list[str], given: dict[str, Any], told: str) -> None:
+def test_what_no_method_has_is_refused(
+    methods: list[str], given: dict[str, Any], told: str
+) -> None:
     of = given.pop("of", None)
     for spec in (run_spec, sweep_spec):
         made: Any = spec({"methods": tuple(methods), "set": given, "of": of})
@@ -110,7 +144,9 @@ def test_what_no_method_has_is_refused(methods: list[str], given: dict[str, Any]
         assert told in str(caught.value)
 
 
-def test_what_no_method_has_is_an_error_and_no_note(tiny_suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_no_method_has_is_an_error_and_no_note(
+    tiny_suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _, err = command(capsys, "run", "wise-ft", "--set", "lrr=3", "--suite", str(tiny_suite))
     assert code == 2
     assert "there is no parameter of wise-ft `lrr`" in err
@@ -126,7 +162,13 @@ def test_the_call_says_it_too(tiny_suite: Path, tmp_path: Path) -> None:
                 told.append(fields["text"])
 
     run_sweep(
-        run_spec({"methods": ("linear-probe", "full-finetune"), "suite": str(tiny_suite), "set": {"precision": "bf16"}}),
+        run_spec(
+            {
+                "methods": ("linear-probe", "full-finetune"),
+                "suite": str(tiny_suite),
+                "set": {"precision": "bf16"},
+            }
+        ),
         store=tmp_path,
         reporter=Keeps(),
     )

@@ -45,7 +45,10 @@ def outcomes(card: Path) -> dict[str, Outcome]:
 def test_a_right_suite_passes(mine: Path) -> None:
     found = outcomes(mine)
     assert {outcome.status for outcome in found.values()} == {"pass"}
-    assert found["the images of every split can be decoded"].detail == "train 44, id-val 14, id-test 14, inverted 18"
+    assert (
+        found["the images of every split can be decoded"].detail
+        == "train 44, id-val 14, id-test 14, inverted 18"
+    )
     assert found["train, id-val and id-test share no image"].detail == "72 different images"
 
 
@@ -56,11 +59,17 @@ def test_a_file_that_is_no_image_is_named(mine: Path) -> None:
     assert "images/inverted/disc/000.png" in outcome.detail
 
 
-def test_a_split_too_large_to_be_kept_is_sampled_and_said_so(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.data.suite._MOST_CACHED_BYTES", 20 * 16**2 * 3)  # the training images alone are more
+def test_a_split_too_large_to_be_kept_is_sampled_and_said_so(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "bench.data.suite._MOST_CACHED_BYTES", 20 * 16**2 * 3
+    )  # the training images alone are more
     monkeypatch.setattr("bench.testing.suite_checks.SAMPLE", 10)
     detail = outcomes(mine)["the images of every split can be decoded"].detail
-    assert detail.startswith("train 44 of which 10 were tried: `bench data verify NAME --full` reads all, id-val 14")
+    assert detail.startswith(
+        "train 44 of which 10 were tried: `bench data verify NAME --full` reads all, id-val 14"
+    )
     for photo in (mine.parent / "images/photo").rglob("*.png"):
         data = photo.read_bytes()
         photo.write_bytes(data[: len(data) // 2])
@@ -68,13 +77,20 @@ def test_a_split_too_large_to_be_kept_is_sampled_and_said_so(mine: Path, monkeyp
 
 
 def test_one_image_in_two_ready_splits(mine: Path) -> None:
-    card = mine.read_text().replace('path = "photo"\n', 'train = "photo"\nval = "noisy"\ntest = "test"\n')
+    card = mine.read_text().replace(
+        'path = "photo"\n', 'train = "photo"\nval = "noisy"\ntest = "test"\n'
+    )
     mine.write_text(card)
     images = mine.parent / "images"
     shutil.copytree(images / "inverted", images / "test")
-    Image.open(images / "photo/disc/003.png").save(images / "test/disc/again.bmp")  # the same pixels in another file
+    Image.open(images / "photo/disc/003.png").save(
+        images / "test/disc/again.bmp"
+    )  # the same pixels in another file
     outcome = outcomes(mine)["train, id-val and id-test share no image"]
-    assert (outcome.status, outcome.detail) == ("fail", "AssertionError: 1 images are in two of them")
+    assert (outcome.status, outcome.detail) == (
+        "fail",
+        "AssertionError: 1 images are in two of them",
+    )
 
 
 def test_a_missing_shift_is_a_remark_unless_it_is_the_last(mine: Path) -> None:
@@ -108,6 +124,13 @@ def test_without_training_images_the_rest_is_checked(tiny_suite: Path, tmp_path:
     card = tmp_path / "mine.toml"
     card.write_text(MINE.replace('path = "photo"', 'train = "train"\nval_count = 9\ntest = "test"'))
     found = outcomes(card)
-    assert [outcome.status for outcome in found.values()] == ["pass", "pass", "pass", "pass", "skip", "skip"]
+    assert [outcome.status for outcome in found.values()] == [
+        "pass",
+        "pass",
+        "pass",
+        "pass",
+        "skip",
+        "skip",
+    ]
     assert "train: no folder" in found["the data are found and agree with the card"].detail
     assert "no training images" in found["every class occurs in the ID splits"].detail

@@ -1,4 +1,6 @@
-"""Tiny image folders with a card, and an environment in which nothing of the user's is read or written."""
+"""Tiny image folders with a card, and an environment in which nothing of the user's is read or
+written.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,14 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
     """Noise of this width and height, different for every seed."""
     width, height = size
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
-def fill_part(part: Path, folders: Sequence[str], per_class: int, seed: int, suffix: str = ".png") -> None:
+def fill_part(
+    part: Path, folders: Sequence[str], per_class: int, seed: int, suffix: str = ".png"
+) -> None:
     for label, folder in enumerate(folders):
         (part / folder).mkdir(parents=True)
         for number in range(per_class):

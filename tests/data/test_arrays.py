@@ -41,9 +41,14 @@ def opened(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     card = SimpleNamespace(name="ds", title="Arrays")
     data_set: Any = SimpleNamespace(card=card, folder=folder / "d", classes=("a", "b", "c"))
     layout = Arrays(kind="arrays", path="x.npy", labels="y.npy")
-    collection = read_arrays(data_set, Part(layouts=(layout,)), layout, [0, 1, 2], cache=folder, progress=None).collection
+    collection = read_arrays(
+        data_set, Part(layouts=(layout,)), layout, [0, 1, 2], cache=folder, progress=None
+    ).collection
     order = np.argsort(collection.keys)
-    return np.stack([np.asarray(collection.originals.open(int(row))) for row in order]), collection.labels[order]
+    return (
+        np.stack([np.asarray(collection.originals.open(int(row))) for row in order]),
+        collection.labels[order],
+    )
 
 
 def verify(card: Path, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
@@ -55,10 +60,18 @@ def verify(card: Path, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]
 
 @pytest.mark.parametrize(
     "labels",
-    [LABELS, LABELS[:, None], np.eye(3)[LABELS], np.eye(3, dtype=bool)[LABELS], LABELS.astype(np.uint8)],
+    [
+        LABELS,
+        LABELS[:, None],
+        np.eye(3)[LABELS],
+        np.eye(3, dtype=bool)[LABELS],
+        LABELS.astype(np.uint8),
+    ],
     ids=["(N,)", "(N, 1)", "one-hot", "one-hot, logical", "bytes"],
 )
-def test_labels_are_read_in_every_shape(labels: NDArray[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_are_read_in_every_shape(
+    labels: NDArray[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, shown = verify(saved(tmp_path, PIXELS, labels), capsys)
     assert code == 0, shown
     images, found = opened(tmp_path)
@@ -76,7 +89,9 @@ def test_labels_are_read_in_every_shape(labels: NDArray[Any], tmp_path: Path, ca
     ],
     ids=["channels first", "grey", "one channel", "one channel, first"],
 )
-def test_pixels_are_read_in_every_shape(pixels: NDArray[Any], expected: NDArray[Any], tmp_path: Path) -> None:
+def test_pixels_are_read_in_every_shape(
+    pixels: NDArray[Any], expected: NDArray[Any], tmp_path: Path
+) -> None:
     saved(tmp_path, pixels, LABELS)
     images, labels = opened(tmp_path)
     np.testing.assert_array_equal(images, expected)
@@ -95,7 +110,11 @@ def test_pixels_are_read_in_every_shape(pixels: NDArray[Any], expected: NDArray[
     ],
 )
 def test_what_is_no_set_of_images_is_told(
-    pixels: NDArray[Any], labels: NDArray[Any], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pixels: NDArray[Any],
+    labels: NDArray[Any],
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, shown = verify(saved(tmp_path, pixels, labels), capsys)
     assert code == 1

@@ -1,4 +1,6 @@
-"""Data sets as people have them: lists made elsewhere, byte-order marks, accents, folders with numbers, capital letters."""
+"""Data sets as people have them: lists made elsewhere, byte-order marks, accents, folders with
+numbers, capital letters.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ TABLE = '{ kind = "table", path = "list.csv", images = "test", file = "file", la
 
 def command(*arguments: str) -> tuple[int | str | None, str]:
     shown = io.StringIO()
-    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown), pytest.raises(SystemExit) as ended:
+    with (
+        contextlib.redirect_stdout(shown),
+        contextlib.redirect_stderr(shown),
+        pytest.raises(SystemExit) as ended,
+    ):
         main(list(arguments))
     return ended.value.code, shown.getvalue()
 
@@ -37,13 +43,20 @@ def command(*arguments: str) -> tuple[int | str | None, str]:
 @pytest.mark.parametrize("way", ["plain", "./", "absolute", "drive", "backslashes", "mark"])
 def test_lists_that_were_made_elsewhere(way: str, root: Path, photos: dict[str, bytes]) -> None:
     unpacked(root, photos)
-    before = {"./": "./", "absolute": "/home/somebody/pets/", "drive": "D:\\pets\\", "backslashes": ""}.get(way, "")
+    before = {
+        "./": "./",
+        "absolute": "/home/somebody/pets/",
+        "drive": "D:\\pets\\",
+        "backslashes": "",
+    }.get(way, "")
     lines = []
     for name in sorted(photos):
         path = name.replace("/", "\\") if way in ("drive", "backslashes") else name
         lines.append(f"{before}{path},{int(name[1:3]) - 1}")
     text = "file,y\n" + "\n".join(lines) + "\n"
-    (root / "pets" / "list.csv").write_text(text, encoding="utf-8-sig" if way == "mark" else "utf-8")
+    (root / "pets" / "list.csv").write_text(
+        text, encoding="utf-8-sig" if way == "mark" else "utf-8"
+    )
     found = opened(root, TABLE)
     assert found.remarks == []
     assert sorted(found.collection.keys) == sorted(f"test/{name}" for name in photos)
@@ -69,7 +82,9 @@ def test_accents_that_are_letters_of_their_own(root: Path, photos: dict[str, byt
         (["1_Ant", "2_Bee", "3_Cat"], ("number", "id"), [0, 1, 2]),
     ],
 )
-def test_folders_with_numbers(folders: list[str], named_by: tuple[str, ...], expected: list[int]) -> None:
+def test_folders_with_numbers(
+    folders: list[str], named_by: tuple[str, ...], expected: list[int]
+) -> None:
     found = ClassList.plain(("Ant", "Bee", "Cat")).labels_of(folders, named_by)  # type: ignore[arg-type]
     assert [found[folder] for folder in folders] == expected
 
@@ -88,14 +103,20 @@ def test_two_folders_of_one_class_are_not_mixed(folders: list[str]) -> None:
 def test_numbers_from_one_on_are_not_shifted_by_one_without_a_word() -> None:
     classes = ClassList.plain(tuple(f"c{n}" for n in range(1000)))
     with pytest.raises(
-        UsageError, match="numbered from 1 to 1000, and numbers from 0 to 999 were to be expected: ImageNet's devel"
+        UsageError,
+        match=(
+            "numbered from 1 to 1000, and numbers from 0 to 999 were to be expected: ImageNet's"
+            " devel"
+        ),
     ):
         classes.labels_of([str(n) for n in range(1, 1001)], ("id", "number"))
     assert len(classes.labels_of([str(n) for n in range(1000)], ("id", "number"))) == 1000
     assert len(classes.labels_of(["0", "1000"], ("number",))) == 1
 
 
-def test_a_card_a_list_and_a_configuration_with_byte_order_marks(tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_card_a_list_and_a_configuration_with_byte_order_marks(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     shutil.copytree(tiny_suite.parent / "images", tmp_path / "images")
     (tmp_path / "tiny.toml").write_text(tiny_suite.read_text(), encoding="utf-8-sig")
     (tmp_path / "config.toml").write_text('methods = ["linear-probe"]\n', encoding="utf-8-sig")
@@ -113,7 +134,9 @@ def test_a_card_a_list_and_a_configuration_with_byte_order_marks(tiny_suite: Pat
     assert "linear-probe" in shown
 
 
-def test_a_root_in_capital_letters_is_found(tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_in_capital_letters_is_found(
+    tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("BENCH_DATA", raising=False)
     shutil.copytree(tiny_suite.parent / "images", tmp_path / "data" / "TINY")
     card = tmp_path / "tiny.toml"
@@ -123,7 +146,13 @@ def test_a_root_in_capital_letters_is_found(tiny_suite: Path, tmp_path: Path, mo
     (record,) = bench.run("linear-probe", data_root=tmp_path / "data", **fields)  # type: ignore[arg-type]
     assert record.status == "done"
     code, shown = command(
-        "run", "linear-probe", "--suite", str(card), "--data-root", str(tmp_path / "data" / "TINY"), "--dry-run"
+        "run",
+        "linear-probe",
+        "--suite",
+        str(card),
+        "--data-root",
+        str(tmp_path / "data" / "TINY"),
+        "--dry-run",
     )
     assert code == 3
     assert f"export BENCH_DATA={tmp_path / 'data'}" in " ".join(shown.split())
@@ -133,13 +162,23 @@ def test_a_suite_for_testing_alone(tiny_suite: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_suite.parent / "images", tmp_path / "images")
     card = tmp_path / "tiny.toml"
     text = tiny_suite.read_text().replace('path = "photo"', 'test = "photo"', 1)
-    card.write_text("\n".join(line for line in text.splitlines() if "_fraction" not in line and not line.startswith("count")))
+    card.write_text(
+        "\n".join(
+            line
+            for line in text.splitlines()
+            if "_fraction" not in line and not line.startswith("count")
+        )
+    )
     assert 'test = "photo"' in card.read_text()
-    (record,) = bench.run("zero-shot", suite=str(card), backbone="mini-clip", store=tmp_path / "store")
+    (record,) = bench.run(
+        "zero-shot", suite=str(card), backbone="mini-clip", store=tmp_path / "store"
+    )
     assert record.status == "done", record.error
     assert record.metrics.keys() == {"id-test", "inverted", "noisy"}
     assert record.holes["id-val"] == "the suite is for testing alone"
-    with pytest.raises(UsageError, match="nothing can be trained on tiny, which has images to test on alone"):
+    with pytest.raises(
+        UsageError, match="nothing can be trained on tiny, which has images to test on alone"
+    ):
         bench.run("linear-probe", suite=str(card), backbone="mini-clip", store=tmp_path / "store")
     for arguments in (["suites", "show", str(card)], ["check", str(card)]):
         code, shown = command(*arguments)
@@ -157,7 +196,9 @@ def test_cifar_100(kind: str, tmp_path: Path) -> None:
             batch = {b"data": pixels, b"fine_labels": fine.tolist(), b"coarse_labels": [0] * 100}
             (folder / part).write_bytes(pickle.dumps(batch, protocol=2))
         else:
-            records = np.concatenate([np.zeros((100, 1)), fine[:, None], pixels], axis=1).astype(np.uint8)
+            records = np.concatenate([np.zeros((100, 1)), fine[:, None], pixels], axis=1).astype(
+                np.uint8
+            )
             (folder / f"{part}.bin").write_bytes(records.tobytes())
     data_set = open_data_set("cifar-100", [DataRoot(tmp_path, "test")])
     collection = open_part(data_set, "test", range(100), cache=tmp_path / "index").collection

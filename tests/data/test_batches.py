@@ -29,12 +29,20 @@ def split(card_of: Callable[..., SuiteCard], data: Path) -> Split:
     return open_suite(card_of(), data_root=data).load("train", Pixels(size=SIZE, resize=SIZE))
 
 
-def batches(split: Split, augment: Augment, *, batch_size: int = 8, seed: int = 7, workers: int = 0) -> TrainBatches:
-    return TrainBatches(split, batch_size=batch_size, seed=seed, augment=augment, size=SIZE, workers=workers)
+def batches(
+    split: Split, augment: Augment, *, batch_size: int = 8, seed: int = 7, workers: int = 0
+) -> TrainBatches:
+    return TrainBatches(
+        split, batch_size=batch_size, seed=seed, augment=augment, size=SIZE, workers=workers
+    )
 
 
-def same(one: list[tuple[torch.Tensor, torch.Tensor]], two: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
-    return len(one) == len(two) and all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(one, two, strict=True))
+def same(
+    one: list[tuple[torch.Tensor, torch.Tensor]], two: list[tuple[torch.Tensor, torch.Tensor]]
+) -> bool:
+    return len(one) == len(two) and all(
+        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(one, two, strict=True)
+    )
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
@@ -49,15 +57,21 @@ def test_shapes_and_steps(split: Split, augment: Augment) -> None:
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
-def test_neither_workers_nor_a_resume_in_mid_epoch_change_a_bit(split: Split, augment: Augment) -> None:
+def test_neither_workers_nor_a_resume_in_mid_epoch_change_a_bit(
+    split: Split, augment: Augment
+) -> None:
     whole = list(batches(split, augment).epoch(3))
     for workers in (1, 2, 5):
         assert same(list(batches(split, augment, workers=workers).epoch(3)), whole)
-        assert same(list(batches(split, augment, workers=workers).epoch(3, first_step=2)), whole[2:])
+        assert same(
+            list(batches(split, augment, workers=workers).epoch(3, first_step=2)), whole[2:]
+        )
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
-def test_an_image_is_augmented_alike_whatever_batch_it_is_in(split: Split, augment: Augment) -> None:
+def test_an_image_is_augmented_alike_whatever_batch_it_is_in(
+    split: Split, augment: Augment
+) -> None:
     def by_row(size: int) -> dict[int, bytes]:
         made = batches(split, augment, batch_size=size)
         return {
@@ -103,8 +117,14 @@ def test_shift_flip_is_a_crop_of_the_reflected_border(split: Split) -> None:
     images, rows = made.batch(0, 0)[0].permute(0, 2, 3, 1).numpy(), made.rows(0, 0)
     for image, plain in zip(images, split.take(rows), strict=True):
         padded = np.pad(plain, ((most, most), (most, most), (0, 0)), mode="reflect")
-        crops = [padded[y : y + SIZE, x : x + SIZE] for y in range(2 * most + 1) for x in range(2 * most + 1)]
-        assert any(np.array_equal(image, crop) or np.array_equal(image, crop[:, ::-1]) for crop in crops)
+        crops = [
+            padded[y : y + SIZE, x : x + SIZE]
+            for y in range(2 * most + 1)
+            for x in range(2 * most + 1)
+        ]
+        assert any(
+            np.array_equal(image, crop) or np.array_equal(image, crop[:, ::-1]) for crop in crops
+        )
 
 
 def test_resized_crop_cuts_the_original_as_torchvision_does(split: Split) -> None:
@@ -114,7 +134,9 @@ def test_resized_crop_cuts_the_original_as_torchvision_does(split: Split) -> Non
     for image, row in zip(made.batch(2, 0)[0], rows, strict=True):
         original = split.original(int(row))
         left, top, width, height = crop_box(*original.size, table[row])
-        expected = reference.resized_crop(original, top, left, height, width, [SIZE, SIZE], InterpolationMode.BICUBIC)
+        expected = reference.resized_crop(
+            original, top, left, height, width, [SIZE, SIZE], InterpolationMode.BICUBIC
+        )
         np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), np.asarray(expected))
 
 
@@ -123,7 +145,10 @@ def test_crops_are_distributed_as_torchvision_s(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     width, height = size
     canvas = torch.empty(1, height, width)
-    theirs = np.array([RandomResizedCrop.get_params(canvas, [0.9, 1.0], [3 / 4, 4 / 3]) for _ in range(1000)], dtype=float)
+    theirs = np.array(
+        [RandomResizedCrop.get_params(canvas, [0.9, 1.0], [3 / 4, 4 / 3]) for _ in range(1000)],
+        dtype=float,
+    )
     draws = np.random.default_rng(0).random((1000, 22), dtype=np.float32)
     ours = np.array([crop_box(width, height, draw) for draw in draws], dtype=float)[:, [1, 0, 3, 2]]
     assert (ours[:, 0] + ours[:, 2] <= height).all()
@@ -140,7 +165,9 @@ def test_parts_are_the_batch_cut_up(split: Split, augment: Augment) -> None:
     parts = [sent.of_part(number, 3).batch(1, 2) for number in range(3)]
     assert torch.equal(torch.cat([images for images, _ in parts]), whole)
     assert sorted(len(images) for images, _ in parts) == [2, 3, 3]
-    assert all(torch.equal(each, labels) for _, each in parts), "the labels are always those of the whole batch"
+    assert all(torch.equal(each, labels) for _, each in parts), (
+        "the labels are always those of the whole batch"
+    )
 
 
 def test_steps_go_on_over_the_epochs(split: Split) -> None:
@@ -150,11 +177,23 @@ def test_steps_go_on_over_the_epochs(split: Split) -> None:
         assert torch.equal(next(stream)[0], made.batch(epoch, index)[0])
 
 
-def test_as_many_workers_as_cores_where_images_are_decoded_and_none_where_they_are_mapped(split: Split) -> None:
-    decoded = replace(split, _pixels=DecodedPixels(split._originals, split._original_rows, Pixels(size=SIZE, resize=SIZE)))
+def test_as_many_workers_as_cores_where_images_are_decoded_and_none_where_they_are_mapped(
+    split: Split,
+) -> None:
+    decoded = replace(
+        split,
+        _pixels=DecodedPixels(
+            split._originals, split._original_rows, Pixels(size=SIZE, resize=SIZE)
+        ),
+    )
     assert [fitting_workers(split, augment, 16) for augment in AUGMENTS] == [0, 0, 0, 16]
     assert [fitting_workers(decoded, augment, 16) for augment in AUGMENTS] == [2, 2, 2, 16]
-    assert [fitting_workers(split, augment, 16, ahead=True) for augment in AUGMENTS] == [2, 2, 2, 16], "a GPU waits for nothing"
+    assert [fitting_workers(split, augment, 16, ahead=True) for augment in AUGMENTS] == [
+        2,
+        2,
+        2,
+        16,
+    ], "a GPU waits for nothing"
     rows = np.arange(len(split))
     assert np.array_equal(decoded.take(rows), split.take(rows))
 

@@ -30,7 +30,9 @@ def tar_of(members: dict[str, bytes], names: str = "utf-8") -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("pattern", ["{0..999999999}.tar", "{000..999}{000..999}", "{0..9}" * 40, "{1..9}" * 6])
+@pytest.mark.parametrize(
+    "pattern", ["{0..999999999}.tar", "{000..999}{000..999}", "{0..9}" * 40, "{1..9}" * 6]
+)
 def test_a_pattern_stands_for_no_more_files_than_there_are(pattern: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="stands for more than 100,000 files"):
         archives_at(tmp_path, pattern)
@@ -41,7 +43,9 @@ def test_all_folders_are_gone_through_once(tmp_path: Path) -> None:
         archives_at(tmp_path, "**/**/**/*.tar")
 
 
-@pytest.mark.parametrize("pattern", ["{0..99999999999}", "{" + "0" * 10**6 + "..1}", "{}", "{a..b}"])
+@pytest.mark.parametrize(
+    "pattern", ["{0..99999999999}", "{" + "0" * 10**6 + "..1}", "{}", "{a..b}"]
+)
 def test_what_is_no_range_is_a_name(pattern: str) -> None:
     assert expanded(pattern) == [pattern]
 
@@ -53,7 +57,9 @@ def test_ranges_in_a_pattern() -> None:
 
 
 @pytest.mark.parametrize("part", ["x.npy", "y.npy"])
-def test_arrays_that_are_pipes(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arrays_that_are_pipes(
+    part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     card = saved(tmp_path, PIXELS, LABELS)
     (tmp_path / "d" / part).unlink()
     os.mkfifo(tmp_path / "d" / part)
@@ -62,10 +68,15 @@ def test_arrays_that_are_pipes(part: str, tmp_path: Path, capsys: pytest.Capture
     assert "pipe" in shown or "nothing of `test`" in shown
 
 
-def test_a_card_that_is_a_pipe_or_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_card_that_is_a_pipe_or_a_device(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     os.mkfifo(tmp_path / "pipe.toml")
     (tmp_path / "zero.toml").symlink_to("/dev/zero")
-    for name, told in (("pipe.toml", "is a pipe, and no file"), ("zero.toml", "is a device, and no file")):
+    for name, told in (
+        ("pipe.toml", "is a pipe, and no file"),
+        ("zero.toml", "is a device, and no file"),
+    ):
         code, shown = verify(tmp_path / name, capsys)
         assert code in (1, 2), shown
         assert told in " ".join(shown.split())
@@ -84,25 +95,36 @@ def test_images_that_are_pipes_or_devices_cannot_be_read(tmp_path: Path) -> None
     }
 
 
-def test_weights_and_packs_that_are_pipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_and_packs_that_are_pipes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for command in (["merge", str(tmp_path / "pipe")], ["evaluate", str(tmp_path / "pipe"), "--suite", "mini-shifts"]):
+    for command in (
+        ["merge", str(tmp_path / "pipe")],
+        ["evaluate", str(tmp_path / "pipe"), "--suite", "mini-shifts"],
+    ):
         with pytest.raises(SystemExit) as ended:
             main([*command, "--store", str(tmp_path / "store")])
         assert ended.value.code == 3, command
         assert "is a pipe, and no" in " ".join(capsys.readouterr().err.split())
 
 
-def test_an_npz_file_that_unpacks_to_far_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_npz_file_that_unpacks_to_far_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "d").mkdir()
     with zipfile.ZipFile(tmp_path / "d" / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("images", "labels"):
             with archive.open(f"{name}.npy", "w") as file:
-                np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (3000, 256, 256, 3)})
+                np.lib.format.write_array_header_1_0(
+                    file, {"descr": "|u1", "fortran_order": False, "shape": (3000, 256, 256, 3)}
+                )
                 for _ in range(300):
                     file.write(bytes(1 << 20))
     assert (tmp_path / "d" / "x.npz").stat().st_size < 1 << 20
-    (tmp_path / "ds.toml").write_text(CARD.replace('path = "x.npy", labels = "y.npy"', 'path = "x.npz"'))
+    (tmp_path / "ds.toml").write_text(
+        CARD.replace('path = "x.npy", labels = "y.npy"', 'path = "x.npz"')
+    )
     code, shown = verify(tmp_path / "ds.toml", capsys)
     assert code == 1
     assert "it would unpack to 629,145," in " ".join(shown.split())
@@ -137,7 +159,11 @@ class TestTars:
         assert list(self.index(bytes(content), tmp_path)["name"]) == ["cat/a.png", "cat/b.png"]
         if how == "a header":
             content[1024] ^= 1  # the second member's, after a header and a block of content
-        told = "it has no end mark" if how == "between two members" else "a header is none: bad checksum"
+        told = (
+            "it has no end mark"
+            if how == "between two members"
+            else "a header is none: bad checksum"
+        )
         with pytest.raises(BenchError, match=f"damaged or truncated: {told}"):
             self.index(bytes(content[: 1024 if how == "between two members" else None]), tmp_path)
 

@@ -33,26 +33,42 @@ def test_a_wrong_field_is_named(tmp_path: Path) -> None:
         ({"name": "../pets"}, "name"),
         ({"shifts": [{"name": "a/b", "path": "sketch"}]}, "name"),
         ({"shifts": [{"name": "train", "path": "sketch"}]}, "split names must be unique"),
-        ({"source": {"kind": "folder", "root": "pets", "folders": ["a", "b"]}}, "2 folders for 3 classes"),
-        ({"source": {"kind": "folder", "root": "pets", "folders": ["a", "b", "b"]}}, "must be unique"),
-        ({"id": {"path": "photo", "val_fraction": 0.5, "test_fraction": 0.5}}, "nothing to train on"),
+        (
+            {"source": {"kind": "folder", "root": "pets", "folders": ["a", "b"]}},
+            "2 folders for 3 classes",
+        ),
+        (
+            {"source": {"kind": "folder", "root": "pets", "folders": ["a", "b", "b"]}},
+            "must be unique",
+        ),
+        (
+            {"id": {"path": "photo", "val_fraction": 0.5, "test_fraction": 0.5}},
+            "nothing to train on",
+        ),
         ({"id": {"train": "a", "val": "b"}}, "all of"),
         ({"metric": "worst_group"}, "needs source.groups"),
         ({"templates": ["a photo"]}, "template"),
     ],
 )
-def test_a_card_that_cannot_work_is_refused(card_of: Make, fields: dict[str, object], message: str) -> None:
+def test_a_card_that_cannot_work_is_refused(
+    card_of: Make, fields: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValidationError, match=message):
         card_of(**fields)
 
 
 def test_cards_and_locations_are_read_without_the_heavy_packages() -> None:
     code = (
-        "import sys, bench.data.cards.suite_card, bench.data.pixels.decoder, bench.data.cards.locations;"
-        "print([name for name in ('torch', 'pandas', 'numpy', 'PIL', 'sklearn') if name in sys.modules])"
+        "import sys, bench.data.cards.suite_card, bench.data.pixels.decoder,"
+        " bench.data.cards.locations;print([name for name in ('torch', 'pandas', 'numpy', 'PIL',"
+        " 'sklearn') if name in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
     )
     assert done.stdout.strip() == "[]"
 

@@ -1,4 +1,6 @@
-"""Corruptions against their published definitions, written out naively or taken from SciPy, and what their streams depend on."""
+"""Corruptions against their published definitions, written out naively or taken from SciPy, and
+what their streams depend on.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ NAMES = [name for name in BENCHMARK + EXTRA if name != "frost"]
 def scene(side: int = 224) -> np.ndarray:
     """Smooth colours with an edge: like a photograph, not like noise."""
     y, x = np.mgrid[:side, :side] / side
-    bands = [0.5 + 0.3 * np.sin(9 * x + 4 * y), 0.45 + 0.25 * np.cos(7 * y), 0.4 + 0.3 * (np.hypot(x - 0.5, y - 0.4) < 0.25)]
+    bands = [
+        0.5 + 0.3 * np.sin(9 * x + 4 * y),
+        0.45 + 0.25 * np.cos(7 * y),
+        0.4 + 0.3 * (np.hypot(x - 0.5, y - 0.4) < 0.25),
+    ]
     return (np.stack(bands, axis=-1) * 255).astype(np.uint8)
 
 
@@ -46,7 +52,8 @@ def test_an_image_is_corrupted_alike_every_time_and_harder_at_severity_5(name: s
     assert np.array_equal(mild, corrupted(image, name, 1, key="a"))
     changed = [float(np.abs(made.astype(int) - image).mean()) for made in (mild, hard)]
     assert min(changed) > 0
-    # The published severities of the elastic transform are of two kinds: wide waves (1, 2) and fine ones (3-5).
+    # The published severities of the elastic transform are of two kinds: wide waves (1, 2) and fine
+    # ones (3-5).
     assert changed[0] < changed[1] or name == "elastic_transform"
 
 
@@ -60,19 +67,31 @@ def test_seed_image_and_severity_each_give_another_draw() -> None:
 
 
 def test_frost_is_a_weighted_sum_with_a_piece_of_one_of_the_first_five_photographs() -> None:
-    # The pixels of these tell where they come from: red the row, green the column, blue the photograph.
+    # The pixels of these tell where they come from: red the row, green the column, blue the
+    # photograph.
     y, x = np.mgrid[:250, :255]
-    photographs = [np.stack([y, x, np.full_like(y, 40 * number)], axis=-1).astype(np.uint8) for number in range(6)]
+    photographs = [
+        np.stack([y, x, np.full_like(y, 40 * number)], axis=-1).astype(np.uint8)
+        for number in range(6)
+    ]
     drawn = set()
-    for severity, (keep, cover) in enumerate(((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)), start=1):
+    for severity, (keep, cover) in enumerate(
+        ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)), start=1
+    ):
         for key in "abcd":
             made = corrupted(flat(100), "frost", severity, key=key, photographs=photographs)
             number = round((made[0, 0, 2] - 100 * keep) / cover / 40)
             rows, cols = np.arange(26)[:, None] + (0, 223), np.arange(31)[:, None] + (0, 223)
-            (top,) = np.flatnonzero((np.floor(100 * keep + cover * rows + 1e-6) == made[[0, -1], 0, 0]).all(axis=1))[:1]
-            (left,) = np.flatnonzero((np.floor(100 * keep + cover * cols + 1e-6) == made[0, [0, -1], 1]).all(axis=1))[:1]
+            (top,) = np.flatnonzero(
+                (np.floor(100 * keep + cover * rows + 1e-6) == made[[0, -1], 0, 0]).all(axis=1)
+            )[:1]
+            (left,) = np.flatnonzero(
+                (np.floor(100 * keep + cover * cols + 1e-6) == made[0, [0, -1], 1]).all(axis=1)
+            )[:1]
             pasted = photographs[number][top : top + 224, left : left + 224]
-            assert np.abs(made - np.minimum(100 * keep + cover * pasted, 255)).max() < 1 + cover  # the corner up to one pixel
+            assert (
+                np.abs(made - np.minimum(100 * keep + cover * pasted, 255)).max() < 1 + cover
+            )  # the corner up to one pixel
             drawn.add(number)
     assert drawn == {0, 1, 2, 3, 4}
 
@@ -138,20 +157,31 @@ def test_brightness_raises_the_value_of_hsv_and_keeps_black_grey() -> None:
 def test_saturation_is_scaled_and_grey_turns_red_as_published() -> None:
     image = flat(100)
     image[0, 1] = (100, 80, 60)
-    assert np.abs(corrupted(image, "saturate", 1, key="a")[0, 1].astype(int) - (100, 94, 88)).max() <= 1
-    assert np.abs(corrupted(image, "saturate", 4, key="a")[5, 5].astype(int) - (100, 90, 90)).max() <= 1
+    assert (
+        np.abs(corrupted(image, "saturate", 1, key="a")[0, 1].astype(int) - (100, 94, 88)).max()
+        <= 1
+    )
+    assert (
+        np.abs(corrupted(image, "saturate", 4, key="a")[5, 5].astype(int) - (100, 90, 90)).max()
+        <= 1
+    )
 
 
 def test_fog_pulls_towards_the_middle_of_its_range() -> None:
     made = corrupted(scene(), "fog", 5, key="a")
     assert made.std() < scene().std() * 1.5
-    assert made.max() <= 255 * (scene().max() / 255 + 3) * (scene().max() / 255) / (scene().max() / 255 + 3) + 1
+    assert (
+        made.max()
+        <= 255 * (scene().max() / 255 + 3) * (scene().max() / 255) / (scene().max() / 255 + 3) + 1
+    )
 
 
 def test_a_scattered_image_is_what_the_published_loop_makes() -> None:
     image = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
     for reach in (1, 2, 4):
-        moves = iter(np.random.default_rng(1).integers(-reach, reach, size=((30 - 2 * reach) ** 2, 2)))
+        moves = iter(
+            np.random.default_rng(1).integers(-reach, reach, size=((30 - 2 * reach) ** 2, 2))
+        )
         looped = image.copy()
         for row in range(30 - reach, reach, -1):
             for col in range(30 - reach, reach, -1):
@@ -184,7 +214,9 @@ def test_motion_blur_is_a_one_sided_trail_of_the_given_length() -> None:
 def test_a_disk_is_normalised_and_as_wide_as_its_radius() -> None:
     for radius in (3, 4, 6, 8, 10):
         kernel = disk(radius, 0.5)
-        assert kernel.sum() == pytest.approx(1, abs=0.02)  # the softened rim of radius 8 is mirrored, as published
+        assert kernel.sum() == pytest.approx(
+            1, abs=0.02
+        )  # the softened rim of radius 8 is mirrored, as published
         inside = kernel > kernel.max() / 2
         assert inside[len(kernel) // 2].sum() == 2 * radius + 1
 

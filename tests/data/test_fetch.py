@@ -1,4 +1,6 @@
-"""Downloads and archives as the world serves them: each ends in the right state with the right message."""
+"""Downloads and archives as the world serves them: each ends in the right state with the right
+message.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,13 @@ class Answer:
     """What is at a path.
 
     Attributes:
-        body: the file. tag: its ETag, "" for none. kind: Content-Type.
-        breaks: after how many bytes of the body of each successive answer the connection is cut; whole answers afterwards.
-        status: instead of 200. ranges: whether it heeds Range.
+        body: the file.
+        tag: its ETag, "" for none.
+        kind: Content-Type.
+        breaks: after how many bytes of the body of each successive answer the connection is cut;
+            whole answers afterwards.
+        status: instead of 200.
+        ranges: whether it heeds Range.
     """
 
     body: bytes
@@ -46,7 +52,9 @@ class Answer:
 
 @contextmanager
 def serving(answers: dict[str, Answer]) -> Iterator[str]:
-    """Serve and give the address, without a slash at its end. Each answer's `asked` lists the Range headers that came."""
+    """Serve and give the address, without a slash at its end. Each answer's `asked` lists the Range
+    headers that came.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -73,8 +81,14 @@ def serving(answers: dict[str, Answer]) -> Iterator[str]:
                 return
             self.send_response(206 if start else 200)
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(answer.body) - 1}/{len(answer.body)}")
-            for name, value in (("ETag", answer.tag), ("Last-Modified", answer.modified), ("Content-Type", answer.kind)):
+                self.send_header(
+                    "Content-Range", f"bytes {start}-{len(answer.body) - 1}/{len(answer.body)}"
+                )
+            for name, value in (
+                ("ETag", answer.tag),
+                ("Last-Modified", answer.modified),
+                ("Content-Type", answer.kind),
+            ):
                 if value:
                     self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
@@ -89,7 +103,9 @@ def serving(answers: dict[str, Answer]) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -144,7 +160,11 @@ def link(kind: bytes, target: str) -> tarfile.TarInfo:
     return info
 
 
-IMAGES: dict[str, Any] = {"pets/cat/1.png": b"one", "pets/cat/2.png": b"two", "pets/dog/1.png": b"three"}
+IMAGES: dict[str, Any] = {
+    "pets/cat/1.png": b"one",
+    "pets/cat/2.png": b"two",
+    "pets/dog/1.png": b"three",
+}
 
 
 def card(*archives: dict[str, Any], **fetch: Any) -> DataSetCard:
@@ -162,20 +182,32 @@ def card(*archives: dict[str, Any], **fetch: Any) -> DataSetCard:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 class TestDownload:
-    def test_a_dropped_connection_is_continued_and_the_file_is_the_same(self, tmp_path: Path) -> None:
+    def test_a_dropped_connection_is_continued_and_the_file_is_the_same(
+        self, tmp_path: Path
+    ) -> None:
         answer = Answer(BODY, breaks=[700_000, 500_000, 900_000])
         with serving({"/f.tar": answer}) as at:
             download(Wanted([f"{at}/f.tar"], len(BODY), sha256(BODY)), tmp_path / "f.tar")
         assert (tmp_path / "f.tar").read_bytes() == BODY
-        starts = [int(asked.removeprefix("bytes=").removesuffix("-") or 0) for asked in answer.asked if asked]
+        starts = [
+            int(asked.removeprefix("bytes=").removesuffix("-") or 0)
+            for asked in answer.asked
+            if asked
+        ]
         assert len(starts) == 3
         assert starts == sorted(starts)
         assert starts[0] > 0
-        assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == ["f.tar"]
+        assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == [
+            "f.tar"
+        ]
 
     def test_a_stopped_download_is_continued_by_the_next_call(self, tmp_path: Path) -> None:
         class Stop(BaseException):
@@ -197,7 +229,9 @@ class TestDownload:
         assert answer.asked[-1].startswith("bytes=1")
 
     @pytest.mark.parametrize("fields", [{"tag": '"2"'}, {"ranges": False}, {"tag": ""}])
-    def test_what_cannot_be_continued_is_downloaded_anew(self, tmp_path: Path, fields: dict[str, Any]) -> None:
+    def test_what_cannot_be_continued_is_downloaded_anew(
+        self, tmp_path: Path, fields: dict[str, Any]
+    ) -> None:
         other = np.random.default_rng(1).bytes(2_500_000)
         answers = {"/f": Answer(other, breaks=[100_000, 0, 0, 0, 0])}
         with serving(answers) as at:
@@ -211,11 +245,16 @@ class TestDownload:
     def test_a_wrong_checksum_leaves_nothing_and_a_mirror_mends_it(self, tmp_path: Path) -> None:
         wrong = bytes(len(BODY))
         with serving({"/bad": Answer(wrong), "/good": Answer(BODY)}) as at:
-            with pytest.raises(BenchError, match=f"SHA-256 is {sha256(wrong)}, the published one is {sha256(BODY)}"):
+            with pytest.raises(
+                BenchError, match=f"SHA-256 is {sha256(wrong)}, the published one is {sha256(BODY)}"
+            ):
                 download(Wanted([f"{at}/bad"], len(BODY), sha256(BODY)), tmp_path / "f")
             assert not (tmp_path / "f").exists()
             assert not (tmp_path / "f.part").exists()
-            download(Wanted([f"{at}/bad", f"{at}/gone", f"{at}/good"], len(BODY), sha256(BODY)), tmp_path / "f")
+            download(
+                Wanted([f"{at}/bad", f"{at}/gone", f"{at}/good"], len(BODY), sha256(BODY)),
+                tmp_path / "f",
+            )
         assert (tmp_path / "f").read_bytes() == BODY
 
     def test_an_md5_is_compared_where_nothing_better_is_published(self, tmp_path: Path) -> None:
@@ -223,19 +262,36 @@ class TestDownload:
             download(Wanted([f"{at}/f"], md5="0" * 32), tmp_path / "f")
 
     @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream"])
-    def test_a_web_page_in_place_of_the_archive_is_recognised(self, tmp_path: Path, kind: str) -> None:
+    def test_a_web_page_in_place_of_the_archive_is_recognised(
+        self, tmp_path: Path, kind: str
+    ) -> None:
         page = b"<!DOCTYPE html><html><head><title>Quota\nexceeded</title></head></html>"
-        with serving({"/f.tar": Answer(page, kind=kind)}) as at, pytest.raises(BenchError, match=r"web page.*Quota exceeded"):
+        with (
+            serving({"/f.tar": Answer(page, kind=kind)}) as at,
+            pytest.raises(BenchError, match=r"web page.*Quota exceeded"),
+        ):
             download(Wanted([f"{at}/f.tar"]), tmp_path / "f.tar")
         assert not (tmp_path / "f.tar").exists()
 
-    def test_a_file_of_another_size_is_refused_before_it_is_downloaded(self, tmp_path: Path) -> None:
-        with serving({"/f": Answer(BODY)}) as at, pytest.raises(BenchError, match=r"3,000,000 bytes, the card says 12"):
+    def test_a_file_of_another_size_is_refused_before_it_is_downloaded(
+        self, tmp_path: Path
+    ) -> None:
+        with (
+            serving({"/f": Answer(BODY)}) as at,
+            pytest.raises(BenchError, match=r"3,000,000 bytes, the card says 12"),
+        ):
             download(Wanted([f"{at}/f"], 12), tmp_path / "f")
 
-    @pytest.mark.parametrize(("status", "reason"), [(403, "refuses access"), (404, "404"), (500, "failed 4 times.*500")])
-    def test_what_the_server_answers_is_told(self, tmp_path: Path, status: int, reason: str) -> None:
-        with serving({"/f": Answer(b"", status=status)}) as at, pytest.raises(BenchError, match=reason):
+    @pytest.mark.parametrize(
+        ("status", "reason"), [(403, "refuses access"), (404, "404"), (500, "failed 4 times.*500")]
+    )
+    def test_what_the_server_answers_is_told(
+        self, tmp_path: Path, status: int, reason: str
+    ) -> None:
+        with (
+            serving({"/f": Answer(b"", status=status)}) as at,
+            pytest.raises(BenchError, match=reason),
+        ):
             download(Wanted([f"{at}/f"]), tmp_path / "f")
 
     def test_a_full_disk_is_noticed_before(self, tmp_path: Path) -> None:
@@ -247,18 +303,36 @@ class TestDownload:
 class TestFetch:
     @pytest.mark.parametrize(
         ("kind", "body"),
-        [("tar", tar_of(IMAGES)), ("tar", tar_of(IMAGES, "w:gz")), ("tar", tar_of(IMAGES, "w:xz")), ("zip", zip_of(IMAGES))],
+        [
+            ("tar", tar_of(IMAGES)),
+            ("tar", tar_of(IMAGES, "w:gz")),
+            ("tar", tar_of(IMAGES, "w:xz")),
+            ("zip", zip_of(IMAGES)),
+        ],
     )
     def test_a_data_set_is_there_whole(self, tmp_path: Path, kind: str, body: bytes) -> None:
         with serving({"/pets": Answer(body)}) as at:
-            made = fetch_data_set(card({"urls": [f"{at}/pets"], "kind": kind, "strip": 1, "sha256": sha256(body)}), tmp_path)
+            made = fetch_data_set(
+                card({"urls": [f"{at}/pets"], "kind": kind, "strip": 1, "sha256": sha256(body)}),
+                tmp_path,
+            )
         assert made == tmp_path / "pets"
-        assert files_below(made) == {"cat/1.png": b"one", "cat/2.png": b"two", "dog/1.png": b"three"}
+        assert files_below(made) == {
+            "cat/1.png": b"one",
+            "cat/2.png": b"two",
+            "dog/1.png": b"three",
+        }
         assert [path.name for path in tmp_path.iterdir()] == ["pets"]
 
     def test_several_archives_and_files_make_one_data_set(self, tmp_path: Path) -> None:
         second = zip_of({"cat/3.png": b"four"})
-        with serving({"/a.tar": Answer(tar_of(IMAGES)), "/b.zip": Answer(second), "/labels.txt": Answer(b"cat\n")}) as at:
+        with serving(
+            {
+                "/a.tar": Answer(tar_of(IMAGES)),
+                "/b.zip": Answer(second),
+                "/labels.txt": Answer(b"cat\n"),
+            }
+        ) as at:
             made = fetch_data_set(
                 card(
                     {"urls": [f"{at}/a.tar"], "kind": "tar"},
@@ -275,7 +349,9 @@ class TestFetch:
         first = Answer(tar_of(IMAGES))
         answers = {"/a.tar": first}
         with serving(answers) as at:
-            both = card({"urls": [f"{at}/a.tar"], "kind": "tar"}, {"urls": [f"{at}/b.zip"], "kind": "zip"})
+            both = card(
+                {"urls": [f"{at}/a.tar"], "kind": "tar"}, {"urls": [f"{at}/b.zip"], "kind": "zip"}
+            )
             with pytest.raises(BenchError, match="404"):
                 fetch_data_set(both, tmp_path)
             assert not (tmp_path / "pets").exists()
@@ -289,9 +365,23 @@ class TestFetch:
             ("tar", tar_of(IMAGES | {"pets/../../evil": b"x"}), "leads out of the folder"),
             ("tar", tar_of(IMAGES | {"/etc/evil": b"x"}), "absolute path"),
             ("tar", tar_of(IMAGES | {"C:\\evil": b"x"}), "absolute path"),
-            ("tar", tar_of(IMAGES | {"pets/link": link(tarfile.SYMTYPE, "/etc"), "pets/link/evil": b"x"}), "is a link to '/etc'"),
-            ("tar", tar_of(IMAGES | {"pets/hard": link(tarfile.LNKTYPE, "../../../evil")}), "is a link"),
-            ("tar", tar_of(IMAGES | {"pets/pipe": link(tarfile.FIFOTYPE, "")}), "neither a file nor a folder"),
+            (
+                "tar",
+                tar_of(
+                    IMAGES | {"pets/link": link(tarfile.SYMTYPE, "/etc"), "pets/link/evil": b"x"}
+                ),
+                "is a link to '/etc'",
+            ),
+            (
+                "tar",
+                tar_of(IMAGES | {"pets/hard": link(tarfile.LNKTYPE, "../../../evil")}),
+                "is a link",
+            ),
+            (
+                "tar",
+                tar_of(IMAGES | {"pets/pipe": link(tarfile.FIFOTYPE, "")}),
+                "neither a file nor a folder",
+            ),
             ("zip", zip_of(IMAGES | {"pets/../../evil": b"x"}), "leads out of the folder"),
             ("zip", zip_of(IMAGES | {"..\\evil": b"x"}), "leads out of the folder"),
             ("zip", zip_of(IMAGES | {"/etc/evil": b"x"}), "absolute path"),
@@ -302,10 +392,17 @@ class TestFetch:
         self, tmp_path: Path, kind: str, body: bytes, reason: str
     ) -> None:
         root = tmp_path / "a" / "b" / "root"
-        with serving({"/pets": Answer(body)}) as at, pytest.raises(BenchError, match=f"not safe.*{reason}"):
+        with (
+            serving({"/pets": Answer(body)}) as at,
+            pytest.raises(BenchError, match=f"not safe.*{reason}"),
+        ):
             fetch_data_set(card({"urls": [f"{at}/pets"], "kind": kind}), root)
         assert not (root / "pets").exists()
-        assert not [path for path in tmp_path.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+        assert not [
+            path
+            for path in tmp_path.rglob("*")
+            if path.is_file() and not path.name.endswith(".lock")
+        ]
 
     @pytest.mark.parametrize(
         ("kind", "body"),
@@ -333,8 +430,13 @@ class TestFetch:
         assert set(files_below(tmp_path / "pets")) == set(IMAGES)
 
     @pytest.mark.parametrize("kind", ["tar", "zip"])
-    def test_a_bomb_is_stopped_at_its_limit(self, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bench.data.fetching.unpack.most_unpacked", lambda archive: max(20 * archive.stat().st_size, 1 << 20))
+    def test_a_bomb_is_stopped_at_its_limit(
+        self, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            "bench.data.fetching.unpack.most_unpacked",
+            lambda archive: max(20 * archive.stat().st_size, 1 << 20),
+        )
         zeros = {"a.bin": bytes(30_000_000)}
         body = tar_of(zeros, "w:gz") if kind == "tar" else zip_of(zeros)
         assert len(body) < 100_000
@@ -344,7 +446,9 @@ class TestFetch:
         assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 1000
 
     def test_data_behind_a_login_print_the_steps_and_exit_with_3(self, tmp_path: Path) -> None:
-        with pytest.raises(MissingPrerequisite, match=r"(?s)Sign the form.*bench data link pets") as caught:
+        with pytest.raises(
+            MissingPrerequisite, match=r"(?s)Sign the form.*bench data link pets"
+        ) as caught:
             fetch_data_set(card(steps="Sign the form."), tmp_path)
         assert caught.value.exit_code == 3
 

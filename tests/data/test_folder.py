@@ -56,14 +56,18 @@ def test_every_file_is_listed_once_with_its_content(pets: Path, tmp_path: Path) 
         ("empty.txt", b"", "other file"),
     ],
 )
-def test_files_that_are_no_images_are_named(pets: Path, tmp_path: Path, name: str, content: bytes, problem: str) -> None:
+def test_files_that_are_no_images_are_named(
+    pets: Path, tmp_path: Path, name: str, content: bytes, problem: str
+) -> None:
     (pets / "photo/cat" / name).write_bytes(content)
     frame = index(pets, tmp_path)
     assert len(frame) == 61
     assert problem_of(frame, f"photo/cat/{name}") == problem
 
 
-def test_a_misnamed_image_is_noted_and_read_all_the_same(pets: Path, tmp_path: Path, new_picture: NewPicture) -> None:
+def test_a_misnamed_image_is_noted_and_read_all_the_same(
+    pets: Path, tmp_path: Path, new_picture: NewPicture
+) -> None:
     new_picture(1).save(pets / "photo/cat/misnamed.jpg", format="PNG")
     frame = index(pets, tmp_path)
     assert problem_of(frame, "photo/cat/misnamed.jpg") == "misnamed"
@@ -72,8 +76,12 @@ def test_a_misnamed_image_is_noted_and_read_all_the_same(pets: Path, tmp_path: P
     assert any("photo/cat/misnamed.jpg" in remark for remark in remarks)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif"])
-def test_every_usual_format_is_recognised(suffix: str, tmp_path: Path, new_picture: NewPicture) -> None:
+@pytest.mark.parametrize(
+    "suffix", [".jpg", ".JPEG", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif"]
+)
+def test_every_usual_format_is_recognised(
+    suffix: str, tmp_path: Path, new_picture: NewPicture
+) -> None:
     file = tmp_path / f"picture{suffix}"
     new_picture(1).save(file)
     found, problem = inspect(file.read_bytes(), file.name)
@@ -81,7 +89,9 @@ def test_every_usual_format_is_recognised(suffix: str, tmp_path: Path, new_pictu
     assert problem == ""
 
 
-def test_a_hidden_folder_is_one_ignored_entry(pets: Path, tmp_path: Path, new_picture: NewPicture) -> None:
+def test_a_hidden_folder_is_one_ignored_entry(
+    pets: Path, tmp_path: Path, new_picture: NewPicture
+) -> None:
     (pets / "photo/cat/.ipynb_checkpoints").mkdir()
     new_picture(1).save(pets / "photo/cat/.ipynb_checkpoints/copy.png")
     frame = index(pets, tmp_path)
@@ -103,7 +113,9 @@ def test_only_changed_files_are_read_again(
     first = index(pets, tmp_path)
     reads: list[str] = []
     judge = folder_module._judge
-    monkeypatch.setattr(folder_module, "_judge", lambda path, name: (reads.append(name), judge(path, name))[1])
+    monkeypatch.setattr(
+        folder_module, "_judge", lambda path, name: (reads.append(name), judge(path, name))[1]
+    )
     new_picture(77_777).save(pets / "photo/cat/000.png")
     (pets / "photo/cat/001.png").unlink()
     new_picture(88_888).save(pets / "photo/newt/new.png")
@@ -114,7 +126,9 @@ def test_only_changed_files_are_read_again(
     assert list(both["key"][both["sha256_x"] != both["sha256_y"]]) == ["photo/cat/000.png"]
 
 
-def test_new_content_of_the_same_size_and_time_is_noticed(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_content_of_the_same_size_and_time_is_noticed(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(folder_module, "UNSETTLED_NS", -(10**30))
     file = pets / "photo/cat/000.png"
     before, status = index(pets, tmp_path), file.stat()
@@ -130,10 +144,14 @@ def test_a_file_that_was_read_right_after_its_change_is_read_once_more(
     pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = pets / "photo/cat/000.png"
-    settled = max(file.stat().st_ctime_ns for file in pets.rglob("*")) + 2 * folder_module.UNSETTLED_NS
+    settled = (
+        max(file.stat().st_ctime_ns for file in pets.rglob("*")) + 2 * folder_module.UNSETTLED_NS
+    )
     reads: list[str] = []
     judge = folder_module._judge
-    monkeypatch.setattr(folder_module, "_judge", lambda path, name: (reads.append(name), judge(path, name))[1])
+    monkeypatch.setattr(
+        folder_module, "_judge", lambda path, name: (reads.append(name), judge(path, name))[1]
+    )
     for clock, expected in ((new.stat().st_mtime_ns, 60), (settled, 60), (settled, 0)):
         monkeypatch.setattr(folder_module.time, "time_ns", lambda clock=clock: clock)
         reads.clear()
@@ -148,18 +166,24 @@ def test_a_damaged_index_is_made_anew(pets: Path, tmp_path: Path) -> None:
     assert index(pets, tmp_path)["sha256"].tolist() == first["sha256"].tolist()
 
 
-def test_missing_and_extra_class_folders_are_one_error_that_names_both(pets: Path, tmp_path: Path) -> None:
+def test_missing_and_extra_class_folders_are_one_error_that_names_both(
+    pets: Path, tmp_path: Path
+) -> None:
     (pets / "photo/dog").rename(pets / "photo/Dogs")
     with pytest.raises(BenchError, match=r"missing.*: dog; not on the card: Dogs"):
         class_images(index(pets, tmp_path), "photo", CLASSES)
 
 
-def test_labels_follow_the_card_and_not_the_order_of_the_folders(pets: Path, tmp_path: Path) -> None:
+def test_labels_follow_the_card_and_not_the_order_of_the_folders(
+    pets: Path, tmp_path: Path
+) -> None:
     images, _ = class_images(index(pets, tmp_path), "photo", ("newt", "cat", "dog"))
     assert dict(images.groupby("folder")["label"].first()) == {"newt": 0, "cat": 1, "dog": 2}
 
 
-def test_images_outside_the_class_folders_are_reported(pets: Path, tmp_path: Path, new_picture: NewPicture) -> None:
+def test_images_outside_the_class_folders_are_reported(
+    pets: Path, tmp_path: Path, new_picture: NewPicture
+) -> None:
     new_picture(1).save(pets / "photo/stray.png")
     images, remarks = class_images(index(pets, tmp_path), "photo", CLASSES)
     assert len(images) == 60

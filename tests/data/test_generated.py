@@ -1,4 +1,6 @@
-"""Corruptions that are generated from a data set's images, and what they share with the clean ones."""
+"""Corruptions that are generated from a data set's images, and what they share with the clean
+ones.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from bench.data.suite import Suite, open_suite
 from .pets import CARD, opened, unpacked
 
 
-def test_generated_corruptions_are_a_data_set_of_the_same_images(root: Path, photos: dict[str, bytes], tmp_path: Path) -> None:
+def test_generated_corruptions_are_a_data_set_of_the_same_images(
+    root: Path, photos: dict[str, bytes], tmp_path: Path
+) -> None:
     unpacked(root, photos)
     clean = tmp_path / "pets.toml"
     clean.write_text(CARD.format(identity="content", layout='{ path = "test" }'), encoding="utf-8")
@@ -35,7 +39,9 @@ def test_generated_corruptions_are_a_data_set_of_the_same_images(root: Path, pho
     found = []
     for name in ("contrast", "gaussian_noise"):
         card = tmp_path / f"{name}.toml"
-        card.write_text(lines.replace('"pets"', f'"{name}"', 1).replace("NAME", name), encoding="utf-8")
+        card.write_text(
+            lines.replace('"pets"', f'"{name}"', 1).replace("NAME", name), encoding="utf-8"
+        )
         data_set = open_data_set(str(card), [DataRoot(root, "test")])
         found.append(open_part(data_set, "test", [0, 1, 2], cache=tmp_path / "index").collection)
     rows = np.arange(12)
@@ -53,7 +59,9 @@ def test_frost_is_a_hole_until_its_photographs_are_here(
     unpacked(root, photos)
     clean = tmp_path / "clean.toml"
     clean.write_text(CARD.format(identity="content", layout='{ path = "test" }'), encoding="utf-8")
-    layout = '{ kind = "corrupted", path = "./clean.toml/test", corruption = "frost", severity = 3 }'
+    layout = (
+        '{ kind = "corrupted", path = "./clean.toml/test", corruption = "frost", severity = 3 }'
+    )
     with pytest.raises(NotHere, match="bench data fetch imagenet-c-frost"):
         opened(root, layout)
     folder = root / "robustness" / "ImageNet-C" / "create_c"  # as in a clone of the repository
@@ -76,8 +84,15 @@ def test_frost_is_a_hole_until_its_photographs_are_here(
     assert fingerprint(opened(root, layout).collection, rows) != before
 
 
-def foggy(root: Path, identity: str, id_data: str = 'train = "train"\nval = "val"\ntest = "test"', of: str = "clean") -> Suite:
-    """A suite with a shift per severity of fog. id_data, of: how the ID images are divided, and the data set that they are of."""
+def foggy(
+    root: Path,
+    identity: str,
+    id_data: str = 'train = "train"\nval = "val"\ntest = "test"',
+    of: str = "clean",
+) -> Suite:
+    """A suite with a shift per severity of fog. id_data, of: how the ID images are divided, and the
+    data set that they are of.
+    """
     tmp_path = root.parent
     clean = CARD.format(identity=identity, layout='{ path = "test" }')
     for part in ("train", "val"):
@@ -86,7 +101,11 @@ def foggy(root: Path, identity: str, id_data: str = 'train = "train"\nval = "val
     (tmp_path / "clean.toml").write_text(clean, encoding="utf-8")
     parts = """[parts."fog-{severity}"]
 each = { severity = [1, 2, 3] }
-layouts = [{ kind = "corrupted", path = "./clean.toml/test", corruption = "fog", severity = "{severity}" }]
+[[parts."fog-{severity}".layouts]]
+kind = "corrupted"
+path = "./clean.toml/test"
+corruption = "fog"
+severity = "{severity}"
 [parts.clearing]
 layouts = [{ kind = "corrupted", path = "./clean.toml/val", corruption = "fog", severity = 1 }]
 [parts.again]
@@ -120,14 +139,20 @@ def test_two_corruptions_of_a_data_set_may_paste_two_sets_of_photographs(
     root: Path, photos: dict[str, bytes], tmp_path: Path, new_picture: Any
 ) -> None:
     unpacked(root, photos)
-    (tmp_path / "clean.toml").write_text(CARD.format(identity="content", layout='{ path = "test" }'), encoding="utf-8")
+    (tmp_path / "clean.toml").write_text(
+        CARD.format(identity="content", layout='{ path = "test" }'), encoding="utf-8"
+    )
     lines = CARD.format(identity="content", layout="").partition("[parts")[0]
     for number, name in enumerate(("white", "grey")):
         (root / name / "all").mkdir(parents=True)
         for photograph in range(6):
-            new_picture(10 * number + photograph, (300, 260)).save(root / name / "all" / f"{photograph}.png")
+            new_picture(10 * number + photograph, (300, 260)).save(
+                root / name / "all" / f"{photograph}.png"
+            )
         frost = lines.replace('"pets"', f'"{name}"').replace('["n01", "n02", "n03"]', '["all"]')
-        (tmp_path / f"{name}.toml").write_text(f'{frost}[parts.photographs]\nlayouts = [{{ path = "." }}]', encoding="utf-8")
+        (tmp_path / f"{name}.toml").write_text(
+            f'{frost}[parts.photographs]\nlayouts = [{{ path = "." }}]', encoding="utf-8"
+        )
         lines += f"""[[parts.{name}.layouts]]
 kind = "corrupted"
 path = "./clean.toml/test"
@@ -137,9 +162,14 @@ photographs = "./{name}.toml/photographs"
 """
     (tmp_path / "frost.toml").write_text(lines, encoding="utf-8")
     data_set = open_data_set(str(tmp_path / "frost.toml"), [DataRoot(root, "test")])
-    white, grey = (open_part(data_set, part, [0, 1, 2], cache=tmp_path / "index").collection for part in ("white", "grey"))
+    white, grey = (
+        open_part(data_set, part, [0, 1, 2], cache=tmp_path / "index").collection
+        for part in ("white", "grey")
+    )
     assert fingerprint(white, np.arange(12)) != fingerprint(grey, np.arange(12))
-    assert not np.array_equal(np.asarray(white.originals.open(0)), np.asarray(grey.originals.open(0)))
+    assert not np.array_equal(
+        np.asarray(white.originals.open(0)), np.asarray(grey.originals.open(0))
+    )
 
 
 def test_clean_images_are_decoded_once_for_all_corruptions(
@@ -148,7 +178,9 @@ def test_clean_images_are_decoded_once_for_all_corruptions(
     unpacked(root, photos)
     suite = foggy(root, "content")
     read, data = [], FolderOriginals.data
-    monkeypatch.setattr(FolderOriginals, "data", lambda self, row: (read.append(row), data(self, row))[1])
+    monkeypatch.setattr(
+        FolderOriginals, "data", lambda self, row: (read.append(row), data(self, row))[1]
+    )
     pixels = Pixels(size=224, resize=224)
     for severity in (1, 2, 3):
         split = suite.load(f"fog-{severity}", pixels)
@@ -159,7 +191,7 @@ def test_clean_images_are_decoded_once_for_all_corruptions(
         assert np.array_equal(found[0], corrupted(clean, "fog", severity, key=key))
 
 
-def test_a_corrupted_image_that_is_overwritten_in_place_is_another_in_the_cache_and_the_same_in_its_identity(
+def test_an_image_overwritten_in_place_is_decoded_anew_and_keeps_the_identity_of_its_list(
     root: Path, photos: dict[str, bytes]
 ) -> None:
     unpacked(root, photos)
@@ -170,10 +202,14 @@ def test_a_corrupted_image_that_is_overwritten_in_place_is_another_in_the_cache_
     assert after.cached_as != before.cached_as
 
 
-def test_several_corrupted_parts_as_one_are_decoded_whenever_they_are_read(root: Path, photos: dict[str, bytes]) -> None:
+def test_several_corrupted_parts_as_one_are_decoded_whenever_they_are_read(
+    root: Path, photos: dict[str, bytes]
+) -> None:
     unpacked(root, photos)
     divided_by = 'path = ["clearing", "again"]\nval_fraction = 0.25\ntest_fraction = 0.25'
-    split = foggy(root, "content", divided_by, "corrupt").load("train", Pixels(size=224, resize=224))
+    split = foggy(root, "content", divided_by, "corrupt").load(
+        "train", Pixels(size=224, resize=224)
+    )
     assert not split.kept
     assert not list(cache_dir("pixels").iterdir())
     assert np.array_equal(split.take(np.array([3]))[0], np.asarray(split.original(3)))

@@ -1,4 +1,6 @@
-"""What files are by their bytes: kinds of images that people have, read with the right values or refused by name."""
+"""What files are by their bytes: kinds of images that people have, read with the right values or
+refused by name.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +32,29 @@ def colour_png_16() -> bytes:
     import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
-    rows = b"".join(b"\0" + (row * 256 + 7).astype(">u2").tobytes() for row in RGB.astype(np.uint16))
+    rows = b"".join(
+        b"\0" + (row * 256 + 7).astype(">u2").tobytes() for row in RGB.astype(np.uint16)
+    )
     header = struct.pack(">IIBBBBB", 9, 8, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bits_of_grey_are_scaled(kind: str) -> None:
     data = encoded(Image.fromarray(GREY), kind)
     assert inspect(data, f"a.{kind.lower()}") == (kind, "16 bits")
-    np.testing.assert_array_equal(np.asarray(decode(data)), np.repeat((GREY // 256)[..., None], 3, axis=2))
+    np.testing.assert_array_equal(
+        np.asarray(decode(data)), np.repeat((GREY // 256)[..., None], 3, axis=2)
+    )
 
 
 def test_a_portable_grey_map_of_16_bits() -> None:
@@ -90,7 +103,10 @@ def test_a_turn_by_exif_is_noted_and_not_made(kind: str) -> None:
     assert inspect(data, f"a.{kind.lower()}") == (kind, "turned by EXIF")
     assert decode(data).size == (9, 8)
     exif[0x0112] = 1
-    assert inspect(encoded(Image.fromarray(RGB), kind, exif=exif), f"a.{kind.lower()}") == (kind, "")
+    assert inspect(encoded(Image.fromarray(RGB), kind, exif=exif), f"a.{kind.lower()}") == (
+        kind,
+        "",
+    )
 
 
 def test_damaged_exif_data_spoil_no_pixels() -> None:
@@ -110,7 +126,9 @@ def test_other_kinds_of_images_are_unreadable_and_not_ignored(tmp_path: Path) ->
     assert set(index["problem"][index["key"] != "e.txt"]) == {"kind of image that is not read"}
     remarks = remarks_on(index, "photos")
     count = 4 if features.check("jpg_2000") else 3
-    assert any(f"{count} kind of image that is not read: cannot be read" in remark for remark in remarks), remarks
+    assert any(
+        f"{count} kind of image that is not read: cannot be read" in remark for remark in remarks
+    ), remarks
     assert "photos: 1 files that are no images (ignored): e.txt" in remarks
     with pytest.raises(Undecodable, match="kind of image that is not read"):
         decode((tmp_path / "c.jpg").read_bytes())
@@ -122,7 +140,9 @@ def test_other_kinds_of_images_are_unreadable_and_not_ignored(tmp_path: Path) ->
     ]
 
 
-def test_images_of_16_bits_are_other_data_than_earlier_versions_made_of_them(tmp_path: Path) -> None:
+def test_images_of_16_bits_are_other_data_than_earlier_versions_made_of_them(
+    tmp_path: Path,
+) -> None:
     from bench.data.collection import fingerprint, folder_collection
 
     prints = {}

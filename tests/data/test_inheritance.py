@@ -67,7 +67,9 @@ def test_own_fields_lie_over_those_of_the_card_that_is_extended(folder: Path) ->
 
 
 def test_shifts_can_be_left_out_by_name(folder: Path) -> None:
-    card, _ = find_card(str(write(folder, 'extends = "base.toml"\nname = "mine"\nwithout = ["one"]')))
+    card, _ = find_card(
+        str(write(folder, 'extends = "base.toml"\nname = "mine"\nwithout = ["one"]'))
+    )
     assert [shift.name for shift in card.shifts] == ["two"]
     with pytest.raises(UsageError, match="no shift of it: tow"):
         read_table(write(folder, 'extends = "base.toml"\nwithout = ["tow"]'))
@@ -80,11 +82,15 @@ def test_a_circle_is_an_error(folder: Path) -> None:
 
 
 def test_an_installed_suite_is_extended_by_its_name(folder: Path) -> None:
-    card, _ = find_card(str(write(folder, 'extends = "mini-shifts"\nname = "mine"\n[source.options]\nbias = 0.5')))
+    card, _ = find_card(
+        str(write(folder, 'extends = "mini-shifts"\nname = "mine"\n[source.options]\nbias = 0.5'))
+    )
     whole, _ = find_card("mini-shifts")
     assert card.source is not None
     assert whole.source is not None
-    assert card.source.model_dump()["options"] == whole.source.model_dump()["options"] | {"bias": 0.5}
+    assert card.source.model_dump()["options"] == whole.source.model_dump()["options"] | {
+        "bias": 0.5
+    }
     assert card.shifts == whole.shifts
     with pytest.raises(UsageError, match="did you mean `mini-shifts`"):
         read_table(write(folder, 'extends = "mini-shift"'))
@@ -102,13 +108,18 @@ def test_one_entry_for_many_values(folder: Path) -> None:
     """
     card, _ = find_card(str(write(folder, text)))
     shifts = [(shift.name, shift.path, shift.family) for shift in card.shifts[2:]]
-    assert shifts == [(f"{kind}-{level}", f"{kind}/{level}", kind) for kind in ("fog", "snow") for level in (1, 2)]
+    assert shifts == [
+        (f"{kind}-{level}", f"{kind}/{level}", kind) for kind in ("fog", "snow") for level in (1, 2)
+    ]
 
 
 def test_classes_and_prompts_from_lists(folder: Path) -> None:
     (folder / "classes.tsv").write_text("# two kinds\nn1\tcrane\nn2\tcrane\n")
     (folder / "prompts.txt").write_text("a {}.\nthe {}.\n")
-    text = 'extends = "base.toml"\nclasses = "./classes.tsv"\ntemplates = "./prompts.txt"\n[source]\nfolders = ["one", "two"]'
+    text = (
+        'extends = "base.toml"\nclasses = "./classes.tsv"\ntemplates ='
+        ' "./prompts.txt"\n[source]\nfolders = ["one", "two"]'
+    )
     card, _ = find_card(str(write(folder, text)))
     assert (card.classes, card.identities) == (("crane", "crane"), ("n1", "n2"))
     assert card.templates == ("a {}.", "the {}.")

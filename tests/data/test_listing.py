@@ -23,7 +23,9 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A word for every walk."""
     seen: list[str] = []
     walk = listing_module.walk
-    monkeypatch.setattr(listing_module, "walk", lambda *arguments: (seen.append("walk"), walk(*arguments))[1])
+    monkeypatch.setattr(
+        listing_module, "walk", lambda *arguments: (seen.append("walk"), walk(*arguments))[1]
+    )
     return seen
 
 
@@ -47,16 +49,22 @@ def test_a_listing_has_the_columns_and_order_of_an_index(data: Path, tmp_path: P
     assert set(found["problem"]) == {"", "empty", "other file", "system file"}
 
 
-def test_an_unchanged_large_folder_is_not_walked_again(data: Path, tmp_path: Path, walks: list[str]) -> None:
+def test_an_unchanged_large_folder_is_not_walked_again(
+    data: Path, tmp_path: Path, walks: list[str]
+) -> None:
     first, second = listing(data, tmp_path), listing(data, tmp_path)
     assert walks == ["walk"]
     pd.testing.assert_frame_equal(first, second)
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "rename", "new folder"])
-def test_a_changed_folder_is_noticed(data: Path, tmp_path: Path, walks: list[str], change: str) -> None:
+def test_a_changed_folder_is_noticed(
+    data: Path, tmp_path: Path, walks: list[str], change: str
+) -> None:
     cat = data / "pets/photo/cat"
-    os.utime(cat, (1e9, 1e9))  # a change within one tick of the file system's clock has the same time
+    os.utime(
+        cat, (1e9, 1e9)
+    )  # a change within one tick of the file system's clock has the same time
     before = listing(data, tmp_path)
     if change == "add":
         (cat / "new.png").write_bytes(b"x")

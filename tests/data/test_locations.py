@@ -32,7 +32,9 @@ def test_the_first_root_that_holds_the_data_set_is_taken(
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_a_root_on_the_card_may_be_absolute_or_relative_to_it(card_of: Make, data: Path, absolute: bool) -> None:
+def test_a_root_on_the_card_may_be_absolute_or_relative_to_it(
+    card_of: Make, data: Path, absolute: bool
+) -> None:
     card = card_of(source={"kind": "folder", "root": str(data / "pets") if absolute else "./pets"})
     assert find_root(card, [], card_path=data / "pets.toml") == data / "pets"
 
@@ -40,7 +42,9 @@ def test_a_root_on_the_card_may_be_absolute_or_relative_to_it(card_of: Make, dat
 def test_missing_data_is_exit_code_3_and_names_every_place_and_the_repair(
     card_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BENCH_DATA", os.pathsep.join([str(tmp_path / "one"), str(tmp_path / "two")]))
+    monkeypatch.setenv(
+        "BENCH_DATA", os.pathsep.join([str(tmp_path / "one"), str(tmp_path / "two")])
+    )
     with pytest.raises(MissingPrerequisite) as caught:
         find_root(card_of(), data_roots(tmp_path / "zero"))
     assert caught.value.exit_code == 3
@@ -55,7 +59,9 @@ def test_without_any_data_root_the_three_ways_to_name_one_are_listed(card_of: Ma
         find_root(card_of(), data_roots())
 
 
-def test_naming_the_data_set_instead_of_the_folder_above_it_is_recognised(card_of: Make, data: Path) -> None:
+def test_naming_the_data_set_instead_of_the_folder_above_it_is_recognised(
+    card_of: Make, data: Path
+) -> None:
     with pytest.raises(MissingPrerequisite, match=f"export BENCH_DATA={data}$"):
         find_root(card_of(), data_roots(data / "pets"))
 
@@ -67,7 +73,9 @@ def test_a_wrong_configuration_is_a_usage_error() -> None:
         data_roots()
 
 
-def test_a_cache_that_cannot_be_made_names_the_variable_that_moves_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_made_names_the_variable_that_moves_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "file"))
     with pytest.raises(BenchError, match="BENCH_CACHE"):

@@ -35,12 +35,23 @@ def test_both_cards_describe_the_same_suite_at_two_sizes() -> None:
     assert third.title != whole.title
 
 
-def test_the_subset_s_card_agrees_with_the_images_and_the_other_card_does_not(real_data: Path) -> None:
+def test_the_subset_s_card_agrees_with_the_images_and_the_other_card_does_not(
+    real_data: Path,
+) -> None:
     suite = open_suite(read_card(cards()["pacs-subset"]), data_root=real_data)
     sizes = {name: len(suite.load(name, PIXELS)) for name in suite.split_names}
-    assert sizes == {"train": 611, "id-val": 203, "id-test": 203, "art_painting": 486, "cartoon": 615, "sketch": 986}
+    assert sizes == {
+        "train": 611,
+        "id-val": 203,
+        "id-test": 203,
+        "art_painting": 486,
+        "cartoon": 615,
+        "sketch": 986,
+    }
     assert suite.warnings == []
-    train, val = (np.bincount(suite.load(name, PIXELS).labels, minlength=7) for name in ("train", "id-val"))
+    train, val = (
+        np.bincount(suite.load(name, PIXELS).labels, minlength=7) for name in ("train", "id-val")
+    )
     assert (np.abs(train / 611 - val / 203) < 0.01).all()
     with pytest.raises(BenchError, match=r"these are not the images of PACS: .*1,017"):
         open_suite(read_card(cards()["pacs"]), data_root=real_data)

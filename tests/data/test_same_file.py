@@ -1,4 +1,6 @@
-"""One file is one image: in every layout, a file in two splits or under two labels is an error that names it."""
+"""One file is one image: in every layout, a file in two splits or under two labels is an error that
+names it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ data = "./set.toml"
 {shifts}
 """
 SHIFT = '[[shifts]]\nname = "{name}"\ndata = "./set.toml"\npart = "{name}"\n'
-LIST = '{{ kind = "table", path = "{name}.txt", header = false, separator = " ", file = "0", label = "1" }}'
+LIST = (
+    '{{ kind = "table", path = "{name}.txt", header = false, separator = " ", file = "0", label ='
+    ' "1" }}'
+)
 READY = 'train = "train"\nval = "val"\ntest = "test"'
 
 
@@ -59,16 +64,29 @@ class Pets:
                 lines.append(f"{part}/{name}/{number}.ppm {label}")
         return lines
 
-    def suite(self, layouts: dict[str, str], id_data: str = READY, shifts: tuple[str, ...] = (), **opened: Any) -> Suite:
+    def suite(
+        self,
+        layouts: dict[str, str],
+        id_data: str = READY,
+        shifts: tuple[str, ...] = (),
+        **opened: Any,
+    ) -> Suite:
         """The suite on parts in these layouts."""
-        parts = "".join(f"[parts.{name}]\nlayouts = [{layout}]\n" for name, layout in layouts.items())
-        head = f'name = "set"\ntitle = "Pets"\nlicence = "CC0"\nfolders = ["pets"]\nidentity = "{self.identity}"\n'
+        parts = "".join(
+            f"[parts.{name}]\nlayouts = [{layout}]\n" for name, layout in layouts.items()
+        )
+        head = (
+            'name = "set"\ntitle = "Pets"\nlicence = "CC0"\nfolders = ["pets"]\nidentity ='
+            f' "{self.identity}"\n'
+        )
         (self.folder / "set.toml").write_text(f"{head}classes = {list(CLASSES)}\n{parts}")
         told = "".join(SHIFT.format(name=name) for name in shifts)
         card = self.folder / "suite.toml"
         text = SUITE.format(id_data=id_data, shifts=told)
         card.write_text(text if shifts else text.replace("[id]", "shifts = []\n[id]"))
-        suite = open_suite(read_card(card), card_path=card, data_root=self.folder / "data", **opened)
+        suite = open_suite(
+            read_card(card), card_path=card, data_root=self.folder / "data", **opened
+        )
         for split in suite.split_names:
             suite.fingerprint(split, PIXELS)
         return suite
@@ -105,7 +123,10 @@ class TestLists:
             ("all/cat/0.ppm 1", "1 file is more than one image: all/cat/0.ppm (cat and dog)"),
             ("all/cat/0.ppm 0", "1 file is more than one image: all/cat/0.ppm (cat and cat)"),
             ("./all/cat/0.ppm 1", "1 file is more than one image: all/cat/0.ppm (cat and dog)"),
-            ("all/dog/../cat//0.ppm 1", "1 file is more than one image: all/cat/0.ppm (cat and dog)"),
+            (
+                "all/dog/../cat//0.ppm 1",
+                "1 file is more than one image: all/cat/0.ppm (cat and dog)",
+            ),
         ],
     )
     def test_a_file_listed_twice(self, pets: Pets, line: str, told: str) -> None:
@@ -116,7 +137,9 @@ class TestLists:
     def test_every_file_is_counted_and_five_are_named(self, pets: Pets) -> None:
         lines = pets.images("all", 0)
         again = [line.replace(" 0", " 1") for line in lines if line.endswith(" 0")]
-        error = refused(lambda: pets.suite(pets.lists(all=lines + again), WHOLE), "8 files", "; and 3 more")
+        error = refused(
+            lambda: pets.suite(pets.lists(all=lines + again), WHOLE), "8 files", "; and 3 more"
+        )
         assert error.what.count("cat and dog") == 5
 
     def test_a_class_that_the_suite_leaves_out_counts_too(self, pets: Pets) -> None:
@@ -126,33 +149,57 @@ class TestLists:
         refused(lambda: pets.suite(layouts, WHOLE), "cat and newt")
         text = (pets.folder / "suite.toml").read_text()
         card.write_text(text.replace('["cat", "dog", "newt"]', '["cat", "dog"]'))
-        refused(lambda: open_suite(read_card(card), card_path=card, data_root=pets.folder / "data"), "cat and newt")
+        refused(
+            lambda: open_suite(read_card(card), card_path=card, data_root=pets.folder / "data"),
+            "cat and newt",
+        )
 
-    @pytest.mark.parametrize(("extra", "other"), [("val", "train"), ("test", "train"), ("test", "val"), ("sketch", "val")])
+    @pytest.mark.parametrize(
+        ("extra", "other"),
+        [("val", "train"), ("test", "train"), ("test", "val"), ("sketch", "val")],
+    )
     def test_a_file_in_two_lists(self, pets: Pets, extra: str, other: str) -> None:
-        lines = {name: pets.images(name, 1000 * number) for number, name in enumerate(("train", "val", "test", "sketch"))}
+        lines = {
+            name: pets.images(name, 1000 * number)
+            for number, name in enumerate(("train", "val", "test", "sketch"))
+        }
         assert pets.suite(pets.lists(**lines), shifts=("sketch",)).warnings == []
         lines[extra].append(lines[other][0])
         told = [name for name in ("train", "val", "test", "sketch") if name in (extra, other)]
         where = " and ".join({"val": "id-val", "test": "id-test"}.get(name, name) for name in told)
-        refused(lambda: pets.suite(pets.lists(**lines), shifts=("sketch",)), f"in two splits, {where}: {other}/cat/0.ppm")
+        refused(
+            lambda: pets.suite(pets.lists(**lines), shifts=("sketch",)),
+            f"in two splits, {where}: {other}/cat/0.ppm",
+        )
 
     def test_held_out_of_a_list_that_shares_a_file_with_the_test_list(self, pets: Pets) -> None:
-        lines = {name: pets.images(name, 1000 * number) for number, name in enumerate(("train", "test"))}
+        lines = {
+            name: pets.images(name, 1000 * number) for number, name in enumerate(("train", "test"))
+        }
         lines["test"].append(lines["train"][3])
         made = 'train = "train"\nval_count = 6\ntest = "test"'
-        refused(lambda: pets.suite(pets.lists(**lines), made), "ID data and id-test: train/cat/3.ppm")
+        refused(
+            lambda: pets.suite(pets.lists(**lines), made), "ID data and id-test: train/cat/3.ppm"
+        )
 
     def test_a_test_set_may_be_another_s_part_but_not_overlap_with_it(self, pets: Pets) -> None:
-        lines = {name: pets.images(name, 1000 * number) for number, name in enumerate(("train", "val", "test", "sketch"))}
+        lines = {
+            name: pets.images(name, 1000 * number)
+            for number, name in enumerate(("train", "val", "test", "sketch"))
+        }
         lines["some"] = lines["test"][:9]
         suite = pets.suite(pets.lists(**lines), shifts=("some", "sketch"))
         assert suite.warnings == []
         lines["sketch"].append(lines["test"][0])
-        refused(lambda: pets.suite(pets.lists(**lines), shifts=("some", "sketch")), "id-test and sketch: test/cat/0.ppm")
+        refused(
+            lambda: pets.suite(pets.lists(**lines), shifts=("some", "sketch")),
+            "id-test and sketch: test/cat/0.ppm",
+        )
 
     def test_two_parts_that_are_the_id_images_together(self, pets: Pets) -> None:
-        lines = {name: pets.images(name, 1000 * number) for number, name in enumerate(("one", "two"))}
+        lines = {
+            name: pets.images(name, 1000 * number) for number, name in enumerate(("one", "two"))
+        }
         lines["two"].append(lines["one"][0])
         together = 'path = ["one", "two"]\nval_fraction = 0.25\ntest_fraction = 0.25'
         refused(lambda: pets.suite(pets.lists(**lines), together), "one/cat/0.ppm (cat and cat)")
@@ -160,7 +207,10 @@ class TestLists:
     def test_a_second_table_that_says_two_things(self, pets: Pets) -> None:
         lines = [line.replace(" ", ",") + ",FRA" for line in pets.images("all", 0)]
         (pets.root / "all.csv").write_text("\n".join(["file,y,country", *lines]))
-        layout = '{ kind = "table", path = "all.csv", file = "file", label = "y", group = "region", join = { '
+        layout = (
+            '{ kind = "table", path = "all.csv", file = "file", label = "y", group = "region", join'
+            " = { "
+        )
         layout += 'path = "c.csv", column = "country", key = "code", value = "region" } }'
         (pets.root / "c.csv").write_text("code,region\nFRA,Europe\nFRA,Europe\n")
         pets.suite({"all": layout}, WHOLE)
@@ -194,35 +244,61 @@ class TestLinks:
         refused(lambda: pets.suite(layouts, shifts=("sketch",), training=False), told)
 
     def test_two_names_under_one_class(self, pets: Pets, kind: str) -> None:
-        """They stay together where the content is known; a listing cannot keep them, and is refused where they are parted."""
+        """They stay together where the content is known; a listing cannot keep them, and is refused
+        where they are parted.
+        """
         pets.images("all", 0)
         for number in range(8):
             linked(kind, pets.root / f"all/cat/x{number}.ppm", pets.root / f"all/cat/{number}.ppm")
         if pets.identity == "content":
             suite = pets.suite({"all": '{ path = "all" }'}, WHOLE)
-            names = [{Path(key).name.strip("x") for key in suite.load(s, PIXELS).keys if "cat" in key} for s in suite.split_names]
+            names = [
+                {Path(key).name.strip("x") for key in suite.load(s, PIXELS).keys if "cat" in key}
+                for s in suite.split_names
+            ]
             assert sum(map(len, names)) == 8, "no image is in two splits"
         else:
-            error = refused(lambda: pets.suite({"all": '{ path = "all" }'}, WHOLE), "are in two splits")
+            error = refused(
+                lambda: pets.suite({"all": '{ path = "all" }'}, WHOLE), "are in two splits"
+            )
             assert "(train) = all/cat/x" in error.what
         pets.images("val", 1000)
         pets.images("test", 2000)
-        ready = {"train": '{ path = "all" }', "val": '{ path = "val" }', "test": '{ path = "test" }'}
-        assert len(pets.suite(ready).load("train", PIXELS)) == 32, "where nothing is divided, nothing is parted"
+        ready = {
+            "train": '{ path = "all" }',
+            "val": '{ path = "val" }',
+            "test": '{ path = "test" }',
+        }
+        assert len(pets.suite(ready).load("train", PIXELS)) == 32, (
+            "where nothing is divided, nothing is parted"
+        )
 
-    def test_a_suite_of_folders_of_its_own(self, card_of: Callable[..., SuiteCard], data: Path, kind: str) -> None:
+    def test_a_suite_of_folders_of_its_own(
+        self, card_of: Callable[..., SuiteCard], data: Path, kind: str
+    ) -> None:
         linked(kind, data / "pets/sketch/dog/x.png", data / "pets/photo/dog/001.png")
         told = "ID data and sketch: photo/dog/001.png = sketch/dog/x.png"
         refused(lambda: open_suite(card_of(), data_root=data), told)
         (data / "pets/sketch/dog/x.png").rename(data / "pets/photo/cat/x.png")
-        refused(lambda: open_suite(card_of(), data_root=data), "photo/cat/x.png = photo/dog/001.png (cat and dog)")
+        refused(
+            lambda: open_suite(card_of(), data_root=data),
+            "photo/cat/x.png = photo/dog/001.png (cat and dog)",
+        )
 
-    def test_a_file_system_that_gives_all_files_one_number(self, pets: Pets, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bench.data.readers.folder.file_numbers", lambda size, inode: np.full(len(size), 7))
+    def test_a_file_system_that_gives_all_files_one_number(
+        self, pets: Pets, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            "bench.data.readers.folder.file_numbers", lambda size, inode: np.full(len(size), 7)
+        )
         pets.images("all", 0)
         pets.suite({"all": '{ path = "all" }'}, WHOLE)
         linked(kind, pets.root / "all/dog/x.ppm", pets.root / "all/cat/3.ppm")
-        refused(lambda: pets.suite({"all": '{ path = "all" }'}, WHOLE), "1 file is", "all/cat/3.ppm = all/dog/x.ppm")
+        refused(
+            lambda: pets.suite({"all": '{ path = "all" }'}, WHOLE),
+            "1 file is",
+            "all/cat/3.ppm = all/dog/x.ppm",
+        )
 
 
 def test_a_class_folder_that_is_a_link_to_another(pets: Pets) -> None:
@@ -231,13 +307,22 @@ def test_a_class_folder_that_is_a_link_to_another(pets: Pets) -> None:
         file.unlink()
     (pets.root / "all/newt").rmdir()
     (pets.root / "all/newt").symlink_to(pets.root / "all/dog")
-    refused(lambda: pets.suite({"all": '{ path = "all" }'}, WHOLE), "8 files", "all/dog/0.ppm = all/newt/0.ppm (dog and newt)")
+    refused(
+        lambda: pets.suite({"all": '{ path = "all" }'}, WHOLE),
+        "8 files",
+        "all/dog/0.ppm = all/newt/0.ppm (dog and newt)",
+    )
 
 
-def test_a_folder_of_a_shift_that_is_a_link_to_the_training_images(card_of: Callable[..., SuiteCard], data: Path) -> None:
+def test_a_folder_of_a_shift_that_is_a_link_to_the_training_images(
+    card_of: Callable[..., SuiteCard], data: Path
+) -> None:
     (data / "pets/again").symlink_to(data / "pets/photo")
     again = {"name": "again", "path": "again"}
-    refused(lambda: open_suite(card_of(shifts=[again]), data_root=data), "60 files are in two splits, ID data and again")
+    refused(
+        lambda: open_suite(card_of(shifts=[again]), data_root=data),
+        "60 files are in two splits, ID data and again",
+    )
     with pytest.raises(ValueError, match=r"id\.path and the shift again are the same images"):
         card_of(shifts=[again | {"path": "photo"}])
 
@@ -266,7 +351,8 @@ class TestArchives:
     def members(self, pets: Pets, seed: int, part: str) -> list[tuple[str, bytes]]:
         pets.images(part, seed)
         return [
-            (str(file.relative_to(pets.root / part)), file.read_bytes()) for file in sorted((pets.root / part).rglob("*.ppm"))
+            (str(file.relative_to(pets.root / part)), file.read_bytes())
+            for file in sorted((pets.root / part).rglob("*.ppm"))
         ]
 
     @pytest.mark.parametrize("name", ["cat/3.ppm", "./cat/3.ppm"])
@@ -276,27 +362,47 @@ class TestArchives:
         archive(pets.root / "all.tar", members)
         pets.suite(layouts, WHOLE)
         archive(pets.root / "all.tar", [*members, (name, members[9][1])])
-        refused(lambda: pets.suite(layouts, WHOLE), "2 files are under a name", "all.tar: all/cat/3.ppm", f"all.tar: all/{name}")
+        refused(
+            lambda: pets.suite(layouts, WHOLE),
+            "2 files are under a name",
+            "all.tar: all/cat/3.ppm",
+            f"all.tar: all/{name}",
+        )
 
     def test_one_archive_for_two_parts(self, pets: Pets) -> None:
         archive(pets.root / "a-0.tar", self.members(pets, 0, "a"))
         archive(pets.root / "b-0.tar", self.members(pets, 1000, "b"))
         archive(pets.root / "c-0.tar", self.members(pets, 2000, "c"))
-        layouts = {part: f'{{ kind = "tar", path = "{at}-*.tar" }}' for part, at in (("train", "a"), ("val", "b"), ("test", "c"))}
+        layouts = {
+            part: f'{{ kind = "tar", path = "{at}-*.tar" }}'
+            for part, at in (("train", "a"), ("val", "b"), ("test", "c"))
+        }
         pets.suite(layouts)
         (pets.root / "c-1.tar").symlink_to(pets.root / "a-0.tar")
-        refused(lambda: pets.suite(layouts), "24 files are in two splits, train and id-test: a-0/cat/0.ppm = c-1/cat/0.ppm")
+        refused(
+            lambda: pets.suite(layouts),
+            "24 files are in two splits, train and id-test: a-0/cat/0.ppm = c-1/cat/0.ppm",
+        )
 
     def test_two_classes_for_one_sample(self, pets: Pets) -> None:
-        members = [(f"{number}.{what}", data) for number in range(24) for what, data in self.sample(pets, number)]
-        layouts = {"all": '{ kind = "tar", path = "all.tar", class_in = "cls", named_by = ["number"] }'}
+        members = [
+            (f"{number}.{what}", data)
+            for number in range(24)
+            for what, data in self.sample(pets, number)
+        ]
+        layouts = {
+            "all": '{ kind = "tar", path = "all.tar", class_in = "cls", named_by = ["number"] }'
+        }
         archive(pets.root / "all.tar", members)
         pets.suite(layouts, WHOLE)
         archive(pets.root / "all.tar", [*members, ("4.cls", b"2")])
         refused(lambda: pets.suite(layouts, WHOLE), "4.cls")
 
     def sample(self, pets: Pets, number: int) -> list[tuple[str, bytes]]:
-        return [("ppm", pets.image("x.ppm", number).read_bytes()), ("cls", str(number % 3).encode())]
+        return [
+            ("ppm", pets.image("x.ppm", number).read_bytes()),
+            ("cls", str(number % 3).encode()),
+        ]
 
 
 @pytest.mark.parametrize("lies", ["flat", "tar"])
@@ -308,7 +414,9 @@ def test_a_list_of_classes_that_names_an_image_twice(pets: Pets, lies: str) -> N
     layouts = {"all": f'{{ kind = "{lies}", {place}, lists = ["truth.csv"] }}'}
     (pets.root / "truth.csv").write_text("\n".join(["ImageId,PredictionString", *rows]))
     pets.suite(layouts, WHOLE)
-    (pets.root / "truth.csv").write_text("\n".join(["ImageId,PredictionString", *rows, "4,cat 1 2 3 4"]))
+    (pets.root / "truth.csv").write_text(
+        "\n".join(["ImageId,PredictionString", *rows, "4,cat 1 2 3 4"])
+    )
     refused(lambda: pets.suite(layouts, WHOLE), "4 (cat); 4 (dog)", "truth.csv")
 
 
@@ -329,31 +437,48 @@ class TestParquet:
 
     def test_one_file_for_two_parts(self, pets: Pets) -> None:
         for number, part in enumerate(("train", "val", "test")):
-            pq.write_table(pa.table(self.table(pets, 1000 * number)), pets.root / f"{part}-0.parquet")
-        layouts = {part: f'{{ kind = "parquet", path = "{part}-*.parquet" }}' for part in ("train", "val", "test")}
+            pq.write_table(
+                pa.table(self.table(pets, 1000 * number)), pets.root / f"{part}-0.parquet"
+            )
+        layouts = {
+            part: f'{{ kind = "parquet", path = "{part}-*.parquet" }}'
+            for part in ("train", "val", "test")
+        }
         pets.suite(layouts)
         (pets.root / "test-1.parquet").symlink_to(pets.root / "train-0.parquet")
-        refused(lambda: pets.suite(layouts), "24 files are in two splits, train and id-test", "0000000/0.ppm = 0000024/0.ppm")
+        refused(
+            lambda: pets.suite(layouts),
+            "24 files are in two splits, train and id-test",
+            "0000000/0.ppm = 0000024/0.ppm",
+        )
 
 
 @pytest.mark.parametrize("form", ["numpy", "cifar-binary"])
 def test_ranges_of_an_array_that_overlap(tmp_path: Path, form: str) -> None:
     pets = Pets(tmp_path, "content")
     rng = np.random.default_rng(0)
-    pixels, labels = rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8), (np.arange(40) % 3).astype(np.uint8)
+    pixels, labels = (
+        rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8),
+        (np.arange(40) % 3).astype(np.uint8),
+    )
     if form == "numpy":
         np.save(pets.root / "x.npy", pixels)
         np.save(pets.root / "y.npy", labels)
         files = 'path = "x.npy", labels = "y.npy"'
     else:  # rows are counted through both files
-        records = np.concatenate([labels[:, None], pixels.transpose(0, 3, 1, 2).reshape(40, -1)], axis=1)
+        records = np.concatenate(
+            [labels[:, None], pixels.transpose(0, 3, 1, 2).reshape(40, -1)], axis=1
+        )
         records[:15].tofile(pets.root / "one.bin")
         records[15:].tofile(pets.root / "two.bin")
         files = 'format = "cifar-binary", path = "one.bin", more = ["two.bin"]'
 
     def layouts(first: int) -> dict[str, str]:
         rows = {"train": (0, 20), "val": (20, 30), "test": (first, 40)}
-        return {part: f'{{ kind = "arrays", {files}, rows = {list(own)} }}' for part, own in rows.items()}
+        return {
+            part: f'{{ kind = "arrays", {files}, rows = {list(own)} }}'
+            for part, own in rows.items()
+        }
 
     pets.suite(layouts(30))
     refused(lambda: pets.suite(layouts(19)), "1 file is in two splits, train and id-test", "000019")

@@ -35,8 +35,15 @@ def cut(file: Path) -> None:
 def test_the_id_data_are_divided_by_the_fractions_and_by_class(card_of: Make, data: Path) -> None:
     suite = open_suite(card_of(), data_root=data)
     assert suite.split_names == ("train", "id-val", "id-test", "sketch")
-    sizes = {name: np.bincount(suite.load(name, PIXELS).labels).tolist() for name in suite.split_names}
-    assert sizes == {"train": [12, 12, 12], "id-val": [4, 4, 4], "id-test": [4, 4, 4], "sketch": [6, 6, 6]}
+    sizes = {
+        name: np.bincount(suite.load(name, PIXELS).labels).tolist() for name in suite.split_names
+    }
+    assert sizes == {
+        "train": [12, 12, 12],
+        "id-val": [4, 4, 4],
+        "id-test": [4, 4, 4],
+        "sketch": [6, 6, 6],
+    }
     keys = [set(suite.load(name, PIXELS).keys) for name in ID_SPLITS]
     assert len(set.union(*keys)) == 60
     assert suite.warnings == []
@@ -62,25 +69,36 @@ def test_the_three_id_splits_share_one_cache(card_of: Make, data: Path, tmp_path
     assert suite.load("train", PIXELS) is suite.load("train", PIXELS)
 
 
-def test_a_moved_and_renamed_copy_gives_the_same_splits_in_the_same_order(card_of: Make, data: Path, tmp_path: Path) -> None:
+def test_a_moved_and_renamed_copy_gives_the_same_splits_in_the_same_order(
+    card_of: Make, data: Path, tmp_path: Path
+) -> None:
     elsewhere = tmp_path / "elsewhere/pets"
     (elsewhere / "photo").mkdir(parents=True)
     shutil.copytree(data / "pets/sketch", elsewhere / "sketch")
     for folder in ("newt", "dog", "cat"):
         (elsewhere / "photo" / f"z-{folder[::-1]}").mkdir()
-        for number, file in enumerate(sorted((data / "pets/photo" / folder).iterdir(), reverse=True)):
+        for number, file in enumerate(
+            sorted((data / "pets/photo" / folder).iterdir(), reverse=True)
+        ):
             shutil.copy(file, elsewhere / "photo" / f"z-{folder[::-1]}" / f"renamed-{number}.png")
     for folder in ("newt", "dog", "cat"):
         (elsewhere / "sketch" / folder).rename(elsewhere / "sketch" / f"z-{folder[::-1]}")
-    moved = card_of(source={"kind": "folder", "root": "pets", "folders": ["z-tac", "z-god", "z-twen"]})
-    one, two = open_suite(card_of(), data_root=data), open_suite(moved, data_root=tmp_path / "elsewhere")
+    moved = card_of(
+        source={"kind": "folder", "root": "pets", "folders": ["z-tac", "z-god", "z-twen"]}
+    )
+    one, two = (
+        open_suite(card_of(), data_root=data),
+        open_suite(moved, data_root=tmp_path / "elsewhere"),
+    )
     for name in one.split_names:
         assert one.load(name, PIXELS).fingerprint == two.load(name, PIXELS).fingerprint
         assert contents(one, name) == contents(two, name)
         np.testing.assert_array_equal(one.load(name, PIXELS).labels, two.load(name, PIXELS).labels)
 
 
-def test_labels_and_contents_are_in_the_fingerprint(card_of: Make, data: Path, new_picture: NewPicture) -> None:
+def test_labels_and_contents_are_in_the_fingerprint(
+    card_of: Make, data: Path, new_picture: NewPicture
+) -> None:
     def fingerprint() -> str:
         return open_suite(card_of(), data_root=data).load("sketch", PIXELS).fingerprint
 
@@ -98,14 +116,18 @@ def test_another_split_seed_is_another_division(card_of: Make, data: Path) -> No
         assert one.load(name, PIXELS).fingerprint != other.load(name, PIXELS).fingerprint
 
 
-def test_changed_content_reaches_the_pixels(card_of: Make, data: Path, new_picture: NewPicture) -> None:
+def test_changed_content_reaches_the_pixels(
+    card_of: Make, data: Path, new_picture: NewPicture
+) -> None:
     before = contents(open_suite(card_of(), data_root=data), "sketch")
     new_picture(12_345).save(data / "pets/sketch/cat/000.png")
     after = contents(open_suite(card_of(), data_root=data), "sketch")
     assert len(set(before) - set(after)) == 1
 
 
-def test_a_file_that_changes_after_it_was_indexed_is_an_error(card_of: Make, data: Path, new_picture: NewPicture) -> None:
+def test_a_file_that_changes_after_it_was_indexed_is_an_error(
+    card_of: Make, data: Path, new_picture: NewPicture
+) -> None:
     suite = open_suite(card_of(), data_root=data)
     new_picture(12_345).save(data / "pets/sketch/cat/000.png")
     with pytest.raises(BenchError, match=r"changed while it was in use[\s\S]*sketch/cat/000.png"):
@@ -116,7 +138,9 @@ def test_copies_of_an_image_stay_on_one_side_of_the_division(card_of: Make, data
     photos = data / "pets/photo"
     for folder in ("cat", "dog", "newt"):
         for number in range(20):
-            shutil.copy(photos / folder / f"{number:03d}.png", photos / folder / f"copy-{number:03d}.png")
+            shutil.copy(
+                photos / folder / f"{number:03d}.png", photos / folder / f"copy-{number:03d}.png"
+            )
     suite = open_suite(card_of(), data_root=data)
     assert any("60 images repeat" in warning for warning in suite.warnings)
     seen = [set(contents(suite, name)) for name in ID_SPLITS]
@@ -125,7 +149,9 @@ def test_copies_of_an_image_stay_on_one_side_of_the_division(card_of: Make, data
     assert sum(len(suite.load(name, PIXELS)) for name in ID_SPLITS) == 120
 
 
-def test_one_image_under_two_classes_and_test_images_among_the_id_data_are_reported(card_of: Make, data: Path) -> None:
+def test_one_image_under_two_classes_and_test_images_among_the_id_data_are_reported(
+    card_of: Make, data: Path
+) -> None:
     shutil.copy(data / "pets/photo/cat/000.png", data / "pets/photo/dog/cat.png")
     shutil.copy(data / "pets/photo/cat/001.png", data / "pets/sketch/cat/photo.png")
     warnings = "\n".join(open_suite(card_of(), data_root=data).warnings)
@@ -142,7 +168,9 @@ def test_an_undecodable_file_fails_with_its_path(card_of: Make, data: Path) -> N
     assert len(suite.load("train", PIXELS)) == 36
 
 
-def test_unreadable_files_up_to_the_allowed_number_are_counted_and_left_out(card_of: Make, data: Path) -> None:
+def test_unreadable_files_up_to_the_allowed_number_are_counted_and_left_out(
+    card_of: Make, data: Path
+) -> None:
     cut(data / "pets/sketch/cat/cut.jpg")
     (data / "pets/sketch/dog/empty.jpg").touch()
     (data / "pets/sketch/newt/page.jpg").write_text("<html>")
@@ -164,7 +192,9 @@ def test_unreadable_id_files_are_counted_over_the_three_splits(card_of: Make, da
 
 
 @pytest.mark.parametrize("left", ["nothing", "an empty folder", "a text"])
-def test_a_missing_shift_is_a_hole_and_the_rest_goes_on(card_of: Make, data: Path, left: str) -> None:
+def test_a_missing_shift_is_a_hole_and_the_rest_goes_on(
+    card_of: Make, data: Path, left: str
+) -> None:
     shutil.rmtree(data / "pets/sketch")
     if left != "nothing":
         (data / "pets/sketch").mkdir()
@@ -183,15 +213,22 @@ def test_missing_id_data_is_exit_code_3(card_of: Make, data: Path) -> None:
         open_suite(card_of(), data_root=data)
 
 
-def test_counts_that_differ_are_reported_and_on_a_strict_card_refused(card_of: Make, data: Path) -> None:
-    fields = {"id": {"path": "photo", "count": 61}, "shifts": [{"name": "sketch", "path": "sketch", "count": 18}]}
+def test_counts_that_differ_are_reported_and_on_a_strict_card_refused(
+    card_of: Make, data: Path
+) -> None:
+    fields = {
+        "id": {"path": "photo", "count": 61},
+        "shifts": [{"name": "sketch", "path": "sketch", "count": 18}],
+    }
     suite = open_suite(card_of(**fields), data_root=data)
     assert suite.warnings == ["photo holds 60 images, the card says 61"]
     with pytest.raises(BenchError, match="not the images of Pets: photo holds 60"):
         open_suite(card_of(**fields, strict_counts=True), data_root=data)
 
 
-def test_a_limit_is_balanced_deterministic_and_another_fingerprint(card_of: Make, data: Path) -> None:
+def test_a_limit_is_balanced_deterministic_and_another_fingerprint(
+    card_of: Make, data: Path
+) -> None:
     whole, one, two = (open_suite(card_of(), data_root=data, limit=limit) for limit in (None, 7, 7))
     for name in whole.split_names:
         few = one.load(name, PIXELS)
@@ -202,7 +239,9 @@ def test_a_limit_is_balanced_deterministic_and_another_fingerprint(card_of: Make
     assert len(open_suite(card_of(), data_root=data, limit=1000).load("train", PIXELS)) == 36
 
 
-def test_ready_made_splits_are_used_as_they_are(card_of: Make, data: Path, new_part: Callable[..., None]) -> None:
+def test_ready_made_splits_are_used_as_they_are(
+    card_of: Make, data: Path, new_part: Callable[..., None]
+) -> None:
     for part, seed in (("val", 10_000), ("test", 20_000)):
         new_part(data / "pets" / part, ("cat", "dog", "newt"), 3, seed=seed)
     shutil.copy(data / "pets/photo/cat/000.png", data / "pets/test/cat/000.png")
@@ -221,14 +260,18 @@ def test_problems_list_every_unusual_file(card_of: Make, data: Path) -> None:
     }
 
 
-def test_too_few_images_to_divide_is_said(card_of: Make, tmp_path: Path, new_part: Callable[..., None]) -> None:
+def test_too_few_images_to_divide_is_said(
+    card_of: Make, tmp_path: Path, new_part: Callable[..., None]
+) -> None:
     new_part(tmp_path / "few/pets/photo", ("cat", "dog", "newt"), 2, seed=0)
     with pytest.raises(BenchError, match="too few to divide"):
         open_suite(card_of(shifts=[]), data_root=tmp_path / "few").load("train", PIXELS)
 
 
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"skip_unreadable": -1}])
-def test_senseless_numbers_are_usage_errors(card_of: Make, data: Path, wrong: dict[str, int]) -> None:
+def test_senseless_numbers_are_usage_errors(
+    card_of: Make, data: Path, wrong: dict[str, int]
+) -> None:
     with pytest.raises(UsageError):
         open_suite(card_of(), data_root=data, **wrong)  # type: ignore[arg-type]
 

@@ -1,4 +1,6 @@
-"""ImageNet and its shifts as people have them on disk, in miniature: all 1000, 200 and 113 classes, and every known pitfall."""
+"""ImageNet and its shifts as people have them on disk, in miniature: all 1000, 200 and 113 classes,
+and every known pitfall.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ V2 = "imagenetv2-matched-frequency-format-val"
 
 
 def image(label: int, salt: int = 0, side: int = 4, border: int = 0) -> bytes:
-    """An image that says which of the 1000 classes it shows, in its colour; a border of another colour says nothing."""
+    """An image that says which of the 1000 classes it shows, in its colour; a border of another
+    colour says nothing.
+    """
     pixels = np.full((side + 2 * border, side + 2 * border, 3), 255, dtype=np.uint8)
     pixels[border : border + side, border : border + side] = (label >> 8, label & 255, salt)
     return b"P6 %d %d 255\n" % pixels.shape[1::-1] + pixels.tobytes()
@@ -56,16 +60,28 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     objectnet = read_class_list(lists()["objectnet"])
     for folder, covered in zip(objectnet.ids, objectnet.covers, strict=True):
         for wnid in covered:
-            put(root / "objectnet-1.0/images" / folder, f"{wnid}.png", image(NUMBER[wnid], 50, border=2))
-    for extra in ("abacus", "zipper_pouch", "bed_sheet"):  # three of the 200 folders that ImageNet has no class for
+            put(
+                root / "objectnet-1.0/images" / folder,
+                f"{wnid}.png",
+                image(NUMBER[wnid], 50, border=2),
+            )
+    for extra in (
+        "abacus",
+        "zipper_pouch",
+        "bed_sheet",
+    ):  # three of the 200 folders that ImageNet has no class for
         put(root / "objectnet-1.0/images" / extra, "one.png", image(0, 60, border=2))
     return root
 
 
-def open_imagenet(root: Path, folder: Path, extra: str = "", name: str = "imagenet-shifts") -> Suite:
+def open_imagenet(
+    root: Path, folder: Path, extra: str = "", name: str = "imagenet-shifts"
+) -> Suite:
     """The suite with an id-val that three training images per class allow."""
     card = folder / "small.toml"
-    card.write_text(f'extends = "{name}"\nname = "small"\n{extra}\n[id]\nval_count = 1000\n', encoding="utf-8")
+    card.write_text(
+        f'extends = "{name}"\nname = "small"\n{extra}\n[id]\nval_count = 1000\n', encoding="utf-8"
+    )
     found, path = find_card(str(card))
     return open_suite(found, card_path=path, data_root=root)
 
@@ -105,7 +121,9 @@ def test_lists_are_those_that_the_field_uses() -> None:
     assert short([template.replace("{}", "XX") for template in templates]) == "90c1ac6430f76ce4"
     sums = {"imagenet-r": (200, 86_135), "imagenet-a": (200, 102_178), "objectnet": (125, 85_300)}
     for name, expected in sums.items():
-        numbers = [NUMBER[wnid] for covered in read_class_list(lists()[name]).covers for wnid in covered]
+        numbers = [
+            NUMBER[wnid] for covered in read_class_list(lists()[name]).covers for wnid in covered
+        ]
         assert (len(set(numbers)), sum(numbers)) == expected
 
 
@@ -121,7 +139,9 @@ def test_every_suite_names_data_sets_and_parts_that_exist() -> None:
     for name in cards():
         card, _ = find_card(name)
         whole = card.id.path or card.id.train
-        parts = [(card.id.data, part) for part in ([whole] if isinstance(whole, str) else whole or ())]
+        parts = [
+            (card.id.data, part) for part in ([whole] if isinstance(whole, str) else whole or ())
+        ]
         for data, part in [*parts, *((shift.data, shift.part) for shift in card.shifts)]:
             if data:
                 assert part in find_data_set(data)[0].parts
@@ -139,14 +159,22 @@ def test_a_perfect_classifier_is_perfect_everywhere(suite: Suite) -> None:
         "objectnet": 125,
         "imagenet-a": 200,
     }
-    assert {name: accuracy(suite, name, perfect(shown(suite, name))) for name in sizes} == dict.fromkeys(sizes, 1.0)
+    assert {
+        name: accuracy(suite, name, perfect(shown(suite, name))) for name in sizes
+    } == dict.fromkeys(sizes, 1.0)
     assert not suite.holes
 
 
 def test_the_protocols_have_names(suite: Suite, root: Path, tmp_path: Path) -> None:
     names = {shift: one.name for shift, one in suite.projections.items()}
-    assert names == {"imagenet-r": "masked200", "imagenet-a": "masked200", "objectnet": "max125to113"}
-    assert suite.projections["imagenet-r"].fingerprint != suite.projections["imagenet-a"].fingerprint
+    assert names == {
+        "imagenet-r": "masked200",
+        "imagenet-a": "masked200",
+        "objectnet": "max125to113",
+    }
+    assert (
+        suite.projections["imagenet-r"].fingerprint != suite.projections["imagenet-a"].fingerprint
+    )
     full = open_imagenet(root, tmp_path, name="imagenet-shifts-full1000")
     assert {one.name for one in full.projections.values()} == {"full1000"}
     assert full.load("objectnet", PIXELS).fingerprint == suite.load("objectnet", PIXELS).fingerprint
@@ -156,13 +184,20 @@ def test_the_protocols_have_names(suite: Suite, root: Path, tmp_path: Path) -> N
 
 def test_v2_folders_are_numbers_and_are_not_sorted_as_text(suite: Suite, root: Path) -> None:
     shown_classes = shown(suite, "imagenet-v2")
-    rank = {folder: rank for rank, folder in enumerate(sorted(path.name for path in (root / V2).iterdir()))}
+    rank = {
+        folder: rank
+        for rank, folder in enumerate(sorted(path.name for path in (root / V2).iterdir()))
+    }
     by_rank = np.array([rank[key.split("/")[0]] for key in suite.load("imagenet-v2", PIXELS).keys])
-    assert (by_rank == shown_classes).mean() == pytest.approx(12 / 1000), "what a generic folder reader would do"
+    assert (by_rank == shown_classes).mean() == pytest.approx(12 / 1000), (
+        "what a generic folder reader would do"
+    )
     assert accuracy(suite, "imagenet-v2", perfect(shown_classes)) == 1
 
 
-def test_v2_under_wordnet_names_is_the_same_data_set(suite: Suite, root: Path, tmp_path: Path) -> None:
+def test_v2_under_wordnet_names_is_the_same_data_set(
+    suite: Suite, root: Path, tmp_path: Path
+) -> None:
     copied = tmp_path / "data"
     copied.mkdir()
     (copied / "imagenet").symlink_to(root / "imagenet")
@@ -170,7 +205,10 @@ def test_v2_under_wordnet_names_is_the_same_data_set(suite: Suite, root: Path, t
         put(copied / "ImageNetV2-matched-frequency" / wnid, f"{label}.jpeg", image(label, 20))
     renamed = open_imagenet(copied, tmp_path)
     assert accuracy(renamed, "imagenet-v2", perfect(shown(renamed, "imagenet-v2"))) == 1
-    assert renamed.load("imagenet-v2", PIXELS).fingerprint == suite.load("imagenet-v2", PIXELS).fingerprint
+    assert (
+        renamed.load("imagenet-v2", PIXELS).fingerprint
+        == suite.load("imagenet-v2", PIXELS).fingerprint
+    )
     assert sorted(renamed.holes) == ["imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet"]
     with pytest.raises(MissingPrerequisite, match="imagenet-r"):
         renamed.load("imagenet-r", PIXELS)
@@ -181,7 +219,9 @@ def test_r_is_scored_among_its_200_classes(suite: Suite) -> None:
     absent = min(set(range(1000)) - set(suite.projections["imagenet-r"].class_of))
     tempted = perfect(labels)
     tempted[:, absent] = 9  # a class that ImageNet-R does not have
-    assert (tempted.argmax(axis=1) == labels).mean() == 0, "what an argmax over 1000 classes would say"
+    assert (tempted.argmax(axis=1) == labels).mean() == 0, (
+        "what an argmax over 1000 classes would say"
+    )
     assert accuracy(suite, "imagenet-r", tempted) == 1
 
 
@@ -199,14 +239,26 @@ def test_all_1000_classes_compete_if_the_card_says_so(root: Path, tmp_path: Path
 def test_objectnet_goes_by_name_not_by_the_order_of_folders(suite: Suite, root: Path) -> None:
     split = suite.load("objectnet", PIXELS)
     folders = [key.split("/")[-2] for key in split.keys]
-    rank = {folder: rank for rank, folder in enumerate(sorted(path.name for path in (root / "objectnet-1.0/images").iterdir()))}
-    assert np.mean([rank[folder] == label for folder, label in zip(folders, split.labels, strict=True)]) < 0.1
+    rank = {
+        folder: rank
+        for rank, folder in enumerate(
+            sorted(path.name for path in (root / "objectnet-1.0/images").iterdir())
+        )
+    }
+    assert (
+        np.mean(
+            [rank[folder] == label for folder, label in zip(folders, split.labels, strict=True)]
+        )
+        < 0.1
+    )
     objectnet = read_class_list(lists()["objectnet"])
     assert [objectnet.ids[label] for label in split.labels] == folders
     assert any("3 folders are none of its 113 classes" in warning for warning in suite.warnings)
 
 
-def test_classes_without_a_folder_are_told_and_the_rest_is_scored(suite: Suite, root: Path, tmp_path: Path) -> None:
+def test_classes_without_a_folder_are_told_and_the_rest_is_scored(
+    suite: Suite, root: Path, tmp_path: Path
+) -> None:
     some = tmp_path / "data"
     for name in ("imagenet", "imagenet-r"):
         some.mkdir(exist_ok=True)
@@ -215,10 +267,15 @@ def test_classes_without_a_folder_are_told_and_the_rest_is_scored(suite: Suite, 
     for gone in ("chair", "abacus"):
         shutil.rmtree(some / "objectnet-1.0/images" / gone)
     fewer = open_imagenet(some, tmp_path)
-    assert any("1 of 113 classes have no folder with images: chair" in warning for warning in fewer.warnings)
+    assert any(
+        "1 of 113 classes have no folder with images: chair" in warning
+        for warning in fewer.warnings
+    )
     assert accuracy(fewer, "objectnet", perfect(shown(fewer, "objectnet"))) == 1
     assert fewer.projections["objectnet"].fingerprint == suite.projections["objectnet"].fingerprint
-    assert fewer.load("objectnet", PIXELS).fingerprint != suite.load("objectnet", PIXELS).fingerprint
+    assert (
+        fewer.load("objectnet", PIXELS).fingerprint != suite.load("objectnet", PIXELS).fingerprint
+    )
 
 
 def test_several_ids_of_a_class_are_collapsed_by_the_maximum(suite: Suite) -> None:
@@ -243,7 +300,9 @@ def _objectnet() -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
 
 
 def test_probabilities_are_renormalised_over_the_kept_classes() -> None:
-    one, labels = projection(["a", "b", "c", "d"], ClassList(("x", "y"), ("x", "y"), (("c",), ("a", "d"))))
+    one, labels = projection(
+        ["a", "b", "c", "d"], ClassList(("x", "y"), ("x", "y"), (("c",), ("a", "d")))
+    )
     assert (one.name, one.members, labels) == ("max3to2", ((2,), (0, 3)), [0, 1])
     logits = np.log(np.array([[0.1, 0.5, 0.3, 0.1], [0.2, 0.5, 0.1, 0.2]], dtype=np.float32))
     metrics = score(project(logits, one), np.array([0, 1]), None)
@@ -255,10 +314,14 @@ def test_id_accuracy_on_the_classes_of_a_shift(suite: Suite) -> None:
     labels = suite.load("id-test", PIXELS).labels
     rows, projected = matched(labels, suite.projections["objectnet"])
     assert len(rows) == 125
-    assert (project(perfect(labels[rows]), suite.projections["objectnet"]).argmax(axis=1) == projected).all()
+    assert (
+        project(perfect(labels[rows]), suite.projections["objectnet"]).argmax(axis=1) == projected
+    ).all()
 
 
-def test_a_listing_identifies_images_wherever_they_lie_and_notices_another_size(suite: Suite, root: Path, tmp_path: Path) -> None:
+def test_a_listing_identifies_images_wherever_they_lie_and_notices_another_size(
+    suite: Suite, root: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "data"
     shutil.copytree(root / "imagenet", other / "ILSVRC2012")
     (other / "ILSVRC2012/val").rename(other / "ILSVRC2012/val_in_folder")
@@ -266,13 +329,23 @@ def test_a_listing_identifies_images_wherever_they_lie_and_notices_another_size(
     assert [moved.fingerprint(name, PIXELS) for name in ("train", "id-val", "id-test")] == [
         suite.fingerprint(name, PIXELS) for name in ("train", "id-val", "id-test")
     ]
-    put(other / "ILSVRC2012/val_in_folder/n01440764", "ILSVRC2012_val_00000000.JPEG", image(0, 10, side=5))
-    assert open_imagenet(other, tmp_path).fingerprint("id-test", PIXELS) != suite.fingerprint("id-test", PIXELS)
+    put(
+        other / "ILSVRC2012/val_in_folder/n01440764",
+        "ILSVRC2012_val_00000000.JPEG",
+        image(0, 10, side=5),
+    )
+    assert open_imagenet(other, tmp_path).fingerprint("id-test", PIXELS) != suite.fingerprint(
+        "id-test", PIXELS
+    )
 
 
 @pytest.mark.parametrize("form", ["unpacked", "Kaggle", "inside of Kaggle's"])
-def test_flat_validation_images_are_the_same_data_set(form: str, suite: Suite, root: Path, tmp_path: Path) -> None:
-    """The archive of the validation images unpacked and nothing moved, and Kaggle's release, which lies so too."""
+def test_flat_validation_images_are_the_same_data_set(
+    form: str, suite: Suite, root: Path, tmp_path: Path
+) -> None:
+    """The archive of the validation images unpacked and nothing moved, and Kaggle's release, which
+    lies so too.
+    """
     top = tmp_path / "data" / "imagenet"
     place, listed = {
         "unpacked": (top / "val", top),
@@ -286,7 +359,9 @@ def test_flat_validation_images_are_the_same_data_set(form: str, suite: Suite, r
         (place / f"{name}.JPEG").symlink_to(root / "imagenet/val" / wnid / f"{name}.JPEG")
         rows.append(f"{name},{wnid} 85 1 499 272")
     listed.mkdir(exist_ok=True)
-    (listed / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *reversed(rows)]))
+    (listed / "LOC_val_solution.csv").write_text(
+        "\n".join(["ImageId,PredictionString", *reversed(rows)])
+    )
     if not top.exists():
         top.parent.mkdir()
         top.symlink_to(tmp_path / "kaggle/ILSVRC")
@@ -304,7 +379,9 @@ def test_too_few_training_images_are_a_hole_where_nobody_trains(root: Path) -> N
     assert suite.miscounted("id-test") == "1,000 images, the card says 50,000"
 
 
-def test_fingerprints_come_from_the_index_and_decode_nothing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprints_come_from_the_index_and_decode_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no(*args: object, **fields: object) -> None:
         raise AssertionError("an image was decoded")
 
@@ -334,13 +411,18 @@ def test_splits_too_large_for_the_cache_are_decoded_when_they_are_read(
 ) -> None:
     monkeypatch.setattr("bench.data.suite._MOST_CACHED_BYTES", 0)
     monkeypatch.setattr("bench.data.suite.cached_pixels", None)
-    streamed, cached = open_imagenet(root, tmp_path).load("train", PIXELS), suite.load("train", PIXELS)
+    streamed, cached = (
+        open_imagenet(root, tmp_path).load("train", PIXELS),
+        suite.load("train", PIXELS),
+    )
     assert streamed.fingerprint == cached.fingerprint
     rows = np.array([5, 1999, 0, 5])
     np.testing.assert_array_equal(streamed.take(rows), cached.take(rows))
 
 
-def test_a_file_changed_in_place_reaches_pixels_and_cached_results(root: Path, tmp_path: Path) -> None:
+def test_a_file_changed_in_place_reaches_pixels_and_cached_results(
+    root: Path, tmp_path: Path
+) -> None:
     data = tmp_path / "data"
     (data / "imagenet-a").mkdir(parents=True)
     (data / "imagenet").symlink_to(root / "imagenet")
@@ -357,8 +439,15 @@ def test_a_file_changed_in_place_reaches_pixels_and_cached_results(root: Path, t
 def test_official_corrupted_files_are_the_crop_already(root: Path, tmp_path: Path) -> None:
     (tmp_path / "imagenet").symlink_to(root / "imagenet")
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    for place in ("gaussian_noise/1", "weather/fog/5"):  # as most people have it, and as the archives unpack
-        put(tmp_path / "imagenet-c" / place / "n01440764", "ILSVRC2012_val_00000293.JPEG", b"P6 224 224 255\n" + noise.tobytes())
+    for place in (
+        "gaussian_noise/1",
+        "weather/fog/5",
+    ):  # as most people have it, and as the archives unpack
+        put(
+            tmp_path / "imagenet-c" / place / "n01440764",
+            "ILSVRC2012_val_00000293.JPEG",
+            b"P6 224 224 255\n" + noise.tobytes(),
+        )
     suite = open_imagenet(tmp_path, tmp_path, name="imagenet-c")
     present = [name for name in suite.split_names[3:] if name not in suite.holes]
     assert present == ["gaussian_noise-1", "fog-5"]
@@ -373,7 +462,9 @@ def test_mce_is_relative_to_alexnet_and_needs_every_corruption() -> None:
     assert card.relative is not None
     assert len(card.relative.reference) == 15
     assert [shift.in_average for shift in card.shifts].count(True) == 75
-    errors = {shift.name: card.relative.reference.get(shift.family, 0.5) / 2 for shift in card.shifts}
+    errors = {
+        shift.name: card.relative.reference.get(shift.family, 0.5) / 2 for shift in card.shifts
+    }
     metrics = {name: SimpleNamespace(accuracy=1 - error) for name, error in errors.items()}
     record: Any = SimpleNamespace(metrics=metrics)
     assert relative_scores(card, record) == {"mCE": pytest.approx(50)}

@@ -1,4 +1,6 @@
-"""The mini world: what a split shows is what its card says, and the same seed gives the same bits."""
+"""The mini world: what a split shows is what its card says, and the same seed gives the same
+bits.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_number_of_threads(split:
 
 
 def test_every_split_is_the_same_bits_on_every_machine() -> None:
-    """A pinned hash: identity is by content, so runs of two machines are comparable only while this passes on both."""
+    """A pinned hash: identity is by content, so runs of two machines are comparable only while this
+    passes on both.
+    """
     world = MiniWorld(train_size=CHUNK, val_size=CHUNK, test_size=CHUNK)
     sha = hashlib.sha256(b"".join(world.render(split).pixels.tobytes() for split in world.splits))
     assert sha.hexdigest() == "5d4dcc2259bc78138e7276437328cd743a2f7372d78c59451a4a91c0d9151844"
@@ -84,10 +88,16 @@ def test_every_split_is_balanced_over_the_classes() -> None:
 
 
 @pytest.mark.parametrize("bias", [0.0, 0.6, 0.75, 0.9])
-@pytest.mark.parametrize("split", ["train", "id-val", "id-test", "v2", "viewpoint", "sketch-in-context"])
-def test_where_context_is_kept_a_class_is_at_home_as_often_as_the_bias_says(split: str, bias: float) -> None:
+@pytest.mark.parametrize(
+    "split", ["train", "id-val", "id-test", "v2", "viewpoint", "sketch-in-context"]
+)
+def test_where_context_is_kept_a_class_is_at_home_as_often_as_the_bias_says(
+    split: str, bias: float
+) -> None:
     placed = bias * (0.7 if split == "v2" else 1.0)
-    expected = placed + (1 - placed) / 100  # a uniform background is the class's own one time in a hundred
+    expected = (
+        placed + (1 - placed) / 100
+    )  # a uniform background is the class's own one time in a hundred
     spread = max(np.sqrt(expected * (1 - expected) / IMAGES), 1 / IMAGES)
     assert abs(share_at_home(MiniWorld(bias=bias, seed=5), split) - expected) < 4 * spread
 
@@ -121,11 +131,23 @@ def test_object_and_background_never_have_the_same_colour() -> None:
         ("id-test", "corrupted", {"corruption"}),
     ],
 )
-def test_splits_that_are_compared_show_the_same_scenes_but_for_one_factor(split: str, other: str, changed: set[str]) -> None:
+def test_splits_that_are_compared_show_the_same_scenes_but_for_one_factor(
+    split: str, other: str, changed: set[str]
+) -> None:
     factors = {
         "style": ["style"],
         "context": ["family", "ground"],
-        "geometry": ["variant", "scale", "rotation", "squash", "shear", "mirror", "x", "y", "occluder"],
+        "geometry": [
+            "variant",
+            "scale",
+            "rotation",
+            "squash",
+            "shear",
+            "mirror",
+            "x",
+            "y",
+            "occluder",
+        ],
         "corruption": ["corruption"],
     }
     world = MiniWorld(seed=5)
@@ -148,7 +170,9 @@ def test_the_factors_on_the_card_are_those_of_the_scenes(name: str) -> None:
         assert bool(turned) == (factors["geometry"] == "changed")
         if world.bias > 0:
             ratio = share_at_home(world, shift["path"]) / share_at_home(world, "train")
-            assert ratio == pytest.approx({"kept": 1.0, "weakened": 0.7, "broken": 0.0}[factors["context"]], abs=0.06)
+            assert ratio == pytest.approx(
+                {"kept": 1.0, "weakened": 0.7, "broken": 0.0}[factors["context"]], abs=0.06
+            )
 
 
 @pytest.mark.parametrize("name", [*CARDS, "mini-shifts-small", "mini-shifts-large"])
@@ -157,7 +181,9 @@ def test_a_card_and_the_world_agree_on_classes_splits_and_counts(name: str) -> N
     world = MiniWorld(**content["source"]["options"])
     assert content["name"] == name
     assert tuple(content["classes"]) == world.classes == CLASSES
-    used = [content["id"][part] for part in ("train", "val", "test")] + [shift["path"] for shift in content["shifts"]]
+    used = [content["id"][part] for part in ("train", "val", "test")] + [
+        shift["path"] for shift in content["shifts"]
+    ]
     assert set(used) == set(world.splits)
     for shift in content["shifts"]:
         assert shift["count"] == world.size(shift["path"]) >= 1500
@@ -171,7 +197,9 @@ def test_photos_have_colour_and_sketches_do_not() -> None:
 
 def test_every_silhouette_fits_its_field_and_differs_from_the_others() -> None:
     bank = distance_bank()
-    edge = np.concatenate([bank[..., 0, :], bank[..., -1, :], bank[..., :, 0], bank[..., :, -1]], axis=-1)
+    edge = np.concatenate(
+        [bank[..., 0, :], bank[..., -1, :], bank[..., :, 0], bank[..., :, -1]], axis=-1
+    )
     assert (edge > 0).all()
     inside = bank[:, 0] < 0
     share = inside.mean(axis=(1, 2))

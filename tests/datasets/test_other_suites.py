@@ -1,4 +1,6 @@
-"""The suites beyond ImageNet, each read from its usual layout in miniature; images show the number of their class."""
+"""The suites beyond ImageNet, each read from its usual layout in miniature; images show the number
+of their class.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ CIFAR = ClassList.plain(find_data_set("cifar-10")[0].classes)
 
 
 def pixels(label: int, salt: int, side: int = 4) -> np.ndarray:
-    """A grey image whose shade is its class, with a corner that makes it unique. (JPEG is not used: it would change them.)"""
+    """A grey image whose shade is its class, with a corner that makes it unique. (JPEG is not used:
+    it would change them.)
+    """
     image = np.full((side, side, 3), label, dtype=np.uint8)
     image[-1, -1] = (salt >> 8, salt & 255, 7)
     return image
@@ -42,7 +46,9 @@ def small(name: str, root: Path, folder: Path, val_count: int | None = None) -> 
 
 
 def accuracies(suite: Suite, shown_as: dict[str, list[int]] | None = None) -> dict[str, float]:
-    """Of a classifier that reads the shade; `shown_as` translates shades of a split into the suite's labels."""
+    """Of a classifier that reads the shade; `shown_as` translates shades of a split into the
+    suite's labels.
+    """
     found = {}
     for name in suite.split_names:
         if name in suite.holes:
@@ -76,7 +82,9 @@ def cifar_10(folder: Path, kind: str) -> None:
             content = {b"data": planes, b"labels": labels.tolist()}
             (folder / name).write_bytes(pickle.dumps(content, protocol=2))
         else:
-            np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1).tofile(folder / f"{name}.bin")
+            np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1).tofile(
+                folder / f"{name}.bin"
+            )
 
 
 def test_cifar_10_and_its_new_test_sets(tmp_path: Path) -> None:
@@ -95,7 +103,9 @@ def test_cifar_10_and_its_new_test_sets(tmp_path: Path) -> None:
     images.transpose(0, 3, 2, 1).tofile(tmp_path / "stl10_binary/test_X.bin")
     np.arange(1, 11, dtype=np.uint8).tofile(tmp_path / "stl10_binary/test_y.bin")
     suite = small("cifar-10-shifts", tmp_path, tmp_path, val_count=20)
-    as_cifar = [CIFAR.ids.index(covered[0]) if covered[0] in CIFAR.ids else 6 for covered in stl.covers]
+    as_cifar = [
+        CIFAR.ids.index(covered[0]) if covered[0] in CIFAR.ids else 6 for covered in stl.covers
+    ]
     assert accuracies(suite, {"stl-10": as_cifar}) == all_right(suite)
     assert {name: len(suite.load(name, PIXELS)) for name in suite.split_names} == {
         "train": 80,
@@ -114,8 +124,13 @@ def test_cifar_10_and_its_new_test_sets(tmp_path: Path) -> None:
 def test_cifar_s_binary_files_are_the_same_images(tmp_path: Path) -> None:
     cifar_10(tmp_path / "one/cifar-10-batches-py", "python")
     cifar_10(tmp_path / "two/cifar-10-batches-bin", "binary")
-    suites = [small("cifar-10-c", tmp_path / root, tmp_path, val_count=20) for root in ("one", "two")]
-    prints = [[suite.fingerprint(name, PIXELS) for name in ("train", "id-val", "id-test")] for suite in suites]
+    suites = [
+        small("cifar-10-c", tmp_path / root, tmp_path, val_count=20) for root in ("one", "two")
+    ]
+    prints = [
+        [suite.fingerprint(name, PIXELS) for name in ("train", "id-val", "id-test")]
+        for suite in suites
+    ]
     assert prints[0] == prints[1]
 
 
@@ -135,14 +150,21 @@ def test_cifar_10_c_severities_are_ranges_of_one_array(tmp_path: Path) -> None:
     (tmp_path / "CIFAR-10-C").mkdir()
     labels = np.tile(np.arange(10), 5000)
     np.save(tmp_path / "CIFAR-10-C/labels.npy", labels)
-    images = np.repeat(np.repeat(labels.astype(np.uint8)[:, None, None, None], 2, 1), 2, 2).repeat(3, 3)
-    images[:, 1, 1, 0], images[:, 1, 1, 1], images[:, 1, 1, 2] = (np.arange(50_000) >> s & 255 for s in (0, 8, 16))
+    images = np.repeat(np.repeat(labels.astype(np.uint8)[:, None, None, None], 2, 1), 2, 2).repeat(
+        3, 3
+    )
+    images[:, 1, 1, 0], images[:, 1, 1, 1], images[:, 1, 1, 2] = (
+        np.arange(50_000) >> s & 255 for s in (0, 8, 16)
+    )
     np.save(tmp_path / "CIFAR-10-C/fog.npy", images)
     suite = small("cifar-10-c", tmp_path, tmp_path, val_count=20)
     present = [name for name in suite.split_names if name.startswith("fog")]
     assert len(present) == 5
     assert len(suite.holes) == 90
-    numbers = {name: {int(key.rpartition("/")[2]) // 10_000 for key in suite.load(name, PIXELS).keys} for name in present}
+    numbers = {
+        name: {int(key.rpartition("/")[2]) // 10_000 for key in suite.load(name, PIXELS).keys}
+        for name in present
+    }
     assert numbers == {f"fog-{severity}": {severity - 1} for severity in range(1, 6)}
 
 
@@ -159,7 +181,9 @@ def test_domainnet_by_its_official_lists_whole_and_the_40_classes(tmp_path: Path
         for part, entries in lines.items():
             (root / f"{domain}_{part}.txt").write_text("\n".join(entries) + "\n")
     forty = small("domainnet-40", tmp_path, tmp_path, val_count=40)
-    assert {name: len(forty.load(name, PIXELS)) for name in ("train", "id-val", "id-test", "sketch")} == {
+    assert {
+        name: len(forty.load(name, PIXELS)) for name in ("train", "id-val", "id-test", "sketch")
+    } == {
         "train": 80,
         "id-val": 40,
         "id-test": 40,
@@ -167,7 +191,9 @@ def test_domainnet_by_its_official_lists_whole_and_the_40_classes(tmp_path: Path
     }
     for name in ("train", "sketch"):
         split = forty.load(name, PIXELS)
-        assert [forty.card.identities[label] for label in split.labels] == [key.split("/")[1] for key in split.keys]
+        assert [forty.card.identities[label] for label in split.labels] == [
+            key.split("/")[1] for key in split.keys
+        ]
     whole = small("domainnet", tmp_path, tmp_path, val_count=345)
     assert sorted(whole.holes) == ["infograph", "quickdraw"]
     assert len(whole.load("sketch", PIXELS)) == 345
@@ -180,7 +206,11 @@ def test_domainnet_by_its_official_lists_whole_and_the_40_classes(tmp_path: Path
     ("name", "folder", "domains"),
     [
         ("pacs-without-sketch", "PACS", ["photo", "art_painting", "cartoon", "sketch"]),
-        ("office-home-without-real-world", "OfficeHome", ["Art", "Clipart", "Product", "Real_World"]),
+        (
+            "office-home-without-real-world",
+            "OfficeHome",
+            ["Art", "Clipart", "Product", "Real_World"],
+        ),
         ("vlcs-without-voc2007", "VLCS", ["Caltech101", "LabelMe", "SUN09", "VOC2007"]),
     ],
 )
@@ -189,12 +219,20 @@ def test_one_domain_left_out(name: str, folder: str, domains: list[str], tmp_pat
     for number, domain in enumerate(domains):
         for label, identity in enumerate(card.identities):
             for image in range(5):
-                put(tmp_path / folder / domain / identity / f"{image}.png", label, 1000 * number + 5 * label + image)
+                put(
+                    tmp_path / folder / domain / identity / f"{image}.png",
+                    label,
+                    1000 * number + 5 * label + image,
+                )
     suite = small(name, tmp_path, tmp_path)
     assert accuracies(suite) == all_right(suite)
-    in_id = {key for part in ("train", "id-val", "id-test") for key in suite.load(part, PIXELS).keys}
+    in_id = {
+        key for part in ("train", "id-val", "id-test") for key in suite.load(part, PIXELS).keys
+    }
     assert {key.split("/")[0] for key in in_id} == set(domains[:3])
-    assert {key.split("/")[0] for key in suite.load(suite.split_names[3], PIXELS).keys} == {domains[3]}
+    assert {key.split("/")[0] for key in suite.load(suite.split_names[3], PIXELS).keys} == {
+        domains[3]
+    }
     assert len(in_id) == 15 * len(card.classes)
 
 
@@ -235,7 +273,9 @@ def test_fmow_goes_by_year_and_region_and_counts_sequestered_lines(tmp_path: Pat
     classes = read_class_list(lists()["fmow"])
     root = tmp_path / "fmow_v1.1"
     root.mkdir()
-    (root / "country_code_mapping.csv").write_text("name,alpha-3,region\nFrance,FRA,Europe\nKenya,KEN,Africa\n")
+    (root / "country_code_mapping.csv").write_text(
+        "name,alpha-3,region\nFrance,FRA,Europe\nKenya,KEN,Africa\n"
+    )
     lines = ["split,category,country_code,timestamp"]
     for split in ("seq", "train", "val", "test"):
         for year in (2010, 2014, 2016):
@@ -246,7 +286,9 @@ def test_fmow_goes_by_year_and_region_and_counts_sequestered_lines(tmp_path: Pat
     (root / "rgb_metadata.csv").write_text("\n".join(lines))
     suite = small("fmow", tmp_path, tmp_path)
     assert accuracies(suite) == all_right(suite)
-    assert {name: len(suite.load(name, PIXELS)) for name in suite.split_names} == dict.fromkeys(suite.split_names, 62)
+    assert {name: len(suite.load(name, PIXELS)) for name in suite.split_names} == dict.fromkeys(
+        suite.split_names, 62
+    )
     groups = suite.load("worst-region", PIXELS).groups
     assert groups is not None
     assert np.unique(groups).tolist() == [-1, 0, 1], "regions outside the table are in no group"

@@ -32,7 +32,9 @@ class Pictures:
         self.taken += rows.tolist()
         if len(self.taken) > 3:
             self.second.set()
-        return np.broadcast_to(rows.astype(np.uint8)[:, None, None, None], (len(rows), 2, 2, 3)).copy()
+        return np.broadcast_to(
+            rows.astype(np.uint8)[:, None, None, None], (len(rows), 2, 2, 3)
+        ).copy()
 
 
 class Mean(nn.Module):
@@ -52,7 +54,9 @@ def test_the_next_batch_is_read_while_one_is_computed_on() -> None:
     pictures: Any = Pictures()
     models: Any = {"it": Mean(pictures)}
     told: list[tuple[int, int]] = []
-    logits = logits_of(models, pictures, Engine(eval_batch=3), lambda done, of: told.append((done, of)))
+    logits = logits_of(
+        models, pictures, Engine(eval_batch=3), lambda done, of: told.append((done, of))
+    )
     assert torch.from_numpy(logits["it"]).flatten().round().tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert pictures.taken == [0, 1, 2, 3, 4, 5, 6]
     assert told == [(3, 7), (6, 7), (7, 7)]
@@ -64,8 +68,15 @@ def test_features_are_computed_anew_when_what_decoded_their_images_is_another(
 ) -> None:
     split: Any = Pictures()
     split.second.set()
-    vars(split).update(decoder=decoder, pixels=f"{decoder}-bicubic-2-2", cached_as="seven", keys=np.arange(7).astype(str))
-    backbone: Any = SimpleNamespace(name="mean", weights_sha256="0", image_tower=lambda: Mean(split))
+    vars(split).update(
+        decoder=decoder,
+        pixels=f"{decoder}-bicubic-2-2",
+        cached_as="seven",
+        keys=np.arange(7).astype(str),
+    )
+    backbone: Any = SimpleNamespace(
+        name="mean", weights_sha256="0", image_tower=lambda: Mean(split)
+    )
     for torchvision in ("0.1", "0.2"):
         monkeypatch.setattr(
             "bench.evaluation.forward.version",
@@ -93,15 +104,21 @@ def test_what_was_scored_on_another_device_can_still_be_trained() -> None:
     pictures: Any = Pictures()
     model = Moving()
     logits_of({"it": model}, pictures, Engine())  # type: ignore[dict-item]
-    model(torch.rand(2, 3, 2, 2)).sum().backward()  # weights of the inference mode would get no gradient, without a word
+    model(
+        torch.rand(2, 3, 2, 2)
+    ).sum().backward()  # weights of the inference mode would get no gradient, without a word
     assert model.weight.grad is not None
 
 
 def test_a_stop_is_heard_while_another_process_computes_the_features(tmp_path: Path) -> None:
     split: Any = Pictures()
     split.second.set()
-    vars(split).update(decoder="pil", pixels="pil-bicubic-2-2", cached_as="seven", keys=np.arange(7).astype(str))
-    backbone: Any = SimpleNamespace(name="mean", weights_sha256="0", image_tower=lambda: Mean(split))
+    vars(split).update(
+        decoder="pil", pixels="pil-bicubic-2-2", cached_as="seven", keys=np.arange(7).astype(str)
+    )
+    backbone: Any = SimpleNamespace(
+        name="mean", weights_sha256="0", image_tower=lambda: Mean(split)
+    )
     frozen_features(backbone, split, Engine(), tmp_path)
     (stored,) = (tmp_path / "features").glob("*.npy")
 

@@ -1,4 +1,6 @@
-"""A zero-shot classifier that misses its published accuracy stops the run, and the message names the cause."""
+"""A zero-shot classifier that misses its published accuracy stops the run, and the message names
+the cause.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from bench.evaluation.variants import Variant
 RNG = np.random.default_rng(0)
 CLASSES = 30
 LABELS = RNG.integers(0, CLASSES, 3000)
-KNOWN = Known(backbones=("clip",), source="a paper", accuracy={"id-test": 0.6, "some": 0.9}, tolerance=0.03)
+KNOWN = Known(
+    backbones=("clip",), source="a paper", accuracy={"id-test": 0.6, "some": 0.9}, tolerance=0.03
+)
 
 
 def logits(labels: np.ndarray, accuracy: float, classes: int = CLASSES) -> np.ndarray:
@@ -31,7 +35,8 @@ def test_within_its_range_and_on_unknown_splits_nothing_happens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "cause"), [(0.4, "too low, and no usual cause explains it"), (0.9, "too high: not all images are there")]
+    ("accuracy", "cause"),
+    [(0.4, "too low, and no usual cause explains it"), (0.9, "too high: not all images are there")],
 )
 def test_without_a_cause_none_is_named(accuracy: float, cause: str) -> None:
     with pytest.raises(BenchError, match=rf"60.0 % is published \(a paper\): .*{cause}"):
@@ -40,20 +45,28 @@ def test_without_a_cause_none_is_named(accuracy: float, cause: str) -> None:
 
 def spread(labels: np.ndarray, accuracy: float) -> np.ndarray:
     """Right on this share of the images, wrong by any class on the others."""
-    predicted = np.where(RNG.random(len(labels)) < accuracy, labels, RNG.integers(0, CLASSES, len(labels)))
+    predicted = np.where(
+        RNG.random(len(labels)) < accuracy, labels, RNG.integers(0, CLASSES, len(labels))
+    )
     return np.eye(CLASSES, dtype=np.float32)[predicted]
 
 
 def variant(cause: str, before: float, after: float) -> Variant:
-    return Variant(cause, f"with another {cause}", RNG.random(500) < before, RNG.random(500) < after)
+    return Variant(
+        cause, f"with another {cause}", RNG.random(500) < before, RNG.random(500) < after
+    )
 
 
 def test_the_change_that_closes_most_of_the_gap_is_the_cause() -> None:
     """The gap is 0.2: a change that gains less than half of it, or by chance, is none."""
     tried = [variant("shoe", 0.4, 0.45), variant("hat", 0.4, 0.6), variant("coat", 0.4, 0.52)]
-    with pytest.raises(BenchError, match=r": hat: with another hat, \d\d\.\d % of 500 images are right instead of "):
+    with pytest.raises(
+        BenchError, match=r": hat: with another hat, \d\d\.\d % of 500 images are right instead of "
+    ):
         check_known(KNOWN, "id-test", spread(LABELS, 0.38), LABELS, None, lambda: tried)
-    with pytest.raises(BenchError, match=r"no usual cause explains it \(class order, projection, shoe\)"):
+    with pytest.raises(
+        BenchError, match=r"no usual cause explains it \(class order, projection, shoe\)"
+    ):
         check_known(KNOWN, "id-test", spread(LABELS, 0.38), LABELS, None, lambda: tried[:1])
 
 
@@ -61,7 +74,11 @@ def test_any_other_order_of_the_classes_is_recognised_and_named() -> None:
     order = RNG.permutation(CLASSES)
     with pytest.raises(BenchError, match="the class order is another: 6") as caught:
         check_known(KNOWN, "id-test", spread(LABELS, 0.6), order[LABELS], None)
-    moved = {f"{order[label]} are recognised as {label}" for label in range(CLASSES) if order[label] != label}
+    moved = {
+        f"{order[label]} are recognised as {label}"
+        for label in range(CLASSES)
+        if order[label] != label
+    }
     assert sum(one in caught.value.what for one in moved) == 3, caught.value.what
 
 
@@ -69,8 +86,21 @@ def test_any_other_order_of_the_classes_is_recognised_and_named() -> None:
     ("accuracy", "published", "tolerance", "cause"),
     [
         (0.96, 0.6, 0.01, "too high: not all images are there"),
-        (0.96, 0.96, 0.015, "the class order is another: 9.* images labelled 0 are recognised as 1, 1 are recognised as 0$"),
-        (0.85, 0.95, 0.11, "too low, and no usual cause explains it"),  # within the range, but a third of the gap
+        (
+            0.96,
+            0.96,
+            0.015,
+            (
+                "the class order is another: 9.* images labelled 0 are recognised as 1, 1 are"
+                " recognised as 0$"
+            ),
+        ),
+        (
+            0.85,
+            0.95,
+            0.11,
+            "too low, and no usual cause explains it",
+        ),  # within the range, but a third of the gap
     ],
 )
 def test_a_swapped_pair_explains_what_is_too_low_and_closes_most_of_the_gap(

@@ -30,17 +30,22 @@ def test_against_scikit_learn(sample: tuple[np.ndarray, np.ndarray, np.ndarray])
     assert got.class_mean == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert got.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro"))
     assert got.nll == pytest.approx(log_loss(labels, p))
-    assert got.brier == pytest.approx(np.mean([((p[i] - np.eye(5)[labels[i]]) ** 2).sum() for i in range(len(labels))]))
+    assert got.brier == pytest.approx(
+        np.mean([((p[i] - np.eye(5)[labels[i]]) ** 2).sum() for i in range(len(labels))])
+    )
 
 
-def test_worst_group_ignores_images_without_a_group(sample: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_worst_group_ignores_images_without_a_group(
+    sample: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
     logits, labels, groups = sample
     by_hand = min((logits.argmax(1) == labels)[groups == g].mean() for g in (0, 1, 2))
     assert score(logits, labels, groups, "worst_group").score == pytest.approx(by_hand)
 
 
 def test_calibration_error_by_hand() -> None:
-    # Two bins of width 1/2: (0, .5] holds .5 right and .4 wrong; (.5, 1] holds .9 right, .8 right and .7 wrong.
+    # Two bins of width 1/2: (0, .5] holds .5 right and .4 wrong; (.5, 1] holds .9 right, .8 right
+    # and .7 wrong.
     confidence = np.array([0.5, 0.4, 0.9, 0.8, 0.7])
     correct = np.array([True, False, True, True, False])
     by_hand = 2 / 5 * abs(0.5 - 0.45) + 3 / 5 * abs(2 / 3 - 0.8)
@@ -51,7 +56,9 @@ def test_perfect_and_hopeless() -> None:
     labels = np.arange(4)
     right = score(np.eye(4, dtype=np.float32) * 100, labels, None)
     wrong = score(np.roll(np.eye(4, dtype=np.float32), 1, axis=1) * 100, labels, None)
-    assert (right.accuracy, right.nll, right.brier, right.ece) == pytest.approx((1, 0, 0, 0), abs=1e-12)
+    assert (right.accuracy, right.nll, right.brier, right.ece) == pytest.approx(
+        (1, 0, 0, 0), abs=1e-12
+    )
     assert (wrong.accuracy, wrong.brier, wrong.ece) == pytest.approx((0, 2, 1))
     assert wrong.nll == pytest.approx(100)
 

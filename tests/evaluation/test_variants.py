@@ -47,7 +47,15 @@ def test_another_resize_is_by_the_decoder_of_the_split(decoder: Decoder) -> None
     split: Any = Photographs(pixels)
     tower: Any = Mean()
     classifier = Classifier(tower, Head(torch.eye(3)[:2], normalize=False))
-    made = variants(classifier, split, pixels, None, Engine(threads=1), None, lambda text: pytest.fail("there is no text tower"))
+    made = variants(
+        classifier,
+        split,
+        pixels,
+        None,
+        Engine(threads=1),
+        None,
+        lambda text: pytest.fail("there is no text tower"),
+    )
     assert [one.change for one in made][1:] == [
         f"with the pixels {decoder}-bicubic-28-28",
         f"with the pixels {decoder}-bilinear-28-28",

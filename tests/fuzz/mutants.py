@@ -1,4 +1,6 @@
-"""Files with one thing wrong, each read by a command in a process forked from a warm one: exit code, memory and time."""
+"""Files with one thing wrong, each read by a command in a process forked from a warm one: exit
+code, memory and time.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from typing import Any
 
 #: Values of other kinds and sizes than anybody expects.
 ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 1e308, 2**63, 10**400, float("nan"), float("inf"), "", "\x1b[31m\u202e", "x" * 10_000, "../../etc/passwd",
+    None, True, -1, 0, 1e308, 2**63, 10**400, float("nan"), float("inf"), "", "\x1b[31m\u202e",
+    "x" * 10_000, "../../etc/passwd",
     "{0..999999999}", "*" * 50, [], {}, [[]], {"": None}, ["a"], [1, 2], {"name": "a"},
 )  # fmt: skip
 #: A command may take this much.
@@ -36,7 +39,10 @@ class Found:
 
     def __str__(self) -> str:
         codes = ", ".join(f"{number} with {code}" for code, number in sorted(self.codes.items()))
-        return f"exit codes: {codes}; at most {self.most_mebibytes:.0f} MiB and {self.most_seconds:.1f} s"
+        return (
+            f"exit codes: {codes}; at most {self.most_mebibytes:.0f} MiB and"
+            f" {self.most_seconds:.1f} s"
+        )
 
 
 def within(value: Any, rng: random.Random) -> Any:
@@ -44,7 +50,13 @@ def within(value: Any, rng: random.Random) -> Any:
     places: list[tuple[Any, Any]] = []
 
     def walk(node: Any) -> None:
-        items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        items = (
+            node.items()
+            if isinstance(node, dict)
+            else enumerate(node)
+            if isinstance(node, list)
+            else ()
+        )
         for key, item in items:
             places.append((node, key))
             walk(item)
@@ -80,7 +92,9 @@ def bytes_within(content: bytes, rng: random.Random) -> bytes:
         elif how == 3:
             made[at:at] = made[at : at + length]
         else:
-            made[at : at + length] = rng.choice((rng.randbytes(length), b"\xff" * length, b"\0" * length))
+            made[at : at + length] = rng.choice(
+                (rng.randbytes(length), b"\xff" * length, b"\0" * length)
+            )
     return bytes(made)
 
 
@@ -90,8 +104,13 @@ def zip_within(content: Path, made: Path, rng: random.Random) -> None:
         members = {name: source.read(name) for name in source.namelist()}
     chosen = rng.choice(list(members))
     before = members.pop(chosen)
-    after = json_within(before, rng) if before[:1] == b"{" and rng.random() < 0.8 else bytes_within(before, rng)
-    # A member that is named by its content gets the name of what it holds now, wherever that stands.
+    after = (
+        json_within(before, rng)
+        if before[:1] == b"{" and rng.random() < 0.8
+        else bytes_within(before, rng)
+    )
+    # A member that is named by its content gets the name of what it holds now, wherever that
+    # stands.
     old, new = (hashlib.sha256(one).hexdigest() for one in (before, after))
     members[chosen.replace(old, new)] = after
     with zipfile.ZipFile(made, "w") as target:
@@ -105,12 +124,22 @@ def json_within(content: bytes, rng: random.Random) -> bytes:
 
 def toml(value: Any) -> str:
     """Tables and lists as TOML, inline below the first level."""
-    return "".join(f"{json.dumps(str(key))} = {_inline(item)}\n" for key, item in value.items() if item is not None)
+    return "".join(
+        f"{json.dumps(str(key))} = {_inline(item)}\n"
+        for key, item in value.items()
+        if item is not None
+    )
 
 
 def _inline(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(str(k))} = {_inline(v)}" for k, v in value.items() if v is not None) + "}"
+        return (
+            "{"
+            + ", ".join(
+                f"{json.dumps(str(k))} = {_inline(v)}" for k, v in value.items() if v is not None
+            )
+            + "}"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(_inline(item) for item in value if item is not None) + "]"
     if isinstance(value, float):
@@ -130,7 +159,9 @@ def run(command: list[str], folder: Path) -> tuple[int, float, float]:
             os.dup2(told, 1)
             os.dup2(told, 2)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a handler of pytest would wait for a lock that nobody holds
+            signal.signal(
+                signal.SIGALRM, signal.SIG_DFL
+            )  # a handler of pytest would wait for a lock that nobody holds
             signal.alarm(int(SECONDS))
             from bench.cli import main
 
@@ -148,7 +179,9 @@ def run(command: list[str], folder: Path) -> tuple[int, float, float]:
     return 128 - code if code < 0 else code, used.ru_maxrss / 1024, time.monotonic() - start
 
 
-def try_mutants(make: Callable[[Path, random.Random], list[str]], number: int, folder: Path, seed: int = 0) -> Found:
+def try_mutants(
+    make: Callable[[Path, random.Random], list[str]], number: int, folder: Path, seed: int = 0
+) -> Found:
     """Make and read mutants.
 
     Args:
@@ -161,8 +194,14 @@ def try_mutants(make: Callable[[Path, random.Random], list[str]], number: int, f
         command = make(place, random.Random(f"{seed}-{one}"))
         code, mebibytes, seconds = run(command, place)
         found.codes[code] += 1
-        found.most_mebibytes, found.most_seconds = max(found.most_mebibytes, mebibytes), max(found.most_seconds, seconds)
+        found.most_mebibytes, found.most_seconds = (
+            max(found.most_mebibytes, mebibytes),
+            max(found.most_seconds, seconds),
+        )
         if code == 4 or code > 5 or mebibytes > MEBIBYTES or seconds > SECONDS:
             told = (place / "told").read_text(errors="replace").strip()[-300:]
-            found.faults.append(f"mutant {one}: exit {code}, {mebibytes:.0f} MiB, {seconds:.1f} s, {' '.join(command)}: {told}")
+            found.faults.append(
+                f"mutant {one}: exit {code}, {mebibytes:.0f} MiB, {seconds:.1f} s,"
+                f" {' '.join(command)}: {told}"
+            )
     return found

@@ -21,15 +21,29 @@ Predict = Callable[..., None]
 def metrics_of(score: float, images: int = 100) -> SplitMetrics:
     """Metrics of a split on which everything is `score`."""
     return SplitMetrics(
-        images=images, score=score, accuracy=score, class_mean=score, macro_f1=score, nll=1 - score, ece=0.1, brier=1 - score
+        images=images,
+        score=score,
+        accuracy=score,
+        class_mean=score,
+        macro_f1=score,
+        nll=1 - score,
+        ece=0.1,
+        brier=1 - score,
     )
 
 
 @pytest.fixture
 def make() -> Make:
-    """`make("wise-ft", 0, {"id-test": .9, "sketch": .5})`: a done run, its fields replaced by keyword."""
+    """`make("wise-ft", 0, {"id-test": .9, "sketch": .5})`: a done run, its fields replaced by
+    keyword.
+    """
 
-    def record(method: str = "wise-ft", seed: int = 0, scores: Mapping[str, float] | None = None, **fields: Any) -> RunRecord:
+    def record(
+        method: str = "wise-ft",
+        seed: int = 0,
+        scores: Mapping[str, float] | None = None,
+        **fields: Any,
+    ) -> RunRecord:
         scores = scores if scores is not None else {"id-test": 0.9, "cartoon": 0.6, "sketch": 0.5}
         shifts = fields.get("shifts", ["cartoon", "sketch"])
         made = {
@@ -64,7 +78,9 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def predict(store: Store) -> Predict:
-    """`predict(record, "sketch", right)`: keep predictions in the store, right or wrong per image, of classes 0 and 1."""
+    """`predict(record, "sketch", right)`: keep predictions in the store, right or wrong per image,
+    of classes 0 and 1.
+    """
 
     def write(record: RunRecord, split: str, right: Sequence[bool], **columns: Any) -> None:
         images = len(right)
@@ -78,13 +94,17 @@ def predict(store: Store) -> Predict:
             "label_logit": logits[np.arange(images), labels],
             "maximum": logits.max(axis=1),
             "log_sum_exp": np.log(np.exp(logits).sum(axis=1)),
-            "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.astype(np.float16).ravel()), 2),
+            "logits": pa.FixedSizeListArray.from_arrays(
+                pa.array(logits.astype(np.float16).ravel()), 2
+            ),
             **columns,
         }
         record.metrics[split] = metrics_of(float(np.mean(right)), images)
         path = store.run_dir(record) / "predictions" / f"{split}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({name: values for name, values in kept.items() if values is not None}), path)
+        pq.write_table(
+            pa.table({name: values for name, values in kept.items() if values is not None}), path
+        )
         store.save_run(record)
 
     return write

@@ -37,7 +37,8 @@ def stored_run(
     curve: bool = False,
     **fields: Any,
 ) -> RunRecord:
-    """A done run in the store, as `bench run` leaves one: predictions by a classifier of some skill, metrics of just those.
+    """A done run in the store, as `bench run` leaves one: predictions by a classifier of some
+    skill, metrics of just those.
 
     Args:
         curve: with an interpolation curve of three points, of which the last one is the run itself.
@@ -45,9 +46,15 @@ def stored_run(
     parameters = {"alpha": 0.5, "lr": 0.1}
     identity = {"name": method, "version": 1, "source": "", "parameters": parameters}
     data = {split: hashlib.sha256(split.encode()).hexdigest() for split in SPLITS}
-    fit = {"protocol": 1, "method": identity, "backbone": "b" * 64, "pixels": "pil-bicubic-36-32", "train": "t" * 64,
+    fit = {"protocol": 1, "method": identity, "backbone": "b" * 64, "pixels": "pil-bicubic-36-32",
+    "train": "t" * 64,
            "id_val": data["id-val"], "seed": seed}  # fmt: skip
-    evaluation = {"data": data, "projection": "identity", "pixels": "pil-bicubic-36-32", "metrics": {"": "accuracy"}}
+    evaluation = {
+        "data": data,
+        "projection": "identity",
+        "pixels": "pil-bicubic-36-32",
+        "metrics": {"": "accuracy"},
+    }
     fit_id = digest(fit)[:24]
     record = RunRecord.model_validate(
         {
@@ -82,15 +89,28 @@ def stored_run(
             record.temperature = fitted_temperature(logits, labels)
         if curve:
             start = draw.normal(size=(images, CLASSES)) + (number > 1) * np.eye(CLASSES)[labels]
-            line = {alpha: ((1 - alpha) * start + alpha * logits).argmax(axis=1) for alpha in (0.0, 0.5, 1.0)}
-            write_curve(store.run_dir(record) / "curve" / f"{split}.parquet", _split(split, labels, groups), line)
+            line = {
+                alpha: ((1 - alpha) * start + alpha * logits).argmax(axis=1)
+                for alpha in (0.0, 0.5, 1.0)
+            }
+            write_curve(
+                store.run_dir(record) / "curve" / f"{split}.parquet",
+                _split(split, labels, groups),
+                line,
+            )
             for alpha, said in line.items():
                 point = next((p for p in record.curve if p.alpha == alpha), None)
                 if point is None:
                     record.curve.append(point := CurvePoint(alpha=alpha, scores={}, ood=None))
                 point.scores[split] = float((said == labels).mean())
         record.metrics[split] = score(logits, labels, groups)
-        write_predictions(store.run_dir(record) / "predictions" / f"{split}.parquet", split, logits, labels, groups)
+        write_predictions(
+            store.run_dir(record) / "predictions" / f"{split}.parquet",
+            split,
+            logits,
+            labels,
+            groups,
+        )
     record.ood = float(np.mean([record.metrics[split].score for split in record.averaged]))
     for point in record.curve:
         point.ood = float(np.mean([point.scores[split] for split in record.averaged]))
@@ -116,22 +136,30 @@ def write_predictions(path: Path, split: str, logits: Any, labels: Any, groups: 
         "maximum": pa.array(ordered[:, -1]),
         "runner_up": pa.array(ordered[:, -2]),
         "log_sum_exp": pa.array(logsumexp(logits.astype(np.float64), axis=1)),
-        "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.astype(np.float16).reshape(-1)), logits.shape[1]),
+        "logits": pa.FixedSizeListArray.from_arrays(
+            pa.array(logits.astype(np.float16).reshape(-1)), logits.shape[1]
+        ),
     }
     pq.write_table(pa.table(columns), path)
 
 
 class Forger:
-    """A pack taken apart, to be put together again with hashes that hold: only what was changed is wrong.
+    """A pack taken apart, to be put together again with hashes that hold: only what was changed is
+    wrong.
 
     Attributes:
-        manifest: of the pack. blobs: SHA-256 -> content. members: files written besides, as (name or entry, content).
+        manifest: of the pack. blobs: SHA-256 -> content. members: files written besides, as (name
+            or entry, content).
     """
 
     def __init__(self, path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             self.manifest = json.loads(archive.read("manifest.json"))
-            self.blobs = {n.removeprefix("blobs/"): archive.read(n) for n in archive.namelist() if n != "manifest.json"}
+            self.blobs = {
+                n.removeprefix("blobs/"): archive.read(n)
+                for n in archive.namelist()
+                if n != "manifest.json"
+            }
         self.members: list[tuple[str | zipfile.ZipInfo, bytes]] = []
         self.compression = zipfile.ZIP_STORED
         self.rehash = True
@@ -150,17 +178,23 @@ class Forger:
         packed["record"] = self.put(json.dumps(content).encode())
 
     def reidentified(self, change: Callable[[dict[str, Any]], Any], run: int = 0) -> None:
-        """Change the record of a run and let its ids follow, as somebody would who knows how they are made."""
+        """Change the record of a run and let its ids follow, as somebody would who knows how they
+        are made.
+        """
 
         def with_ids(content: dict[str, Any]) -> None:
             change(content)
             content["fit_id"] = digest(content["identity"]["fit"])[:24]
-            content["eval_id"] = digest({"fit": content["fit_id"], **content["identity"]["evaluation"]})[:24]
+            content["eval_id"] = digest(
+                {"fit": content["fit_id"], **content["identity"]["evaluation"]}
+            )[:24]
             self.manifest["runs"][run]["eval_id"] = content["eval_id"]
 
         self.record(with_ids, run)
 
-    def table(self, kind: str, change: Callable[[dict[str, Any]], Any], split: str = "art", run: int = 0) -> None:
+    def table(
+        self, kind: str, change: Callable[[dict[str, Any]], Any], split: str = "art", run: int = 0
+    ) -> None:
         """Change the columns (as lists) of the `images`, `outcomes` or `curve` of a run's split."""
         packed = self.manifest["runs"][run]
         table = pq.read_table(io.BytesIO(self.blobs[packed[kind][split]]))
@@ -175,10 +209,16 @@ class Forger:
     def write(self, path: Path) -> Path:
         """Put the pack together."""
         if self.rehash:
-            self.manifest["digest"] = digest({key: value for key, value in self.manifest.items() if key != "digest"})
+            self.manifest["digest"] = digest(
+                {key: value for key, value in self.manifest.items() if key != "digest"}
+            )
             runs = self.manifest["runs"]
             kinds = ("images", "outcomes", "curve")
-            named = {sha for run in runs for sha in (run["record"], *(sha for kind in kinds for sha in run[kind].values()))}
+            named = {
+                sha
+                for run in runs
+                for sha in (run["record"], *(sha for kind in kinds for sha in run[kind].values()))
+            }
             self.blobs = {sha: content for sha, content in self.blobs.items() if sha in named}
         with zipfile.ZipFile(path, "w", self.compression) as archive:
             for sha, content in self.blobs.items():

@@ -1,4 +1,6 @@
-"""The interval over images of the distance above the curve: against a plain loop, and where there is none."""
+"""The interval over images of the distance above the curve: against a plain loop, and where there
+is none.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def runs(store: Store) -> tuple[list[RunRecord], dict[int, RunRecord]]:
     return [stored_run(store, seed=seed, skill=1.5) for seed in (0, 1)], yardsticks(curves)
 
 
-def test_images_are_drawn_for_method_and_curve_together(store: Store, runs: tuple[list[RunRecord], dict[int, RunRecord]]) -> None:
+def test_images_are_drawn_for_method_and_curve_together(
+    store: Store, runs: tuple[list[RunRecord], dict[int, RunRecord]]
+) -> None:
     mine, curves = runs
     predictions = Predictions(store)
     estimate = float(np.mean([distance(run, curves[run.seed]) for run in mine]))
@@ -43,9 +47,16 @@ def test_images_are_drawn_for_method_and_curve_together(store: Store, runs: tupl
     assert isinstance(found, Interval)
     splits = ("id-test", *SHIFTS)
     said = {(run.seed, split): predictions.outcomes(run, split) for run in mine for split in splits}
-    along = {(seed, split): predictions.curve(curve, split) for seed, curve in curves.items() for split in splits}
+    along = {
+        (seed, split): predictions.curve(curve, split)
+        for seed, curve in curves.items()
+        for split in splits
+    }
     rng, drawn = np.random.default_rng(1), []
-    for _ in range(1000):  # as one would write it down: scores of the drawn images, into records, through the definition
+    for _ in range(
+        1000
+        # As one would write it down: scores of the drawn images, through the definition
+    ):
         rows = {split: rng.integers(0, 60, 60) for split in splits}
         values = []
         for run in mine:
@@ -58,7 +69,9 @@ def test_images_are_drawn_for_method_and_curve_together(store: Store, runs: tupl
                 for point in curve.curve:
                     point.scores[split] = float(points[point.alpha].correct[at].mean())
             values.append(above_curve(run, curve, SHIFTS))
-        drawn.append(np.nan if None in values else np.mean([value for value in values if value is not None]))
+        drawn.append(
+            np.nan if None in values else np.mean([value for value in values if value is not None])
+        )
     low = 2 * estimate - np.quantile(np.nan_to_num(drawn, nan=np.inf), 0.975, method="higher")
     high = 2 * estimate - np.quantile(np.nan_to_num(drawn, nan=-np.inf), 0.025, method="lower")
     assert found.over == "images"
@@ -74,20 +87,30 @@ def test_a_point_of_the_curve_itself_lies_on_it_in_every_draw(store: Store) -> N
 
 def test_draws_outside_the_range_count_beyond_both_ends() -> None:
     draws = np.linspace(-0.1, 0.1, 1001)
-    whole, few, many = (interval(0.0, np.append(draws, [np.nan] * outside)) for outside in (0, 10, 30))
+    whole, few, many = (
+        interval(0.0, np.append(draws, [np.nan] * outside)) for outside in (0, 10, 30)
+    )
     assert isinstance(whole, Interval)
     assert isinstance(few, Interval)
     assert (whole.low, whole.high) == pytest.approx((-0.095, 0.095), abs=1e-3)
     assert (few.low, few.high) == pytest.approx((-0.097, 0.097), abs=1e-3)
-    assert many == "its ID lies so near to the end of the curve's range that 3 % of the draws of images leave it"
+    assert (
+        many
+        == "its ID lies so near to the end of the curve's range that 3 % of the draws of images"
+        " leave it"
+    )
 
 
-def test_the_board_has_the_interval_or_says_why_not(store: Store, runs: tuple[list[RunRecord], dict[int, RunRecord]]) -> None:
+def test_the_board_has_the_interval_or_says_why_not(
+    store: Store, runs: tuple[list[RunRecord], dict[int, RunRecord]]
+) -> None:
     mine, curves = runs
     everyone = [*mine, *curves.values()]
     (table,) = tables(everyone, View(spread="images"), Predictions(store))
     (row,) = [row for row in table.rows if row["method"] == "wise-ft"]
-    low, value, high = (row[key] for key in ("above_curve_images_low", "above_curve", "above_curve_images_high"))
+    low, value, high = (
+        row[key] for key in ("above_curve_images_low", "above_curve", "above_curve_images_high")
+    )
     assert isinstance(value, float)
     assert low < value < high  # type: ignore[operator]
     for path in store.root.glob("runs/*/*/full-finetune/*/curve/sketch.parquet"):
@@ -97,15 +120,27 @@ def test_the_board_has_the_interval_or_says_why_not(store: Store, runs: tuple[li
     assert row["above_curve"] == value
     assert "above_curve_images_low" not in row
     assert any(
-        "no interval over images for full-finetune, wise-ft: " in note and "with --curve adds it" in note for note in table.notes
+        "no interval over images for full-finetune, wise-ft: " in note
+        and "with --curve adds it" in note
+        for note in table.notes
     )
-    assert not any("no interval over images" in note for note in tables(everyone, View(), Predictions(store))[0].notes)
+    assert not any(
+        "no interval over images" in note
+        for note in tables(everyone, View(), Predictions(store))[0].notes
+    )
 
 
 def macro_f1(said: Outcomes, at: np.ndarray) -> float:
     label, predicted = said.labels[at], said.predicted[at]
     return float(
-        np.mean([2 * ((label == c) & (predicted == c)).sum() / ((label == c).sum() + (predicted == c).sum()) for c in range(4)])
+        np.mean(
+            [
+                2
+                * ((label == c) & (predicted == c)).sum()
+                / ((label == c).sum() + (predicted == c).sum())
+                for c in range(4)
+            ]
+        )
     )
 
 
@@ -114,11 +149,15 @@ def worst_group(said: Outcomes, at: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("metric", [macro_f1, worst_group])
-def test_other_metrics_are_scored_anew_in_every_draw(store: Store, metric: Callable[[Outcomes, np.ndarray], float]) -> None:
+def test_other_metrics_are_scored_anew_in_every_draw(
+    store: Store, metric: Callable[[Outcomes, np.ndarray], float]
+) -> None:
     splits = ("id-test", *SHIFTS)
     curve = stored_run(store, "full-finetune", skill=4.0, curve=True, images=300)
     run = stored_run(store, skill=1.5, images=300)
-    for split in SHIFTS:  # one class is never said, and a group lacks another: far from the accuracy
+    for (
+        split
+    ) in SHIFTS:  # one class is never said, and a group lacks another: far from the accuracy
         path = store.run_dir(run) / "predictions" / f"{split}.parquet"
         table = pd.read_parquet(path)
         table.loc[table["prediction"] == 3, "prediction"] = 0
@@ -153,7 +192,9 @@ def test_other_metrics_are_scored_anew_in_every_draw(store: Store, metric: Calla
 
 
 def test_a_damaged_curve_costs_its_row_the_interval(
-    store: Store, runs: tuple[list[RunRecord], dict[int, RunRecord]], overwrite: Callable[[Path], None]
+    store: Store,
+    runs: tuple[list[RunRecord], dict[int, RunRecord]],
+    overwrite: Callable[[Path], None],
 ) -> None:
     mine, curves = runs
     overwrite(store.run_dir(curves[0]) / "curve" / "art.parquet")

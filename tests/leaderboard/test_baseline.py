@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 from scipy.special import expit, logit
 
-from bench.leaderboard.board.baseline import Line, Piece, chosen, effective, fit, measured, published
+from bench.leaderboard.board.baseline import (
+    Line,
+    Piece,
+    chosen,
+    effective,
+    fit,
+    measured,
+    published,
+)
 from bench.leaderboard.board.tables import View, boards, tables
 from bench.results.record import RunRecord, SplitMetrics
 
@@ -19,7 +27,9 @@ Make = Callable[..., RunRecord]
 
 
 def metrics_of(score: float) -> SplitMetrics:
-    same = dict.fromkeys(("score", "accuracy", "class_mean", "macro_f1", "nll", "ece", "brier"), score)
+    same = dict.fromkeys(
+        ("score", "accuracy", "class_mean", "macro_f1", "nll", "ece", "brier"), score
+    )
     return SplitMetrics(images=100, **same)
 
 
@@ -35,13 +45,19 @@ def table_of_the_testbed() -> Path:
 
 
 def test_the_lines_are_those_of_the_testbeds_table() -> None:
-    lines = {(shift, line.id): line for shift, kinds in published("imagenet-shifts").items() for line in kinds}
+    lines = {
+        (shift, line.id): line
+        for shift, kinds in published("imagenet-shifts").items()
+        for line in kinds
+    }
     breaks = {key: line.pieces[0].below for key, line in lines.items() if len(line.pieces) > 1}
     found = refitted(table_of_the_testbed(), breaks)
     assert found.keys() == lines.keys()
     for key, pieces in found.items():
         for piece, stated in zip(pieces, lines[key].pieces, strict=True):
-            assert (piece.slope, piece.intercept) == pytest.approx((stated.slope, stated.intercept), abs=5e-6)
+            assert (piece.slope, piece.intercept) == pytest.approx(
+                (stated.slope, stated.intercept), abs=5e-6
+            )
 
 
 def test_a_fit_finds_the_line_that_made_the_points() -> None:
@@ -63,8 +79,13 @@ def test_imagenets_board_has_the_column_and_says_where_its_line_is_from(make: Ma
     scores = {"id-test": 0.633, **dict.fromkeys(IMAGENET, 0.5)}
     record = make(suite="imagenet-shifts", scores=scores, shifts=IMAGENET)
     (table,) = tables([record], View())
-    own = [effective(record, shift, line) for shift, line in chosen(published("imagenet-shifts"), [record]).items()]
-    assert table.rows[0]["effective"] == pytest.approx(sum(value for value in own if value is not None) / 5)
+    own = [
+        effective(record, shift, line)
+        for shift, line in chosen(published("imagenet-shifts"), [record]).items()
+    ]
+    assert table.rows[0]["effective"] == pytest.approx(
+        sum(value for value in own if value is not None) / 5
+    )
     v2 = 0.5 - expit(0.92323 * logit(0.633) - 0.49769)
     assert table.rows[0]["effective imagenet-v2"] == pytest.approx(v2)
     assert any("85 standard models" in note for note in table.notes)
@@ -76,7 +97,9 @@ def test_id_on_the_shifts_classes_is_used_where_every_row_has_it(make: Make) -> 
     record = make(suite="imagenet-shifts", scores=scores, shifts=IMAGENET, id_matched=matched)
     lines = chosen(published("imagenet-shifts"), [record])
     assert {shift for shift, line in lines.items() if line.id == "id_matched"} == {"imagenet-r"}
-    assert effective(record, "imagenet-r", lines["imagenet-r"]) == pytest.approx(0.5 - expit(0.63684 * logit(0.9) - 2.10772))
+    assert effective(record, "imagenet-r", lines["imagenet-r"]) == pytest.approx(
+        0.5 - expit(0.63684 * logit(0.9) - 2.10772)
+    )
     (board,) = boards([record], View()).boards
     assert board.rows[0].cells["id_matched"].value == pytest.approx((0.9 + 4 * 0.6) / 5)
     older = record.model_copy(update={"id_matched": {}})
@@ -92,7 +115,12 @@ def test_five_declared_backbones_make_a_line_and_four_do_not(make: Make, tmp_pat
     def run(number: int) -> RunRecord:
         at = 0.5 + 0.08 * number
         scores = {"id-test": at, "cartoon": at - 0.2, "sketch": at - 0.3}
-        return make("full-finetune", scores=scores, backbone=f"net{number}", backbone_sha256=str(number) * 64)
+        return make(
+            "full-finetune",
+            scores=scores,
+            backbone=f"net{number}",
+            backbone_sha256=str(number) * 64,
+        )
 
     names = [f"net{number}" for number in range(5)]
     assert measured([run(number) for number in range(4)], names) == {}
@@ -105,4 +133,6 @@ def test_five_declared_backbones_make_a_line_and_four_do_not(make: Make, tmp_pat
     found = boards([run(number) for number in range(5)], View(baseline=file)).boards
     values = [board.rows[0].cells["effective"].value for board in found]
     assert all(value is not None and abs(value) < 0.02 for value in values)
-    assert all("5 standard backbones" in line.source for board in found for line in board.lines.values())
+    assert all(
+        "5 standard backbones" in line.source for board in found for line in board.lines.values()
+    )

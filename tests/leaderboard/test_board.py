@@ -18,7 +18,10 @@ Make = Callable[..., RunRecord]
 
 def test_seeds_are_averaged_with_the_sample_standard_deviation(make: Make) -> None:
     scores = [0.50, 0.53, 0.59]
-    records = [make(seed=seed, scores={"id-test": 0.9, "cartoon": 0.7, "sketch": value}) for seed, value in enumerate(scores)]
+    records = [
+        make(seed=seed, scores={"id-test": 0.9, "cartoon": 0.7, "sketch": value})
+        for seed, value in enumerate(scores)
+    ]
     (table,) = tables(records, View())
     (row,) = table.rows
     mean = (0.50 + 0.53 + 0.59) / 3
@@ -51,9 +54,14 @@ def test_a_run_on_other_data_stands_apart_and_says_in_what_it_differs(make: Make
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"backbone_sha256": "c" * 64}, "backbone weights"), ({"pixels": "pil-bicubic-64-64"}, "pixels")],
+    [
+        ({"backbone_sha256": "c" * 64}, "backbone weights"),
+        ({"pixels": "pil-bicubic-64-64"}, "pixels"),
+    ],
 )
-def test_other_weights_or_pixels_are_not_comparable(make: Make, changed: dict[str, str], named: str) -> None:
+def test_other_weights_or_pixels_are_not_comparable(
+    make: Make, changed: dict[str, str], named: str
+) -> None:
     _, apart = tables([make("a"), make("b"), make("c", **changed)], View())
     assert named in apart.title
 
@@ -87,7 +95,9 @@ def test_a_missing_shift_is_a_hole_with_its_reason_and_leaves_every_average(make
     assert "OOD = mean over cartoon," in notes
 
 
-def test_a_shift_that_the_card_leaves_out_of_the_average_is_shown_and_not_averaged(make: Make) -> None:
+def test_a_shift_that_the_card_leaves_out_of_the_average_is_shown_and_not_averaged(
+    make: Make,
+) -> None:
     (table,) = tables([make(averaged=["cartoon"])], View())
     assert table.rows[0]["sketch"] == pytest.approx(0.5)
     assert table.rows[0]["ood"] == pytest.approx(0.6)
@@ -96,7 +106,11 @@ def test_a_shift_that_the_card_leaves_out_of_the_average_is_shown_and_not_averag
 
 def test_without_a_common_shift_there_is_no_average(make: Make) -> None:
     (table,) = tables(
-        [make("a", scores={"id-test": 0.9, "cartoon": 0.6}), make("b", scores={"id-test": 0.9, "sketch": 0.6})], View()
+        [
+            make("a", scores={"id-test": 0.9, "cartoon": 0.6}),
+            make("b", scores={"id-test": 0.9, "sketch": 0.6}),
+        ],
+        View(),
     )
     assert [row["ood"] for row in table.rows] == [None, None]
     assert "no shift was measured in every run" in table.notes[0]
@@ -113,7 +127,13 @@ def test_limited_and_search_runs_never_enter_the_board(make: Make) -> None:
 
 
 def test_a_failed_run_is_a_row_with_the_first_line_of_its_error(make: Make) -> None:
-    failed = make("b", seed=1, status="failed", scores={}, error="Diverged: the loss is not finite\n  where: step 3")
+    failed = make(
+        "b",
+        seed=1,
+        status="failed",
+        scores={},
+        error="Diverged: the loss is not finite\n  where: step 3",
+    )
     ranked, unfinished = tables([make("a"), make("b"), failed], View())
     assert {row["method"]: row["runs"] for row in ranked.rows} == {"a": 1, "b": 1}
     (row,) = unfinished.rows
@@ -128,7 +148,10 @@ def test_unequal_numbers_of_seeds_are_said(make: Make) -> None:
 
 
 def test_external_checkpoints_are_marked_and_never_averaged(make: Make) -> None:
-    theirs = [make("external", seed, label="theirs", phase="external", fit_id=f"fit{seed}") for seed in range(2)]
+    theirs = [
+        make("external", seed, label="theirs", phase="external", fit_id=f"fit{seed}")
+        for seed in range(2)
+    ]
     (table,) = tables([make("a"), *theirs], View())
     marked = [row for row in table.rows if row["external"]]
     assert len(marked) == 2
@@ -142,13 +165,18 @@ def test_seen_id_val_is_flagged(make: Make) -> None:
 
 
 def test_a_split_of_another_size_than_its_card_states_is_flagged(make: Make) -> None:
-    (table,) = tables([make(miscounted={"real": "5 images, the card says 10"}), make("a", 1)], View())
+    (table,) = tables(
+        [make(miscounted={"real": "5 images, the card says 10"}), make("a", 1)], View()
+    )
     assert "real: 5 images, the card says 10; published numbers are of other images." in table.notes
 
 
 def test_equal_images_are_flagged_once_and_those_that_are_none_are_not(make: Make) -> None:
     found = {"id-test": 2, "id-test in train": 3, "real": 0, "real in train": 0}
-    (table,) = tables([make(duplicates=found), make("a", 1), make("b", duplicates={"id-test in train": 3})], View())
+    (table,) = tables(
+        [make(duplicates=found), make("a", 1), make("b", duplicates={"id-test in train": 3})],
+        View(),
+    )
     told = sorted(note for note in table.notes if "byte by byte" in note)
     assert told == [
         "id-test: 2 images repeat another of it, byte by byte.",
@@ -172,22 +200,37 @@ def test_search_budgets_are_shown_and_compared(make: Make) -> None:
 
 def test_rows_say_how_their_parameters_were_drawn(make: Make) -> None:
     (table,) = tables(
-        [make("a", search_trials=9, search_rule="random, asha"), make("b", search_trials=9, search_rule="grid")], View()
+        [
+            make("a", search_trials=9, search_rule="random, asha"),
+            make("b", search_trials=9, search_rule="grid"),
+        ],
+        View(),
     )
-    assert {row["method"]: row["search_rule"] for row in table.rows} == {"a": "random, asha", "b": "grid"}
+    assert {row["method"]: row["search_rule"] for row in table.rows} == {
+        "a": "random, asha",
+        "b": "grid",
+    }
     assert next(note for note in table.notes if "ASHA" in note).startswith(
         "ASHA cut the search short that chose the parameters of a:"
     )
 
 
 def test_path_candidates_are_selections_too(make: Make) -> None:
-    among = {"alpha": {"value": 0.3, "id_val": 0.9, "among": 11}, "linear-probe.C": {"value": 1.0, "id_val": 0.8, "among": 50}}
+    among = {
+        "alpha": {"value": 0.3, "id_val": 0.9, "among": 11},
+        "linear-probe.C": {"value": 1.0, "id_val": 0.8, "among": 50},
+    }
     (table,) = tables([make("a", selection=among), make("b")], View())
     assert {row["method"]: row["candidates"] for row in table.rows} == {"a": 61, "b": 0}
 
 
 def test_a_seed_counts_once(make: Make) -> None:
-    again = make(fit_id="again", eval_id="again", finished="2026-02-01", scores={"id-test": 0.5, "cartoon": 0.5, "sketch": 0.5})
+    again = make(
+        fit_id="again",
+        eval_id="again",
+        finished="2026-02-01",
+        scores={"id-test": 0.5, "cartoon": 0.5, "sketch": 0.5},
+    )
     (table,) = tables([make(), again], View())
     (row,) = table.rows
     assert (row["runs"], row["id"]) == (1, pytest.approx(0.5))
@@ -229,21 +272,41 @@ def test_rows_are_sorted_best_first_with_holes_last(make: Make) -> None:
 
 
 def test_a_shift_may_bear_the_name_of_a_column(make: Make) -> None:
-    (table,) = tables([make(scores={"id-test": 0.9, "id": 0.4, "cost": 0.2}, shifts=["id", "cost"])], View())
+    (table,) = tables(
+        [make(scores={"id-test": 0.9, "id": 0.4, "cost": 0.2}, shifts=["id", "cost"])], View()
+    )
     row = table.rows[0]
     assert (row["id"], row["cost"]) == (pytest.approx(0.9), pytest.approx(60.0))
     assert (row["shift id"], row["shift cost"]) == (pytest.approx(0.4), pytest.approx(0.2))
 
 
-def test_load_keeps_the_latest_done_record_and_drops_failures_that_were_mended(make: Make, store: Store) -> None:
-    store.save_run(make("a", status="failed", error="disk full", eval_id="early", scores={}, finished="2026-01-01T00:30:00"))
+def test_load_keeps_the_latest_done_record_and_drops_failures_that_were_mended(
+    make: Make, store: Store
+) -> None:
+    store.save_run(
+        make(
+            "a",
+            status="failed",
+            error="disk full",
+            eval_id="early",
+            scores={},
+            finished="2026-01-01T00:30:00",
+        )
+    )
     store.save_run(make("a"))
     store.save_run(make("b", status="failed", error="disk full"))
-    assert {(record.label, record.status) for record in load(store)} == {("a", "done"), ("b", "failed")}
+    assert {(record.label, record.status) for record in load(store)} == {
+        ("a", "done"),
+        ("b", "failed"),
+    }
 
 
 def test_filters_take_names_labels_and_patterns(make: Make) -> None:
-    records = [make("wise-ft", label="wise-ft (alpha=0.3)"), make("lp-ft"), make("lp-ft", suite="birds")]
+    records = [
+        make("wise-ft", label="wise-ft (alpha=0.3)"),
+        make("lp-ft"),
+        make("lp-ft", suite="birds"),
+    ]
     assert len(select(records, methods=["wise-ft"])) == 1
     assert len(select(records, methods=["wise-ft (alpha=0.3)"])) == 1
     assert len(select(records, methods=["*-ft"], suites=["pets"])) == 2
@@ -253,8 +316,16 @@ def test_filters_take_names_labels_and_patterns(make: Make) -> None:
 def test_above_the_curve_is_blank_unless_every_seed_lies_on_its_range(make: Make) -> None:
     def curve(seed: int) -> RunRecord:
         ends = ((0.0, 0.6, 0.6), (1.0, 0.8 + 0.1 * seed, 0.5))
-        points = [CurvePoint(alpha=a, scores={"id-test": x, "cartoon": y, "sketch": y}, ood=y) for a, x, y in ends]
-        return make("full-finetune", seed, scores={"id-test": 0.8 + 0.1 * seed, "cartoon": 0.5, "sketch": 0.5}, curve=points)
+        points = [
+            CurvePoint(alpha=a, scores={"id-test": x, "cartoon": y, "sketch": y}, ood=y)
+            for a, x, y in ends
+        ]
+        return make(
+            "full-finetune",
+            seed,
+            scores={"id-test": 0.8 + 0.1 * seed, "cartoon": 0.5, "sketch": 0.5},
+            curve=points,
+        )
 
     def run(name: str, seed: int, at: float) -> RunRecord:
         return make(name, seed, scores={"id-test": at, "cartoon": 0.7, "sketch": 0.7}, ood=0.7)
@@ -265,25 +336,43 @@ def test_above_the_curve_is_blank_unless_every_seed_lies_on_its_range(make: Make
     above = {row["method"]: row["above_curve"] for row in table.rows}
     assert above["inside"] == pytest.approx(0.2 - (0.1 * 1 / 3) / 2)
     assert above["outside"] is None
-    assert any("blank for outside" in note and "nothing is extrapolated" in note for note in table.notes)
+    assert any(
+        "blank for outside" in note and "nothing is extrapolated" in note for note in table.notes
+    )
 
 
 def test_a_row_is_as_far_above_the_curve_whether_or_not_the_curves_row_is_shown(make: Make) -> None:
     points = [
-        CurvePoint(alpha=a, scores={"id-test": x, "cartoon": y, "sketch": y}, ood=y) for a, x, y in ((0, 0.6, 0.6), (1, 1, 0.4))
+        CurvePoint(alpha=a, scores={"id-test": x, "cartoon": y, "sketch": y}, ood=y)
+        for a, x, y in ((0, 0.6, 0.6), (1, 1, 0.4))
     ]
-    reference = make("full-finetune", scores={"id-test": 1.0, "cartoon": 0.4, "sketch": 0.4}, curve=points)
-    alien = make("full-finetune", scores={"id-test": 1.0, "cartoon": 0.4, "sketch": 0.4}, curve=points, backbone_sha256="c" * 64)
+    reference = make(
+        "full-finetune", scores={"id-test": 1.0, "cartoon": 0.4, "sketch": 0.4}, curve=points
+    )
+    alien = make(
+        "full-finetune",
+        scores={"id-test": 1.0, "cartoon": 0.4, "sketch": 0.4},
+        curve=points,
+        backbone_sha256="c" * 64,
+    )
     shown = make("a", scores={"id-test": 0.8, "cartoon": 0.7, "sketch": 0.7})
     (table,) = tables([shown], View(), None, [shown, reference])
     assert [row["above_curve"] for row in table.rows] == [pytest.approx(0.2)]
     assert "same seed's full-finetune" in table.notes[0]
-    assert "above_curve" not in {column.key for column in tables([shown], View(), None, [shown, alien])[0].columns}
+    assert "above_curve" not in {
+        column.key for column in tables([shown], View(), None, [shown, alien])[0].columns
+    }
 
 
 def test_the_newest_run_of_the_curves_row_counts_whether_or_not_it_is_shown(make: Make) -> None:
-    points = [CurvePoint(alpha=a, scores={"id-test": x, "cartoon": 0.5, "sketch": 0.5}, ood=0.5) for a, x in ((0, 0.6), (1, 1.0))]
+    points = [
+        CurvePoint(alpha=a, scores={"id-test": x, "cartoon": 0.5, "sketch": 0.5}, ood=0.5)
+        for a, x in ((0, 0.6), (1, 1.0))
+    ]
     older = make("full-finetune", curve=points, finished="2025-01-01T00:00:00", eval_id="older")
     newer, shown = make("full-finetune"), make("a")
-    for made in (tables([shown], View(), None, [shown, older, newer]), tables([shown, older, newer], View())):
+    for made in (
+        tables([shown], View(), None, [shown, older, newer]),
+        tables([shown, older, newer], View()),
+    ):
         assert "above_curve" not in {column.key for column in made[0].columns}

@@ -1,4 +1,6 @@
-"""Charts say what the board says, in files that need no network, and nothing in a name becomes code."""
+"""Charts say what the board says, in files that need no network, and nothing in a name becomes
+code.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ HOSTILE = "</script><script>alert(1)</script>"
 
 
 def marks(*rows: tuple[str, float, float], **fields: Any) -> pd.DataFrame:
-    return pd.DataFrame([{"key": name, "row": name, "id": x, "ood": y, **fields} for name, x, y in rows])
+    return pd.DataFrame(
+        [{"key": name, "row": name, "id": x, "ood": y, **fields} for name, x, y in rows]
+    )
 
 
 def data(chart: Any, name: str) -> list[dict[str, Any]]:
@@ -75,11 +79,13 @@ def test_a_logit_axis_stands_where_the_logit_is_and_says_per_cent() -> None:
 
 
 def test_the_picture_reaches_as_far_as_the_baseline_over_the_marks() -> None:
-    chart = scatter(marks(("a", 0.6, 0.5), ("b", 0.9, 0.6)), baseline=lambda x: x - 0.2 if x < 0.8 else None)
+    chart = scatter(
+        marks(("a", 0.6, 0.5), ("b", 0.9, 0.6)), baseline=lambda x: x - 0.2 if x < 0.8 else None
+    )
     line = data(chart, "baseline")
     assert line[0]["ood"] == pytest.approx(0.4)
     assert all(0.6 <= p["id"] < 0.8 for p in line)
-    (low, high) = chart.to_dict()["layer"][-1]["encoding"]["y"]["scale"]["domain"]
+    low, high = chart.to_dict()["layer"][-1]["encoding"]["y"]["scale"]["domain"]
     assert low == pytest.approx(0.4 - 0.01)
     assert high == pytest.approx(0.6 + 0.01)
 
@@ -94,15 +100,23 @@ def test_a_radar_closes_where_every_split_is_known() -> None:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_files_carry_all_they_need_and_names_stay_text(dark: bool, tmp_path: Path) -> None:
-    long = "masked-counterfactual (lr=0.00102, weight=1.1, mask=random, mask_share=None, probability=0.25)"
+    long = (
+        "masked-counterfactual (lr=0.00102, weight=1.1, mask=random, mask_share=None,"
+        " probability=0.25)"
+    )
     chart = scatter(marks((HOSTILE, 0.8, 0.5), (long, 0.9, 0.4)), title=HOSTILE, dark=dark)
     save(chart, tmp_path / "c.html", HOSTILE)
     page = (tmp_path / "c.html").read_text(encoding="utf-8")
     assert HOSTILE not in page
     assert page.count("</script>") == 3
-    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", re.sub(r"(?s)<script.*?</script>", "", page))
+    assert not re.search(
+        r"<(script|link|img)[^>]+(src|href)=", re.sub(r"(?s)<script.*?</script>", "", page)
+    )
     assert "default-src 'none'" in page
-    assert json.loads(page.split('id="specification">')[1].split("</script>")[0])["title"]["text"] == HOSTILE
+    assert (
+        json.loads(page.split('id="specification">')[1].split("</script>")[0])["title"]["text"]
+        == HOSTILE
+    )
     save(chart, tmp_path / "c.svg", "")
     svg = (tmp_path / "c.svg").read_text(encoding="utf-8")
     assert long in svg
@@ -112,7 +126,13 @@ def test_files_carry_all_they_need_and_names_stay_text(dark: bool, tmp_path: Pat
 @pytest.mark.parametrize(("ending", "magic"), [(".png", b"\x89PNG"), (".pdf", b"%PDF")])
 def test_the_ending_says_what_is_written(tmp_path: Path, ending: str, magic: bytes) -> None:
     path = tmp_path / f"c{ending}"
-    save(diagrams.radar(pd.DataFrame([{"key": "a", "row": "a", "split": s, "score": 0.5} for s in "abc"])), path, "")
+    save(
+        diagrams.radar(
+            pd.DataFrame([{"key": "a", "row": "a", "split": s, "score": 0.5} for s in "abc"])
+        ),
+        path,
+        "",
+    )
     assert path.read_bytes().startswith(magic)
     with pytest.raises(UsageError, match="cannot be written"):
         save(None, tmp_path / "c.gif", "")
@@ -124,7 +144,11 @@ def measured(tmp_path: Path) -> Store:
     for seed in (0, 1):
         record = stored_run(store, "full-finetune", seed)
         record.curve = [
-            CurvePoint(alpha=alpha, scores={"id-test": 0.5 + alpha / 4 + seed / 10, "art": 0.5}, ood=0.4 + seed / 10)
+            CurvePoint(
+                alpha=alpha,
+                scores={"id-test": 0.5 + alpha / 4 + seed / 10, "art": 0.5},
+                ood=0.4 + seed / 10,
+            )
             for alpha in (0.0, 1.0)
         ]
         store.save_run(record)
@@ -146,7 +170,9 @@ def test_a_curve_is_the_mean_over_the_seeds_that_have_one(measured: Store) -> No
     assert found is not None
     by = found.set_index(["split", "alpha"])["score"]
     assert by["id-test", 1.0] == pytest.approx(0.8)
-    assert by["OOD average", 0.0] == pytest.approx(0.5), "the mean over the shifts asked for, not the one recorded"
+    assert by["OOD average", 0.0] == pytest.approx(0.5), (
+        "the mean over the shifts asked for, not the one recorded"
+    )
     assert curve_of([], ["art"]) is None
 
 
@@ -156,7 +182,9 @@ def end_of(board: Board, key: str) -> float | None:
     return row.cells[key].value
 
 
-def test_the_curve_averages_what_the_points_average_where_a_row_lacks_a_shift(tmp_path: Path) -> None:
+def test_the_curve_averages_what_the_points_average_where_a_row_lacks_a_shift(
+    tmp_path: Path,
+) -> None:
     store = Store(tmp_path / "store")
     reference = stored_run(store, "full-finetune", curve=True)
     lacking = stored_run(store)
@@ -168,9 +196,9 @@ def test_the_curve_averages_what_the_points_average_where_a_row_lacks_a_shift(tm
     assert end_of(board, "above_curve") == 0.0
     assert end_of(board, "curve_ood") == reference.curve[-1].scores["art"]
     assert curve["ood"].tolist() == [point.scores["art"] for point in reference.curve]
-    assert (curve["id"].iloc[-1], curve["ood"].iloc[-1]) == pytest.approx((end["id"], end["ood"])), (
-        "its end is the row's own mark"
-    )
+    assert (curve["id"].iloc[-1], curve["ood"].iloc[-1]) == pytest.approx(
+        (end["id"], end["ood"])
+    ), "its end is the row's own mark"
     for point in reference.curve:
         del point.scores["art"]
     assert yardstick(board) is None

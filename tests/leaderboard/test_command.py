@@ -32,7 +32,11 @@ def failure(result: Result, kind: type[Any]) -> Any:
 
 def test_every_format_carries_every_row(make: Make, store: Store) -> None:
     varied = {"id-test": 0.92, "cartoon": 0.6, "sketch": 0.5}
-    for record in (make("a"), make("a", 1, varied), make("b", status="failed", error="boom", scores={})):
+    for record in (
+        make("a"),
+        make("a", 1, varied),
+        make("b", status="failed", error="boom", scores={}),
+    ):
         store.save_run(record)
     whole = json.loads(board(store, "--format", "json").stdout)
     assert whole["schema"] == 1
@@ -42,7 +46,11 @@ def test_every_format_carries_every_row(make: Make, store: Store) -> None:
     rows = list(csv.DictReader(io.StringIO(board(store, "--format", "csv").stdout)))
     assert [(row["group"], row["method"]) for row in rows] == [("ranked", "a"), ("unfinished", "b")]
     assert float(rows[0]["sketch"]) == pytest.approx(0.5)
-    for form, mark in (("table", "91.0 ± 1.4"), ("md", "| 91.0 ± 1.4 |"), ("latex", r"91.0 {\scriptsize $\pm$ 1.4}")):
+    for form, mark in (
+        ("table", "91.0 ± 1.4"),
+        ("md", "| 91.0 ± 1.4 |"),
+        ("latex", r"91.0 {\scriptsize $\pm$ 1.4}"),
+    ):
         text = board(store, "--format", form).stdout
         assert mark in text
         assert "boom" in text
@@ -50,7 +58,9 @@ def test_every_format_carries_every_row(make: Make, store: Store) -> None:
 
 def test_a_pipe_never_loses_a_column(make: Make, store: Store) -> None:
     shifts = [f"a-shift-with-a-long-name-{i}" for i in range(12)]
-    store.save_run(make("m" * 60, scores={"id-test": 0.9, **dict.fromkeys(shifts, 0.5)}, shifts=shifts))
+    store.save_run(
+        make("m" * 60, scores={"id-test": 0.9, **dict.fromkeys(shifts, 0.5)}, shifts=shifts)
+    )
     lines = board(store).stdout.splitlines()
     assert all(shift in lines[1] for shift in shifts)
     assert "m" * 60 in lines[2]
@@ -86,7 +96,9 @@ def test_an_unknown_column_is_a_usage_error(make: Make, store: Store) -> None:
 
 def test_extra_columns(make: Make, store: Store) -> None:
     store.save_run(make(peak_memory_mb=100.0))
-    (table,) = json.loads(board(store, "--columns", "nll,memory,id-val", "--format", "json").stdout)["tables"]
+    (table,) = json.loads(
+        board(store, "--columns", "nll,memory,id-val", "--format", "json").stdout
+    )["tables"]
     row = table["rows"][0]
     assert row["nll_id"] == pytest.approx(0.1)
     assert row["nll_ood"] == pytest.approx(0.45)
@@ -96,9 +108,9 @@ def test_extra_columns(make: Make, store: Store) -> None:
 
 def test_the_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, contextlib\nfrom bench.cli import main\n"
-        "with contextlib.suppress(SystemExit): main(['--help'])\n"
-        "print(*({'torch', 'pandas', 'ray', 'sklearn', 'scipy', 'huggingface_hub'} & set(sys.modules)), file=sys.stderr)"
+        "import sys, contextlib\nfrom bench.cli import main\nwith contextlib.suppress(SystemExit):"
+        " main(['--help'])\nprint(*({'torch', 'pandas', 'ray', 'sklearn', 'scipy',"
+        " 'huggingface_hub'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "leaderboard" in done.stdout
@@ -109,7 +121,10 @@ def test_numbers_carry_the_interval_that_is_asked_for(make: Make, store: Store) 
     for seed, score in enumerate((0.5, 0.6)):
         store.save_run(make("a", seed, scores={"id-test": score, "cartoon": 0.6, "sketch": 0.5}))
     assert "55.0 ± 7.1" in board(store).stdout
-    seeds, images = board(store, "--spread", "seeds").stdout, board(store, "--spread", "images").stdout
+    seeds, images = (
+        board(store, "--spread", "seeds").stdout,
+        board(store, "--spread", "images").stdout,
+    )
     assert "55.0 [-8.5, 118.5]" in seeds
     assert "t-interval over seeds" in seeds
     assert "55.0 [45.2, 64.4]" in images
@@ -120,7 +135,9 @@ def test_numbers_carry_the_interval_that_is_asked_for(make: Make, store: Store) 
 
 
 @pytest.mark.parametrize("other", [("--html", "board.html"), ("--serve",), ("--format", "csv")])
-def test_the_literature_is_shown_by_itself(make: Make, store: Store, other: tuple[str, ...]) -> None:
+def test_the_literature_is_shown_by_itself(
+    make: Make, store: Store, other: tuple[str, ...]
+) -> None:
     store.save_run(make("a"))
     assert "one way at a time" in failure(board(store, "--bibtex", *other), UsageError).what
 
@@ -131,7 +148,10 @@ def test_a_folder_is_no_page(make: Make, store: Store) -> None:
     assert error.fix.endswith("board.html")
 
 
-@pytest.mark.parametrize("text", [None, "[[standard]]", "standard = 3", "[[standard]]\nsuite = 'pets'\nbackbones = 3", "="])
+@pytest.mark.parametrize(
+    "text",
+    [None, "[[standard]]", "standard = 3", "[[standard]]\nsuite = 'pets'\nbackbones = 3", "="],
+)
 def test_a_wrong_baseline_is_told_with_its_form(make: Make, store: Store, text: str | None) -> None:
     store.save_run(make("a"))
     path = store.root / "baseline.toml"
@@ -144,6 +164,7 @@ def test_a_baseline_of_too_few_runs_says_so(make: Make, store: Store) -> None:
     store.save_run(make("a"))
     path = store.root / "baseline.toml"
     path.write_text("[[standard]]\nsuite = 'pets'\nbackbones = ['x', 'y']", encoding="utf-8")
-    assert "of the 2 backbone(s) that baseline.toml declares standard for pets, fewer than 5" in board(
-        store, "--baseline", str(path)
-    ).stdout.replace("\n", " ")
+    assert (
+        "of the 2 backbone(s) that baseline.toml declares standard for pets, fewer than 5"
+        in board(store, "--baseline", str(path)).stdout.replace("\n", " ")
+    )

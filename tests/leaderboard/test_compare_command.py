@@ -34,15 +34,23 @@ def filled(make: Make, predict: Predict, store: Store) -> Store:
         for seed in range(2):
             record = make(name, seed, label=f"{name} (lr=0.1)")
             for number, split in enumerate(("id-test", "cartoon", "sketch")):
-                predict(record, split, (np.random.default_rng([seed, number, ord(name)]).random(100) < rate).tolist())
+                predict(
+                    record,
+                    split,
+                    (np.random.default_rng([seed, number, ord(name)]).random(100) < rate).tolist(),
+                )
     return store
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("a (lr=0.1)", "b (lr=0.1)"), ("fit-a", "fit-b-1")])
 def test_rows_are_named_as_on_the_board(filled: Store, names: tuple[str, str]) -> None:
-    first, models, method, tests, alike = json.loads(compare(filled, *names, "--format", "json").stdout)["tables"]
+    first, models, method, tests, alike = json.loads(
+        compare(filled, *names, "--format", "json").stdout
+    )["tables"]
     assert [row["question"] for row in first["rows"]] == ["these trained models", "the method"]
-    assert first["rows"][0]["verdict"].startswith("better on 2 of 2 shifts; ID: better; mean difference +")
+    assert first["rows"][0]["verdict"].startswith(
+        "better on 2 of 2 shifts; ID: better; mean difference +"
+    )
     assert [row["about"] for row in models["rows"]] == ["id-test", "cartoon", "sketch", "OOD"]
     assert all(row["low"] > 0 for row in models["rows"])
     assert all(row["units"] == 2 for row in method["rows"])

@@ -38,30 +38,40 @@ def rows(make: Make, predict: Predict) -> tuple[list[RunRecord], list[RunRecord]
     return found
 
 
-def test_the_models_differ_where_they_do(rows: tuple[list[RunRecord], list[RunRecord]], store: Store) -> None:
+def test_the_models_differ_where_they_do(
+    rows: tuple[list[RunRecord], list[RunRecord]], store: Store
+) -> None:
     found = compare(*rows, Predictions(store))
     verdicts = {d.about: d.verdict for d in found.models}
     assert verdicts == {"id-test": "tie", "cartoon": "tie", "sketch": "better", "OOD": "better"}
-    by_hand = np.mean([r.metrics["sketch"].score for r in rows[0]]) - np.mean([r.metrics["sketch"].score for r in rows[1]])
+    by_hand = np.mean([r.metrics["sketch"].score for r in rows[0]]) - np.mean(
+        [r.metrics["sketch"].score for r in rows[1]]
+    )
     sketch = next(d for d in found.models if d.about == "sketch")
     assert sketch.value == pytest.approx(by_hand)
     assert sketch.interval
     assert sketch.interval.low < by_hand < sketch.interval.high
     assert sketch.p is not None
-    assert sketch.p_holm == pytest.approx(3 * sketch.p)  # three data sets; the mean is not among them
+    assert sketch.p_holm == pytest.approx(
+        3 * sketch.p
+    )  # three data sets; the mean is not among them
     words, _ = found.verdict
     assert words.startswith("better on 1 of 2 shifts, tie on 1; ID: tie; mean difference +")
     assert words.endswith("for these models: better")
 
 
-def test_swapping_the_rows_swaps_the_answer(rows: tuple[list[RunRecord], list[RunRecord]], store: Store) -> None:
+def test_swapping_the_rows_swaps_the_answer(
+    rows: tuple[list[RunRecord], list[RunRecord]], store: Store
+) -> None:
     one, other = compare(*rows, Predictions(store)), compare(*rows[::-1], Predictions(store))
     for here, there in zip(one.models, other.models, strict=True):
         assert here.value == pytest.approx(-(there.value or 0))
         assert {here.verdict, there.verdict} in ({"tie"}, {"better", "worse"})
 
 
-def test_the_method_is_scipys_paired_t_test(rows: tuple[list[RunRecord], list[RunRecord]], store: Store) -> None:
+def test_the_method_is_scipys_paired_t_test(
+    rows: tuple[list[RunRecord], list[RunRecord]], store: Store
+) -> None:
     found = next(d for d in compare(*rows, Predictions(store)).method if d.about == "sketch")
     a, b = ([r.metrics["sketch"].score for r in runs] for runs in rows)
     test = stats.ttest_rel(a, b)
@@ -71,7 +81,9 @@ def test_the_method_is_scipys_paired_t_test(rows: tuple[list[RunRecord], list[Ru
     assert found.units == 3
 
 
-def test_mcnemar_and_kappa_are_statsmodels_and_sklearns(rows: tuple[list[RunRecord], list[RunRecord]], store: Store) -> None:
+def test_mcnemar_and_kappa_are_statsmodels_and_sklearns(
+    rows: tuple[list[RunRecord], list[RunRecord]], store: Store
+) -> None:
     predictions = Predictions(store)
     found = compare(*rows, predictions)
     test = next(t for t in found.tests if (t.about, t.seed) == ("sketch", 1))
@@ -87,14 +99,18 @@ def test_mcnemar_and_kappa_are_statsmodels_and_sklearns(rows: tuple[list[RunReco
     assert alike.overlap == pytest.approx((~x & ~y).sum() / (~x | ~y).sum())
 
 
-def test_one_seed_answers_only_about_the_models(rows: tuple[list[RunRecord], list[RunRecord]], store: Store) -> None:
+def test_one_seed_answers_only_about_the_models(
+    rows: tuple[list[RunRecord], list[RunRecord]], store: Store
+) -> None:
     found = compare(rows[0][:1], rows[1][:1], Predictions(store))
     assert all(d.verdict == "unknown" and "at least two are needed" in d.hole for d in found.method)
     assert found.verdict[1].startswith("unknown: 1 shared seed")
     assert any(d.verdict == "better" for d in found.models)
 
 
-def test_without_predictions_the_method_is_still_compared(rows: tuple[list[RunRecord], list[RunRecord]]) -> None:
+def test_without_predictions_the_method_is_still_compared(
+    rows: tuple[list[RunRecord], list[RunRecord]],
+) -> None:
     found = compare(*rows, None)
     assert all(d.hole == "no predictions are at hand" for d in found.models)
     assert next(d for d in found.method if d.about == "sketch").verdict == "better"
@@ -121,20 +137,33 @@ def test_scores_that_are_no_means_are_scored_anew_in_every_draw() -> None:
     assert score_of_draws(of, times, "worst_group") == pytest.approx([worst], abs=1e-6)
 
 
-def test_macro_f1_is_compared_too(rows: tuple[list[RunRecord], list[RunRecord]], store: Store) -> None:
+def test_macro_f1_is_compared_too(
+    rows: tuple[list[RunRecord], list[RunRecord]], store: Store
+) -> None:
     for runs in rows:
         for record in runs:
-            record.metrics["sketch"] = record.metrics["sketch"].model_copy(update={"metric": "macro_f1"})
+            record.metrics["sketch"] = record.metrics["sketch"].model_copy(
+                update={"metric": "macro_f1"}
+            )
     found = compare(*rows, Predictions(store))
     assert next(d for d in found.models if d.about == "sketch").verdict == "better"
     assert next(d for d in found.models if d.about == "OOD").interval is not None
 
 
-def test_equal_accuracies_at_every_seed_are_a_coincidence_unless_nothing_else_differs(make: Make) -> None:
-    a, b = ([make(name, seed, dict.fromkeys(SPLITS, score)) for seed in range(3)] for name, score in (("a", 0.7), ("b", 0.6)))
-    assert {d.verdict for d in compare(a, b, None).method} == {"better"}  # all that was measured is the same at every seed
+def test_equal_accuracies_at_every_seed_are_a_coincidence_unless_nothing_else_differs(
+    make: Make,
+) -> None:
+    a, b = (
+        [make(name, seed, dict.fromkeys(SPLITS, score)) for seed in range(3)]
+        for name, score in (("a", 0.7), ("b", 0.6))
+    )
+    assert {d.verdict for d in compare(a, b, None).method} == {
+        "better"
+    }  # all that was measured is the same at every seed
     for seed, record in enumerate(a):
-        record.metrics["sketch"].nll += 0.001 * seed  # three models that get as many images right, not one model
+        record.metrics["sketch"].nll += (
+            0.001 * seed
+        )  # three models that get as many images right, not one model
     found = compare(a, b, None)
     assert {d.verdict for d in found.method} == {"unknown"}
     assert found.verdict[1].startswith("unknown: the differences of all seeds happen to be equal")
@@ -151,9 +180,15 @@ def test_a_shift_that_could_not_be_tested_is_counted_in_the_verdict(
     assert words.startswith("better on 1 of 2 shifts, unknown on 1")
 
 
-def test_agreement_is_the_mean_over_seeds_of_each_number(rows: tuple[list[RunRecord], list[RunRecord]], store: Store) -> None:
+def test_agreement_is_the_mean_over_seeds_of_each_number(
+    rows: tuple[list[RunRecord], list[RunRecord]], store: Store
+) -> None:
     predictions = Predictions(store)
     right = [[o.correct for r in runs if (o := predictions.outcomes(r, "sketch"))] for runs in rows]
     alike = next(a for a in compare(*rows, predictions).alike if a.about == "sketch")
-    assert alike.kappa == pytest.approx(np.mean([cohen_kappa_score(x, y) for x, y in zip(*right, strict=True)]), abs=1e-12)
-    assert alike.overlap == pytest.approx(np.mean([(~x & ~y).sum() / (~x | ~y).sum() for x, y in zip(*right, strict=True)]))
+    assert alike.kappa == pytest.approx(
+        np.mean([cohen_kappa_score(x, y) for x, y in zip(*right, strict=True)]), abs=1e-12
+    )
+    assert alike.overlap == pytest.approx(
+        np.mean([(~x & ~y).sum() / (~x | ~y).sum() for x, y in zip(*right, strict=True)])
+    )

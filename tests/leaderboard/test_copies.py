@@ -1,4 +1,6 @@
-"""A run of which two machines say otherwise: both stay, one counts, and by how much they differ is said."""
+"""A run of which two machines say otherwise: both stay, one counts, and by how much they differ is
+said.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from bench.results.store import Store
 from .packs import SPLITS, stored_run
 
 
-def made_by(root: Path, skill: float, *, methods: tuple[str, ...] = ("wise-ft",), **fields: Any) -> Path:
+def made_by(
+    root: Path, skill: float, *, methods: tuple[str, ...] = ("wise-ft",), **fields: Any
+) -> Path:
     """The pack of a machine, of which runs of one id on another machine differ by skill."""
     store = Store(root / "store")
     for method in methods:
@@ -73,12 +77,17 @@ def widest(one: RunRecord, two: RunRecord) -> tuple[str, float]:
 def test_both_are_kept_and_the_stores_own_counts(mine: tuple[Store, RunRecord], pack: Path) -> None:
     store, own = mine
     (merged,) = merge([pack], store)
-    assert {fate: len(found) for fate, found in merged.runs.items()} == {"new": 3, "kept beside the one that is here": 1}
+    assert {fate: len(found) for fate, found in merged.runs.items()} == {
+        "new": 3,
+        "kept beside the one that is here": 1,
+    }
     theirs = run_of(pack, "wise-ft", 0)
     assert theirs.finished == own.finished
     (copy,) = merged.copies
     assert copy.counted == own
-    assert {s: m.score for s, m in copy.other.metrics.items()} == {s: m.score for s, m in theirs.metrics.items()}
+    assert {s: m.score for s, m in copy.other.metrics.items()} == {
+        s: m.score for s, m in theirs.metrics.items()
+    }
     assert copy.widest == widest(own, theirs)
     kept = [(path, record) for path, record in store.records() if record.eval_id == own.eval_id]
     assert sorted(bool(record.origin) for _, record in kept) == [False, True]
@@ -95,7 +104,9 @@ def test_both_are_kept_and_the_stores_own_counts(mine: tuple[Store, RunRecord], 
     assert (row.cells["art"].value, len(row.records)) == (pytest.approx(np.mean(seeds)), 2)
 
 
-def test_merging_it_again_changes_nothing_and_says_it_again(mine: tuple[Store, RunRecord], pack: Path) -> None:
+def test_merging_it_again_changes_nothing_and_says_it_again(
+    mine: tuple[Store, RunRecord], pack: Path
+) -> None:
     store, own = mine
     (first,) = merge([pack], store)
     before = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
@@ -109,7 +120,10 @@ def test_equal_scores_are_the_same_run(pack: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "same")
     stored_run(store, "wise-ft", 0)
     (merged,) = merge([pack], store)
-    assert {fate: len(found) for fate, found in merged.runs.items()} == {"new": 3, "already here": 1}
+    assert {fate: len(found) for fate, found in merged.runs.items()} == {
+        "new": 3,
+        "already here": 1,
+    }
     assert merged.copies == []
 
 
@@ -125,7 +139,10 @@ def test_of_two_packs_the_newer_run_counts_whatever_the_order(
     assert told == [(0, other.name), (1, other.name)]
     assert {r.origin["pack"] for r in load(store) if r.label == "wise-ft"} == {other.name}
     assert len([record for _, record in store.records() if record.label == "wise-ft"]) == 4
-    assert [copy.other.origin["pack"] for copy in copies(store, load(store))] == [pack.name, pack.name]
+    assert [copy.other.origin["pack"] for copy in copies(store, load(store))] == [
+        pack.name,
+        pack.name,
+    ]
 
 
 def test_a_dry_run_says_it_and_writes_nothing(mine: tuple[Store, RunRecord], pack: Path) -> None:
@@ -135,7 +152,13 @@ def test_a_dry_run_says_it_and_writes_nothing(mine: tuple[Store, RunRecord], pac
     _, unequal = json.loads(told.stdout)["tables"]
     (row,) = unequal["rows"]
     split, gap = widest(own, run_of(pack, "wise-ft", 0))
-    assert (row["method"], row["seed"], row["split"], row["made"], row["other_made"]) == ("wise-ft", 0, split, "here", pack.name)
+    assert (row["method"], row["seed"], row["split"], row["made"], row["other_made"]) == (
+        "wise-ft",
+        0,
+        split,
+        "here",
+        pack.name,
+    )
     assert row["difference"] == pytest.approx(gap)
     assert row["counted"] == own.metrics[split].score
     assert [record for _, record in store.records()] == [own]
@@ -152,21 +175,33 @@ def test_people_read_by_how_much_they_differ(mine: tuple[Store, RunRecord], pack
     assert "scores differ" not in command(Store(store.root / "empty"), "merge", str(pack)).stdout
 
 
-def test_a_comparison_names_the_splits_and_the_images_that_differ(mine: tuple[Store, RunRecord], pack: Path) -> None:
+def test_a_comparison_names_the_splits_and_the_images_that_differ(
+    mine: tuple[Store, RunRecord], pack: Path
+) -> None:
     store, own = mine
     merge([pack], store)
     (table,) = json.loads(command(store, "compare", "wise-ft", "--format", "json").stdout)["tables"]
-    theirs = next(record for _, record in store.records() if record.eval_id == own.eval_id and record.origin)
+    theirs = next(
+        record for _, record in store.records() if record.eval_id == own.eval_id and record.origin
+    )
     predictions = Predictions(store)
     for row, split in zip(table["rows"], SPLITS, strict=True):
         pair = [predictions.outcomes(record, split) for record in (own, theirs)]
-        said = [dict(zip(one.keys.tolist(), one.predicted.tolist(), strict=True)) for one in pair if one is not None]
+        said = [
+            dict(zip(one.keys.tolist(), one.predicted.tolist(), strict=True))
+            for one in pair
+            if one is not None
+        ]
         assert (row["split"], row["seed"], row["images"]) == (split, 0, 60)
         assert row["differ"] == sum(said[0][key] != said[1][key] for key in said[0]) > 0
-        assert row["difference"] == pytest.approx(theirs.metrics[split].score - own.metrics[split].score)
+        assert row["difference"] == pytest.approx(
+            theirs.metrics[split].score - own.metrics[split].score
+        )
     _, gap = widest(own, theirs)
     assert f"{100 * gap:+.2f} points" in table["notes"][0]
-    *_, last = json.loads(command(store, "compare", "wise-ft", "lp-ft", "--format", "json").stdout)["tables"]
+    *_, last = json.loads(command(store, "compare", "wise-ft", "lp-ft", "--format", "json").stdout)[
+        "tables"
+    ]
     assert last == table
 
 
@@ -181,10 +216,14 @@ def test_what_was_made_once_has_nothing_to_be_compared_with(mine: tuple[Store, R
     assert "bench compare 'wise-ft'" in str(same)
 
 
-def test_one_is_shown_and_one_is_packed(mine: tuple[Store, RunRecord], pack: Path, tmp_path: Path) -> None:
+def test_one_is_shown_and_one_is_packed(
+    mine: tuple[Store, RunRecord], pack: Path, tmp_path: Path
+) -> None:
     store, own = mine
     merge([pack], store)
-    shown = json.loads(command(store, "show", "wise-ft", "--seed", "0", "--format", "json").stdout)["record"]
+    shown = json.loads(command(store, "show", "wise-ft", "--seed", "0", "--format", "json").stdout)[
+        "record"
+    ]
     assert RunRecord.model_validate(shown) == own
     command(store, "pack", "-o", str(tmp_path / "all.shiftpack"))
     with open_pack(tmp_path / "all.shiftpack") as opened:
@@ -201,4 +240,6 @@ def test_a_run_that_failed_here_stays_beside_one_that_came(pack: Path, tmp_path:
     assert {fate: len(found) for fate, found in merged.runs.items()} == {"new": 4}
     kept = [record for _, record in store.records() if record.eval_id == failed.eval_id]
     assert sorted(record.status for record in kept) == ["done", "failed"]
-    assert [r.status for r in load(store) if r.eval_id == failed.eval_id and r.status == "done"] == ["done"]
+    assert [
+        r.status for r in load(store) if r.eval_id == failed.eval_id and r.status == "done"
+    ] == ["done"]

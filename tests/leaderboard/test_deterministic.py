@@ -1,4 +1,6 @@
-"""A row that no seed changes says so wherever another one has a spread over seeds; equal accuracies alone are a coincidence."""
+"""A row that no seed changes says so wherever another one has a spread over seeds; equal accuracies
+alone are a coincidence.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,14 @@ import statements
 
 Make = Callable[..., RunRecord]
 Predict = Callable[..., None]
-#: Relative differences of the NLLs of two seeds, the scores being equal: of two machines, and of two trained models.
+#: Relative differences of the NLLs of two seeds, the scores being equal: of two machines, and of
+#: two trained models.
 ROUNDING, TRAINING = 1e-8, 1e-3
 
 
-def seeds_of(make: Make, predict: Predict, method: str, apart: float, right: int = 60) -> list[RunRecord]:
+def seeds_of(
+    make: Make, predict: Predict, method: str, apart: float, right: int = 60
+) -> list[RunRecord]:
     """Three seeds with equal accuracies, the NLLs this far from each other."""
     runs = []
     for seed in range(3):
@@ -65,7 +70,11 @@ def board(runs: dict[str, list[RunRecord]]) -> Board:
 
 
 def test_it_is_decided_by_what_was_measured(runs: dict[str, list[RunRecord]]) -> None:
-    assert {name: deterministic(own) for name, own in runs.items()} == {"zero-shot": True, "linear-probe": True, "chance": False}
+    assert {name: deterministic(own) for name, own in runs.items()} == {
+        "zero-shot": True,
+        "linear-probe": True,
+        "chance": False,
+    }
     assert not deterministic(runs["zero-shot"][:1]), "one seed tells nothing about another"
     other = runs["linear-probe"][1]
     other.metrics["sketch"].score += 0.01
@@ -91,7 +100,8 @@ def test_its_cells_have_no_spread_over_seeds_and_keep_that_over_images(board: Bo
 def test_people_read_it_in_every_format(board: Board, form: Format, spread: Spread) -> None:
     text = render([board_table(board, View(spread=spread.value))], form)
     fixed, varied = (
-        next(line for line in text.splitlines() if line.lstrip("| ").startswith(name)) for name in ("zero-shot", "chance")
+        next(line for line in text.splitlines() if line.lstrip("| ").startswith(name))
+        for name in ("zero-shot", "chance")
     )
     assert ("deterministic" in fixed, "deterministic" in varied) == (True, False)
     sign = "[" if spread is not Spread.sd else r"\pm" if form is Format.latex else "±"
@@ -104,20 +114,30 @@ def test_machines_get_a_field_and_no_spread(board: Board) -> None:
     rows: dict[str, dict[str, Any]] = {
         row["method"]: row for row in json.loads(render([table], Format.json))["tables"][0]["rows"]
     }
-    assert {name: (row["deterministic"], row["ood_sd"], row["ood_seeds_low"]) for name, row in rows.items()} == {
+    assert {
+        name: (row["deterministic"], row["ood_sd"], row["ood_seeds_low"])
+        for name, row in rows.items()
+    } == {
         "zero-shot": (True, None, None),
         "linear-probe": (True, None, None),
         "chance": (False, pytest.approx(0), pytest.approx(0.4)),
     }
     assert rows["zero-shot"]["ood_images_low"] < 0.5
-    as_csv = {row["method"]: row for row in csv.DictReader(io.StringIO(render([table], Format.csv)))}
+    as_csv = {
+        row["method"]: row for row in csv.DictReader(io.StringIO(render([table], Format.csv)))
+    }
     assert (as_csv["zero-shot"]["deterministic"], as_csv["zero-shot"]["ood_sd"]) == ("True", "")
     assert as_csv["chance"]["deterministic"] == "False"
 
 
 def test_what_it_is_measured_against_may_vary(make: Make) -> None:
-    fixed = [make("zero-shot", seed, {"id-test": 0.6, "cartoon": 0.5, "sketch": 0.5}) for seed in (0, 1)]
-    curves = [make("full-finetune", seed, {"id-test": 0.9, "cartoon": 0.4, "sketch": 0.4 + seed / 10}) for seed in (0, 1)]
+    fixed = [
+        make("zero-shot", seed, {"id-test": 0.6, "cartoon": 0.5, "sketch": 0.5}) for seed in (0, 1)
+    ]
+    curves = [
+        make("full-finetune", seed, {"id-test": 0.9, "cartoon": 0.4, "sketch": 0.4 + seed / 10})
+        for seed in (0, 1)
+    ]
     for run in curves:
         end = {split: metrics.score for split, metrics in run.metrics.items()}
         start = {"id-test": 0.5, "cartoon": 0.45, "sketch": 0.45}
@@ -129,9 +149,15 @@ def test_what_it_is_measured_against_may_vary(make: Make) -> None:
     assert row.cells["above_curve"].sd > 0
 
 
-def test_a_comparison_of_two_such_rows_is_the_difference(runs: dict[str, list[RunRecord]], store: Store) -> None:
-    found = compare(runs["linear-probe"], runs["zero-shot"], Predictions(store), ("linear-probe", "zero-shot"))
-    assert {(d.deterministic, d.interval, d.verdict) for d in found.method} == {(True, None, "better")}
+def test_a_comparison_of_two_such_rows_is_the_difference(
+    runs: dict[str, list[RunRecord]], store: Store
+) -> None:
+    found = compare(
+        runs["linear-probe"], runs["zero-shot"], Predictions(store), ("linear-probe", "zero-shot")
+    )
+    assert {(d.deterministic, d.interval, d.verdict) for d in found.method} == {
+        (True, None, "better")
+    }
     assert "mean difference +10.0, deterministic over 3 seeds: better" in found.verdict[1]
     text = render(comparison_tables(found, "pets"), Format.table)
     assert "+10.0, deterministic" in text
@@ -168,23 +194,37 @@ def test_the_page_has_a_badge_and_no_spread(board: Board, store: Store) -> None:
     value, sd, low, high, *images = rows["zero-shot"]["cells"]["ood"]
     assert (value, sd, low, high, len(images)) == (0.5, None, None, None, 2)
     pair = made["comparisons"][f"{rows['linear-probe']['id']} {rows['zero-shot']['id']}"]
-    assert {(low, high, last) for *_, low, high, p, verdict, why, last in pair["method"]} == {(None, None, True)}
+    assert {(low, high, last) for *_, low, high, p, verdict, why, last in pair["method"]} == {
+        (None, None, True)
+    }
 
 
 def test_figures_and_reports_say_it(board: Board, store: Store, tmp_path: Path) -> None:
     assert "deterministic" in plot_command._seeds(board)
     sentence = "Deterministic, so that there is no spread over seeds: linear-probe, zero-shot"
     assert sentence in protocol(board)
-    write_report([run for row in board.rows for run in row.records], store, tmp_path / "report", figures=(".svg",))
+    write_report(
+        [run for row in board.rows for run in row.records],
+        store,
+        tmp_path / "report",
+        figures=(".svg",),
+    )
     svg = (tmp_path / "report" / "pets_tiny" / "scatter.svg").read_text(encoding="utf-8")
     assert "without one: deterministic" in svg
-    assert sentence in (tmp_path / "report" / "report.md").read_text(encoding="utf-8").replace("\\", "")
+    assert sentence in (tmp_path / "report" / "report.md").read_text(encoding="utf-8").replace(
+        "\\", ""
+    )
 
 
 def test_a_curve_of_such_runs_has_no_band(make: Make) -> None:
     runs = [make("linear-probe", seed) for seed in (0, 1)]
     for run in runs:
-        run.curve = [CurvePoint(alpha=a, scores={"id-test": 0.5 + a / 5, "cartoon": 0.5, "sketch": 0.5}, ood=0.5) for a in (0, 1)]
+        run.curve = [
+            CurvePoint(
+                alpha=a, scores={"id-test": 0.5 + a / 5, "cartoon": 0.5, "sketch": 0.5}, ood=0.5
+            )
+            for a in (0, 1)
+        ]
     (found,) = boards(runs, View()).boards
     chart = plot_command.curve_of(found, ["id-test"]).to_dict()
     assert chart["title"]["subtitle"] == ["deterministic: 2 seeds say the same"]
@@ -193,12 +233,18 @@ def test_a_curve_of_such_runs_has_no_band(make: Make) -> None:
 
 def test_a_statement_on_two_such_rows_has_no_interval(make: Make) -> None:
     def row(name: str, score: float, apart: float = 0.0) -> list[RunRecord]:
-        made = [make(name, seed, {"id-test": score + apart * seed, "cartoon": 0.5, "sketch": 0.5}) for seed in range(3)]
+        made = [
+            make(name, seed, {"id-test": score + apart * seed, "cartoon": 0.5, "sketch": 0.5})
+            for seed in range(3)
+        ]
         for run in made:
             run.method["parameters"]["head_init"] = "zero-shot"
         return made
 
-    table = statements.table([*row("zero-shot", 0.5), *row("linear-probe", 0.7), *row("full-finetune", 0.8, 0.01)], "pets")
+    table = statements.table(
+        [*row("zero-shot", 0.5), *row("linear-probe", 0.7), *row("full-finetune", 0.8, 0.01)],
+        "pets",
+    )
     (shown,) = [str(line["shown"]) for line in table.rows if line["key"] == "d"]
     parts = shown.split("; ")
     assert parts[0] == "ID +20.0, deterministic"

@@ -19,7 +19,8 @@ from bench.results.store import Store
 
 Make = Callable[..., RunRecord]
 
-#: What a terminal, a page, a spreadsheet or the chart library would take for something else than a name.
+#: What a terminal, a page, a spreadsheet or the chart library would take for something else than a
+#: name.
 HOSTILE = [
     "\x1b[31mred",
     "\x1b]0;title\x07",
@@ -47,7 +48,11 @@ def store(request: pytest.FixtureRequest, make: Make, store: Store) -> Store:
         for seed in (0, 1):
             label = f"{request.param} ({method})" if method == "wise-ft" else method
             record = make(
-                method, seed, {"id-test": 0.9, "cartoon": 0.5, "sketch": 0.5 + 0.1 * seed}, label=label, backbone=request.param
+                method,
+                seed,
+                {"id-test": 0.9, "cartoon": 0.5, "sketch": 0.5 + 0.1 * seed},
+                label=label,
+                backbone=request.param,
             )
             store.save_run(record)
     return store
@@ -63,7 +68,12 @@ def test_a_board_is_plain_text_in_every_format(form: str, store: Store) -> None:
     assert "wise-ft" in text
     assert is_plain(text)
     if form == "csv":
-        cells = [cell for line in csv.reader(io.StringIO(text)) for cell in line if cell and not _is_number(cell)]
+        cells = [
+            cell
+            for line in csv.reader(io.StringIO(text))
+            for cell in line
+            if cell and not _is_number(cell)
+        ]
         assert not [cell for cell in cells if cell[0] in "=+-@"]
     if form == "md":
         assert "<img" not in text.replace("\\<img", "")
@@ -109,7 +119,13 @@ def test_notes_progress_and_warnings_are_plain(
 
 
 @pytest.mark.parametrize(
-    "origin", [{"pack": "x"}, {"digest": "0" * 64}, {"pack": "x", "digest": "../../../../x"}, {"pack": "x", "digest": "/" * 64}]
+    "origin",
+    [
+        {"pack": "x"},
+        {"digest": "0" * 64},
+        {"pack": "x", "digest": "../../../../x"},
+        {"pack": "x", "digest": "/" * 64},
+    ],
 )
 def test_a_record_that_climbs_out_of_its_folder_is_damaged(
     origin: dict[str, str], make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -13,10 +13,14 @@ from bench.results.store import Store
 from .conftest import Make, Predict
 
 
-def of(make: Make, scores: dict[str, tuple[float, float, float]], ties: str | None = "method") -> str:
+def of(
+    make: Make, scores: dict[str, tuple[float, float, float]], ties: str | None = "method"
+) -> str:
     """The headline of rows with (ID, OOD, step of the OOD from seed to seed), over four seeds."""
     records: list[RunRecord] = [
-        make(name, seed, {"id-test": at_home, "cartoon": away + step * (seed - 1.5), "sketch": away})
+        make(
+            name, seed, {"id-test": at_home, "cartoon": away + step * (seed - 1.5), "sketch": away}
+        )
         for name, (at_home, away, step) in scores.items()
         for seed in range(4)
     ]
@@ -26,9 +30,10 @@ def of(make: Make, scores: dict[str, tuple[float, float, float]], ties: str | No
 
 def test_a_row_that_leads_alone_and_what_it_costs(make: Make) -> None:
     said = of(make, {"a": (0.8, 0.7, 0.001), "b": (0.9, 0.5, 0.002)})
-    assert said == (
-        "a has the highest OOD average, 70.0 %, and as methods over seeds no other row ties with it. "
-        "It has 10.0 points less ID than b (90.0 %), the highest."
+    assert (
+        said
+        == "a has the highest OOD average, 70.0 %, and as methods over seeds no other row ties with"
+        " it. It has 10.0 points less ID than b (90.0 %), the highest."
     )
 
 
@@ -48,7 +53,11 @@ def test_what_was_not_tested_is_said(make: Make) -> None:
 
 
 def test_a_leader_that_was_not_tested_is_said_to_tie_with_nothing(make: Make) -> None:
-    rows = {"a": (1, 0.8, 0.0), "b": (3, 0.6, 0.001), "c": (3, 0.4, -0.001)}  # seeds, level, step from seed to seed
+    rows = {
+        "a": (1, 0.8, 0.0),
+        "b": (3, 0.6, 0.001),
+        "c": (3, 0.4, -0.001),
+    }  # seeds, level, step from seed to seed
     records = [
         make(name, seed, {"id-test": 0.9, "cartoon": level + step * seed, "sketch": level})
         for name, (seeds, level, step) in rows.items()
@@ -56,16 +65,25 @@ def test_a_leader_that_was_not_tested_is_said_to_tie_with_nothing(make: Make) ->
     ]
     (board,) = boards(records, View(ties="method")).boards
     assert {row.name: row.tie for row in board.rows} == {"a": None, "b": "best", "c": ""}
-    assert in_words(board).startswith("a has the highest OOD average, 80.0 %; which rows cannot be told from it was not tested.")
+    assert in_words(board).startswith(
+        "a has the highest OOD average, 80.0 %; which rows cannot be told from it was not tested."
+    )
 
 
-def on_images(make: Make, predict: Predict, store: Store, *, seeds: dict[str, int], kept: str) -> str:
-    """The headline under `--ties models`: `a` is right on 80 % of 400 images of each shift, `b` on 50 %, `c` on 20 %."""
+def on_images(
+    make: Make, predict: Predict, store: Store, *, seeds: dict[str, int], kept: str
+) -> str:
+    """The headline under `--ties models`: `a` is right on 80 % of 400 images of each shift, `b` on
+    50 %, `c` on 20 %.
+    """
     records = [make(name, seed, {"id-test": 0.9}) for name in seeds for seed in range(seeds[name])]
     for record in records:
         for number, split in enumerate(record.shifts):
             share = {"a": 0.8, "b": 0.5, "c": 0.2}[record.label]
-            right = np.random.default_rng([number, record.seed, *record.label.encode()]).random(400) < share
+            right = (
+                np.random.default_rng([number, record.seed, *record.label.encode()]).random(400)
+                < share
+            )
             predict(record, split, right.tolist())
             if record.label not in kept:
                 (store.run_dir(record) / "predictions" / f"{split}.parquet").unlink()
@@ -73,20 +91,35 @@ def on_images(make: Make, predict: Predict, store: Store, *, seeds: dict[str, in
     return in_words(board)
 
 
-def test_both_questions_are_answered_of_rows_that_have_predictions_and_seeds(make: Make, predict: Predict, store: Store) -> None:
+def test_both_questions_are_answered_of_rows_that_have_predictions_and_seeds(
+    make: Make, predict: Predict, store: Store
+) -> None:
     said = on_images(make, predict, store, seeds={"a": 4, "b": 4, "c": 4}, kept="abc")
-    assert ", and on these test images no other row ties with it; trained again with other seeds, likewise." in said
+    assert (
+        ", and on these test images no other row ties with it; trained again with other seeds,"
+        " likewise." in said
+    )
 
 
-def test_a_row_that_was_not_tested_over_seeds_is_not_likewise(make: Make, predict: Predict, store: Store) -> None:
+def test_a_row_that_was_not_tested_over_seeds_is_not_likewise(
+    make: Make, predict: Predict, store: Store
+) -> None:
     said = on_images(make, predict, store, seeds={"a": 4, "b": 1, "c": 4}, kept="abc")
-    assert "on these test images no other row ties with it; trained again with other seeds, no other row ties with it " in said
+    assert (
+        "on these test images no other row ties with it; trained again with other seeds, no other"
+        " row ties with it " in said
+    )
     assert "no other row ties with it (1 row not tested)." in said
     alone = on_images(make, predict, store, seeds={"a": 1, "b": 4, "c": 4}, kept="abc")
-    assert "no other row ties with it; whether training again would say the same was not tested." in alone
+    assert (
+        "no other row ties with it; whether training again would say the same was not tested."
+        in alone
+    )
 
 
-def test_a_leader_without_predictions_was_not_tested_on_images(make: Make, predict: Predict, store: Store) -> None:
+def test_a_leader_without_predictions_was_not_tested_on_images(
+    make: Make, predict: Predict, store: Store
+) -> None:
     said = on_images(make, predict, store, seeds={"a": 4, "b": 4, "c": 4}, kept="bc")
     assert "; which rows cannot be told from it was not tested." in said
 

@@ -11,14 +11,18 @@ from bench.leaderboard.statistics.intervals import mean_and_sd, over_images, ove
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (3, 10), (1400, 1500), (1500, 1500)])
 def test_wilson_is_statsmodels(right: int, images: int) -> None:
-    assert wilson(right / images, images) == pytest.approx(proportion_confint(right, images, method="wilson"), abs=1e-12)
+    assert wilson(right / images, images) == pytest.approx(
+        proportion_confint(right, images, method="wilson"), abs=1e-12
+    )
 
 
 def test_the_interval_over_seeds_is_scipys() -> None:
     values = [0.61, 0.63, 0.6, 0.66]
     interval = over_seeds(values)
     assert interval
-    assert (interval.low, interval.high) == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval())
+    assert (interval.low, interval.high) == pytest.approx(
+        stats.ttest_1samp(values, 0).confidence_interval()
+    )
     assert (interval.over, interval.method) == ("seeds", "t")
     assert mean_and_sd(values) == pytest.approx((0.625, stats.tstd(values)))
 

@@ -1,4 +1,6 @@
-"""Rows differ in what they look like: on the boards that are kept here, on any ground, to any eye, and no line joins two."""
+"""Rows differ in what they look like: on the boards that are kept here, on any ground, to any eye,
+and no line joins two.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,25 @@ from bench.results.store import Store
 
 from boards import BOARDS
 
-#: What the three kinds of dichromats see of linear RGB (Machado, Oliveira and Fernandes, 2009, severity 1).
+#: What the three kinds of dichromats see of linear RGB (Machado, Oliveira and Fernandes, 2009,
+#: severity 1).
 EYES = {
     "usual": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
 }
 Floats = NDArray[np.float64]
 
@@ -42,7 +57,11 @@ def linear(colour: str) -> Floats:
 
 def lab(rgb: Floats) -> Floats:
     """CIE Lab under D65; Euclidean distances of 2 are just seen, side by side."""
-    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    to_xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
     xyz = np.array(to_xyz) @ np.clip(rgb, 0, 1) / [0.95047, 1, 1.08883]
     x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
@@ -50,7 +69,9 @@ def lab(rgb: Floats) -> Floats:
 
 def contrast(one: str, other: str) -> float:
     """As WCAG 2 has it."""
-    dark, light = sorted(float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (one, other))
+    dark, light = sorted(
+        float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (one, other)
+    )
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -88,8 +109,12 @@ def kept() -> Boards:
 
 @pytest.fixture(scope="module")
 def many(kept: Boards) -> Board:
-    """The one that has more rows than there are colours, so that a ninth row had the colour of the first."""
-    (board,) = [board for board in kept.boards if board.kind == "ranked" and len(board.rows) > len(COLOURS)]
+    """The one that has more rows than there are colours, so that a ninth row had the colour of the
+    first.
+    """
+    (board,) = [
+        board for board in kept.boards if board.kind == "ranked" and len(board.rows) > len(COLOURS)
+    ]
     return board
 
 
@@ -111,10 +136,18 @@ def parts(specification: Any) -> Iterator[dict[str, Any]]:
 
 
 def joined(specification: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lines and areas of rows: all but the front, which is of all rows, and what is drawn of no row."""
-    found = [part for part in parts(specification) if part["mark"]["type"] in ("line", "area", "trail")]
+    """Lines and areas of rows: all but the front, which is of all rows, and what is drawn of no
+    row.
+    """
+    found = [
+        part for part in parts(specification) if part["mark"]["type"] in ("line", "area", "trail")
+    ]
     fixed = ("datum.front",)
-    ours = [part for part in found if not any(t.get("filter") in fixed for t in part.get("transform", []))]
+    ours = [
+        part
+        for part in found
+        if not any(t.get("filter") in fixed for t in part.get("transform", []))
+    ]
     return [part for part in ours if part["mark"].get("strokeDash") != [7, 4]]
 
 
@@ -124,13 +157,24 @@ def fields(part: dict[str, Any]) -> set[str]:
 
 
 def test_the_pair_that_everybody_compares_differs_in_colour_in_every_figure(many: Board) -> None:
-    row = next(one for one in parts(scatter_of(many).to_dict()) if one["mark"]["type"] == "point" and "shape" in one["encoding"])
+    row = next(
+        one
+        for one in parts(scatter_of(many).to_dict())
+        if one["mark"]["type"] == "point" and "shape" in one["encoding"]
+    )
     scale = row["encoding"]["color"]["scale"]
     colour = dict(zip(scale["domain"], scale["range"], strict=True))
     assert colour["wise-ft"] != colour["full-finetune"]
-    assert all((colour[a.name] == colour[b.name]) == (a.family == b.family) for a, b in combinations(many.rows, 2))
+    assert all(
+        (colour[a.name] == colour[b.name]) == (a.family == b.family)
+        for a, b in combinations(many.rows, 2)
+    )
     document = Document(Predictions(Store(BOARDS / "none"))).of(Boards([many], []), View())
-    look = {made["name"]: made["look"] for made in document["boards"][0]["rows"] if made["kind"] == "measured"}
+    look = {
+        made["name"]: made["look"]
+        for made in document["boards"][0]["rows"]
+        if made["kind"] == "measured"
+    }
     assert look["wise-ft"][0] != look["full-finetune"][0]
     assert len({tuple(one) for one in look.values()}) == len(many.rows)
 
@@ -143,7 +187,10 @@ def test_no_line_joins_two_rows(many: Board) -> None:
         "radar": radar_of(many, ["id-test", *many.shifts.shared]).to_dict(),
         "curve": curve_of(many, ["id-test"]).to_dict(),
         "scatter": scatter_of(many).to_dict(),
-        **{f"page's {name}": one for name, one in figures([{"cells": {"id": [0.5]}, "bins": {"s": [1]}}], ["s"]).items()},
+        **{
+            f"page's {name}": one
+            for name, one in figures([{"cells": {"id": [0.5]}, "bins": {"s": [1]}}], ["s"]).items()
+        },
     }
     found = {name: [fields(part) for part in joined(one)] for name, one in made.items()}
     assert {name: one for name, one in found.items() if one} == {

@@ -1,4 +1,6 @@
-"""Packs: what goes in comes out, the same runs give the same bytes, and what was tampered with is refused with the reason."""
+"""Packs: what goes in comes out, the same runs give the same bytes, and what was tampered with is
+refused with the reason.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def runs(store: Store) -> list[RunRecord]:
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["logits", "without-logits"])
-def pack(ours: Store, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pack(
+    ours: Store, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     path = tmp_path_factory.mktemp("packs") / "ours.shiftpack"
     write_pack(ours, runs(ours), path, logits=request.param)
     return path
@@ -65,12 +69,21 @@ def assert_same(got: RunRecord, mine: RunRecord) -> None:
     """To the last digit but for NLL and ECE, whose columns a pack may have in single precision."""
     for split, metrics in mine.metrics.items():
         found = got.metrics[split]
-        assert (found.nll, found.ece) == (pytest.approx(metrics.nll, rel=1e-6), pytest.approx(metrics.ece, abs=1e-6))
-        assert found.model_copy(update={"nll": 0, "ece": 0}) == metrics.model_copy(update={"nll": 0, "ece": 0})
-    assert got.model_copy(update={"origin": {}, "metrics": {}}) == mine.model_copy(update={"metrics": {}})
+        assert (found.nll, found.ece) == (
+            pytest.approx(metrics.nll, rel=1e-6),
+            pytest.approx(metrics.ece, abs=1e-6),
+        )
+        assert found.model_copy(update={"nll": 0, "ece": 0}) == metrics.model_copy(
+            update={"nll": 0, "ece": 0}
+        )
+    assert got.model_copy(update={"origin": {}, "metrics": {}}) == mine.model_copy(
+        update={"metrics": {}}
+    )
 
 
-def test_merged_runs_are_the_packed_ones_and_say_where_they_come_from(ours: Store, pack: Path, tmp_path: Path) -> None:
+def test_merged_runs_are_the_packed_ones_and_say_where_they_come_from(
+    ours: Store, pack: Path, tmp_path: Path
+) -> None:
     theirs = Store(tmp_path / "theirs")
     (merged,) = merge([pack], theirs)
     assert {fate: len(records) for fate, records in merged.runs.items()} == {"new": 4}
@@ -80,7 +93,9 @@ def test_merged_runs_are_the_packed_ones_and_say_where_they_come_from(ours: Stor
         assert "Brier" in got.origin["as_stated"]
         assert_same(got, mine)
     rows = [[row.name, row.cells["ood"].value] for row in boards(runs(ours), View()).boards[0].rows]
-    assert rows == [[row.name, row.cells["ood"].value] for row in boards(runs(theirs), View()).boards[0].rows]
+    assert rows == [
+        [row.name, row.cells["ood"].value] for row in boards(runs(theirs), View()).boards[0].rows
+    ]
 
 
 def test_predictions_survive(ours: Store, pack: Path, tmp_path: Path) -> None:
@@ -98,14 +113,18 @@ def test_predictions_survive(ours: Store, pack: Path, tmp_path: Path) -> None:
     assert set(mine.column_names) - set(got.column_names) in (set(), {"logits", "runner_up"})
 
 
-def test_what_came_without_logits_can_be_passed_on_beside_what_has_them(slim: Path, tmp_path: Path) -> None:
+def test_what_came_without_logits_can_be_passed_on_beside_what_has_them(
+    slim: Path, tmp_path: Path
+) -> None:
     theirs, third = Store(tmp_path / "theirs"), Store(tmp_path / "third")
     merge([slim], theirs)
     own = stored_run(theirs, "linear-probe")
     write_pack(theirs, runs(theirs), tmp_path / "all.shiftpack")
     (merged,) = merge([tmp_path / "all.shiftpack"], third)
     assert {fate: len(records) for fate, records in merged.runs.items()} == {"new": 5}
-    assert "logits" in pq.read_table(third.run_dir(own) / "predictions" / "art.parquet").column_names
+    assert (
+        "logits" in pq.read_table(third.run_dir(own) / "predictions" / "art.parquet").column_names
+    )
 
 
 def test_merging_again_changes_nothing(pack: Path, tmp_path: Path) -> None:
@@ -123,11 +142,16 @@ def test_the_same_runs_give_the_same_bytes(ours: Store, full: Path, tmp_path: Pa
     assert other.read_bytes() == full.read_bytes()
 
 
-def test_a_curve_travels_with_what_its_points_predict(ours: Store, pack: Path, tmp_path: Path) -> None:
+def test_a_curve_travels_with_what_its_points_predict(
+    ours: Store, pack: Path, tmp_path: Path
+) -> None:
     theirs = Store(tmp_path / "theirs")
     merge([pack], theirs)
     for record in runs(ours):
-        own, came = (pq.read_table(store.run_dir(record) / "curve" / "sketch.parquet") for store in (ours, theirs))
+        own, came = (
+            pq.read_table(store.run_dir(record) / "curve" / "sketch.parquet")
+            for store in (ours, theirs)
+        )
         assert came.equals(own)
 
 
@@ -145,8 +169,16 @@ def test_a_pack_of_an_earlier_version_states_its_identity_through_the_fit(tmp_pa
         write_pack(store, runs(store), tmp_path / "old.shiftpack")
     folder = store.fit_dir(record.fit_id)
     folder.mkdir(parents=True)
-    known = {"fit_id": record.fit_id, "identity": fit, "weights": "w", "weights_sha256": "0", "normalize": True}
-    (folder / "fit.json").write_text(__import__("json").dumps({**known, "seconds": 1, "total_seconds": 1}))
+    known = {
+        "fit_id": record.fit_id,
+        "identity": fit,
+        "weights": "w",
+        "weights_sha256": "0",
+        "normalize": True,
+    }
+    (folder / "fit.json").write_text(
+        __import__("json").dumps({**known, "seconds": 1, "total_seconds": 1})
+    )
     write_pack(store, runs(store), tmp_path / "old.shiftpack")
     (merged,) = merge([tmp_path / "old.shiftpack"], Store(tmp_path / "new"))
     assert merged.runs["new"][0].identity["evaluation"]["metrics"] == {"": "accuracy"}
@@ -247,7 +279,9 @@ def _repeat_an_image(f: Forger) -> None:
     f.table("images", lambda c: c["key"].__setitem__(1, c["key"][0]))
 
 
-def _multiply(f: Forger, rows: int = 200_000, key: str = "x" * 200, *, dictionary: bool = True) -> None:
+def _multiply(
+    f: Forger, rows: int = 200_000, key: str = "x" * 200, *, dictionary: bool = True
+) -> None:
     """Many images in a few kilobytes."""
     f.record(lambda r: r["metrics"]["art"].update(images=rows))
     table = pa.table({"key": [key] * rows, "label": [0] * rows, "group": [0] * rows})
@@ -260,19 +294,40 @@ def _multiply(f: Forger, rows: int = 200_000, key: str = "x" * 200, *, dictionar
 
 _NAN = float("nan")
 TAMPERING: dict[str, tuple[Tamper, str]] = {
-    "average over an ID split": (lambda f: f.record(lambda r: r.update(averaged=["id-test"])), "something else than its shifts"),
-    "more images stated than predicted": (_metric("images", 61), "states 61 images, and the pack holds 60"),
-    "fewer rows": (lambda f: f.table("outcomes", _shorten), "states 60 images, and the pack holds 50"),
+    "average over an ID split": (
+        lambda f: f.record(lambda r: r.update(averaged=["id-test"])),
+        "something else than its shifts",
+    ),
+    "more images stated than predicted": (
+        _metric("images", 61),
+        "states 61 images, and the pack holds 60",
+    ),
+    "fewer rows": (
+        lambda f: f.table("outcomes", _shorten),
+        "states 60 images, and the pack holds 50",
+    ),
     "many images of one name": (_multiply, "bytes cannot name 200000 images"),
-    "many images of no names": (partial(_multiply, dictionary=False, key=""), "bytes cannot name 200000 images|would unpack to"),
-    "many images of one long name": (partial(_multiply, dictionary=False), "its predictions would unpack to 4"),
+    "many images of no names": (
+        partial(_multiply, dictionary=False, key=""),
+        "bytes cannot name 200000 images|would unpack to",
+    ),
+    "many images of one long name": (
+        partial(_multiply, dictionary=False),
+        "its predictions would unpack to 4",
+    ),
     "other labels than other runs": (_relabel, "labels are not those of the data that it names"),
     "an image twice": (_repeat_an_image, "an image occurs twice"),
     "a prediction of no class": (_first("prediction", -1), "a class has a negative number"),
-    "an edited logit of the label": (_first("label_logit", 99.0), "a label's logit exceeds the largest one"),
+    "an edited logit of the label": (
+        _first("label_logit", 99.0),
+        "a label's logit exceeds the largest one",
+    ),
     "predictions that are not finite": (_first("maximum", _NAN), "not finite"),
     "a missing split": (_drop_a_split, "not of the same splits"),
-    "another seed": (lambda f: f.record(lambda r: r.update(seed=7)), "its record and its identity differ in the seed"),
+    "another seed": (
+        lambda f: f.record(lambda r: r.update(seed=7)),
+        "its record and its identity differ in the seed",
+    ),
     "other parameters": (
         lambda f: f.record(lambda r: r["method"]["parameters"].update(lr=1.0)),
         "its record and its identity differ in the method",
@@ -282,42 +337,117 @@ TAMPERING: dict[str, tuple[Tamper, str]] = {
         "its fit_id is not the hash",
     ),
     "other data": (
-        lambda f: f.record(lambda r: (r["data"].update(art="0" * 64), r["identity"]["evaluation"]["data"].update(art="0" * 64))),
+        lambda f: f.record(
+            lambda r: (
+                r["data"].update(art="0" * 64),
+                r["identity"]["evaluation"]["data"].update(art="0" * 64),
+            )
+        ),
         "its eval_id is not the hash",
     ),
-    "other pixels": (lambda f: f.record(lambda r: r.update(pixels="pil-bicubic-9-9")), "differ in the pixels"),
-    "another label": (lambda f: f.record(lambda r: r.update(label="ours")), "is not that of the method"),
-    "a run on a part of the images": (lambda f: f.record(lambda r: r.update(limit=10)), "not the result of a whole run"),
-    "an unfinished run": (lambda f: f.record(lambda r: r.update(status="failed")), "not the result of a whole run"),
-    "a record without identity": (lambda f: f.record(lambda r: r.update(identity={})), "does not say what its ids are"),
-    "NaN in a record": (lambda f: f.record(lambda r: r.update(fit_seconds=_NAN)), "a record is damaged"),
-    "a negative time": (lambda f: f.record(lambda r: r.update(fit_seconds=-1)), "fit_seconds is negative"),
-    "a negative class on a curve": (lambda f: f.table("curve", lambda c: c["0"].__setitem__(0, -1)), "a negative number"),
-    "a curve with a hole": (lambda f: f.manifest["runs"][0]["curve"].pop("art"), "are not of the same splits"),
-    "a curve of other points": (lambda f: f.table("curve", lambda c: c.update({"0.7": c.pop("0.5")})), "other columns"),
-    "a short curve": (lambda f: f.table("curve", lambda c: [x.pop() for x in c.values()]), "the pack holds 59"),
-    "a temperature below zero": (lambda f: f.record(lambda r: r.update(temperature=-1.0)), "its temperature is -1"),
+    "other pixels": (
+        lambda f: f.record(lambda r: r.update(pixels="pil-bicubic-9-9")),
+        "differ in the pixels",
+    ),
+    "another label": (
+        lambda f: f.record(lambda r: r.update(label="ours")),
+        "is not that of the method",
+    ),
+    "a run on a part of the images": (
+        lambda f: f.record(lambda r: r.update(limit=10)),
+        "not the result of a whole run",
+    ),
+    "an unfinished run": (
+        lambda f: f.record(lambda r: r.update(status="failed")),
+        "not the result of a whole run",
+    ),
+    "a record without identity": (
+        lambda f: f.record(lambda r: r.update(identity={})),
+        "does not say what its ids are",
+    ),
+    "NaN in a record": (
+        lambda f: f.record(lambda r: r.update(fit_seconds=_NAN)),
+        "a record is damaged",
+    ),
+    "a negative time": (
+        lambda f: f.record(lambda r: r.update(fit_seconds=-1)),
+        "fit_seconds is negative",
+    ),
+    "a negative class on a curve": (
+        lambda f: f.table("curve", lambda c: c["0"].__setitem__(0, -1)),
+        "a negative number",
+    ),
+    "a curve with a hole": (
+        lambda f: f.manifest["runs"][0]["curve"].pop("art"),
+        "are not of the same splits",
+    ),
+    "a curve of other points": (
+        lambda f: f.table("curve", lambda c: c.update({"0.7": c.pop("0.5")})),
+        "other columns",
+    ),
+    "a short curve": (
+        lambda f: f.table("curve", lambda c: [x.pop() for x in c.values()]),
+        "the pack holds 59",
+    ),
+    "a temperature below zero": (
+        lambda f: f.record(lambda r: r.update(temperature=-1.0)),
+        "its temperature is -1",
+    ),
     "a Brier score beyond 2": (_metric("brier", 2.5), "a Brier score lies outside"),
     "another metric": (_metric("metric", "luck"), "the metric of art is luck"),
     "a curve beyond 100 %": (
-        lambda f: f.record(lambda r: r.update(curve=[{"alpha": 0.0, "scores": dict.fromkeys(r["metrics"], 1.5), "ood": 1.5}])),
+        lambda f: f.record(
+            lambda r: r.update(
+                curve=[{"alpha": 0.0, "scores": dict.fromkeys(r["metrics"], 1.5), "ood": 1.5}]
+            )
+        ),
         "not made of shares",
     ),
-    "a record of a newer version": (lambda f: f.record(lambda r: r.update(record_schema=99)), "schema 99"),
+    "a record of a newer version": (
+        lambda f: f.record(lambda r: r.update(record_schema=99)),
+        "schema 99",
+    ),
     "a record that is none": (lambda f: f.record(lambda r: r.clear()), "a record is damaged"),
-    "a backbone with an escape sequence": (lambda f: f.record(lambda r: r.update(backbone="tiny\x1b[31m")), "does not print"),
-    "a label with a bell": (lambda f: f.record(lambda r: r.update(label="wise-ft (\x07)")), "does not print"),
-    "a label that is written backwards": (lambda f: f.record(lambda r: r.update(label="wise-ft (\u202e)")), "does not print"),
-    "a hole of two lines": (lambda f: f.record(lambda r: r["holes"].update({"art\n": "none"})), "does not print"),
+    "a backbone with an escape sequence": (
+        lambda f: f.record(lambda r: r.update(backbone="tiny\x1b[31m")),
+        "does not print",
+    ),
+    "a label with a bell": (
+        lambda f: f.record(lambda r: r.update(label="wise-ft (\x07)")),
+        "does not print",
+    ),
+    "a label that is written backwards": (
+        lambda f: f.record(lambda r: r.update(label="wise-ft (\u202e)")),
+        "does not print",
+    ),
+    "a hole of two lines": (
+        lambda f: f.record(lambda r: r["holes"].update({"art\n": "none"})),
+        "does not print",
+    ),
     "a parameter with an escape sequence": (
         lambda f: f.record(lambda r: r["method"]["parameters"].update({"\x9b31m": 1})),
         "does not print",
     ),
-    "a suite that climbs": (lambda f: f.record(lambda r: r.update(suite="..")), "cannot be a folder's"),
-    "a suite with a path": (lambda f: f.record(lambda r: r.update(suite="../../etc")), "cannot be a folder's"),
-    "a backbone that climbs": (lambda f: f.record(lambda r: r.update(backbone="..")), "the backbone has a name"),
-    "an id with a path": (lambda f: f.record(lambda r: r.update(eval_id="../../../../x")), "not one of 24 hexadecimal"),
-    "other columns": (lambda f: f.table("outcomes", lambda c: c.update(extra=[0] * 60)), "other columns"),
+    "a suite that climbs": (
+        lambda f: f.record(lambda r: r.update(suite="..")),
+        "cannot be a folder's",
+    ),
+    "a suite with a path": (
+        lambda f: f.record(lambda r: r.update(suite="../../etc")),
+        "cannot be a folder's",
+    ),
+    "a backbone that climbs": (
+        lambda f: f.record(lambda r: r.update(backbone="..")),
+        "the backbone has a name",
+    ),
+    "an id with a path": (
+        lambda f: f.record(lambda r: r.update(eval_id="../../../../x")),
+        "not one of 24 hexadecimal",
+    ),
+    "other columns": (
+        lambda f: f.table("outcomes", lambda c: c.update(extra=[0] * 60)),
+        "other columns",
+    ),
     "holes": (_first("maximum", None), "have holes"),
     "an edited manifest": (_quietly(lambda f: f.manifest["runs"].pop()), "its manifest was edited"),
     "a newer pack": (_newer, "schema 99"),
@@ -330,12 +460,14 @@ TAMPERING: dict[str, tuple[Tamper, str]] = {
     "a blob that nobody names": (_member("blobs/" + "0" * 64), "does not name"),
     "a file twice": (_twice, "twice"),
     "compressed files": (_compress, "compressed"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("kind", TAMPERING)
-def test_what_was_tampered_with_is_refused_with_the_reason_and_nothing_is_written(kind: str, slim: Path, tmp_path: Path) -> None:
+def test_what_was_tampered_with_is_refused_with_the_reason_and_nothing_is_written(
+    kind: str, slim: Path, tmp_path: Path
+) -> None:
     tamper, reason = TAMPERING[kind]
     forger = Forger(slim)
     tamper(forger)
@@ -347,7 +479,10 @@ def test_what_was_tampered_with_is_refused_with_the_reason_and_nothing_is_writte
 
 
 STATED: dict[str, Tamper] = {
-    **{name: _metric(name, 0.99) for name in ("accuracy", "class_mean", "macro_f1", "worst_group", "nll", "ece", "score")},
+    **{
+        name: _metric(name, 0.99)
+        for name in ("accuracy", "class_mean", "macro_f1", "worst_group", "nll", "ece", "score")
+    },
     "average": lambda f: f.record(lambda r: r.update(ood=0.99)),
     "no average": lambda f: f.record(lambda r: r.update(ood=None)),
     "curve": lambda f: f.record(lambda r: r["curve"][1]["scores"].update(art=1.0)),
@@ -356,7 +491,9 @@ STATED: dict[str, Tamper] = {
 
 
 @pytest.mark.parametrize("what", STATED)
-def test_what_a_record_states_of_its_predictions_is_computed_from_them(what: str, pack: Path, tmp_path: Path) -> None:
+def test_what_a_record_states_of_its_predictions_is_computed_from_them(
+    what: str, pack: Path, tmp_path: Path
+) -> None:
     forger = Forger(pack)
     STATED[what](forger)
     honest, theirs = Store(tmp_path / "honest"), Store(tmp_path / "theirs")
@@ -366,7 +503,9 @@ def test_what_a_record_states_of_its_predictions_is_computed_from_them(what: str
         assert got.model_copy(update={"origin": {}}) == mine.model_copy(update={"origin": {}})
 
 
-def test_predictions_of_another_run_give_the_numbers_of_that_run(slim: Path, tmp_path: Path) -> None:
+def test_predictions_of_another_run_give_the_numbers_of_that_run(
+    slim: Path, tmp_path: Path
+) -> None:
     forger = Forger(slim)
     _swap(forger)
     theirs = Store(tmp_path / "theirs")
@@ -378,14 +517,24 @@ def test_predictions_of_another_run_give_the_numbers_of_that_run(slim: Path, tmp
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("prediction", 3), ("label_logit", -9.0), ("log_sum_exp", 50.0), ("logits", [9.0, 9.0, 9.0, 9.0])]
+    ("column", "value"),
+    [
+        ("prediction", 3),
+        ("label_logit", -9.0),
+        ("log_sum_exp", 50.0),
+        ("logits", [9.0, 9.0, 9.0, 9.0]),
+    ],
 )
-def test_columns_are_held_against_the_logits(column: str, value: Any, full: Path, tmp_path: Path) -> None:
+def test_columns_are_held_against_the_logits(
+    column: str, value: Any, full: Path, tmp_path: Path
+) -> None:
     forger = Forger(full)
 
     def change(columns: dict[str, Any]) -> None:
         wrong = next(
-            i for i, (p, m) in enumerate(zip(columns["prediction"], columns["logits"], strict=True)) if p != 3 and len(m)
+            i
+            for i, (p, m) in enumerate(zip(columns["prediction"], columns["logits"], strict=True))
+            if p != 3 and len(m)
         )
         columns[column][wrong] = value
 
@@ -400,7 +549,9 @@ def test_labels_are_held_against_the_stores_own_runs(full: Path, tmp_path: Path)
     forger = Forger(full)
     # One story, told by every run of the pack: only somebody who has the data can tell.
     for run in range(4):
-        forger.table("images", lambda c: c.update(label=[(label + 1) % 4 for label in c["label"]]), run=run)
+        forger.table(
+            "images", lambda c: c.update(label=[(label + 1) % 4 for label in c["label"]]), run=run
+        )
     with pytest.raises(Refused, match=r"labels or groups differ, such as that of 'art/000\.png'"):
         merge([forger.write(tmp_path / "forged.shiftpack")], mine)
 

@@ -1,4 +1,6 @@
-"""The page as a file: what it holds, that nothing in it comes from elsewhere, and that no record can become a script."""
+"""The page as a file: what it holds, that nothing in it comes from elsewhere, and that no record
+can become a script.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,25 @@ HOSTILE = "</script><script>alert(1)</script><!-- \u2028"
 
 
 def document(text: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="document">(.*?)</script>', text, re.DOTALL)
+    found = re.search(
+        r'<script type="application/json" id="document">(.*?)</script>', text, re.DOTALL
+    )
     assert found is not None
     made: dict[str, Any] = json.loads(found.group(1))
     return made
 
 
-def test_a_row_has_its_numbers_its_holes_with_reasons_and_its_runs(make: Make, store: Store) -> None:
+def test_a_row_has_its_numbers_its_holes_with_reasons_and_its_runs(
+    make: Make, store: Store
+) -> None:
     records = [
-        make("wise-ft", seed, {"id-test": 0.9, "cartoon": 0.6 + seed / 10}, holes={"sketch": "no such folder"}) for seed in (0, 1)
+        make(
+            "wise-ft",
+            seed,
+            {"id-test": 0.9, "cartoon": 0.6 + seed / 10},
+            holes={"sketch": "no such folder"},
+        )
+        for seed in (0, 1)
     ]
     board = document(Source(store, View()).page(records))["boards"][0]
     (row,) = board["rows"]
@@ -60,19 +72,25 @@ def test_a_curve_averages_what_the_rows_average_where_one_lacks_a_shift(store: S
     board = document(Source(store, View()).page([reference, lacking]))["boards"][0]
     (row,) = [row for row in board["rows"] if row["name"] == "full-finetune"]
     assert board["averaged"] == ["art"]
-    assert [point["scores"]["ood"] for point in board["curves"]] == [point["scores"]["art"] for point in board["curves"]]
+    assert [point["scores"]["ood"] for point in board["curves"]] == [
+        point["scores"]["art"] for point in board["curves"]
+    ]
     assert board["curves"][-1]["scores"]["ood"] == row["cells"]["ood"][0]
 
 
 def test_a_row_keeps_its_name_in_links_while_runs_are_added(make: Make, store: Store) -> None:
     ids = [
-        document(Source(store, View()).page([make("a", seed) for seed in range(count)] + [make("b", 0)]))["boards"][0]["rows"]
+        document(
+            Source(store, View()).page([make("a", seed) for seed in range(count)] + [make("b", 0)])
+        )["boards"][0]["rows"]
         for count in (1, 3)
     ]
     assert {row["name"]: row["id"] for row in ids[0]} == {row["name"]: row["id"] for row in ids[1]}
 
 
-def test_what_is_not_comparable_is_a_board_of_its_own_with_the_field_that_differs(make: Make, store: Store) -> None:
+def test_what_is_not_comparable_is_a_board_of_its_own_with_the_field_that_differs(
+    make: Make, store: Store
+) -> None:
     records = [make("a"), make("b"), make("c", pixels="other")]
     boards = document(Source(store, View()).page(records))["boards"]
     assert [board["kind"] for board in boards] == ["ranked", "apart"]
@@ -80,12 +98,16 @@ def test_what_is_not_comparable_is_a_board_of_its_own_with_the_field_that_differ
 
 
 def test_a_failed_run_is_listed_even_where_nothing_else_is(make: Make, store: Store) -> None:
-    made = document(Source(store, View()).page([make("a", status="failed", metrics={}, error="out of memory")]))
+    made = document(
+        Source(store, View()).page([make("a", status="failed", metrics={}, error="out of memory")])
+    )
     assert made["boards"][0]["rows"] == []
     assert made["boards"][0]["unfinished"][0]["error"] == "out of memory"
 
 
-def test_rows_without_predictions_are_compared_over_seeds_and_the_rest_says_why_not(make: Make, store: Store) -> None:
+def test_rows_without_predictions_are_compared_over_seeds_and_the_rest_says_why_not(
+    make: Make, store: Store
+) -> None:
     records = [
         make(name, seed, {"id-test": level + seed / 50, "cartoon": level})
         for name, level in (("a", 0.5), ("b", 0.7))
@@ -107,7 +129,9 @@ def test_reported_rows_of_a_suite_stand_apart_from_measured_ones(make: Make, sto
 
 
 def test_a_suite_whose_name_is_a_path_reads_no_other_file(make: Make, store: Store) -> None:
-    boards = document(Source(store, View()).page([make("a", suite="../reported/imagenet-shifts")]))["boards"]
+    boards = document(Source(store, View()).page([make("a", suite="../reported/imagenet-shifts")]))[
+        "boards"
+    ]
     assert [board["kind"] for board in boards] == ["ranked"]
 
 
@@ -138,12 +162,17 @@ def test_embedded_json_cannot_leave_its_element() -> None:
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_only_the_pages_own_scripts_may_run_and_nothing_may_be_fetched(make: Make, store: Store, live: bool) -> None:
+def test_only_the_pages_own_scripts_may_run_and_nothing_may_be_fetched(
+    make: Make, store: Store, live: bool
+) -> None:
     text = Source(store, View()).page([make()], live=live)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
     assert policy is not None
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
-    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts]
+    hashes = [
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in scripts
+    ]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.group(1).split(";"))
     assert rules["script-src"].split() == hashes
     assert rules["default-src"] == "'none'"
@@ -182,7 +211,9 @@ def test_html_writes_the_selected_runs_and_says_where(
 def test_html_writes_no_file_when_nothing_matches(make: Make, store: Store, tmp_path: Path) -> None:
     store.save_run(make("a"))
     with pytest.raises(NothingMatched):
-        leaderboard(store=store.root, method=["zzz"], columns="", sort="ood", html=tmp_path / "board.html")
+        leaderboard(
+            store=store.root, method=["zzz"], columns="", sort="ood", html=tmp_path / "board.html"
+        )
     assert list(tmp_path.glob("*.html")) == []
 
 

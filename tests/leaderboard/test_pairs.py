@@ -1,4 +1,6 @@
-"""Marks of ties: who is shown to be worse, who cannot be told from the best, and between which ranks each row lies."""
+"""Marks of ties: who is shown to be worse, who cannot be told from the best, and between which
+ranks each row lies.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,14 @@ def test_clear_differences_are_told_and_close_rows_tie() -> None:
 def test_rows_that_err_on_the_same_images_are_told_apart_by_fewer_of_them() -> None:
     first, second = np.arange(2000) < 1600, np.arange(2000) < 1570
     apart = np.random.default_rng(0).permutation(second)
-    assert these_models([np.stack([first, apart], axis=1) / 2000]).tied_with_best.tolist() == [True, True]
-    assert these_models([np.stack([first, second], axis=1) / 2000]).tied_with_best.tolist() == [True, False]
+    assert these_models([np.stack([first, apart], axis=1) / 2000]).tied_with_best.tolist() == [
+        True,
+        True,
+    ]
+    assert these_models([np.stack([first, second], axis=1) / 2000]).tied_with_best.tolist() == [
+        True,
+        False,
+    ]
 
 
 def test_identical_rows_tie() -> None:
@@ -51,14 +59,20 @@ def test_few_seeds_leave_close_rows_tied() -> None:
     a, b, c = [0.67, 0.66, 0.68], [0.65, 0.65, 0.65], [0.20, 0.19, 0.21]
     three = np.array([a, b, c]).T
     assert the_method(three, [False] * 3).tied_with_best.tolist() == [True, True, False]
-    assert the_method(np.vstack([three, three]), [False] * 3).tied_with_best.tolist() == [True, False, False]
+    assert the_method(np.vstack([three, three]), [False] * 3).tied_with_best.tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_rows_without_any_spread_differ_for_certain_and_coincidences_tell_nothing() -> None:
     equal = np.array([[0.6, 0.5], [0.6, 0.5]])
     assert the_method(equal, [True, True]).tied_with_best.tolist() == [True, False]
     assert the_method(equal, [False, True]).tied_with_best.tolist() == [True, True]
-    assert the_method(np.array([[0.60, 0.5], [0.61, 0.51]]), [False, False]).tied_with_best.tolist() == [True, True]
+    assert the_method(
+        np.array([[0.60, 0.5], [0.61, 0.51]]), [False, False]
+    ).tied_with_best.tolist() == [True, True]
 
 
 @pytest.mark.parametrize("p", [[], [0.04], [0.01, 0.04, 0.03, 0.005], [0.9, 0.5, 0.5]])
@@ -80,7 +94,9 @@ def kept(make: Make, predict: Predict) -> list[RunRecord]:
     return made
 
 
-def test_a_board_marks_ties_from_predictions_and_says_what_they_are_about(make: Make, predict: Predict, store: Store) -> None:
+def test_a_board_marks_ties_from_predictions_and_says_what_they_are_about(
+    make: Make, predict: Predict, store: Store
+) -> None:
     (table,) = tables(kept(make, predict), View(ties="models"), Predictions(store))
     assert [row["tie"] for row in table.rows] == ["best", "tie", ""]
     assert table.rows[2]["method"] == "c"
@@ -88,10 +104,16 @@ def test_a_board_marks_ties_from_predictions_and_says_what_they_are_about(make: 
     assert any("best OOD" in note and "these trained models" in note for note in table.notes)
 
 
-def test_marks_are_about_the_column_that_the_board_is_sorted_by(make: Make, predict: Predict, store: Store) -> None:
-    (board,) = boards(kept(make, predict), View(ties="models", sort="sketch"), Predictions(store)).boards
+def test_marks_are_about_the_column_that_the_board_is_sorted_by(
+    make: Make, predict: Predict, store: Store
+) -> None:
+    (board,) = boards(
+        kept(make, predict), View(ties="models", sort="sketch"), Predictions(store)
+    ).boards
     assert board.ties_about == "sketch"
-    (board,) = boards(kept(make, predict), View(ties="models", sort="cost"), Predictions(store)).boards
+    (board,) = boards(
+        kept(make, predict), View(ties="models", sort="cost"), Predictions(store)
+    ).boards
     assert board.ties_about == "ood"
 
 
@@ -108,7 +130,9 @@ def test_a_run_on_other_images_cannot_be_paired(make: Make, predict: Predict, st
     assert board.ties_untested == {"a": "sketch: the runs of a saw different images"}
 
 
-def test_a_damaged_file_costs_its_row_the_mark_and_not_the_board(make: Make, predict: Predict, store: Store) -> None:
+def test_a_damaged_file_costs_its_row_the_mark_and_not_the_board(
+    make: Make, predict: Predict, store: Store
+) -> None:
     records = kept(make, predict)
     (store.run_dir(records[0]) / "predictions" / "sketch.parquet").write_bytes(b"PAR1")
     (board,) = boards(records, View(ties="models"), Predictions(store)).boards
@@ -130,7 +154,11 @@ def test_a_row_with_one_seed_is_left_out_and_said(make: Make) -> None:
         make(
             name,
             seed,
-            scores={"id-test": 0.9, "cartoon": level + 0.001 * seed**2, "sketch": level + 0.002 * seed * (name == "a")},
+            scores={
+                "id-test": 0.9,
+                "cartoon": level + 0.001 * seed**2,
+                "sketch": level + 0.002 * seed * (name == "a"),
+            },
         )
         for name, level, seeds in levels
         for seed in range(seeds)
@@ -148,7 +176,15 @@ def test_a_single_row_has_nobody_to_tie_with(make: Make, store: Store, question:
 
 def test_ties_of_the_method_need_no_predictions(make: Make) -> None:
     records = [
-        make(name, seed, scores={"id-test": 0.9, "cartoon": level + 0.001 * seed, "sketch": level - 0.002 * seed * (name == "a")})
+        make(
+            name,
+            seed,
+            scores={
+                "id-test": 0.9,
+                "cartoon": level + 0.001 * seed,
+                "sketch": level - 0.002 * seed * (name == "a"),
+            },
+        )
         for name, level in (("a", 0.7), ("b", 0.5))
         for seed in range(5)
     ]

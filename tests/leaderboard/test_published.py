@@ -13,7 +13,9 @@ def test_every_published_row_names_its_source_and_certainty() -> None:
     rows = reported("imagenet-shifts")
     assert len(rows) > 20
     assert all(row.source and row.certainty for row in rows)
-    assert all(0 < row.ood < row.id < 100 for row in rows if row.ood is not None and row.id is not None)
+    assert all(
+        0 < row.ood < row.id < 100 for row in rows if row.ood is not None and row.id is not None
+    )
 
 
 def test_agreement_by_hand() -> None:

@@ -18,7 +18,13 @@ from bench.cli import build_app
 from bench.errors import NothingMatched, UsageError
 from bench.evaluation.metrics import fitted_temperature, score
 from bench.leaderboard.statistics import predictions
-from bench.leaderboard.statistics.calibration import adaptive_calibration_error, calibration, detected, reliability, scaled
+from bench.leaderboard.statistics.calibration import (
+    adaptive_calibration_error,
+    calibration,
+    detected,
+    reliability,
+    scaled,
+)
 from bench.leaderboard.statistics.predictions import Predictions
 from bench.results.record import RunRecord
 from bench.results.store import Store
@@ -52,7 +58,9 @@ def test_the_temperature_that_spoiled_the_logits_is_found() -> None:
 def test_calibration_is_what_the_record_says() -> None:
     logits, labels = drawn(2.0, 500)
     found, stated = calibration(logits, labels), score(logits, labels, None)
-    assert (found.nll, found.ece, found.brier) == pytest.approx((stated.nll, stated.ece, stated.brier))
+    assert (found.nll, found.ece, found.brier) == pytest.approx(
+        (stated.nll, stated.ece, stated.brier)
+    )
 
 
 def test_the_adaptive_error_by_hand() -> None:
@@ -72,11 +80,15 @@ def test_a_diagram_has_every_image_and_keeps_empty_bins() -> None:
 def test_detection_by_hand() -> None:
     found = detected(np.array([0.9, 0.8, 0.7, 0.6]), np.array([0.5, 0.65]))
     assert found.auroc == pytest.approx(7 / 8)
-    assert found.fpr95 == pytest.approx(0.5)  # all four ID images pass at .6, and with them one of two
+    assert found.fpr95 == pytest.approx(
+        0.5
+    )  # all four ID images pass at .6, and with them one of two
     assert detected(np.zeros(10), np.zeros(10)).auroc == 0.5
 
 
-def test_without_logits_what_the_maxima_say_is_kept_and_the_rest_is_a_hole(make: Make, predict: Predict, store: Store) -> None:
+def test_without_logits_what_the_maxima_say_is_kept_and_the_rest_is_a_hole(
+    make: Make, predict: Predict, store: Store
+) -> None:
     record = make()
     for split in ("id-val", "sketch"):
         predict(record, split, [True, False] * 20)
@@ -85,23 +97,38 @@ def test_without_logits_what_the_maxima_say_is_kept_and_the_rest_is_a_hole(make:
     part = scaled(record, "sketch", Predictions(store))
     assert whole.before
     assert part.before
-    assert (part.before.nll, part.before.ece) == pytest.approx((whole.before.nll, whole.before.ece), abs=1e-6)
+    assert (part.before.nll, part.before.ece) == pytest.approx(
+        (whole.before.nll, whole.before.ece), abs=1e-6
+    )
     assert (part.before.brier, part.after) == (record.metrics["sketch"].brier, None)
     assert "--keep-logits adds them" in part.hole
 
 
-def test_log_sum_exps_at_the_temperature_stand_in_for_logits(make: Make, predict: Predict, store: Store) -> None:
+def test_log_sum_exps_at_the_temperature_stand_in_for_logits(
+    make: Make, predict: Predict, store: Store
+) -> None:
     right = np.random.default_rng(0).random(200) < 0.8
     record = make(temperature=1.7)
     for split in ("id-val", "sketch"):
         predict(record, split, right.tolist())
     whole = scaled(record, "sketch", Predictions(store))
-    logits = np.stack(pd.read_parquet(store.run_dir(record) / "predictions" / "sketch.parquet")["logits"].tolist())
-    predict(record, "sketch", right.tolist(), logits=None, log_sum_exp_scaled=logsumexp(logits.astype(float) / 1.7, axis=1))
+    logits = np.stack(
+        pd.read_parquet(store.run_dir(record) / "predictions" / "sketch.parquet")["logits"].tolist()
+    )
+    predict(
+        record,
+        "sketch",
+        right.tolist(),
+        logits=None,
+        log_sum_exp_scaled=logsumexp(logits.astype(float) / 1.7, axis=1),
+    )
     part = scaled(record, "sketch", Predictions(store))
     assert whole.after
     assert part.after
-    assert (whole.temperature, part.temperature) == (1.7, 1.7), "what was fitted on id-val in full precision"
+    assert (whole.temperature, part.temperature) == (
+        1.7,
+        1.7,
+    ), "what was fitted on id-val in full precision"
     for key in ("nll", "ece", "ece_adaptive"):
         assert getattr(part.after, key) == pytest.approx(getattr(whole.after, key), abs=1e-6)
     assert part.after.brier is None
@@ -114,7 +141,11 @@ def test_a_temperature_that_was_not_recorded_is_fitted_once_for_all_splits(
     record, fitted, known = make(), [], Predictions(store)
     for split in ("id-val", "cartoon", "sketch"):
         predict(record, split, [True, True, True, False] * 10)
-    monkeypatch.setattr(predictions, "fitted_temperature", lambda *given: fitted.append(1) or fitted_temperature(*given))
+    monkeypatch.setattr(
+        predictions,
+        "fitted_temperature",
+        lambda *given: fitted.append(1) or fitted_temperature(*given),
+    )
     found = {scaled(record, split, known).temperature for split in ("cartoon", "sketch", "cartoon")}
     assert len(fitted) == len(found) == 1
     assert None not in found
@@ -141,7 +172,9 @@ def test_every_kind_of_score_has_rows(filled: Store, what: str) -> None:
     assert {row["method"] for row in table["rows"]} == {"a"}
 
 
-def test_a_reason_is_told_once_with_its_rows_and_splits(make: Make, predict: Predict, store: Store) -> None:
+def test_a_reason_is_told_once_with_its_rows_and_splits(
+    make: Make, predict: Predict, store: Store
+) -> None:
     for method in ("a", "b"):
         for seed in range(3):
             record = make(method, seed)
@@ -149,14 +182,20 @@ def test_a_reason_is_told_once_with_its_rows_and_splits(make: Make, predict: Pre
                 predict(record, split, [True, False] * 30, logits=None)
     (table,) = json.loads(scores(store, "calibration", "--format", "json").stdout)["tables"]
     assert table["notes"][1:] == [
-        "temperature scaling: the logits were too many to keep; the same `bench run` again with --keep-logits adds them "
-        "(a, b; id-test, cartoon, sketch)."
+        "temperature scaling: the logits were too many to keep; the same `bench run` again with"
+        " --keep-logits adds them (a, b; id-test, cartoon, sketch)."
     ]
 
 
 def test_parts_say_how_many_images_are_behind_them(filled: Store) -> None:
-    rows = list(csv.DictReader(io.StringIO(scores(filled, "groups", "--split", "sketch", "--format", "csv").stdout)))
-    assert [(row["split"], row["images"]) for row in rows] == [("sketch", "20")] * 2  # group -1 is no group
+    rows = list(
+        csv.DictReader(
+            io.StringIO(scores(filled, "groups", "--split", "sketch", "--format", "csv").stdout)
+        )
+    )
+    assert [(row["split"], row["images"]) for row in rows] == [
+        ("sketch", "20")
+    ] * 2  # group -1 is no group
     assert float(rows[0]["low"]) < float(rows[0]["accuracy"]) < float(rows[0]["high"])
     assert float(rows[0]["accuracy"]) <= float(rows[1]["accuracy"])
 
@@ -175,7 +214,10 @@ def test_no_predictions_and_wrong_names_are_told(make: Make, store: Store) -> No
 
 @pytest.mark.parametrize(
     ("what", "options", "why"),
-    [("groups", (), "none of these splits has groups"), ("detection", ("--split", "id-test"), "what shifts are told from")],
+    [
+        ("groups", (), "none of these splits has groups"),
+        ("detection", ("--split", "id-test"), "what shifts are told from"),
+    ],
 )
 def test_nothing_to_score_says_why(
     make: Make, predict: Predict, store: Store, what: str, options: tuple[str, ...], why: str

@@ -47,7 +47,9 @@ class Site:
 def served(site: Site) -> Iterator[Server]:
     server, stop, ready = Server(sign=0.05), threading.Event(), threading.Event()
     options = {"ready": lambda url: ready.set(), "tell": site.tell, "look": 0.02, "stop": stop}
-    thread = threading.Thread(target=serve, args=(server, site.make, lambda: site.stamp), kwargs=options)
+    thread = threading.Thread(
+        target=serve, args=(server, site.make, lambda: site.stamp), kwargs=options
+    )
     thread.start()
     assert ready.wait(PATIENCE)
     try:
@@ -76,7 +78,15 @@ def test_it_serves_the_page_to_this_machine_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.evil.example:{port}", ""]
+    "host",
+    [
+        "evil.example",
+        "evil.example:{port}",
+        "127.0.0.1",
+        "127.0.0.1:1",
+        "127.0.0.1.evil.example:{port}",
+        "",
+    ],
 )
 @pytest.mark.parametrize("path", ["/", "/events"])
 def test_it_refuses_a_foreign_host(host: str, path: str) -> None:
@@ -141,9 +151,21 @@ def test_a_port_that_does_not_exist_is_said() -> None:
 
 def test_ctrl_c_ends_it_cleanly(make: Make, store: Store) -> None:
     store.save_run(make())
-    command = [sys.executable, "-m", "bench.cli", "leaderboard", "--serve", "--store", str(store.root)]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.cli",
+        "leaderboard",
+        "--serve",
+        "--store",
+        str(store.root),
+    ]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout is not None
     url = process.stdout.readline()

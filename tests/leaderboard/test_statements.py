@@ -11,12 +11,23 @@ from statements import Inequality, differences, table, verdict
 
 def run(name: str, seed: int, id_: float, ood: float, **parameters: object) -> RunRecord:
     def metrics(score: float) -> SplitMetrics:
-        return SplitMetrics(images=10, score=score, accuracy=score, class_mean=score, macro_f1=score, nll=1, ece=0, brier=0)
+        return SplitMetrics(
+            images=10,
+            score=score,
+            accuracy=score,
+            class_mean=score,
+            macro_f1=score,
+            nll=1,
+            ece=0,
+            brier=0,
+        )
 
     return RunRecord(
-        status="done", method={"name": name, "parameters": {"head_init": "zero-shot", **parameters}}, label=name, backbone="b",
+        status="done", method={"name": name, "parameters": {"head_init": "zero-shot",
+        **parameters}}, label=name, backbone="b",
         backbone_sha256="s", suite="suite", seed=seed, fit_id=f"{name}{seed}{parameters}",
-        metrics={"id-test": metrics(id_), "sketch": metrics(ood)}, shifts=["sketch"], averaged=["sketch"],
+        metrics={"id-test": metrics(id_), "sketch": metrics(ood)}, shifts=["sketch"],
+        averaged=["sketch"],
     )  # fmt: skip
 
 
@@ -47,7 +58,9 @@ def test_verdict(found: list[list[float]], expected: str) -> None:
         ([-0.05, 0.06, 0.0], [0.0, 0.0, 0.0], "undecided"),
     ],
 )
-def test_more_ood_counts_only_at_equal_id(ood: list[float], identity: list[float], expected: str) -> None:
+def test_more_ood_counts_only_at_equal_id(
+    ood: list[float], identity: list[float], expected: str
+) -> None:
     assert verdict([ood, identity], at_equal_id=True) == expected
 
 
@@ -60,7 +73,10 @@ def test_masks_are_held_against_distillation_with_the_same_parameters() -> None:
     ]
 
     def gain(mask: str) -> list[float]:
-        return differences(Inequality("OOD", f"masked-counterfactual, {mask} single", "the same without masks"), records).values
+        return differences(
+            Inequality("OOD", f"masked-counterfactual, {mask} single", "the same without masks"),
+            records,
+        ).values
 
     assert gain("object") == [pytest.approx(0.05)]
     assert gain("context") == [pytest.approx(0.02)]
@@ -68,8 +84,14 @@ def test_masks_are_held_against_distillation_with_the_same_parameters() -> None:
 
 
 def test_differences_pair_the_seeds() -> None:
-    records = [run("full-finetune", 0, 0.9, 0.5), run("full-finetune", 1, 0.8, 0.4), run("zero-shot", 1, 0.6, 0.6)]
-    assert differences(Inequality("ID", "full-finetune", "zero-shot"), records).values == [pytest.approx(0.2)]
+    records = [
+        run("full-finetune", 0, 0.9, 0.5),
+        run("full-finetune", 1, 0.8, 0.4),
+        run("zero-shot", 1, 0.6, 0.6),
+    ]
+    assert differences(Inequality("ID", "full-finetune", "zero-shot"), records).values == [
+        pytest.approx(0.2)
+    ]
 
 
 def test_table_marks_gain_and_loss() -> None:

@@ -35,7 +35,9 @@ def test_envelope_by_hand(at: float, offered: float | None) -> None:
 
 
 def test_of_points_of_one_id_the_higher_is_the_offer() -> None:
-    assert envelopes(np.array([[0.5, 0.7, 0.5]]), np.array([[0.2, 0.1, 0.4]]), np.array([0.5])) == pytest.approx([0.4])
+    assert envelopes(
+        np.array([[0.5, 0.7, 0.5]]), np.array([[0.2, 0.1, 0.4]]), np.array([0.5])
+    ) == pytest.approx([0.4])
 
 
 @pytest.mark.filterwarnings("error")
@@ -46,7 +48,10 @@ def test_a_curve_that_stands_upright_offers_nothing_beside_it_and_warns_of_nothi
 
 
 def test_the_area_is_the_mean_height_of_the_envelope(make: Callable[..., RunRecord]) -> None:
-    points = [CurvePoint(alpha=i / 4, scores={"id-test": x, "sketch": y}, ood=y) for i, (x, y) in enumerate(CURVE)]
+    points = [
+        CurvePoint(alpha=i / 4, scores={"id-test": x, "sketch": y}, ood=y)
+        for i, (x, y) in enumerate(CURVE)
+    ]
     # Flat at .60 up to .70, then three straight pieces.
     by_hand = (0.60 * 0.1 + 0.58 * 0.1 + 0.53 * 0.1) / 0.3
     assert area_under_curve(make(curve=points), ["sketch"]) == pytest.approx(by_hand)

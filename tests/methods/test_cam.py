@@ -1,4 +1,6 @@
-"""Class-activation maps agree with computations that share no code with them, and leave no trace behind."""
+"""Class-activation maps agree with computations that share no code with them, and leave no trace
+behind.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,20 @@ def test_the_clean_forward_still_serves_the_cross_entropy(layout: str) -> None:
     model, (pool, labels) = classifier(layout), global_batch()  # type: ignore[arg-type]
     images = pool.float() / 255
     F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
-    expected = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    expected = {
+        name: weight.grad.clone()
+        for name, weight in model.named_parameters()
+        if weight.grad is not None
+    }
     model.zero_grad(set_to_none=True)
     logits, _, maps = model.explain(images)
     class_activation_map(score_of(logits, labels), maps, model.tower.layout)
     assert all(weight.grad is None for weight in model.parameters())
     assert all(not tensor._backward_hooks for tensor in maps)
     F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
-    assert {name for name, weight in model.named_parameters() if weight.grad is not None} == set(expected)
+    assert {name for name, weight in model.named_parameters() if weight.grad is not None} == set(
+        expected
+    )
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.grad, expected[name], atol=1e-6, rtol=1e-4)
 
@@ -62,11 +70,15 @@ def test_rollout_depends_on_the_scale_of_the_score() -> None:
 
 
 def test_grad_cam_by_hand() -> None:
-    """With logit_y = w_y . mean(F) + b, each channel's weight is w_y / P, so the map is ReLU(sum_c w_yc F_c) / P."""
+    """With logit_y = w_y . mean(F) + b, each channel's weight is w_y / P, so the map is ReLU(sum_c
+    w_yc F_c) / P.
+    """
     model, (pool, labels) = classifier("conv", normalize=False), global_batch()
     logits, _, (last,) = model.explain(pool.float() / 255)
     cam = grad_cam(score_of(logits, labels), last)
-    expected = torch.einsum("nc,nchw->nhw", model.head.weight[labels], last).clamp(min=0).flatten(1) / 9
+    expected = (
+        torch.einsum("nc,nchw->nhw", model.head.weight[labels], last).clamp(min=0).flatten(1) / 9
+    )
     assert expected.detach().max() > 0
     torch.testing.assert_close(cam, expected.detach(), atol=1e-6, rtol=1e-5)
 

@@ -1,4 +1,6 @@
-"""The losses: exact against hand computations, the same for every micro-batch size, fair to the teacher."""
+"""The losses: exact against hand computations, the same for every micro-batch size, fair to the
+teacher.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from .towers import CONV, VIT, TinyTask, classifier, full_rollout, global_batch,
 
 BARE = Traits(text=False, native=False, layout="vit")
 PAIRS: list[dict[str, Any]] = [
-    {"mask": m, "fill": f} for m in ("object", "context", "random") for f in ("none", "single", "multi")
+    {"mask": m, "fill": f}
+    for m in ("object", "context", "random")
+    for f in ("none", "single", "multi")
 ]
 ON_VIT: list[FineTuner] = [
     FullFinetune(),
@@ -45,14 +49,20 @@ def pair_of(layout: str) -> tuple[Classifier, Classifier]:
 
 @pytest.mark.parametrize(
     ("method", "traits"),
-    [(method.resolved(traits), traits) for methods, traits in ((ON_VIT, VIT), (ON_CONV, CONV)) for method in methods],
+    [
+        (method.resolved(traits), traits)
+        for methods, traits in ((ON_VIT, VIT), (ON_CONV, CONV))
+        for method in methods
+    ],
     ids=lambda value: (
         f"{value.name}-{getattr(value, 'mask', '')}-{getattr(value, 'fill', '')}"
         if isinstance(value, FineTuner)
         else value.layout
     ),
 )
-def test_accumulation_equals_one_large_batch_and_is_finite(method: FineTuner, traits: Traits) -> None:
+def test_accumulation_equals_one_large_batch_and_is_finite(
+    method: FineTuner, traits: Traits
+) -> None:
     (student, teacher), (pool, labels) = pair_of(traits.layout), global_batch(8)
     constants = {"teacher_ms": 0.7}
     loss, whole = step(method, student, teacher, pool, labels, [8], constants)
@@ -78,9 +88,14 @@ def test_feature_distillation_by_hand_in_both_units() -> None:
     images = pool.float() / 255
     distance = ((student.features(images) - teacher.features(images)) ** 2).sum() / (8 * 6)
     expected = F.cross_entropy(student(images), labels) + 12 * distance
-    for method in (FeatureDistillation(weight=12), FeatureDistillation(weight=3, weight_unit="teacher_ms")):
+    for method in (
+        FeatureDistillation(weight=12),
+        FeatureDistillation(weight=3, weight_unit="teacher_ms"),
+    ):
         batch = micro_batch(method, pool, labels, torch.arange(8))
-        torch.testing.assert_close(method.loss(batch, student, teacher, {"teacher_ms": 0.25}), expected)
+        torch.testing.assert_close(
+            method.loss(batch, student, teacher, {"teacher_ms": 0.25}), expected
+        )
 
 
 def test_the_teachers_mean_square_is_measured_on_the_training_features() -> None:
@@ -98,7 +113,9 @@ def test_masked_distillation_by_hand(pair: dict[str, Any]) -> None:
     assert 0 < look.mask.float().mean() < 1
     if look.cam is not None:
         assert method.threshold is not None
-        torch.testing.assert_close(look.cam.double(), full_rollout(student, batch.images, labels), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            look.cam.double(), full_rollout(student, batch.images, labels), atol=1e-5, rtol=1e-5
+        )
         above = look.cam / look.cam.amax(dim=1, keepdim=True) > method.threshold
         assert torch.equal(look.mask, above if pair["mask"] == "object" else ~above)
     images, keep = pool.float() / 255, None
@@ -106,16 +123,28 @@ def test_masked_distillation_by_hand(pair: dict[str, Any]) -> None:
         keep = ~look.mask
     else:
         cells = look.mask.view(8, 3, 3).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
-        source = batch.draws["source"] if pair["fill"] == "multi" else batch.draws["source"][:, None].expand(8, 9)
+        source = (
+            batch.draws["source"]
+            if pair["fill"] == "multi"
+            else batch.draws["source"][:, None].expand(8, 9)
+        )
         for i in range(8):
             for p in range(9):
-                block = (slice(None), slice(p // 3 * 8, p // 3 * 8 + 8), slice(p % 3 * 8, p % 3 * 8 + 8))
+                block = (
+                    slice(None),
+                    slice(p // 3 * 8, p // 3 * 8 + 8),
+                    slice(p % 3 * 8, p % 3 * 8 + 8),
+                )
                 if look.mask[i, p]:
                     images[(i, *block)] = pool[(int(source[i, p]), *block)].float() / 255
-        assert torch.equal((images != pool.float() / 255).any(dim=1) & ~cells, torch.zeros_like(cells))
+        assert torch.equal(
+            (images != pool.float() / 255).any(dim=1) & ~cells, torch.zeros_like(cells)
+        )
     distance = ((student.features(images, keep) - teacher.features(images, keep)) ** 2).mean()
     expected = F.cross_entropy(student(pool.float() / 255), labels) + 30 * distance
-    torch.testing.assert_close(method.loss(batch, student, teacher, {"teacher_ms": 1.0}), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        method.loss(batch, student, teacher, {"teacher_ms": 1.0}), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 class Spy(Classifier):
@@ -127,7 +156,9 @@ class Spy(Classifier):
         tower, explain = self.tower, self.tower.explain
 
         def watch(_: ImageTower, inputs: tuple[Any, ...], output: Tensor) -> None:
-            self.calls.append(("features", inputs[0], inputs[1] if len(inputs) > 1 else None, output))
+            self.calls.append(
+                ("features", inputs[0], inputs[1] if len(inputs) > 1 else None, output)
+            )
 
         def watch_explain(images: Tensor) -> tuple[Tensor, list[Tensor]]:
             features, maps = explain(images)
@@ -139,7 +170,9 @@ class Spy(Classifier):
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(pair.values()))
-def test_student_and_teacher_see_the_same_masked_image_and_the_clean_one_is_seen_once(pair: dict[str, Any]) -> None:
+def test_student_and_teacher_see_the_same_masked_image_and_the_clean_one_is_seen_once(
+    pair: dict[str, Any],
+) -> None:
     method = MaskedCounterfactual(**pair).resolved(VIT)
     student, teacher = (Spy(model) for model in pair_of("vit"))
     pool, labels = global_batch()
@@ -182,9 +215,16 @@ def test_a_step_in_bfloat16_is_finite() -> None:
 
 def test_the_papers_thresholds_and_probabilities_are_the_defaults() -> None:
     chosen = {tuple(p.values()): MaskedCounterfactual(**p).resolved(VIT) for p in PAIRS}
-    cuts = [[chosen[mask, fill].threshold for fill in ("none", "single", "multi")] for mask in ("object", "context")]
+    cuts = [
+        [chosen[mask, fill].threshold for fill in ("none", "single", "multi")]
+        for mask in ("object", "context")
+    ]
     assert cuts == [[0.3, 0.3, 0.6], [0.6, 0.5, 0.3]]
-    assert [chosen["random", fill].probability for fill in ("none", "single", "multi")] == [0.75, 0.5, 0.5]
+    assert [chosen["random", fill].probability for fill in ("none", "single", "multi")] == [
+        0.75,
+        0.5,
+        0.5,
+    ]
     default = MaskedCounterfactual().resolved(VIT)
     assert (default.mask, default.fill, default.threshold, default.weight, default.weight_unit) == (
         "object",
@@ -193,7 +233,12 @@ def test_the_papers_thresholds_and_probabilities_are_the_defaults() -> None:
         30,
         "raw",
     )
-    assert (default.schedule, default.warmup, default.augment, default.select) == ("one-cycle", 0.02, "none", "best")
+    assert (default.schedule, default.warmup, default.augment, default.select) == (
+        "one-cycle",
+        0.02,
+        "none",
+        "best",
+    )
 
 
 @pytest.mark.parametrize("method", ON_VIT, ids=lambda method: method.name)

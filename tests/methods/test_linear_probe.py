@@ -24,7 +24,9 @@ from .towers import CONV, VIT, TinyTask, classifier
 GRID = np.logspace(-7, 2, 7)
 
 
-def features(size: int, classes: int = 4, dim: int = 6, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def features(
+    size: int, classes: int = 4, dim: int = 6, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Overlapping classes, far from zero mean and unit variance."""
     random = np.random.default_rng(seed)
     y = np.arange(size) % classes
@@ -54,7 +56,9 @@ def test_mapped_back_weights_equal_the_decision_function_of_scikit_learn(classes
 def test_one_scalar_scales_all_features() -> None:
     x, y = features(200)
     moved = list(regularization_path(7 * x - 3, y, 4, GRID, 200))
-    for (_, weight, bias), (_, w, b) in zip(regularization_path(x, y, 4, GRID, 200), moved, strict=True):
+    for (_, weight, bias), (_, w, b) in zip(
+        regularization_path(x, y, 4, GRID, 200), moved, strict=True
+    ):
         np.testing.assert_allclose((7 * x - 3) @ w.T + b, x @ weight.T + bias, atol=2e-3)
 
 
@@ -86,9 +90,13 @@ def test_c_is_the_smallest_within_one_standard_error_of_the_best_on_id_val(trait
     path = list(regularization_path(x, y, 4, GRID, 1000))
     right = [int(((x_val @ w.T + b).argmax(axis=1) == y_val).sum()) for _, w, b in path]
     best = max(right)
-    within = [best - n <= 10 * np.sqrt(best / 100 * (1 - best / 100)) for n in right]  # of 100 images
+    within = [
+        best - n <= 10 * np.sqrt(best / 100 * (1 - best / 100)) for n in right
+    ]  # of 100 images
     assert chosen == path[within.index(True)][0] < path[int(np.argmax(right))][0]
-    np.testing.assert_allclose(model.head.weight.detach().numpy(), path[within.index(True)][1], rtol=1e-6)
+    np.testing.assert_allclose(
+        model.head.weight.detach().numpy(), path[within.index(True)][1], rtol=1e-6
+    )
     assert best > 50
 
 
@@ -97,20 +105,29 @@ def test_normalisation_follows_the_text_tower_unless_it_is_named() -> None:
     assert LinearProbe().resolved(CONV).normalize is False
     assert LinearProbe(normalize=False).resolved(VIT).normalize is False
     adamw = LinearProbe(solver="adamw")
-    assert (adamw.resolved(VIT).head_init, adamw.resolved(CONV).head_init) == ("zero-shot", "native")
+    assert (adamw.resolved(VIT).head_init, adamw.resolved(CONV).head_init) == (
+        "zero-shot",
+        "native",
+    )
     assert LinearProbe().resolved(VIT).resolved(VIT) == LinearProbe().resolved(VIT)
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "warmup-cosine"])
-def test_the_gradient_recipe_learns_from_the_starting_head_and_repeats_exactly(schedule: Any) -> None:
-    method = LinearProbe(solver="adamw", lr=0.3, epochs=6, batch_size=32, schedule=schedule).resolved(VIT)
+def test_the_gradient_recipe_learns_from_the_starting_head_and_repeats_exactly(
+    schedule: Any,
+) -> None:
+    method = LinearProbe(
+        solver="adamw", lr=0.3, epochs=6, batch_size=32, schedule=schedule
+    ).resolved(VIT)
     tasks = [task_of(), task_of()]
     heads = [method.fit(cast(Any, task)).head for task in tasks]
     assert tasks[0].started == ["zero-shot"]
     assert tasks[0].chosen["epoch"][1] == 6
     assert torch.equal(heads[0].weight, heads[1].weight)
     x, y = (torch.from_numpy(part) for part in tasks[0].id_val)
-    before, after = (float((head(x).argmax(dim=1) == y).float().mean()) for head in (classifier().head, heads[0]))
+    before, after = (
+        float((head(x).argmax(dim=1) == y).float().mean()) for head in (classifier().head, heads[0])
+    )
     assert after > before + 0.1
 
 
@@ -120,14 +137,18 @@ def test_a_batch_larger_than_the_training_set_is_one_step_per_epoch() -> None:
     assert task.chosen["epoch"][1] == 2
 
 
-def test_on_a_device_the_same_minimum_is_found_on_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_device_the_same_minimum_is_found_on_the_same_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     x, y = features(200)
     y = np.array([0, 2, 3, 5])[y]  # classes without an image, too
     usual = list(regularization_path(x, y, 7, GRID, 200))
     monkeypatch.setattr(linear_probe, "LARGE", 0)
     monkeypatch.setattr(linear_probe, "_on_one_core", None)
     solver = linear_probe._on_device
-    monkeypatch.setattr(linear_probe, "_on_device", lambda *given: solver(*given[:-1], "cpu", chunk=64))
+    monkeypatch.setattr(
+        linear_probe, "_on_device", lambda *given: solver(*given[:-1], "cpu", chunk=64)
+    )
     found = list(regularization_path(x, y, 7, GRID, 200, device="cuda"))
     for (c, weight, bias), (also, w, b) in zip(usual, found, strict=True):
         assert c == also
@@ -148,9 +169,14 @@ def test_on_a_device_the_same_minimum_is_found_on_the_same_way(monkeypatch: pyte
 def test_one_standard_error_below_the_best_is_enough(scores: list[float], chosen: int) -> None:
     task = object.__new__(Task)
     task.selection, task._images = {}, lambda split: range(1000)  # type: ignore[method-assign,assignment,return-value]
-    assert task.choose("C", [(at, score, 0.0) for at, score in enumerate(scores)], one_se=True) == chosen
+    assert (
+        task.choose("C", [(at, score, 0.0) for at, score in enumerate(scores)], one_se=True)
+        == chosen
+    )
     assert task.selection["C"]["best_id_val"] == max(scores)
-    assert task.choose("C", [(at, score, 0.0) for at, score in enumerate(scores)]) == scores.index(max(scores))
+    assert task.choose("C", [(at, score, 0.0) for at, score in enumerate(scores)]) == scores.index(
+        max(scores)
+    )
 
 
 _PATH = """
@@ -174,7 +200,9 @@ print(json.dumps([(x_val @ weight.T + bias).argmax(axis=1).tolist() for _, weigh
 
 
 def test_two_kinds_of_processor_predict_the_same_for_every_c() -> None:
-    """With the arithmetic that OpenBLAS takes on an old and on a newer processor, a process each."""
+    """With the arithmetic that OpenBLAS takes on an old and on a newer processor, a process
+    each.
+    """
     found = []
     for kind in ("Nehalem", "Haswell"):
         process = subprocess.run(

@@ -1,4 +1,6 @@
-"""Masks cut where they say, and fills take the same place of the images they say, pixel for pixel."""
+"""Masks cut where they say, and fills take the same place of the images they say, pixel for
+pixel.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def refill_by_pixel(images: Tensor, pool: Tensor, mask: Tensor, source: Tensor, grid: tuple[int, int]) -> Tensor:
+def refill_by_pixel(
+    images: Tensor, pool: Tensor, mask: Tensor, source: Tensor, grid: tuple[int, int]
+) -> Tensor:
     """The definition, one pixel at a time."""
     out = images.clone()
     height, width = images.shape[-2:]
@@ -66,13 +70,18 @@ def test_a_single_fill_permutes_the_pixels_of_the_global_batch() -> None:
     pool, _ = global_batch(6)
     source = masking.single_source(6, generator())
     assert sorted(source.tolist()) == list(range(6))
-    filled = masking.refill(pool.float() / 255, pool, torch.ones(6, 9, dtype=torch.bool), source, (3, 3))
+    filled = masking.refill(
+        pool.float() / 255, pool, torch.ones(6, 9, dtype=torch.bool), source, (3, 3)
+    )
     assert torch.equal(filled, pool[source].float() / 255)
     assert torch.equal(filled.sort(dim=0).values, (pool.float() / 255).sort(dim=0).values)
 
 
 def test_a_single_fill_may_have_fixed_points() -> None:
-    fixed = [(masking.single_source(8, generator(seed)) == torch.arange(8)).any().item() for seed in range(40)]
+    fixed = [
+        (masking.single_source(8, generator(seed)) == torch.arange(8)).any().item()
+        for seed in range(40)
+    ]
     assert 10 < sum(fixed) < 40
 
 
@@ -91,11 +100,17 @@ def test_a_batch_of_one_image_fills_itself() -> None:
 @pytest.mark.parametrize("size", [(24, 24), (24, 32), (23, 17), (10, 13), (5, 4)])
 @pytest.mark.parametrize("grid", [(3, 3), (2, 4)])
 @pytest.mark.parametrize("fill", ["single", "multi"])
-def test_refilling_equals_its_definition_at_any_image_size(size: tuple[int, int], grid: tuple[int, int], fill: str) -> None:
+def test_refilling_equals_its_definition_at_any_image_size(
+    size: tuple[int, int], grid: tuple[int, int], fill: str
+) -> None:
     patches, rows = grid[0] * grid[1], torch.tensor([4, 1])
     pool = torch.randint(0, 256, (5, 3, *size), dtype=torch.uint8, generator=generator(1))
     images = pool[rows].float() / 255
     mask = masking.bernoulli_mask(5, patches, 0.5, generator(2))[rows]
-    source = masking.single_source(5, generator(3)) if fill == "single" else masking.multi_source(5, patches, generator(3))
+    source = (
+        masking.single_source(5, generator(3))
+        if fill == "single"
+        else masking.multi_source(5, patches, generator(3))
+    )
     filled = masking.refill(images, pool, mask, source[rows], grid)
     assert torch.equal(filled, refill_by_pixel(images, pool, mask, source[rows], grid))

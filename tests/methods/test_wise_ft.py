@@ -32,7 +32,9 @@ def test_every_tensor_is_interpolated_and_the_ends_are_exact(alpha: float, trait
         if alpha in (0, 1):
             assert torch.equal(tensor, (last if alpha else first)[name])
         elif tensor.is_floating_point():
-            torch.testing.assert_close(tensor, first[name] + 0.3 * (last[name] - first[name]), atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(
+                tensor, first[name] + 0.3 * (last[name] - first[name]), atol=1e-6, rtol=1e-5
+            )
     assert task.started == ["zero-shot" if traits is VIT else "native"]
 
 
@@ -50,16 +52,28 @@ def test_alpha_on_id_val_is_the_best_of_eleven_and_recorded_as_such() -> None:
 def test_a_random_head_is_no_base_unless_it_is_named() -> None:
     assert cast(FullFinetune, WiSEFT().resolved(BARE).of).head_init == "probe"
     assert cast(FullFinetune, WiSEFT().resolved(CONV).of).head_init == "native"
-    assert cast(FullFinetune, WiSEFT(of=FullFinetune(head_init="random")).resolved(BARE).of).head_init == "random"
+    assert (
+        cast(FullFinetune, WiSEFT(of=FullFinetune(head_init="random")).resolved(BARE).of).head_init
+        == "random"
+    )
     assert WiSEFT().resolved(BARE).resolved(BARE) == WiSEFT().resolved(BARE)
 
 
 def test_the_nested_method_is_resolved_and_part_of_the_identity() -> None:
     method = WiSEFT(of=MaskedCounterfactual(mask="context")).resolved(VIT)
     nested = method.identity()["parameters"]["of"]
-    assert (nested["name"], nested["version"]) == ("masked-counterfactual", MaskedCounterfactual.version)
-    assert (nested["parameters"]["threshold"], nested["parameters"]["head_init"]) == (0.5, "zero-shot")
-    assert method.identity() != WiSEFT(of=MaskedCounterfactual(mask="context", lr=1e-4)).resolved(VIT).identity()
+    assert (nested["name"], nested["version"]) == (
+        "masked-counterfactual",
+        MaskedCounterfactual.version,
+    )
+    assert (nested["parameters"]["threshold"], nested["parameters"]["head_init"]) == (
+        0.5,
+        "zero-shot",
+    )
+    assert (
+        method.identity()
+        != WiSEFT(of=MaskedCounterfactual(mask="context", lr=1e-4)).resolved(VIT).identity()
+    )
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), "id", "best"])

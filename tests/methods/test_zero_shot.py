@@ -1,4 +1,6 @@
-"""Zero-shot takes the head that the backbone offers, and says what else to do where there is none."""
+"""Zero-shot takes the head that the backbone offers, and says what else to do where there is
+none.
+"""
 
 from __future__ import annotations
 

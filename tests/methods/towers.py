@@ -1,4 +1,6 @@
-"""Towers of a few thousand weights, a task around them, and a training step: what the tests of the methods run on."""
+"""Towers of a few thousand weights, a task around them, and a training step: what the tests of the
+methods run on.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ from bench.identity import torch_stream
 from bench.method import Batch, FineTuner, HeadInit, Method, Traits
 
 SIZE, CLASSES = 24, 4
-VIT, CONV = Traits(text=True, native=False, layout="vit"), Traits(text=False, native=True, layout="conv")
+VIT, CONV = (
+    Traits(text=True, native=False, layout="vit"),
+    Traits(text=False, native=True, layout="conv"),
+)
 
 
 class Block(nn.Module):
@@ -27,7 +32,11 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads, self.norm_1, self.norm_2 = heads, nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out, self.mlp = nn.Linear(width, 3 * width), nn.Linear(width, width), nn.Linear(width, width)
+        self.qkv, self.out, self.mlp = (
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+            nn.Linear(width, width),
+        )
 
     def forward(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
         n, length, width = x.shape
@@ -71,7 +80,9 @@ class TinyViT(ImageTower):
 
 
 class TinyConv(ImageTower):
-    """Two convolutions with a batch normalisation (frozen, as in eval mode) to a final map of 3 x 3, then the mean over it."""
+    """Two convolutions with a batch normalisation (frozen, as in eval mode) to a final map of 3 x
+    3, then the mean over it.
+    """
 
     dim, grid, layout = 6, (3, 3), "conv"
 
@@ -91,12 +102,17 @@ class TinyConv(ImageTower):
         return last.mean(dim=(2, 3)), [last]
 
 
-def classifier(layout: Literal["vit", "conv"] = "vit", seed: int = 0, *, normalize: bool = True) -> Classifier:
+def classifier(
+    layout: Literal["vit", "conv"] = "vit", seed: int = 0, *, normalize: bool = True
+) -> Classifier:
     """A tiny classifier of random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tower = TinyViT() if layout == "vit" else TinyConv()
-        return Classifier(tower, Head(3 * torch.randn(CLASSES, tower.dim), torch.randn(CLASSES), normalize=normalize))
+        return Classifier(
+            tower,
+            Head(3 * torch.randn(CLASSES, tower.dim), torch.randn(CLASSES), normalize=normalize),
+        )
 
 
 def global_batch(size: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -112,7 +128,9 @@ def score_of(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def full_rollout(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """The textbook way, in float64: all gradients at once, L x L products from the first layer to the last."""
+    """The textbook way, in float64: all gradients at once, L x L products from the first layer to
+    the last.
+    """
     model = copy.deepcopy(model).double()
     logits, _, attentions = model.explain(images.double())
     gradients = torch.autograd.grad(score_of(logits, labels), attentions)
@@ -124,7 +142,9 @@ def full_rollout(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     return rolled[:, 0, 1:].detach()
 
 
-def micro_batch(method: FineTuner, pool: Tensor, labels: Tensor, rows: Tensor, grid: tuple[int, int] = (3, 3)) -> Batch:
+def micro_batch(
+    method: FineTuner, pool: Tensor, labels: Tensor, rows: Tensor, grid: tuple[int, int] = (3, 3)
+) -> Batch:
     """The part `rows` of a global batch, with the method's draws for it."""
     draws = method.draw(len(pool), grid, torch.Generator().manual_seed(7))
     cut = {name: values[rows] for name, values in draws.items()}
@@ -149,7 +169,9 @@ def step(
         loss.backward()  # type: ignore[no-untyped-call]
         total, first = total + loss.item(), first + size
     assert first == len(pool)
-    return total, {name: weight.grad for name, weight in student.named_parameters() if weight.grad is not None}
+    return total, {
+        name: weight.grad for name, weight in student.named_parameters() if weight.grad is not None
+    }
 
 
 @dataclass
@@ -192,7 +214,9 @@ class TinyTask:
     def stop_if_asked(self) -> None:
         pass
 
-    def choose(self, name: str, candidates: Sequence[tuple[Any, float, float]], *, one_se: bool = False) -> Any:
+    def choose(
+        self, name: str, candidates: Sequence[tuple[Any, float, float]], *, one_se: bool = False
+    ) -> Any:
         best = min(candidates, key=lambda candidate: (-candidate[1], candidate[2]))
         chosen = best
         if one_se:

@@ -1,4 +1,6 @@
-"""A store of made-up runs, as large as one likes: `python tests/perf/synthetic_store.py FOLDER --runs 10000`."""
+"""A store of made-up runs, as large as one likes: `python tests/perf/synthetic_store.py FOLDER
+--runs 10000`.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,31 @@ import numpy as np
 SHIFTS = ("v2", "sketch", "rendition", "objectnet", "adversarial", "viewpoint", "corrupted")
 
 
-def record(number: int, rng: np.random.Generator, *, suites: int = 4, seeds: int = 5) -> dict[str, Any]:
+def record(
+    number: int, rng: np.random.Generator, *, suites: int = 4, seeds: int = 5
+) -> dict[str, Any]:
     """The content of one `record.json`; `seeds` consecutive numbers are one row."""
     row, seed = divmod(number, seeds)
     name = f"method-{row % 7}"
-    parameters = {"lr": 1e-5 * (1 + row), "epochs": 10, "batch_size": 512, "head_init": "zero-shot", "weight_decay": 0.1}
+    parameters = {
+        "lr": 1e-5 * (1 + row),
+        "epochs": 10,
+        "batch_size": 512,
+        "head_init": "zero-shot",
+        "weight_decay": 0.1,
+    }
 
     def metrics(score: float) -> dict[str, Any]:
         score = float(np.clip(score + rng.normal(0, 0.01), 0.01, 0.99))
         shares = dict.fromkeys(("score", "accuracy", "class_mean", "macro_f1"), score)
-        return {"images": 1500, "metric": "accuracy", **shares, "nll": 2 - 2 * score, "ece": 0.1, "brier": 1 - score}
+        return {
+            "images": 1500,
+            "metric": "accuracy",
+            **shares,
+            "nll": 2 - 2 * score,
+            "ece": 0.1,
+            "brier": 1 - score,
+        }
 
     level = rng.uniform(0.4, 0.8)
     splits = ("id-val", "id-test", *SHIFTS)
@@ -43,7 +60,9 @@ def record(number: int, rng: np.random.Generator, *, suites: int = 4, seeds: int
         "shifts": list(SHIFTS),
         "averaged": list(SHIFTS[:5]),
         "ood": float(np.mean([scores[shift]["score"] for shift in SHIFTS[:5]])),
-        "factors": {shift: {"style": "kept", "context": "broken", "geometry": "kept"} for shift in SHIFTS},
+        "factors": {
+            shift: {"style": "kept", "context": "broken", "geometry": "kept"} for shift in SHIFTS
+        },
         "fit_seconds": 60.0 + seed,
         "eval_seconds": 20.0,
         "peak_memory_mb": 1300.0,
@@ -68,7 +87,14 @@ def write_store(root: Path, runs: int) -> None:
     rng = np.random.default_rng(0)
     for number in range(runs):
         made = record(number, rng)
-        folder = root / "runs" / made["suite"] / made["backbone"] / made["method"]["name"] / made["eval_id"]
+        folder = (
+            root
+            / "runs"
+            / made["suite"]
+            / made["backbone"]
+            / made["method"]["name"]
+            / made["eval_id"]
+        )
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
 

@@ -1,7 +1,9 @@
-"""The data path against a plain PIL + torchvision loader and open_clip's own preprocessing, on the same photographs, in one run.
+"""The data path against a plain PIL + torchvision loader and open_clip's own preprocessing, on the
+same photographs, in one run.
 
-Run with `make perf`, and with BENCH_TEST_DATA naming a folder that holds `imagenet-samples`. It asserts agreement, not time; it
-prints images per second and core, memory per worker, and pixel differences.
+Run with `make perf`, and with BENCH_TEST_DATA naming a folder that holds `imagenet-samples`. It
+asserts agreement, not time; it prints images per second and core, memory per worker, and pixel
+differences.
 """
 
 from __future__ import annotations
@@ -53,7 +55,11 @@ def cpu_rate(work: Callable[[], int]) -> tuple[float, float]:
 def torchvision_transform() -> Callable[[Image.Image], torch.Tensor]:
     from torchvision import transforms
 
-    steps = [transforms.Resize(224, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(224), transforms.ToTensor()]
+    steps = [
+        transforms.Resize(224, transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(224),
+        transforms.ToTensor(),
+    ]
     return transforms.Compose(steps)  # type: ignore[no-any-return]
 
 
@@ -76,7 +82,11 @@ def test_images_per_second(photos: list[Path], tmp_path: Path) -> None:
 
     def first() -> int:
         found = cached_pixels(
-            collection.content.tolist(), collection.originals.open, PIXELS, cache=tmp_path / "pixels", what="photos"
+            collection.content.tolist(),
+            collection.originals.open,
+            PIXELS,
+            cache=tmp_path / "pixels",
+            what="photos",
         )
         cached.append(found.path)
         return len(collection)
@@ -88,7 +98,10 @@ def test_images_per_second(photos: list[Path], tmp_path: Path) -> None:
         return len(collection)
 
     def second() -> int:
-        array, rows = np.load(cached[0], mmap_mode="r"), np.random.default_rng(0).permutation(len(collection))
+        array, rows = (
+            np.load(cached[0], mmap_mode="r"),
+            np.random.default_rng(0).permutation(len(collection)),
+        )
         for start in range(0, len(rows), 64):
             torch.from_numpy(np.take(array, rows[start : start + 64], axis=0))
         return len(rows)
@@ -105,11 +118,16 @@ def test_images_per_second(photos: list[Path], tmp_path: Path) -> None:
                 for file in (tmp_path / "pixels").rglob("*.npy"):
                     file.unlink()
             per_cpu, per_wall = cpu_rate(work)
-            print(f"round {round_}  {name:28s} {per_cpu:10.0f} images per CPU second {per_wall:10.0f} per second")
+            print(
+                f"round {round_}  {name:28s} {per_cpu:10.0f} images per CPU second {per_wall:10.0f}"
+                " per second"
+            )
 
 
 def test_start_up_with_a_million_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files without blocks as ImageNet's folders (BENCH_PERF_FILES of them): the first start lists them, the second does not."""
+    """Files without blocks as ImageNet's folders (BENCH_PERF_FILES of them): the first start lists
+    them, the second does not.
+    """
     count = int(os.environ.get("BENCH_PERF_FILES", "1331000"))
     card, _ = find_card("imagenet-shifts")
     for part, share in (("train", 1281), ("val", 50)):
@@ -127,12 +145,17 @@ def test_start_up_with_a_million_files(tmp_path: Path, monkeypatch: pytest.Monke
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             seconds, megabytes, ids = pool.submit(_start, tmp_path).result()
         found.append(ids)
-        print(f"{start} start: {seconds:.2f} s of CPU, {megabytes:.0f} MB more at its peak than before")
+        print(
+            f"{start} start: {seconds:.2f} s of CPU, {megabytes:.0f} MB more at its peak than"
+            " before"
+        )
     assert found[0] == found[1]
 
 
 def _start(root: Path) -> tuple[float, float, list[str]]:
-    """Seconds of CPU and growth of peak memory (MB) in opening ImageNet and identifying its splits; fingerprints of these."""
+    """Seconds of CPU and growth of peak memory (MB) in opening ImageNet and identifying its splits;
+    fingerprints of these.
+    """
     import resource
 
     import pyarrow.parquet  # noqa: F401
@@ -142,7 +165,11 @@ def _start(root: Path) -> tuple[float, float, list[str]]:
     card, path = find_card("imagenet-shifts")
     suite = open_suite(card, card_path=path, data_root=root)
     ids = [suite.fingerprint(split, PIXELS) for split in ("train", "id-val", "id-test")]
-    return time.process_time() - begun, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, ids
+    return (
+        time.process_time() - begun,
+        (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+        ids,
+    )
 
 
 def _memory_after(photos: list[Path]) -> float:
@@ -155,7 +182,8 @@ def _memory_after(photos: list[Path]) -> float:
 def test_memory_per_worker(photos: list[Path]) -> None:
     with ProcessPoolExecutor(1) as pool:
         print(
-            f"\n{pool.submit(_memory_after, photos[:200]).result():.0f} MB for a process that decodes 200 photographs one by one"
+            f"\n{pool.submit(_memory_after, photos[:200]).result():.0f} MB for a process that"
+            " decodes 200 photographs one by one"
         )
 
 
@@ -169,13 +197,16 @@ def test_the_preprocessing_is_open_clips(photos: list[Path]) -> None:
             theirs = (transform(image) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         ours = prepared(decode(photo.read_bytes()), PIXELS)
         worst = max(worst, int(np.abs(ours.astype(int) - theirs.astype(int)).max()))
-    print(f"\nlargest difference to open_clip on {len(photos[:200])} photographs: {worst} grey levels")
+    print(
+        f"\nlargest difference to open_clip on {len(photos[:200])} photographs: {worst} grey levels"
+    )
     assert worst == 0
 
 
 def test_milliseconds_of_every_corruption(photos: list[Path]) -> None:
     images = [
-        prepared(decode(photo.read_bytes()), Pixels(size=224, resize=256, interpolation="bilinear")) for photo in photos[:8]
+        prepared(decode(photo.read_bytes()), Pixels(size=224, resize=256, interpolation="bilinear"))
+        for photo in photos[:8]
     ]
     print()
     total = 0.0

@@ -1,4 +1,5 @@
-"""30 kills at random moments of one short training: it must end with the very weights of an undisturbed one.
+"""30 kills at random moments of one short training: it must end with the very weights of an
+undisturbed one.
 
 Run with `make perf`; the number of kills is BENCH_KILLS.
 """
@@ -34,15 +35,25 @@ bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), s
 def test_thirty_kills(tiny_suite: Path, tmp_path: Path) -> None:
     kills = int(os.environ.get("BENCH_KILLS", "30"))
     (whole,) = bench.run(
-        "masked-counterfactual", suite=str(tiny_suite), store=tmp_path / "whole", engine=Engine(threads=1), set={"epochs": 30}
+        "masked-counterfactual",
+        suite=str(tiny_suite),
+        store=tmp_path / "whole",
+        engine=Engine(threads=1),
+        set={"epochs": 30},
     )
     store, done, moments = tmp_path / "killed", 0, random.Random(0)
     steps: list[int] = []
     while done < kills:
-        process = subprocess.Popen([sys.executable, "-c", TRAIN, str(tiny_suite), str(store), str(done % 3)], env=os.environ)
+        process = subprocess.Popen(
+            [sys.executable, "-c", TRAIN, str(tiny_suite), str(store), str(done % 3)],
+            env=os.environ,
+        )
         started = time.time()
-        # Until this process has saved something of its own; then a random moment, between two steps or in the middle of a write.
-        while process.poll() is None and not any(f.stat().st_mtime > started for f in _checkpoints(store) if f.exists()):
+        # Until this process has saved something of its own; then a random moment, between two steps
+        # or in the middle of a write.
+        while process.poll() is None and not any(
+            f.stat().st_mtime > started for f in _checkpoints(store) if f.exists()
+        ):
             time.sleep(0.002)
         time.sleep(moments.uniform(0, 0.8))
         if process.poll() is None:
@@ -54,9 +65,18 @@ def test_thirty_kills(tiny_suite: Path, tmp_path: Path) -> None:
         if len(finished) == 2:  # probe and method: start over, to have something to kill
             _compare(tmp_path / "whole", whole.fit_id, store)
             shutil.rmtree(store)
-    bench.run("masked-counterfactual", suite=str(tiny_suite), store=store, engine=Engine(threads=1), set={"epochs": 30})
+    bench.run(
+        "masked-counterfactual",
+        suite=str(tiny_suite),
+        store=store,
+        engine=Engine(threads=1),
+        set={"epochs": 30},
+    )
     _compare(tmp_path / "whole", whole.fit_id, store)
-    print(f"\n{done} kills; finished trainings compared: {sum(n == 2 for n in steps) + 1}, all identical")
+    print(
+        f"\n{done} kills; finished trainings compared: {sum(n == 2 for n in steps) + 1}, all"
+        " identical"
+    )
 
 
 def _checkpoints(store: Path) -> list[Path]:

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.perf
 
 @contextmanager
 def slow_files(wait: float) -> Iterator[list[int]]:
-    """As on a file server: opening, reading, closing, listing and asking about a file take `wait` seconds each."""
+    """As on a file server: opening, reading, closing, listing and asking about a file take `wait`
+    seconds each.
+    """
     operations = [0]
 
     def told(event: str, _: object) -> None:
@@ -67,6 +69,9 @@ def test_ten_thousand_runs(tmp_path: Path) -> None:
     start, cpu = time.perf_counter(), time.process_time()
     made = tables(records, View())
     rows = sum(len(table.rows) for table in made)
-    print(f"tables of {rows} rows: {time.perf_counter() - start:.2f} s ({time.process_time() - cpu:.2f} s of CPU)")
+    print(
+        f"tables of {rows} rows: {time.perf_counter() - start:.2f} s"
+        f" ({time.process_time() - cpu:.2f} s of CPU)"
+    )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")
     assert rows == 2_000

@@ -1,6 +1,8 @@
-"""What a masked-counterfactual step costs against a full fine-tuning step (ViT-B/32, batch 32, random weights), interleaved.
+"""What a masked-counterfactual step costs against a full fine-tuning step (ViT-B/32, batch 32,
+random weights), interleaved.
 
-Run with `make perf`. It asserts nothing about time; it prints seconds, ratios and where the time goes.
+Run with `make perf`. It asserts nothing about time; it prints seconds, ratios and where the time
+goes.
 """
 
 from __future__ import annotations
@@ -35,13 +37,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def test_step_cost() -> None:
-    threads, batch, rounds = int(os.environ.get("BENCH_PERF_THREADS", "2")), 32, int(os.environ.get("BENCH_PERF_ROUNDS", "5"))
+    threads, batch, rounds = (
+        int(os.environ.get("BENCH_PERF_THREADS", "2")),
+        32,
+        int(os.environ.get("BENCH_PERF_ROUNDS", "5")),
+    )
     engine = Engine(threads=threads)
     engine.apply()
     backbone = load_backbone("open_clip:ViT-B-32-quickgelu@random")
     tower = backbone.image_tower()
     generator = torch.Generator().manual_seed(0)
-    start = Classifier(tower, Head(torch.randn(1000, tower.dim, generator=generator), normalize=True))
+    start = Classifier(
+        tower, Head(torch.randn(1000, tower.dim, generator=generator), normalize=True)
+    )
     pool = torch.randint(0, 256, (batch, 3, 224, 224), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 1000, (batch,), generator=generator)
     cases: dict[str, FineTuner] = {}
@@ -49,12 +57,16 @@ def test_step_cost() -> None:
     for name, (method_name, values) in CASES.items():
         if chosen and name not in chosen.split(";"):
             continue
-        method = build_method(method_name, {"lr": 1e-8, **values}).resolved(Traits(text=True, native=False, layout="vit"))
+        method = build_method(method_name, {"lr": 1e-8, **values}).resolved(
+            Traits(text=True, native=False, layout="vit")
+        )
         assert isinstance(method, FineTuner)
         cases[name] = method
     # One learner for all cases, as one training has: its moments are twice the weights.
     first = next(iter(cases.values()))
-    learner = Learner(start, first, total=100, seed=0, constants={"teacher_ms": 1.0}, engine=engine, ranks=Ranks())
+    learner = Learner(
+        start, first, total=100, seed=0, constants={"teacher_ms": 1.0}, engine=engine, ranks=Ranks()
+    )
 
     def step(name: str) -> None:
         learner.method = cases[name]
@@ -71,9 +83,18 @@ def test_step_cost() -> None:
     print(f"\n{threads} threads, batch {batch}, {rounds} interleaved rounds, medians")
     for name, times in seconds.items():
         middle = np.median(times)
-        print(f"{name:24s} {middle:6.2f} s  ({min(times):.2f} - {max(times):.2f})  {middle / base:.2f} x full-finetune")
-    print(f"peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+        print(
+            f"{name:24s} {middle:6.2f} s  ({min(times):.2f} - {max(times):.2f}) "
+            f" {middle / base:.2f} x full-finetune"
+        )
+    print(
+        f"peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+    )
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step("object, single fill")
-    print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
+    print(
+        profile.key_averages().table(
+            sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40
+        )
+    )
     assert all(np.isfinite(times).all() for times in seconds.values())

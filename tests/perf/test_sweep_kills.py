@@ -1,4 +1,5 @@
-"""A sweep whose driver is killed with -9 at random moments ends with the board of an undisturbed one.
+"""A sweep whose driver is killed with -9 at random moments ends with the board of an undisturbed
+one.
 
 Run with `make perf`; the number of kills is BENCH_KILLS, and BENCH_SEED draws other moments.
 """
@@ -26,9 +27,20 @@ from bench.results.store import Store
 
 pytestmark = pytest.mark.perf
 
-#: 3 methods x 2 trials, of which 5 differ, and 3 x 3 final runs, with the stages that they are built on: 23 jobs.
+#: 3 methods x 2 trials, of which 5 differ, and 3 x 3 final runs, with the stages that they are
+#: built on: 23 jobs.
 JOBS = 23
-ASKED = ["full-finetune", "wise-ft", "linear-probe", "--trials", "2", "--seeds", "3", "--set", "epochs=6"]
+ASKED = [
+    "full-finetune",
+    "wise-ft",
+    "linear-probe",
+    "--trials",
+    "2",
+    "--seeds",
+    "3",
+    "--set",
+    "epochs=6",
+]
 
 
 @pytest.fixture
@@ -48,12 +60,19 @@ def _sweep(suite: Path, store: Path, runner: str) -> list[str]:
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("runner", ["local", "ray"])
 def test_twenty_kills(tiny_suite: Path, tmp_path: Path, temporary: Path, runner: str) -> None:
-    kills, moments = int(os.environ.get("BENCH_KILLS", "20")), random.Random(os.environ.get("BENCH_SEED", "0"))
+    kills, moments = (
+        int(os.environ.get("BENCH_KILLS", "20")),
+        random.Random(os.environ.get("BENCH_SEED", "0")),
+    )
     mark = uuid.uuid4().hex
     environment = {**os.environ, "BENCH_KILLS_MARK": mark, "TMPDIR": str(temporary)}
     began = time.time()
     whole = subprocess.run(
-        _sweep(tiny_suite, tmp_path / "whole", runner), capture_output=True, text=True, check=True, env=environment
+        _sweep(tiny_suite, tmp_path / "whole", runner),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     )
     journal = _journal(tmp_path / "whole")
     first = next(event["time"] for event in journal if event["event"] == "started")
@@ -67,9 +86,15 @@ def test_twenty_kills(tiny_suite: Path, tmp_path: Path, temporary: Path, runner:
             log, began = tmp_path / "log", time.time()
             with log.open("w") as err:
                 process = subprocess.Popen(
-                    _sweep(tiny_suite, store, runner), stdout=subprocess.PIPE, stderr=err, text=True, env=environment
+                    _sweep(tiny_suite, store, runner),
+                    stdout=subprocess.PIPE,
+                    stderr=err,
+                    text=True,
+                    env=environment,
                 )
-            if done < kills and moments.random() < 0.3:  # in the start of the command, of Ray, and in the preflight
+            if (
+                done < kills and moments.random() < 0.3
+            ):  # in the start of the command, of Ray, and in the preflight
                 time.sleep(moments.uniform(0, starting))
             elif done < kills:  # while trials run, from the first to the last of them
                 further = moments.randint(0, 8)
@@ -89,11 +114,19 @@ def test_twenty_kills(tiny_suite: Path, tmp_path: Path, temporary: Path, runner:
             break
         assert _untimed(out) == _untimed(whole.stdout)
         _each_run_once(store, tmp_path / "whole")
-        assert sorted(path.name for path in store.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
+        assert sorted(path.name for path in store.iterdir()) == sorted(
+            path.name for path in (tmp_path / "whole").iterdir()
+        )
         assert _gone(mark) < 60
         assert not list(temporary.glob("bench-*"))
-    print(f"\n{runner}: undisturbed {starting:.0f} s until the first trial and {working:.0f} s of trials;")
-    print(f"{done} kills in {starts} sweeps, when {settled} jobs had ended in them; every board equal to the undisturbed one,")
+    print(
+        f"\n{runner}: undisturbed {starting:.0f} s until the first trial and {working:.0f} s of"
+        " trials;"
+    )
+    print(
+        f"{done} kills in {starts} sweeps, when {settled} jobs had ended in them; every board equal"
+        " to the undisturbed one,"
+    )
     print("no process and no folder left")
 
 
@@ -131,7 +164,11 @@ def _untimed(board: str) -> object:
     tables = json.loads(board)["tables"]
     for table in tables:
         for row in table["rows"]:
-            for key in [key for key in row if key in ("cost", "search_seconds", "eval_seconds") or "memory" in key]:
+            for key in [
+                key
+                for key in row
+                if key in ("cost", "search_seconds", "eval_seconds") or "memory" in key
+            ]:
                 del row[key]
     return tables
 

@@ -30,12 +30,25 @@ class Listener(Reporter):
 
 
 def run(
-    *methods: str, suite: Path, store: Path, stop_at: int | None = None, engine: Engine | None = None, **fields: Any
+    *methods: str,
+    suite: Path,
+    store: Path,
+    stop_at: int | None = None,
+    engine: Engine | None = None,
+    **fields: Any,
 ) -> tuple[list[RunRecord], Listener]:
     listener = Listener(stop_at)
-    return bench.run(
-        *methods, suite=str(suite), store=store, reporter=listener, engine=engine or Engine(threads=1), **fields
-    ), listener
+    return (
+        bench.run(
+            *methods,
+            suite=str(suite),
+            store=store,
+            reporter=listener,
+            engine=engine or Engine(threads=1),
+            **fields,
+        ),
+        listener,
+    )
 
 
 def weights(store: Path, record: RunRecord) -> str:
@@ -45,13 +58,17 @@ def weights(store: Path, record: RunRecord) -> str:
 
 
 def only_test_images(tiny_suite: Path, folder: Path) -> Path:
-    """The card of a suite whose training images (and one of whose shifts) are not here; with `train/`, they are."""
+    """The card of a suite whose training images (and one of whose shifts) are not here; with
+    `train/`, they are.
+    """
     images = folder / "images"
     images.mkdir()
     (images / "test").symlink_to(tiny_suite.parent / "images/photo")
     (images / "inverted").symlink_to(tiny_suite.parent / "images/inverted")
     card = folder / "mine.toml"
-    text = tiny_suite.read_text().replace('path = "photo"', 'train = "train"\nval_count = 9\ntest = "test"')
+    text = tiny_suite.read_text().replace(
+        'path = "photo"', 'train = "train"\nval_count = 9\ntest = "test"'
+    )
     card.write_text(text.replace("val_fraction = 0.25\ntest_fraction = 0.25\n", ""))
     return card
 

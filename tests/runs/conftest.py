@@ -21,7 +21,9 @@ def tuned(original: dict[str, Tensor]) -> CLIP:
     """The same model after some training."""
     model = CLIP(QuickGELU)
     torch.manual_seed(1)
-    model.load_state_dict({name: tensor + 0.05 * torch.randn_like(tensor) for name, tensor in original.items()})
+    model.load_state_dict(
+        {name: tensor + 0.05 * torch.randn_like(tensor) for name, tensor in original.items()}
+    )
     return model.eval()
 
 

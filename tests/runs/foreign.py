@@ -1,4 +1,6 @@
-"""Checkpoints of other repositories, in miniature: classes that are called as theirs, and files as their code writes them."""
+"""Checkpoints of other repositories, in miniature: classes that are called as theirs, and files as
+their code writes them.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,20 @@ WIDTH, DIM, PATCH, SIZE, LAYERS, CONTEXT = 32, 24, 8, 32, 2, 16
 CONFIG = {
     "embed_dim": DIM,
     "quick_gelu": True,
-    "vision_cfg": {"image_size": SIZE, "layers": LAYERS, "width": WIDTH, "head_width": 16, "patch_size": PATCH},
-    "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    "vision_cfg": {
+        "image_size": SIZE,
+        "layers": LAYERS,
+        "width": WIDTH,
+        "head_width": 16,
+        "patch_size": PATCH,
+    },
+    "text_cfg": {
+        "context_length": CONTEXT,
+        "vocab_size": 49408,
+        "width": 16,
+        "heads": 2,
+        "layers": 1,
+    },
 }
 CLASSES = ("square", "disc", "cross")
 MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1)
@@ -57,9 +71,18 @@ class ResidualAttentionBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, width: int, layers: int, heads: int, mask: Tensor | None, activation: Callable[[], nn.Module]) -> None:
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        mask: Tensor | None,
+        activation: Callable[[], nn.Module],
+    ) -> None:
         super().__init__()
-        self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads, mask, activation()) for _ in range(layers)))
+        self.resblocks = nn.Sequential(
+            *(ResidualAttentionBlock(width, heads, mask, activation()) for _ in range(layers))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.resblocks(x.permute(1, 0, 2)).permute(1, 0, 2)
@@ -78,7 +101,10 @@ class VisualTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv1(images).flatten(2).permute(0, 2, 1)
-        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1) + self.positional_embedding
+        x = (
+            torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1)
+            + self.positional_embedding
+        )
         features: Tensor = self.ln_post(self.transformer(self.ln_pre(x))[:, 0]) @ self.proj
         return features
 
@@ -100,7 +126,9 @@ class CLIP(nn.Module):
         return features
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        x = self.ln_final(self.transformer(self.token_embedding(tokens) + self.positional_embedding))
+        x = self.ln_final(
+            self.transformer(self.token_embedding(tokens) + self.positional_embedding)
+        )
         embeddings: Tensor = x[torch.arange(len(x)), tokens.argmax(dim=1)] @ self.text_projection
         return embeddings
 
@@ -132,15 +160,22 @@ class ClassificationHead(nn.Linear):
         self.bias = nn.Parameter(torch.linspace(-0.5, 0.5, len(weights)))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return super().forward(inputs / inputs.norm(dim=-1, keepdim=True) if self.normalize else inputs)
+        return super().forward(
+            inputs / inputs.norm(dim=-1, keepdim=True) if self.normalize else inputs
+        )
 
 
 class ImageClassifier(nn.Module):
-    def __init__(self, image_encoder: ImageEncoder, classification_head: ClassificationHead) -> None:
+    def __init__(
+        self, image_encoder: ImageEncoder, classification_head: ClassificationHead
+    ) -> None:
         super().__init__()
         self.image_encoder, self.classification_head = image_encoder, classification_head
         self.process_images = True
-        self.train_preprocess, self.val_preprocess = image_encoder.train_preprocess, image_encoder.val_preprocess
+        self.train_preprocess, self.val_preprocess = (
+            image_encoder.train_preprocess,
+            image_encoder.val_preprocess,
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classification_head(self.image_encoder(images))
@@ -188,7 +223,9 @@ THEIRS = {
 
 
 def pickled(thing: object, path: Path) -> Path:
-    """Write as wise-ft and FLYP do, with classes of the modules that theirs are in, which nobody can import afterwards."""
+    """Write as wise-ft and FLYP do, with classes of the modules that theirs are in, which nobody
+    can import afterwards.
+    """
     ours, added = __name__, {name: types.ModuleType(name) for name in ("clip", "src", "src.models")}
     for name, members in THEIRS.items():
         for member in members:
@@ -212,8 +249,13 @@ def folder_of(state: dict[str, Tensor], folder: Path, config: dict[str, Any]) ->
     """A folder that open_clip takes for a model."""
     from safetensors.torch import save_file
 
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state.items()},
+        folder / "open_clip_model.safetensors",
+    )
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": {}})
+    )
     return f"open_clip:{folder}"
 
 
@@ -228,7 +270,9 @@ class Heard(Reporter):
             self.warnings.append(fields["text"])
 
 
-def loaded(path: Path, suite: Path, backbone: str, tmp_path: Path, normalize: bool | None = None) -> tuple[External, list[str]]:
+def loaded(
+    path: Path, suite: Path, backbone: str, tmp_path: Path, normalize: bool | None = None
+) -> tuple[External, list[str]]:
     heard = Heard()
     spec = run_spec({"methods": ("external",), "suite": str(suite), "backbone": backbone})
     experiment = experiments(spec, store=tmp_path / "store", reporter=heard)[0]
@@ -256,6 +300,8 @@ def zero_shot(model: CLIP) -> Callable[[Tensor], Tensor]:
     """Class prompts of the tiny suite through the model's own text tower."""
     import open_clip
 
-    tokens = open_clip.SimpleTokenizer(context_length=CONTEXT)([f"a photo of a {name}." for name in CLASSES])
+    tokens = open_clip.SimpleTokenizer(context_length=CONTEXT)(
+        [f"a photo of a {name}." for name in CLASSES]
+    )
     weights = nn.functional.normalize(model.encode_text(tokens), dim=1) * model.logit_scale.exp()
     return lambda images: nn.functional.normalize(model.encode_image(images), dim=1) @ weights.T

@@ -1,4 +1,6 @@
-"""Small files that claim to be large ones are told as that, quickly, and cost no more memory than they hold."""
+"""Small files that claim to be large ones are told as that, quickly, and cost no more memory than
+they hold.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,10 @@ def long_name(child: nn.Module) -> nn.Module:
 
 def doubled(levels: int) -> bytes:
     """A pickle of a mapping whose key is a pair of the same pair twice, and so on."""
-    pairs = b"".join(bytes([ord("h"), level, ord("h"), level, 0x86, ord("q"), level + 1]) for level in range(levels))
+    pairs = b"".join(
+        bytes([ord("h"), level, ord("h"), level, 0x86, ord("q"), level + 1])
+        for level in range(levels)
+    )
     return b"\x80\x02})q\x00" + pairs + b"Ns."
 
 
@@ -51,14 +56,26 @@ def copied(times: int) -> bytes:
 PICKLES = {
     "memo": (b"\x80\x02Nr\xff\xff\xff\xff.", "holds no classifier, but a NoneType"),
     "bytes": (b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x.", "cannot be read safely"),
-    "bytearray": (b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"x.", "cannot be read safely"),
+    "bytearray": (
+        b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"x.",
+        "cannot be read safely",
+    ),
     "frame": (b"\x80\x04\x95" + (1 << 40).to_bytes(8, "little") + b"N.", "holds no classifier"),
     "key": (doubled(60), "a tuple is no key of a mapping"),
     "copies": (copied(100_000), "it builds far more than it holds"),
-    "shared modules": (pickle.dumps(nested(60, of_two)), "more, or deeper in each other, than any model's"),
-    "shared modules, few levels": (pickle.dumps(nested(30, of_two)), "more, or deeper in each other, than any model's"),
+    "shared modules": (
+        pickle.dumps(nested(60, of_two)),
+        "more, or deeper in each other, than any model's",
+    ),
+    "shared modules, few levels": (
+        pickle.dumps(nested(30, of_two)),
+        "more, or deeper in each other, than any model's",
+    ),
     "long names": (pickle.dumps(nested(60, long_name)), "deeper in each other"),
-    "modules for ever": (pickle.dumps(nested(100, lambda child: nn.Sequential(child))), "deeper in each other"),
+    "modules for ever": (
+        pickle.dumps(nested(100, lambda child: nn.Sequential(child))),
+        "deeper in each other",
+    ),
     "nothing": (b"", "this is no file of weights: it is empty"),
 }
 
@@ -81,18 +98,26 @@ def test_a_shared_module_is_named_at_each_of_its_places(tmp_path: Path) -> None:
     torch.save(module, tmp_path / "weights.pt")
     found = read_checkpoint(tmp_path / "weights.pt")
     assert found.tower.keys() == module.state_dict().keys()
-    assert all(torch.equal(tensor, found.tower[name]) for name, tensor in module.state_dict().items())
+    assert all(
+        torch.equal(tensor, found.tower[name]) for name, tensor in module.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["torch", "pickle"])
 def test_a_tensor_that_repeats_its_memory(whole: bool, tmp_path: Path) -> None:
-    state: dict[str, Tensor] = {"tower.weight": torch.zeros(1).expand(10**6, 10**6), "head.weight": torch.zeros(3, 4)}
+    state: dict[str, Tensor] = {
+        "tower.weight": torch.zeros(1).expand(10**6, 10**6),
+        "head.weight": torch.zeros(3, 4),
+    }
     if whole:
         torch.save(state, tmp_path / "weights.pt")
     else:
         (tmp_path / "weights.pt").write_bytes(pickle.dumps(state))
     assert (tmp_path / "weights.pt").stat().st_size < 5000
-    with pytest.raises(BenchError, match=r"tower.weight claims to be \(1000000, 1000000\), which the file does not hold"):
+    with pytest.raises(
+        BenchError,
+        match=r"tower.weight claims to be \(1000000, 1000000\), which the file does not hold",
+    ):
         read_checkpoint(tmp_path / "weights.pt")
 
 
@@ -110,9 +135,15 @@ def test_an_archive_of_weights_is_not_compressed(tmp_path: Path) -> None:
 
 def test_keys_of_an_archive_are_hashed_in_no_time(tmp_path: Path) -> None:
     torch.save({"tower.weight": torch.zeros(3, 4)}, tmp_path / "weights.pt")
-    with zipfile.ZipFile(tmp_path / "weights.pt") as made, zipfile.ZipFile(tmp_path / "evil.pt", "w") as evil:
+    with (
+        zipfile.ZipFile(tmp_path / "weights.pt") as made,
+        zipfile.ZipFile(tmp_path / "evil.pt", "w") as evil,
+    ):
         for member in made.infolist():
-            evil.writestr(member.filename, doubled(60) if member.filename.endswith("data.pkl") else made.read(member))
+            evil.writestr(
+                member.filename,
+                doubled(60) if member.filename.endswith("data.pkl") else made.read(member),
+            )
     with pytest.raises(BenchError, match="a tuple is no key of a mapping"):
         read_checkpoint(tmp_path / "evil.pt")
 
@@ -121,10 +152,15 @@ def test_numbers_of_pixels_alone_are_read_from_cifar_s_pickles(tmp_path: Path) -
     from bench.data.readers.arrays import _cifar_batch
 
     rng = np.random.default_rng(0)
-    pixels, labels = rng.integers(0, 256, (20, 3072), dtype=np.uint8), rng.integers(0, 100, 20).tolist()
+    pixels, labels = (
+        rng.integers(0, 256, (20, 3072), dtype=np.uint8),
+        rng.integers(0, 100, 20).tolist(),
+    )
     for names in ((b"data", b"labels"), ("data", "fine_labels")):
         for protocol in (0, 2, 4):
-            (tmp_path / "batch").write_bytes(pickle.dumps(dict(zip(names, (pixels, labels), strict=True)), protocol))
+            (tmp_path / "batch").write_bytes(
+                pickle.dumps(dict(zip(names, (pixels, labels), strict=True)), protocol)
+            )
             found = _cifar_batch(tmp_path / "batch")
             np.testing.assert_array_equal(found[0], pixels)
             np.testing.assert_array_equal(found[1], labels)

@@ -1,4 +1,6 @@
-"""A cache that somebody empties in the middle of a run costs a sentence, and the next run makes anew what is missing."""
+"""A cache that somebody empties in the middle of a run costs a sentence, and the next run makes
+anew what is missing.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,14 @@ def test_in_the_middle_of_a_run(
     method: str, when: str, tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    fields: dict[str, Any] = {"suite": str(tiny_suite), "store": tmp_path / "store", "engine": Engine(threads=1)}
+    fields: dict[str, Any] = {
+        "suite": str(tiny_suite),
+        "store": tmp_path / "store",
+        "engine": Engine(threads=1),
+    }
     (record,) = bench.run(method, reporter=Empties(when, tmp_path / "cache"), **fields)
-    assert record.status == "done" or "the cache was emptied while it was in use" in record.error, record.error
+    assert record.status == "done" or "the cache was emptied while it was in use" in record.error, (
+        record.error
+    )
     (again,) = bench.run(method, **fields)
     assert again.status == "done", again.error

@@ -46,8 +46,12 @@ def test_a_done_run_is_not_done_again(tiny_suite: Path, tmp_path: Path) -> None:
     assert fresh.metrics == first.metrics
 
 
-@pytest.mark.parametrize("method", ["full-finetune", "lp-ft", "feature-distillation", "masked-counterfactual"])
-def test_stop_and_continue_gives_the_same_bits(method: str, tiny_suite: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "method", ["full-finetune", "lp-ft", "feature-distillation", "masked-counterfactual"]
+)
+def test_stop_and_continue_gives_the_same_bits(
+    method: str, tiny_suite: Path, tmp_path: Path
+) -> None:
     (whole,), _ = run(method, suite=tiny_suite, store=tmp_path / "whole")
     for stop_at in (2, 4, 7):  # in mid-epoch, at its end (4 steps), and in the second epoch
         store = tmp_path / f"stopped{stop_at}"
@@ -55,17 +59,25 @@ def test_stop_and_continue_gives_the_same_bits(method: str, tiny_suite: Path, tm
             run(method, suite=tiny_suite, store=store, stop_at=stop_at)
         (cancelled,) = [record for _, record in Store(store).records()]
         assert cancelled.status == "cancelled"
-        (continued,), listener = run(method, suite=tiny_suite, store=store, engine=Engine(threads=1, workers=2))
-        assert [fields["step"] for kind, fields in listener.events if kind == "resumed"] == [stop_at]
+        (continued,), listener = run(
+            method, suite=tiny_suite, store=store, engine=Engine(threads=1, workers=2)
+        )
+        assert [fields["step"] for kind, fields in listener.events if kind == "resumed"] == [
+            stop_at
+        ]
         assert continued.metrics == whole.metrics
         assert weights(store, continued) == weights(tmp_path / "whole", whole)
-        assert not list((Store(store).fit_dir(continued.fit_id) / "checkpoint").glob("*")), "a finished fit keeps no checkpoint"
+        assert not list((Store(store).fit_dir(continued.fit_id) / "checkpoint").glob("*")), (
+            "a finished fit keeps no checkpoint"
+        )
 
 
 def test_failed_is_a_row_and_the_rest_goes_on(tiny_suite: Path, tmp_path: Path) -> None:
     records, _ = run("full-finetune", "linear-probe", suite=tiny_suite, store=tmp_path, set={})
     assert [record.status for record in records] == ["done", "done"]
-    (broken,), _ = run("full-finetune", suite=tiny_suite, store=tmp_path, set={"lr": 1e30, "clip": 0})
+    (broken,), _ = run(
+        "full-finetune", suite=tiny_suite, store=tmp_path, set={"lr": 1e30, "clip": 0}
+    )
     assert broken.status == "failed"
     assert "loss" in broken.error
     assert "lr" in broken.error, "the diagnosis names what to turn"
@@ -81,25 +93,40 @@ def test_a_run_that_lost_a_device_is_a_row_and_continues(
     with monkeypatch.context() as patch:
         patch.setattr(Experiment, "fit", lost)
         spec = run_spec({"methods": ["linear-probe"], "suite": str(tiny_suite)})
-        (entry,) = run_sweep(spec, store=tmp_path, settings=Settings(threads=1), reporter=Reporter()).queue
+        (entry,) = run_sweep(
+            spec, store=tmp_path, settings=Settings(threads=1), reporter=Reporter()
+        ).queue
         with pytest.raises(DeviceLost):
             execute(entry.planned.experiment, entry.planned.method)
         ((_, record),) = Store(tmp_path).records()
-        assert (record.status, "a process was killed" in record.error) == ("cancelled", True), "a sweep starts it again"
+        assert (record.status, "a process was killed" in record.error) == (
+            "cancelled",
+            True,
+        ), "a sweep starts it again"
         records, listener = run("linear-probe", "full-finetune", suite=tiny_suite, store=tmp_path)
-    assert [record.status for record in records] == ["failed", "failed"], "the second was begun, too"
-    assert [fields["outcome"].status for kind, fields in listener.events if kind == "settled"] == ["lost", "lost"]
+    assert [record.status for record in records] == [
+        "failed",
+        "failed",
+    ], "the second was begun, too"
+    assert [fields["outcome"].status for kind, fields in listener.events if kind == "settled"] == [
+        "lost",
+        "lost",
+    ]
     assert all("a process was killed" in record.error for _, record in Store(tmp_path).records())
     (record,), _ = run("linear-probe", suite=tiny_suite, store=tmp_path)
     assert record.status == "done"
 
 
-def test_an_epoch_is_readable_behind_a_line_that_was_cut_short(tiny_suite: Path, tmp_path: Path) -> None:
+def test_an_epoch_is_readable_behind_a_line_that_was_cut_short(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     with pytest.raises(Interrupted):
         run("full-finetune", suite=tiny_suite, store=tmp_path, stop_at=2)
     (folder,) = Store(tmp_path).fits_dir.iterdir()
     log = folder / "log.jsonl"
-    log.write_text('{"time": 1, "event": "epo')  # its writer was killed there, before it saved anything
+    log.write_text(
+        '{"time": 1, "event": "epo'
+    )  # its writer was killed there, before it saved anything
     shutil.rmtree(folder / "checkpoint")
     with pytest.raises(Interrupted):
         run("full-finetune", suite=tiny_suite, store=tmp_path, stop_at=6)
@@ -109,14 +136,21 @@ def test_an_epoch_is_readable_behind_a_line_that_was_cut_short(tiny_suite: Path,
 def test_micro_batches_equal_the_large_batch(tiny_suite: Path, tmp_path: Path) -> None:
     for method in ("full-finetune", "masked-counterfactual"):
         (whole,), _ = run(method, suite=tiny_suite, store=tmp_path / "whole")
-        (parts,), _ = run(method, suite=tiny_suite, store=tmp_path / "parts", engine=Engine(threads=1, micro_batch=3))
+        (parts,), _ = run(
+            method,
+            suite=tiny_suite,
+            store=tmp_path / "parts",
+            engine=Engine(threads=1, micro_batch=3),
+        )
         assert whole.fit_id == parts.fit_id
         for split, metrics in whole.metrics.items():
             assert parts.metrics[split].nll == pytest.approx(metrics.nll, rel=1e-3)
 
 
 def test_bf16_autocast_trains_to_finite_weights(tiny_suite: Path, tmp_path: Path) -> None:
-    (record,), _ = run("masked-counterfactual", suite=tiny_suite, store=tmp_path, set={"precision": "bf16"})
+    (record,), _ = run(
+        "masked-counterfactual", suite=tiny_suite, store=tmp_path, set={"precision": "bf16"}
+    )
     assert record.status == "done", record.error
 
 
@@ -138,22 +172,35 @@ def test_search_opens_no_shift(tiny_suite: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_suite.parent, suite)
     # An unreadable image in the shift: opening it would fail the run loudly.
     (suite / "images" / "inverted" / "disc" / "000.png").write_bytes(b"not an image")
-    (searched,), _ = run("linear-probe", suite=suite / "tiny.toml", store=tmp_path / "store", search=True)
-    assert (searched.status, searched.phase, list(searched.metrics)) == ("done", "search", ["id-val"])
+    (searched,), _ = run(
+        "linear-probe", suite=suite / "tiny.toml", store=tmp_path / "store", search=True
+    )
+    assert (searched.status, searched.phase, list(searched.metrics)) == (
+        "done",
+        "search",
+        ["id-val"],
+    )
     with pytest.raises(BenchError, match="disc"):
         run("linear-probe", suite=suite / "tiny.toml", store=tmp_path / "store")
-    (skipped,), _ = run("linear-probe", suite=suite / "tiny.toml", store=tmp_path / "store", skip_unreadable=1)
+    (skipped,), _ = run(
+        "linear-probe", suite=suite / "tiny.toml", store=tmp_path / "store", skip_unreadable=1
+    )
     assert skipped.metrics["inverted"].skipped_unreadable == 1
 
 
-def test_trials_are_equal_and_shared_stages_are_trained_once(tiny_suite: Path, tmp_path: Path) -> None:
+def test_trials_are_equal_and_shared_stages_are_trained_once(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     records, listener = run("lp-ft", "wise-ft", suite=tiny_suite, store=tmp_path, trials=2, of=None)
     assert [record.search_trials for record in records] == [2, 2]
     trained = listener.trained()
-    # wise-ft: two trials of its end, two interpolations, and the chosen one again with the final seed.
+    # wise-ft: two trials of its end, two interpolations, and the chosen one again with the final
+    # seed.
     assert trained.count("wise-ft") == 3
     assert trained.count("full-finetune") == 3
-    assert all(record.seed != 0 for _, record in Store(tmp_path).records() if record.phase == "search")
+    assert all(
+        record.seed != 0 for _, record in Store(tmp_path).records() if record.phase == "search"
+    )
 
 
 def test_unknown_parameter_names_the_nearest(tiny_suite: Path, tmp_path: Path) -> None:
@@ -175,7 +222,9 @@ bench.run("masked-counterfactual", suite=sys.argv[1], store=Path(sys.argv[2]), e
 def test_kill_9_and_continue_gives_the_same_bits(tiny_suite: Path, tmp_path: Path) -> None:
     (whole,), _ = run("masked-counterfactual", suite=tiny_suite, store=tmp_path / "whole")
     store = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", KILL, str(tiny_suite), str(store)], env=os.environ)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILL, str(tiny_suite), str(store)], env=os.environ
+    )
     while process.poll() is None and not list(store.glob("fits/*/checkpoint/*.safetensors")):
         time.sleep(0.005)
     process.kill()
@@ -212,9 +261,13 @@ class Raises(FineTuner):
 """
 
 
-def test_a_methods_bug_is_a_row_with_its_traceback_and_the_rest_goes_on(tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_methods_bug_is_a_row_with_its_traceback_and_the_rest_goes_on(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     (tmp_path / "raises.py").write_text(RAISES)
-    records, _ = run(str(tmp_path / "raises.py"), "linear-probe", suite=tiny_suite, store=tmp_path / "store")
+    records, _ = run(
+        str(tmp_path / "raises.py"), "linear-probe", suite=tiny_suite, store=tmp_path / "store"
+    )
     assert [record.status for record in records] == ["failed", "done"]
     assert "raises.py" in records[0].traceback
 
@@ -258,14 +311,20 @@ def test_a_stop_is_obeyed_outside_training_too(kind: str, tiny_suite: Path, tmp_
         claim.write_text(json.dumps({"host": "elsewhere", "released": False}))
     with pytest.raises(Interrupted):
         bench.run(
-            "linear-probe", suite=str(suite / "tiny.toml"), store=tmp_path / "store", reporter=Stops(), engine=Engine(threads=1)
+            "linear-probe",
+            suite=str(suite / "tiny.toml"),
+            store=tmp_path / "store",
+            reporter=Stops(),
+            engine=Engine(threads=1),
         )
 
 
 def test_no_curve_is_drawn_through_trained_batch_statistics_and_that_is_found_out_before_training(
     tiny_suite: Path, tmp_path: Path
 ) -> None:
-    (record,), listener = run("full-finetune", suite=tiny_suite, store=tmp_path, set={"norm": "train"}, curve=True)
+    (record,), listener = run(
+        "full-finetune", suite=tiny_suite, store=tmp_path, set={"norm": "train"}, curve=True
+    )
     assert record.status == "failed"
     assert "cannot be interpolated" in record.error
     assert listener.trained() == []

@@ -1,4 +1,6 @@
-"""A plug-in that ends the process, or says that Ctrl-C was pressed, has failed like any other; a Ctrl-C of the user's has not."""
+"""A plug-in that ends the process, or says that Ctrl-C was pressed, has failed like any other; a
+Ctrl-C of the user's has not.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,11 @@ def quits(folder: Path, place: str, how: str = "sys.exit(0)") -> str:
 def command(*arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
         main(list(arguments))
     assert isinstance(ended.value.code, int)
     return ended.value.code, out.getvalue(), err.getvalue()
@@ -87,7 +93,9 @@ def command(*arguments: str) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("place", ["fit", "loss"])
 @pytest.mark.parametrize(("how", "told"), WAYS.items())
-def test_a_run_is_a_failed_row_and_the_next_one_runs(place: str, how: str, told: str, tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_run_is_a_failed_row_and_the_next_one_runs(
+    place: str, how: str, told: str, tiny_suite: Path, tmp_path: Path
+) -> None:
     method = quits(tmp_path, place, how)
     where = ("--suite", str(tiny_suite), "--store", str(tmp_path / "s"), "--format", "json")
     code, out, err = command("run", method, "linear-probe", *where)
@@ -102,15 +110,26 @@ def test_a_run_is_a_failed_row_and_the_next_one_runs(place: str, how: str, told:
 @pytest.mark.parametrize(
     ("place", "code", "told"),
     [
-        ("import", 2, "the method's file fails to import: a plug-in wanted to end the whole process: sys.exit(0)"),
+        (
+            "import",
+            2,
+            (
+                "the method's file fails to import: a plug-in wanted to end the whole process:"
+                " sys.exit(0)"
+            ),
+        ),
         ("parameters", 1, "a plug-in wanted to end the whole process: sys.exit(0)"),
         ("planning", 1, "a plug-in wanted to end the whole process: sys.exit(0)"),
     ],
 )
-def test_before_there_is_a_row_it_is_an_error(place: str, code: int, told: str, tiny_suite: Path, tmp_path: Path) -> None:
+def test_before_there_is_a_row_it_is_an_error(
+    place: str, code: int, told: str, tiny_suite: Path, tmp_path: Path
+) -> None:
     method = quits(tmp_path, place)
     for verb in (("run",), ("sweep", "--trials", "0", "--runner", "inline")):
-        found, out, err = command(*verb, method, "--suite", str(tiny_suite), "--store", str(tmp_path / "s"))
+        found, out, err = command(
+            *verb, method, "--suite", str(tiny_suite), "--store", str(tmp_path / "s")
+        )
         assert (found, out) == (code, "")
         assert told in err
     with pytest.raises(BenchError, match="wanted to end"):
@@ -118,19 +137,43 @@ def test_before_there_is_a_row_it_is_an_error(place: str, code: int, told: str, 
 
 
 @pytest.mark.parametrize("how", ["sys.exit(0)", "raise KeyboardInterrupt"])
-@pytest.mark.parametrize("verb", [["run", "--jobs", "2"], ["sweep", "--trials", "0", "--runner", "inline"]])
-def test_trials_are_counted_as_failed(verb: list[str], how: str, tiny_suite: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "verb", [["run", "--jobs", "2"], ["sweep", "--trials", "0", "--runner", "inline"]]
+)
+def test_trials_are_counted_as_failed(
+    verb: list[str], how: str, tiny_suite: Path, tmp_path: Path
+) -> None:
     method, store = quits(tmp_path, "loss", how), tmp_path / "s"
-    code, _, err = command(*verb, method, "linear-probe", "--seeds", "1", "--suite", str(tiny_suite), "--store", str(store))
+    code, _, err = command(
+        *verb,
+        method,
+        "linear-probe",
+        "--seeds",
+        "1",
+        "--suite",
+        str(tiny_suite),
+        "--store",
+        str(store),
+    )
     assert code == 1
-    assert {r.method["name"]: r.status for _, r in Store(store).records()} == {"quits": "failed", "linear-probe": "done"}
+    assert {r.method["name"]: r.status for _, r in Store(store).records()} == {
+        "quits": "failed",
+        "linear-probe": "done",
+    }
     assert "FAILED: run quits, seed 0" in err
     assert "[2 of 2]" in err
 
 
 @pytest.mark.parametrize("how", ["sys.exit(0)", "raise KeyboardInterrupt"])
 def test_a_trial_in_a_thread_of_ray_fails(how: str, tiny_suite: Path, tmp_path: Path) -> None:
-    spec = sweep_spec({"methods": (quits(tmp_path, "loss", how),), "suites": (str(tiny_suite),), "trials": 0, "seeds": (0,)})
+    spec = sweep_spec(
+        {
+            "methods": (quits(tmp_path, "loss", how),),
+            "suites": (str(tiny_suite),),
+            "trials": 0,
+            "seeds": (0,),
+        }
+    )
     sweep = Sweep(spec, store=tmp_path / "s", settings=Settings(), reporter=Reporter())
     (job,) = sweep.queue.jobs
     outcomes: list[Outcome] = []
@@ -143,7 +186,9 @@ def test_a_trial_in_a_thread_of_ray_fails(how: str, tiny_suite: Path, tmp_path: 
 
 def test_a_process_of_a_further_device_tells_it(tiny_suite: Path, tmp_path: Path) -> None:
     method = quits(tmp_path, "second device")
-    (record,) = bench.run(method, suite=str(tiny_suite), store=tmp_path / "s", engine=Engine(threads=1, devices=2))
+    (record,) = bench.run(
+        method, suite=str(tiny_suite), store=tmp_path / "s", engine=Engine(threads=1, devices=2)
+    )
     assert record.status == "failed"
     assert "sys.exit(0)" in record.error
     assert "device 2 of 2" in record.error
@@ -153,9 +198,13 @@ def test_a_process_of_a_further_device_tells_it(tiny_suite: Path, tmp_path: Path
 DIES = "os._exit(0)"
 
 
-def test_a_trial_s_process_that_is_ended_by_the_system_is_told_of_too(tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_trial_s_process_that_is_ended_by_the_system_is_told_of_too(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     fields: dict[str, Any] = {"trials": 0, "seeds": [0], "runner": "local", "max_failures": 0}
-    (record,) = bench.sweep(quits(tmp_path, "loss", DIES), suites=[str(tiny_suite)], store=tmp_path / "s", **fields)
+    (record,) = bench.sweep(
+        quits(tmp_path, "loss", DIES), suites=[str(tiny_suite)], store=tmp_path / "s", **fields
+    )
     assert record.status == "failed"
     assert "its process ended with exit code 0" in record.error
 
@@ -164,7 +213,10 @@ def test_a_trial_s_process_that_is_ended_by_the_system_is_told_of_too(tiny_suite
 def test_a_check_fails(how: str, tiny_suite: Path, tmp_path: Path) -> None:
     code, _, err = command("check", quits(tmp_path, "loss", how), "--suite", str(tiny_suite))
     assert code == 1
-    assert "fail: fits, and gives finite logits of the right shape (EndedByPlugin: a plug-in wanted to end" in err
+    assert (
+        "fail: fits, and gives finite logits of the right shape (EndedByPlugin: a plug-in wanted"
+        " to end" in err
+    )
 
 
 def test_a_package_that_cannot_be_imported_hides_no_other(
@@ -178,14 +230,21 @@ def test_a_package_that_cannot_be_imported_hides_no_other(
             monkeypatch.setitem(entries(group), name, EntryPoint(name, f"{name}:thing", group))
     code, out, err = command("methods", "--format", "csv")
     assert code == 0
-    assert "the plug-in `quitting` cannot be loaded: a plug-in wanted to end the whole process: sys.exit(0)" in out
+    assert (
+        "the plug-in `quitting` cannot be loaded: a plug-in wanted to end the whole process:"
+        " sys.exit(0)" in out
+    )
     assert "the plug-in `broken` cannot be loaded: RuntimeError: half installed" in out
     assert "full-finetune" in out
     assert "note: the command `quitting` is left out" in err
     code, out, _ = command("backbones")
     assert code == 0
     assert "mini-clip" in out
-    for arguments in (["run", "quitting"], ["methods", "show", "broken"], ["run", "linear-probe", "--backbone", "quitting"]):
+    for arguments in (
+        ["run", "quitting"],
+        ["methods", "show", "broken"],
+        ["run", "linear-probe", "--backbone", "quitting"],
+    ):
         code, _, err = command(*arguments)
         assert code == 1, err
         assert "cannot be loaded" in err
@@ -206,16 +265,27 @@ def test_all_methods_are_swept_but_the_broken_one_which_is_told_with_its_package
     entries.cache_clear()
     try:
         told = (
-            "the plug-in `broken` of half-done 1.2 cannot be loaded: ModuleNotFoundError: No module named 'that_is_not_installed'"
+            "the plug-in `broken` of half-done 1.2 cannot be loaded: ModuleNotFoundError: No module"
+            " named 'that_is_not_installed'"
         )
-        code, out, err = command("sweep", "all", "--suite", str(tiny_suite), "--dry-run", "--store", str(tmp_path / "s"))
+        code, out, err = command(
+            "sweep", "all", "--suite", str(tiny_suite), "--dry-run", "--store", str(tmp_path / "s")
+        )
         assert code == 0, err
         assert "full-finetune" in out
         assert f"broken is left out: {told}" in " ".join(err.split())
         code, out, _ = command("methods", "--format", "csv")
         assert code == 0
         assert told in out
-        code, _, err = command("sweep", "broken", "--suite", str(tiny_suite), "--dry-run", "--store", str(tmp_path / "s"))
+        code, _, err = command(
+            "sweep",
+            "broken",
+            "--suite",
+            str(tiny_suite),
+            "--dry-run",
+            "--store",
+            str(tmp_path / "s"),
+        )
         assert code == 1
         assert told in " ".join(err.split())
     finally:
@@ -223,18 +293,28 @@ def test_all_methods_are_swept_but_the_broken_one_which_is_told_with_its_package
 
 
 @pytest.mark.parametrize("way", ["run", "sweep"])
-def test_a_real_ctrl_c_in_python_keeps_its_meaning(way: str, tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_real_ctrl_c_in_python_keeps_its_meaning(
+    way: str, tiny_suite: Path, tmp_path: Path
+) -> None:
     method, store = quits(tmp_path, "loss", "os.kill(os.getpid(), signal.SIGINT)"), tmp_path / "s"
     fields: dict[str, Any] = {"suite": str(tiny_suite), "store": store}
     if way == "sweep":
-        fields = {"suites": [str(tiny_suite)], "store": store, "trials": 0, "seeds": [0], "runner": "inline"}
+        fields = {
+            "suites": [str(tiny_suite)],
+            "store": store,
+            "trials": 0,
+            "seeds": [0],
+            "runner": "inline",
+        }
     with pytest.raises(KeyboardInterrupt):
         getattr(bench, way)(method, "linear-probe", **fields)
     assert [record.status for _, record in Store(store).records()] == ["cancelled"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     # It is over, and excuses no plug-in later in the same process.
     method = quits(tmp_path, "loss", "raise KeyboardInterrupt")
-    code, _, err = command("run", method, "--suite", str(tiny_suite), "--store", str(tmp_path / "later"))
+    code, _, err = command(
+        "run", method, "--suite", str(tiny_suite), "--store", str(tmp_path / "later")
+    )
     assert code == 1
     assert "EndedByPlugin" in err
 

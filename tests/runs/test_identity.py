@@ -23,7 +23,9 @@ def test_a_new_shift_trains_nothing(tiny_suite: Path, tmp_path: Path) -> None:
     card = suite / "tiny.toml"
     (before,), _ = run("full-finetune", suite=card, store=tmp_path / "store")
     shutil.copytree(suite / "images" / "noisy", suite / "images" / "again")
-    card.write_text(card.read_text().replace("[recipe]", '[[shifts]]\nname = "again"\npath = "again"\n[recipe]'))
+    card.write_text(
+        card.read_text().replace("[recipe]", '[[shifts]]\nname = "again"\npath = "again"\n[recipe]')
+    )
     (after,), listener = run("full-finetune", suite=card, store=tmp_path / "store")
     assert listener.trained() == []
     assert after.fit_id == before.fit_id
@@ -38,7 +40,10 @@ def test_a_changed_training_image_is_another_fit(tiny_suite: Path, tmp_path: Pat
     moved = tmp_path / "elsewhere"
     suite.rename(moved)
     (same,), listener = run("linear-probe", suite=moved / "tiny.toml", store=tmp_path / "store")
-    assert (same.fit_id, listener.trained()) == (before.fit_id, []), "another path is not another fit"
+    assert (same.fit_id, listener.trained()) == (
+        before.fit_id,
+        [],
+    ), "another path is not another fit"
     first, second = sorted((moved / "images" / "photo" / "disc").glob("*.png"))[:2]
     shutil.copy(second, first)
     (after,), _ = run("linear-probe", suite=moved / "tiny.toml", store=tmp_path / "store")
@@ -46,7 +51,9 @@ def test_a_changed_training_image_is_another_fit(tiny_suite: Path, tmp_path: Pat
 
 
 def test_identity_covers_what_it_should(tiny_suite: Path, tmp_path: Path) -> None:
-    def fit_id(*, seed: int = 0, backbone: str | None = None, name: str = "full-finetune", **values: Any) -> str:
+    def fit_id(
+        *, seed: int = 0, backbone: str | None = None, name: str = "full-finetune", **values: Any
+    ) -> str:
         spec = RunSpec(methods=(name,), suite=str(tiny_suite), backbone=backbone, seeds=(seed,))
         (experiment,) = experiments(spec, store=tmp_path, engine=Engine(threads=1))
         return experiment.fit_id(build_method(name, values, experiment.setup.suite.card.recipe))
@@ -85,7 +92,10 @@ def test_a_file_that_is_rewritten_at_once_is_read_anew(tmp_path: Path) -> None:
         method = load_method(str(path))
         assert value in Path(method.loss.__code__.co_filename).read_text()
         assert float(value) in [
-            c for code in method.loss.__code__.co_consts if hasattr(code, "co_consts") for c in code.co_consts
+            c
+            for code in method.loss.__code__.co_consts
+            if hasattr(code, "co_consts")
+            for c in code.co_consts
         ]
 
 
@@ -105,7 +115,9 @@ def test_a_limit_that_cuts_nothing_is_none(tiny_suite: Path, tmp_path: Path) -> 
     assert (whole.limit, part.limit) == (None, 9)
 
 
-def test_a_card_that_changes_its_average_changes_old_runs_without_measuring(tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_card_that_changes_its_average_changes_old_runs_without_measuring(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     suite = tmp_path / "suite"
     shutil.copytree(tiny_suite.parent, suite)
     card = suite / "tiny.toml"
@@ -120,29 +132,51 @@ def test_a_card_that_changes_its_average_changes_old_runs_without_measuring(tiny
 def test_whole_numbers_and_floats_are_the_same_parameter() -> None:
     from bench.identity import digest
 
-    ids = {digest(build_method("full-finetune", values).identity()) for values in ({}, {"warmup": 500}, {"warmup": 500.0})}
+    ids = {
+        digest(build_method("full-finetune", values).identity())
+        for values in ({}, {"warmup": 500}, {"warmup": 500.0})
+    }
     assert len(ids) == 1
 
 
-def test_what_trains_nothing_needs_no_training_images(backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
+def test_what_trains_nothing_needs_no_training_images(
+    backbone: str, tiny_suite: Path, tmp_path: Path
+) -> None:
     card = only_test_images(tiny_suite, tmp_path)
     (alone,), _ = run("zero-shot", suite=card, backbone=backbone, store=tmp_path / "store")
     assert alone.metrics.keys() == {"id-test", "inverted"}
     assert alone.holes.keys() == {"id-val", "noisy"}
     assert alone.temperature is None
-    for others in ({"methods": ("zero-shot", "linear-probe")}, {"methods": ("zero-shot",), "trials": 1}):
-        with pytest.raises(MissingPrerequisite, match="the ID images of Tiny generated shapes are missing"):
-            run(*others.pop("methods"), suite=card, backbone=backbone, store=tmp_path / "store", **others)
+    for others in (
+        {"methods": ("zero-shot", "linear-probe")},
+        {"methods": ("zero-shot",), "trials": 1},
+    ):
+        with pytest.raises(
+            MissingPrerequisite, match="the ID images of Tiny generated shapes are missing"
+        ):
+            run(
+                *others.pop("methods"),
+                suite=card,
+                backbone=backbone,
+                store=tmp_path / "store",
+                **others,
+            )
     shutil.copytree(tiny_suite.parent / "images/photo", tmp_path / "images/train")
     (whole,), listener = run("zero-shot", suite=card, backbone=backbone, store=tmp_path / "store")
-    assert (whole.fit_id, listener.trained()) == (alone.fit_id, []), "the same classifier, whatever could be trained on"
+    assert (whole.fit_id, listener.trained()) == (
+        alone.fit_id,
+        [],
+    ), "the same classifier, whatever could be trained on"
     assert whole.metrics.keys() == {"id-val", "id-test", "inverted"}
 
 
-def test_what_says_that_it_trains_nothing_is_given_nothing(tiny_suite: Path, tmp_path: Path) -> None:
+def test_what_says_that_it_trains_nothing_is_given_nothing(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "liar.py"
     path.write_text(
-        "import bench\nclass Liar(bench.configure.load_method('linear-probe')):\n    name = 'liar'\n    trains = False\n"
+        "import bench\nclass Liar(bench.configure.load_method('linear-probe')):\n    name ="
+        " 'liar'\n    trains = False\n"
     )
     (record,), _ = run(str(path), suite=tiny_suite, store=tmp_path / "store")
     assert record.status == "failed"

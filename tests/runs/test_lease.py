@@ -1,4 +1,6 @@
-"""Claims on a folder: one owner, takeover of the dead and the stalled, and no way back for a stalled owner."""
+"""Claims on a folder: one owner, takeover of the dead and the stalled, and no way back for a
+stalled owner.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,18 @@ from .asked import run
 def claim_of_another_machine(folder: Path, generation: int = 1) -> Path:
     path = folder / "lease" / f"{generation:06d}.json"
     write_text(
-        path, json.dumps({"host": "elsewhere", "boot": 1, "pid": 1, "born": 1.0, "token": "x", "beat": 1, "released": False})
+        path,
+        json.dumps(
+            {
+                "host": "elsewhere",
+                "boot": 1,
+                "pid": 1,
+                "born": 1.0,
+                "token": "x",
+                "beat": 1,
+                "released": False,
+            }
+        ),
     )
     return path
 
@@ -70,12 +83,17 @@ def test_beating_owner_is_waited_for(tmp_path: Path) -> None:
 
 def test_stalled_owner_cannot_commit_after_waking_up(tmp_path: Path) -> None:
     with Lease(tmp_path, beat=1000) as stalled:
-        write_text(tmp_path / "lease" / "000002.json", json.dumps({"host": "elsewhere", "released": False}))
+        write_text(
+            tmp_path / "lease" / "000002.json", json.dumps({"host": "elsewhere", "released": False})
+        )
         assert not stalled.held()
         with pytest.raises(LeaseLost):
             stalled.check()
     # Leaving the block must not touch the new owner's claim.
-    assert json.loads((tmp_path / "lease" / "000002.json").read_text()) == {"host": "elsewhere", "released": False}
+    assert json.loads((tmp_path / "lease" / "000002.json").read_text()) == {
+        "host": "elsewhere",
+        "released": False,
+    }
 
 
 def hold_and_count(folder: str, log: str) -> None:
@@ -89,7 +107,10 @@ def hold_and_count(folder: str, log: str) -> None:
 @pytest.mark.waits
 def test_many_takers_never_overlap(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
-    takers = [spawn.Process(target=hold_and_count, args=(str(tmp_path / "f"), str(tmp_path / "log"))) for _ in range(4)]
+    takers = [
+        spawn.Process(target=hold_and_count, args=(str(tmp_path / "f"), str(tmp_path / "log")))
+        for _ in range(4)
+    ]
     for taker in takers:
         taker.start()
     for taker in takers:
@@ -106,7 +127,9 @@ def hold_forever(folder: str) -> None:
 
 @pytest.mark.waits
 def test_killed_owner_on_this_machine_is_not_waited_for(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=hold_forever, args=(str(tmp_path),))
+    process = multiprocessing.get_context("spawn").Process(
+        target=hold_forever, args=(str(tmp_path),)
+    )
     process.start()
     while not is_live(tmp_path):
         assert process.is_alive()
@@ -122,7 +145,9 @@ def test_killed_owner_on_this_machine_is_not_waited_for(tmp_path: Path) -> None:
         assert lease.generation == 2
 
 
-def test_a_step_of_the_clock_kills_no_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_the_clock_kills_no_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Waits(Exception):
         pass
 
@@ -150,7 +175,14 @@ def test_whose_owner_is_surely_dead() -> None:
     assert _surely_dead({**me, "started": me["started"] - 1})
     assert not _surely_dead(me)
     assert not _surely_dead({**me, "pid": 1, "started": _started(1)})
-    for unknown in ({"boot": "another"}, {"space": "another"}, {"pid": "x"}, {"pid": 10**30}, {"pid": -1}, {"started": None}):
+    for unknown in (
+        {"boot": "another"},
+        {"space": "another"},
+        {"pid": "x"},
+        {"pid": 10**30},
+        {"pid": -1},
+        {"started": None},
+    ):
         assert not _surely_dead({**me, "pid": child.pid, **unknown}), unknown
 
 
@@ -158,7 +190,9 @@ def test_where_the_system_does_not_say_when_it_was_started_the_beat_alone_counts
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.storage.lease._boot", lambda: "")
-    monkeypatch.setattr("bench.storage.lease._started", lambda pid: pytest.fail("there is no /proc"))
+    monkeypatch.setattr(
+        "bench.storage.lease._started", lambda pid: pytest.fail("there is no /proc")
+    )
     with Lease(tmp_path):
         claim = json.loads((tmp_path / "lease" / "000001.json").read_text())
         assert (claim["boot"], claim["started"]) == ("", None)
@@ -179,8 +213,20 @@ def test_a_garbage_claim_is_nobodys(text: str, tmp_path: Path) -> None:
 
 
 def test_a_new_holder_removes_what_killed_writers_left(tmp_path: Path) -> None:
-    left = [".tmpa1B2c3", ".record.json.0f.part", "checkpoint/.tmpzzzzzz", "predictions/.id-test.parquet.1.part", "curve/.x.part"]
-    kept = ["record.json", "checkpoint/000001.safetensors", "packs/0123/.record.json.0f.part", ".tmp", ".tmp-long-name"]
+    left = [
+        ".tmpa1B2c3",
+        ".record.json.0f.part",
+        "checkpoint/.tmpzzzzzz",
+        "predictions/.id-test.parquet.1.part",
+        "curve/.x.part",
+    ]
+    kept = [
+        "record.json",
+        "checkpoint/000001.safetensors",
+        "packs/0123/.record.json.0f.part",
+        ".tmp",
+        ".tmp-long-name",
+    ]
     for name in (*left, *kept):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")

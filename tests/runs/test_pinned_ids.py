@@ -1,4 +1,6 @@
-"""Identities of existing suites never move: a change here makes every stored result of every user incomparable."""
+"""Identities of existing suites never move: a change here makes every stored result of every user
+incomparable.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,11 @@ def write_suite(folder: Path) -> Path:
                 place = folder / "images" / part / name / group
                 place.mkdir(parents=True)
                 for _ in range(count):
-                    pixels = (np.arange(8 * 8 * 3) * (number + 1) % 251).astype(np.uint8).reshape(8, 8, 3)
+                    pixels = (
+                        (np.arange(8 * 8 * 3) * (number + 1) % 251)
+                        .astype(np.uint8)
+                        .reshape(8, 8, 3)
+                    )
                     Image.fromarray(pixels).save(place / f"{number}.bmp")
                     number += 1
     card = folder / "pinned.toml"
@@ -77,14 +83,21 @@ def experiment(card_path: str, tmp_path: Path) -> Experiment:
     )
     silent: Any = SimpleNamespace(stop=0, event=lambda *args, **fields: None)
     suite = open_suite(card, card_path=path)
-    return Experiment(Setup(backbone, suite, 0, Engine(threads=1), silent, tmp_path), Store(tmp_path))
+    return Experiment(
+        Setup(backbone, suite, 0, Engine(threads=1), silent, tmp_path), Store(tmp_path)
+    )
 
 
 def test_ids_of_a_folder_suite(tmp_path: Path) -> None:
     one = experiment(str(write_suite(tmp_path)), tmp_path)
     assert one.setup.traits == Traits(text=True, native=False, layout="vit")
-    method = build_method("full-finetune", {}, one.setup.suite.card.recipe).resolved(one.setup.traits)
-    identity = one.identity(method) | {"method": "", "probe": ""}  # methods have versions of their own
+    method = build_method("full-finetune", {}, one.setup.suite.card.recipe).resolved(
+        one.setup.traits
+    )
+    identity = one.identity(method) | {
+        "method": "",
+        "probe": "",
+    }  # methods have versions of their own
     record = _record(one.setup, {"name": "m"}, "m", identity, limit=None, phase="final")
     found = {name: value[:16] for name, value in record.data.items()}
     assert found == {
@@ -114,13 +127,33 @@ def test_ids_of_a_folder_suite(tmp_path: Path) -> None:
 def test_what_cards_put_into_ids(name: str, pinned: str) -> None:
     card, _ = find_card(name)
     source = card.source.model_dump(exclude={"root"}) if card.source is not None else {}
-    splits = [card.id.path, card.id.train, card.id.val, card.id.test, card.id.val_fraction, card.id.test_fraction]
-    shifts = [[shift.name, shift.path, shift.metric, shift.in_average, shift.factors, shift.count] for shift in card.shifts]
-    content = [list(card.classes), list(card.templates), card.metric, source, splits, card.id.split_seed, shifts, card.recipe]
+    splits = [
+        card.id.path,
+        card.id.train,
+        card.id.val,
+        card.id.test,
+        card.id.val_fraction,
+        card.id.test_fraction,
+    ]
+    shifts = [
+        [shift.name, shift.path, shift.metric, shift.in_average, shift.factors, shift.count]
+        for shift in card.shifts
+    ]
+    content = [
+        list(card.classes),
+        list(card.templates),
+        card.metric,
+        source,
+        splits,
+        card.id.split_seed,
+        shifts,
+        card.recipe,
+    ]
     assert digest([content, card.backbone, card.id.count])[:16] == pinned
 
 
-#: fit_id and eval_id of the methods on mini-shifts with mini-clip and seed 0, as the committed board has them.
+#: fit_id and eval_id of the methods on mini-shifts with mini-clip and seed 0, as the committed
+#: board has them.
 METHODS = {
     "zero-shot": ("fa13455cd23dfe3e25884183", "733df1aec4002da94d926d8a"),
     "linear-probe": ("e26b56c8bf0011f2ffb1acc4", "c329b2feca9ab0730294ae3d"),
@@ -143,8 +176,12 @@ def board() -> list[RunRecord]:
 def test_every_run_of_the_committed_board_keeps_its_ids(
     board: list[RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A field that is added to a method stays out of its identity while it has the value that means "as before"."""
-    one = experiments(run_spec({"methods": ("zero-shot",), "suite": "mini-shifts"}), store=tmp_path)[0]
+    """A field that is added to a method stays out of its identity while it has the value that means
+    "as before".
+    """
+    one = experiments(
+        run_spec({"methods": ("zero-shot",), "suite": "mini-shifts"}), store=tmp_path
+    )[0]
     # What the data are is pinned by tests/datasets/test_mini.py; rendering them takes a minute.
     monkeypatch.setattr(type(one.setup.suite), "duplicates", lambda *ignored: {})
     monkeypatch.setattr(type(one.setup.suite), "ignored", lambda *ignored: 0)
@@ -157,7 +194,13 @@ def test_every_run_of_the_committed_board_keeps_its_ids(
         planned = planned_record(one, method, limit=None)
         assert (planned.fit_id, planned.eval_id) == (record.fit_id, record.eval_id), record.label
         if record.label in METHODS:
-            usual = planned_record(one, build_method(record.label, {}, one.setup.suite.card.recipe), limit=None)
-            assert (usual.fit_id, usual.eval_id) == METHODS[record.label] == (record.fit_id, record.eval_id)
+            usual = planned_record(
+                one, build_method(record.label, {}, one.setup.suite.card.recipe), limit=None
+            )
+            assert (
+                (usual.fit_id, usual.eval_id)
+                == METHODS[record.label]
+                == (record.fit_id, record.eval_id)
+            )
         seen.add(record.method["name"])
     assert seen == {*METHODS, "masked-counterfactual"}

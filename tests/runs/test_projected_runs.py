@@ -1,4 +1,6 @@
-"""A suite of data sets of one's own, through runs: projections, matched ID accuracy, relative errors, few shots, the guard."""
+"""A suite of data sets of one's own, through runs: projections, matched ID accuracy, relative
+errors, few shots, the guard.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from bench.runs.experiment import experiments
 from bench.spec import RunSpec
 
 SETS = {
-    "shapes": """
+    "shapes": (
+        """
 name = "shapes"
 title = "Shapes"
 licence = "CC0"
@@ -28,8 +31,10 @@ classes = ["disc", "ring", "square", "cross"]
 layouts = [{ path = "photo" }]
 [parts.dark]
 layouts = [{ path = "dark" }]
-""",
-    "round": """
+"""
+    ),
+    "round": (
+        """
 name = "round"
 title = "What is round and what is not"
 licence = "CC0"
@@ -38,7 +43,8 @@ classes = "./round.tsv"
 [parts.test]
 pre_crop = 1
 layouts = [{ path = "." }]
-""",
+"""
+    ),
 }
 SUITE = """
 name = "own"
@@ -81,17 +87,26 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     for name, text in SETS.items():
         (folder / f"{name}.toml").write_text(text)
-    (folder / "round.tsv").write_text("round\tround\tdisc ring\ncornered\tcornered\tsquare\nempty\tempty\tvoid\n")
+    (folder / "round.tsv").write_text(
+        "round\tround\tdisc ring\ncornered\tcornered\tsquare\nempty\tempty\tvoid\n"
+    )
     kinds = {"disc": [0], "ring": [1], "square": [2], "cross": [3]}
     fill(folder / "shapes/photo", kinds, 30, level=190)
     fill(folder / "shapes/dark", kinds, 5, level=90)
-    fill(folder / "round", {"round": [0, 1], "cornered": [2], "empty": [3], "unknown": [3]}, 6, level=180)
+    fill(
+        folder / "round",
+        {"round": [0, 1], "cornered": [2], "empty": [3], "unknown": [3]},
+        6,
+        level=180,
+    )
     (folder / "own.toml").write_text(SUITE)
     return folder
 
 
 def run(own: Path, store: Path, card: str = "own.toml", **fields: object) -> RunRecord:
-    (record,) = bench.run("linear-probe", suite=str(own / card), store=store, engine=Engine(threads=1), **fields)
+    (record,) = bench.run(
+        "linear-probe", suite=str(own / card), store=store, engine=Engine(threads=1), **fields
+    )
     assert record.status == "done", record.error
     return record
 
@@ -100,11 +115,17 @@ def test_shifts_are_scored_in_their_own_label_space(own: Path, tmp_path: Path) -
     record = run(own, tmp_path)
     assert record.projections == {"round": "max3to2"}
     assert record.metrics["round"].images == 12, "classes that the suite does not have are left out"
-    assert record.ood == pytest.approx((record.metrics["round"].score + record.metrics["dark"].score) / 2)
+    assert record.ood == pytest.approx(
+        (record.metrics["round"].score + record.metrics["dark"].score) / 2
+    )
     table = pd.read_parquet(Store(tmp_path).run_dir(record) / "predictions/round.parquet")
     assert set(table["label"]) == {0, 1}
-    assert (table["prediction"] == table["label"]).mean() == pytest.approx(record.metrics["round"].accuracy)
-    assert (table["log_sum_exp"] - table["label_logit"]).mean() == pytest.approx(record.metrics["round"].nll, rel=1e-5)
+    assert (table["prediction"] == table["label"]).mean() == pytest.approx(
+        record.metrics["round"].accuracy
+    )
+    assert (table["log_sum_exp"] - table["label_logit"]).mean() == pytest.approx(
+        record.metrics["round"].nll, rel=1e-5
+    )
 
 
 def test_id_test_is_also_scored_on_the_classes_of_the_shift(own: Path, tmp_path: Path) -> None:
@@ -121,10 +142,14 @@ def test_id_test_is_also_scored_on_the_classes_of_the_shift(own: Path, tmp_path:
 
 def test_errors_relative_to_a_reference(own: Path, tmp_path: Path) -> None:
     record = run(own, tmp_path)
-    assert record.relative == {"mDE": pytest.approx(100 * (1 - record.metrics["dark"].accuracy) / 0.5)}
+    assert record.relative == {
+        "mDE": pytest.approx(100 * (1 - record.metrics["dark"].accuracy) / 0.5)
+    }
 
 
-def test_another_projection_is_another_evaluation_of_the_same_fit(own: Path, tmp_path: Path) -> None:
+def test_another_projection_is_another_evaluation_of_the_same_fit(
+    own: Path, tmp_path: Path
+) -> None:
     (own / "full.toml").write_text('extends = "own.toml"\nname = "full"\nprojection = "full"\n')
     one, other = run(own, tmp_path), run(own, tmp_path, "full.toml")
     assert other.projections == {"round": "full4"}
@@ -134,10 +159,14 @@ def test_another_projection_is_another_evaluation_of_the_same_fit(own: Path, tmp
 
 
 def test_another_preprocessing_of_a_shift_is_another_evaluation(own: Path, tmp_path: Path) -> None:
-    (own / "plain.toml").write_text('extends = "own.toml"\nname = "plain"\n[[shifts]]\nname = "dark"\ncropped = false\n')
+    (own / "plain.toml").write_text(
+        'extends = "own.toml"\nname = "plain"\n[[shifts]]\nname = "dark"\ncropped = false\n'
+    )
     one, other = run(own, tmp_path), run(own, tmp_path, "plain.toml")
     assert one.eval_id != other.eval_id
-    assert one.metrics["dark"].nll != other.metrics["dark"].nll, "cached features of one are not those of the other"
+    assert one.metrics["dark"].nll != other.metrics["dark"].nll, (
+        "cached features of one are not those of the other"
+    )
     assert one.metrics["id-test"] == other.metrics["id-test"]
 
 
@@ -150,7 +179,9 @@ def test_few_shots_are_drawn_by_the_seed_and_are_another_fit(own: Path, tmp_path
     assert few.data == whole.data, "the test images are the same"
     splits = {}
     for shots, seed in ((3, 0), (5, 0), (3, 1)):
-        spec = RunSpec(methods=("linear-probe",), suite=str(own / "own.toml"), shots=shots, seeds=(seed,))
+        spec = RunSpec(
+            methods=("linear-probe",), suite=str(own / "own.toml"), shots=shots, seeds=(seed,)
+        )
         (experiment,) = experiments(spec, store=tmp_path, engine=Engine(threads=1))
         train = experiment.setup.split("train")
         assert np.bincount(train.labels).tolist() == [shots] * 4
@@ -159,7 +190,9 @@ def test_few_shots_are_drawn_by_the_seed_and_are_another_fit(own: Path, tmp_path
     assert splits[3, 0] != splits[3, 1]
 
 
-def test_another_number_of_images_than_the_card_states_is_on_record(own: Path, tmp_path: Path) -> None:
+def test_another_number_of_images_than_the_card_states_is_on_record(
+    own: Path, tmp_path: Path
+) -> None:
     text = SETS["shapes"]
     assert text.count("[parts.dark]") == 1
     (own / "whole.toml").write_text(text.replace("[parts.dark]", "[parts.dark]\nimages = 20_000"))
@@ -167,7 +200,9 @@ def test_another_number_of_images_than_the_card_states_is_on_record(own: Path, t
     (own / "half.toml").write_text(suite)
     record = run(own, tmp_path, "half.toml")
     assert record.miscounted == {"dark": "20 images, the card says 20,000"}
-    assert run(own, tmp_path, "half.toml").miscounted == record.miscounted, "also where it was done before"
+    assert run(own, tmp_path, "half.toml").miscounted == record.miscounted, (
+        "also where it was done before"
+    )
     (own / "whole.toml").write_text(text)
     assert run(own, tmp_path, "half.toml").miscounted == {}, "the card was wrong, and was mended"
 
@@ -177,11 +212,20 @@ def test_images_prepared_anew_are_seen_by_whoever_has_seen_the_originals(
 ) -> None:
     text = SETS["shapes"]
     for name, line in (("copy", 'made_of = "pets"'), ("strange", "")):
-        (own / f"{name}-shapes.toml").write_text(text.replace('licence = "', f'{line}\nlicence = "', 1))
-        suite = SUITE.replace("./shapes.toml", f"./{name}-shapes.toml").replace('name = "own"', f'name = "{name}"')
+        (own / f"{name}-shapes.toml").write_text(
+            text.replace('licence = "', f'{line}\nlicence = "', 1)
+        )
+        suite = SUITE.replace("./shapes.toml", f"./{name}-shapes.toml").replace(
+            'name = "own"', f'name = "{name}"'
+        )
         (own / f"{name}.toml").write_text(suite)
     for name, seen in (("copy", True), ("strange", False)):
         spec = RunSpec(methods=("linear-probe",), suite=str(own / f"{name}.toml"))
         (experiment,) = experiments(spec, store=tmp_path, engine=Engine(threads=1))
         monkeypatch.setattr(experiment.setup.backbone, "seen_suites", ("pets",))
-        assert planned_record(experiment, experiment.setup.probe.resolved(experiment.setup.traits)).id_val_seen is seen
+        assert (
+            planned_record(
+                experiment, experiment.setup.probe.resolved(experiment.setup.traits)
+            ).id_val_seen
+            is seen
+        )

@@ -1,4 +1,6 @@
-"""All records of a store: every readable one, in the order of their places, whatever else lies there."""
+"""All records of a store: every readable one, in the order of their places, whatever else lies
+there.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from bench.results.store import Store
 def record(number: int, label: str = "a") -> RunRecord:
     method = {"name": "m", "version": 1, "parameters": {"lr": number}}
     names = {"backbone": "tiny", "backbone_sha256": "b", "suite": "pets", "seed": number}
-    return RunRecord(status="done", method=method, label=label, **names, fit_id=f"f{number}", eval_id=f"e{number}")
+    return RunRecord(
+        status="done",
+        method=method,
+        label=label,
+        **names,
+        fit_id=f"f{number}",
+        eval_id=f"e{number}",
+    )
 
 
 @pytest.fixture
@@ -30,11 +39,15 @@ def store(tmp_path: Path) -> Store:
 
 def test_records_come_in_the_order_of_their_places(store: Store) -> None:
     assert [one.seed for _, one in store.records()] == [0, 1, 2, 3]
-    assert [path for path, _ in store.records()] == [store.run_dir(record(n)) / "record.json" for n in range(4)]
+    assert [path for path, _ in store.records()] == [
+        store.run_dir(record(n)) / "record.json" for n in range(4)
+    ]
     assert list(Store(store.root / "none").records()) == []
 
 
-def test_a_damaged_record_is_told_every_time(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_record_is_told_every_time(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     (store.run_dir(record(2)) / "record.json").write_text("{", encoding="utf-8")
     for _ in range(2):
         caplog.clear()
@@ -49,7 +62,9 @@ def test_what_is_no_run_is_passed_over(store: Store) -> None:
     assert len(list(store.records())) == 4
 
 
-@pytest.mark.parametrize("what", ["changed", "added", "removed", "replaced by one of the same size and time"])
+@pytest.mark.parametrize(
+    "what", ["changed", "added", "removed", "replaced by one of the same size and time"]
+)
 def test_a_stamp_changes_with_a_record(store: Store, what: str) -> None:
     path = store.run_dir(record(3)) / "record.json"
     os.utime(path, (1_700_000_000, 1_700_000_000))

@@ -46,7 +46,12 @@ class Place:
     def came(self, *methods: str, **fields: Any) -> None:
         """Make runs elsewhere, and merge them from a pack."""
         records, _ = run(*methods, suite=self.suite, store=self.root / "theirs", **fields)
-        write_pack(Store(self.root / "theirs"), records, self.root / "theirs.shiftpack", logits=fields.get("keep_logits", True))
+        write_pack(
+            Store(self.root / "theirs"),
+            records,
+            self.root / "theirs.shiftpack",
+            logits=fields.get("keep_logits", True),
+        )
         merge([self.root / "theirs.shiftpack"], self.store)
 
     def stopped(self, *methods: str, at: int) -> None:
@@ -82,7 +87,9 @@ class Told(Listener):
                 self._held.pop().__exit__(None, None, None)
 
 
-def segments(events: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[list[tuple[str, dict[str, Any]]], RunRecord]]:
+def segments(
+    events: list[tuple[str, dict[str, Any]]],
+) -> Iterator[tuple[list[tuple[str, dict[str, Any]]], RunRecord]]:
     """The events of every run, and its record."""
     own: list[tuple[str, dict[str, Any]]] = []
     for kind, fields in events:
@@ -92,7 +99,9 @@ def segments(events: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[list[tu
             own = []
 
 
-def deed(events: list[tuple[str, dict[str, Any]]], record: RunRecord) -> tuple[str, tuple[str, ...]]:
+def deed(
+    events: list[tuple[str, dict[str, Any]]], record: RunRecord
+) -> tuple[str, tuple[str, ...]]:
     """What was done, in the words of a plan, and the fits that were made for it."""
     kinds = [kind for kind, _ in events]
     fits = tuple(sorted(fields["method"] for kind, fields in events if kind == "fit"))
@@ -137,23 +146,37 @@ def curve_dropped(place: Place, *methods: str) -> None:
 
 
 FULL, WISE = "full-finetune", "wise-ft"
-#: With it, full fine-tuning is the very fit that `wise-ft` wraps on a backbone without a text tower.
+#: With it, full fine-tuning is the very fit that `wise-ft` wraps on a backbone without a text
+#: tower.
 PROBE = {"head_init": "probe"}
 Prepare = Callable[[Place], Any]
-#: What was done before, what is asked for, and what a plan says of each run in the order in which they are done.
+#: What was done before, what is asked for, and what a plan says of each run in the order in which
+#: they are done.
 CASES: dict[str, tuple[Prepare, dict[str, Any], list[str]]] = {
     "nothing": (lambda p: None, {"methods": [FULL]}, ["to train"]),
     "a probe's head": (lambda p: None, {"methods": [FULL], "set": PROBE}, ["to train"]),
     "a wrapper of nothing": (lambda p: None, {"methods": [WISE]}, ["to train"]),
     "both": (lambda p: None, {"methods": [FULL, WISE], "set": PROBE}, ["to train", "to evaluate"]),
-    "several seeds": (lambda p: p.run(FULL), {"methods": [FULL], "seeds": [0, 1]}, ["done", "to train"]),
+    "several seeds": (
+        lambda p: p.run(FULL),
+        {"methods": [FULL], "seeds": [0, 1]},
+        ["done", "to train"],
+    ),
     "done": (lambda p: p.run(FULL), {"methods": [FULL]}, ["done"]),
-    "done, its fits freed": (lambda p: (p.run(FULL), without_fits(p)), {"methods": [FULL]}, ["done"]),
+    "done, its fits freed": (
+        lambda p: (p.run(FULL), without_fits(p)),
+        {"methods": [FULL]},
+        ["done"],
+    ),
     "done, anew": (lambda p: p.run(FULL), {"methods": [FULL], "fresh": True}, ["to train"]),
     "a wrapper, anew": (lambda p: p.run(WISE), {"methods": [WISE], "fresh": True}, ["to evaluate"]),
     "failed": (failed_once, {"methods": ["plugin"]}, ["to train"]),
     "cancelled": (lambda p: p.stopped(FULL, at=4), {"methods": [FULL]}, ["to continue"]),
-    "cancelled, anew": (lambda p: p.stopped(FULL, at=4), {"methods": [FULL], "fresh": True}, ["to train"]),
+    "cancelled, anew": (
+        lambda p: p.stopped(FULL, at=4),
+        {"methods": [FULL], "fresh": True},
+        ["to train"],
+    ),
     "live": (lambda p: p.hold(FULL), {"methods": [FULL]}, ["running"]),
     "fitted, its run removed": (
         lambda p: [shutil.rmtree(p.store.run_dir(one)) for one in p.run(FULL)],
@@ -161,15 +184,31 @@ CASES: dict[str, tuple[Prepare, dict[str, Any], list[str]]] = {
         ["to evaluate"],
     ),
     "a curve besides": (lambda p: p.run(FULL), {"methods": [FULL], "curve": True}, ["to evaluate"]),
-    "a curve, the fits freed": (lambda p: (p.run(FULL), without_fits(p)), {"methods": [FULL], "curve": True}, ["to train"]),
-    "a wrapper's curve": (lambda p: p.run(WISE), {"methods": [WISE], "curve": True}, ["to evaluate"]),
-    "what a curve predicts": (lambda p: curve_dropped(p, FULL), {"methods": [FULL], "curve": True}, ["to evaluate"]),
+    "a curve, the fits freed": (
+        lambda p: (p.run(FULL), without_fits(p)),
+        {"methods": [FULL], "curve": True},
+        ["to train"],
+    ),
+    "a wrapper's curve": (
+        lambda p: p.run(WISE),
+        {"methods": [WISE], "curve": True},
+        ["to evaluate"],
+    ),
+    "what a curve predicts": (
+        lambda p: curve_dropped(p, FULL),
+        {"methods": [FULL], "curve": True},
+        ["to evaluate"],
+    ),
     "what a curve predicts, the fits freed": (
         lambda p: (curve_dropped(p, FULL), without_fits(p)),
         {"methods": [FULL], "curve": True},
         ["done"],
     ),
-    "logits besides": (lambda p: without_logits(p, FULL), {"methods": [FULL], "keep_logits": True}, ["to evaluate"]),
+    "logits besides": (
+        lambda p: without_logits(p, FULL),
+        {"methods": [FULL], "keep_logits": True},
+        ["to evaluate"],
+    ),
     "logits, the fits freed": (
         lambda p: (without_logits(p, FULL), without_fits(p)),
         {"methods": [FULL], "keep_logits": True},
@@ -177,8 +216,16 @@ CASES: dict[str, tuple[Prepare, dict[str, Any], list[str]]] = {
     ),
     "merged": (lambda p: p.came(FULL), {"methods": [FULL]}, ["merged"]),
     "merged, anew": (lambda p: p.came(FULL), {"methods": [FULL], "fresh": True}, ["to train"]),
-    "merged, without its curve": (lambda p: p.came(FULL), {"methods": [FULL], "curve": True}, ["to train"]),
-    "merged, with its curve": (lambda p: p.came(FULL, curve=True), {"methods": [FULL], "curve": True}, ["merged"]),
+    "merged, without its curve": (
+        lambda p: p.came(FULL),
+        {"methods": [FULL], "curve": True},
+        ["to train"],
+    ),
+    "merged, with its curve": (
+        lambda p: p.came(FULL, curve=True),
+        {"methods": [FULL], "curve": True},
+        ["merged"],
+    ),
     "merged, without logits": (
         lambda p: p.came(FULL, keep_logits=False),
         {"methods": [FULL], "keep_logits": True},
@@ -194,11 +241,31 @@ CASES: dict[str, tuple[Prepare, dict[str, Any], list[str]]] = {
         {"methods": [FULL, WISE], "set": PROBE},
         ["merged", "to train"],
     ),
-    "a merged wrapper": (lambda p: p.came(WISE), {"methods": [WISE, FULL], "set": PROBE}, ["merged", "to train"]),
-    "merged and begun here": (lambda p: (p.came(FULL), begun(p)), {"methods": [FULL]}, ["to train"]),
-    "merged and made here": (lambda p: (p.came(FULL), p.run(FULL, fresh=True)), {"methods": [FULL]}, ["done"]),
-    "trials to come": (lambda p: None, {"methods": [FULL], "trials": 2}, ["to train", "to train", "waits"]),
-    "a trial done": (lambda p: p.run(FULL, trials=1), {"methods": [FULL], "trials": 2}, ["done", "to train", "waits"]),
+    "a merged wrapper": (
+        lambda p: p.came(WISE),
+        {"methods": [WISE, FULL], "set": PROBE},
+        ["merged", "to train"],
+    ),
+    "merged and begun here": (
+        lambda p: (p.came(FULL), begun(p)),
+        {"methods": [FULL]},
+        ["to train"],
+    ),
+    "merged and made here": (
+        lambda p: (p.came(FULL), p.run(FULL, fresh=True)),
+        {"methods": [FULL]},
+        ["done"],
+    ),
+    "trials to come": (
+        lambda p: None,
+        {"methods": [FULL], "trials": 2},
+        ["to train", "to train", "waits"],
+    ),
+    "a trial done": (
+        lambda p: p.run(FULL, trials=1),
+        {"methods": [FULL], "trials": 2},
+        ["done", "to train", "waits"],
+    ),
     "trials done": (
         lambda p: p.run(FULL, trials=2),
         {"methods": [FULL], "trials": 2, "seeds": [0, 1]},
@@ -222,13 +289,23 @@ def begun(place: Place) -> None:
     make_here(entry.planned.experiment, entry.planned.method)
 
 
-def planned(place: Place, asked: dict[str, Any], reporter: Reporter | None = None, *, fresh: bool = False) -> Sweep:
+def planned(
+    place: Place, asked: dict[str, Any], reporter: Reporter | None = None, *, fresh: bool = False
+) -> Sweep:
     spec = run_spec({**asked, "suite": str(place.suite)})
-    return run_sweep(spec, store=place.store.root, settings=Settings(threads=1), reporter=reporter or Reporter(), fresh=fresh)
+    return run_sweep(
+        spec,
+        store=place.store.root,
+        settings=Settings(threads=1),
+        reporter=reporter or Reporter(),
+        fresh=fresh,
+    )
 
 
 def outlook(sweep: Sweep) -> list[tuple[Standing | None, bool]]:
-    """What is said of every run (None: its parameters are still searched for), and whether it is told of when it is done."""
+    """What is said of every run (None: its parameters are still searched for), and whether it is
+    told of when it is done.
+    """
     made: set[str] = set()
     found: list[tuple[Standing | None, bool]] = []
     for entry in sweep.queue:
@@ -236,7 +313,15 @@ def outlook(sweep: Sweep) -> list[tuple[Standing | None, bool]]:
         if one.path is not None:
             logits, fresh = sweep.spec.keep_logits and final, sweep.queue.fresh and final
             folder, curve = one.path.parent, one.job.curve
-            now = standing(one.experiment, one.method, folder, curve=curve, keep_logits=logits, fresh=fresh, made=made)
+            now = standing(
+                one.experiment,
+                one.method,
+                folder,
+                curve=curve,
+                keep_logits=logits,
+                fresh=fresh,
+                made=made,
+            )
             found.append((now, final or now.state != "done"))
     return [*found, *[(None, False)] * sweep.queue.finals_to_come]
 
@@ -248,12 +333,16 @@ def test_plan_and_deed_agree(case: str, tiny_suite: Path, tmp_path: Path) -> Non
     prepare(place)
     asked = dict(asked)
     fresh = asked.pop("fresh", False)
-    asked["methods"] = tuple(str(tmp_path / "plugin.py") if name == "plugin" else name for name in asked["methods"])
+    asked["methods"] = tuple(
+        str(tmp_path / "plugin.py") if name == "plugin" else name for name in asked["methods"]
+    )
     told = Told(place.held)
     sweep = planned(place, asked, told, fresh=fresh)
     before = sorted(path for path in place.store.root.rglob("*") if path.is_file())
     found = outlook(sweep)
-    assert sorted(path for path in place.store.root.rglob("*") if path.is_file()) == before, "looking changes nothing"
+    assert sorted(path for path in place.store.root.rglob("*") if path.is_file()) == before, (
+        "looking changes nothing"
+    )
     assert [one.state if one else "waits" for one, _ in found] == states
     sweep.run(told)
     done = [deed(events, record) for events, record in segments(told.events)]
@@ -268,8 +357,13 @@ def scores(record: RunRecord) -> dict[str, float]:
     return {split: metrics.score for split, metrics in record.metrics.items()}
 
 
-@pytest.mark.parametrize("case", ["merged, anew", "merged, without its curve", "merged, without logits, its fit made here"])
-def test_what_is_made_beside_a_merged_run_leaves_it_as_it_is_and_counts(case: str, tiny_suite: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "case",
+    ["merged, anew", "merged, without its curve", "merged, without logits, its fit made here"],
+)
+def test_what_is_made_beside_a_merged_run_leaves_it_as_it_is_and_counts(
+    case: str, tiny_suite: Path, tmp_path: Path
+) -> None:
     from bench.leaderboard.board.groups import load
 
     prepare, asked, _ = CASES[case]
@@ -279,7 +373,9 @@ def test_what_is_made_beside_a_merged_run_leaves_it_as_it_is_and_counts(case: st
     asked = dict(asked)
     (own,) = place.run(*asked.pop("methods"), **asked)
     assert not own.origin
-    kept = [(path, record) for path, record in place.store.records() if record.eval_id == own.eval_id]
+    kept = [
+        (path, record) for path, record in place.store.records() if record.eval_id == own.eval_id
+    ]
     assert [record for _, record in kept if record.origin] == [before]
     assert len(kept) == 2
     for path, record in kept:
@@ -299,7 +395,9 @@ def test_anew_twice_keeps_what_came(tiny_suite: Path, tmp_path: Path) -> None:
         assert [record for _, record in place.store.records() if record.origin] == [came]
 
 
-def test_an_interrupted_run_beside_a_merged_one_is_continued_by_the_same_command(tiny_suite: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_beside_a_merged_one_is_continued_by_the_same_command(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     place = Place(tiny_suite, tmp_path)
     place.came(FULL)
     with pytest.raises(Interrupted):

@@ -11,7 +11,9 @@ from .tiny import METHODS, sweep
 
 @pytest.fixture(scope="session")
 def finished(tiny_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of an undisturbed sweep of METHODS with 2 trials and 2 seeds; not to be changed by a test."""
+    """The store of an undisturbed sweep of METHODS with 2 trials and 2 seeds; not to be changed by
+    a test.
+    """
     store = tmp_path_factory.mktemp("finished")
     sweep(tiny_suite, store, *METHODS, trials=2)
     return store

@@ -1,4 +1,6 @@
-"""Jobs that train nothing, a queue of them, and a reporter that keeps what it is told: what the tests of runners dispatch."""
+"""Jobs that train nothing, a queue of them, and a reporter that keeps what it is told: what the
+tests of runners dispatch.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,27 @@ from bench.sweeps.job import Job, Outcome
 
 def job(name: str, **what: Any) -> Job:
     """A job that `Pretend` does as `what` says."""
-    return Job(name, "final", {"name": "pretend", "parameters": what}, name, "mini-shifts", "mini-clip", seed=0, fit_id=name)
+    return Job(
+        name,
+        "final",
+        {"name": "pretend", "parameters": what},
+        name,
+        "mini-shifts",
+        "mini-clip",
+        seed=0,
+        fit_id=name,
+    )
 
 
 @dataclass
 class Pretend:
-    """In the place of `Work`. Each attempt leaves a file `<job>.<process>.json` that says where it ran.
+    """In the place of `Work`. Each attempt leaves a file `<job>.<process>.json` that says where it
+    ran.
 
-    A job's parameters: `together=N` waits until N jobs run at once; `until=FILE` waits until there is that file, or for a stop;
-    `die` kills the process at the first attempt; `hang` never ends; `fail` is the error to end with, and `bug` one to raise.
-    A job hangs only once there is the file `impatient`: however slow the machine, the jobs before it take no time.
+    A job's parameters: `together=N` waits until N jobs run at once; `until=FILE` waits until there
+    is that file, or for a stop; `die` kills the process at the first attempt; `hang` never ends;
+    `fail` is the error to end with, and `bug` one to raise. A job hangs only once there is the file
+    `impatient`: however slow the machine, the jobs before it take no time.
     """
 
     store: Path
@@ -86,7 +99,9 @@ def _node() -> str:
 
 
 class Line:
-    """In the place of `Queue`: jobs one after another, a lost one again; `needs` are ids that must have settled well."""
+    """In the place of `Queue`: jobs one after another, a lost one again; `needs` are ids that must
+    have settled well.
+    """
 
     def __init__(self, jobs: list[Job]) -> None:
         self.state = {one.id: "to do" for one in jobs}
@@ -94,11 +109,15 @@ class Line:
         self.lost: list[str] = []
 
     def __iter__(self) -> Any:
-        return iter(SimpleNamespace(job=one, state=self.state[name]) for name, one in self.jobs.items())
+        return iter(
+            SimpleNamespace(job=one, state=self.state[name]) for name, one in self.jobs.items()
+        )
 
     def take(self) -> Job | None:
         for name, one in self.jobs.items():
-            if self.state[name] == "to do" and all(self.state[other] == "done" for other in one.needs):
+            if self.state[name] == "to do" and all(
+                self.state[other] == "done" for other in one.needs
+            ):
                 self.state[name] = "running"
                 return one
         return None
@@ -114,7 +133,9 @@ class Line:
 
 
 class Told(Reporter):
-    """A reporter. `when` is called with it whenever it is told something, for a test to act in the midst of a sweep."""
+    """A reporter. `when` is called with it whenever it is told something, for a test to act in the
+    midst of a sweep.
+    """
 
     def __init__(self, when: Callable[[Told], None] = lambda told: None) -> None:
         self.lines: list[tuple[str, str, Any]] = []
@@ -122,7 +143,9 @@ class Told(Reporter):
 
     def event(self, kind: str, **fields: Any) -> None:
         job: Job | None = fields.pop("job", None)
-        what = fields.get({"started": "where", "settled": "outcome", "warning": "text"}.get(kind, ""), fields)
+        what = fields.get(
+            {"started": "where", "settled": "outcome", "warning": "text"}.get(kind, ""), fields
+        )
         self._add("note" if job is None else kind, "" if job is None else job.id, what)
 
     def of(self, kind: str) -> list[tuple[str, Any]]:

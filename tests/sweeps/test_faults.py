@@ -1,4 +1,6 @@
-"""What a sweep survives: a trial that dies, a trial that takes too long, a driver that is killed."""
+"""What a sweep survives: a trial that dies, a trial that takes too long, a driver that is
+killed.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ import torch
 from bench import FineTuner
 from bench.training import loop
 now = [0]
-if multiprocessing.parent_process() is not None:  # in the trial's process a step takes a second, and a save no time
+# In the trial's process a step takes a second, and a save no time.
+if multiprocessing.parent_process() is not None:
     loop.time = SimpleNamespace(monotonic=lambda: now[0])
 class Dies(FineTuner):
     name = "dies"
@@ -48,7 +51,9 @@ class Dies(FineTuner):
 
 
 @pytest.mark.waits
-def test_a_dead_trial_is_started_again_and_one_that_always_dies_is_a_row(tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_dead_trial_is_started_again_and_one_that_always_dies_is_a_row(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     (tmp_path / "dies.py").write_text(DIES)
     file, marker = tmp_path / "dies.py", tmp_path / "marker"
     methods = (f"{file}:marker={marker}", f"{file}:marker=")
@@ -76,12 +81,18 @@ def test_a_trial_that_takes_too_long_has_failed_and_is_continued_later(
     monkeypatch.setattr(work, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Learner, "step", step)
     fields = {"trials": 0, "seeds": (0,)}
-    planned, listener = plan(tiny_suite, tmp_path, "full-finetune", "linear-probe", timeout=4.5, **fields), Listener()
+    planned, listener = (
+        plan(tiny_suite, tmp_path, "full-finetune", "linear-probe", timeout=4.5, **fields),
+        Listener(),
+    )
     planned.run(listener)
     late, probe = planned.records()
     assert (late.status, probe.status) == ("failed", "done")
     assert "not done within 4.5 s" in late.error
-    planned, listener = plan(tiny_suite, tmp_path, "full-finetune", "linear-probe", **fields), Listener()
+    planned, listener = (
+        plan(tiny_suite, tmp_path, "full-finetune", "linear-probe", **fields),
+        Listener(),
+    )
     planned.run(listener)
     assert [record.status for record in planned.records()] == ["done", "done"]
     assert [fields["step"] for _, kind, fields in listener.events if kind == "resumed"] == [5]
@@ -108,10 +119,15 @@ class FollowerDies(FineTuner):
 def test_a_trial_that_loses_one_of_its_devices_goes_on_from_there(
     tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.0))  # nothing is saved but for the loss
+    monkeypatch.setattr(
+        loop, "time", SimpleNamespace(monotonic=lambda: 0.0)
+    )  # nothing is saved but for the loss
     (tmp_path / "dies.py").write_text(FOLLOWER_DIES)
     method = f"{tmp_path / 'dies.py'}:marker={tmp_path / 'marker'}"
-    planned, listener = plan(tiny_suite, tmp_path / "s", method, trials=0, seeds=(0,), gpus_per_trial=2), Listener()
+    planned, listener = (
+        plan(tiny_suite, tmp_path / "s", method, trials=0, seeds=(0,), gpus_per_trial=2),
+        Listener(),
+    )
     planned.run(listener)
     assert [outcome.status for _, outcome in listener.ends] == ["lost", "done"]
     assert "device 2 of 2, exit code -9" in listener.ends[0][1].error
@@ -120,11 +136,22 @@ def test_a_trial_that_loses_one_of_its_devices_goes_on_from_there(
 
 
 @pytest.mark.waits
-def test_a_trial_that_hangs_is_ended_and_a_second_stop_waits_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))  # the other processes import `pretend`
-    monkeypatch.setattr("bench.sweeps.local.peak_of_a_trial", lambda queue: 0)  # these jobs train nothing
-    runner, queue = LocalRunner(Resources(gpus=0.0, most=1)), Line([job("ok"), job("hangs", hang=True)])
-    runner.run(queue, Pretend(tmp_path, timeout=0.5, grace=0.5), Told(impatient_after("ok", tmp_path)))
+def test_a_trial_that_hangs_is_ended_and_a_second_stop_waits_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(
+        str(Path(__file__).parents[2])
+    )  # the other processes import `pretend`
+    monkeypatch.setattr(
+        "bench.sweeps.local.peak_of_a_trial", lambda queue: 0
+    )  # these jobs train nothing
+    runner, queue = (
+        LocalRunner(Resources(gpus=0.0, most=1)),
+        Line([job("ok"), job("hangs", hang=True)]),
+    )
+    runner.run(
+        queue, Pretend(tmp_path, timeout=0.5, grace=0.5), Told(impatient_after("ok", tmp_path))
+    )
     assert queue.state == {"hangs": "failed", "ok": "done"}
 
     def when(told: Told) -> None:
@@ -150,16 +177,26 @@ def killed(*args):
         os.kill(os.getpid(), 9)
 Queue.settle = killed
 if __name__ == "__main__":
-    bench.sweep(*sys.argv[4:], suites=[sys.argv[1]], seeds=[0, 1], trials=2, runner="local", max_concurrent=2,
-                store=Path(sys.argv[2]), settings=Settings(checkpoint_seconds=float(sys.argv[3])))
+    bench.sweep(*sys.argv[4:], suites=[sys.argv[1]], seeds=[0, 1], trials=2, runner="local",
+                max_concurrent=2, store=Path(sys.argv[2]),
+                settings=Settings(checkpoint_seconds=float(sys.argv[3])))
 """
 
 
 @pytest.mark.waits
-def test_a_killed_driver_is_continued_by_the_same_sweep(tiny_suite: Path, tmp_path: Path, finished: Path) -> None:
+def test_a_killed_driver_is_continued_by_the_same_sweep(
+    tiny_suite: Path, tmp_path: Path, finished: Path
+) -> None:
     (tmp_path / "driver.py").write_text(DRIVER)
     store = tmp_path / "s"
-    command = [sys.executable, str(tmp_path / "driver.py"), str(tiny_suite), str(store), "0", *METHODS]
+    command = [
+        sys.executable,
+        str(tmp_path / "driver.py"),
+        str(tiny_suite),
+        str(store),
+        "0",
+        *METHODS,
+    ]
     assert subprocess.run(command, env=os.environ, check=False).returncode == -signal.SIGKILL
     planned = plan(tiny_suite, store, *METHODS, trials=2)
     assert not planned.queue.over
@@ -170,7 +207,11 @@ def test_a_killed_driver_is_continued_by_the_same_sweep(tiny_suite: Path, tmp_pa
 def scores(store: Path) -> dict[str, tuple[str, int, dict[str, float]]]:
     """What every run of a store says, by eval_id."""
     return {
-        record.eval_id: (record.status, record.search_trials, {name: metrics.nll for name, metrics in record.metrics.items()})
+        record.eval_id: (
+            record.status,
+            record.search_trials,
+            {name: metrics.nll for name, metrics in record.metrics.items()},
+        )
         for _, record in Store(store).records()
     }
 
@@ -179,9 +220,15 @@ def test_a_trial_whose_gpu_would_wait_for_one_core_s_images_is_told_of() -> None
     told = short_of_cores(Resources(gpus=1.0, cpus=1.0), cores=192, gpus=8)
     assert told.startswith("a trial gets 1 of the 24 cores")
     assert told.endswith("--cpus-per-trial 24")
-    assert short_of_cores(Resources(gpus=0.25, cpus=1.0), cores=192, gpus=8).endswith("--cpus-per-trial 6")
+    assert short_of_cores(Resources(gpus=0.25, cpus=1.0), cores=192, gpus=8).endswith(
+        "--cpus-per-trial 6"
+    )
     assert short_of_cores(Resources(gpus=1.0, cpus=16.0), cores=192, gpus=8) == ""
-    assert short_of_cores(Resources(gpus=0.0), cores=192, gpus=8) == short_of_cores(Resources(gpus=0.0), cores=2, gpus=0) == ""
+    assert (
+        short_of_cores(Resources(gpus=0.0), cores=192, gpus=8)
+        == short_of_cores(Resources(gpus=0.0), cores=2, gpus=0)
+        == ""
+    )
 
 
 def test_a_process_between_two_jobs_holds_no_memory_of_a_gpu(
@@ -190,6 +237,8 @@ def test_a_process_between_two_jobs_holds_no_memory_of_a_gpu(
     given_back: list[str] = []
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: given_back.append("all"))
-    outcome = plan(tiny_suite, tmp_path, "linear-probe", trials=0).work.do(job("no such method"), Reporter())
+    outcome = plan(tiny_suite, tmp_path, "linear-probe", trials=0).work.do(
+        job("no such method"), Reporter()
+    )
     assert outcome.status == "failed"
     assert given_back == ["all"]

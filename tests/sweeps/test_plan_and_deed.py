@@ -1,4 +1,6 @@
-"""What `bench sweep --dry-run` lists as done, merged, to do or waiting is what the sweep then skips or starts."""
+"""What `bench sweep --dry-run` lists as done, merged, to do or waiting is what the sweep then skips
+or starts.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from ..runs.asked import run
 from .tiny import Listener, plan
 
 FULL, WISE = "full-finetune", "wise-ft"
-#: With it, full fine-tuning is the very fit that `wise-ft` wraps on a backbone without a text tower.
+#: With it, full fine-tuning is the very fit that `wise-ft` wraps on a backbone without a text
+#: tower.
 PROBE = {"head_init": "probe"}
 
 
@@ -38,7 +41,9 @@ def failed(suite: Path, root: Path) -> None:
     here(suite, root, FULL, set=PROBE)
     ((_, record),) = store.records()
     store.forget(record.fit_id, waiting=lambda claim: None)
-    store.save_run(record.model_copy(update={"status": "failed", "metrics": {}, "error": "no room\nat all"}))
+    store.save_run(
+        record.model_copy(update={"status": "failed", "metrics": {}, "error": "no room\nat all"})
+    )
 
 
 def without_what_it_said(suite: Path, root: Path) -> None:
@@ -56,8 +61,16 @@ CASES: dict[str, tuple[Callable[[Path, Path], None], dict[str, Any], Said]] = {
         {},
         {("stage", "linear-probe"): "to do", ("final", FULL): "waits", ("final", WISE): "waits"},
     ),
-    "done": (lambda s, r: here(s, r, FULL, WISE, set=PROBE), {}, {("final", FULL): "done", ("final", WISE): "done"}),
-    "merged": (lambda s, r: came(s, r, FULL, WISE, set=PROBE), {}, {("final", FULL): "merged", ("final", WISE): "merged"}),
+    "done": (
+        lambda s, r: here(s, r, FULL, WISE, set=PROBE),
+        {},
+        {("final", FULL): "done", ("final", WISE): "done"},
+    ),
+    "merged": (
+        lambda s, r: came(s, r, FULL, WISE, set=PROBE),
+        {},
+        {("final", FULL): "merged", ("final", WISE): "merged"},
+    ),
     "a wrapper of what was merged": (
         lambda s, r: came(s, r, FULL, set=PROBE),
         {},
@@ -100,11 +113,22 @@ CASES: dict[str, tuple[Callable[[Path, Path], None], dict[str, Any], Said]] = {
 def test_plan_and_deed_agree(case: str, tiny_suite: Path, tmp_path: Path) -> None:
     prepare, asked, said = CASES[case]
     prepare(tiny_suite, tmp_path)
-    fields = {"methods": (FULL, WISE), "set": PROBE, "seeds": (0,), "curve": "none", "trials": 0} | asked
+    fields = {
+        "methods": (FULL, WISE),
+        "set": PROBE,
+        "seeds": (0,),
+        "curve": "none",
+        "trials": 0,
+    } | asked
     methods = fields.pop("methods")
     planned = plan(tiny_suite, tmp_path / "mine", *methods, **fields)
-    rows = {(str(row["phase"]), str(row["method"]).partition(" ")[0]): row for row in plan_table(planned, probe=False).rows}
-    assert {key: row["state"] for key, row in rows.items()} == {key: state for key, state in said.items() if key in rows}
+    rows = {
+        (str(row["phase"]), str(row["method"]).partition(" ")[0]): row
+        for row in plan_table(planned, probe=False).rows
+    }
+    assert {key: row["state"] for key, row in rows.items()} == {
+        key: state for key, state in said.items() if key in rows
+    }
     assert rows.keys() | {key for key, state in said.items() if state == "done"} == said.keys()
     listener = Listener()
     planned.run(listener)
@@ -112,7 +136,11 @@ def test_plan_and_deed_agree(case: str, tiny_suite: Path, tmp_path: Path) -> Non
     assert started == {key for key, row in rows.items() if row["state"] in ("to do", "waits")}
     assert all(outcome.status == "done" for _, outcome in listener.ends)
     merged = {record.method["name"] for record in planned.records() if record.origin}
-    assert merged == {name for (phase, name), row in rows.items() if row["state"] == "merged" or row["why"] == "for its search"}
+    assert merged == {
+        name
+        for (phase, name), row in rows.items()
+        if row["state"] == "merged" or row["why"] == "for its search"
+    }
     again = plan(tiny_suite, tmp_path / "mine", *methods, **fields)
     assert {row["state"] for row in plan_table(again, probe=False).rows} <= {"done", "merged"}
     if case == "failed":
@@ -120,7 +148,16 @@ def test_plan_and_deed_agree(case: str, tiny_suite: Path, tmp_path: Path) -> Non
     if case == "merged":
         assert rows["final", FULL]["why"] == "from theirs.shiftpack"
     if case == "merged, without its curve":
-        assert len([record for _, record in Store(tmp_path / "mine").records() if record.method["name"] == FULL]) == 2
+        assert (
+            len(
+                [
+                    record
+                    for _, record in Store(tmp_path / "mine").records()
+                    if record.method["name"] == FULL
+                ]
+            )
+            == 2
+        )
 
 
 def test_what_another_process_is_at_is_waited_for(tiny_suite: Path, tmp_path: Path) -> None:
@@ -130,6 +167,9 @@ def test_what_another_process_is_at_is_waited_for(tiny_suite: Path, tmp_path: Pa
     assert entry.planned.path is not None
     with Lease(entry.planned.path.parent):
         (row,) = plan_table(planned, probe=False).rows
-        assert (row["state"], row["why"]) == ("to do", "another process is at it, and is waited for")
+        assert (row["state"], row["why"]) == (
+            "to do",
+            "another process is at it, and is waited for",
+        )
     planned.run(Listener())
     assert [record.status for record in planned.records()] == ["done"]

@@ -12,7 +12,9 @@ from bench.sweeps.ray.preflight import Answer, Question, _differences, inspect
 
 @pytest.fixture
 def ask(tmp_path: Path, tiny_suite: Path) -> Callable[..., Answer]:
-    """Ask this machine about the tiny suite, in the words of a driver that wrote its mark into the store."""
+    """Ask this machine about the tiny suite, in the words of a driver that wrote its mark into the
+    store.
+    """
     (tmp_path / "mark").write_text("token", encoding="utf-8")
 
     def ask(**other: object) -> Answer:
@@ -33,7 +35,13 @@ def test_a_node_in_order_has_no_problems_and_says_what_it_would_compute_with(
 ) -> None:
     answer = ask()
     assert answer.problems == ()
-    assert {"shiftbench", "torch", "ShiftBench's source", "the card of tiny", "the folders of tiny"} <= answer.facts.keys()
+    assert {
+        "shiftbench",
+        "torch",
+        "ShiftBench's source",
+        "the card of tiny",
+        "the folders of tiny",
+    } <= answer.facts.keys()
     assert answer.facts["the folders of tiny"] == "inverted, noisy, photo"
     assert not list(_differences(answer, ask()))
     assert [path.name for path in tmp_path.iterdir()] == ["mark"]
@@ -44,10 +52,14 @@ def test_a_store_of_the_same_name_that_is_another_is_found(ask: Callable[..., An
     assert "share" in " ".join(ask(store=Path("/no/such/folder")).problems)
 
 
-def test_missing_data_and_weights_are_named(ask: Callable[..., Answer], tiny_suite: Path, tmp_path: Path) -> None:
+def test_missing_data_and_weights_are_named(
+    ask: Callable[..., Answer], tiny_suite: Path, tmp_path: Path
+) -> None:
     card = tmp_path / "moved.toml"
     card.write_bytes(tiny_suite.read_bytes())  # its images are not beside it
-    assert "the images of Tiny generated shapes are not found" in " ".join(ask(places=((str(card), "none"),)).problems)
+    assert "the images of Tiny generated shapes are not found" in " ".join(
+        ask(places=((str(card), "none"),)).problems
+    )
     no_weights = ask(places=((str(tiny_suite), f"timm:test_vit@{tmp_path}/weights.pt"),)).problems
     assert "weights.pt" in " ".join(no_weights)
 
@@ -56,7 +68,9 @@ def test_gpus_that_torch_does_not_see_are_a_problem(ask: Callable[..., Answer]) 
     assert "torch sees" in " ".join(ask(gpus=99).problems)
 
 
-def test_a_full_disk_refuses_and_little_room_is_mentioned(ask: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_refuses_and_little_room_is_mentioned(
+    ask: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bench.sweeps.ray.preflight._TOO_LITTLE", 2**60)
     monkeypatch.setattr("bench.sweeps.ray.preflight._LITTLE", 2**60)
     assert "are free for the store" in " ".join(ask().problems)
@@ -66,7 +80,9 @@ def test_a_full_disk_refuses_and_little_room_is_mentioned(ask: Callable[..., Ans
     assert "are free for the store" in " ".join(answer.notes)
 
 
-def test_every_difference_is_named_with_both_values(ask: Callable[..., Answer], tmp_path: Path) -> None:
+def test_every_difference_is_named_with_both_values(
+    ask: Callable[..., Answer], tmp_path: Path
+) -> None:
     method = tmp_path / "mine.py"
     method.write_text("old", encoding="utf-8")
     before = ask(files=(str(method),))

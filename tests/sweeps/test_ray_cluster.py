@@ -1,4 +1,6 @@
-"""A sweep on a simulated cluster of two nodes with two (logical) GPUs each, with jobs that train nothing."""
+"""A sweep on a simulated cluster of two nodes with two (logical) GPUs each, with jobs that train
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 def _pretend() -> Any:
     # Workers cannot import a file of the tests, so its classes travel by value.
-    found = importlib.util.spec_from_file_location("pretend", Path(__file__).with_name("pretend.py"))
+    found = importlib.util.spec_from_file_location(
+        "pretend", Path(__file__).with_name("pretend.py")
+    )
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
@@ -53,7 +57,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     cluster.shutdown()
 
 
-def sweep(cluster: Any, store: Path, jobs: list[Any], told: Any = None, work: Any = None, **resources: Any) -> tuple[Any, Any]:
+def sweep(
+    cluster: Any, store: Path, jobs: list[Any], told: Any = None, work: Any = None, **resources: Any
+) -> tuple[Any, Any]:
     """Run jobs on the cluster; the queue and the watch afterwards."""
     store.mkdir(exist_ok=True)
     queue, watch = pretend.Line(jobs), told or pretend.Told()
@@ -85,7 +91,9 @@ def test_four_trials_run_at_once_each_with_a_gpu_of_its_own(cluster: Any, tmp_pa
     assert not (tmp_path / "ray").exists()
 
 
-def test_a_failure_and_a_killed_process_do_not_stop_the_rest_on_the_nodes_with_a_label(cluster: Any, tmp_path: Path) -> None:
+def test_a_failure_and_a_killed_process_do_not_stop_the_rest_on_the_nodes_with_a_label(
+    cluster: Any, tmp_path: Path
+) -> None:
     jobs = [
         pretend.job("bad", fail="on purpose"),
         pretend.job("odd", bug="ours"),
@@ -97,11 +105,15 @@ def test_a_failure_and_a_killed_process_do_not_stop_the_rest_on_the_nodes_with_a
     assert queue.state == {"bad": "failed", "odd": "failed", "dies": "done", "ok": "done"}
     assert queue.lost == ["dies"]
     errors = {name: outcome.error for name, outcome in told.of("settled") if outcome.error}
-    assert errors.pop("dies").startswith("its process or its machine died: The actor died unexpectedly")
+    assert errors.pop("dies").startswith(
+        "its process or its machine died: The actor died unexpectedly"
+    )
     assert errors == {"bad": "on purpose", "odd": "RuntimeError: ours"}
 
 
-def test_halves_share_a_gpu_and_a_stop_lets_them_save_their_state(cluster: Any, tmp_path: Path) -> None:
+def test_halves_share_a_gpu_and_a_stop_lets_them_save_their_state(
+    cluster: Any, tmp_path: Path
+) -> None:
     def when(told: Any) -> None:
         if len(told.of("started")) == 5:
             told.stop = signal.SIGINT
@@ -113,10 +125,19 @@ def test_halves_share_a_gpu_and_a_stop_lets_them_save_their_state(cluster: Any, 
     assert [outcome.status for _, outcome in told.of("settled")] == ["cancelled"] * 5
 
 
-def test_a_trial_that_hangs_is_ended_and_a_second_stop_waits_for_none(cluster: Any, tmp_path: Path) -> None:
+def test_a_trial_that_hangs_is_ended_and_a_second_stop_waits_for_none(
+    cluster: Any, tmp_path: Path
+) -> None:
     jobs = [pretend.job("ok"), pretend.job("hangs", hang=True)]
     work = pretend.Pretend(tmp_path, timeout=0.5, grace=0.5)
-    queue, _ = sweep(cluster, tmp_path, jobs, pretend.Told(pretend.impatient_after("ok", tmp_path)), work=work, most=1)
+    queue, _ = sweep(
+        cluster,
+        tmp_path,
+        jobs,
+        pretend.Told(pretend.impatient_after("ok", tmp_path)),
+        work=work,
+        most=1,
+    )
     assert queue.state == {"hangs": "failed", "ok": "done"}
     assert "pretend.py" in (tmp_path / "ray.log").read_text(encoding="utf-8"), "where it hung"
 
@@ -125,7 +146,9 @@ def test_a_trial_that_hangs_is_ended_and_a_second_stop_waits_for_none(cluster: A
             told.stop, told.now = signal.SIGINT, True
 
     work = pretend.Pretend(tmp_path, grace=1e6)
-    queue, _ = sweep(cluster, tmp_path, [pretend.job("again", hang=True)], pretend.Told(when), work=work)
+    queue, _ = sweep(
+        cluster, tmp_path, [pretend.job("again", hang=True)], pretend.Told(when), work=work
+    )
     assert queue.state == {"again": "cancelled"}
 
 
@@ -159,11 +182,26 @@ def test_an_address_without_a_cluster_is_refused_quickly(tmp_path: Path, address
         )
 
 
-def test_two_gpus_of_a_node_train_one_model_to_the_same_result(cluster: Any, tiny_suite: Path, tmp_path: Path) -> None:
+def test_two_gpus_of_a_node_train_one_model_to_the_same_result(
+    cluster: Any, tiny_suite: Path, tmp_path: Path
+) -> None:
     def trained(name: str, **fields: Any) -> tuple[str, int, dict[str, float]]:
         """Where the trial ran, on how many devices, and its scores."""
-        spec = sweep_spec({"methods": ("full-finetune",), "suites": (str(tiny_suite),), "seeds": (0,), "trials": 0, **fields})
-        whole = Sweep(spec, store=tmp_path / name, settings=Settings(device="cpu", threads=1), reporter=Reporter())
+        spec = sweep_spec(
+            {
+                "methods": ("full-finetune",),
+                "suites": (str(tiny_suite),),
+                "seeds": (0,),
+                "trials": 0,
+                **fields,
+            }
+        )
+        whole = Sweep(
+            spec,
+            store=tmp_path / name,
+            settings=Settings(device="cpu", threads=1),
+            reporter=Reporter(),
+        )
         told = pretend.Told()
         whole.run(told)
         ((_, where),) = told.of("started")
@@ -171,7 +209,11 @@ def test_two_gpus_of_a_node_train_one_model_to_the_same_result(cluster: Any, tin
         assert record.status == "done", record.error
         fit = whole.store.fit(record.fit_id)
         assert fit is not None
-        return where, fit.provenance["devices"], {split: metrics.nll for split, metrics in record.metrics.items()}
+        return (
+            where,
+            fit.provenance["devices"],
+            {split: metrics.nll for split, metrics in record.metrics.items()},
+        )
 
     # The GPUs are logical: Ray gives both to the trial, which trains on two CPU processes.
     where, devices, scores = trained("two", runner="ray", address=cluster.address, gpus_per_trial=2)

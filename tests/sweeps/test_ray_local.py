@@ -1,4 +1,6 @@
-"""`bench sweep` with the Ray that it starts itself: stopped by Ctrl-C, continued by the same command, and gone afterwards."""
+"""`bench sweep` with the Ray that it starts itself: stopped by Ctrl-C, continued by the same
+command, and gone afterwards.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from bench.results.store import Store
 pytest.importorskip("ray")
 
 
-#: Takes a second per step while there is a file: a stop comes in mid-training however slow the machine.
+#: Takes a second per step while there is a file: a stop comes in mid-training however slow the
+#: machine.
 SLOW = """
 import time
 from pathlib import Path
@@ -36,7 +39,18 @@ class Slow(FineTuner):
 
 
 def command(method: str, suite: Path, store: Path, *more: str) -> list[str]:
-    options = ["--suite", str(suite), "--store", str(store), "--trials", "0", "--seeds", "1", "--set", "epochs=60"]
+    options = [
+        "--suite",
+        str(suite),
+        "--store",
+        str(store),
+        "--trials",
+        "0",
+        "--seeds",
+        "1",
+        "--set",
+        "epochs=60",
+    ]
     return [sys.executable, "-m", "bench.cli", "sweep", method, *options, "--curve", "none", *more]
 
 
@@ -58,7 +72,11 @@ def listeners(process: psutil.Process) -> set[str]:
     found = set()
     for one in [process, *process.children(recursive=True)]:
         try:
-            found |= {c.laddr.ip.removeprefix("::ffff:") for c in one.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+            found |= {
+                c.laddr.ip.removeprefix("::ffff:")
+                for c in one.net_connections("tcp")
+                if c.status == psutil.CONN_LISTEN
+            }
         except psutil.Error:  # it has ended meanwhile
             continue
     return found
@@ -82,7 +100,9 @@ def test_ctrl_c_and_the_same_command_again(tiny_suite: Path, tmp_path: Path) -> 
             wait_for("started: ", log, process)
             family = psutil.Process(process.pid).children(recursive=True)
             addresses = listeners(psutil.Process(process.pid))
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+            os.killpg(
+                process.pid, signal.SIGINT
+            )  # as a terminal does: to every process of the group
             out, _ = process.communicate()
         finally:
             process.kill()  # Ray's processes die with it
@@ -96,7 +116,10 @@ def test_ctrl_c_and_the_same_command_again(tiny_suite: Path, tmp_path: Path) -> 
 
     marker.unlink()
     again = subprocess.run(
-        command(method, tiny_suite, store, "--format", "json"), env=bare(tmp_path), capture_output=True, check=False
+        command(method, tiny_suite, store, "--format", "json"),
+        env=bare(tmp_path),
+        capture_output=True,
+        check=False,
     )
     assert again.returncode == 0, again.stderr.decode()
     assert again.stdout.startswith(b"{")

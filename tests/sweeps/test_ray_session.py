@@ -26,12 +26,18 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_session_is_below_a_private_folder_whatever_ray_opens_in_it(short: Path, tmp_path: Path) -> None:
+def test_a_session_is_below_a_private_folder_whatever_ray_opens_in_it(
+    short: Path, tmp_path: Path
+) -> None:
     with ray_session._folder(tmp_path / "ray.log") as folder:
         folder.chmod(0o777)  # as Ray does
         assert folder.parent.parent == short
         assert mode(folder.parent) == 0o700
-        assert len(str(folder)) + len("/session_2026-11-26_14-04-06_123456_1234567/sockets/plasma_store") <= 107
+        assert (
+            len(str(folder))
+            + len("/session_2026-11-26_14-04-06_123456_1234567/sockets/plasma_store")
+            <= 107
+        )
     assert list(folder.parent.iterdir()) == []
 
 
@@ -46,12 +52,17 @@ def _link(place: Path) -> None:
 
 
 @pytest.mark.parametrize("made", [_open, _link, Path.touch])
-def test_a_folder_that_others_prepared_is_not_used(made: object, short: Path, tmp_path: Path) -> None:
+def test_a_folder_that_others_prepared_is_not_used(
+    made: object, short: Path, tmp_path: Path
+) -> None:
     place = ray_session._place()
     place.rmdir()
     assert callable(made)
     made(place)
-    with pytest.raises(BenchError, match="not a folder of this user alone"), ray_session._folder(tmp_path / "ray.log"):
+    with (
+        pytest.raises(BenchError, match="not a folder of this user alone"),
+        ray_session._folder(tmp_path / "ray.log"),
+    ):
         pass
 
 
@@ -76,7 +87,9 @@ def test_a_link_among_ray_s_logs_is_not_followed(short: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", ["", "garbage", "0" * 63, "\u00e9"])
-def test_a_token_that_is_none_is_made_anew(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_is_none_is_made_anew(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
     first = ray_session._token().read_text()
     assert ray_session._token().read_text() == first

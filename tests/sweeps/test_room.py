@@ -30,7 +30,9 @@ class Notes(Reporter):
 
 
 @pytest.mark.parametrize(("free", "count"), [(100, 4), (12, 4), (11, 3), (6, 2), (1, 1)])
-def test_a_local_sweep_starts_as_many_as_fit(monkeypatch: pytest.MonkeyPatch, free: int, count: int) -> None:
+def test_a_local_sweep_starts_as_many_as_fit(
+    monkeypatch: pytest.MonkeyPatch, free: int, count: int
+) -> None:
     monkeypatch.setattr(local, "peak_of_a_trial", lambda queue: 3 * GIB)
     monkeypatch.setattr(room, "available", lambda: free * GIB)
     told_to = Notes()
@@ -41,18 +43,35 @@ def test_a_local_sweep_starts_as_many_as_fit(monkeypatch: pytest.MonkeyPatch, fr
 
 
 def test_ray_is_told_what_a_trial_takes() -> None:
-    nodes = [{"NodeID": name, "Resources": {"CPU": 8.0, "memory": gib * GIB}} for name, gib in (("a", 7.0), ("b", 2.0))]
+    nodes = [
+        {"NodeID": name, "Resources": {"CPU": 8.0, "memory": gib * GIB}}
+        for name, gib in (("a", 7.0), ("b", 2.0))
+    ]
     resources = Resources(gpus=0, cpus=1, memory=3 * GIB)
     assert resources.bundle == {"CPU": 1, "memory": 3 * GIB}
     assert ray_runner._slots(resources, nodes) == {"a": 2, "b": 0}
-    with pytest.raises(BenchError, match=r"no node is large enough for a trial of 1 CPU, 8\.6 GB memory") as caught:
+    with pytest.raises(
+        BenchError, match=r"no node is large enough for a trial of 1 CPU, 8\.6 GB memory"
+    ) as caught:
         ray_runner._slots(Resources(gpus=0, cpus=1, memory=8 * GIB), nodes)
     assert "7.5 GB memory" in caught.value.where
     assert Resources(gpus=1, cpus=2).bundle == {"CPU": 2, "GPU": 1}
 
 
-def test_a_dry_run_states_the_expected_peak(tiny_suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["--suite", str(tiny_suite), "--store", str(tmp_path), "--dry-run", "--device", "cpu", "--format", "json"]
+def test_a_dry_run_states_the_expected_peak(
+    tiny_suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [
+        "--suite",
+        str(tiny_suite),
+        "--store",
+        str(tmp_path),
+        "--dry-run",
+        "--device",
+        "cpu",
+        "--format",
+        "json",
+    ]
     with contextlib.suppress(SystemExit):
         main(["run", "linear-probe", "full-finetune", *common])
     shown = capsys.readouterr()
@@ -63,4 +82,7 @@ def test_a_dry_run_states_the_expected_peak(tiny_suite: Path, tmp_path: Path, ca
     assert 128 * 2**20 < tuned - none < 2**30
     with contextlib.suppress(SystemExit):
         main(["sweep", "full-finetune", *common])
-    assert any(note.startswith("A trial takes up to ") for note in json.loads(capsys.readouterr().out)["tables"][0]["notes"])
+    assert any(
+        note.startswith("A trial takes up to ")
+        for note in json.loads(capsys.readouterr().out)["tables"][0]["notes"]
+    )

@@ -1,4 +1,6 @@
-"""How trials are drawn: the same number for every method, alike in every process, shared by the stages that methods share."""
+"""How trials are drawn: the same number for every method, alike in every process, shared by the
+stages that methods share.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,16 @@ def test_a_wrapped_stage_draws_what_it_draws_alone(kind: str) -> None:
 def test_a_grid_covers_its_range_evenly() -> None:
     lr = sorted(rates("full-finetune", "grid", 7)[1:])
     ratios = [high / low for low, high in pairwise(lr)]
-    assert ratios == pytest.approx([ratios[0]] * 5, rel=0.02), "six log-uniform levels for six trials beside the recipe"
+    assert ratios == pytest.approx([ratios[0]] * 5, rel=0.02), (
+        "six log-uniform levels for six trials beside the recipe"
+    )
 
 
 def test_every_method_gets_all_trials_of_a_grid_whatever_its_dimension() -> None:
     method = build_method("feature-distillation", {}, RECIPE)
-    drawn = {sampler("grid", 10).trial(method, number, (), ()).model_dump_json() for number in range(10)}
+    drawn = {
+        sampler("grid", 10).trial(method, number, (), ()).model_dump_json() for number in range(10)
+    }
     assert len(drawn) == 10
 
 
@@ -45,8 +51,24 @@ def test_what_the_user_sets_is_not_drawn() -> None:
 
 
 def record(score: float, nll: float, status: Any = "done") -> RunRecord:
-    metrics = SplitMetrics(images=1, score=score, accuracy=score, class_mean=score, macro_f1=score, nll=nll, ece=0, brier=0)
-    values: dict[str, Any] = {"label": "", "backbone": "", "backbone_sha256": "", "suite": "", "seed": 0, "fit_id": ""}
+    metrics = SplitMetrics(
+        images=1,
+        score=score,
+        accuracy=score,
+        class_mean=score,
+        macro_f1=score,
+        nll=nll,
+        ece=0,
+        brier=0,
+    )
+    values: dict[str, Any] = {
+        "label": "",
+        "backbone": "",
+        "backbone_sha256": "",
+        "suite": "",
+        "seed": 0,
+        "fit_id": "",
+    }
     return RunRecord(status=status, method={"name": "m"}, metrics={"id-val": metrics}, **values)
 
 
@@ -70,4 +92,6 @@ def test_tpe_looks_at_earlier_trials_and_repeats_itself() -> None:
         return found
 
     assert search(5e-3) == search(5e-3)
-    assert sum(search(5e-3)[-4:]) > sum(search(2e-4)[-4:]), "later trials go where earlier ones did well"
+    assert sum(search(5e-3)[-4:]) > sum(search(2e-4)[-4:]), (
+        "later trials go where earlier ones did well"
+    )

@@ -1,4 +1,6 @@
-"""What a sweep is asked for: one text, one table or one file say the same, and mistakes are told before anything is opened."""
+"""What a sweep is asked for: one text, one table or one file say the same, and mistakes are told
+before anything is opened.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def test_a_file_says_what_options_say(tmp_path: Path) -> None:
 
 
 def test_a_parameter_reaches_every_method_that_has_it_or_wraps_one() -> None:
-    one = spec("full-finetune", "wise-ft", "wise-ft:of=lp-ft,of.epochs=9", "zero-shot", set={"epochs": 2})
+    one = spec(
+        "full-finetune", "wise-ft", "wise-ft:of=lp-ft,of.epochs=9", "zero-shot", set={"epochs": 2}
+    )
     assert [values(one, n) for n in range(4)] == [
         {"epochs": 2},
         {"of.epochs": 2},
@@ -75,10 +79,22 @@ def test_all_is_every_installed_method() -> None:
 
 
 def test_side_by_side_keeps_every_field_of_a_run() -> None:
-    """What `bench run` is told about the data reaches its runs with --jobs, too: a field that is added must not be lost."""
-    told: dict[str, Any] = {"suite": "pacs", "backbone": "mini-clip", "seeds": (4, 5), "data_root": Path("/data"), "limit": 9}
+    """What `bench run` is told about the data reaches its runs with --jobs, too: a field that is
+    added must not be lost.
+    """
+    told: dict[str, Any] = {
+        "suite": "pacs",
+        "backbone": "mini-clip",
+        "seeds": (4, 5),
+        "data_root": Path("/data"),
+        "limit": 9,
+    }
     run = RunSpec(methods=("wise-ft",), skip_unreadable=2, shots=3, keep_logits=True, **told)
     where = sweep_of(run, jobs=2).run_spec(run.suite, run.backbone)
     apart = {"of", "set", "curve", "search", "trials"}  # these are the sweep's own
     assert where.model_dump(exclude=apart) == run.model_dump(exclude=apart)
-    assert all(getattr(run, name) != field.default for name, field in RunSpec.model_fields.items() if name not in apart)
+    assert all(
+        getattr(run, name) != field.default
+        for name, field in RunSpec.model_fields.items()
+        if name not in apart
+    )

@@ -1,4 +1,6 @@
-"""A sweep as a user meets it: equal budgets, no look at a shift, every fit once, no trial that waits, resumed by repeating it."""
+"""A sweep as a user meets it: equal budgets, no look at a shift, every fit once, no trial that
+waits, resumed by repeating it.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +36,34 @@ def test_every_method_gets_the_same_budget_and_every_seed(tiny_suite: Path, fini
     finals = [record for record in records if record.phase == "final"]
     assert Counter(record.method["name"] for record in finals) == dict.fromkeys(METHODS, 2)
     budgets = {record.method["name"]: record.search_trials for record in finals}
-    assert budgets == {"full-finetune": 2, "wise-ft": 2, "lp-ft": 2, "linear-probe": 1}, "the probe has nothing to search for"
+    assert budgets == {
+        "full-finetune": 2,
+        "wise-ft": 2,
+        "lp-ft": 2,
+        "linear-probe": 1,
+    }, "the probe has nothing to search for"
     assert all(record.search_seconds is not None and record.search_seconds > 0 for record in finals)
     assert {record.seed for record in finals} == {0, 1}
     assert {record.seed for record in records if record.phase == "search"} == {SEARCH_SEED}
 
 
 def test_what_a_nested_fit_chose_on_id_val_is_told_too(finished: Path) -> None:
-    finals = [record for _, record in Store(finished).records() if record.phase == "final" and record.seed == 0]
-    among = {str(one.method["name"]): {name: chosen["among"] for name, chosen in one.selection.items()} for one in finals}
+    finals = [
+        record
+        for _, record in Store(finished).records()
+        if record.phase == "final" and record.seed == 0
+    ]
+    among = {
+        str(one.method["name"]): {name: chosen["among"] for name, chosen in one.selection.items()}
+        for one in finals
+    }
     probe = {"linear-probe.C": 5}
-    assert among == {"linear-probe": {"C": 5}, "full-finetune": {}, "lp-ft": probe, "wise-ft": probe}
+    assert among == {
+        "linear-probe": {"C": 5},
+        "full-finetune": {},
+        "lp-ft": probe,
+        "wise-ft": probe,
+    }
 
 
 def test_the_best_trial_on_id_val_is_what_runs(finished: Path) -> None:
@@ -54,10 +73,16 @@ def test_the_best_trial_on_id_val_is_what_runs(finished: Path) -> None:
         trials = [record for record in mine if record.phase == "search"]
         best = max(record.metrics["id-val"].score for record in trials)
         (chosen,) = {json.dumps(record.method) for record in mine if record.phase == "final"}
-        assert best in [record.metrics["id-val"].score for record in trials if json.dumps(record.method) == chosen]
+        assert best in [
+            record.metrics["id-val"].score
+            for record in trials
+            if json.dumps(record.method) == chosen
+        ]
 
 
-def test_the_search_cannot_see_a_shift(tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_cannot_see_a_shift(
+    tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from bench.runs import measure
 
     measured = measure._measured
@@ -67,9 +92,12 @@ def test_the_search_cannot_see_a_shift(tiny_suite: Path, tmp_path: Path, monkeyp
             raise AssertionError(f"{split.name} was looked at")
         return measured(experiment, classifiers, split)
 
-    # Whatever is measured goes through here: a search that looked at anything but id-val would fail, as the final runs do.
+    # Whatever is measured goes through here: a search that looked at anything but id-val would
+    # fail, as the final runs do.
     monkeypatch.setattr(measure, "_measured", guarded)
-    records, listener = sweep(tiny_suite, tmp_path, "full-finetune", "wise-ft", "linear-probe", trials=2, curve="none")
+    records, listener = sweep(
+        tiny_suite, tmp_path, "full-finetune", "wise-ft", "linear-probe", trials=2, curve="none"
+    )
     searched = [outcome.status for job, outcome in listener.ends if job.phase == "search"]
     assert searched == ["done"] * 5
     assert [record.error for record in records] == ["AssertionError: id-test was looked at"] * 6
@@ -80,19 +108,32 @@ def test_every_fit_is_trained_once_and_none_is_waited_for(tiny_suite: Path, tmp_
         def event(self, kind: str, **fields: Any) -> None:
             super().event(kind, **fields)
             if kind == "started":
-                missing = [fit_id for fit_id in fields["job"].needs if Store(tmp_path).fit(fit_id) is None]
+                missing = [
+                    fit_id for fit_id in fields["job"].needs if Store(tmp_path).fit(fit_id) is None
+                ]
                 assert not missing, f"{fields['job'].label} starts before what it is built on"
 
     # Two wrappers of one fine-tuner that starts from the probe, which is a contender as well.
     planned, checks = (
-        plan(tiny_suite, tmp_path, "wise-ft:of=lp-ft", "wise-ft:of=lp-ft,alpha=0.2", "linear-probe", trials=2),
+        plan(
+            tiny_suite,
+            tmp_path,
+            "wise-ft:of=lp-ft",
+            "wise-ft:of=lp-ft,alpha=0.2",
+            "linear-probe",
+            trials=2,
+        ),
         Checks(),
     )
     planned.run(checks)
     assert all(outcome.status == "done" for _, outcome in checks.ends)
     assert max(Counter(checks.trained()).values()) == 1
     assert not [kind for _, kind, _ in checks.events if kind == "waiting"]
-    own = Counter(job.fit_id for job, kind, fields in checks.events if kind == "fit" and fields["fit_id"] == job.fit_id)
+    own = Counter(
+        job.fit_id
+        for job, kind, fields in checks.events
+        if kind == "fit" and fields["fit_id"] == job.fit_id
+    )
     assert sum(own.values()) == len(checks.trained()), "every job trains its own fit alone"
 
 
@@ -105,7 +146,9 @@ def test_the_same_sweep_again_does_nothing(tiny_suite: Path, finished: Path) -> 
     assert {path: path.read_bytes() for path in finished.rglob("*.json")} == before
 
 
-def test_a_stop_saves_and_the_same_sweep_continues_it(tiny_suite: Path, tmp_path: Path, finished: Path) -> None:
+def test_a_stop_saves_and_the_same_sweep_continues_it(
+    tiny_suite: Path, tmp_path: Path, finished: Path
+) -> None:
     for moment in (("step", 3), ("started", 8)):
         planned, listener = plan(tiny_suite, tmp_path, *METHODS, trials=2), Listener(stop_at=moment)
         with pytest.raises(Interrupted):
@@ -118,30 +161,38 @@ def test_a_stop_saves_and_the_same_sweep_continues_it(tiny_suite: Path, tmp_path
 
 
 def test_a_fit_that_is_there_needs_nothing_below_it(tiny_suite: Path, tmp_path: Path) -> None:
-    ((record,), _) = sweep(tiny_suite, tmp_path, "wise-ft", trials=0, seeds=(0,))
+    (record,), _ = sweep(tiny_suite, tmp_path, "wise-ft", trials=0, seeds=(0,))
     shutil.rmtree(tmp_path / "runs")
     for fit in (tmp_path / "fits").iterdir():
         if fit.name != record.fit_id:
             shutil.rmtree(fit)
-    ((again,), listener) = sweep(tiny_suite, tmp_path, "wise-ft", trials=0, seeds=(0,))
+    (again,), listener = sweep(tiny_suite, tmp_path, "wise-ft", trials=0, seeds=(0,))
     assert listener.trained() == []
     assert again.metrics == record.metrics
 
 
 def test_the_baseline_gets_its_curve(finished: Path) -> None:
-    curves = {record.method["name"]: len(record.curve) for _, record in Store(finished).records() if record.phase == "final"}
+    curves = {
+        record.method["name"]: len(record.curve)
+        for _, record in Store(finished).records()
+        if record.phase == "final"
+    }
     assert curves == {"full-finetune": 11, "wise-ft": 0, "lp-ft": 0, "linear-probe": 0}
 
 
 def test_but_not_where_batch_statistics_were_trained(tiny_suite: Path, tmp_path: Path) -> None:
-    planned = plan(tiny_suite, tmp_path, "full-finetune:norm=train", "full-finetune", trials=0, seeds=(0,))
+    planned = plan(
+        tiny_suite, tmp_path, "full-finetune:norm=train", "full-finetune", trials=0, seeds=(0,)
+    )
     assert [entry.job.curve for entry in planned.queue if entry.job.is_run] == [False, True]
 
 
 def test_failed_is_a_row_and_the_rest_goes_on(tiny_suite: Path, tmp_path: Path) -> None:
     (tmp_path / "raises.py").write_text(RAISES)
     bad = str(tmp_path / "raises.py")
-    records, listener = sweep(tiny_suite, tmp_path / "s", bad, f"wise-ft:of={bad}", "linear-probe", trials=0, seeds=(0,))
+    records, listener = sweep(
+        tiny_suite, tmp_path / "s", bad, f"wise-ft:of={bad}", "linear-probe", trials=0, seeds=(0,)
+    )
     assert [record.status for record in records] == ["failed", "failed", "done"]
     assert "a bug of the plug-in" in records[0].error
     assert "which it is built on, failed" in records[1].error
@@ -153,8 +204,13 @@ def test_failed_is_a_row_and_the_rest_goes_on(tiny_suite: Path, tmp_path: Path) 
 
 def test_a_search_whose_trials_all_fail_is_a_row_per_seed(tiny_suite: Path, tmp_path: Path) -> None:
     (tmp_path / "raises.py").write_text(RAISES)
-    records, _ = sweep(tiny_suite, tmp_path / "s", str(tmp_path / "raises.py"), "linear-probe", trials=2)
-    assert [(record.label, record.status) for record in records[:2]] == [("raises", "failed"), ("linear-probe", "done")]
+    records, _ = sweep(
+        tiny_suite, tmp_path / "s", str(tmp_path / "raises.py"), "linear-probe", trials=2
+    )
+    assert [(record.label, record.status) for record in records[:2]] == [
+        ("raises", "failed"),
+        ("linear-probe", "done"),
+    ]
     assert "all 2 trials failed" in records[0].error
 
 
@@ -165,7 +221,10 @@ def test_a_budget_in_hours_ends_when_it_is_spent(tiny_suite: Path, tmp_path: Pat
     first = records[0].search_seconds
     assert first is not None
     again, _ = sweep(tiny_suite, tmp_path, *methods, hours=1.001 * first / 3600, seeds=(0,))
-    assert [record.search_trials for record in again] == [2, 1], "the probe has no parameters to spend it on"
+    assert [record.search_trials for record in again] == [
+        2,
+        1,
+    ], "the probe has no parameters to spend it on"
     assert again[0].search_seconds is not None
     assert again[0].search_seconds > 1.001 * first
 
@@ -178,7 +237,9 @@ def test_shards_share_the_work(tiny_suite: Path, tmp_path: Path) -> None:
     part(1).run(first)
     part(2).run(second)
     part(1).run(first)  # its part of what the other's search chose
-    mine, theirs = ({job.id for job in listener.starts if job.phase != "stage"} for listener in (first, second))
+    mine, theirs = (
+        {job.id for job in listener.starts if job.phase != "stage"} for listener in (first, second)
+    )
     assert mine
     assert theirs
     assert not mine & theirs
@@ -191,23 +252,33 @@ def test_the_journal_tells_other_tools(finished: Path) -> None:
     lines = [json.loads(line) for line in (finished / "sweep.jsonl").read_text().splitlines()]
     assert lines[0]["event"] == "planned"
     started = Counter(line["job"] for line in lines if line["event"] == "started")
-    settled = Counter(line["job"] for line in lines if line["event"] == "settled" and line["status"] == "done")
+    settled = Counter(
+        line["job"] for line in lines if line["event"] == "settled" and line["status"] == "done"
+    )
     assert started == settled
     assert set(started.values()) == {1}
 
 
 def test_the_journal_ends_also_where_nothing_can_start(tiny_suite: Path, tmp_path: Path) -> None:
-    planned = plan(tiny_suite, tmp_path, "linear-probe", trials=0, runner="ray", address="127.0.0.1:1")
+    planned = plan(
+        tiny_suite, tmp_path, "linear-probe", trials=0, runner="ray", address="127.0.0.1:1"
+    )
     with pytest.raises(MissingPrerequisite, match="no Ray cluster answers"):
         planned.run(Listener())
     lines = [json.loads(line) for line in (tmp_path / "sweep.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["planned", "ended"]
 
 
-def test_a_method_that_fits_one_backbone_is_left_out_on_the_other(tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_method_that_fits_one_backbone_is_left_out_on_the_other(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     backbones = ("mini-clip", "timm:test_vit@random?size=32")
-    planned = plan(tiny_suite, tmp_path, "zero-shot", "linear-probe", backbones=backbones, trials=0, seeds=(0,))
-    assert [(one.asked, one.backbone) for one in planned.plan.impossible] == [("zero-shot", backbones[1])]
+    planned = plan(
+        tiny_suite, tmp_path, "zero-shot", "linear-probe", backbones=backbones, trials=0, seeds=(0,)
+    )
+    assert [(one.asked, one.backbone) for one in planned.plan.impossible] == [
+        ("zero-shot", backbones[1])
+    ]
     assert len(planned.queue.jobs) == 3
     with pytest.raises(UsageError, match="text tower"):
         plan(tiny_suite, tmp_path, "zero-shot", trials=0)
@@ -217,16 +288,23 @@ def test_a_full_disk_is_told_and_corrupts_nothing(tiny_suite: Path, tmp_path: Pa
     import resource
 
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, usual[1]))  # less than the weights of a classifier
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (200_000, usual[1])
+    )  # less than the weights of a classifier
     try:
-        records, _ = sweep(tiny_suite, tmp_path, "full-finetune", "linear-probe", trials=0, seeds=(0,))
+        records, _ = sweep(
+            tiny_suite, tmp_path, "full-finetune", "linear-probe", trials=0, seeds=(0,)
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     assert [record.status for record in records] == ["failed", "failed"]
     assert "cannot be written" in records[0].error
     assert not list(tmp_path.rglob("*.part"))
     assert [
-        record.status for record in sweep(tiny_suite, tmp_path, "full-finetune", "linear-probe", trials=0, seeds=(0,))[0]
+        record.status
+        for record in sweep(
+            tiny_suite, tmp_path, "full-finetune", "linear-probe", trials=0, seeds=(0,)
+        )[0]
     ] == [
         "done",
         "done",
@@ -234,8 +312,13 @@ def test_a_full_disk_is_told_and_corrupts_nothing(tiny_suite: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("runner", ["ray", "local"])
-def test_a_store_that_cannot_be_written_is_refused_before_anything_starts(runner: str, tiny_suite: Path) -> None:
-    planned, listener = plan(tiny_suite, Path("/proc/nowhere"), "linear-probe", trials=0, runner=runner), Listener()
+def test_a_store_that_cannot_be_written_is_refused_before_anything_starts(
+    runner: str, tiny_suite: Path
+) -> None:
+    planned, listener = (
+        plan(tiny_suite, Path("/proc/nowhere"), "linear-probe", trials=0, runner=runner),
+        Listener(),
+    )
     with pytest.raises(MissingPrerequisite, match="the store cannot be written"):
         planned.run(listener)
     assert listener.starts == listener.notes == []
@@ -249,8 +332,12 @@ def test_a_file_is_no_store(below: str, tiny_suite: Path, tmp_path: Path) -> Non
 
 
 def test_from_python(tiny_suite: Path, finished: Path) -> None:
-    records = bench.sweep(*METHODS, suites=[str(tiny_suite)], seeds=[0, 1], trials=2, runner="inline", store=finished)
-    assert [(record.seed, record.status) for record in records] == [(seed, "done") for seed in (0, 1) for _ in METHODS]
+    records = bench.sweep(
+        *METHODS, suites=[str(tiny_suite)], seeds=[0, 1], trials=2, runner="inline", store=finished
+    )
+    assert [(record.seed, record.status) for record in records] == [
+        (seed, "done") for seed in (0, 1) for _ in METHODS
+    ]
 
 
 def test_as_jobs_end_the_files_of_the_others_are_left_alone(
@@ -264,20 +351,30 @@ def test_as_jobs_end_the_files_of_the_others_are_left_alone(
         return epochs(store, fit_id)
 
     monkeypatch.setattr(Store, "epochs", counted)
-    _, listener = sweep(tiny_suite, tmp_path, "linear-probe", trials=0, seeds=range(3), curve="none")
+    _, listener = sweep(
+        tiny_suite, tmp_path, "linear-probe", trials=0, seeds=range(3), curve="none"
+    )
     assert [outcome.status for _, outcome in listener.ends] == ["done"] * 3
     assert read == dict.fromkeys(read, 1), "for the first estimate"
 
 
-def test_an_estimate_counts_every_trial_of_which_nothing_tells(tiny_suite: Path, tmp_path: Path) -> None:
+def test_an_estimate_counts_every_trial_of_which_nothing_tells(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("optuna")
-    queue = plan(tiny_suite, tmp_path, "full-finetune", trials=5, search="tpe", seeds=(0, 1, 2)).queue
+    queue = plan(
+        tiny_suite, tmp_path, "full-finetune", trials=5, search="tpe", seeds=(0, 1, 2)
+    ).queue
     found = estimate(queue, Costs(Store(tmp_path)))
     assert (len(found.seconds), found.unknown) == (1, 5 + 3)
 
 
-def test_an_estimate_counts_what_nothing_tells_of_in_part_and_the_fits_below(tiny_suite: Path, tmp_path: Path) -> None:
-    """Where no fit was measured the evaluation is unknown; wise-ft's final run needs a fine-tuning and a probe of its seed."""
+def test_an_estimate_counts_what_nothing_tells_of_in_part_and_the_fits_below(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
+    """Where no fit was measured the evaluation is unknown; wise-ft's final run needs a fine-tuning
+    and a probe of its seed.
+    """
     sweep(tiny_suite, tmp_path, "wise-ft", trials=1, seeds=(0,))
     for record in tmp_path.glob("runs/**/record.json"):
         record.unlink()
@@ -289,11 +386,19 @@ def test_an_estimate_counts_what_nothing_tells_of_in_part_and_the_fits_below(tin
     assert took.keys() == {"wise-ft", "full-finetune", "linear-probe"}
     queue = plan(tiny_suite, tmp_path, "wise-ft", trials=1, seeds=(7,)).queue
     found = ahead(queue, queue.costs)
-    assert (list(found.seconds.values()), found.partly, found.unknown) == ([0.0], 2, 2), "the trial, and the final run to come"
-    assert found.total == pytest.approx(sum(sum(seconds) / len(seconds) for seconds in took.values()))
+    assert (list(found.seconds.values()), found.partly, found.unknown) == (
+        [0.0],
+        2,
+        2,
+    ), "the trial, and the final run to come"
+    assert found.total == pytest.approx(
+        sum(sum(seconds) / len(seconds) for seconds in took.values())
+    )
 
 
-def test_a_running_fit_stands_in_for_its_kind_until_one_is_finished(tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_running_fit_stands_in_for_its_kind_until_one_is_finished(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
     queue = plan(tiny_suite, tmp_path, "full-finetune", trials=0, seeds=(0, 1), curve="none").queue
     assert (queue.ahead().total, queue.ahead().unknown) == (0.0, 2)
     first = queue.take()

@@ -19,7 +19,14 @@ from bench.sweeps.trackers import check_kinds, tracked
 
 PARAMETERS = {"alpha": 0.5, "of": {"name": "full-finetune", "lr": 0.001}}
 JOB = Job(
-    "run-abcdef", "final", {"name": "wise-ft", "parameters": PARAMETERS}, "wise-ft", "tiny", "mini-clip", seed=1, fit_id="f" * 24
+    "run-abcdef",
+    "final",
+    {"name": "wise-ft", "parameters": PARAMETERS},
+    "wise-ft",
+    "tiny",
+    "mini-clip",
+    seed=1,
+    fit_id="f" * 24,
 )
 
 
@@ -56,7 +63,16 @@ def interrupted_and_continued(kind: str, store: Path) -> Told:
 
 
 def save_record(store: Path) -> None:
-    metrics = SplitMetrics(images=8, score=0.375, accuracy=0.375, class_mean=0.375, macro_f1=0.3, nll=1.0, ece=0.1, brier=0.5)
+    metrics = SplitMetrics(
+        images=8,
+        score=0.375,
+        accuracy=0.375,
+        class_mean=0.375,
+        macro_f1=0.3,
+        nll=1.0,
+        ece=0.1,
+        brier=0.5,
+    )
     record = RunRecord(
         status="done",
         method={"name": "wise-ft"},
@@ -105,10 +121,20 @@ def test_tensorboard_gets_epochs_and_scores_of_both_starts_in_one_folder(tmp_pat
     told = interrupted_and_continued("tensorboard", tmp_path)
     (trial,) = (tmp_path / "tensorboard").glob("*/*")
     assert scalars(trial) == {**EPOCHS, **SCORES}
-    assert [line[0] for line in told.lines] == ["started", "epoch", "cancelled", "started", "step", "epoch", "done"]
+    assert [line[0] for line in told.lines] == [
+        "started",
+        "epoch",
+        "cancelled",
+        "started",
+        "step",
+        "epoch",
+        "done",
+    ]
 
 
-def test_rungs_and_trials_and_runs_of_a_method_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rungs_and_trials_and_runs_of_a_method_have_names_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -119,10 +145,16 @@ def test_rungs_and_trials_and_runs_of_a_method_have_names_of_their_own(tmp_path:
             reporter.event("started", job=job, where="here")
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
-    assert {run.info.run_name for run in runs} == {"run wise-ft, seed 1", "trial 3 wise-ft", "trial 3 wise-ft to epoch 1"}
+    assert {run.info.run_name for run in runs} == {
+        "run wise-ft, seed 1",
+        "trial 3 wise-ft",
+        "trial 3 wise-ft to epoch 1",
+    }
 
 
-def test_mlflow_continues_the_run_that_an_earlier_start_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_continues_the_run_that_an_earlier_start_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -133,7 +165,10 @@ def test_mlflow_continues_the_run_that_an_earlier_start_began(tmp_path: Path, mo
     assert run.info.status == "FINISHED"
     assert run.data.params["of.lr"] == "0.001"
     history = {
-        name: {point.step: point.value for point in client.get_metric_history(run.info.run_id, name)} for name in run.data.metrics
+        name: {
+            point.step: point.value for point in client.get_metric_history(run.info.run_id, name)
+        }
+        for name in run.data.metrics
     }
     assert history == {**EPOCHS, **SCORES}
 
@@ -146,7 +181,9 @@ def test_wandb_writes_offline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(list((tmp_path / "wandb").glob("offline-run-*-run-abcdef/*.wandb"))) == 2
 
 
-def test_a_tracker_that_fails_is_told_once_and_the_sweep_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_fails_is_told_once_and_the_sweep_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Away:
         def __init__(self, store: Path) -> None:
             self.asked = 0
@@ -157,11 +194,15 @@ def test_a_tracker_that_fails_is_told_once_and_the_sweep_goes_on(tmp_path: Path,
     monkeypatch.setitem(trackers._KINDS, "mlflow", ("json", Away))
     told = interrupted_and_continued("mlflow", tmp_path)
     notes = [line[1] for line in told.lines if line[0] == "note"]
-    assert notes == ["mlflow is left out from here on: ConnectionError: the server is away"] * 2  # once per start
+    assert (
+        notes == ["mlflow is left out from here on: ConnectionError: the server is away"] * 2
+    )  # once per start
     assert told.lines[-1] == ("done", JOB.id)
 
 
-def test_wrong_and_missing_trackers_are_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_and_missing_trackers_are_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(UsageError, match="no tracker `neptune`"):
         check_kinds(["neptune"])
     monkeypatch.setitem(trackers._KINDS, "wandb", ("no_such_package", None))

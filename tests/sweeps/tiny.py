@@ -46,13 +46,30 @@ class Listener(Reporter):
         return [fields["fit_id"] for _, kind, fields in self.events if kind == "fit"]
 
 
-def plan(suite: Path, store: Path, *methods: str, shard: tuple[int, int] = (1, 1), every: float = 60, **fields: Any) -> Sweep:
+def plan(
+    suite: Path,
+    store: Path,
+    *methods: str,
+    shard: tuple[int, int] = (1, 1),
+    every: float = 60,
+    **fields: Any,
+) -> Sweep:
     """A sweep over the tiny suite, in this process unless told otherwise."""
-    spec = sweep_spec({"methods": methods, "suites": (str(suite),), "seeds": (0, 1), "runner": "inline", **fields})
-    return Sweep(spec, store=store, settings=Settings(checkpoint_seconds=every), reporter=Reporter(), shard=shard)
+    spec = sweep_spec(
+        {"methods": methods, "suites": (str(suite),), "seeds": (0, 1), "runner": "inline", **fields}
+    )
+    return Sweep(
+        spec,
+        store=store,
+        settings=Settings(checkpoint_seconds=every),
+        reporter=Reporter(),
+        shard=shard,
+    )
 
 
-def sweep(suite: Path, store: Path, *methods: str, **fields: Any) -> tuple[list[RunRecord], Listener]:
+def sweep(
+    suite: Path, store: Path, *methods: str, **fields: Any
+) -> tuple[list[RunRecord], Listener]:
     """Plan and run."""
     planned, listener = plan(suite, store, *methods, **fields), Listener()
     planned.run(listener)

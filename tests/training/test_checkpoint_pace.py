@@ -15,9 +15,15 @@ from bench.training.loop import Checkpoints
 from bench.training.step import Learner
 
 
-@pytest.mark.parametrize(("seconds_of_a_save", "at"), [(0.5, [6, 11, 16, 21, 26, 31, 36]), (1.5, [6, 35])])
+@pytest.mark.parametrize(
+    ("seconds_of_a_save", "at"), [(0.5, [6, 11, 16, 21, 26, 31, 36]), (1.5, [6, 35])]
+)
 def test_a_save_that_takes_seconds_is_made_less_often(
-    seconds_of_a_save: float, at: list[int], tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seconds_of_a_save: float,
+    at: list[int],
+    tiny_suite: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, steps, saved = [0.0], [0], []
     take = Learner.step
@@ -35,6 +41,8 @@ def test_a_save_that_takes_seconds_is_made_less_often(
     monkeypatch.setattr(Learner, "step", step)
     monkeypatch.setattr(Checkpoints, "save", save)
     engine = Engine(threads=1, checkpoint_seconds=5.0)
-    (record,) = bench.run("full-finetune", suite=str(tiny_suite), store=tmp_path, engine=engine, set={"epochs": 10})
+    (record,) = bench.run(
+        "full-finetune", suite=str(tiny_suite), store=tmp_path, engine=engine, set={"epochs": 10}
+    )
     assert record.status == "done"
     assert [step for step in saved if step <= at[-1]] == at

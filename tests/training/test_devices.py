@@ -1,4 +1,6 @@
-"""Several devices (here processes on the CPU) in one training: the same result, and every way in which one of them can end."""
+"""Several devices (here processes on the CPU) in one training: the same result, and every way in
+which one of them can end.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,11 @@ TUNERS: list[FineTuner] = [
     FullFinetune(),
     LPFT(),
     FeatureDistillation(weight_unit="teacher_ms"),
-    *(MaskedCounterfactual(mask=mask, fill=fill) for mask in ("object", "random") for fill in ("none", "single", "multi")),
+    *(
+        MaskedCounterfactual(mask=mask, fill=fill)
+        for mask in ("object", "random")
+        for fill in ("none", "single", "multi")
+    ),
     MaskedCounterfactual(mask="context", mask_share=0.4, clip=0.1),
 ]
 SHORT_OF_MEMORY = MaskedCounterfactual()
@@ -50,7 +56,8 @@ STEPS, SIZE = 4, 7  # seven images do not divide by two
 
 
 class PreciseViT(TinyViT):
-    """In float64, where the order of a sum hardly matters: AdamW turns rounding in a gradient near zero into a whole step.
+    """In float64, where the order of a sum hardly matters: AdamW turns rounding in a gradient near
+    zero into a whole step.
 
     It runs out of memory above `most` images.
     """
@@ -78,16 +85,28 @@ def trained(ranks: Ranks, engine: Engine) -> list[tuple[list[float], dict[str, T
         start.tower.__class__ = PreciseViT if traits.layout == "vit" else PreciseConv
         tuner = method.resolved(traits).model_copy(update={"lr": 1e-3})
         constants = {"teacher_ms": 0.5}
-        learner = Learner(start, tuner, total=STEPS, seed=0, constants=constants, engine=engine, ranks=ranks)
+        learner = Learner(
+            start, tuner, total=STEPS, seed=0, constants=constants, engine=engine, ranks=ranks
+        )
         if method is SHORT_OF_MEMORY and ranks.rank == 1:
             learner.student.tower.most = 2  # on the second device alone, but both repeat the step
         losses = []
         for step in range(STEPS):
             images, labels = global_batch(SIZE, seed=step)
             losses.append(float(learner.step(images[ranks.share(SIZE)], labels, step)))
-        assert (learner.retries == [{"step": 0, "micro_batch": 2}]) == (method is SHORT_OF_MEMORY and ranks.count > 1)
+        assert (learner.retries == [{"step": 0, "micro_batch": 2}]) == (
+            method is SHORT_OF_MEMORY and ranks.count > 1
+        )
         before = start.named_weights()
-        results.append((losses, {name: value - before[name] for name, value in learner.student.named_weights().items()}))
+        results.append(
+            (
+                losses,
+                {
+                    name: value - before[name]
+                    for name, value in learner.student.named_weights().items()
+                },
+            )
+        )
     return results
 
 
@@ -97,7 +116,9 @@ def follow(engine: Engine, ranks: Ranks, told_to_go_on: object) -> None:
 
 @pytest.mark.waits
 def test_two_devices_equal_one_for_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))  # the other process imports this module
+    monkeypatch.syspath_prepend(
+        str(Path(__file__).parents[2])
+    )  # the other process imports this module
     torch.set_num_threads(1)
     alone = trained(Ranks(), ALONE)
     with together(partial(follow, ALONE), TWO, Reporter()) as ranks:
@@ -105,15 +126,24 @@ def test_two_devices_equal_one_for_every_method(monkeypatch: pytest.MonkeyPatch)
     for (method, traits), one, two in zip(CASES, alone, both, strict=True):
         assert two[0] == pytest.approx(one[0], rel=1e-6), f"{method!r} on {traits.layout}"
         for name, moved in one[1].items():
-            # Each step moves a weight by about lr = 1e-3. Fills planned for each device alone, or a mean of means, would change
-            # that by tens of per cent.
-            assert torch.allclose(two[1][name], moved, rtol=0, atol=1e-9), f"{name} of {method!r} on {traits.layout}"
+            # Each step moves a weight by about lr = 1e-3. Fills planned for each device alone, or a
+            # mean of means, would change that by tens of per cent.
+            assert torch.allclose(two[1][name], moved, rtol=0, atol=1e-9), (
+                f"{name} of {method!r} on {traits.layout}"
+            )
 
 
 def run(
-    method: Path | str, suite: Path, store: Path, engine: Engine, reporter: Any = None, **values: Any
+    method: Path | str,
+    suite: Path,
+    store: Path,
+    engine: Engine,
+    reporter: Any = None,
+    **values: Any,
 ) -> tuple[RunRecord, FitRecord | None]:
-    (record,) = bench.run(str(method), suite=str(suite), store=store, engine=engine, reporter=reporter, set=values)
+    (record,) = bench.run(
+        str(method), suite=str(suite), store=store, engine=engine, reporter=reporter, set=values
+    )
     return record, Store(store).fit(record.fit_id)
 
 
@@ -147,8 +177,13 @@ def test_a_run_on_two_devices_is_the_same_fit(tiny_suite: Path, tmp_path: Path) 
     assert "killed" in killed.error
     assert "exit code -9" in killed.error
     last = StopsAt(-1)
-    two, fit = run("masked-counterfactual", tiny_suite, tmp_path / "two", replace(TWO, workers=1), last)
-    assert (reporter.resumed_at, last.resumed_at) == ([3], [6]), "what was done before the stop and before the kill is kept"
+    two, fit = run(
+        "masked-counterfactual", tiny_suite, tmp_path / "two", replace(TWO, workers=1), last
+    )
+    assert (reporter.resumed_at, last.resumed_at) == (
+        [3],
+        [6],
+    ), "what was done before the stop and before the kill is kept"
     assert fit is not None
     assert (two.fit_id, fit.provenance["devices"]) == (one.fit_id, 2)
     for split, metrics in one.metrics.items():
@@ -175,15 +210,22 @@ class Fails(FineTuner):
 @pytest.mark.waits
 @pytest.mark.parametrize(
     ("how", "told"),
-    [("nan", "Diverged: the loss of fails is nan at step 3"), ("bug", "that only these images meet (on device 2 of 2)")],
+    [
+        ("nan", "Diverged: the loss of fails is nan at step 3"),
+        ("bug", "that only these images meet (on device 2 of 2)"),
+    ],
 )
-def test_what_fails_on_one_device_fails_the_run(how: str, told: str, tiny_suite: Path, tmp_path: Path) -> None:
+def test_what_fails_on_one_device_fails_the_run(
+    how: str, told: str, tiny_suite: Path, tmp_path: Path
+) -> None:
     method = tmp_path / "fails.py"
     method.write_text(FAILS_ON_THE_SECOND)
     record, fit = run(method, tiny_suite, tmp_path / "store", TWO, how=how)
     assert (record.status, fit) == ("failed", None)
     assert told in record.error
-    assert ("fails.py" in record.traceback) == (how == "bug"), "the other process's traceback is kept"
+    assert ("fails.py" in record.traceback) == (how == "bug"), (
+        "the other process's traceback is kept"
+    )
     assert multiprocessing.active_children() == []
 
 
@@ -202,23 +244,36 @@ class OnCuda:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[Any] = []
-        monkeypatch.setattr(torch.cuda, "set_device", lambda device: self.asked.append(("device", device)))
+        monkeypatch.setattr(
+            torch.cuda, "set_device", lambda device: self.asked.append(("device", device))
+        )
         monkeypatch.setattr(devices.dist, "init_process_group", self._init)
-        monkeypatch.setattr(devices.dist, "destroy_process_group", lambda: self.asked.append("destroy"))
-        monkeypatch.setattr(devices.dist.distributed_c10d, "_abort_process_group", lambda: self.asked.append("abort"))
+        monkeypatch.setattr(
+            devices.dist, "destroy_process_group", lambda: self.asked.append("destroy")
+        )
+        monkeypatch.setattr(
+            devices.dist.distributed_c10d,
+            "_abort_process_group",
+            lambda: self.asked.append("abort"),
+        )
 
-    def _init(self, backend: str, *, init_method: str, rank: int, world_size: int, timeout: timedelta) -> None:
+    def _init(
+        self, backend: str, *, init_method: str, rank: int, world_size: int, timeout: timedelta
+    ) -> None:
         self.asked.append((backend, init_method, rank, world_size))
 
 
-def test_on_gpus_each_process_takes_its_own_and_flags_go_through_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_on_gpus_each_process_takes_its_own_and_flags_go_through_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     four = Engine(device="cuda", devices=4)
     assert [four.on(rank).device for rank in range(4)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
     assert replace(four, device="cuda:2", devices=2).on(1).device == "cuda:3"
     cuda = OnCuda(monkeypatch)
     with devices._joined(2, four, tmp_path / "meeting"):
         pass
-    # Gloo for what the processes' CPUs say, NCCL for tensors on GPUs, and a file in which they find each other.
+    # Gloo for what the processes' CPUs say, NCCL for tensors on GPUs, and a file in which they find
+    # each other.
     joined = ("cpu:gloo,cuda:nccl", f"file://{tmp_path}/meeting", 2, 4)
     assert cuda.asked == [("device", "cuda:2"), joined, "destroy"]
     cuda.asked.clear()

@@ -1,4 +1,6 @@
-"""Running out of memory: the step is taken again in smaller parts, with the same result, and that is recorded."""
+"""Running out of memory: the step is taken again in smaller parts, with the same result, and that
+is recorded.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ ENGINE = Engine(threads=1)
 
 
 class Hungry(TinyViT):
-    """Runs out of memory above `most` images, and at the forward passes `at`. In float64, so that equal means equal."""
+    """Runs out of memory above `most` images, and at the forward passes `at`. In float64, so that
+    equal means equal.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,10 +60,14 @@ def start() -> Classifier:
         return Classifier(tower, Head(torch.randn(CLASSES, tower.dim), normalize=True)).double()
 
 
-def trained(method: FineTuner, *, most: int = 10**6, at: set[int] | None = None) -> tuple[dict[str, Tensor], Learner]:
+def trained(
+    method: FineTuner, *, most: int = 10**6, at: set[int] | None = None
+) -> tuple[dict[str, Tensor], Learner]:
     method = method.resolved(VIT).model_copy(update={"lr": 1e-3})
     constants = {"teacher_ms": 0.5}
-    learner = Learner(start(), method, total=3, seed=0, constants=constants, engine=ENGINE, ranks=Ranks())
+    learner = Learner(
+        start(), method, total=3, seed=0, constants=constants, engine=ENGINE, ranks=Ranks()
+    )
     tower = cast(Hungry, learner.student.tower)
     tower.most, tower.at = most, at or set()
     for step in range(3):
@@ -70,9 +78,17 @@ def trained(method: FineTuner, *, most: int = 10**6, at: set[int] | None = None)
 @pytest.mark.parametrize(
     ("most", "at", "micro_batches"),
     [(4, set(), [4]), (3, set(), [4, 2]), (8, {2}, [4]), (4, {7}, [4, 2]), (1, set(), [4, 2, 1])],
-    ids=["too large", "far too large", "in the second forward", "with half of a gradient there", "one at a time"],
+    ids=[
+        "too large",
+        "far too large",
+        "in the second forward",
+        "with half of a gradient there",
+        "one at a time",
+    ],
 )
-@pytest.mark.parametrize("method", [FullFinetune(), MaskedCounterfactual()], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [FullFinetune(), MaskedCounterfactual()], ids=lambda method: method.name
+)
 def test_a_smaller_micro_batch_gives_the_same_weights(
     method: FineTuner, most: int, at: set[int], micro_batches: list[int]
 ) -> None:
@@ -122,10 +138,19 @@ def test_the_fits_record_says_it_and_a_resume_keeps_it(tiny_suite: Path, tmp_pat
     reporter = StopsAtStepThree()
 
     def run(reporter: Any, engine: Engine = replace(ENGINE, micro_batch=8)) -> list[RunRecord]:
-        return bench.run(str(tmp_path / "hungry.py"), suite=str(tiny_suite), store=tmp_path, engine=engine, reporter=reporter)
+        return bench.run(
+            str(tmp_path / "hungry.py"),
+            suite=str(tiny_suite),
+            store=tmp_path,
+            engine=engine,
+            reporter=reporter,
+        )
 
     (whole,) = run(None, ENGINE)
-    assert "8 images at a time do not fit into memory, and batch statistics that are trained, and losses of a file" in whole.error
+    assert (
+        "8 images at a time do not fit into memory, and batch statistics that are trained, and"
+        " losses of a file" in whole.error
+    )
     with pytest.raises(Interrupted):
         run(reporter)  # parts are allowed by whoever asks for them
     assert [text for text in reporter.warnings if "out of memory" in text] == [
@@ -136,7 +161,10 @@ def test_the_fits_record_says_it_and_a_resume_keeps_it(tiny_suite: Path, tmp_pat
     fit = Store(tmp_path).fit(record.fit_id)
     assert record.status == "done"
     assert fit is not None
-    assert fit.retries == [{"step": 0, "micro_batch": 4}, {"step": 0, "micro_batch": 2}], "not met again after the resume"
+    assert fit.retries == [
+        {"step": 0, "micro_batch": 4},
+        {"step": 0, "micro_batch": 2},
+    ], "not met again after the resume"
 
 
 class Images:
@@ -161,8 +189,12 @@ def test_evaluation_halves_its_batch(caplog: pytest.LogCaptureFixture) -> None:
         logits_of({"it": model}, split, ENGINE)
 
 
-def test_a_module_that_keeps_its_activations_lets_go_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The failed step's tensors are gone before it is taken again, or the second try would have less memory than the first."""
+def test_a_module_that_keeps_its_activations_lets_go_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The failed step's tensors are gone before it is taken again, or the second try would have
+    less memory than the first.
+    """
     alive: list[int] = []
     forward = nn.Linear.forward
     references: list[Any] = []
@@ -173,7 +205,10 @@ def test_a_module_that_keeps_its_activations_lets_go_of_them(monkeypatch: pytest
         return out
 
     monkeypatch.setattr(nn.Linear, "forward", watched)
-    monkeypatch.setattr("bench.training.step.release_memory", lambda: alive.append(sum(r() is not None for r in references)))
+    monkeypatch.setattr(
+        "bench.training.step.release_memory",
+        lambda: alive.append(sum(r() is not None for r in references)),
+    )
     trained(MaskedCounterfactual(), at={2})
     assert alive == [0]
 
@@ -186,11 +221,21 @@ def test_a_module_that_keeps_its_activations_lets_go_of_them(monkeypatch: pytest
         ("mat1 and mat2 shapes cannot be multiplied", False),
     ],
 )
-def test_libraries_below_torch_run_out_of_memory_with_errors_of_their_own(text: str, is_short: bool) -> None:
+def test_libraries_below_torch_run_out_of_memory_with_errors_of_their_own(
+    text: str, is_short: bool
+) -> None:
     model, split = start(), cast(Split, Images())
     tower = cast(Hungry, model.tower)
     tower.error, tower.most = lambda: RuntimeError(text), 3
-    learner = Learner(model, FullFinetune().resolved(VIT), total=3, seed=0, constants={}, engine=ENGINE, ranks=Ranks())
+    learner = Learner(
+        model,
+        FullFinetune().resolved(VIT),
+        total=3,
+        seed=0,
+        constants={},
+        engine=ENGINE,
+        ranks=Ranks(),
+    )
     if is_short:
         learner.step(*global_batch(8), 0)
         assert learner.micro_batch == 2

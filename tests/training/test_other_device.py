@@ -1,4 +1,6 @@
-"""A step on a device that is not the CPU, as far as no such device is needed: torch's `meta` refuses to mix with the CPU, too."""
+"""A step on a device that is not the CPU, as far as no such device is needed: torch's `meta`
+refuses to mix with the CPU, too.
+"""
 
 from __future__ import annotations
 
@@ -54,16 +56,26 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 def step(method: FineTuner, traits: Traits) -> tuple[Tensor, Classifier]:
     learner = Learner(
-        classifier(traits.layout), method.resolved(traits), total=4, seed=0, constants={}, engine=ENGINE, ranks=Ranks()
+        classifier(traits.layout),
+        method.resolved(traits),
+        total=4,
+        seed=0,
+        constants={},
+        engine=ENGINE,
+        ranks=Ranks(),
     )
     return learner.step(*global_batch(8), 0), learner.student
 
 
-def test_a_step_of_every_method_stays_on_its_device_and_no_copy_to_it_waits(pinned: list[Tensor]) -> None:
+def test_a_step_of_every_method_stays_on_its_device_and_no_copy_to_it_waits(
+    pinned: list[Tensor],
+) -> None:
     for method, traits in CASES:
         loss, student = step(method, traits)
         assert loss.is_meta, f"{method!r} on {traits.layout}"
-        assert all(weight.grad is not None and weight.grad.is_meta for weight in student.parameters())
+        assert all(
+            weight.grad is not None and weight.grad.is_meta for weight in student.parameters()
+        )
     assert len(pinned) == DRAWN
     assert all(draw.device.type == "cpu" for draw in pinned)
 
@@ -72,7 +84,9 @@ class Forgets(FullFinetune):
     name = "forgets"
 
     def loss(self, batch: Batch, *rest: Any) -> Tensor:
-        return super().loss(batch, *rest) + torch.arange(len(batch.images)).float().mean(dim=0, keepdim=True)
+        return super().loss(batch, *rest) + torch.arange(len(batch.images)).float().mean(
+            dim=0, keepdim=True
+        )
 
 
 def test_which_would_tell_if_one_did_not(pinned: list[Tensor]) -> None:
@@ -82,10 +96,14 @@ def test_which_would_tell_if_one_did_not(pinned: list[Tensor]) -> None:
 
 def test_patches_are_packed_where_they_are() -> None:
     tokens = torch.arange(2 * 5 * 3.0).view(2, 5, 3).requires_grad_()
-    packed, _ = pack_kept(tokens, torch.tensor([[True, False, False, True], [False, True, True, False]]))
+    packed, _ = pack_kept(
+        tokens, torch.tensor([[True, False, False, True], [False, True, True, False]])
+    )
     (gradient,) = torch.autograd.grad(packed.sum(), tokens)
     assert packed.grad_fn is not None
-    assert packed.grad_fn.next_functions[0][0].name() == "IndexSelectBackward0", "of whole rows, not of single elements"
+    assert packed.grad_fn.next_functions[0][0].name() == "IndexSelectBackward0", (
+        "of whole rows, not of single elements"
+    )
     assert gradient.sum(dim=2).tolist() == [[3, 3, 0, 0, 3], [3, 0, 3, 3, 0]]
 
 
@@ -96,13 +114,24 @@ def test_a_start_on_the_cpu_is_mixed_with_an_end_that_was_measured_on_a_gpu() ->
 
 @pytest.mark.parametrize(
     "spoilt",
-    [Tensor.long, lambda t: t.to(torch.complex64), lambda t: t.to(torch.float8_e4m3fn), Tensor.to_sparse, lambda t: t.to("meta")],
+    [
+        Tensor.long,
+        lambda t: t.to(torch.complex64),
+        lambda t: t.to(torch.float8_e4m3fn),
+        Tensor.to_sparse,
+        lambda t: t.to("meta"),
+    ],
     ids=["integers", "complex", "8 bits", "sparse", "not there"],
 )
-def test_what_is_no_plain_floating_point_number_is_no_weight(spoilt: Callable[[Tensor], Tensor]) -> None:
+def test_what_is_no_plain_floating_point_number_is_no_weight(
+    spoilt: Callable[[Tensor], Tensor],
+) -> None:
     whole = classifier()
     weights = whole.named_weights()
     name = next(iter(weights))
     with pytest.raises(RuntimeError, match=f"{name} is .* and not plain floating-point numbers"):
         whole.with_weights({**weights, name: spoilt(weights[name])})
-    assert torch.equal(whole.with_weights({**weights, name: weights[name].double()}).named_weights()[name], weights[name])
+    assert torch.equal(
+        whole.with_weights({**weights, name: weights[name].double()}).named_weights()[name],
+        weights[name],
+    )

@@ -29,7 +29,9 @@ def test_warmup_cosine_without_warmup_starts_at_the_peak() -> None:
 def test_one_cycle_equals_torch(total: int, up: float) -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([parameter], lr=1.0)
-    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-5, total_steps=total, pct_start=up)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=3e-5, total_steps=total, pct_start=up
+    )
     for step in range(total):
         if step in {0, 1, 2, total // 10, total // 3, total // 2, total - 2, total - 1}:
             rate, beta = one_cycle(step, total, 3e-5, up)

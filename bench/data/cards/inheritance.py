@@ -39,7 +39,9 @@ class _Fetch(_Part):
 
 
 class _Shape(_Part):
-    """What has to hold before tables are merged and entries written out; the cards' own models see the result."""
+    """What has to hold before tables are merged and entries written out; the cards' own models see
+    the result.
+    """
 
     extends: str | None = None
     without: list[str] = []
@@ -51,14 +53,16 @@ class _Shape(_Part):
 def read_table(path: Path) -> Table:
     """The table of a card's file, complete.
 
-    `extends = "NAME"` (or a file beside it) begins with that suite's table. Tables are merged key by key, anything else is
-    replaced; shifts are merged by name, and `without = ["NAME"]` leaves shifts out.
+    `extends = "NAME"` (or a file beside it) begins with that suite's table. Tables are merged key
+    by key, anything else is replaced; shifts are merged by name, and `without = ["NAME"]` leaves
+    shifts out.
 
-    `each = { severity = [1, 2] }` in a shift, a part or an archive to fetch stands for one entry per combination of values, with
-    `{severity}` in its name and texts replaced.
+    `each = { severity = [1, 2] }` in a shift, a part or an archive to fetch stands for one entry
+    per combination of values, with `{severity}` in its name and texts replaced.
 
     Raises:
-        UsageError: the file is not TOML, extends itself, or has a table or a list where another thing belongs.
+        UsageError: the file is not TOML, extends itself, or has a table or a list where another
+            thing belongs.
     """
     return _read(path, above=())
 
@@ -72,17 +76,25 @@ def _read(path: Path, above: tuple[Path, ...]) -> Table:
         _Shape.model_validate(table)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UsageError(f"the card is wrong: {problems}", where=str(path), fix="mend these fields") from error
+        raise UsageError(
+            f"the card is wrong: {problems}", where=str(path), fix="mend these fields"
+        ) from error
     table = _expanded(table)
     base = table.pop("extends", None)
     without = table.pop("without", [])
     if base is not None:
         if path.resolve() in above:
-            raise UsageError("the card extends itself", where=" <- ".join(map(str, (*above, path))), fix="mend `extends`")
+            raise UsageError(
+                "the card extends itself",
+                where=" <- ".join(map(str, (*above, path))),
+                fix="mend `extends`",
+            )
         table = _merged(_read(suite_file(str(base), path.parent), (*above, path.resolve())), table)
     unknown = set(without) - {shift.get("name") for shift in table.get("shifts", [])}
     if unknown:
-        raise UsageError(f"`without` names no shift of it: {', '.join(sorted(unknown))}", where=str(path))
+        raise UsageError(
+            f"`without` names no shift of it: {', '.join(sorted(unknown))}", where=str(path)
+        )
     if without:
         table["shifts"] = [shift for shift in table["shifts"] if shift.get("name") not in without]
     return table
@@ -96,7 +108,9 @@ def _merged(base: Table, over: Table) -> Table:
             merged[key] = _merged(old, value)
         elif key == "shifts" and isinstance(old, list):
             own = {shift.get("name"): shift for shift in value}
-            merged[key] = [_merged(shift, own.pop(shift.get("name"), {})) for shift in old] + list(own.values())
+            merged[key] = [_merged(shift, own.pop(shift.get("name"), {})) for shift in old] + list(
+                own.values()
+            )
         else:
             merged[key] = value
     return merged
@@ -107,7 +121,9 @@ def _expanded(table: Table) -> Table:
     if isinstance(table.get("shifts"), list):
         table["shifts"] = [entry for shift in table["shifts"] for entry in _each(shift)]
     if isinstance(table.get("parts"), dict):
-        entries = [entry for name, part in table["parts"].items() for entry in _each({"": name, **part})]
+        entries = [
+            entry for name, part in table["parts"].items() for entry in _each({"": name, **part})
+        ]
         table["parts"] = {entry.pop(""): entry for entry in entries}
     if isinstance(table.get("fetch", {}).get("archives"), list):
         archives = [entry for archive in table["fetch"]["archives"] for entry in _each(archive)]
@@ -162,7 +178,9 @@ def suite_file(name: str, beside: Path | None = None) -> Path:
         return path.resolve()
     paths = suite_paths()
     if name not in paths:
-        raise unknown("suite", name, paths, fix="`bench suites` lists them; a card of your own ends in .toml")
+        raise unknown(
+            "suite", name, paths, fix="`bench suites` lists them; a card of your own ends in .toml"
+        )
     return paths[name]
 
 
@@ -172,14 +190,18 @@ def data_set_paths() -> dict[str, Path]:
 
 
 def find_list(name: str, beside: Path) -> Path:
-    """The file of a list of classes or prompts: an installed one by its name, or a file (.tsv or .txt) beside a card.
+    """The file of a list of classes or prompts: an installed one by its name, or a file (.tsv or
+    .txt) beside a card.
 
     Raises:
         UsageError: unknown name, or there is no such file.
     """
     if name.endswith((".tsv", ".txt")):
         if not (beside / name).is_file():
-            raise UsageError(f"there is no list {beside / name}", fix="a list has a class or a prompt on every line")
+            raise UsageError(
+                f"there is no list {beside / name}",
+                fix="a list has a class or a prompt on every line",
+            )
         return beside / name
     lists = named_files("bench.lists", "list")
     if name not in lists:

@@ -1,4 +1,6 @@
-"""Label spaces by name: lists of classes, how folders name them, and what a classifier over one space says about another."""
+"""Label spaces by name: lists of classes, how folders name them, and what a classifier over one
+space says about another.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,10 @@ class ClassList:
 
     Attributes:
         ids: (C,) identities, such as WordNet ids; unique.
-        names: (C,) what prompts call the classes; not necessarily unique (ImageNet has two kinds of sunglasses).
-        covers: (C,) identities in a wider space that each class stands for; its own unless the list says otherwise.
+        names: (C,) what prompts call the classes; not necessarily unique (ImageNet has two kinds of
+            sunglasses).
+        covers: (C,) identities in a wider space that each class stands for; its own unless the list
+            says otherwise.
     """
 
     ids: tuple[str, ...]
@@ -44,27 +48,42 @@ class ClassList:
     def labels_of(self, folders: Iterable[str], named_by: Sequence[Naming]) -> dict[str, int]:
         """Class number of each folder name that names a class.
 
-        One way of naming holds for all folders: of those allowed, the one that recognises most of them (an earlier one if
-        several do). Numbers are read as numbers: folder "10" is class 10, and so is "00010", whatever folders are sorted before
-        it. Names may have a number before them (`001.Ant`). Accents may be letters of their own, as macOS writes them.
+        One way of naming holds for all folders: of those allowed, the one that recognises most of
+        them (an earlier one if several do). Numbers are read as numbers: folder "10" is class 10,
+        and so is "00010", whatever folders are sorted before it. Names may have a number before
+        them (`001.Ant`). Accents may be letters of their own, as macOS writes them.
 
         Raises:
-            UsageError: the numbers are those from 1 on, and which class each is cannot be told; or two folders name one class.
+            UsageError: the numbers are those from 1 on, and which class each is cannot be told; or
+                two folders name one class.
         """
         folders = list(folders)
         often = Counter(self.names)
         ways: dict[Naming, dict[str, int]] = {
             "id": {_composed(identity): label for label, identity in enumerate(self.ids)},
-            "name": {_composed(name): label for label, name in enumerate(self.names) if often[name] == 1},
+            "name": {
+                _composed(name): label for label, name in enumerate(self.names) if often[name] == 1
+            },
             "number": {str(label): label for label in range(len(self))},
         }
-        found = {way: {folder: ways[way][key] for folder in folders if (key := _key(folder, way, ways[way]))} for way in named_by}
+        found = {
+            way: {
+                folder: ways[way][key]
+                for folder in folders
+                if (key := _key(folder, way, ways[way]))
+            }
+            for way in named_by
+        }
         best = max(found, key=lambda way: len(found[way]))
         if best == "number" and _counts_from_one(folders, len(self)):
             raise UsageError(
-                f"the classes are numbered from 1 to {len(self)}, and numbers from 0 to {len(self) - 1} were to be expected: "
-                "ImageNet's development kit numbers them in an order of its own, others by the alphabet",
-                fix="name the folders by the classes' identities or names, or number them from 0 in the order of the class list",
+                f"the classes are numbered from 1 to {len(self)}, and numbers from 0 to"
+                f" {len(self) - 1} were to be expected: ImageNet's development kit numbers them in"
+                " an order of its own, others by the alphabet",
+                fix=(
+                    "name the folders by the classes' identities or names, or number them from 0 in"
+                    " the order of the class list"
+                ),
             )
         folder_of: dict[int, str] = {}
         for folder, label in found[best].items():
@@ -91,12 +110,17 @@ def _key(folder: str, way: Naming, known: Mapping[str, int]) -> str:
 
 
 def _counts_from_one(folders: Sequence[str], count: int) -> bool:
-    numbers = {int(folder) for folder in folders if folder.isascii() and folder.isdigit() and len(folder) < 9}
+    numbers = {
+        int(folder)
+        for folder in folders
+        if folder.isascii() and folder.isdigit() and len(folder) < 9
+    }
     return count in numbers and 0 not in numbers and 2 * len(numbers) > count
 
 
 def read_class_list(path: Path) -> ClassList:
-    """Read a list: a line per class, `identity<TAB>name<TAB>identities that it covers`, the latter two optional.
+    """Read a list: a line per class, `identity<TAB>name<TAB>identities that it covers`, the latter
+    two optional.
 
     Lines that begin with # are remarks. Several covered identities are separated by spaces.
 
@@ -109,7 +133,10 @@ def read_class_list(path: Path) -> ClassList:
     covers = tuple(tuple(line[2].split()) if len(line) > 2 else (line[0],) for line in lines)
     double = sorted(identity for identity, count in Counter(ids).items() if count > 1)
     if double or not ids:
-        raise UsageError(f"a list of classes needs unique identities, not {', '.join(double) or 'none at all'}", where=str(path))
+        raise UsageError(
+            f"a list of classes needs unique identities, not {', '.join(double) or 'none at all'}",
+            where=str(path),
+        )
     return ClassList(ids, names, covers)
 
 
@@ -128,13 +155,15 @@ def list_lines(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Projection:
-    """How logits over a suite's classes become logits over a data set's: class k is the maximum over `members[k]`.
+    """How logits over a suite's classes become logits over a data set's: class k is the maximum
+    over `members[k]`.
 
     Attributes:
         name: of the protocol: `identity`, `masked200`, `max125to113`, `full1000`.
-        members: (K,) labels of the suite that each projected class stands for; no label is in two of them.
-        kept: how many of the projected classes, the first ones, are the data set's; the others (protocol `full`) are rivals
-            that an image of the data set may be mistaken for.
+        members: (K,) labels of the suite that each projected class stands for; no label is in two
+            of them.
+        kept: how many of the projected classes, the first ones, are the data set's; the others
+            (protocol `full`) are rivals that an image of the data set may be mistaken for.
     """
 
     name: str
@@ -154,22 +183,29 @@ class Projection:
     @cached_property
     def class_of(self) -> dict[int, int]:
         """Projected class of each of the suite's labels that the data set has."""
-        return {label: k for k, members in enumerate(self.members[: self.kept]) for label in members}
+        return {
+            label: k for k, members in enumerate(self.members[: self.kept]) for label in members
+        }
 
 
-def projection(space: Sequence[str], classes: ClassList, protocol: Protocol = "masked") -> tuple[Projection, list[int]]:
+def projection(
+    space: Sequence[str], classes: ClassList, protocol: Protocol = "masked"
+) -> tuple[Projection, list[int]]:
     """From a suite's label space to a data set's classes, by identity.
 
-    `masked` compares the data set's classes with each other only; `full` lets every class of the suite compete.
+    `masked` compares the data set's classes with each other only; `full` lets every class of the
+    suite compete.
 
     Args:
         space: (C,) identities of the suite's classes.
 
     Returns:
-        The projection, and for every class of the data set its projected label (-1: the suite does not have it).
+        The projection, and for every class of the data set its projected label (-1: the suite does
+            not have it).
 
     Raises:
-        UsageError: two classes of the data set cover the same class of the suite, or none covers any.
+        UsageError: two classes of the data set cover the same class of the suite, or none covers
+            any.
     """
     number = {identity: label for label, identity in enumerate(space)}
     members: list[tuple[int, ...]] = []
@@ -180,13 +216,21 @@ def projection(space: Sequence[str], classes: ClassList, protocol: Protocol = "m
         members += [present] if present else []
     flat = [label for group in members for label in group]
     if not flat:
-        raise UsageError("the data set and the suite have no class in common", fix="compare the identities in their class lists")
+        raise UsageError(
+            "the data set and the suite have no class in common",
+            fix="compare the identities in their class lists",
+        )
     if len(set(flat)) < len(flat):
-        raise UsageError("two classes of the data set stand for the same class of the suite", fix="mend the list of classes")
+        raise UsageError(
+            "two classes of the data set stand for the same class of the suite",
+            fix="mend the list of classes",
+        )
     kept = len(members)
     if members == [(label,) for label in range(len(space))]:
         return Projection("identity", tuple(members), kept), labels
-    if sorted(members) == [(label,) for label in range(len(space))]:  # the same classes in another order
+    if sorted(members) == [
+        (label,) for label in range(len(space))
+    ]:  # the same classes in another order
         order = [members[label][0] if label >= 0 else -1 for label in labels]
         return Projection("identity", tuple((label,) for label in range(len(space))), kept), order
     if protocol == "full":

@@ -1,4 +1,6 @@
-"""Where data sets are looked for and where caches are kept: option, environment, user configuration, in this order."""
+"""Where data sets are looked for and where caches are kept: option, environment, user
+configuration, in this order.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def data_roots(argument: Path | None = None) -> list[DataRoot]:
 
 
 def writable_root(argument: Path | None = None) -> Path:
-    """The folder in which new data sets are put: the first data root, or one of ours in the user's data folder."""
+    """The folder in which new data sets are put: the first data root, or one of ours in the user's
+    data folder.
+    """
     roots = data_roots(argument)
     return roots[0].path.absolute() if roots else _own_root()
 
@@ -62,19 +66,27 @@ def _configured_roots(file: Path) -> list[DataRoot]:
     try:
         entries = read_toml(file).get("data_roots", [])
     except (ValueError, OSError) as error:
-        raise UsageError(f"the user configuration cannot be read: {error}", where=str(file)) from error
+        raise UsageError(
+            f"the user configuration cannot be read: {error}", where=str(file)
+        ) from error
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise UsageError("`data_roots` is not a list of paths", where=str(file), fix='data_roots = ["/folder/of/data/sets"]')
+        raise UsageError(
+            "`data_roots` is not a list of paths",
+            where=str(file),
+            fix='data_roots = ["/folder/of/data/sets"]',
+        )
     return [DataRoot(Path(entry).expanduser(), str(file)) for entry in entries]
 
 
 def find_root(card: SuiteCard, roots: list[DataRoot], *, card_path: Path | None = None) -> Path:
     """The folder of a suite's images: the first existing `<data root>/<source.root>`.
 
-    A `source.root` that is absolute, or that starts with `./` or `../` (then relative to the card's file), is taken as it is.
+    A `source.root` that is absolute, or that starts with `./` or `../` (then relative to the card's
+    file), is taken as it is.
 
     Raises:
-        MissingPrerequisite: it is nowhere; the message names every place looked at and how to obtain the data.
+        MissingPrerequisite: it is nowhere; the message names every place looked at and how to
+            obtain the data.
         ValueError: the card's source is not a folder (nothing to find).
     """
     if not isinstance(card.source, FolderSource):
@@ -82,14 +94,22 @@ def find_root(card: SuiteCard, roots: list[DataRoot], *, card_path: Path | None 
     wanted = card.source.root
     if Path(wanted).is_absolute() or wanted in (".", "..") or wanted.startswith(("./", "../")):
         beside = card_path.parent if card_path is not None else Path.cwd()
-        places = [(beside / wanted, "the card" if card_path is not None else "the card, from the current folder")]
+        places = [
+            (
+                beside / wanted,
+                "the card" if card_path is not None else "the card, from the current folder",
+            )
+        ]
     else:
         places = [(root.path / wanted, root.origin) for root in roots]
     for place, _ in places:
         if found := _in_any_case(place):
             return found.resolve()
     looked = "looked at " + "; ".join(f"{place} ({origin})" for place, origin in places)
-    nowhere = f"no data root is given: not by --data-root, not by BENCH_DATA, not in {user_configuration()}"
+    nowhere = (
+        "no data root is given: not by --data-root, not by BENCH_DATA, not in"
+        f" {user_configuration()}"
+    )
     raise MissingPrerequisite(
         f"the images of {card.title} are not found",
         where=looked if places else nowhere,
@@ -98,11 +118,17 @@ def find_root(card: SuiteCard, roots: list[DataRoot], *, card_path: Path | None 
 
 
 def _in_any_case(place: Path) -> Path | None:
-    """The folder, or the only one beside it that is called so but for capital letters: authors write PACS and VLCS."""
+    """The folder, or the only one beside it that is called so but for capital letters: authors
+    write PACS and VLCS.
+    """
     if place.is_dir():
         return place
     try:
-        alike = [entry for entry in place.parent.iterdir() if entry.name.casefold() == place.name.casefold() and entry.is_dir()]
+        alike = [
+            entry
+            for entry in place.parent.iterdir()
+            if entry.name.casefold() == place.name.casefold() and entry.is_dir()
+        ]
     except OSError:
         return None
     return alike[0] if len(alike) == 1 else None
@@ -111,7 +137,10 @@ def _in_any_case(place: Path) -> Path | None:
 def _how_to_get(card: SuiteCard, wanted: str, roots: list[DataRoot]) -> str:
     for root in roots:
         if root.path.name.casefold() == wanted.casefold() and root.path.is_dir():
-            return f"{root.path} looks like the data set itself; name the folder above it: export BENCH_DATA={root.path.parent}"
+            return (
+                f"{root.path} looks like the data set itself; name the folder above it: export"
+                f" BENCH_DATA={root.path.parent}"
+            )
     get = f"{card.get.strip().rstrip('.')}; then: " if card.get.strip() else ""
     if Path(wanted).is_absolute() or wanted.startswith("."):
         return f"{get}put the images there, or change source.root on the card"
@@ -130,6 +159,8 @@ def cache_dir(*parts: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BenchError(
-            f"the cache folder cannot be made: {error.strerror}", where=str(folder), fix="export BENCH_CACHE=/a/writable/folder"
+            f"the cache folder cannot be made: {error.strerror}",
+            where=str(folder),
+            fix="export BENCH_CACHE=/a/writable/folder",
         ) from error
     return folder

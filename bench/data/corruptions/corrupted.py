@@ -1,4 +1,6 @@
-"""Parts of data sets that are another's images under a generated corruption: nothing of their own lies on disk."""
+"""Parts of data sets that are another's images under a generated corruption: nothing of their own
+lies on disk.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,15 @@ from .generate import FROST_PHOTOGRAPHS, VERSION, Bytes, corrupted
 
 #: `parts.open_part`, which calls this module.
 Opener = Callable[..., Opened]
-#: Corruptions act on what the official files were made from: torchvision's resize to 256 pixels and centre crop of 224.
+#: Corruptions act on what the official files were made from: torchvision's resize to 256 pixels and
+#: centre crop of 224.
 BEFORE = Pixels(size=224, resize=256, interpolation="bilinear")
 
 
 @dataclass(frozen=True, eq=False)
 class CorruptedOriginals(Originals):
-    """Images of 224 x 224 pixels, corrupted when they are opened; their content keys the random streams.
+    """Images of 224 x 224 pixels, corrupted when they are opened; their content keys the random
+    streams.
 
     Attributes:
         clean: the images that are corrupted.
@@ -43,13 +47,22 @@ class CorruptedOriginals(Originals):
     crops: MappedPixels | None = None
 
     def open(self, row: int) -> Image.Image:
-        """Raises what opening the clean image raises, which PIL decodes: it is part of what the corruptions are defined on."""
+        """Raises what opening the clean image raises, which PIL decodes: it is part of what the
+        corruptions are defined on.
+        """
         if self.crops is not None:
             image: NDArray[np.uint8] = self.crops.take(np.array([row]))[0]
         else:
             image = prepared(self.clean.originals.open(row), BEFORE)
         how, key = self.layout, str(self.clean.content[row])
-        made = corrupted(image, how.corruption, how.severity, key=key, seed=how.seed, photographs=self.photographs)
+        made = corrupted(
+            image,
+            how.corruption,
+            how.severity,
+            key=key,
+            seed=how.seed,
+            photographs=self.photographs,
+        )
         return Image.fromarray(made)
 
     def place(self, row: int) -> str:
@@ -58,18 +71,30 @@ class CorruptedOriginals(Originals):
 
 
 def read_corrupted(
-    data_set: DataSet, layout: Corrupted, labels: Sequence[int], open_part: Opener, *, cache: Path, progress: Progress | None
+    data_set: DataSet,
+    layout: Corrupted,
+    labels: Sequence[int],
+    open_part: Opener,
+    *,
+    cache: Path,
+    progress: Progress | None,
 ) -> Opened:
     """See `parts.open_part`: the part of the clean data set, its images corrupted."""
-    treatment = f"{layout.corruption} {layout.severity} seed {layout.seed} version {VERSION} on {BEFORE.name}"
+    treatment = (
+        f"{layout.corruption} {layout.severity} seed {layout.seed} version {VERSION} on"
+        f" {BEFORE.name}"
+    )
     photographs: tuple[Bytes, ...] = ()
     if layout.corruption == "frost":
         photographs, shown = data_set.once(
-            ("photographs", layout.photographs), lambda: _photographs(data_set, layout, open_part, cache)
+            ("photographs", layout.photographs),
+            lambda: _photographs(data_set, layout, open_part, cache),
         )
         treatment += f" photographs {shown}"
     # All corruptions of a part are of the same images: indexed once, however many there are.
-    opened = data_set.once((layout.path, *labels), lambda: _clean(data_set, layout, labels, open_part, cache, progress))
+    opened = data_set.once(
+        (layout.path, *labels), lambda: _clean(data_set, layout, labels, open_part, cache, progress)
+    )
     clean = opened.collection
     collection = dataclasses.replace(
         clean,
@@ -81,16 +106,26 @@ def read_corrupted(
 
 
 def _clean(
-    data_set: DataSet, layout: Corrupted, labels: Sequence[int], open_part: Opener, cache: Path, progress: Progress | None
+    data_set: DataSet,
+    layout: Corrupted,
+    labels: Sequence[int],
+    open_part: Opener,
+    cache: Path,
+    progress: Progress | None,
 ) -> Opened:
     name, _, part = layout.path.rpartition("/")
     clean_set = open_data_set(name, data_set.roots, beside=data_set.beside)
     if clean_set.classes.ids != data_set.classes.ids:
-        raise UsageError(f"{data_set.card.name} has other classes than {name}, whose images it corrupts", fix="mend its card")
+        raise UsageError(
+            f"{data_set.card.name} has other classes than {name}, whose images it corrupts",
+            fix="mend its card",
+        )
     return open_part(clean_set, part, labels, cache=cache, progress=progress)
 
 
-def _photographs(data_set: DataSet, layout: Corrupted, open_part: Opener, cache: Path) -> tuple[tuple[Bytes, ...], str]:
+def _photographs(
+    data_set: DataSet, layout: Corrupted, open_part: Opener, cache: Path
+) -> tuple[tuple[Bytes, ...], str]:
     """The photographs of frost in the order of their names, and what identifies them.
 
     Raises:
@@ -101,8 +136,16 @@ def _photographs(data_set: DataSet, layout: Corrupted, open_part: Opener, cache:
     try:
         collection = open_part(frost, part, [0], cache=cache).collection
     except NotHere as why:
-        raise NotHere(f"{layout.corruption} needs photographs that are not here: {why}; `bench data fetch {name}`") from why
+        raise NotHere(
+            f"{layout.corruption} needs photographs that are not here: {why}; `bench data fetch"
+            f" {name}`"
+        ) from why
     if len(collection) != FROST_PHOTOGRAPHS:
-        raise NotHere(f"{frost.card.title}: {len(collection)} images in {frost.folder}, not {FROST_PHOTOGRAPHS}")
+        raise NotHere(
+            f"{frost.card.title}: {len(collection)} images in {frost.folder}, not"
+            f" {FROST_PHOTOGRAPHS}"
+        )
     order = np.argsort(collection.keys)
-    return tuple(np.asarray(collection.originals.open(int(row))) for row in order), fingerprint(collection, order)
+    return tuple(np.asarray(collection.originals.open(int(row))) for row in order), fingerprint(
+        collection, order
+    )

@@ -1,9 +1,11 @@
-"""The corruptions of ImageNet-C (Hendrycks & Dietterich, ICLR 2019, arXiv:1903.12261), generated from explicit streams.
+"""The corruptions of ImageNet-C (Hendrycks & Dietterich, ICLR 2019, arXiv:1903.12261), generated
+from explicit streams.
 
-Definitions and parameters follow the published ones; every random draw comes from a stream that is keyed by seed, image,
-corruption and severity, so that an image is corrupted in the same way wherever and in whatever order that happens. The numbers
-differ from those on the official files: those are other draws, and saved as JPEGs of quality 85. Frost pastes photographs, which
-are not shipped here and have to be given.
+Definitions and parameters follow the published ones; every random draw comes from a stream that is
+keyed by seed, image, corruption and severity, so that an image is corrupted in the same way
+wherever and in whatever order that happens. The numbers differ from those on the official files:
+those are other draws, and saved as JPEGs of quality 85. Frost pastes photographs, which are not
+shipped here and have to be given.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from ...identity import numpy_stream
 #: Raised when the same image, seed, corruption and severity give other pixels.
 VERSION = 1
 
-#: The benchmark's 15 corruptions, over which mCE is the mean, and the 4 that are meant for development.
+#: The benchmark's 15 corruptions, over which mCE is the mean, and the 4 that are meant for
+#: development.
 BENCHMARK: Final = (
     *("gaussian_noise", "shot_noise", "impulse_noise"),
     *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
@@ -48,12 +51,19 @@ Corruption = Callable[[Floats, int, np.random.Generator], Floats]
 
 
 def corrupted(
-    image: Bytes, corruption: str, severity: int, *, key: str, seed: int = 0, photographs: Sequence[Bytes] = ()
+    image: Bytes,
+    corruption: str,
+    severity: int,
+    *,
+    key: str,
+    seed: int = 0,
+    photographs: Sequence[Bytes] = (),
 ) -> Bytes:
     """Corrupt one image.
 
     Args:
-        image: (S, S, 3) uint8 RGB, already resized and cropped. The parameters are those for 224 pixels.
+        image: (S, S, 3) uint8 RGB, already resized and cropped. The parameters are those for 224
+            pixels.
         key: what identifies the image, such as its SHA-256; part of the random stream's key.
         photographs: what frost pastes, (H, W, 3) uint8 RGB each, larger than the image.
 
@@ -65,11 +75,21 @@ def corrupted(
         BenchError: the photographs of frost are too few, or too small.
     """
     if corruption not in BENCHMARK + EXTRA:
-        raise UsageError(f"no corruption {corruption!r}", fix=f"one of {', '.join(BENCHMARK + EXTRA)}")
+        raise UsageError(
+            f"no corruption {corruption!r}", fix=f"one of {', '.join(BENCHMARK + EXTRA)}"
+        )
     if severity not in SEVERITIES:
         raise UsageError(f"no severity {severity}", fix="1 to 5")
-    if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise UsageError(f"corruptions are defined on square uint8 RGB images, this is {image.dtype} {image.shape}")
+    if (
+        image.ndim != 3
+        or image.shape[0] != image.shape[1]
+        or image.shape[2] != 3
+        or image.dtype != np.uint8
+    ):
+        raise UsageError(
+            f"corruptions are defined on square uint8 RGB images, this is {image.dtype}"
+            f" {image.shape}"
+        )
     rng = numpy_stream("corruption", VERSION, seed, key, corruption, severity)
     made: Floats
     if corruption == "frost":
@@ -117,7 +137,9 @@ def _glass_blur(image: Floats, level: int, rng: np.random.Generator) -> Floats:
 
 def _motion_blur(image: Floats, level: int, rng: np.random.Generator) -> Floats:
     radius, sigma = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))[level]
-    return (np.rint(motion_blurred(image, radius, sigma, rng.uniform(-45, 45)) * 255) + _WHOLE) / 255
+    return (
+        np.rint(motion_blurred(image, radius, sigma, rng.uniform(-45, 45)) * 255) + _WHOLE
+    ) / 255
 
 
 def _zoom_blur(image: Floats, level: int, rng: np.random.Generator) -> Floats:
@@ -142,14 +164,24 @@ def _snow(image: Floats, level: int, rng: np.random.Generator) -> Floats:
     flakes = np.floor(np.where(flakes < least, 0, flakes).clip(0, 1) * 255) / 255
     fallen = np.rint(motion_blurred(flakes, radius, sigma, rng.uniform(-135, -45)) * 255) / 255
     whitened = np.maximum(image, (image @ _GREY)[..., None] * 1.5 + 0.5)
-    return np.asarray(keep * image + (1 - keep) * whitened + (fallen + np.rot90(fallen, 2))[..., None])
+    return np.asarray(
+        keep * image + (1 - keep) * whitened + (fallen + np.rot90(fallen, 2))[..., None]
+    )
 
 
-def _frost(image: Bytes, level: int, rng: np.random.Generator, photographs: Sequence[Bytes]) -> Floats:
+def _frost(
+    image: Bytes, level: int, rng: np.random.Generator, photographs: Sequence[Bytes]
+) -> Floats:
     """In grey levels, with what keeps the cut from taking one off."""
     side, drawn_from = len(image), FROST_PHOTOGRAPHS - 1  # the published code never draws the last
-    if len(photographs) < drawn_from or min(min(one.shape[:2]) for one in photographs[:drawn_from]) <= side:
-        raise BenchError(f"frost needs {drawn_from} photographs of more than {side} pixels", fix="use those that were published")
+    if (
+        len(photographs) < drawn_from
+        or min(min(one.shape[:2]) for one in photographs[:drawn_from]) <= side
+    ):
+        raise BenchError(
+            f"frost needs {drawn_from} photographs of more than {side} pixels",
+            fix="use those that were published",
+        )
     keep, cover = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[level]
     photograph = photographs[int(rng.integers(drawn_from))]
     top, left = (int(rng.integers(length - side)) for length in photograph.shape[:2])
@@ -198,18 +230,29 @@ def _elastic_transform(image: Floats, level: int, rng: np.random.Generator) -> F
     )[level]
     side = len(image)
     centre, reach = side // 2, side // 3
-    corners = np.array([[centre + reach] * 2, [centre + reach, centre - reach], [centre - reach] * 2], dtype=np.float64)  # x, y
+    corners = np.array(
+        [[centre + reach] * 2, [centre + reach, centre - reach], [centre - reach] * 2],
+        dtype=np.float64,
+    )  # x, y
     moved = corners + rng.uniform(-shake, shake, corners.shape)
-    to_source = np.linalg.solve(np.column_stack([moved, np.ones(3)]), corners)  # rows: x, y, 1 of the result
+    to_source = np.linalg.solve(
+        np.column_stack([moved, np.ones(3)]), corners
+    )  # rows: x, y, 1 of the result
     y, x = np.mgrid[:side, :side].astype(np.float64)
     source = np.stack([x, y, np.ones_like(x)], axis=-1) @ to_source
     tilted = _sampled(image, source[..., 1], source[..., 0], "mirror")
-    right, down = (smoothed(rng.uniform(-1, 1, (side, side)), sigma, mode="reflect", truncate=3) * strength for _ in range(2))
+    right, down = (
+        smoothed(rng.uniform(-1, 1, (side, side)), sigma, mode="reflect", truncate=3) * strength
+        for _ in range(2)
+    )
     return _sampled(tilted, y + down, x + right, "reflect")
 
 
 def _sampled(image: Floats, rows: Floats, cols: Floats, mode: Border) -> Floats:
-    channels = [ndimage.map_coordinates(image[..., channel], (rows, cols), order=1, mode=mode) for channel in range(3)]
+    channels = [
+        ndimage.map_coordinates(image[..., channel], (rows, cols), order=1, mode=mode)
+        for channel in range(3)
+    ]
     return np.stack(channels, axis=-1)
 
 
@@ -256,7 +299,9 @@ def _water(liquid: Floats) -> Floats:
     grey = (liquid * 255).astype(np.uint8)
     away = ndimage.distance_transform_edt(~edges(grey, 50, 150))
     relief = equalised(_box(np.minimum(away, 20)).astype(np.uint8))
-    lit = ndimage.correlate(relief.astype(np.int64), np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]), mode="mirror")
+    lit = ndimage.correlate(
+        relief.astype(np.int64), np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]), mode="mirror"
+    )
     drops = grey * np.rint(_box(lit.clip(0, 255)))
     return np.asarray(drops / max(drops.max(), 1e-9))
 
@@ -290,14 +335,22 @@ _CORRUPTIONS: Final[dict[str, Corruption]] = {
 Border = Literal["nearest", "reflect", "mirror"]
 
 
-def smoothed(image: Floats, sigma: float, *, mode: Border = "nearest", truncate: float = 4.0) -> Floats:
+def smoothed(
+    image: Floats, sigma: float, *, mode: Border = "nearest", truncate: float = 4.0
+) -> Floats:
     """Gaussian blur of the first two axes."""
-    return np.asarray(ndimage.gaussian_filter(image, (sigma, sigma, *[0] * (image.ndim - 2)), mode=mode, truncate=truncate))
+    return np.asarray(
+        ndimage.gaussian_filter(
+            image, (sigma, sigma, *[0] * (image.ndim - 2)), mode=mode, truncate=truncate
+        )
+    )
 
 
 @lru_cache
 def disk(radius: int, softness: float) -> Floats:
-    """A disk of sum 1 (1.01 at radius 8: its rim is mirrored, as published), softened by a Gaussian of `softness` pixels."""
+    """A disk of sum 1 (1.01 at radius 8: its rim is mirrored, as published), softened by a Gaussian
+    of `softness` pixels.
+    """
     reach, taps = (8, 3) if radius <= 8 else (radius, 5)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     flat = (x**2 + y**2 <= radius**2).astype(np.float64)
@@ -307,14 +360,17 @@ def disk(radius: int, softness: float) -> Floats:
 
 
 def convolved(image: Floats, kernel: Floats) -> Floats:
-    """Every channel convolved with an odd, symmetric kernel, the border mirrored without its edge."""
+    """Every channel convolved with an odd, symmetric kernel, the border mirrored without its
+    edge.
+    """
     reach = len(kernel) // 2
     padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
     return np.asarray(signal.fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1)))
 
 
 def motion_blurred(image: Floats, radius: int, sigma: float, angle: float) -> Floats:
-    """One-sided Gaussian trail of 2 * `radius` + 1 pixels, as ImageMagick defines motion blur; the border is repeated.
+    """One-sided Gaussian trail of 2 * `radius` + 1 pixels, as ImageMagick defines motion blur; the
+    border is repeated.
 
     Args:
         image: (H, W) or (H, W, C).
@@ -328,16 +384,22 @@ def motion_blurred(image: Floats, radius: int, sigma: float, angle: float) -> Fl
     down = np.ceil(steps * math.sin(turn) - 0.5).astype(int)
     height, width = image.shape[:2]
     reach = 2 * radius + 1
-    padded = np.pad(image, [(reach, reach), (reach, reach), *[(0, 0)] * (image.ndim - 2)], mode="edge")
+    padded = np.pad(
+        image, [(reach, reach), (reach, reach), *[(0, 0)] * (image.ndim - 2)], mode="edge"
+    )
     blurred = np.zeros(image.shape, dtype=np.float64)
     for weight, dx, dy in zip(weights, right, down, strict=True):
-        blurred += weight * padded[reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+        blurred += (
+            weight * padded[reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+        )
     return blurred
 
 
 @lru_cache(maxsize=256)
 def _zoom_taps(side: int, factor: float) -> tuple[NDArray[np.int64], Floats]:
-    """For every pixel of a zoomed axis the source pixel before it and the weight of the one behind."""
+    """For every pixel of a zoomed axis the source pixel before it and the weight of the one
+    behind.
+    """
     cut = math.ceil(side / factor)
     zoomed = round(cut * factor)
     place = (np.arange(side) + (zoomed - side) // 2) * ((cut - 1) / (zoomed - 1))
@@ -373,18 +435,24 @@ def plasma(side: int, decay: float, rng: np.random.Generator) -> Floats:
         across = corners + np.roll(corners, -1, axis=0)
         field[half::step, half::step] = middle(across + np.roll(across, -1, axis=1))
         centres = field[half::step, half::step]
-        field[::step, half::step] = middle(centres + np.roll(centres, 1, axis=0) + corners + np.roll(corners, -1, axis=1))
-        field[half::step, ::step] = middle(centres + np.roll(centres, 1, axis=1) + corners + np.roll(corners, -1, axis=0))
+        field[::step, half::step] = middle(
+            centres + np.roll(centres, 1, axis=0) + corners + np.roll(corners, -1, axis=1)
+        )
+        field[half::step, ::step] = middle(
+            centres + np.roll(centres, 1, axis=1) + corners + np.roll(corners, -1, axis=0)
+        )
         step, rough = half, rough / decay
     field -= field.min()
     return np.asarray(field / field.max())
 
 
 def scattered(image: Bytes, reach: int, rng: np.random.Generator) -> Bytes:
-    """Every pixel replaced by one at most `reach` away, from the lower right corner on, replaced pixels being taken again.
+    """Every pixel replaced by one at most `reach` away, from the lower right corner on, replaced
+    pixels being taken again.
 
-    The published code means to swap, but its NumPy assignment copies; the official images are made by the copy. Following
-    the chain of copies by pointer doubling gives the same pixels as the loop, a thousand times faster.
+    The published code means to swap, but its NumPy assignment copies; the official images are made
+    by the copy. Following the chain of copies by pointer doubling gives the same pixels as the
+    loop, a thousand times faster.
     """
     height, width = image.shape[:2]
     rows, cols = np.arange(height - reach, reach, -1), np.arange(width - reach, reach, -1)
@@ -408,7 +476,9 @@ def scattered(image: Bytes, reach: int, rng: np.random.Generator) -> Bytes:
 
 
 def edges(image: Bytes, low: int, high: int) -> NDArray[np.bool_]:
-    """Canny's edges (Canny 1986) of a grey image: Sobel gradients, L1 magnitude, thresholds in their units."""
+    """Canny's edges (Canny 1986) of a grey image: Sobel gradients, L1 magnitude, thresholds in
+    their units.
+    """
     grey = image.astype(np.int64)
     dx = ndimage.sobel(grey, axis=1, mode="nearest")
     dy = ndimage.sobel(grey, axis=0, mode="nearest")
@@ -419,9 +489,17 @@ def edges(image: Bytes, low: int, high: int) -> NDArray[np.bool_]:
         return padded[1 + down : 1 + down + len(size), 1 + right : 1 + right + size.shape[1]]
 
     steep = np.abs(dy) / np.maximum(np.abs(dx), 1e-9)
-    flat, upright, falling = steep < math.tan(math.pi / 8), steep > math.tan(3 * math.pi / 8), (dx < 0) == (dy < 0)
-    before = np.select([flat, upright, falling], [beside(0, -1), beside(-1, 0), beside(-1, -1)], beside(-1, 1))
-    behind = np.select([flat, upright, falling], [beside(0, 1), beside(1, 0), beside(1, 1)], beside(1, -1))
+    flat, upright, falling = (
+        steep < math.tan(math.pi / 8),
+        steep > math.tan(3 * math.pi / 8),
+        (dx < 0) == (dy < 0),
+    )
+    before = np.select(
+        [flat, upright, falling], [beside(0, -1), beside(-1, 0), beside(-1, -1)], beside(-1, 1)
+    )
+    behind = np.select(
+        [flat, upright, falling], [beside(0, 1), beside(1, 0), beside(1, 1)], beside(1, -1)
+    )
     diagonal = ~flat & ~upright
     ridge = (size > low) & (size > before) & np.where(diagonal, size > behind, size >= behind)
     connected, count = ndimage.label(ridge, structure=np.ones((3, 3)))

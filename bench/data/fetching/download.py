@@ -1,6 +1,8 @@
-"""Download one file: resumed where it stopped, from the first address that answers, checked before it has its name.
+"""Download one file: resumed where it stopped, from the first address that answers, checked before
+it has its name.
 
-huggingface_hub resumes files of its own hub alone; pooch and torch.hub begin anew when they are interrupted.
+huggingface_hub resumes files of its own hub alone; pooch and torch.hub begin anew when they are
+interrupted.
 """
 
 from __future__ import annotations
@@ -27,17 +29,22 @@ from .unpack import unpack
 #: Seconds until a connection, and until the next bytes.
 TIMEOUT: Final = (15.0, 60.0)
 
-#: Attempts at one address that bring not a single byte, before the next address is tried; seconds between them.
+#: Attempts at one address that bring not a single byte, before the next address is tried; seconds
+#: between them.
 ATTEMPTS: Final = 4
 PAUSE: Final = 2.0
 
 _BLOCK = 1 << 20
 _SPARE_BYTES = 64 << 20
-_PAGE = re.compile(rb"^\s*(<!doctype html|<html|<head|<\?xml[^>]*>\s*<!doctype html)", re.IGNORECASE)
+_PAGE = re.compile(
+    rb"^\s*(<!doctype html|<html|<head|<\?xml[^>]*>\s*<!doctype html)", re.IGNORECASE
+)
 
 
 class Refused(Exception):
-    """An address gave something other than the file; the message is the reason. Another address may do better."""
+    """An address gave something other than the file; the message is the reason. Another address may
+    do better.
+    """
 
 
 @dataclass(frozen=True)
@@ -57,17 +64,22 @@ class Wanted:
     page: bool = False
 
 
-def download(wanted: Wanted, target: Path, *, reserve: int = 0, progress: Progress | None = None) -> Path:
-    """Bring a file to `target`; what is half there is continued, and `target` appears only once it is whole and checked.
+def download(
+    wanted: Wanted, target: Path, *, reserve: int = 0, progress: Progress | None = None
+) -> Path:
+    """Bring a file to `target`; what is half there is continued, and `target` appears only once it
+    is whole and checked.
 
-    An interrupted download lies beside the target as `NAME.part`, with `NAME.part.json` saying from which version of the file
-    on the server it is; a server whose file has changed since is asked for all of it.
+    An interrupted download lies beside the target as `NAME.part`, with `NAME.part.json` saying from
+    which version of the file on the server it is; a server whose file has changed since is asked
+    for all of it.
 
     Args:
         reserve: bytes that have to stay free beside the download, for what is unpacked from it.
 
     Raises:
-        BenchError: no address gave the file (the reason of each is named), or the disk is too small.
+        BenchError: no address gave the file (the reason of each is named), or the disk is too
+            small.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with made_by_one(target, progress):
@@ -83,9 +95,11 @@ def download(wanted: Wanted, target: Path, *, reserve: int = 0, progress: Progre
     raise BenchError(
         f"{target.name} cannot be downloaded",
         where="; ".join(reasons),
-        fix="run the same command again later; what has arrived is kept"
-        if _length(_part(target))
-        else "try again later, or get it by hand and `bench data link` its folder",
+        fix=(
+            "run the same command again later; what has arrived is kept"
+            if _length(_part(target))
+            else "try again later, or get it by hand and `bench data link` its folder"
+        ),
     )
 
 
@@ -101,7 +115,9 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 
 
 def _bring(wanted: Wanted, url: str, target: Path, reserve: int, progress: Progress | None) -> None:
-    """Download from one address, again from where it stopped while that brings something, and check."""
+    """Download from one address, again from where it stopped while that brings something, and
+    check.
+    """
     import requests
 
     fruitless, reason = 0, ""
@@ -110,7 +126,11 @@ def _bring(wanted: Wanted, url: str, target: Path, reserve: int, progress: Progr
         try:
             _continue(wanted, url, target, reserve, progress)
             break
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        except (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+        ) as error:
             reason = _short(error)
             fruitless = 0 if _length(_part(target)) > before else fruitless + 1
             if fruitless < ATTEMPTS:
@@ -124,7 +144,9 @@ def _bring(wanted: Wanted, url: str, target: Path, reserve: int, progress: Progr
     _note(target).unlink(missing_ok=True)
 
 
-def _continue(wanted: Wanted, url: str, target: Path, reserve: int, progress: Progress | None) -> None:
+def _continue(
+    wanted: Wanted, url: str, target: Path, reserve: int, progress: Progress | None
+) -> None:
     """One request for what is missing. Connection errors pass; what arrived before them is kept."""
     import requests
 
@@ -138,7 +160,9 @@ def _continue(wanted: Wanted, url: str, target: Path, reserve: int, progress: Pr
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if response.status_code == 416 and have:  # nothing is left to send, or the file has shrunk: the check decides
+            if (
+                response.status_code == 416 and have
+            ):  # nothing is left to send, or the file has shrunk: the check decides
                 total = _total(response.headers.get("Content-Range", ""))
                 if total == have:
                     return
@@ -146,14 +170,28 @@ def _continue(wanted: Wanted, url: str, target: Path, reserve: int, progress: Pr
                 raise requests.ConnectionError("the file on the server has changed")
             _require_file(wanted, response)
             start = _start(response, have)
-            total = start + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else wanted.bytes
+            total = (
+                start + int(response.headers["Content-Length"])
+                if "Content-Length" in response.headers
+                else wanted.bytes
+            )
             if wanted.bytes is not None and total is not None and total != wanted.bytes:
-                raise Refused(f"the server's file has {total:,} bytes, the card says {wanted.bytes:,}")
-            check_space(target.parent, (total or 0) - start + reserve, f"{target.name} with what is unpacked from it")
+                raise Refused(
+                    f"the server's file has {total:,} bytes, the card says {wanted.bytes:,}"
+                )
+            check_space(
+                target.parent,
+                (total or 0) - start + reserve,
+                f"{target.name} with what is unpacked from it",
+            )
             if start == 0:
                 _remember(target, url, response)
             _write(part, response.iter_content(_BLOCK), start, total, wanted, target.name, progress)
-    except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL, requests.exceptions.MissingSchema) as error:
+    except (
+        requests.exceptions.InvalidSchema,
+        requests.exceptions.InvalidURL,
+        requests.exceptions.MissingSchema,
+    ) as error:
         raise Refused(str(error)) from error
     except requests.TooManyRedirects as error:
         raise Refused("it redirects in a circle") from error
@@ -162,7 +200,9 @@ def _continue(wanted: Wanted, url: str, target: Path, reserve: int, progress: Pr
 
 
 def _require_file(wanted: Wanted, response: requests.Response) -> None:
-    """Raise Refused for an answer that is no file; ConnectionError for one that another attempt may mend."""
+    """Raise Refused for an answer that is no file; ConnectionError for one that another attempt may
+    mend.
+    """
     import requests
 
     code = response.status_code
@@ -172,8 +212,14 @@ def _require_file(wanted: Wanted, response: requests.Response) -> None:
         raise Refused(f"the server refuses access ({code} {response.reason}); it may want a login")
     if code not in (200, 206):
         raise Refused(f"the server answers {code} {response.reason}")
-    if not wanted.page and response.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "text/html":
-        raise Refused(f"it is a web page, not the file{_title(next(response.iter_content(1 << 16), b''))}")
+    if (
+        not wanted.page
+        and response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        == "text/html"
+    ):
+        raise Refused(
+            f"it is a web page, not the file{_title(next(response.iter_content(1 << 16), b''))}"
+        )
 
 
 def _start(response: requests.Response, have: int) -> int:
@@ -210,20 +256,30 @@ def _write(
 
 
 def _check(wanted: Wanted, target: Path, progress: Progress | None) -> None:
-    """Compare with what was published; a file that differs is removed, since no more bytes would mend it."""
+    """Compare with what was published; a file that differs is removed, since no more bytes would
+    mend it.
+    """
     part = _part(target)
     for name, expected in (("SHA-256", wanted.sha256), ("MD5", wanted.md5)):
         if not expected:
             continue
-        found = _hash(part, hashlib.sha256() if name == "SHA-256" else hashlib.md5(usedforsecurity=False), progress)
+        found = _hash(
+            part,
+            hashlib.sha256() if name == "SHA-256" else hashlib.md5(usedforsecurity=False),
+            progress,
+        )
         if found != expected:
             _forget(target)
-            raise Refused(f"its {name} is {found}, the published one is {expected}; the file was removed")
+            raise Refused(
+                f"its {name} is {found}, the published one is {expected}; the file was removed"
+            )
         return
     if wanted.bytes is not None and _length(part) != wanted.bytes:
         found_bytes = _length(part)
         _forget(target)
-        raise Refused(f"it has {found_bytes:,} bytes, the card says {wanted.bytes:,}; the file was removed")
+        raise Refused(
+            f"it has {found_bytes:,} bytes, the card says {wanted.bytes:,}; the file was removed"
+        )
 
 
 def _hash(file: Path, hasher: hashlib._Hash, progress: Progress | None) -> str:
@@ -250,7 +306,9 @@ def _length(file: Path) -> int:
 
 
 def _validator(target: Path, url: str) -> str:
-    """What says that the server's file is the one that a part is from; "" if nothing does, and the part is worthless."""
+    """What says that the server's file is the one that a part is from; "" if nothing does, and the
+    part is worthless.
+    """
     try:
         note = json.loads(_note(target).read_text(encoding="utf-8"))
         return str(note["validator"]) if note["url"] == url else ""
@@ -260,7 +318,9 @@ def _validator(target: Path, url: str) -> str:
 
 def _remember(target: Path, url: str, response: requests.Response) -> None:
     tag = response.headers.get("ETag", "")
-    validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+    validator = (
+        tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+    )
     write_text(_note(target), json.dumps({"url": url, "validator": validator}))
 
 
@@ -284,23 +344,33 @@ def _short(error: Exception) -> str:
 
 
 def fetch_data_set(
-    card: DataSetCard, root: Path, *, asked: str = "", keep_archives: bool = False, progress: Progress | None = None
+    card: DataSetCard,
+    root: Path,
+    *,
+    asked: str = "",
+    keep_archives: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Make `root/<the card's usual folder>`; the same call again continues one that was stopped.
 
-    Everything on the way lies in `root/.NAME.fetch`, so that the data set's folder is whole or not there at all.
+    Everything on the way lies in `root/.NAME.fetch`, so that the data set's folder is whole or not
+    there at all.
 
     Args:
         root: folder that holds data sets; made if it is not there.
-        asked: what it was asked for by, for commands in messages: its name (default), or its card's file.
+        asked: what it was asked for by, for commands in messages: its name (default), or its card's
+            file.
         keep_archives: whether the archives stay in `root/archives`.
 
     Raises:
         MissingPrerequisite: the data are behind a licence or a login; the message has the steps.
-        BenchError: the folder is there already, an archive cannot be had, is wrong, damaged or unsafe, or the disk is too small.
+        BenchError: the folder is there already, an archive cannot be had, is wrong, damaged or
+            unsafe, or the disk is too small.
     """
     if not card.fetch.archives:
-        steps = card.fetch.steps.strip() or f"see {card.homepage or 'the home page of the data set'}"
+        steps = (
+            card.fetch.steps.strip() or f"see {card.homepage or 'the home page of the data set'}"
+        )
         raise MissingPrerequisite(
             f"{card.title} cannot be fetched by a program",
             where=f"licence: {card.licence}",
@@ -308,11 +378,19 @@ def fetch_data_set(
         )
     target, staging = root / card.folders[0], root / f".{card.name}.fetch"
     if target.exists():
-        raise BenchError(f"{card.title} is here already", where=str(target), fix=f"bench data verify {asked or card.name}")
+        raise BenchError(
+            f"{card.title} is here already",
+            where=str(target),
+            fix=f"bench data verify {asked or card.name}",
+        )
     staging.mkdir(parents=True, exist_ok=True)
     with made_by_one(staging, progress):
         known = [archive.bytes or 0 for archive in card.fetch.archives]
-        check_space(root, sum(size + _unpacked(a) for size, a in zip(known, card.fetch.archives, strict=True)), card.title)
+        check_space(
+            root,
+            sum(size + _unpacked(a) for size, a in zip(known, card.fetch.archives, strict=True)),
+            card.title,
+        )
         for number, archive in enumerate(card.fetch.archives):
             _bring_archive(archive, staging, number, progress)
         whole = staging / "whole"
@@ -330,15 +408,24 @@ def fetch_data_set(
 
 
 def _bring_archive(archive: Archive, staging: Path, number: int, progress: Progress | None) -> None:
-    """Download and unpack one archive into `part-NUMBER`; that folder is there only once it is complete."""
+    """Download and unpack one archive into `part-NUMBER`; that folder is there only once it is
+    complete.
+    """
     done = staging / f"part-{number}"
     if done.is_dir():
         return
-    name = Path(urllib.parse.unquote(urllib.parse.urlsplit(archive.urls[0]).path)).name or f"download-{number}"
+    name = (
+        Path(urllib.parse.unquote(urllib.parse.urlsplit(archive.urls[0]).path)).name
+        or f"download-{number}"
+    )
     file = staging / "downloads" / name
     if archive.kind != "file" and archive.password:
-        raise MissingPrerequisite(f"{name} is encrypted", fix="unpack it by hand, then `bench data link`")
-    wanted = Wanted(archive.urls, archive.bytes, archive.sha256, archive.md5, page=archive.kind == "file")
+        raise MissingPrerequisite(
+            f"{name} is encrypted", fix="unpack it by hand, then `bench data link`"
+        )
+    wanted = Wanted(
+        archive.urls, archive.bytes, archive.sha256, archive.md5, page=archive.kind == "file"
+    )
     download(wanted, file, reserve=_unpacked(archive), progress=progress)
     unpacking = staging / f"part-{number}.unpacking"
     shutil.rmtree(unpacking, ignore_errors=True)
@@ -347,9 +434,17 @@ def _bring_archive(archive: Archive, staging: Path, number: int, progress: Progr
         shutil.copy2(file, unpacking / name)
     else:
         try:
-            unpack(file, archive.kind, unpacking, strip=archive.strip, unpacked_bytes=archive.unpacked_bytes, progress=progress)
+            unpack(
+                file,
+                archive.kind,
+                unpacking,
+                strip=archive.strip,
+                unpacked_bytes=archive.unpacked_bytes,
+                progress=progress,
+            )
         except BenchError:
-            # What is wrong with the archive stays wrong: the next attempt starts from a new download.
+            # What is wrong with the archive stays wrong: the next attempt starts from a new
+            # download.
             shutil.rmtree(unpacking, ignore_errors=True)
             file.unlink(missing_ok=True)
             raise

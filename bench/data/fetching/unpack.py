@@ -1,6 +1,8 @@
-"""Unpack a downloaded archive that is not trusted: never outside the folder, no links, no more than was to be expected.
+"""Unpack a downloaded archive that is not trusted: never outside the folder, no links, no more than
+was to be expected.
 
-The standard library's filters bound no sizes and follow links that stay below the folder, and know tar archives alone.
+The standard library's filters bound no sizes and follow links that stay below the folder, and know
+tar archives alone.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ _BLOCK: Final = 1 << 20
 
 #: What reading a damaged archive may raise, beside an OSError without a number.
 _DAMAGED = (
-    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, ValueError, OverflowError,
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError,
+    ValueError, OverflowError,
     MemoryError,
 )  # fmt: skip
 
@@ -52,15 +55,18 @@ def unpack(
 ) -> int:
     """Unpack into `folder`, which has to be empty or new, and count the files.
 
-    Names that are absolute or lead out of the folder, links and devices refuse the whole archive; an image data set has no use
-    for them. Files get the permissions of new files and the time of now.
+    Names that are absolute or lead out of the folder, links and devices refuse the whole archive;
+    an image data set has no use for them. Files get the permissions of new files and the time of
+    now.
 
     Args:
         strip: leading folders of every name that are left out; files that lie higher are, too.
-        unpacked_bytes: what the archive should hold; a tenth more is too much. Default: twenty times its own size.
+        unpacked_bytes: what the archive should hold; a tenth more is too much. Default: twenty
+            times its own size.
 
     Raises:
-        BenchError: the archive is damaged or truncated, unsafe, or larger than it may be. What was unpacked stays.
+        BenchError: the archive is damaged or truncated, unsafe, or larger than it may be. What was
+            unpacked stays.
     """
     most = round(1.1 * unpacked_bytes) if unpacked_bytes else most_unpacked(archive)
     files, written = 0, 0
@@ -112,7 +118,10 @@ def _tar(archive: Path) -> Iterator[tuple[_Entry, IO[bytes] | None]]:
                 kind = "folder"
             elif member.issym() or member.islnk():
                 kind = "link"
-            yield _Entry(member.name, member.size, kind, member.linkname), tar.extractfile(member) if kind == "file" else None
+            yield (
+                _Entry(member.name, member.size, kind, member.linkname),
+                (tar.extractfile(member) if kind == "file" else None),
+            )
 
 
 def _zip(archive: Path) -> Iterator[tuple[_Entry, IO[bytes] | None]]:
@@ -130,14 +139,22 @@ def _zip(archive: Path) -> Iterator[tuple[_Entry, IO[bytes] | None]]:
 
 
 def _place(entry: _Entry, folder: Path, strip: int, archive: Path) -> Path | None:
-    """Where an entry goes; None if it goes nowhere (a folder, or a name of no more than `strip` parts)."""
+    """Where an entry goes; None if it goes nowhere (a folder, or a name of no more than `strip`
+    parts).
+    """
     name = PurePosixPath(entry.name)
-    if name.is_absolute() or PureWindowsPath(entry.name).is_absolute() or PureWindowsPath(entry.name).drive:
+    if (
+        name.is_absolute()
+        or PureWindowsPath(entry.name).is_absolute()
+        or PureWindowsPath(entry.name).drive
+    ):
         raise _unsafe(archive, f"{entry.name!r} is an absolute path")
     if ".." in name.parts or ".." in PureWindowsPath(entry.name).parts or "\0" in entry.name:
         raise _unsafe(archive, f"{entry.name!r} leads out of the folder")
     if entry.kind == "link":
-        raise _unsafe(archive, f"{entry.name!r} is a link" + (f" to {entry.target!r}" if entry.target else ""))
+        raise _unsafe(
+            archive, f"{entry.name!r} is a link" + (f" to {entry.target!r}" if entry.target else "")
+        )
     if entry.kind == "other":
         raise _unsafe(archive, f"{entry.name!r} is neither a file nor a folder")
     parts = name.parts[strip:]
@@ -148,7 +165,10 @@ def _copy(content: IO[bytes], target: Path, most: int) -> int:
     """Write a new file; the bytes are counted, whatever the archive says that there are."""
     written = 0
     # Exclusive: a second file of the same name would replace the first.
-    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666), "wb") as file:
+    with os.fdopen(
+        os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666),
+        "wb",
+    ) as file:
         while block := content.read(_BLOCK):
             written += len(block)
             if written > most:
@@ -158,15 +178,22 @@ def _copy(content: IO[bytes], target: Path, most: int) -> int:
 
 
 def _damaged(archive: Path, why: str) -> BenchError:
-    return BenchError(f"{archive.name} is damaged or truncated: {why}", where=str(archive), fix="download it again")
+    return BenchError(
+        f"{archive.name} is damaged or truncated: {why}",
+        where=str(archive),
+        fix="download it again",
+    )
 
 
 def _unsafe(archive: Path, why: str) -> BenchError:
-    return BenchError(f"{archive.name} is not unpacked, since it is not safe: {why}", where=str(archive))
+    return BenchError(
+        f"{archive.name} is not unpacked, since it is not safe: {why}", where=str(archive)
+    )
 
 
 def _bomb(archive: Path, what: str) -> BenchError:
     return BenchError(
-        f"{archive.name} is not unpacked further: it holds {what}, far beyond what its {size(archive.stat().st_size)} should",
+        f"{archive.name} is not unpacked further: it holds {what}, far beyond what its"
+        f" {size(archive.stat().st_size)} should",
         where=str(archive),
     )

@@ -1,4 +1,6 @@
-"""Decode once: images as uint8 pixels of one size in a memory-mapped array that every run on the machine shares."""
+"""Decode once: images as uint8 pixels of one size in a memory-mapped array that every run on the
+machine shares.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def prepared(image: Original, pixels: Pixels) -> NDArray[np.uint8]:
     made, side = resized(image, width, height, pixels.interpolation), pixels.size
     if width < side or height < side:
         right, below = max(side - width, 0), max(side - height, 0)
-        made = np.pad(made, ((below // 2, below - below // 2), (right // 2, right - right // 2), (0, 0)))
+        made = np.pad(
+            made, ((below // 2, below - below // 2), (right // 2, right - right // 2), (0, 0))
+        )
         height, width = made.shape[:2]
     top, left = round((height - side) / 2), round((width - side) / 2)
     return made[top : top + side, left : left + side]
@@ -83,8 +87,12 @@ def cut(image: Original, left: int, top: int, width: int, height: int) -> Origin
     return image[top : top + height, left : left + width]
 
 
-def resized(image: Original, width: int, height: int, interpolation: Interpolation) -> NDArray[np.uint8]:
-    """An RGB image at another size, antialiased, (height, width, 3): by PIL, or an array by torch, which is faster."""
+def resized(
+    image: Original, width: int, height: int, interpolation: Interpolation
+) -> NDArray[np.uint8]:
+    """An RGB image at another size, antialiased, (height, width, 3): by PIL, or an array by torch,
+    which is faster.
+    """
     if isinstance(image, Image.Image):
         return np.asarray(image.resize((width, height), _FILTERS[interpolation]))
     if image.shape[:2] == (height, width):
@@ -92,9 +100,12 @@ def resized(image: Original, width: int, height: int, interpolation: Interpolati
     import torch
     from torch.nn.functional import interpolate
 
-    # Seen with the channels first, as torch wants them, and left where they are in memory: it then computes in whole numbers.
+    # Seen with the channels first, as torch wants them, and left where they are in memory: it then
+    # computes in whole numbers.
     channels_first = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)[None]
-    made = interpolate(channels_first, (height, width), mode=interpolation, antialias=True, align_corners=False)
+    made = interpolate(
+        channels_first, (height, width), mode=interpolation, antialias=True, align_corners=False
+    )
     return np.asarray(made[0].permute(1, 2, 0).numpy())
 
 
@@ -111,7 +122,8 @@ def cached_pixels(
 
     Args:
         content: SHA-256 of every image, which (not their paths) is what the cache is keyed by.
-        open_image: gives the RGB image of a row, or raises `Undecodable`; called from several threads.
+        open_image: gives the RGB image of a row, or raises `Undecodable`; called from several
+            threads.
         cache: folder of the pixel cache.
         what: what these images are, for progress and messages.
 
@@ -134,23 +146,41 @@ def cached_pixels(
         array = _allocate(part / "pixels.npy", shape)
         unreadable = _fill(array, open_image, pixels, f"decoding {what}", progress)
         array.flush()
-        _write_json(part / "meta.json", {"what": what, "shape": shape, "pixels": pixels.name, "unreadable": unreadable})
+        _write_json(
+            part / "meta.json",
+            {"what": what, "shape": shape, "pixels": pixels.name, "unreadable": unreadable},
+        )
 
     stored_folder(folder, build, lambda at: _is_intact(at, shape), progress)
     with in_cache(folder):
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    return CachedPixels(folder / "pixels.npy", {int(row): reason for row, reason in meta["unreadable"].items()})
+    return CachedPixels(
+        folder / "pixels.npy", {int(row): reason for row, reason in meta["unreadable"].items()}
+    )
 
 
 def _decoder(decoder: Decoder) -> list[str | None]:
     """Versions of what turns bytes into pixels."""
-    libraries = [PIL.__version__, features.version("jpg"), features.version("libjpeg_turbo"), features.version("webp")]
-    return libraries if decoder == "pil" else [*libraries, decoder, version("torch"), version("torchvision")]
+    libraries = [
+        PIL.__version__,
+        features.version("jpg"),
+        features.version("libjpeg_turbo"),
+        features.version("webp"),
+    ]
+    return (
+        libraries
+        if decoder == "pil"
+        else [*libraries, decoder, version("torch"), version("torchvision")]
+    )
 
 
 def available_cores(processes: int = 1) -> int:
-    """Cores that each of so many processes like this one may use, at most 16 (in one process, decoding gains nothing beyond)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that each of so many processes like this one may use, at most 16 (in one process,
+    decoding gains nothing beyond).
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(max(cores // processes, 1), 16)
 
 
@@ -179,7 +209,9 @@ def _fill(
 
     with ThreadPoolExecutor(available_cores(), thread_name_prefix="decode") as pool:
         try:
-            for chunk in as_completed([pool.submit(fill_chunk, first) for first in range(0, total, _CHUNK)]):
+            for chunk in as_completed(
+                [pool.submit(fill_chunk, first) for first in range(0, total, _CHUNK)]
+            ):
                 count, bad = chunk.result()
                 unreadable.update(bad)
                 done += count
@@ -193,7 +225,9 @@ def _fill(
 
 
 def _allocate(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
-    """A new .npy file whose blocks are reserved: a disk that fills up later would kill the process (SIGBUS) without a word."""
+    """A new .npy file whose blocks are reserved: a disk that fills up later would kill the process
+    (SIGBUS) without a word.
+    """
     try:
         array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
         if hasattr(os, "posix_fallocate"):
@@ -214,7 +248,10 @@ def _reserve(file: Path) -> None:
         try:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot reserve
+            if error.errno not in (
+                errno.EOPNOTSUPP,
+                errno.EINVAL,
+            ):  # file systems that cannot reserve
                 raise
 
 

@@ -1,4 +1,6 @@
-"""The pixels that a backbone is evaluated on: one deterministic resize and crop, named so that it can be compared."""
+"""The pixels that a backbone is evaluated on: one deterministic resize and crop, named so that it
+can be compared.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-#: What decodes and resizes. `pil` is what published numbers were measured with; `torchvision` takes half the time, and its pixels
-#: are others by a few grey levels.
+#: What decodes and resizes. `pil` is what published numbers were measured with; `torchvision` takes
+#: half the time, and its pixels are others by a few grey levels.
 Decoder = Literal["pil", "torchvision"]
 
 
@@ -17,7 +19,8 @@ Interpolation = Literal["bicubic", "bilinear"]
 class Pixels(BaseModel):
     """Resize the short side to `resize` (antialiased), crop the centre to `size`, RGB, uint8.
 
-    Normalisation (mean, std) is not here: it belongs to the image tower, so that a mask-and-refill acts on plain pixels.
+    Normalisation (mean, std) is not here: it belongs to the image tower, so that a mask-and-refill
+    acts on plain pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,6 @@
-"""What the bytes of a file are: an image and of which format, or what is wrong with them; and their pixels."""
+"""What the bytes of a file are: an image and of which format, or what is wrong with them; and their
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,23 @@ READ_ALL_THE_SAME: Final = {
     MISNAMED: "another format than their names say (read all the same)",
     DEEP: "images of 16 bits a channel (the higher 8 are read)",
     FRAMES: "images of several frames (the first is read)",
-    TURNED: "images that their EXIF data turn (read as they are stored, as the reference preprocessing does)",
+    TURNED: (
+        "images that their EXIF data turn (read as they are stored, as the reference preprocessing"
+        " does)"
+    ),
 }
 
 #: Others are refused: decoders that run external programs have no place in reading data.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", *(["AVIF"] if features.check("avif") else []))
+_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "PPM",
+    "TIFF",
+    *(["AVIF"] if features.check("avif") else []),
+)
 _SUFFIXES = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
     **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
@@ -48,9 +62,11 @@ _SUFFIXES = {
     ".gif": "GIF",
     ".avif": "AVIF",
 }
-#: What other images are called, and how the commonest begin: to leave them out without a word would shrink a data set.
+#: What other images are called, and how the commonest begin: to leave them out without a word would
+#: shrink a data set.
 _FOREIGN_SUFFIXES = (
-    ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".jxl", ".jxr", ".heic", ".heif", ".hif", ".psd", ".xcf", ".tga", ".dds", ".exr",
+    ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".jxl", ".jxr", ".heic", ".heif", ".hif", ".psd",
+    ".xcf", ".tga", ".dds", ".exr",
     ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw",
 )  # fmt: skip
 _FOREIGN_MAGIC = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cJXL ", b"8BPS")
@@ -63,7 +79,9 @@ class Undecodable(Exception):
 
 
 def by_name(name: str) -> str:
-    """The problem of a file that nobody looks into: "" if it is called like an image, `FOREIGN` or `OTHER`."""
+    """The problem of a file that nobody looks into: "" if it is called like an image, `FOREIGN` or
+    `OTHER`.
+    """
     suffix = _suffix(name)
     return "" if suffix in _SUFFIXES else FOREIGN if suffix in _FOREIGN_SUFFIXES else OTHER
 
@@ -74,7 +92,8 @@ def has_image_suffix(name: str) -> bool:
 
 
 def inspect(data: bytes, name: str) -> tuple[str, str]:
-    """Format by content and problem of a file, each "" if there is none; the pixels are not decoded.
+    """Format by content and problem of a file, each "" if there is none; the pixels are not
+    decoded.
 
     Damage behind the header is found when the pixels are decoded (`decode`).
     """
@@ -83,7 +102,9 @@ def inspect(data: bytes, name: str) -> tuple[str, str]:
         return "", EMPTY if has_image_suffix(name) else OTHER
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            found = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with further views behind it
+            found = (
+                "JPEG" if image.format == "MPO" else str(image.format)
+            )  # MPO: a JPEG with further views behind it
             odd = _odd(image)
     except Exception:  # PIL raises a dozen types on damaged headers
         if data.startswith(_FOREIGN_MAGIC) or data[4:12] in _FOREIGN_BRANDS:
@@ -103,27 +124,34 @@ def _odd(image: Image.Image) -> str:
     try:
         if image.format != "MPO" and getattr(image, "is_animated", False):
             return FRAMES
-        # PNG: asked for its EXIF data without any, PIL would decode it. TIFF: PIL turns it, as does everyone who reads with it.
+        # PNG: asked for its EXIF data without any, PIL would decode it. TIFF: PIL turns it, as does
+        # everyone who reads with it.
         known = image.format != "TIFF" and "exif" in image.info
         return TURNED if known and image.getexif().get(ExifTags.Base.Orientation, 1) != 1 else ""
-    except Exception:  # damage beside the pixels, which PIL tells in a dozen ways, does not matter to them
+    except (
+        Exception
+    ):  # damage beside the pixels, which PIL tells in a dozen ways, does not matter to them
         return ""
 
 
 def _wide(image: Image.Image) -> bool:
-    """Whether no scale is known by which its numbers become 8 bits. PIL reads portable grey maps of 16 bits as mode I."""
+    """Whether no scale is known by which its numbers become 8 bits. PIL reads portable grey maps of
+    16 bits as mode I.
+    """
     return image.mode == "F" or (image.mode == "I" and image.format != "PPM")
 
 
 def decode(data: bytes) -> Image.Image:
     """The image as RGB, before anything else is done to it, as torchvision's image folder reads it.
 
-    The order matters for palette and transparent images: resizing first would blend palette indices or alpha. EXIF orientation
-    is not applied, since the reference preprocessing does not. Of several frames the first is taken, of 16 bits the higher 8.
+    The order matters for palette and transparent images: resizing first would blend palette indices
+    or alpha. EXIF orientation is not applied, since the reference preprocessing does not. Of
+    several frames the first is taken, of 16 bits the higher 8.
 
     Raises:
-        Undecodable: not an image, truncated or damaged. JPEG has no checksum: damage that is itself valid code (one changed
-            byte, a block of zeros) decodes to wrong pixels without a sign, here as in every other reader.
+        Undecodable: not an image, truncated or damaged. JPEG has no checksum: damage that is itself
+            valid code (one changed byte, a block of zeros) decodes to wrong pixels without a sign,
+            here as in every other reader.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
@@ -136,12 +164,15 @@ def decode(data: bytes) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise Undecodable(inspect(data, "unknown.png")[1] or BROKEN) from error
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damage
+    except (
+        Exception
+    ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damage
         raise Undecodable(f"{BROKEN}: {error}") from error
 
 
 def decode_fast(data: bytes) -> NDArray[np.uint8]:
-    """As `decode`, (H, W, 3) uint8, by torchvision where it can: JPEG files of one or three channels. Others are left to PIL.
+    """As `decode`, (H, W, 3) uint8, by torchvision where it can: JPEG files of one or three
+    channels. Others are left to PIL.
 
     Raises:
         Undecodable: as `decode`.
@@ -151,7 +182,9 @@ def decode_fast(data: bytes) -> NDArray[np.uint8]:
 
     if data.startswith(_MAGIC[0]):
         try:
-            made = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED).permute(1, 2, 0)
+            made = decode_jpeg(
+                torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED
+            ).permute(1, 2, 0)
         except RuntimeError:  # damaged, or of a kind that it does not know: PIL tells
             return np.asarray(decode(data))
         if made.shape[2] in (1, 3):

@@ -1,4 +1,6 @@
-"""Parts of data sets that are arrays of pixels in a file: NumPy files, CIFAR's batches, STL-10's records."""
+"""Parts of data sets that are arrays of pixels in a file: NumPy files, CIFAR's batches, STL-10's
+records.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,13 @@ from .same_file import numbers_in
 
 #: What reading a damaged file of arrays or a pickle of them may raise.
 _DAMAGED = (
-    OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, OverflowError, MemoryError, SyntaxError,
-    tokenize.TokenError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, RuntimeError, AssertionError,
+    OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, OverflowError,
+    MemoryError, SyntaxError,
+    tokenize.TokenError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, RuntimeError,
+    AssertionError,
 )  # fmt: skip
-#: Labels before the 3 x 32 x 32 pixels of CIFAR's binary records; of CIFAR-100's two, the coarse and the fine, the last counts.
+#: Labels before the 3 x 32 x 32 pixels of CIFAR's binary records; of CIFAR-100's two, the coarse
+#: and the fine, the last counts.
 _CIFAR_LABELS = {"cifar-binary": 1, "cifar-100-binary": 2}
 
 
@@ -54,34 +59,60 @@ class ArrayOriginals(Originals):
 
 
 def read_arrays(
-    data_set: DataSet, part: Part, layout: Arrays, labels: Sequence[int], *, cache: Path, progress: Progress | None
+    data_set: DataSet,
+    part: Part,
+    layout: Arrays,
+    labels: Sequence[int],
+    *,
+    cache: Path,
+    progress: Progress | None,
 ) -> Opened:
     """See `parts.open_part`. Images are identified by their pixels.
 
     Raises:
-        BenchError: the file is damaged, or holds something else than images and the numbers of classes.
+        BenchError: the file is damaged, or holds something else than images and the numbers of
+            classes.
     """
     assert data_set.folder is not None
     file, what = data_set.folder / layout.path, f"{data_set.card.name} {layout.path}"
     try:
         pixels, numbers, counts = _read(data_set.folder, layout)
     except _DAMAGED as error:
-        raise BenchError(f"the images cannot be read: {error}", where=str(file), fix="restore the file") from error
+        raise BenchError(
+            f"the images cannot be read: {error}", where=str(file), fix="restore the file"
+        ) from error
     pixels, numbers = _colour(pixels), _class_numbers(numbers)
-    if pixels.ndim != 4 or pixels.dtype != np.uint8 or not all(pixels.shape[1:]) or pixels.shape[:1] != numbers.shape:
+    if (
+        pixels.ndim != 4
+        or pixels.dtype != np.uint8
+        or not all(pixels.shape[1:])
+        or pixels.shape[:1] != numbers.shape
+    ):
         shown = f"{pixels.shape} {pixels.dtype} pixels and {numbers.shape} {numbers.dtype} labels"
-        raise BenchError(f"{shown} are no set of images", where=str(file), fix="(N, H, W, 3) uint8 pixels and (N,) class numbers")
+        raise BenchError(
+            f"{shown} are no set of images",
+            where=str(file),
+            fix="(N, H, W, 3) uint8 pixels and (N,) class numbers",
+        )
     if numbers.dtype.kind not in "iu":
         raise BenchError(f"labels of {numbers.dtype} are no class numbers", where=str(file))
     first, last = layout.rows or (0, len(pixels))
     pixels, numbers = pixels[first:last], numbers[first:last].astype(np.int64) - layout.first_label
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(data_set.classes):
-        raise BenchError(f"labels from {numbers.min()} to {numbers.max()} are not those of the classes", where=str(file))
+        raise BenchError(
+            f"labels from {numbers.min()} to {numbers.max()} are not those of the classes",
+            where=str(file),
+        )
     wanted = np.array(labels, dtype=np.int64)[numbers]
     rows = np.flatnonzero(wanted >= 0)
     if not len(rows):
         raise NotHere(f"{data_set.card.title}: no image of a wanted class in {file}")
-    content = np.array([hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest() for image in pixels[rows]])
+    content = np.array(
+        [
+            hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
+            for image in pixels[rows]
+        ]
+    )
     order = np.lexsort((rows, wanted[rows], content))
     rows = rows[order].astype(np.int64)
     collection = Collection(
@@ -95,12 +126,18 @@ def read_arrays(
         files=_places(data_set.folder, layout, counts)[first:last][rows],
     )
     left = len(numbers) - len(rows)
-    remarks = [f"{what}: {left} images of classes that the suite does not have are left out"] if left else []
+    remarks = (
+        [f"{what}: {left} images of classes that the suite does not have are left out"]
+        if left
+        else []
+    )
     return Opened(collection, remarks, pd.DataFrame(columns=COLUMNS))
 
 
 def _colour(pixels: NDArray[Any]) -> NDArray[Any]:
-    """(N, H, W, 3) of pixels that are grey, or whose channels come first; as they are if they are neither. Nothing is copied."""
+    """(N, H, W, 3) of pixels that are grey, or whose channels come first; as they are if they are
+    neither. Nothing is copied.
+    """
     if pixels.ndim == 3:
         pixels = pixels[..., None]
     if pixels.ndim == 4 and pixels.shape[3] not in (1, 3) and pixels.shape[1] in (1, 3):
@@ -110,10 +147,17 @@ def _colour(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _class_numbers(labels: NDArray[Any]) -> NDArray[Any]:
-    """(N,) of labels that are one column, as MedMNIST's, or one-hot; as they are if they are neither."""
+    """(N,) of labels that are one column, as MedMNIST's, or one-hot; as they are if they are
+    neither.
+    """
     if labels.ndim == 2 and labels.shape[1] == 1:
         return labels[:, 0]
-    if labels.ndim == 2 and labels.dtype.kind in "biuf" and np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all():
+    if (
+        labels.ndim == 2
+        and labels.dtype.kind in "biuf"
+        and np.isin(labels, (0, 1)).all()
+        and (labels.sum(axis=1) == 1).all()
+    ):
         return np.asarray(labels.argmax(axis=1))
     return labels
 
@@ -131,16 +175,26 @@ def _read(folder: Path, layout: Arrays) -> tuple[NDArray[np.uint8], NDArray[Any]
     if layout.format == "cifar-python":
         read = [_cifar_batch(file) for file in files]
         pixels = np.concatenate([some for some, _ in read]).reshape(-1, 3, 32, 32)
-        return pixels.transpose(0, 2, 3, 1), np.concatenate([labels for _, labels in read]), [len(some) for _, some in read]
+        return (
+            pixels.transpose(0, 2, 3, 1),
+            np.concatenate([labels for _, labels in read]),
+            [len(some) for _, some in read],
+        )
     if layout.format in _CIFAR_LABELS:
         labels = _CIFAR_LABELS[layout.format]
-        batches = [np.fromfile(file, dtype=np.uint8).reshape(-1, labels + 3 * 32 * 32) for file in files]
+        batches = [
+            np.fromfile(file, dtype=np.uint8).reshape(-1, labels + 3 * 32 * 32) for file in files
+        ]
         records = np.concatenate(batches)
         pixels = records[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         return pixels, records[:, labels - 1], [len(batch) for batch in batches]
     if layout.format == "stl10-binary":  # channels, then columns, then rows
         pixels = np.fromfile(files[0], dtype=np.uint8).reshape(-1, 3, 96, 96)
-        return pixels.transpose(0, 3, 2, 1), np.fromfile(regular(folder / layout.labels), dtype=np.uint8), [len(pixels)]
+        return (
+            pixels.transpose(0, 3, 2, 1),
+            np.fromfile(regular(folder / layout.labels), dtype=np.uint8),
+            [len(pixels)],
+        )
     if files[0].suffix == ".npz":
         _check_zip(files[0])
         with np.load(files[0], allow_pickle=False) as arrays:
@@ -155,7 +209,9 @@ def _check_zip(file: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > (most := most_unpacked(file)):
-        raise ValueError(f"it would unpack to {unpacked:,} bytes, and {most:,} are the most that its size allows")
+        raise ValueError(
+            f"it would unpack to {unpacked:,} bytes, and {most:,} are the most that its size allows"
+        )
 
 
 class _Array:
@@ -166,7 +222,9 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, tuple[int, ...], Any, bool, bytes]) -> None:
         _, shape, kind, transposed, data = state
-        self.array = np.frombuffer(data, dtype=kind.kind).reshape(shape, order="F" if transposed else "C")
+        self.array = np.frombuffer(data, dtype=kind.kind).reshape(
+            shape, order="F" if transposed else "C"
+        )
 
 
 class _Kind:
@@ -188,7 +246,8 @@ def _latin(text: str, encoding: str) -> bytes:
 
 #: All that CIFAR's pickled batches name, whichever NumPy wrote them.
 _CIFAR = {
-    "numpy.core.multiarray._reconstruct": _Array, "numpy._core.multiarray._reconstruct": _Array, "numpy.ndarray": _Array,
+    "numpy.core.multiarray._reconstruct": _Array, "numpy._core.multiarray._reconstruct": _Array,
+    "numpy.ndarray": _Array,
     "numpy.dtype": _Kind, "_codecs.encode": _latin,
 }  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""Parts of data sets that lie in class folders: which folder is which class, which are missing, which are not on the card."""
+"""Parts of data sets that lie in class folders: which folder is which class, which are missing,
+which are not on the card.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,17 @@ from .listing import list_folder
 
 
 def read_class_folders(
-    data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int], *, cache: Path, progress: Progress | None
+    data_set: DataSet,
+    part: Part,
+    layout: Folders,
+    labels: Sequence[int],
+    *,
+    cache: Path,
+    progress: Progress | None,
 ) -> Opened:
-    """See `parts.open_part`. Folders that name no class, and classes without a folder, are told and not fatal."""
+    """See `parts.open_part`. Folders that name no class, and classes without a folder, are told and
+    not fatal.
+    """
     assert data_set.folder is not None
     if data_set.card.identity == "content":
         index = index_folder(data_set.folder, layout.path, cache=cache, progress=progress)
@@ -30,11 +40,19 @@ def read_class_folders(
     if not listing.stamp:
         return _read(data_set, part, layout, labels, listing.frame())
     return kept(
-        data_set, part, layout, labels, listing.stamp, lambda: _read(data_set, part, layout, labels, listing.frame()), cache
+        data_set,
+        part,
+        layout,
+        labels,
+        listing.stamp,
+        lambda: _read(data_set, part, layout, labels, listing.frame()),
+        cache,
     )
 
 
-def _read(data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int], index: pd.DataFrame) -> Opened:
+def _read(
+    data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int], index: pd.DataFrame
+) -> Opened:
     assert data_set.folder is not None
     card, what = data_set.card, f"{data_set.card.name} {layout.path}".removesuffix(" .")
     images = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] != "")]
@@ -42,14 +60,21 @@ def _read(data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int],
     numbers = data_set.classes.labels_of(present, layout.named_by)
     wanted = {folder: labels[number] for folder, number in numbers.items() if labels[number] >= 0}
     if not wanted:
-        raise NotHere(f"{card.title}: no class folder with images at {data_set.folder / layout.path}")
+        raise NotHere(
+            f"{card.title}: no class folder with images at {data_set.folder / layout.path}"
+        )
     chosen = images[images["folder"].isin(list(wanted))].copy()
     chosen["label"] = chosen["folder"].map(wanted).astype("int64")
     chosen["group"] = -1
-    # A copy with other folder names is the same data set: what an image is called goes by its class's identity.
-    chosen["class"] = chosen["folder"].map({folder: data_set.classes.ids[number] for folder, number in numbers.items()})
+    # A copy with other folder names is the same data set: what an image is called goes by its
+    # class's identity.
+    chosen["class"] = chosen["folder"].map(
+        {folder: data_set.classes.ids[number] for folder, number in numbers.items()}
+    )
     outside = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] == "")]
-    remarks = class_remarks(what, data_set.classes, present, numbers, lacking="no folder with images", called="folders")
+    remarks = class_remarks(
+        what, data_set.classes, present, numbers, lacking="no folder with images", called="folders"
+    )
     remarks += remarks_on(chosen, what) + remarks_outside(outside, what)
     collection = folder_collection(
         what,
@@ -64,7 +89,13 @@ def _read(data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int],
 
 
 def read_flat(
-    data_set: DataSet, part: Part, layout: Flat, labels: Sequence[int], *, cache: Path, progress: Progress | None
+    data_set: DataSet,
+    part: Part,
+    layout: Flat,
+    labels: Sequence[int],
+    *,
+    cache: Path,
+    progress: Progress | None,
 ) -> Opened:
     """See `parts.open_part`. Images in subfolders are none of it."""
     assert data_set.folder is not None

@@ -1,4 +1,6 @@
-"""The classes of ImageNet's validation images, which lie in one flat archive or folder and are labelled by a list beside it."""
+"""The classes of ImageNet's validation images, which lie in one flat archive or folder and are
+labelled by a list beside it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from .here import NotHere
 from .same_file import refuse
 
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-#: Bytes of the development kit's two files at most. They have 0.2 and 0.1 million; the second is compressed in itself.
+#: Bytes of the development kit's two files at most. They have 0.2 and 0.1 million; the second is
+#: compressed in itself.
 _MOST_BYTES: Final = {_TRUTH: 1 << 24, "meta.mat": 1 << 19}
 _NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})(?:_n\d{8})?$")
 
@@ -40,14 +43,16 @@ def find_truth(folder: Path, images: str, lists: Sequence[str]) -> Path:
 
 
 def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Class (WordNet id, name or number, as the list has it) of every image, by its file name without suffix.
+    """Class (WordNet id, name or number, as the list has it) of every image, by its file name
+    without suffix.
 
     Args:
-        path: the development kit (its folder, or `ILSVRC2012_devkit_t12.tar.gz`), whose ground truth numbers classes in an order
-            of its own that its meta.mat explains; Kaggle's `LOC_val_solution.csv`; or a text with a class per line, in the order
-            of the sorted file names, such as TensorFlow's `imagenet_2012_validation_synset_labels.txt`.
-        names: file names of the images, without suffix. `ILSVRC2012_val_00000017` is line 17, whichever others are there; of
-            other names there have to be as many as lines.
+        path: the development kit (its folder, or `ILSVRC2012_devkit_t12.tar.gz`), whose ground
+            truth numbers classes in an order of its own that its meta.mat explains; Kaggle's
+            `LOC_val_solution.csv`; or a text with a class per line, in the order of the sorted file
+            names, such as TensorFlow's `imagenet_2012_validation_synset_labels.txt`.
+        names: file names of the images, without suffix. `ILSVRC2012_val_00000017` is line 17,
+            whichever others are there; of other names there have to be as many as lines.
 
     Raises:
         BenchError: the list is not one of these, or which line is which image cannot be told.
@@ -62,7 +67,11 @@ def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
                 told = [f"{name} ({token})" for name, token in sorted(rows) if often[name] > 1]
                 refuse(told, str(path), "lines are of an image that another is of, too")
             return class_of
-        classes = _devkit(path) if path.is_dir() or path.name.endswith((".tar.gz", ".tgz")) else read_text(path).split()
+        classes = (
+            _devkit(path)
+            if path.is_dir() or path.name.endswith((".tar.gz", ".tgz"))
+            else read_text(path).split()
+        )
     except (
         OSError,
         KeyError,
@@ -77,9 +86,14 @@ def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
         raise BenchError(f"the list of classes cannot be read: {error}", where=str(path)) from error
     numbers = [int(match[1]) for name in names if (match := _NUMBERED.match(name))]
     if len(numbers) == len(names) and max(numbers, default=0) <= len(classes):
-        return {name: classes[number - 1] for name, number in zip(names, numbers, strict=True) if number}
+        return {
+            name: classes[number - 1] for name, number in zip(names, numbers, strict=True) if number
+        }
     if len(classes) != len(names):
-        raise BenchError(f"the list has {len(classes)} lines for {len(names)} images: which line is which?", where=str(path))
+        raise BenchError(
+            f"the list has {len(classes)} lines for {len(names)} images: which line is which?",
+            where=str(path),
+        )
     return dict(zip(sorted(names), classes, strict=True))
 
 
@@ -100,7 +114,9 @@ def _devkit(path: Path) -> list[str]:
         files = {file.name: _start(regular(file).open("rb"), file.name) for file in found}
     else:
         with tarfile.open(regular(path), tarinfo=CheckedTarInfo) as tar:
-            members = [member for member in tar if member.isreg() and Path(member.name).name in _MOST_BYTES]
+            members = [
+                member for member in tar if member.isreg() and Path(member.name).name in _MOST_BYTES
+            ]
             opened = {Path(member.name).name: tar.extractfile(member) for member in members}
             files = {name: _start(file, name) for name, file in opened.items() if file is not None}
     # SciPy reads open files too, which its type stubs do not know.

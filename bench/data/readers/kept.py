@@ -1,4 +1,6 @@
-"""Large parts of data sets as arrays on disk: a million images are opened at once, and what nobody reads is not loaded."""
+"""Large parts of data sets as arrays on disk: a million images are opened at once, and what nobody
+reads is not loaded.
+"""
 
 from __future__ import annotations
 
@@ -30,19 +32,35 @@ _ABOUT: Final = "about.json"
 
 
 def kept(
-    data_set: DataSet, part: Part, layout: Layout, labels: Sequence[int], made_of: object, make: Callable[[], Opened], cache: Path
+    data_set: DataSet,
+    part: Part,
+    layout: Layout,
+    labels: Sequence[int],
+    made_of: object,
+    make: Callable[[], Opened],
+    cache: Path,
 ) -> Opened:
-    """A listed part of a data set: from the cache if it was made of the same files, else made now, and kept if it is large.
+    """A listed part of a data set: from the cache if it was made of the same files, else made now,
+    and kept if it is large.
 
     Args:
         part, layout, labels: as in `parts.open_part`.
-        made_of: what changes with the files (canonical JSON): the stamp of a listing, or sizes and time stamps of archives.
+        made_of: what changes with the files (canonical JSON): the stamp of a listing, or sizes and
+            time stamps of archives.
         make: called unless it is kept; what it returns has no groups.
-        cache: folder of remembered listings. A folder there is never replaced by another part: others may have mapped it, and
-            add divisions and fingerprints to it.
+        cache: folder of remembered listings. A folder there is never replaced by another part:
+            others may have mapped it, and add divisions and fingerprints to it.
     """
     card, classes = data_set.card, data_set.classes
-    asked = [card.name, str(data_set.folder), layout.model_dump(), part.pre_crop, list(labels), classes.ids, classes.names]
+    asked = [
+        card.name,
+        str(data_set.folder),
+        layout.model_dump(),
+        part.pre_crop,
+        list(labels),
+        classes.ids,
+        classes.names,
+    ]
     folder = cache / f"{digest([*asked, made_of, _VERSION, image_bytes.VERSION])[:32]}.collection"
     if not _is_whole(folder):
         opened = make()
@@ -58,13 +76,19 @@ def _write(folder: Path, opened: Opened) -> None:
     assert isinstance(originals, FolderOriginals | PackedOriginals)
     for name in ("keys", "labels", "content", "problems", "stamps", "files", "distinct_files"):
         np.save(folder / f"{name}.npy", getattr(collection, name), allow_pickle=False)
-    for name in ("sizes", "file", "offsets") if isinstance(originals, PackedOriginals) else ("sizes",):
+    for name in (
+        ("sizes", "file", "offsets") if isinstance(originals, PackedOriginals) else ("sizes",)
+    ):
         np.save(folder / f"{name}.npy", getattr(originals, name), allow_pickle=False)
     opened.problems.to_parquet(folder / "problems.parquet", index=False)
     about = {
         "what": collection.what,
         "root": str(originals.root) if isinstance(originals, FolderOriginals) else None,
-        "files": [str(file) for file in originals.files] if isinstance(originals, PackedOriginals) else None,
+        "files": (
+            [str(file) for file in originals.files]
+            if isinstance(originals, PackedOriginals)
+            else None
+        ),
         "pre_crop": originals.pre_crop,
         "treatment": collection.treatment,
         "ignored": collection.ignored,
@@ -80,14 +104,18 @@ def _is_whole(folder: Path) -> bool:
 
 def _read(folder: Path) -> Opened:
     about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-    arrays: dict[str, NDArray[Any]] = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
+    arrays: dict[str, NDArray[Any]] = {
+        file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")
+    }
     keys, sizes, pre_crop = arrays["keys"], arrays["sizes"], int(about["pre_crop"])
     originals: Originals
     if about["files"] is None:
         originals = FolderOriginals(Path(about["root"]), keys, None, sizes, pre_crop)
     else:
         files = [Path(file) for file in about["files"]]
-        originals = PackedOriginals(files, arrays["file"], arrays["offsets"], sizes, keys, None, pre_crop)
+        originals = PackedOriginals(
+            files, arrays["file"], arrays["offsets"], sizes, keys, None, pre_crop
+        )
     collection = Collection(
         what=about["what"],
         keys=keys,
@@ -110,7 +138,9 @@ def _read(folder: Path) -> Opened:
 
 
 def divided(collection: Collection, id_data: InDistribution) -> dict[str, Rows]:
-    """As `collection.divide`, which takes a second for a million images: kept beside a collection that is kept."""
+    """As `collection.divide`, which takes a second for a million images: kept beside a collection
+    that is kept.
+    """
     if collection.kept_in is None:
         return divide(collection, id_data)
     how = {**id_data.model_dump(), "sklearn": version("scikit-learn")}

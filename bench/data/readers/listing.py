@@ -1,4 +1,6 @@
-"""The listing of an image folder: names and sizes of its files, none of which is opened; remembered where they are many."""
+"""The listing of an image folder: names and sizes of its files, none of which is opened; remembered
+where they are many.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from ..pixels import image_bytes
 from ..pixels.image_bytes import EMPTY, SYSTEM
 from .folder import COLUMNS, UNSETTLED_NS, inodes, key_prefix, walk
 
-#: From this many files on, a listing is believed while no folder in it has changed; below, every file is looked at each time.
+#: From this many files on, a listing is believed while no folder in it has changed; below, every
+#: file is looked at each time.
 TRUSTED_FROM: Final = 100_000
 
 _VERSION = 2
@@ -32,7 +35,8 @@ class Listing:
     """The files below a folder, each once.
 
     Attributes:
-        stamp: what the listing is known by while it is believed without looking at every file; "" for a small one.
+        stamp: what the listing is known by while it is believed without looking at every file; ""
+            for a small one.
     """
 
     stamp: str
@@ -49,11 +53,14 @@ class Listing:
         return frame.assign(read_ns=0, sha256="", format="")[[*COLUMNS, "inode"]]
 
 
-def list_folder(root: Path, part: str, *, cache: Path, progress: Progress | None = None, refresh: bool = False) -> Listing:
+def list_folder(
+    root: Path, part: str, *, cache: Path, progress: Progress | None = None, refresh: bool = False
+) -> Listing:
     """Every file below `root/part`, judged by its name and size alone.
 
-    A folder's time stamp changes when a file is added, removed or renamed in it, and not when one is overwritten in place. So a
-    large remembered listing does not notice the latter: reading the image does if its size is another, `refresh` always does.
+    A folder's time stamp changes when a file is added, removed or renamed in it, and not when one
+    is overwritten in place. So a large remembered listing does not notice the latter: reading the
+    image does if its size is another, `refresh` always does.
 
     Args:
         cache: folder of remembered listings.
@@ -63,7 +70,9 @@ def list_folder(root: Path, part: str, *, cache: Path, progress: Progress | None
         BenchError: a folder cannot be read, or a name is not valid Unicode.
     """
     folder = root / part
-    name = hashlib.sha256(f"{root.absolute().as_posix()}\n{part}\n{image_bytes.VERSION} {_VERSION}".encode()).hexdigest()[:32]
+    name = hashlib.sha256(
+        f"{root.absolute().as_posix()}\n{part}\n{image_bytes.VERSION} {_VERSION}".encode()
+    ).hexdigest()[:32]
     stored = cache / f"{name}.listing.parquet"
     listed_ns = None if refresh else _remembered(stored, folder)
     if listed_ns is None:
@@ -85,7 +94,9 @@ def _list(folder: Path, part: str, progress: Progress | None) -> tuple[pa.Table,
     for file in walk(folder, folders):
         relative.append(file.relative)
         classes.append(sys.intern(file.relative.partition("/")[0]) if "/" in file.relative else "")
-        for values, value in zip(numbers, (file.size, file.mtime_ns, file.ctime_ns, file.inode), strict=True):
+        for values, value in zip(
+            numbers, (file.size, file.mtime_ns, file.ctime_ns, file.inode), strict=True
+        ):
             values.append(value)
         problem = SYSTEM if file.system else image_bytes.by_name(file.relative)
         problems.append((file.unreadable or EMPTY) if not file.size and not problem else problem)
@@ -109,12 +120,19 @@ def _list(folder: Path, part: str, progress: Progress | None) -> tuple[pa.Table,
 
 
 def _remembered(stored: Path, folder: Path) -> int | None:
-    """When the remembered listing was made (ns) if there is one, and every folder in it is as it was."""
+    """When the remembered listing was made (ns) if there is one, and every folder in it is as it
+    was.
+    """
     try:
         metadata = pq.read_schema(stored).metadata
         known: dict[str, Any] = json.loads(metadata[b"folders"])
         listed_ns = int(metadata[b"listed_ns"])
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: a cache is not worth an error
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # none yet, or damaged: a cache is not worth an error
         return None
     for relative, mtime_ns in known.items():
         try:

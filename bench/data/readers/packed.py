@@ -30,7 +30,13 @@ _NAMESAKES = "under a name that another has, too"
 
 
 def read_tars(
-    data_set: DataSet, part: Part, layout: Tars, labels: Sequence[int], *, cache: Path, progress: Progress | None
+    data_set: DataSet,
+    part: Part,
+    layout: Tars,
+    labels: Sequence[int],
+    *,
+    cache: Path,
+    progress: Progress | None,
 ) -> Opened:
     """See `parts.open_part`."""
     assert data_set.folder is not None
@@ -41,7 +47,15 @@ def read_tars(
 
     if data_set.card.identity == "content" or layout.class_in == "list":
         return read()
-    return kept(data_set, part, layout, labels, [(str(file), *stamp(file.stat())) for file in files], read, cache)
+    return kept(
+        data_set,
+        part,
+        layout,
+        labels,
+        [(str(file), *stamp(file.stat())) for file in files],
+        read,
+        cache,
+    )
 
 
 def _read_tars(
@@ -67,7 +81,10 @@ def _read_tars(
     images = found[~found["problem"].isin([SYSTEM, OTHER])].copy()
     plain = images["key"].map(posixpath.normpath)
     again = images[plain.duplicated(keep=False)]
-    told = [f"{files[number].name}: {key}" for number, key in zip(again["file"], again["key"], strict=True)]
+    told = [
+        f"{files[number].name}: {key}"
+        for number, key in zip(again["file"], again["key"], strict=True)
+    ]
     refuse(sorted(told), what, _NAMESAKES)
     images["inode"] = numbers_in(files, images["file"].to_numpy(), images["offset"].to_numpy())
     stems = images["name"].str.rpartition("/")[2].str.rpartition(".")[0]
@@ -78,31 +95,63 @@ def _read_tars(
         images["token"] = inner[images.index].str.rpartition("/")[2].str.removesuffix(".tar")
     elif layout.class_in == "folder":
         images["token"] = images["name"].str.rpartition("/")[0].str.rpartition("/")[2]
-    return _opened(data_set, part, layout, labels, files, images, ignored=int((found["problem"] == OTHER).sum()))
+    return _opened(
+        data_set,
+        part,
+        layout,
+        labels,
+        files,
+        images,
+        ignored=int((found["problem"] == OTHER).sum()),
+    )
 
 
 def read_parquet(
-    data_set: DataSet, part: Part, layout: ParquetFiles, labels: Sequence[int], *, cache: Path, progress: Progress | None
+    data_set: DataSet,
+    part: Part,
+    layout: ParquetFiles,
+    labels: Sequence[int],
+    *,
+    cache: Path,
+    progress: Progress | None,
 ) -> Opened:
     """See `parts.open_part`."""
     assert data_set.folder is not None
     files, what = archives_at(data_set.folder, layout.path), f"{data_set.card.name} {layout.path}"
     named = "number" not in layout.named_by
-    packed = pack_parquet(files, layout.image, layout.label, named=named, cache=cache_dir("packed"), progress=progress)
+    packed = pack_parquet(
+        files, layout.image, layout.label, named=named, cache=cache_dir("packed"), progress=progress
+    )
 
     def read() -> Opened:
         images = pd.read_parquet(packed / INDEX)
-        images = images.assign(file=0, key=[f"{row:07d}/{name}" for row, name in enumerate(images["name"])])
+        images = images.assign(
+            file=0, key=[f"{row:07d}/{name}" for row, name in enumerate(images["name"])]
+        )
         images["inode"] = numbers_in(files, *rows_in(files))
-        again = images[images.duplicated(["name", "sha256"], keep=False) & (images["problem"] != EMPTY)]
+        again = images[
+            images.duplicated(["name", "sha256"], keep=False) & (images["problem"] != EMPTY)
+        ]
         told = [f"{key} ({token})" for key, token in zip(again["key"], again["token"], strict=True)]
-        refuse(sorted(told, key=lambda one: one.partition("/")[2]), what, f"{_NAMESAKES} and the same bytes")
+        refuse(
+            sorted(told, key=lambda one: one.partition("/")[2]),
+            what,
+            f"{_NAMESAKES} and the same bytes",
+        )
         return _opened(data_set, part, layout, labels, [packed / IMAGES], images)
 
     with in_cache(packed):
         if data_set.card.identity == "content":
             return read()
-        return kept(data_set, part, layout, labels, [packed.name, (packed / IMAGES).stat().st_mtime_ns], read, cache)
+        return kept(
+            data_set,
+            part,
+            layout,
+            labels,
+            [packed.name, (packed / IMAGES).stat().st_mtime_ns],
+            read,
+            cache,
+        )
 
 
 def _opened(
@@ -116,10 +165,13 @@ def _opened(
 ) -> Opened:
     what, listed = f"{data_set.card.name} {layout.path}", data_set.card.identity == "listing"
     chosen, remarks = labelled(data_set, labels, images, layout.named_by, what)
-    # An archive that is replaced has another time stamp, and so have the decoded pixels that are kept of it.
+    # An archive that is replaced has another time stamp, and so have the decoded pixels that are
+    # kept of it.
     stamps = np.array([file.stat().st_mtime_ns for file in files])
     chosen = chosen.assign(mtime_ns=stamps[chosen["file"].to_numpy()], ctime_ns=0, read_ns=0)
-    collection = folder_collection(what, Path(), chosen, grouped=False, listed=listed, pre_crop=part.pre_crop, ignored=ignored)
+    collection = folder_collection(
+        what, Path(), chosen, grouped=False, listed=listed, pre_crop=part.pre_crop, ignored=ignored
+    )
     rows = chosen.set_index("key").loc[collection.keys.tolist()]
     originals = PackedOriginals(
         files,
@@ -130,7 +182,11 @@ def _opened(
         None if listed else collection.content,
         part.pre_crop,
     )
-    return Opened(dataclasses.replace(collection, originals=originals), remarks, chosen[chosen["problem"] != ""][list(COLUMNS)])
+    return Opened(
+        dataclasses.replace(collection, originals=originals),
+        remarks,
+        chosen[chosen["problem"] != ""][list(COLUMNS)],
+    )
 
 
 def _shards(folder: Path, path: str, progress: Progress | None) -> list[Path]:
@@ -140,11 +196,15 @@ def _shards(folder: Path, path: str, progress: Progress | None) -> list[Path]:
         return files
     place = cache_dir("shards", hashlib.sha256(path.encode()).hexdigest()[:16])
     urls = expanded(path)
-    return [download(Wanted([url]), place / url.rpartition("/")[2], progress=progress) for url in urls]
+    return [
+        download(Wanted([url]), place / url.rpartition("/")[2], progress=progress) for url in urls
+    ]
 
 
 def _sidecars(file: Path, index: pd.DataFrame) -> pd.Series[str]:
-    """The content of `KEY.cls` for every image `KEY.jpg`: WebDataset takes all files up to the first dot for one sample."""
+    """The content of `KEY.cls` for every image `KEY.jpg`: WebDataset takes all files up to the
+    first dot for one sample.
+    """
     folder, name = index["name"].str.rpartition("/")[0], index["name"].str.rpartition("/")[2]
     sample = folder + "/" + name.str.partition(".")[0]
     beside = index[name.str.endswith(".cls")]

@@ -19,10 +19,12 @@ from .archive import read_at
 
 @dataclass(eq=False)
 class PackedOriginals(EncodedOriginals):
-    """Images in files that hold many: image i is `sizes[i]` bytes from `offsets[i]` on of `files[file[i]]`.
+    """Images in files that hold many: image i is `sizes[i]` bytes from `offsets[i]` on of
+    `files[file[i]]`.
 
     Attributes:
-        content: what their SHA-256 has to be; None if only the file's size and time stamp are compared.
+        content: what their SHA-256 has to be; None if only the file's size and time stamp are
+            compared.
     """
 
     files: Sequence[Path]
@@ -45,7 +47,9 @@ class PackedOriginals(EncodedOriginals):
         try:
             data = read_at(self._descriptor(number), int(self.offsets[row]), int(self.sizes[row]))
         except OSError as error:
-            raise BenchError(f"it cannot be read: {error.strerror}", where=str(self.files[number])) from error
+            raise BenchError(
+                f"it cannot be read: {error.strerror}", where=str(self.files[number])
+            ) from error
         except EOFError:
             data = b""
         content = None if self.content is None else str(self.content[row])
@@ -53,13 +57,19 @@ class PackedOriginals(EncodedOriginals):
 
     def ends(self, row: int, size: int) -> bytes:
         """See `EncodedOriginals`."""
-        number, offset, whole = (int(values[row]) for values in (self.file, self.offsets, self.sizes))
+        number, offset, whole = (
+            int(values[row]) for values in (self.file, self.offsets, self.sizes)
+        )
         last = max(min(size, whole), whole - size)
         try:
             descriptor = self._descriptor(number)
-            return read_at(descriptor, offset, min(size, whole)) + read_at(descriptor, offset + last, whole - last)
+            return read_at(descriptor, offset, min(size, whole)) + read_at(
+                descriptor, offset + last, whole - last
+            )
         except (OSError, EOFError) as error:
-            raise BenchError(f"it cannot be read: {error}", where=str(self.files[number])) from error
+            raise BenchError(
+                f"it cannot be read: {error}", where=str(self.files[number])
+            ) from error
 
     def place(self, row: int) -> str:
         """The file, and the image's name in it."""
@@ -71,7 +81,9 @@ class PackedOriginals(EncodedOriginals):
                 descriptor = os.open(self.files[number], os.O_RDONLY)
                 if stamp(os.fstat(descriptor)) != self._stamps[number]:
                     os.close(descriptor)
-                    raise BenchError("the file changed while it was in use", where=str(self.files[number]))
+                    raise BenchError(
+                        "the file changed while it was in use", where=str(self.files[number])
+                    )
                 self._descriptors[number] = descriptor
             return self._descriptors[number]
 

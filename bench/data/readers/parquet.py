@@ -1,4 +1,6 @@
-"""Hugging Face Parquet files of images: copied once, as they are, into one file from which any image can be read at once."""
+"""Hugging Face Parquet files of images: copied once, as they are, into one file from which any
+image can be read at once.
+"""
 
 from __future__ import annotations
 
@@ -28,44 +30,76 @@ _ROWS: Final = 64
 
 
 def pack_parquet(
-    files: Sequence[Path], image: str, label: str, *, named: bool = False, cache: Path, progress: Progress | None = None
+    files: Sequence[Path],
+    image: str,
+    label: str,
+    *,
+    named: bool = False,
+    cache: Path,
+    progress: Progress | None = None,
 ) -> Path:
-    """A folder with a file of all images (`IMAGES`), and a table of where every image lies in it (`INDEX`).
+    """A folder with a file of all images (`IMAGES`), and a table of where every image lies in it
+    (`INDEX`).
 
-    Parquet is compressed in groups of many rows: reading one image means reading its group. So the images are copied to the
-    cache, byte by byte the same, in one pass.
+    Parquet is compressed in groups of many rows: reading one image means reading its group. So the
+    images are copied to the cache, byte by byte the same, in one pass.
 
     Args:
-        image: column of the images: encoded bytes, or a struct with `bytes` and `path` as Hugging Face writes them.
+        image: column of the images: encoded bytes, or a struct with `bytes` and `path` as Hugging
+            Face writes them.
         label: column of the class: a number, or its name or identity.
         named: give the names that the files have for the numbers (`ClassLabel`), not the numbers.
 
     Returns:
-        The folder. The table's columns: `name` (file name of the original where it is known), `offset`, `size`, `token` (the
+        The folder. The table's columns: `name` (file name of the original where it is known),
+            `offset`, `size`, `token` (the
         label as text), `sha256`, `format`, `problem`.
 
     Raises:
         BenchError: a file is no Parquet file or lacks the columns, or the disk is too small.
     """
-    stamps = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = digest({"files": stamps, "image": image, "label": label, "named": named, "version": [_VERSION, image_bytes.VERSION]})
+    stamps = [
+        (str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files
+    ]
+    key = digest(
+        {
+            "files": stamps,
+            "image": image,
+            "label": label,
+            "named": named,
+            "version": [_VERSION, image_bytes.VERSION],
+        }
+    )
     folder = cache / key[:32]
 
     def build(part: Path) -> None:
-        check_space(part, sum(size for _, size, _ in stamps), "copying the images of the Parquet files")
+        check_space(
+            part, sum(size for _, size, _ in stamps), "copying the images of the Parquet files"
+        )
         _copy(files, image, label, named, part, progress)
 
-    stored_folder(folder, build, lambda at: (at / IMAGES).is_file() and (at / INDEX).is_file(), progress)
+    stored_folder(
+        folder, build, lambda at: (at / IMAGES).is_file() and (at / INDEX).is_file(), progress
+    )
     return folder
 
 
 def rows_in(files: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which of the files every row of the table is of, and its number there."""
     counts = [pq.read_metadata(file).num_rows for file in files]
-    return np.repeat(np.arange(len(files)), counts), np.concatenate([np.arange(count) for count in counts])
+    return np.repeat(np.arange(len(files)), counts), np.concatenate(
+        [np.arange(count) for count in counts]
+    )
 
 
-def _copy(files: Sequence[Path], image: str, label: str, named: bool, part: Path, progress: Progress | None) -> None:
+def _copy(
+    files: Sequence[Path],
+    image: str,
+    label: str,
+    named: bool,
+    part: Path,
+    progress: Progress | None,
+) -> None:
     rows: list[tuple[object, ...]] = []
     offset = 0
     with (part / IMAGES).open("wb") as packed:
@@ -74,7 +108,11 @@ def _copy(files: Sequence[Path], image: str, label: str, named: bool, part: Path
                 opened = pq.ParquetFile(file)
                 missing = {image, label} - set(opened.schema_arrow.names)
                 if missing:
-                    raise BenchError(f"no column {', '.join(sorted(missing))}", where=str(file), fix="mend the data set's card")
+                    raise BenchError(
+                        f"no column {', '.join(sorted(missing))}",
+                        where=str(file),
+                        fix="mend the data set's card",
+                    )
                 names = _class_names(opened, label) if named else {}
                 for batch in opened.iter_batches(_ROWS, columns=[image, label]):
                     entries = batch.to_pylist()
@@ -83,11 +121,22 @@ def _copy(files: Sequence[Path], image: str, label: str, named: bool, part: Path
                         data, name = _image(entry[image], f"{file.stem}-{len(rows):07d}")
                         token = names.get(entry[label], str(entry[label]))
                         judged = image_bytes.inspect(data, name) if data else ("", EMPTY)
-                        rows.append((name, offset, len(data), token, hashlib.sha256(data).hexdigest(), *judged))
+                        rows.append(
+                            (
+                                name,
+                                offset,
+                                len(data),
+                                token,
+                                hashlib.sha256(data).hexdigest(),
+                                *judged,
+                            )
+                        )
                         packed.write(data)
                         offset += len(data)
             except (pa.ArrowInvalid, OSError) as error:
-                raise BenchError(f"the Parquet file cannot be read: {error}", where=str(file)) from error
+                raise BenchError(
+                    f"the Parquet file cannot be read: {error}", where=str(file)
+                ) from error
             if progress is not None:
                 progress("copying Parquet files", number, len(files))
     columns = ["name", "offset", "size", "token", "sha256", "format", "problem"]
@@ -97,12 +146,16 @@ def _copy(files: Sequence[Path], image: str, label: str, named: bool, part: Path
 def _check_embedded(values: Sequence[object], image: str, file: Path) -> None:
     """Raise BenchError if all of these values only say where images are on somebody's machine."""
     if values and all(
-        isinstance(one, str) or (isinstance(one, dict) and one.get("path") and not one.get("bytes")) for one in values
+        isinstance(one, str) or (isinstance(one, dict) and one.get("path") and not one.get("bytes"))
+        for one in values
     ):
         raise BenchError(
             f"the column {image} holds paths of images and no images",
             where=str(file),
-            fix="write it again with the images in it: datasets' `embed_external_files`, or `push_to_hub`",
+            fix=(
+                "write it again with the images in it: datasets' `embed_external_files`, or"
+                " `push_to_hub`"
+            ),
         )
 
 
@@ -116,7 +169,9 @@ def _image(value: object, default: str) -> tuple[bytes, str]:
 
 
 def _class_names(opened: object, label: str) -> dict[object, str]:
-    """What the numbers of the label column mean, where the file's own description says it (`ClassLabel`)."""
+    """What the numbers of the label column mean, where the file's own description says it
+    (`ClassLabel`).
+    """
     import json
 
     metadata = opened.schema_arrow.metadata or {}  # type: ignore[attr-defined]

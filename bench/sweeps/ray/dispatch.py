@@ -1,4 +1,6 @@
-"""Ray Tune as the dispatcher: its searcher takes jobs from the queue, its callback settles them, one trial per attempt."""
+"""Ray Tune as the dispatcher: its searcher takes jobs from the queue, its callback settles them,
+one trial per attempt.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _READ = 0.25
 
 
 class Leave(BaseException):
-    """Leave Tune's loop without its cleaning up: nothing runs that has something to save, or it is not to be waited for."""
+    """Leave Tune's loop without its cleaning up: nothing runs that has something to save, or it is
+    not to be waited for.
+    """
 
 
 @dataclass
@@ -38,10 +42,20 @@ class _Attempt:
 
 
 class Dispatch:
-    """What searcher and callback share. Tune pickles them for a restore that never happens; this stays in the driver."""
+    """What searcher and callback share. Tune pickles them for a restore that never happens; this
+    stays in the driver.
+    """
 
-    def __init__(self, queue: Queue, work: Work, reporter: Reporter, slots: int, most: int | None) -> None:
-        self.queue, self.work, self.reporter, self.slots, self.most = queue, work, reporter, slots, most
+    def __init__(
+        self, queue: Queue, work: Work, reporter: Reporter, slots: int, most: int | None
+    ) -> None:
+        self.queue, self.work, self.reporter, self.slots, self.most = (
+            queue,
+            work,
+            reporter,
+            slots,
+            most,
+        )
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self.attempts: dict[str, _Attempt] = {}
@@ -55,8 +69,12 @@ class Dispatch:
     def next(self, attempt: str) -> Job | None:
         """A job for a new attempt, if one is ready and may start."""
         wanted = sum(one.began is None for one in self.attempts.values())
-        # One more than there is room for: a node that joins, or an autoscaler, finds something to do.
-        if wanted >= max(1, self.slots - (len(self.attempts) - wanted)) or len(self.attempts) == self.most:
+        # One more than there is room for: a node that joins, or an autoscaler, finds something to
+        # do.
+        if (
+            wanted >= max(1, self.slots - (len(self.attempts) - wanted))
+            or len(self.attempts) == self.most
+        ):
             return None
         job = self.queue.take()
         if job is not None:
@@ -69,7 +87,9 @@ class Dispatch:
             self._told = self.reporter.stop
             self.board.ask_to_stop.remote(self._told)
         self.read()
-        if self.reporter.now or (self._told and all(one.began is None for one in self.attempts.values())):
+        if self.reporter.now or (
+            self._told and all(one.began is None for one in self.attempts.values())
+        ):
             raise Leave
 
     def read(self) -> None:
@@ -111,7 +131,9 @@ class Dispatch:
 
 
 class QueueSearcher(Searcher):
-    """Suggests ready jobs: a stage's dependents appear when it has settled, so that no trial waits while it holds a slot."""
+    """Suggests ready jobs: a stage's dependents appear when it has settled, so that no trial waits
+    while it holds a slot.
+    """
 
     def __init__(self, dispatch: Dispatch) -> None:
         super().__init__()
@@ -119,13 +141,16 @@ class QueueSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a text
         """A trial's configuration; None while nothing is ready; FINISHED at the end."""
-        self._dispatch.turn()  # while nothing runs, Tune's loop asks for trials and does nothing else
+        # While nothing runs, Tune's loop asks for trials and does nothing else
+        self._dispatch.turn()
         if self._dispatch.reporter.stop or self._dispatch.queue.over:
             return str(Searcher.FINISHED)
         job = self._dispatch.next(trial_id)
         return None if job is None else {"attempt": trial_id, "job": job.as_json()}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """The callback settles, since it also sees why a trial died."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -148,28 +173,40 @@ class QueueCallback(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial returned (or was stopped before it began)."""
         values = trial.last_result.get("outcome") if trial.last_result else None
-        self._dispatch.settle(trial.config["attempt"], Outcome(**values) if values else Outcome("cancelled"))
+        self._dispatch.settle(
+            trial.config["attempt"], Outcome(**values) if values else Outcome("cancelled")
+        )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died, or Ray could not start it."""
         self._dispatch.settle(trial.config["attempt"], *_ended(trial))
 
 
-def dispatch(queue: Queue, work: Work, reporter: Reporter, resources: Resources, slots: int, folder: Path) -> None:
+def dispatch(
+    queue: Queue, work: Work, reporter: Reporter, resources: Resources, slots: int, folder: Path
+) -> None:
     """Run Tune until the queue is over or a stop was asked for.
 
     Args:
-        resources: with `gpus` decided. slots: for how many trials there is room now.
-        folder: of the driver's machine; Tune insists on one, and what it writes there is never read.
+        resources: with `gpus` decided.
+        slots: for how many trials there is room now.
+        folder: of the driver's machine; Tune insists on one, and what it writes there is never
+            read.
     """
     shared = Dispatch(queue, work, reporter, slots, resources.most)
     environment, board = carried(), shared.board
 
     def trial(config: dict[str, Any]) -> dict[str, Any]:
-        return {"outcome": do(Job.from_json(config["job"]), config["attempt"], work, resources, environment, board)}
+        return {
+            "outcome": do(
+                Job.from_json(config["job"]), config["attempt"], work, resources, environment, board
+            )
+        }
 
     bundle = resources.bundle
-    where: dict[str, Any] = {"bundle_label_selector": [dict(resources.labels)]} if resources.labels else {}
+    where: dict[str, Any] = (
+        {"bundle_label_selector": [dict(resources.labels)]} if resources.labels else {}
+    )
     # As many actors may start at once as there are slots; Tune's own figure for a searcher is one.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     tuner = tune.Tuner(
@@ -181,7 +218,9 @@ def dispatch(queue: Queue, work: Work, reporter: Reporter, resources: Resources,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
-        run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[QueueCallback(shared)], verbose=0),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str(folder), callbacks=[QueueCallback(shared)], verbose=0
+        ),
     )
     try:
         tuner.fit()
@@ -197,7 +236,9 @@ def _name(trial: Any) -> str:
 
 
 def _ended(trial: Any) -> tuple[Outcome | None, str]:
-    """How a trial ended that returned nothing: failed if its code raised, else lost (None) and why."""
+    """How a trial ended that returned nothing: failed if its code raised, else lost (None) and
+    why.
+    """
     try:
         error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     except (OSError, TypeError):

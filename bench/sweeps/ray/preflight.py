@@ -1,4 +1,6 @@
-"""Before a sweep starts: every node must be able to do its work, and would do the same work as the driver."""
+"""Before a sweep starts: every node must be able to do its work, and would do the same work as the
+driver.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,11 @@ class Question:
     """What a node is asked.
 
     Args:
-        places: (suite, backbone) of the jobs. files: those of methods. store, data_root: absolute paths.
-        token: what the driver wrote to `<store>/<mark>`. gpus: how many Ray offers there, 0 if trials use none.
+        places: (suite, backbone) of the jobs.
+        files: those of methods.
+        store, data_root: absolute paths.
+        token: what the driver wrote to `<store>/<mark>`.
+        gpus: how many Ray offers there, 0 if trials use none.
         environment: variables of the driver.
     """
 
@@ -58,7 +63,9 @@ class Answer:
     """What a node says.
 
     Attributes:
-        facts: what must be the same everywhere. problems: what it lacks. notes: what deserves a line.
+        facts: what must be the same everywhere.
+        problems: what it lacks.
+        notes: what deserves a line.
     """
 
     host: str
@@ -67,20 +74,25 @@ class Answer:
     notes: tuple[str, ...] = ()
 
 
-def preflight(queue: Queue, work: Work, reporter: Reporter, resources: Resources, nodes: list[dict[str, Any]]) -> None:
+def preflight(
+    queue: Queue, work: Work, reporter: Reporter, resources: Resources, nodes: list[dict[str, Any]]
+) -> None:
     """Ask every node, and this process, whose answer is the measure.
 
     Args:
         nodes: as `ray.nodes()` lists them; those on which trials may run.
 
     Raises:
-        MissingPrerequisite: a node lacks something or would compute something else; all of them are named.
+        MissingPrerequisite: a node lacks something or would compute something else; all of them are
+            named.
     """
     mark, token = f".preflight-{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
     jobs = [entry.job for entry in queue if entry.state != "done"]
     question = Question(
         places=tuple(dict.fromkeys((job.suite, job.backbone) for job in jobs)),
-        files=tuple(dict.fromkeys(job.method["name"] for job in jobs if job.method["name"].endswith(".py"))),
+        files=tuple(
+            dict.fromkeys(job.method["name"] for job in jobs if job.method["name"].endswith(".py"))
+        ),
         store=work.store,
         mark=mark,
         token=token,
@@ -88,7 +100,9 @@ def preflight(queue: Queue, work: Work, reporter: Reporter, resources: Resources
         environment=tuple(carried().items()),
     )
     uses_gpus = bool(resources.gpus) and (work.device is None or work.device.startswith("cuda"))
-    offered = {node["NodeID"]: int(node["Resources"].get("GPU", 0)) if uses_gpus else 0 for node in nodes}
+    offered = {
+        node["NodeID"]: int(node["Resources"].get("GPU", 0)) if uses_gpus else 0 for node in nodes
+    }
     try:
         work.store.mkdir(parents=True, exist_ok=True)
         (work.store / mark).write_text(token, encoding="utf-8")
@@ -101,7 +115,9 @@ def preflight(queue: Queue, work: Work, reporter: Reporter, resources: Resources
             answers = _ask(question, offered, reporter)
     except OSError as error:
         raise MissingPrerequisite(
-            f"the store cannot be written: {error.strerror}", where=str(work.store), fix="another one with --store"
+            f"the store cannot be written: {error.strerror}",
+            where=str(work.store),
+            fix="another one with --store",
         ) from error
     finally:
         with suppress(OSError):
@@ -112,15 +128,30 @@ def preflight(queue: Queue, work: Work, reporter: Reporter, resources: Resources
     if reporter.stop:
         return
     if not answers:
-        raise MissingPrerequisite("no node of the cluster answers", where=f"--address {resources.address}", fix="`ray status`")
-    wrong = {index: [*answer.problems, *_differences(here, answer)] for index, answer in enumerate(answers)}
+        raise MissingPrerequisite(
+            "no node of the cluster answers",
+            where=f"--address {resources.address}",
+            fix="`ray status`",
+        )
+    wrong = {
+        index: [*answer.problems, *_differences(here, answer)]
+        for index, answer in enumerate(answers)
+    }
     if any(wrong.values()):
         here_alone = resources.address is None
         raise MissingPrerequisite(
-            "this machine cannot do it"
-            if here_alone
-            else f"{sum(map(bool, wrong.values()))} of {len(answers)} nodes cannot take part",
-            where="; ".join(dict.fromkeys(f"{answers[index].host}: {text}" for index, texts in wrong.items() for text in texts)),
+            (
+                "this machine cannot do it"
+                if here_alone
+                else f"{sum(map(bool, wrong.values()))} of {len(answers)} nodes cannot take part"
+            ),
+            where="; ".join(
+                dict.fromkeys(
+                    f"{answers[index].host}: {text}"
+                    for index, texts in wrong.items()
+                    for text in texts
+                )
+            ),
             fix="`bench doctor` tells more" if here_alone else _MEND,
         )
 
@@ -130,15 +161,19 @@ def _with_gpus(question: Question, gpus: int) -> Question:
 
 
 def _ask(question: Question, offered: dict[str, int], reporter: Reporter) -> list[Answer]:
-    """Every node's answer, asked side by side; those that have answered when a stop is asked for."""
+    """Every node's answer, asked side by side; those that have answered when a stop is asked
+    for.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # A process of its own (max_calls=1): what it sees of the GPUs must not stay with a trial.
     remote = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_inspect_on_node)
     asked = {
-        node: remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            _with_gpus(question, gpus)
+        node: (
+            remote.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+            ).remote(_with_gpus(question, gpus))
         )
         for node, gpus in offered.items()
     }
@@ -151,7 +186,9 @@ def _ask(question: Question, offered: dict[str, int], reporter: Reporter) -> lis
             answers.append(ray.get(answer, timeout=0))
         except ray.exceptions.GetTimeoutError:
             if not reporter.stop:
-                answers.append(Answer(f"node {node[:8]}", {}, (f"no answer within {_PATIENCE:g} s",)))
+                answers.append(
+                    Answer(f"node {node[:8]}", {}, (f"no answer within {_PATIENCE:g} s",))
+                )
         except ray.exceptions.TaskUnschedulableError:
             continue  # it has died a moment ago, and Ray lists it still
         except ray.exceptions.RayError as error:
@@ -190,7 +227,10 @@ def inspect(question: Question) -> Answer:
 def _versions() -> dict[str, str]:
     from ...results.provenance import source_sha256, versions
 
-    return {**{name: str(version) for name, version in versions().items()}, "ShiftBench's source": source_sha256()[:12]}
+    return {
+        **{name: str(version) for name, version in versions().items()},
+        "ShiftBench's source": source_sha256()[:12],
+    }
 
 
 def _store(question: Question) -> Iterator[tuple[bool, str]]:
@@ -199,7 +239,13 @@ def _store(question: Question) -> Iterator[tuple[bool, str]]:
     except OSError:
         seen = ""
     if seen != question.token:
-        yield True, f"the store {question.store} is not the driver's: it has to be on a file system that all nodes share"
+        yield (
+            True,
+            (
+                f"the store {question.store} is not the driver's: it has to be on a file system"
+                " that all nodes share"
+            ),
+        )
         return
     mine = question.store / f"{question.mark}-{uuid.uuid4().hex[:8]}"
     try:
@@ -228,7 +274,10 @@ def _gpus(question: Question) -> Iterator[tuple[bool, str]]:
         if seen < question.gpus:
             yield (
                 True,
-                f"Ray offers {question.gpus} GPUs and torch sees {seen} (install a torch for its driver, or --device cpu)",
+                (
+                    f"Ray offers {question.gpus} GPUs and torch sees {seen} (install a torch for"
+                    " its driver, or --device cpu)"
+                ),
             )
 
 

@@ -1,4 +1,6 @@
-"""The runner that has Ray Tune dispatch a sweep's jobs, on this machine or on an existing cluster."""
+"""The runner that has Ray Tune dispatch a sweep's jobs, on this machine or on an existing
+cluster.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class RayRunner:
     """One Tune run per sweep. Ray is imported when it runs, not before.
 
     Args:
-        resources: of a trial. log: where Ray's own output goes.
+        resources: of a trial.
+        log: where Ray's own output goes.
     """
 
     resources: Resources
@@ -31,7 +34,8 @@ class RayRunner:
         """See `Runner.run`.
 
         Raises:
-            MissingPrerequisite: no cluster, or a node lacks something (`preflight`). BenchError: no node is large enough.
+            MissingPrerequisite: no cluster, or a node lacks something (`preflight`).
+            BenchError: no node is large enough.
         """
         with session(self.resources.address, self.log) as folder:
             import ray
@@ -48,13 +52,22 @@ class RayRunner:
             if not resources.gpus:
                 resources = replace(resources, memory=peak_of_a_trial(queue))
             fitting = _slots(resources, nodes)
-            preflight(queue, work, reporter, resources, [node for node in nodes if fitting[node["NodeID"]]])
+            preflight(
+                queue,
+                work,
+                reporter,
+                resources,
+                [node for node in nodes if fitting[node["NodeID"]]],
+            )
             slots = min(sum(fitting.values()), resources.most or sum(fitting.values()))
             usable = sum(map(bool, fitting.values()))
             on = "1 node" if usable == 1 else f"{usable} nodes"
             reporter.event("warning", text=f"Ray: {slots} at once on {on}; its log: {self.log}")
             roomy = [node["Resources"] for node in nodes if fitting[node["NodeID"]]]
-            for text in dict.fromkeys(short_of_cores(resources, node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in roomy):
+            for text in dict.fromkeys(
+                short_of_cores(resources, node.get("CPU", 0.0), node.get("GPU", 0.0))
+                for node in roomy
+            ):
                 if text:
                     reporter.event("warning", text=text)
             dispatch(queue, work, reporter, resources, slots, folder)
@@ -69,8 +82,10 @@ def _labelled(resources: Resources, nodes: list[dict[str, Any]]) -> list[dict[st
     found = [node for node in nodes if dict(resources.labels).items() <= node["Labels"].items()]
     if not found:
         raise BenchError(
-            "no node has the label " + ", ".join(f"{key}={value}" for key, value in resources.labels),
-            where="nodes have: " + "; ".join(", ".join(f"{k}={v}" for k, v in node["Labels"].items()) for node in nodes),
+            "no node has the label "
+            + ", ".join(f"{key}={value}" for key, value in resources.labels),
+            where="nodes have: "
+            + "; ".join(", ".join(f"{k}={v}" for k, v in node["Labels"].items()) for node in nodes),
             fix="`ray start --labels KEY=VALUE` gives a node one",
         )
     return found
@@ -90,16 +105,24 @@ def _slots(resources: Resources, nodes: list[dict[str, Any]]) -> dict[str, int]:
     """
     wanted = resources.bundle
     fitting = {
-        node["NodeID"]: min(_times(name, node["Resources"].get(name, 0.0), amount) for name, amount in wanted.items())
+        node["NodeID"]: min(
+            _times(name, node["Resources"].get(name, 0.0), amount)
+            for name, amount in wanted.items()
+        )
         for node in nodes
     }
     if not any(fitting.values()):
         asked = ", ".join(_amount(name, amount) for name, amount in wanted.items())
-        offered = "; ".join(", ".join(_amount(name, n["Resources"].get(name, 0)) for name in wanted) for n in nodes)
+        offered = "; ".join(
+            ", ".join(_amount(name, n["Resources"].get(name, 0)) for name in wanted) for n in nodes
+        )
         raise BenchError(
             f"no node is large enough for a trial of {asked}",
             where=f"nodes offer: {offered}",
-            fix="lower --gpus-per-trial or --cpus-per-trial, take a smaller backbone or batch, or leave out what no node has",
+            fix=(
+                "lower --gpus-per-trial or --cpus-per-trial, take a smaller backbone or batch, or"
+                " leave out what no node has"
+            ),
         )
     return fitting
 

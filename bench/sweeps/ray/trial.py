@@ -1,4 +1,6 @@
-"""What runs on the cluster: one job per trial, and the board on which trials and the driver leave each other word."""
+"""What runs on the cluster: one job per trial, and the board on which trials and the driver leave
+each other word.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,14 @@ class BoardReporter(Reporter):
             self._board.post.remote(self._attempt, kind, told)
 
 
-def do(job: Job, attempt: str, work: Work, resources: Resources, environment: dict[str, str], board: Any) -> dict[str, Any]:
+def do(
+    job: Job,
+    attempt: str,
+    work: Work,
+    resources: Resources,
+    environment: dict[str, str],
+    board: Any,
+) -> dict[str, Any]:
     """Do a job in this process, and return its outcome as a dictionary.
 
     Args:
@@ -112,7 +121,9 @@ def do(job: Job, attempt: str, work: Work, resources: Resources, environment: di
     with _ended_if_it_hangs(work):
         outcome = asdict(work.do(job, reporter))
     with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, and nobody reads
-        ray.get(board.asked.remote())  # calls of one process keep their order: what it posted has arrived
+        ray.get(
+            board.asked.remote()
+        )  # calls of one process keep their order: what it posted has arrived
     return outcome
 
 

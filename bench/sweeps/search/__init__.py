@@ -1,1 +1,3 @@
-"""The choice of hyper-parameters on id-val: samplers, successive halving, and the trials of a sweep."""
+"""The choice of hyper-parameters on id-val: samplers, successive halving, and the trials of a
+sweep.
+"""

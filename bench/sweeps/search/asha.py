@@ -1,8 +1,10 @@
-"""Asynchronous successive halving (Li et al., 2020): trials are paused at rungs of their schedule, and the best of a rung go on.
+"""Asynchronous successive halving (Li et al., 2020): trials are paused at rungs of their schedule,
+and the best of a rung go on.
 
-Every trial has its full schedule; a rung is a moment in it, so that a trial that goes on continues its own training, and one that
-goes to the end is the fit that it would have been without. Off unless asked for: a third of a schedule favours what learns fast
-early, and which trials go on depends on the order in which results arrive.
+Every trial has its full schedule; a rung is a moment in it, so that a trial that goes on continues
+its own training, and one that goes to the end is the fit that it would have been without. Off
+unless asked for: a third of a schedule favours what learns fast early, and which trials go on
+depends on the order in which results arrive.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import math
 from collections.abc import Collection, Mapping
 from fractions import Fraction
 
-#: Of the trials at a rung, one in so many goes on (the paper's eta); and each rung is so many times as far as the one before it.
+#: Of the trials at a rung, one in so many goes on (the paper's eta); and each rung is so many times
+#: as far as the one before it.
 ETA = 3
 
 
 def rungs(epochs: int) -> tuple[Fraction, ...]:
-    """The shares of a schedule after which a trial is paused: a ninth and a third, where these are different epochs.
+    """The shares of a schedule after which a trial is paused: a ninth and a third, where these are
+    different epochs.
 
     Empty for one epoch, of which nothing can be cut.
     """
@@ -33,11 +37,14 @@ def promoted(scores: Mapping[str, tuple[float, float]], *, closed: bool) -> Coll
     """Who may go on from a rung.
 
     Args:
-        scores: id-val score and NLL of each fit that has come to the rung. closed: no other one will, so that the best of even a
-            small rung goes on, and a search ends with at least one trial that was trained to its end.
+        scores: id-val score and NLL of each fit that has come to the rung.
+        closed: no other one will, so that the best of even a small rung goes on, and a search ends
+            with at least one trial that was trained to its end.
     """
     quota = max(len(scores) // ETA, int(closed))
-    return sorted(scores, key=lambda fit_id: (-scores[fit_id][0], scores[fit_id][1], fit_id))[:quota]
+    return sorted(scores, key=lambda fit_id: (-scores[fit_id][0], scores[fit_id][1], fit_id))[
+        :quota
+    ]
 
 
 def epochs_expected(trials: int, epochs: int) -> float:
