@@ -5,7 +5,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Where the demo keeps its runs; a second `make demo` reuses them.
 STORE ?= bench-store
 
-.PHONY: demo test check board board-check perf clean
+.PHONY: demo test test-fast check board board-check perf clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -18,6 +18,9 @@ demo: .venv/installed  ## install, fine-tune with every method on the embedded s
 
 test: .venv/installed  ## install and run the test suite
 	$(BIN)/python -m pytest -n 2 tests
+
+test-fast: .venv/installed  ## the tests that take no time: without Ray, browser and other processes
+	$(BIN)/python -m pytest -n 2 tests -m "not (perf or thorough or slow or ray or browser or waits)"
 
 check: .venv/installed  ## lint and types
 	$(BIN)/ruff check .
@@ -35,4 +38,4 @@ perf: .venv/installed  ## timings, on demand
 	$(BIN)/python -m pytest -m perf tests/perf -s
 
 clean:
-	rm -rf .venv build *.egg-info bench-store
+	rm -rf .venv build src/*.egg-info bench-store

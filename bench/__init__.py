@@ -1,14 +1,12 @@
-"""ShiftBench: fine-tune a pre-trained image classifier, and measure what it gains and what it loses
-under distribution shift.
-
-Names are loaded when first used, so that `import bench` (and `bench --help`) costs nothing.
-"""
+"""ShiftBench: fine-tune image classifiers and measure accuracy under distribution shift."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# For editors and type checkers, which cannot see names that `__getattr__` provides. `X as X` is the
+# form that marks a re-export.
 if TYPE_CHECKING:
     from .api import evaluate as evaluate
     from .api import load_runs as load_runs
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
     from .method import searched as searched
     from .task import Task as Task
 
+#: Public name -> module that defines it. Names are imported on first use: torch alone takes seconds
+#: to import, which `bench --help` and a mistyped command should not cost.
 _HOME = {
     "run": "api",
     "sweep": "api",

@@ -1,4 +1,4 @@
-"""The Python interface: what the command line does, as calls."""
+"""The Python API: the commands of `bench` as functions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .errors import MissingPrerequisite
 from .plugins import trust
 from .results.record import RunRecord
 from .results.store import Store, store_root
+from .run_spec import RunSpec, Settings, run_spec
 from .runs.execute import execute_external
 from .runs.experiment import experiments
-from .spec import RunSpec, Settings, run_spec
 from .stopping import Reporter
 from .storage.files import absent
 
@@ -28,27 +28,34 @@ def run(
     fresh: bool = False,
     **fields: Any,
 ) -> list[RunRecord]:
-    """Fit and measure methods, as `bench run` does.
+    """Train and evaluate methods, as `bench run` does.
 
     Example:
         `bench.run("wise-ft", "linear-probe", suite="mini-shifts", seeds=[0, 1, 2])`
 
     Args:
-        fields: those of `RunSpec`.
-        store: folder of the results.
-        fresh: start over.
+        methods: names, or paths of files that end in `.py`.
+        store: folder of the results; default: BENCH_STORE, else `bench-store`.
+        engine: device, threads and batch sizes.
+        reporter: receives progress, and is polled for a stop.
+        fresh: discard earlier results and train again.
+        fields: further fields of `RunSpec`.
+
+    Returns:
+        One record per method and seed. A run that fails has the status `failed`.
 
     Raises:
         UsageError: a name or parameter is wrong.
-        MissingPrerequisite: data or weights are not here.
-        Interrupted: the reporter asked to stop; the same call continues.
-
-        A run that fails while training is a record with status `failed`.
+        MissingPrerequisite: data or weights are missing.
+        Interrupted: the reporter requested a stop; the same call continues.
     """
     from .sweeps.sweep import run_sweep
 
+    # Passing a file's name in a call is consent to run it, as typing it in a command is.
     trust([methods, fields])
     reporter = reporter or Reporter()
+    # An engine says how this process computes; a spec of settings says the same of the processes
+    # that a sweep starts. Without an engine, the settings' own defaults hold.
     names = [name for name in Settings.model_fields if engine is not None]
     settings = Settings(**{name: getattr(engine, name) for name in names})
     spec = run_spec({"methods": methods, **fields})
@@ -64,26 +71,27 @@ def sweep(
     reporter: Reporter | None = None,
     **fields: Any,
 ) -> list[RunRecord]:
-    """Search with the same budget for every method, and run what was chosen with every seed, as
-    `bench sweep` does.
+    """Tune every method with the same budget and run the result with every seed: `bench sweep`.
 
     Example:
         `bench.sweep("full-finetune", "wise-ft:of=lp-ft", seeds=[0, 1, 2], trials=8)`
 
     Args:
-        fields: those of `SweepSpec`.
-        settings: how a trial's process computes.
-        reporter: is told what happens, and asked whether to stop.
+        methods: names or files, with parameters as `NAME:KEY=VALUE,KEY=VALUE`.
+        store: folder of the results; default: BENCH_STORE, else `bench-store`.
+        settings: device, threads and batch sizes of a trial.
+        reporter: receives progress, and is polled for a stop.
+        fields: further fields of `SweepSpec`.
 
     Returns:
-        The records of the final runs, those with status `failed` included.
+        The records of the final runs, including those with the status `failed`.
 
     Raises:
-        BenchError: see `run`, or the runner cannot go on.
-        Interrupted: the reporter asked to stop; the same call continues.
+        BenchError: as in `run`, or the runner failed.
+        Interrupted: the reporter requested a stop; the same call continues.
     """
-    from .sweeps.spec import sweep_spec
     from .sweeps.sweep import Sweep
+    from .sweeps.sweep_spec import sweep_spec
 
     trust([methods, fields])
     whole = Sweep(
@@ -107,22 +115,29 @@ def evaluate(
     engine: Engine | None = None,
     reporter: Reporter | None = None,
 ) -> RunRecord:
-    """Measure existing weights on a suite; the row is marked as external, its training unverified.
+    """Evaluate existing weights on a suite. The record is marked as external: training unverified.
 
     Args:
         weights: a checkpoint of wise-ft, FLYP, model-soups, open_clip, robust-finetuning, Hugging
             Face's CLIPModel or timm with its classifier; a file with the tensors of a classifier
-            (`tower.*`, `head.weight`, `head.bias`); the folder of a fit.
+            (`tower.*`, `head.weight`, `head.bias`); or the folder of a fit.
+        spec: suite, backbone and data; its methods are not run.
         name: label of the row.
-        normalize: whether the head divides features by their norm.
-        averaged: of a file that holds averaged weights (EMA) and others, take the averaged ones.
+        normalize: whether the head divides features by their norm; None: as the file implies.
+        averaged: prefer averaged weights (EMA) if the file has both.
+        store: folder of the results; default: BENCH_STORE, else `bench-store`.
+        engine: device, threads and batch sizes.
+        reporter: receives progress, and is polled for a stop.
 
     Raises:
-        BenchError: the file is none of these, or does not fit. UsageError, MissingPrerequisite: see
-            `run`; training images and id-val may be missing.
+        BenchError: the file has another format, or does not fit the backbone or the suite.
+        UsageError: a name or parameter is wrong.
+        MissingPrerequisite: test images or weights are missing; train and id-val may be.
     """
-    if not weights.is_dir() and (why := absent(weights)):  # said before a million files are indexed
-        raise MissingPrerequisite(why, fix="name a weights file or a fit's folder")
+    # Checked first: opening the suite may index a million files.
+    if not weights.is_dir() and (why := absent(weights)):
+        raise MissingPrerequisite(why, fix="give a weights file or a fit's folder")
+    # `training=False`: nothing is fitted, so that the training images and id-val may be missing.
     experiment = experiments(spec, store=store, engine=engine, reporter=reporter, training=False)[0]
     return execute_external(
         experiment,
@@ -136,12 +151,15 @@ def evaluate(
 
 
 def load_runs(store: Path | None = None) -> pd.DataFrame:
-    """Every run of a store as a table: one row per run, one column per field and per split's
-    score.
+    """Return all runs of a store as a table.
+
+    Returns:
+        One row per run, one column per field of the record, and a column `score.SPLIT` per split.
     """
     import pandas as pd
 
     rows = []
+    # Scores become columns of their own; what is nested deeper is left to the record itself.
     for path, record in Store(store_root(store)).records():
         row = record.model_dump(exclude={"metrics", "provenance", "curve", "factors"})
         row |= {f"score.{split}": metrics.score for split, metrics in record.metrics.items()}

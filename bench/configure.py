@@ -1,6 +1,4 @@
-"""Names and values to methods: the one place where what was typed, or stated in a file, becomes an
-object.
-"""
+"""Build methods from names and parameters, as they are typed or stated in a file."""
 
 from __future__ import annotations
 
@@ -23,14 +21,13 @@ from .storage.files import absent
 
 
 def method_names() -> list[str]:
-    """Names of the installed methods."""
+    """Return the names of the installed methods."""
     return list(entries("bench.methods"))
 
 
 def broken_methods() -> dict[str, str]:
-    """Names of the installed methods that cannot be loaded, and why: one broken package must not
-    hide the others.
-    """
+    """Return the installed methods that cannot be loaded, with the reason."""
+    # For listings, where one broken package must not hide the other methods.
     broken = {}
     for name in method_names():
         try:
@@ -41,13 +38,13 @@ def broken_methods() -> dict[str, str]:
 
 
 def load_method(name: str) -> type[Method]:
-    """The class of a method, by its name or by the path of a Python file that defines one.
+    """Return the class of a method, by its name or by the path of a Python file that defines it.
 
-    The file's own bytes are part of its fits' identity; modules of yours that it imports are not.
+    The file's own bytes are part of its fits' identity. Modules of yours that it imports are not.
 
     Raises:
-        UsageError: unknown name; the file is missing, was not named by the user (`trust`), fails to
-            import, or does not define exactly one method.
+        UsageError: the name is unknown; or the file is missing, was not named by the user (see
+            `trust`), cannot be imported, or does not define exactly one method.
     """
     if name.endswith(".py"):
         path = Path(name)
@@ -55,10 +52,10 @@ def load_method(name: str) -> type[Method]:
             raise UsageError(why, fix=f"`bench methods new {path}` writes a scaffold")
         if not is_trusted(path):
             raise UsageError(
-                f"the method's file {path} is not run: a file of data names it, and not you",
+                f"the method's file {path} is not run: a data file names it, not you",
                 fix=(
-                    "read it; then name it in the command, or start that with --allow-code where"
-                    " its --config names it"
+                    "read the file; then name it in the command, or add --allow-code if a --config"
+                    " names it"
                 ),
             )
         return _method_from_file(path.resolve(), path.read_bytes())
@@ -73,9 +70,12 @@ def load_method(name: str) -> type[Method]:
     return method
 
 
+# Cached by content: a file that is edited in between is loaded again, and one that is not gives the
+# same class, which `isinstance` and pickle need.
 @cache
 def _method_from_file(path: Path, content: bytes) -> type[Method]:
     module = module_of(path, content)
+    # Defined there, not imported: a file that subclasses `full-finetune` imports that method too.
     own = [
         item
         for item in vars(module).values()
@@ -86,22 +86,22 @@ def _method_from_file(path: Path, content: bytes) -> type[Method]:
     ]
     if len(own) != 1:
         raise UsageError(
-            f"{len(own)} methods are defined in the file, and one is expected",
+            f"the file defines {len(own)} methods, expected exactly one",
             where=str(path),
             fix="define one subclass of bench.Method or bench.FineTuner that has a `name`",
         )
     method: type[Method] = own[0]
     if not re.fullmatch(NAME, method.name):
         raise UsageError(
-            f"`{method.name}` cannot be a method's name",
+            f"`{method.name}` is not a valid name of a method",
             where=str(path),
-            fix="letters, digits, `-`, `_` and `.`",
+            fix="use letters, digits, `-`, `_` and `.`",
         )
     if method.name in entries("bench.methods"):
         raise UsageError(
-            f"`{method.name}` is an installed method",
+            f"`{method.name}` is the name of an installed method",
             where=str(path),
-            fix="give yours a `name` of its own",
+            fix="choose another `name`",
         )
     if inspect.isabstract(method):
         missing = ", ".join(sorted(method.__abstractmethods__))
@@ -111,8 +111,9 @@ def _method_from_file(path: Path, content: bytes) -> type[Method]:
 
 
 def method_file(method: type[Method]) -> str | None:
-    """The file that a method was loaded from, which another process loads first to know the class;
-    None if it is installed.
+    """Return the file that a method was loaded from, or None if the method is installed.
+
+    Another process has to load the file before it can unpickle the method.
     """
     return sys.modules[method.__module__].__file__ if method.source_sha256 else None
 
@@ -120,23 +121,26 @@ def method_file(method: type[Method]) -> str | None:
 def build_method(
     name: str, values: Mapping[str, Any], recipe: Mapping[str, Any] | None = None
 ) -> Method:
-    """`configure` for a method given by its name or file."""
+    """Build a method by its name or file; see `configure`."""
     return configure(load_method(name), values, recipe)
 
 
 def configure(
     method: type[Method], values: Mapping[str, Any], recipe: Mapping[str, Any] | None = None
 ) -> Method:
-    """A method with its parameters: the class's defaults, then the suite's recipe, then `values`.
+    """Build a method: `values` override the suite's recipe, which overrides the class's defaults.
 
     Args:
-        values: parameters by name; `of.lr` reaches into a nested method.
-        recipe: training defaults of a suite for every fine-tuner that has such a field; a table
-            named after a method holds for that method alone, fine-tuner or not.
+        method: the class.
+        values: parameters by name; `of.lr` is a parameter of the nested method `of`.
+        recipe: a suite's training defaults, for every fine-tuner that has such a field. A table
+            named after a method is for that method only, fine-tuner or not.
 
     Raises:
-        UsageError: an unknown parameter or a value that is out of range.
+        UsageError: a parameter is unknown, or a value is out of range.
     """
+    # The recipe. Only a fine-tuner takes the shared part: a field of the same name means something
+    # else in another method, such as `lr` in the probe's gradient solver.
     recipe = dict(recipe or {})
     trains = issubclass(method, FineTuner)
     merged = {
@@ -147,10 +151,11 @@ def configure(
     own = recipe.get(method.name, {})
     if not isinstance(own, Mapping):
         raise UsageError(
-            f"the recipe for {method.name} is {own!r:.60}, and no table of parameters",
-            fix="mend `recipe` on the card",
+            f"the recipe for {method.name} is {own!r:.60}, not a table of parameters",
+            fix="fix `recipe` in the card",
         )
     merged |= own
+    # The values: of this method, and of nested ones by the field that holds them.
     nested: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         first, dot, rest = key.partition(".")
@@ -165,10 +170,13 @@ def configure(
             nested.setdefault(first, {})[rest] = value
         else:
             merged[first] = value
+    # The nested methods. They are built even if nothing was given for them, since the recipe holds
+    # for them too.
     for key, field in method.model_fields.items():
         default = field.get_default(call_default_factory=True)
         chosen = merged.get(key, default.name if isinstance(default, Method) else None)
         if chosen is not None and _holds_methods(field.annotation):
+            # Parameters of a list of methods apply to each of them.
             inner, where = nested.pop(key, {}), f"`{key}` of {method.name}"
             several = not inspect.isclass(field.annotation) and isinstance(chosen, (list, tuple))
             made = [
@@ -176,7 +184,7 @@ def configure(
             ]
             merged[key] = made if several else made[0]
     if nested:
-        raise UsageError(f"{method.name} has no method nested in `{next(iter(nested))}`")
+        raise UsageError(f"`{next(iter(nested))}` of {method.name} does not hold a method")
     try:
         return method.model_validate(merged)
     except ValidationError as error:
@@ -185,13 +193,13 @@ def configure(
             for e in error.errors()
         )
         raise UsageError(
-            f"a parameter of {method.name} is wrong: {problems}",
+            f"invalid parameter of {method.name}: {problems}",
             fix=f"`bench methods show {method.name}`",
         ) from error
 
 
 def _holds_methods(annotation: Any) -> bool:
-    """Whether a field is a method, or has methods in a list or a tuple."""
+    """Return whether a field is a method, or a list or tuple of methods."""
     own = inspect.isclass(annotation) and issubclass(annotation, Method)
     return own or any(map(_holds_methods, get_args(annotation)))
 
@@ -199,15 +207,16 @@ def _holds_methods(annotation: Any) -> bool:
 def _as_method(
     chosen: Any, values: Mapping[str, Any], recipe: Mapping[str, Any], where: str
 ) -> Method:
-    """What was given for a field that holds methods: a method, its name, or a table of its name and
-    parameters.
-    """
+    """Build a nested method from a method, its name, or a table of its name and parameters."""
     if isinstance(chosen, Method):
         return chosen
     table: dict[str, Any] = dict(chosen) if isinstance(chosen, Mapping) else {"name": chosen}
     name = table.pop("name", None)
     if not isinstance(name, str):
         raise UsageError(
-            f"{where} is {chosen!r:.60}, and names no method", fix="such as `full-finetune`"
+            f"{where} is {chosen!r:.60}, not the name of a method",
+            fix="give a name such as `full-finetune`",
         )
+    # A table in a file has the parameters themselves; a method's identity, in a record, has them
+    # under `parameters`.
     return build_method(name, {**table.pop("parameters", table), **values}, recipe)

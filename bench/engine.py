@@ -1,5 +1,6 @@
-"""How a machine is used: devices, threads, workers, micro-batches. None of it is part of a fit's
-meaning; all is recorded.
+"""How a process uses its machine: devices, threads, workers and micro-batches.
+
+None of these settings is part of a fit's identity; all are recorded with it.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ from .errors import UsageError
 
 @dataclass(frozen=True)
 class Engine:
-    """Settings of one process.
+    """The compute settings of one process.
 
     Args:
-        device: `cpu`, `cuda`, `cuda:1`, `mps`.
-        threads: torch threads (they change the bits of a result, so they are fixed).
-        devices: how many train one model together, `device` being the first; frozen features and
-            scores come from the first.
-        workers: threads that decode and augment training images ahead, for each device; None: as
-            many as the images need.
-        cores: that this process may use to decode ahead; None: all.
-        micro_batch: images per forward pass in training, on each device; None: on a CPU what
-            `default_part` says, else a device's whole share at once.
+        device: `cpu`, `cuda`, `cuda:1` or `mps`.
+        threads: torch threads. A fixed number, since it changes the last bits of a result.
+        workers: threads per device that decode and augment training images ahead; None: as many as
+            the images need.
+        cores: CPU cores for decoding; None: all.
+        micro_batch: images per forward pass in training, per device; None: see `default_part` on a
+            CPU, else a device's whole share.
         eval_batch: images per forward pass in evaluation; None: see `images_at_once`.
-        checkpoint_seconds: time between two checkpoints.
-        deterministic: refuse operations that do not repeat to the bit (some have no such form on a
-            GPU).
+        checkpoint_seconds: seconds between two checkpoints.
+        deterministic: refuse operations that are not bit-reproducible (some have no deterministic
+            implementation on a GPU).
+        devices: number of devices that train one model, from `device` on. Features and scores are
+            computed on the first.
     """
 
     device: str = "cpu"
@@ -48,13 +49,12 @@ class Engine:
 
     @property
     def images_at_once(self) -> int:
-        """Images per forward pass in evaluation. On a CPU larger ones cost page faults, in some
-        towers half of the time.
-        """
+        """Images per forward pass in evaluation."""
+        # On a CPU, larger batches cause page faults, which take half of the time in some towers.
         return self.eval_batch or (32 if self.device_type == "cpu" else 256)
 
     def on(self, rank: int) -> Engine:
-        """The settings of the process that has the device number `rank`, 0 being the first."""
+        """Return the settings of the process of device number `rank`, from 0."""
         device = f"cuda:{self._first + rank}" if self.device_type == "cuda" else self.device
         return replace(self, device=device, devices=1)
 
@@ -63,43 +63,44 @@ class Engine:
         return int(self.device.partition(":")[2] or 0)
 
     def apply(self) -> None:
-        """Set what torch keeps globally.
+        """Apply the settings to torch's global state.
 
         Raises:
-            UsageError: the device does not exist here, or there are not so many.
+            UsageError: the device does not exist here, or there are fewer than requested.
         """
-        # cuBLAS is deterministic only with this workspace, and reads it when it starts.
+        # cuBLAS is deterministic only with this workspace, and reads the variable when it starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         import torch
 
         torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(self.deterministic)
-        # The memory-efficient attention has no deterministic backward; TF32 would make fp32
-        # something else.
+        # Memory-efficient attention has no deterministic backward pass. TF32 rounds to ten bits, so
+        # that `precision = fp32` would not be fp32.
         torch.backends.cuda.enable_mem_efficient_sdp(not self.deterministic)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
-            why = str(error).split(". ")[
-                0
-            ]  # the rest lists every kind of device that torch was ever built for
+            # The rest lists every kind of device that torch was ever built for.
+            why = str(error).split(". ")[0]
             raise UsageError(
-                f"the device `{self.device}` cannot be used here: {why}", fix="--device cpu"
+                f"the device `{self.device}` cannot be used here: {why}", fix="use --device cpu"
             ) from error
-        there = {"cuda": torch.cuda.device_count() - self._first, "mps": 1}.get(
+        # On a CPU any number is allowed: several processes share it, which the tests use.
+        available = {"cuda": torch.cuda.device_count() - self._first, "mps": 1}.get(
             self.device_type, self.devices
         )
-        if self.devices > there:
+        if self.devices > available:
             raise UsageError(
-                f"there are {there} devices from `{self.device}` on, not {self.devices}",
-                fix=f"--devices {there}",
+                f"{self.devices} devices were requested, but only {available} are available from"
+                f" `{self.device}` on",
+                fix=f"use --devices {available}",
             )
 
 
 def default_device() -> str:
-    """`cuda` if there is one, else `mps`, else `cpu`."""
+    """Return `cuda` if available, else `mps`, else `cpu`."""
     import torch
 
     if torch.cuda.is_available():
@@ -107,8 +108,9 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-#: In the errors of libraries below torch, of devices for which it has none, and of a CPU under a
-#: limit (`ulimit -d`).
+#: Parts of error messages that mean "out of memory". torch.OutOfMemoryError covers only torch's own
+#: CUDA allocator: libraries below it, Metal, and a CPU under a limit (`ulimit -d`) raise a
+#: RuntimeError.
 _OUT_OF_MEMORY = (
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -120,9 +122,7 @@ _OUT_OF_MEMORY = (
 
 
 def ran_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Tell whether an error means that memory ran out: torch's own, Python's, or that of a
-    library.
-    """
+    """Return whether an error of torch, Python or a library means that memory ran out."""
     import torch
 
     kinds = (torch.OutOfMemoryError, MemoryError)
@@ -130,9 +130,11 @@ def ran_out_of_memory(error: RuntimeError | MemoryError) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what a computation that is over, or ran out of memory, has left behind."""
+    """Free the memory that a finished or failed computation has left behind."""
     import torch
 
-    gc.collect()  # autograd graphs and their hooks may refer to each other
+    # Autograd graphs and their hooks may reference each other, so that reference counting alone
+    # does not free them.
+    gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

@@ -1,22 +1,28 @@
-"""The errors that a user meets: what is wrong, where, what to do. Anything else is a bug in
-ShiftBench.
+"""The errors that are shown to users: what is wrong, where, and how to fix it.
+
+Any other exception that reaches the user is a bug of ShiftBench.
 """
 
 from __future__ import annotations
 
 
-class Told(BaseException):
-    """What is shown in three lines without a traceback.
+class UserFacingError(BaseException):
+    """An error that is shown in three lines, without a traceback.
 
     Args:
-        what: one sentence on what is wrong.
-        where: the file, option or plug-in that it concerns.
-        fix: what to do, a command where there is one.
+        what: one sentence that says what is wrong.
+        where: the file, option or plug-in that it is about.
+        fix: what to do; a command where there is one.
     """
+
+    # A BaseException, since an Interrupted must not be an Exception (see there), and both are shown
+    # in the same way.
 
     exit_code = 1
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
+        # All three are arguments of BaseException too, which is what pickle restores an error from:
+        # errors of a trial come from another process.
         super().__init__(what, where, fix)
         self.what, self.where, self.fix = what, where, fix
 
@@ -25,11 +31,11 @@ class Told(BaseException):
         if self.where:
             lines.append(f"  where: {self.where}")
         if self.fix:
-            lines.append(f"  to mend: {self.fix}")
+            lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
 
 
-class BenchError(Told, Exception):
+class BenchError(UserFacingError, Exception):
     """A failure that the user can act on."""
 
 
@@ -40,15 +46,13 @@ class UsageError(BenchError):
 
 
 class MissingPrerequisite(BenchError):
-    """Data, weights or a package that has to be there first (exit code 3); `fix` is the command
-    that brings it.
-    """
+    """Data, weights or a package are missing (exit code 3); `fix` is the command to get them."""
 
     exit_code = 3
 
 
 class NothingMatched(BenchError):
-    """A filter left nothing (exit code 5)."""
+    """No row matches a filter (exit code 5)."""
 
     exit_code = 5
 
@@ -58,9 +62,7 @@ class Diverged(BenchError):
 
 
 class EndedByPlugin(BenchError):
-    """Code of a plug-in wanted to end the whole process: a failure of its own, like any error that
-    it raises.
-    """
+    """A plug-in tried to end the process; handled like any other error that it raises."""
 
     def __init__(self, error: BaseException) -> None:
         called = (
@@ -69,18 +71,21 @@ class EndedByPlugin(BenchError):
             else f"{type(error).__name__} {error}".strip()
         )
         super().__init__(
-            f"a plug-in wanted to end the whole process: {called}", fix="raise an error instead"
+            f"a plug-in tried to end the process: {called}", fix="raise an error instead"
         )
 
 
-class Interrupted(Told):
-    """A stop was asked for (Ctrl-C, SIGTERM) and the state is saved; the same command continues.
+class Interrupted(UserFacingError):
+    """A stop was requested (Ctrl-C, SIGTERM), and the state is saved; the same command continues.
 
-    Like KeyboardInterrupt it is no Exception, so that nothing which handles failures takes a stop
-    for one.
+    Like KeyboardInterrupt it is not an Exception: code that handles failures with `except
+    Exception` must not treat a stop as one.
 
     Args:
-        signal: number of the signal, from which the exit code 128 + signal follows.
+        what: one sentence that says what is wrong.
+        where: the file, option or plug-in that it is about.
+        fix: what to do.
+        signal: number of the signal; the exit code is 128 + signal, as shells expect.
     """
 
     def __init__(self, what: str, where: str = "", fix: str = "", *, signal: int = 2) -> None:

@@ -1,6 +1,4 @@
-"""What a method is: typed fields that are its hyper-parameters, and `fit`, which turns a task into
-a classifier.
-"""
+"""The base classes of methods: typed hyper-parameters, and `fit` from a task to a classifier."""
 
 from __future__ import annotations
 
@@ -11,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainSerializer
 
+# A method is loaded to list it, to show its fields and to plan a sweep. None of these needs torch,
+# whose import takes seconds.
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -23,25 +23,37 @@ HeadInit = Literal["zero-shot", "native", "probe", "random"]
 
 @dataclass(frozen=True)
 class Traits:
-    """What of a backbone decides which methods can run on it, and from which head they start."""
+    """The properties of a backbone that decide which methods and which first heads it supports.
+
+    Attributes:
+        text: whether it has a text tower, from which a zero-shot head can be built.
+        native: whether it comes with a head for exactly the suite's classes.
+        layout: vision transformer or convolutional network.
+    """
 
     text: bool
     native: bool
     layout: Literal["vit", "conv"]
 
     def first_head(self, *preferred: HeadInit) -> HeadInit:
-        """The first of `preferred` that this backbone offers (`probe` and `random` always are)."""
+        """Return the first of `preferred` that this backbone offers."""
+        # A probe can be fitted, and a head initialised at random, on the features of any backbone.
         offered = {"zero-shot": self.text, "native": self.native, "probe": True, "random": True}
         return next(init for init in preferred if offered[init])
 
 
 @dataclass(frozen=True)
 class Space:
-    """The values that a search draws a hyper-parameter from: a list of choices, or an interval
-    (log-uniform if `log`).
+    """The search space of one hyper-parameter: a list of choices, or an interval.
 
-    With `relative`, the drawn number multiplies the value that the suite's recipe gives. `together`
-    names a field without which this one means nothing: if the user sets either, neither is drawn.
+    Attributes:
+        choices: the values to choose from; if empty, the interval from `low` to `high` is used.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        log: sample log-uniformly.
+        relative: the sampled number multiplies the value that the suite's recipe gives.
+        together: a field without which this one is meaningless (a weight and its unit). If the user
+            sets either, neither is sampled.
     """
 
     choices: tuple[Any, ...] = ()
@@ -51,8 +63,10 @@ class Space:
     relative: bool = False
     together: str = ""
 
-    def draw(self, uniform: float) -> Any:
-        """The value at quantile `uniform` in [0, 1)."""
+    def sample(self, uniform: float) -> Any:
+        """Return the value at quantile `uniform` in [0, 1)."""
+        # The caller supplies the quantile and derives it from method, field and trial. Two methods
+        # that share a nested one then get the same values for it, and it is trained once.
         if self.choices:
             return self.choices[int(uniform * len(self.choices))]
         if self.log:
@@ -61,7 +75,9 @@ class Space:
 
 
 def searched(default: Any, space: Space, **field: Any) -> Any:
-    """A pydantic field with a default and the space that a search draws it from."""
+    """Return a pydantic field with a default and a search space."""
+    # In the schema and not in a table of its own: a subclass that redeclares the field replaces
+    # its space with it.
     return Field(default, json_schema_extra={"search": space.__dict__}, **field)
 
 
@@ -69,14 +85,15 @@ class Method(BaseModel, ABC):
     """A fine-tuning algorithm. Subclass it, name it, give it typed fields, and implement `fit`.
 
     Class attributes:
-        name: as on the command line.
-        version: raised whenever the algorithm changes, so that old fits are not reused.
-        paper: address of the source.
+        name: name on the command line.
+        version: increase it whenever the algorithm changes, so that old fits are not reused.
+        paper: URL of the paper.
         bibtex: how to cite it.
     """
 
-    # Defaults are validated like given values, so that 500 and 500.0 are the same parameter and the
-    # same fit.
+    # Frozen: a method is part of a fit's identity, so it must not change after it was hashed.
+    # Defaults are validated like given values, so that 500 and 500.0 are the same parameter and
+    # the same fit. NaN and infinity have no canonical JSON, hence no hash.
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
@@ -85,42 +102,43 @@ class Method(BaseModel, ABC):
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
     bibtex: ClassVar[str] = ""
-    #: False if `fit` looks at no image: then neither the training images nor id-val are part of a
-    #: fit, and both may be missing.
+    #: False if `fit` uses no image. Then neither the training images nor id-val are part of a fit's
+    #: identity, and both may be missing.
     trains: ClassVar[bool] = True
-    #: SHA-256 of the file that a plug-in was loaded from; empty for installed plug-ins, whose
-    #: `version` speaks for them.
+    #: SHA-256 of the file that a plug-in was loaded from. Empty for installed plug-ins: those state
+    #: a change by their `version`, while a file is edited between two runs without a new version.
     source_sha256: ClassVar[str] = ""
 
     @property
     def batch_coupled(self) -> bool:
-        """Whether the loss of an image depends on the other images of its batch (fills, contrastive
-        pairs).
-        """
+        """Whether the loss of an image depends on the other images of its batch."""
         return False
 
     @abstractmethod
     def fit(self, task: Task) -> Classifier:
         """Train on `task` and return the classifier to evaluate."""
 
-    def resolved(self, traits: Traits) -> Self:
-        """A copy with every choice that was left open (None) made for this backbone; raises
-        UsageError if it cannot run.
+    def bind(self, traits: Traits) -> Self:
+        """Return a copy in which every field left open (None) is decided for this backbone.
+
+        Raises:
+            UsageError: the method cannot run on this backbone.
         """
+        # Bound before the identity is computed: leaving a field open and writing out what it
+        # becomes have to be the same fit.
         return self
 
-    def stages(self) -> list[Method]:
-        """What `fit` asks `task.fit` for, so that a sweep trains each of these once and first: the
-        nested methods.
+    def dependencies(self) -> list[Method]:
+        """Return the methods that `fit` passes to `task.fit`: by default all nested ones.
+
+        A sweep trains each of them once, before the methods that need it.
         """
         values = [getattr(self, key) for key in type(self).model_fields]
         several = [value if isinstance(value, (list, tuple)) else [value] for value in values]
         return [value for group in several for value in group if isinstance(value, Method)]
 
     def identity(self) -> dict[str, Any]:
-        """Name, version, source and every parameter, nested methods included: what the fit's hash
-        covers.
-        """
+        """Return name, version, source and all parameters: the method's part of a fit's hash."""
         parameters = {key: _plain(getattr(self, key)) for key in sorted(type(self).model_fields)}
         return {
             "name": self.name,
@@ -131,7 +149,7 @@ class Method(BaseModel, ABC):
 
     @classmethod
     def search_space(cls) -> dict[str, Space]:
-        """The fields that a search draws, by name."""
+        """Return the search space of every field that has one, by name."""
         extras = {key: field.json_schema_extra for key, field in cls.model_fields.items()}
         return {
             key: Space(**extra["search"])  # type: ignore[arg-type]
@@ -141,7 +159,7 @@ class Method(BaseModel, ABC):
 
 
 def _plain(value: Any) -> Any:
-    """A parameter as JSON knows it."""
+    """Convert a parameter to what JSON can hold."""
     if isinstance(value, Method):
         return value.identity()
     if isinstance(value, BaseModel):
@@ -151,23 +169,22 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, dict, type(None))) else str(value)
 
 
-#: A field that holds another method; `configure` makes one of a name, or of a table with `name` and
-#: parameters.
+#: A field that holds another method. `configure` builds it from a name, or from a table with `name`
+#: and parameters. It is dumped as its identity, since the name alone would lose the parameters.
 Nested = Annotated[InstanceOf[Method], PlainSerializer(lambda method: method.identity())]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss sees of one optimiser step: a micro-batch, and the global batch that it is a part
-    of.
+    """The input of a loss: one micro-batch, and the global batch that it is a part of.
 
     Attributes:
         images: (n, 3, S, S) float in [0, 1].
         labels: (n,) int64.
         rows: (n,) int64, positions of these images in the global batch.
-        pool: (N, 3, S, S) uint8, every image of the global batch (fills come from here, whatever
-            the micro-batch is).
-        draws: what `FineTuner.draw` drew for the global batch, cut to `rows`.
+        pool: (N, 3, S, S) uint8, every image of the global batch. A method that mixes images takes
+            them from here, so that the size of the micro-batch does not change its result.
+        random: the random numbers of `FineTuner.random`, restricted to `rows`.
         step: optimiser step, from 0.
     """
 
@@ -175,18 +192,19 @@ class Batch:
     labels: Tensor
     rows: Tensor
     pool: Tensor
-    draws: Mapping[str, Tensor]
+    random: Mapping[str, Tensor]
     step: int
 
 
 class FineTuner(Method):
-    """A method that trains all weights by gradient descent; a subclass usually overrides `loss` and
-    nothing else.
+    """A method that trains all weights by gradient descent.
 
-    The defaults are WiSE-FT's end-to-end recipe (Wortsman et al., 2022); a suite's card may set
-    others.
+    A subclass usually overrides `loss` and nothing else. The defaults are WiSE-FT's end-to-end
+    recipe (Wortsman et al., 2022); a suite's card may set others.
     """
 
+    # A search samples a factor of the suite's learning rate: the usual one is 3e-5 on photos and
+    # 1e-3 on `mini-shifts`, so that no interval of absolute values serves both.
     lr: float = searched(
         3e-5,
         Space(low=0.2, high=5, log=True, relative=True),
@@ -199,53 +217,62 @@ class FineTuner(Method):
         default=512, ge=2, description="images per optimiser step, over all micro-batches"
     )
     schedule: Literal["warmup-cosine", "one-cycle"] = "warmup-cosine"
-    warmup: float = Field(default=500, ge=0, description="steps; a share of all steps if below 1")
+    warmup: float = Field(default=500, ge=0, description="steps; below 1, a fraction of all steps")
     clip: float = Field(
-        default=1.0, ge=0, description="maximum global L2 norm of the gradient; 0 does not clip"
+        default=1.0, ge=0, description="maximum global L2 norm of the gradient; 0 disables clipping"
     )
     augment: Literal["none", "flip", "shift-flip", "resized-crop"] = "resized-crop"
     select: Literal["best", "last"] = Field(
-        default="last", description="which epoch is kept: best on id-val, or the last"
+        default="last", description="epoch to return: the best on id-val, or the last"
     )
+    # Frozen by default: the student on a clean and on a masked batch, and a batch computed in
+    # parts, would otherwise each see other statistics.
     norm: Literal["frozen", "train"] = Field(
-        default="frozen", description="batch normalisation: statistics and mode while training"
+        default="frozen", description="batch normalisation: statistics and mode during training"
     )
     precision: Literal["fp32", "bf16"] = "fp32"
     head_init: HeadInit | None = Field(
         default=None,
-        description="where the head starts; default: zero-shot, else native, else random",
+        description="initial head; default: zero-shot, else native, else random",
     )
 
+    #: Initial heads by preference, where `head_init` names none.
     _heads: ClassVar[tuple[HeadInit, ...]] = ("zero-shot", "native", "random")
 
-    def resolved(self, traits: Traits) -> Self:
-        """Choose the head that the backbone offers where none was named."""
+    def bind(self, traits: Traits) -> Self:
+        """Choose the initial head, unless `head_init` names one."""
         if self.head_init is not None:
             return self
         return self.model_copy(update={"head_init": traits.first_head(*self._heads)})
 
     def fit(self, task: Task) -> Classifier:
-        """Start from the head init and train with `loss`."""
-        assert self.head_init is not None, "a method is resolved before it is fitted"
+        """Train with `loss`, from the pre-trained tower with the initial head."""
+        assert self.head_init is not None, "call bind() before fit()"
         return task.train(task.start(self.head_init), self)
 
     def prepare(self, task: Task, start: Classifier) -> Mapping[str, float]:
-        """Constants measured once before training (such as the teacher's mean-square feature);
-        recorded with the fit.
-        """
+        """Return constants to measure once before training; they are recorded with the fit."""
         return {}
 
-    def draw(
+    def random(
         self, size: int, grid: tuple[int, int], generator: torch.Generator
     ) -> Mapping[str, Tensor]:
-        """Random numbers for one global batch of `size` images, first dimension `size`; drawn on
-        the CPU.
+        """Sample the random numbers of one global batch, on the CPU.
+
+        Args:
+            size: images of the global batch; the first dimension of every returned tensor.
+            grid: rows and columns of the tower's patches.
+            generator: seeded by the run's seed and the step.
         """
+        # For the global batch, since random numbers sampled inside of `loss` would depend on how
+        # many micro-batches there are.
         return {}
 
     def illustrate(self, batch: Batch, student: Classifier) -> Mapping[str, Tensor]:
-        """Pictures of what the method does to a batch, each (n, 3, H, W) in [0, 1], for `bench show
-        --masks`; none by default.
+        """Return what the method does to a batch as images, for `bench show --masks`.
+
+        Returns:
+            By title, (n, 3, H, W) float in [0, 1]; none by default.
         """
         return {}
 
@@ -253,6 +280,11 @@ class FineTuner(Method):
     def loss(
         self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]
     ) -> Tensor:
-        """Mean loss over the micro-batch. `teacher` is the frozen starting classifier; `constants`
-        come from `prepare`.
+        """Return the mean loss over the micro-batch.
+
+        Args:
+            batch: the micro-batch.
+            student: the classifier in training.
+            teacher: a frozen copy of the classifier that training started from.
+            constants: the result of `prepare`.
         """

@@ -1,6 +1,4 @@
-"""Foreign text made plain: names and messages of files reach a terminal, a log, a chart or a
-document through here.
-"""
+"""Escape text from files before it reaches a terminal, a log, a chart or a document."""
 
 from __future__ import annotations
 
@@ -8,26 +6,32 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: What a name may be that becomes a folder's or a file's.
+#: Pattern of names that become names of files or folders: no separators, and no leading dot or
+#: hyphen, which would make a hidden file or an option.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
 def plain(text: str, *, strip: bool = True) -> str:
-    """Put a text on one line, with what does not print (escape sequences of a terminal, marks of
-    direction) made visible.
+    """Return a text on one line, with unprintable characters escaped.
+
+    Args:
+        text: any text.
+        strip: remove space at both ends.
     """
+    # A name in somebody's file may contain escape sequences, which a terminal executes, or marks of
+    # direction, which show a text in another order than it has.
     one_line = re.sub(r"[ \t\r\n\v\f]*[\t\r\n\v\f][ \t\r\n\v\f]*", " ", text)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in one_line)
     return shown.strip() if strip else shown
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """The first of several names."""
+    """Return the first of several names, with an ellipsis if there are more."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def plain_within(value: Any) -> Any:
-    """Make every text in tables and lists plain, their keys as well."""
+    """Apply `plain` to every text in nested tables and lists, keys included."""
     if isinstance(value, Mapping):
         return {plain_within(key): plain_within(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,6 +1,4 @@
-"""Names to plug-ins: found through entry points or in a single file, lazily, and each loaded
-once.
-"""
+"""Find and load plug-ins, from entry points of installed packages or from a single file."""
 
 from __future__ import annotations
 
@@ -21,11 +19,12 @@ from .stopping import foreign
 
 @cache
 def entries(group: str) -> dict[str, EntryPoint]:
-    """Entry points of a group by name.
+    """Return the entry points of a group, by name.
 
     Raises:
-        UsageError: two installed packages claim the same name for different objects.
+        UsageError: two installed packages use the same name for different objects.
     """
+    # The same object twice is no conflict.
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=group):
         if found.get(entry.name, entry).value != entry.value:
@@ -40,61 +39,76 @@ def entries(group: str) -> dict[str, EntryPoint]:
 
 
 def loaded(entry: EntryPoint) -> Any:
-    """What an entry point names.
+    """Import the object of an entry point.
 
     Raises:
-        BenchError: it cannot be imported, or says itself what it lacks.
+        BenchError: the import failed, or the plug-in itself raised one (a missing package).
     """
     try:
         with foreign():
             return entry.load()
-    except Exception as error:  # a plug-in may raise anything when it is imported
+    # Any exception: a plug-in may raise anything when it is imported.
+    except Exception as error:
+        # A plug-in's own BenchError says better what is wrong than a sentence around it.
         if isinstance(error, BenchError) and not isinstance(error, EndedByPlugin):
             raise
         package = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
         raise BenchError(
-            f"the plug-in `{entry.name}`{package} cannot be loaded: {_told(error)}",
+            f"the plug-in `{entry.name}`{package} cannot be loaded: {_message(error)}",
             where=entry.value,
-            fix="mend its package, or uninstall it",
+            fix="fix its package, or uninstall it",
         ) from error
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return error.what if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, fix: str = "") -> UsageError:
-    """The error for a name that nobody provides, with the nearest known one."""
+    """Return the error for an unknown name, with the nearest known one as a suggestion.
+
+    Args:
+        kind: what the name is of, such as `method`.
+        name: the unknown name.
+        known: all known names.
+        fix: what to do if no known name is near.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean `{near[0]}`?" if near else fix
     return UsageError(
-        f"there is no {kind} `{name}`",
+        f"unknown {kind}: `{name}`",
         where=f"known: {', '.join(known) or 'none'}",
         fix=hint or fix,
     )
 
 
-#: Files of code that the user named. One that a card, a record, a pack or a configuration names is
-#: not run.
+#: Files of code that the user named. Records, packs, cards and configurations may come from others,
+#: and may name a file of code too; such a file is not run. Otherwise, looking at somebody's results
+#: could run their code.
 _trusted: set[Path] = set()
 
 
 def code_files(named: Any) -> set[Path]:
-    """The files of methods that are named in a text (NAME or NAME:KEY=VALUE,KEY=VALUE), or anywhere
-    in a table or a list.
+    """Return the files of methods that are named in a text, or anywhere in a table or a list.
+
+    Args:
+        named: NAME or NAME:KEY=VALUE,KEY=VALUE, in nested tables and lists; other types are
+            ignored.
     """
     if isinstance(named, Mapping):
         named = [*named.values()]
     if isinstance(named, (list, tuple)):
         return {file for one in named for file in code_files(one)}
+    # The whole text too, for a path that contains one of the separators.
     texts = (named, *re.split("[:,=]", named)) if isinstance(named, str) else ()
     return {Path(text).resolve() for text in texts if text.endswith(".py")}
 
 
 def trust(named: Any) -> None:
-    """Let files of methods be run. Call it with what the user typed or a program passed, never with
-    what a file says.
+    """Allow files of methods to be run.
+
+    Call it with what the user typed or a program passed, never with the content of a file.
 
     Args:
         named: see `code_files`.
@@ -103,21 +117,24 @@ def trust(named: Any) -> None:
 
 
 def is_trusted(path: Path) -> bool:
-    """Whether the user named this file of code."""
+    """Return whether the user named this file of code."""
     return path.resolve() in _trusted
 
 
 @cache
 def module_of(path: Path, content: bytes) -> types.ModuleType:
-    """Run a file that the user named.
+    """Import a file that the user named.
 
     Args:
-        content: its bytes. The very bytes that were hashed are run: an import might take older
-            bytecode from a cache beside it.
+        path: the file.
+        content: its bytes.
 
     Raises:
-        UsageError: whatever it raises, with its place.
+        UsageError: the file raised an exception.
     """
+    # Compiled from the bytes that were hashed for the fit's identity. `import` would read the file
+    # again, or take older bytecode from __pycache__. The name contains the hash, so that an edited
+    # file is another module; it is registered, since pickle and inspect look classes up there.
     name = f"bench_plugin_{path.stem}_{hashlib.sha256(content).hexdigest()[:12]}"
     module = types.ModuleType(name)
     module.__file__ = str(path)
@@ -125,24 +142,33 @@ def module_of(path: Path, content: bytes) -> types.ModuleType:
     try:
         with foreign():
             exec(compile(content, str(path), "exec"), module.__dict__)
-    except Exception as error:  # whatever a plug-in raises is its author's to see
+    # Any exception: whatever a plug-in raises, its author has to see.
+    except Exception as error:
         del sys.modules[name]
         raise UsageError(
-            f"the method's file fails to import: {_told(error)}",
+            f"the method's file cannot be imported: {_message(error)}",
             where=str(path),
-            fix="mend the file",
+            fix="fix the file",
         ) from error
     return module
 
 
 def named_files(group: str, kind: str) -> dict[str, Path]:
-    """Files that the entry points of a group name, by name."""
+    """Return the files that the entry points of a group provide, by name.
+
+    Args:
+        group: name of the group; each entry point is a function that returns names and files.
+        kind: what the files are, for the message.
+
+    Raises:
+        UsageError: two packages provide the same name.
+    """
     found: dict[str, Path] = {}
     for entry in entries(group).values():
         for name, path in loaded(entry)().items():
             if name in found:
                 raise UsageError(
-                    f"two {kind}s are called `{name}`: {found[name]} and {path}",
+                    f"two {kind}s have the name `{name}`: {found[name]} and {path}",
                     fix="rename one of them",
                 )
             found[name] = path
@@ -150,5 +176,5 @@ def named_files(group: str, kind: str) -> dict[str, Path]:
 
 
 def backbone_kinds() -> list[str]:
-    """Kinds of backbones: what stands before the first colon of a backbone's name."""
+    """Return the kinds of backbones: the part of a backbone's name before the first colon."""
     return list(entries("bench.backbones"))

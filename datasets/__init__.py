@@ -1,6 +1,4 @@
-"""The data sets and suites that come with ShiftBench, one TOML card each, class lists, and the code
-of rendered suites.
-"""
+"""Cards of the data sets and suites that come with ShiftBench, class lists, and rendered worlds."""
 
 from __future__ import annotations
 
@@ -10,17 +8,17 @@ _HERE = Path(__file__).parent
 
 
 def cards() -> dict[str, Path]:
-    """File of every suite's card, by name."""
+    """Return name -> file of every suite's card."""
     return {path.stem: path for path in sorted(_HERE.glob("*.toml"))}
 
 
 def data_sets() -> dict[str, Path]:
-    """File of every data set's card, by name."""
+    """Return name -> file of every data set's card."""
     return {path.stem: path for path in sorted((_HERE / "sets").glob("*.toml"))}
 
 
 def lists() -> dict[str, Path]:
-    """File of every list of classes (.tsv) or prompts (.txt), by name."""
+    """Return name -> file of every list of classes (.tsv) or prompts (.txt)."""
     return {
         path.stem: path
         for path in sorted((_HERE / "lists").iterdir())

@@ -1,3 +1,1 @@
-"""From run folders to a leaderboard: comparable rows, averaged over seeds, with what is missing
-said beside them.
-"""
+"""The leaderboard: boards, statistics, charts, published numbers, packs, and the HTML page."""

@@ -1,6 +1,4 @@
-"""Published numbers: what papers report, with their source and how sure we are of it; shown apart
-from what was measured.
-"""
+"""Read published numbers, with their sources, and show them apart from measured ones."""
 
 from __future__ import annotations
 
@@ -18,65 +16,70 @@ from bench.tables.table import Column, Row, Table
 
 from .board.rows import Board, BoardRow
 
+#: One TOML file per suite, named after it.
 FOLDER = Path(__file__).parent / "reported"
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-class _Part(BaseModel):
+class _ReportedModel(BaseModel):
+    # A misspelled key in a hand-written file is an error instead of being ignored.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Recipe(_Part):
-    """What `bench run` has to be given to repeat a reported row."""
+class Repeat(_ReportedModel):
+    """The options of `bench run` that repeat a reported row."""
 
     method: str
     seeds: tuple[int, ...] = Field(min_length=1)
     set: dict[str, Any] = Field(
-        default_factory=dict, description="parameters; `of.lr` reaches a nested method"
+        default_factory=dict, description="parameters; `of.lr` is one of a nested method"
     )
     tolerance: float | dict[str, float] = Field(
         description=(
-            "points by which the mean over the seeds may differ: one number, or by `id`, `ood` and"
-            " name of a shift"
+            "points by which the mean over the seeds may differ: one number, or one each for `id`,"
+            " `ood` and names of shifts"
         )
     )
-    note: str = Field(default="", description="in what the recipe is known to differ")
+    note: str = Field(default="", description="known differences from the source")
 
     def allowed(self, quantity: str) -> float | None:
-        """Points by which `id`, `ood` or a shift may differ; None if the recipe does not say."""
+        """Return the points by which `id`, `ood` or a shift may differ; None if not stated."""
         return self.tolerance.get(quantity) if isinstance(self.tolerance, dict) else self.tolerance
 
 
-class Reported(_Part):
-    """One row as its source prints it, in per cent."""
+class Reported(_ReportedModel):
+    """One row as its source prints it, in percent."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     backbone: str = Field(
-        description="as the source calls it; the file's `backbones` say what it is here"
+        description="name in the source; the file's `backbones` map it to a name here"
     )
     method: str
     id: Percent | None = None
     shifts: dict[str, Percent] = Field(default_factory=dict)
     ood: Percent | None = None
     source: str
+    # How the number was obtained. A figure is read off a plot; `second hand` is a paper that cites
+    # another.
     certainty: Literal["paper", "repository", "figure", "second hand", "measured here"]
     doubtful: bool = False
     note: str = ""
-    recipe: Recipe | None = None
+    recipe: Repeat | None = None
 
     def quantities(self) -> dict[str, float]:
-        """`id`, every shift and `ood`, those that are reported; per cent."""
-        every = {"id": self.id, **self.shifts, "ood": self.ood}
-        return {key: value for key, value in every.items() if value is not None}
+        """Return the reported numbers in percent: `id`, each shift, and `ood`."""
+        numbers = {"id": self.id, **self.shifts, "ood": self.ood}
+        return {key: value for key, value in numbers.items() if value is not None}
 
 
-class ReportedFile(_Part):
+class ReportedFile(_ReportedModel):
     """One TOML file of `reported/`.
 
     Attributes:
-        suite: name of the suite, or path of its card from the file's folder.
-        backbones: as the sources call them -> name here.
-        sources: short name -> what it is.
+        suite: name of the suite, or path of its card relative to the file's folder.
+        backbones: name in the sources -> name here.
+        sources: short name -> full reference.
+        rows: the reported rows.
     """
 
     suite: str
@@ -86,10 +89,10 @@ class ReportedFile(_Part):
 
 
 def read(path: Path) -> ReportedFile:
-    """A file of reported rows.
+    """Read and check a file of reported rows.
 
     Raises:
-        UsageError: it cannot be read, or a row is wrong.
+        UsageError: the file cannot be read, or a row is wrong.
     """
     try:
         found = ReportedFile.model_validate(read_toml(path))
@@ -98,12 +101,13 @@ def read(path: Path) -> ReportedFile:
             f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]
         )
         raise UsageError(
-            f"the reported rows are wrong: {problems}", where=str(path), fix="mend these fields"
+            f"the reported rows are invalid: {problems}", where=str(path), fix="fix these fields"
         ) from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"the reported rows cannot be read: {error}", where=str(path)) from error
+        raise UsageError(f"cannot read the reported rows: {error}", where=str(path)) from error
+    # References between the parts of a file, which pydantic does not check.
     names = [row.name for row in found.rows]
-    wrong = [f"{name} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    wrong = [f"{name} occurs twice" for name in sorted({n for n in names if names.count(n) > 1})]
     wrong += [
         f"{row.name}: unknown source {row.source}"
         for row in found.rows
@@ -116,20 +120,20 @@ def read(path: Path) -> ReportedFile:
     ]
     if wrong:
         raise UsageError(
-            f"the reported rows are wrong: {'; '.join(wrong[:5])}",
+            f"the reported rows are invalid: {'; '.join(wrong[:5])}",
             where=str(path),
-            fix="mend these rows",
+            fix="fix these rows",
         )
     return found
 
 
 def shipped() -> dict[str, ReportedFile]:
-    """Suite -> the rows that come with ShiftBench."""
+    """Return the rows that come with ShiftBench, by suite."""
     return {path.stem: read(path) for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def of(board: Board) -> list[Reported]:
-    """The reported rows on a board's suite and backbone."""
+    """Return the reported rows on a board's suite and backbone."""
     file = shipped().get(board.group.suite)
     return (
         [row for row in file.rows if file.backbones[row.backbone] == board.group.backbone]
@@ -138,33 +142,38 @@ def of(board: Board) -> list[Reported]:
     )
 
 
-def beside(board: Board, y: str = "ood") -> pd.DataFrame:
-    """Reported rows that have ID and `y`, for `charts.scatter`: `key`, `row`, `family`, `says`,
-    `id`, `ood`, `kind`.
+def reported_points(board: Board, y: str = "ood") -> pd.DataFrame:
+    """Return the reported rows that have ID and `y`, for `charts.scatter`.
 
-    Where a row of the board stands for a reported one, that has its name, and so its colour and
-    shape.
+    Args:
+        board: measured rows of the same suite and backbone.
+        y: key of the column that is plotted against ID.
+
+    Returns:
+        Columns `key`, `row`, `family`, `says`, `id`, `ood` and `kind`.
     """
     import pandas as pd
 
-    drawn = []
+    points = []
     for row in of(board):
-        have, name, measured = (
-            row.quantities(),
-            f"{row.method} (reported: {row.source})",
-            stands_for(row, board),
-        )
-        if {"id", y} <= have.keys():
+        numbers = row.quantities()
+        name = f"{row.method} (reported: {row.source})"
+        measured = stands_for(row, board)
+        if {"id", y} <= numbers.keys():
+            # With the name of the measured row it gets the same colour and shape; `says` is what
+            # distinguishes them in the tooltip.
             who = (f"reported/{row.name}", measured.name if measured else name, row.method, name)
-            drawn.append((*who, have["id"] / 100, have[y] / 100))
-    return pd.DataFrame(drawn, columns=["key", "row", "family", "says", "id", "ood"]).assign(
+            points.append((*who, numbers["id"] / 100, numbers[y] / 100))
+    return pd.DataFrame(points, columns=["key", "row", "family", "says", "id", "ood"]).assign(
         kind="reported"
     )
 
 
 def stands_for(row: Reported, board: Board) -> BoardRow | None:
-    """The measured row of a reported one: the one with its recipe's parameters; without a recipe
-    the method by default.
+    """Return the measured row of a reported one, or None.
+
+    With a recipe, it is a row that has the recipe's parameters; without one, the method with its
+    defaults.
     """
     same = [
         r
@@ -174,13 +183,16 @@ def stands_for(row: Reported, board: Board) -> BoardRow | None:
     if row.recipe is not None:
         same = [r for r in same if _has(r.records[0].method, row.recipe.set)]
     return next(
+        # A label without brackets is the method with the parameters of the suite's recipe. Others
+        # may stand for the reported row only if a recipe says so.
         (r for r in same if r.name == row.method),
         same[0] if row.recipe is not None and same else None,
     )
 
 
 def _has(method: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
-    """Whether a method's identity has these parameters; `of.lr` is `lr` of the method in `of`."""
+    """Return whether a method has these parameters; `of.lr` is `lr` of the method in `of`."""
+    # Nested methods are parameters of their outer method, each with `name` and `parameters`.
     for key, value in parameters.items():
         inner: Any = method
         for part in key.split("."):
@@ -193,22 +205,25 @@ def _has(method: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
 def tables(
     boards: Sequence[Board], suites: Sequence[str] = (), backbones: Sequence[str] = ()
 ) -> list[Table]:
-    """One table per suite and backbone with reported rows: those of the boards, and those that the
-    filters name.
+    """Return a table for each suite and backbone that has reported rows.
 
     Args:
-        suites, backbones: patterns; without any, only what is on a board is shown.
+        boards: their suites and backbones are shown.
+        suites: patterns of suites to show without a board.
+        backbones: patterns of backbones; empty for all of these suites.
     """
+    # A gap to a run on other data or on fewer images would say nothing.
     ranked = {(b.group.suite, b.group.backbone): b for b in boards if b.kind == "ranked"}
     made = []
     for suite, file in shipped().items():
         for name, backbone in file.backbones.items():
             board = ranked.get((suite, backbone))
-            asked = any(fnmatchcase(suite, p) for p in suites) and (
+            # Without a pattern, published rows of suites that nobody ran would fill the screen.
+            requested = any(fnmatchcase(suite, p) for p in suites) and (
                 not backbones or any(fnmatchcase(backbone, p) for p in backbones)
             )
             rows = [row for row in file.rows if row.backbone == name]
-            if rows and (board or asked):
+            if rows and (board or requested):
                 made.append(_table(suite, backbone, rows, file, board))
     return made
 
@@ -223,6 +238,7 @@ def _table(
             "name": f"{suite}/{row.name}",
             "method": row.method + (" (doubtful)" if row.doubtful else ""),
         }
+        # Sources print percent, and columns of percent take shares.
         cells |= {key: value / 100 for key, value in row.quantities().items()}
         measured = stands_for(row, board) if board else None
         for key in ("id", "ood"):

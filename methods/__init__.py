@@ -1,3 +1,1 @@
-"""The built-in methods, one file each; `cam.py` and `masking.py` hold what the masking methods are
-made of.
-"""
+"""The built-in methods, one file each; `cam` and `masking` are shared by the masking methods."""

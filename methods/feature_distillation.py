@@ -1,4 +1,4 @@
-"""Fine-tuning that is held to the features of the frozen starting classifier."""
+"""Feature distillation: fine-tune, and stay close to the features of the starting classifier."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 
 class FeatureDistillation(FineTuner):
-    """CE(head(f_s(x)), y) + w MSE(f_s(x), f_t(x)), f_t being the frozen starting tower (unmasked
-    baseline of Xiao et al., 2023).
+    """Minimise CE(head(f_s(x)), y) + w MSE(f_s(x), f_t(x)).
 
-    MSE is the mean over images and feature dimensions of un-normalised features, so that a raw
-    weight means nothing across backbones: in the unit `teacher_ms` it is divided by the teacher's
-    mean-square feature. A search draws it in that unit. The training recipe is that of the paper's
-    repository where it differs from WiSE-FT's.
+    f_s is the student's tower and f_t the frozen starting tower, the teacher. This is the unmasked
+    baseline of Xiao et al. (2023), with the recipe of their code where it differs from WiSE-FT's.
     """
+
+    # MSE is a mean over images and dimensions of features that are not normalised, so that the same
+    # w means another strength for another backbone. In the unit `teacher_ms`, w is divided by the
+    # mean square of the teacher's features; searches sample it in that unit.
 
     name: ClassVar[str] = "feature-distillation"
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.03052"
@@ -50,24 +51,24 @@ class FeatureDistillation(FineTuner):
         Space(choices=("teacher_ms",), together="weight"),
         description="`raw`: as in the paper; `teacher_ms`: per mean-square teacher feature",
     )
+    # From here on, the paper's recipe.
     schedule: Literal["warmup-cosine", "one-cycle"] = "one-cycle"
-    warmup: float = Field(default=0.02, ge=0, description="steps; a share of all steps if below 1")
+    warmup: float = Field(default=0.02, ge=0, description="steps; below 1, a fraction of all steps")
     augment: Literal["none", "flip", "shift-flip", "resized-crop"] = "none"
     select: Literal["best", "last"] = Field(
-        default="best", description="which epoch is kept: best on id-val, or the last"
+        default="best", description="epoch to return: the best on id-val, or the last"
     )
 
     _heads: ClassVar[tuple[HeadInit, ...]] = ("zero-shot", "native", "probe")
 
     def prepare(self, task: Task, start: Classifier) -> Mapping[str, float]:
-        """Measure `teacher_ms`, the mean square of the frozen tower's features over the training
-        images; recorded in any unit.
-        """
+        """Return `teacher_ms`, the mean square of the teacher's features on the training images."""
+        # Measured in either unit, so that the record of a fit allows converting w.
         features, _ = task.features("train")
         return {"teacher_ms": float(np.square(features, dtype=np.float64).mean())}
 
     def raw_weight(self, constants: Mapping[str, float]) -> float:
-        """w as it stands before the MSE."""
+        """Return w as the factor of the MSE, whatever its unit."""
         return (
             self.weight / constants["teacher_ms"]
             if self.weight_unit == "teacher_ms"
@@ -77,9 +78,10 @@ class FeatureDistillation(FineTuner):
     def loss(
         self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]
     ) -> Tensor:
-        """CE(head(f_s(x)), y) + w MSE(f_s(x), f_t(x)); one student forward serves both terms."""
+        """Return CE(head(f_s(x)), y) + w MSE(f_s(x), f_t(x))."""
         with torch.no_grad():
             target = teacher.features(batch.images)
+        # One forward pass of the student serves both terms.
         features = student.features(batch.images)
         cross_entropy = F.cross_entropy(student.head(features), batch.labels)
         return cross_entropy + self.raw_weight(constants) * F.mse_loss(features, target)

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 class FullFinetune(FineTuner):
-    """Train all weights with cross-entropy; the defaults are WiSE-FT's end-to-end recipe (Wortsman
-    et al., 2022).
-    """
+    """Minimise the cross-entropy over all weights, by WiSE-FT's recipe (Wortsman et al., 2022)."""
 
     name: ClassVar[str] = "full-finetune"
     paper: ClassVar[str] = "https://arxiv.org/abs/2109.01903"
@@ -34,5 +32,5 @@ class FullFinetune(FineTuner):
     def loss(
         self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]
     ) -> Tensor:
-        """CE(head(f(x)), y)."""
+        """Return CE(head(f(x)), y)."""
         return F.cross_entropy(student(batch.images), batch.labels)

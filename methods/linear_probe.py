@@ -1,4 +1,4 @@
-"""A linear head on the frozen backbone's features, which are computed once and cached."""
+"""Linear probing: logistic regression on the features of the frozen backbone."""
 
 from __future__ import annotations
 
@@ -22,30 +22,32 @@ if TYPE_CHECKING:
 
     from bench.task import Task
 
-#: Logit of a class without a training image: never predicted, and finite, so that weights can still
-#: be averaged.
+#: Bias of a class without training images: low enough that it is never predicted, and finite, so
+#: that weights can still be interpolated.
 ABSENT = -1e3
-#: Images x features x classes from which on a GPU solves for the head: ImageNet's 6.5e11 would take
-#: a core more than a week.
+#: Problems above this size (images x features x classes) are solved on a GPU if there is one:
+#: ImageNet's 6.5e11 would take a CPU core more than a week.
 LARGE = 1e9
 
-#: Largest gradient of the mean loss at which a solver stops. At scikit-learn's 1e-4, heads of two
-#: processors differ by several images of a thousand; at this one, by at most one where C is chosen.
+#: A solver stops when no entry of the mean loss's gradient exceeds this. At scikit-learn's default
+#: of 1e-4, the heads of two processors differ in several images of a thousand; at this one, in at
+#: most one at the chosen C.
 TOLERANCE = 1e-5
 
-#: From C to weight (classes, D) and bias (classes,), each time from the solution before.
+#: C -> weight (classes, D) and bias (classes,). Each call starts from the solution of the last one.
 Solver = Callable[[float], tuple["NDArray[np.float64]", "NDArray[np.float64]"]]
 
 
 class LinearProbe(Method):
-    """Logistic regression on frozen features.
+    """Fit logistic regression on the features of the frozen backbone.
 
-    `lbfgs` (default) is the probe of Kumar et al. (2022): scikit-learn's L-BFGS, warm-started along
-    50 values of C from 1e-7 to 100. They keep the best on held-out data. Here it is the smallest C
-    within one standard error of the best: the best jumps by a factor of five from one kind of
-    processor to another. `adamw` is the gradient recipe of Xiao et al. (2023), from the zero-shot
-    head.
+    `lbfgs` (default) is the probe of Kumar et al. (2022): L-BFGS, warm-started along 50 values of C
+    from 1e-7 to 100. Of these, the smallest within one standard error of the best on id-val is
+    chosen. `adamw` is the gradient recipe of Xiao et al. (2023), from the zero-shot head.
     """
+
+    # The paper takes the best C itself. That one differs by a factor of five between two kinds of
+    # processors, so it would not be reproducible.
 
     name: ClassVar[str] = "linear-probe"
     version: ClassVar[int] = 2
@@ -61,36 +63,37 @@ class LinearProbe(Method):
     normalize: bool | None = Field(
         default=None,
         description=(
-            "L2-normalise features; default: if there is a text tower (lbfgs), as the starting head"
-            " does (adamw)"
+            "L2-normalise features; default: lbfgs, if the backbone has a text tower; adamw, as the"
+            " initial head does"
         ),
     )
     grid: int = Field(default=50, ge=1, description="lbfgs: values of C, from 1e-7 to 100")
     max_iter: int = Field(
-        default=1000, ge=1, description="lbfgs: at most so many iterations for each C"
+        default=1000, ge=1, description="lbfgs: maximum number of iterations for each C"
     )
     head_init: HeadInit | None = Field(
-        default=None, description="adamw: first head; default: zero-shot, else native, else random"
+        default=None,
+        description="adamw: initial head; default: zero-shot, else native, else random",
     )
     lr: float = Field(default=3e-5, gt=0, description="adamw: peak learning rate")
     epochs: int = Field(
-        default=10, ge=1, description="adamw: epochs, of which the best on id-val is kept"
+        default=10, ge=1, description="adamw: epochs, of which the best on id-val is returned"
     )
     batch_size: int = Field(default=512, ge=1, description="adamw: images per step")
     schedule: Literal["warmup-cosine", "one-cycle"] = Field(
         default="one-cycle", description="adamw: as in full fine-tuning"
     )
     warmup: float = Field(
-        default=0.02, ge=0, description="adamw: steps; a share of all steps if below 1"
+        default=0.02, ge=0, description="adamw: steps; below 1, a fraction of all steps"
     )
     clip: float = Field(
         default=1.0,
         ge=0,
-        description="adamw: maximum global L2 norm of the gradient; 0 does not clip",
+        description="adamw: maximum global L2 norm of the gradient; 0 disables clipping",
     )
 
-    def resolved(self, traits: Traits) -> Self:
-        """Decide on normalisation (`lbfgs`) or on the starting head (`adamw`)."""
+    def bind(self, traits: Traits) -> Self:
+        """Decide on normalisation (`lbfgs`) or on the initial head (`adamw`)."""
         if self.solver == "lbfgs":
             return self.model_copy(
                 update={"normalize": traits.text if self.normalize is None else self.normalize}
@@ -102,12 +105,12 @@ class LinearProbe(Method):
         )
 
     def fit(self, task: Task) -> Classifier:
-        """Train the head; the tower stays as it is."""
+        """Train the head; the tower is not changed."""
         head = self._by_lbfgs(task) if self.solver == "lbfgs" else self._by_adamw(task)
         return Classifier(task.tower(), head)
 
     def _by_lbfgs(self, task: Task) -> Head:
-        assert self.normalize is not None, "a method is resolved before it is fitted"
+        assert self.normalize is not None, "call bind() before fit()"
         x, y = task.features("train")
         x_val = torch.from_numpy(task.features("id-val")[0])
         if self.normalize:
@@ -120,13 +123,14 @@ class LinearProbe(Method):
             heads[c] = Head(
                 torch.from_numpy(weight), torch.from_numpy(bias), normalize=self.normalize
             )
-            task.stop_if_asked()
+            task.stop_if_requested()
         scores = [(c, *_score(task, head, x_val)) for c, head in heads.items()]
+        # The grid ascends, so that the first within one standard error is the smallest C.
         chosen: float = task.choose("C", scores, one_se=True)
         return heads[chosen]
 
     def _by_adamw(self, task: Task) -> Head:
-        assert self.head_init is not None, "a method is resolved before it is fitted"
+        assert self.head_init is not None, "call bind() before fit()"
         x, y = (torch.from_numpy(part).to(task.device) for part in task.features("train"))
         x_val = torch.from_numpy(task.features("id-val")[0]).to(task.device)
         start = task.start(self.head_init).head
@@ -150,9 +154,10 @@ class LinearProbe(Method):
                 if self.clip:
                     torch.nn.utils.clip_grad_norm_(head.parameters(), self.clip)
                 optimizer.step()
+            # A `Head` copies its weights.
             heads[epoch + 1] = Head(head.weight, head.bias, normalize=normalize)
         chosen: int = task.choose(
-            "epoch", [(epoch, *_score(task, kept, x_val)) for epoch, kept in heads.items()]
+            "epoch", [(epoch, *_score(task, one, x_val)) for epoch, one in heads.items()]
         )
         return heads[chosen].cpu()
 
@@ -165,30 +170,31 @@ def regularization_path(
     max_iter: int,
     device: str = "cpu",
 ) -> Iterator[tuple[float, NDArray[np.float64], NDArray[np.float64]]]:
-    """Multinomial logistic regression for each C of `grid`, each warm-started from the one before.
-
-    Features are standardised by one scalar mean m and one scalar standard deviation s, whatever
-    their dimension, and the weights are mapped back to the features as given: W / s and b - (m / s)
-    * sum over dimensions of W.
+    """Fit multinomial logistic regression for each C of `grid`, warm-started along the grid.
 
     Args:
         x: (N, D) features.
         y: (N,) labels below `classes`.
-        grid: values of C, in scikit-learn's sense (times the sum of losses).
-        device: if it is a GPU, large problems are solved there.
+        classes: number of classes, with or without training images.
+        grid: values of C as in scikit-learn, where C multiplies the sum of the losses.
+        max_iter: maximum number of iterations for each C.
+        device: a GPU solves large problems.
 
     Yields:
         C, weight (classes, D) and bias (classes,).
 
     Raises:
-        UsageError: fewer than two classes have an image.
+        UsageError: fewer than two classes have images.
     """
+    # Features are standardised by one scalar mean m and one scalar standard deviation s over all
+    # dimensions. The weights are mapped back to the features as given: W / s, and
+    # b - (m / s) * (sum of W over dimensions).
     present, ranks = np.unique(y, return_inverse=True)
     if len(present) < 2:
         raise UsageError(
-            "a linear probe needs training images of two classes",
+            "a linear probe needs training images of at least two classes",
             where="linear-probe",
-            fix="raise --limit",
+            fix="increase --limit",
         )
     mean, deviation = float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64))
     large = device.startswith("cuda") and len(present) > 2 and x.size * len(present) >= LARGE
@@ -199,7 +205,8 @@ def regularization_path(
     )
     for c in grid:
         w, b = solve(float(c))
-        if len(present) == 2:  # scikit-learn then has one row, for the logit's difference
+        # For two classes scikit-learn has a single row: the difference of the logits.
+        if len(present) == 2:
             w, b = np.concatenate([-w / 2, w / 2]), np.concatenate([-b / 2, b / 2])
         weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, ABSENT)
         weight[present] = w / deviation
@@ -210,7 +217,7 @@ def regularization_path(
 def _on_one_core(
     x: NDArray[Any], mean: float, deviation: float, y: NDArray[Any], max_iter: int
 ) -> Solver:
-    """By scikit-learn."""
+    """Return the solver of scikit-learn, on one core."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
@@ -219,10 +226,11 @@ def _on_one_core(
     model = LogisticRegression(solver="lbfgs", tol=TOLERANCE, max_iter=max_iter, warm_start=True)
 
     def solve(c: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        # Matrices this small make BLAS threads spin (four times slower with two), and their number
-        # changes the last bits.
+        # On matrices this small, BLAS threads mostly wait for each other (two are four times slower
+        # than one), and their number changes the last bits.
         with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # `max_iter` is part of the recipe
+            # Reaching `max_iter` is part of the recipe.
+            warnings.simplefilter("ignore", ConvergenceWarning)
             model.set_params(C=c).fit(standardized, y)
         return model.coef_, model.intercept_
 
@@ -238,13 +246,19 @@ def _on_device(
     device: str,
     chunk: int = 1 << 16,
 ) -> Solver:
-    """The minimisation that scikit-learn does, by the same optimiser with the same limits, the loss
-    in float64 on a device.
+    """Return a solver of the same problem, with the loss computed in float64 on a device.
 
     Args:
-        y: (N,) labels, every number up to the largest occurring.
-        chunk: images at a time: 500 MB for each array of 1000 classes.
+        x: (N, D) features.
+        mean: of all features.
+        deviation: standard deviation of all features.
+        y: (N,) labels; every number up to the largest one occurs.
+        max_iter: maximum number of iterations for each C.
+        device: where the loss is computed.
+        chunk: images at a time; 500 MB per array at 1000 classes.
     """
+    # The same optimiser with the same options as in scikit-learn, so that both solvers take the
+    # same path to the same minimum. scikit-learn itself cannot compute on a GPU.
     from scipy.optimize import minimize
 
     features, labels = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
@@ -252,9 +266,8 @@ def _on_device(
     at = np.zeros((dim + 1) * (int(y.max()) + 1))
 
     def loss(flat: NDArray[np.float64], strength: float) -> tuple[float, NDArray[np.float64]]:
-        """(1/N) sum of cross-entropies + strength/2 |W|^2, the bias being free, and its
-        gradient.
-        """
+        """Return (1/N) (sum of cross-entropies) + strength/2 |W|^2 and its gradient."""
+        # One matrix (D + 1, classes), whose last row is the bias; it is not regularised.
         both = torch.from_numpy(flat).to(device).view(dim + 1, -1)
         weight, total, gradient = both[:-1], both.new_zeros(()), torch.zeros_like(both)
         for first in range(0, count, chunk):
@@ -262,6 +275,7 @@ def _on_device(
             truth = (torch.arange(len(part), device=device), labels[first : first + chunk])
             log_p = torch.log_softmax(part @ weight + both[-1], dim=1)
             total -= log_p[truth].sum()
+            # Softmax minus one-hot, in the memory of the log-probabilities.
             error = log_p.exp_()
             error[truth] -= 1
             gradient[:-1] += part.T @ error
@@ -278,6 +292,7 @@ def _on_device(
         at = minimize(
             loss,
             at,
+            # scikit-learn minimises C * (sum of losses) + |W|^2/2; this is that over C * N.
             (1 / (c * count),),
             "L-BFGS-B",
             jac=True,
@@ -296,5 +311,5 @@ def _on_device(
 
 @torch.no_grad()
 def _score(task: Task, head: Head, x: torch.Tensor) -> tuple[float, float]:
-    """(score, NLL) of a head on the features of id-val."""
+    """Return (score, NLL) of a head on features (N, D) of id-val."""
     return task.score_logits(head(x).cpu().numpy())

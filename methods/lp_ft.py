@@ -1,6 +1,4 @@
-"""Linear probing, then fine-tuning: a trained head first, so that fine-tuning distorts the features
-less.
-"""
+"""LP-FT: linear probing, then fine-tuning, which distorts features less than a new head does."""
 
 from __future__ import annotations
 
@@ -12,11 +10,11 @@ from .full_finetune import FullFinetune
 
 
 class LPFT(FullFinetune):
-    """Fine-tune from the linear probe's head (Kumar et al., 2022).
+    """Fine-tune from the head of a linear probe (Kumar et al., 2022).
 
-    The paper trains with SGD from a head on un-normalised features. Here the second phase is the
-    one that most later papers compare with: AdamW at a learning rate of 1e-5, the rest as in
-    WiSE-FT's recipe, from the L-BFGS probe of `linear-probe`.
+    The paper trains with SGD, from a head on features that are not normalised. This is the variant
+    that most later papers compare with: AdamW at a learning rate of 1e-5 and otherwise WiSE-FT's
+    recipe, from the head of `linear-probe`.
     """
 
     name: ClassVar[str] = "lp-ft"
@@ -32,4 +30,5 @@ class LPFT(FullFinetune):
         1e-5, Space(low=1e-6, high=1e-3, log=True), gt=0, description="peak learning rate of AdamW"
     )
 
+    # This is the whole method: everything else is full fine-tuning.
     _heads: ClassVar[tuple[HeadInit, ...]] = ("probe",)

@@ -1,5 +1,6 @@
-"""Masked images as counterfactual samples: distil features on images whose object or context is
-replaced.
+"""Masked images as counterfactual samples: distil features on images with parts replaced.
+
+After Xiao et al. (2023).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from bench.classifier import Classifier
 
-#: The paper's repository has one threshold per mask and fill, and one share of random patches with
-#: and without a fill.
+#: (mask, fill) -> threshold of the map, and fill -> share of random patches: the values of the
+#: paper's code, which sets other ones for each combination.
 THRESHOLDS: Mapping[tuple[str, str], float] = {
     ("object", "none"): 0.3, ("object", "single"): 0.3, ("object", "multi"): 0.6,
     ("context", "none"): 0.6, ("context", "single"): 0.5, ("context", "multi"): 0.3,
@@ -33,8 +34,12 @@ PROBABILITIES: Mapping[str, float] = {"none": 0.75, "single": 0.5, "multi": 0.5}
 
 
 class Look(NamedTuple):
-    """What the student saw on clean images: logits (n, C), the mask (n, P), and the map (n, P) if
-    the mask came from one.
+    """The result of a forward pass on clean images.
+
+    Attributes:
+        logits: (n, C) of the student.
+        mask: (n, P) bool.
+        cam: map (n, P) that the mask follows from; None for a random mask.
     """
 
     logits: Tensor
@@ -43,14 +48,13 @@ class Look(NamedTuple):
 
 
 class MaskedCounterfactual(FeatureDistillation):
-    """CE(head(f_s(x)), y) + w MSE(f_s(x~), f_t(x~)), with x~ a masked x (Xiao et al., 2023).
+    """Minimise CE(head(f_s(x)), y) + w MSE(f_s(x~), f_t(x~)), with x~ a masked x.
 
-    The mask covers the object or the context, told apart by the class-activation map of the
-    student's true-class logit, or random patches. Masked patches are refilled from other images of
-    the global batch (`single`: one image for all patches of an image, `multi`: one for each patch),
-    or left out of the transformer (`none`). The teacher sees the same x~. Map and cross-entropy
-    share one clean forward, which presumes that dropout and batch statistics are off while
-    training.
+    The method of Xiao et al. (2023). The mask covers the object or the context, which the
+    class-activation map of the student's true-class logit separates, or random patches. Masked
+    patches are replaced by patches of other images of the global batch (`single`: all from one
+    image, `multi`: each from another one), or left out of the transformer (`none`). The teacher
+    sees the same x~.
     """
 
     name: ClassVar[str] = "masked-counterfactual"
@@ -81,45 +85,100 @@ class MaskedCounterfactual(FeatureDistillation):
         lt=1,
         description=(
             "random masks: share of masked patches, exact without a fill; default: 0.5, or 0.75"
-            " without"
+            " without a fill"
         ),
     )
 
+    def loss(
+        self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]
+    ) -> Tensor:
+        """Return CE(head(f_s(x)), y) + w MSE(f_s(x~), f_t(x~))."""
+        logits, mask, _ = self.look(batch, student)
+        images, keep = self.counterfactual(batch, mask, student.tower.grid)
+        with torch.no_grad():
+            target = teacher.features(images, keep)
+        distance = F.mse_loss(student.features(images, keep), target)
+        return F.cross_entropy(logits, batch.labels) + self.raw_weight(constants) * distance
+
+    def look(self, batch: Batch, student: Classifier) -> Look:
+        """Return the student's logits on the clean images x, and the mask."""
+        if self.mask == "random":
+            return Look(student(batch.images), batch.random["mask"], None)
+        # Map and cross-entropy share one forward pass, which presumes that dropout and batch
+        # statistics are off during training. `bind` refuses the rest.
+        logits, _, maps = student.explain(batch.images)
+        score = logits.float().gather(1, batch.labels[:, None]).sum()
+        cam = class_activation_map(score, maps, student.tower.layout)
+        if self.mask_share is not None:
+            return Look(
+                logits, masking.share_mask(cam, self.mask_share, highest=self.mask == "object"), cam
+            )
+        assert self.threshold is not None, "call bind() before fit()"
+        cut = masking.object_mask if self.mask == "object" else masking.context_mask
+        return Look(logits, cut(cam, self.threshold), cam)
+
+    def counterfactual(
+        self, batch: Batch, mask: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return x~ as images (n, 3, H, W), and the patches to keep (n, P) if some are left out."""
+        if self.fill == "none":
+            return batch.images, ~mask
+        return masking.refill(batch.images, batch.pool, mask, batch.random["source"], grid), None
+
     @property
     def batch_coupled(self) -> bool:
-        """Fills couple images; they are planned on the global batch."""
+        """Whether patches come from other images of the batch."""
         return self.fill != "none"
 
-    def resolved(self, traits: Traits) -> Self:
-        """Fill in the paper's threshold or probability; UsageError for options that contradict each
-        other or the backbone.
+    def random(
+        self, size: int, grid: tuple[int, int], generator: Generator
+    ) -> Mapping[str, Tensor]:
+        """Sample random masks (N, P), and the sources of fills, (N,) or (N, P)."""
+        patches = grid[0] * grid[1]
+        sampled: dict[str, Tensor] = {}
+        if self.mask == "random":
+            assert self.probability is not None, "call bind() before fit()"
+            random_mask = masking.exact_mask if self.fill == "none" else masking.bernoulli_mask
+            sampled["mask"] = random_mask(size, patches, self.probability, generator)
+        if self.fill == "single":
+            sampled["source"] = masking.single_source(size, generator)
+        elif self.fill == "multi":
+            sampled["source"] = masking.multi_source(size, patches, generator)
+        return sampled
+
+    def bind(self, traits: Traits) -> Self:
+        """Fill in the paper's threshold or probability.
+
+        Raises:
+            UsageError: options contradict each other, or do not suit the backbone.
         """
         if self.fill == "none" and traits.layout == "conv":
             raise UsageError(
-                "a convolutional backbone has no tokens to leave out, so a mask needs a fill",
+                "a convolutional backbone has no tokens to leave out, so that a mask needs a fill",
                 where=f"method {self.name}, fill=none",
-                fix="--set fill=single, or --set fill=multi",
+                fix="use --set fill=single or --set fill=multi",
             )
         if self.norm == "train":
             self._contradiction(
-                "map and cross-entropy share one forward, which needs frozen batch statistics",
-                "--set norm=frozen",
+                "map and cross-entropy share one forward pass, which needs frozen batch statistics",
+                "use --set norm=frozen",
             )
         if self.mask == "random" and self.threshold is not None:
-            self._contradiction("random masks have no threshold", "--set probability=...")
+            self._contradiction("random masks have no threshold", "use --set probability=...")
         if self.mask_share is not None and self.probability is not None:
             self._contradiction(
-                "mask_share and probability say the same of random masks", "give one of the two"
+                "mask_share and probability mean the same for random masks", "set one of the two"
             )
         if self.mask != "random" and self.probability is not None:
             self._contradiction(
-                "only random masks have a probability", "--set mask=random, or --set threshold=..."
+                "only random masks have a probability",
+                "use --set mask=random or --set threshold=...",
             )
         if self.threshold is not None and self.mask_share is not None:
-            self._contradiction(
-                "threshold and mask_share exclude each other", "give one of the two"
-            )
-        chosen = super().resolved(traits)
+            self._contradiction("threshold and mask_share exclude each other", "set one of the two")
+        chosen = super().bind(traits)
+        # For random masks, `mask_share` becomes `probability`: a suite's recipe can set one share
+        # for all kinds of masks, and both spellings are the same fit.
         if self.mask == "random":
             probability = self.probability or self.mask_share or PROBABILITIES[self.fill]
             return chosen.model_copy(update={"probability": probability, "mask_share": None})
@@ -132,51 +191,8 @@ class MaskedCounterfactual(FeatureDistillation):
             what, where=f"method {self.name}, mask={self.mask}, fill={self.fill}", fix=fix
         )
 
-    def draw(self, size: int, grid: tuple[int, int], generator: Generator) -> Mapping[str, Tensor]:
-        """Random masks (N, P) and where fills come from, (N,) or (N, P), for the global batch."""
-        patches = grid[0] * grid[1]
-        draws: dict[str, Tensor] = {}
-        if self.mask == "random":
-            assert self.probability is not None, "a method is resolved before it draws"
-            random_mask = masking.exact_mask if self.fill == "none" else masking.bernoulli_mask
-            draws["mask"] = random_mask(size, patches, self.probability, generator)
-        if self.fill == "single":
-            draws["source"] = masking.single_source(size, generator)
-        elif self.fill == "multi":
-            draws["source"] = masking.multi_source(size, patches, generator)
-        return draws
-
-    def look(self, batch: Batch, student: Classifier) -> Look:
-        """One clean forward of the student, and the mask that follows from it (or from the
-        draws).
-        """
-        if self.mask == "random":
-            return Look(student(batch.images), batch.draws["mask"], None)
-        logits, _, maps = student.explain(batch.images)
-        score = logits.float().gather(1, batch.labels[:, None]).sum()
-        cam = class_activation_map(score, maps, student.tower.layout)
-        if self.mask_share is not None:
-            return Look(
-                logits, masking.share_mask(cam, self.mask_share, highest=self.mask == "object"), cam
-            )
-        assert self.threshold is not None, "a method is resolved before it masks"
-        cut = masking.object_mask if self.mask == "object" else masking.context_mask
-        return Look(logits, cut(cam, self.threshold), cam)
-
-    def counterfactual(
-        self, batch: Batch, mask: Tensor, grid: tuple[int, int]
-    ) -> tuple[Tensor, Tensor | None]:
-        """x~ as the towers take it: images (n, 3, H, W), and the patches to keep (n, P) where
-        masked ones are left out.
-        """
-        if self.fill == "none":
-            return batch.images, ~mask
-        return masking.refill(batch.images, batch.pool, mask, batch.draws["source"], grid), None
-
     def illustrate(self, batch: Batch, student: Classifier) -> Mapping[str, Tensor]:
-        """The images, their map (where the mask follows from one), the mask in grey, and the
-        counterfactual images.
-        """
+        """Return the images, their map (if there is one), the mask in grey, and the images x~."""
         _, mask, cam = self.look(batch, student)
         grid, size = student.tower.grid, batch.images.shape[-2:]
 
@@ -184,24 +200,14 @@ class MaskedCounterfactual(FeatureDistillation):
             return F.interpolate(patches.float().view(-1, 1, *grid), size=size, mode="nearest")
 
         covered = torch.where(in_pixels(mask) > 0, 0.5, batch.images)
-        pictures = {"image": batch.images}
+        panels = {"image": batch.images}
         if cam is not None:
+            # Red where the map is high and blue where it is low, over a dimmed image.
             heat = in_pixels(normalized(cam))
-            pictures["map"] = 0.35 * batch.images + 0.65 * torch.cat(
+            panels["map"] = 0.35 * batch.images + 0.65 * torch.cat(
                 [heat, 0.25 * heat, 1 - heat], dim=1
             )
-        pictures["mask"] = covered
+        panels["mask"] = covered
         filled, keep = self.counterfactual(batch, mask, grid)
-        pictures["counterfactual"] = covered if keep is not None else filled
-        return pictures
-
-    def loss(
-        self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]
-    ) -> Tensor:
-        """CE(head(f_s(x)), y) + w MSE(f_s(x~), f_t(x~))."""
-        logits, mask, _ = self.look(batch, student)
-        images, keep = self.counterfactual(batch, mask, student.tower.grid)
-        with torch.no_grad():
-            target = teacher.features(images, keep)
-        distance = F.mse_loss(student.features(images, keep), target)
-        return F.cross_entropy(logits, batch.labels) + self.raw_weight(constants) * distance
+        panels["counterfactual"] = covered if keep is not None else filled
+        return panels

@@ -15,28 +15,26 @@ from .full_finetune import FullFinetune
 if TYPE_CHECKING:
     from bench.task import Task
 
+#: The candidates of `alpha = "id-val"`.
 ALPHAS = tuple(step / 10 for step in range(11))
 
 
 class WiSEFT(Method):
-    """theta = (1 - alpha) theta_start + alpha theta_fine-tuned, for every tensor (Wortsman et al.,
-    2022, eq. 1).
+    """Interpolate weights: (1 - alpha) theta_0 + alpha theta_1 (Wortsman et al., 2022, eq. 1).
 
-    Works on any fine-tuner, which is trained once and shared with every run that asks for the same
-    one.
+    theta_0 is the starting classifier and theta_1 the fine-tuned one, of any fine-tuner `of`. It is
+    trained once, and shared with every run that uses the same one.
     """
 
     name: ClassVar[str] = "wise-ft"
     paper: ClassVar[str] = FullFinetune.paper
     bibtex: ClassVar[str] = FullFinetune.bibtex
 
-    of: Nested = Field(
-        default=FullFinetune(), description="the fine-tuner whose weights are one end"
-    )
+    of: Nested = Field(default=FullFinetune(), description="the fine-tuner that gives theta_1")
     alpha: Annotated[float, Field(ge=0, le=1)] | Literal["id-val"] = Field(
         default=0.5,
         description=(
-            "share of the fine-tuned weights; `id-val`: the best of 0, 0.1, ..., 1 on id-val"
+            "weight of the fine-tuned classifier; `id-val`: the best of 0, 0.1, ..., 1 on id-val"
         ),
     )
 
@@ -45,8 +43,8 @@ class WiSEFT(Method):
     def _has_a_start(cls, of: Method) -> Method:
         if not isinstance(of, FineTuner):
             raise ValueError(
-                f"`{of.name}` is not trained from a starting classifier that it could be"
-                " interpolated with"
+                f"`{of.name}` has no starting classifier to interpolate with, since it is not a"
+                " fine-tuner"
             )
         return of
 
@@ -55,28 +53,33 @@ class WiSEFT(Method):
         assert isinstance(self.of, FineTuner)
         return self.of
 
-    def resolved(self, traits: Traits) -> Self:
-        """Resolve `of`; where it would start from a random head, it starts from the probe's, since
-        a random head is no base.
+    def bind(self, traits: Traits) -> Self:
+        """Bind `of`, which starts from a probe instead of a random head.
+
+        Raises:
+            UsageError: `of` trains batch statistics, or cannot run on this backbone.
         """
-        of = self._of.resolved(traits)
+        of = self._of.bind(traits)
+        # Statistics belong to the weights that they were measured with. Interpolated ones are those
+        # of no network.
         if of.norm == "train":
             raise UsageError(
-                "batch statistics that were trained cannot be interpolated",
+                "trained batch statistics cannot be interpolated",
                 where=f"method {self.name}",
-                fix="--set of.norm=frozen",
+                fix="use --set of.norm=frozen",
             )
+        # theta_0 has to be a classifier in its own right, which a random head is not.
         if self._of.head_init is None and of.head_init == "random":
             of = of.model_copy(update={"head_init": "probe"})
         return self.model_copy(update={"of": of})
 
     def fit(self, task: Task) -> Classifier:
-        """Fine-tune (or reuse the fine-tuned classifier) and interpolate."""
-        assert self._of.head_init is not None, "a method is resolved before it is fitted"
-        start, end = task.start(self._of.head_init), task.fit(self._of)
+        """Fine-tune, or load the fine-tuned classifier, and interpolate."""
+        assert self._of.head_init is not None, "call bind() before fit()"
+        theta_0, theta_1 = task.start(self._of.head_init), task.fit(self._of)
         alpha = self.alpha
         if alpha == "id-val":
             alpha = task.choose(
-                "alpha", [(value, *task.score(interpolate(start, end, value))) for value in ALPHAS]
+                "alpha", [(a, *task.score(interpolate(theta_0, theta_1, a))) for a in ALPHAS]
             )
-        return interpolate(start, end, float(alpha))
+        return interpolate(theta_0, theta_1, float(alpha))

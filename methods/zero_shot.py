@@ -1,4 +1,4 @@
-"""The pre-trained classifier as it is, without any training."""
+"""Zero-shot classification: the pre-trained classifier, without training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class ZeroShot(Method):
-    """Classify by the cosine to class-prompt embeddings (Radford et al., 2021), or with the
-    backbone's own head.
+    """Classify by the cosine to embeddings of class prompts (Radford et al., 2021).
 
-    The base that every robust fine-tuning method starts from and is measured against.
+    A backbone without a text tower classifies with its own head. Robust fine-tuning methods start
+    from this classifier and are compared with it.
     """
 
     name: ClassVar[str] = "zero-shot"
@@ -37,25 +37,31 @@ class ZeroShot(Method):
         default=None, description="default: zero-shot if offered, else native"
     )
 
-    def resolved(self, traits: Traits) -> Self:
-        """Choose the head; UsageError where the backbone has no such head."""
-        offered = {"zero-shot": traits.text, "native": traits.native}
-        there = [head for head, is_there in offered.items() if is_there]
-        if not there:
+    def bind(self, traits: Traits) -> Self:
+        """Choose the head.
+
+        Raises:
+            UsageError: the backbone has no such head, or none at all.
+        """
+        # In this order: the first available head is the default.
+        has = {"zero-shot": traits.text, "native": traits.native}
+        available = [head for head, is_available in has.items() if is_available]
+        if not available:
             raise UsageError(
-                "this backbone has neither a text tower nor a head of its own on these classes:"
-                " untrained, it cannot classify",
+                "this backbone has neither a text tower nor a native head for these classes, so it"
+                " cannot classify without training",
                 where=f"method {self.name}",
-                fix="`bench run linear-probe` trains a head on its frozen features",
+                fix="train a head on its features: `bench run linear-probe`",
             )
-        chosen = self.head_init or there[0]
-        if chosen not in there:
-            lacks = "text tower" if chosen == "zero-shot" else "head of its own on these classes"
-            where, fix = f"method {self.name}, head_init={chosen}", f"--set head_init={there[0]}"
+        chosen = self.head_init or available[0]
+        if chosen not in available:
+            lacks = "text tower" if chosen == "zero-shot" else "native head for these classes"
+            where = f"method {self.name}, head_init={chosen}"
+            fix = f"use --set head_init={available[0]}"
             raise UsageError(f"this backbone has no {lacks}", where=where, fix=fix)
         return self.model_copy(update={"head_init": chosen})
 
     def fit(self, task: Task) -> Classifier:
-        """The starting classifier."""
-        assert self.head_init is not None, "a method is resolved before it is fitted"
+        """Return the starting classifier."""
+        assert self.head_init is not None, "call bind() before fit()"
         return task.start(self.head_init)

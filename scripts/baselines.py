@@ -1,7 +1,8 @@
-"""Fit the lines of leaderboard/board/baselines.toml again: python scripts/baselines.py
-robustness_top1s.csv
+"""Fit the baseline lines of effective robustness for leaderboard/board/baselines.toml.
 
-The file is the ImageNet Testbed's table of accuracies (Taori et al., 2020).
+    python scripts/baselines.py robustness_top1s.csv
+
+The argument is the table of accuracies of the ImageNet Testbed (Taori et al., 2020).
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import typer
 from bench.leaderboard.board.baseline import Piece, fit, published
 from bench.tables.table import Column, Format, Row, Table, print_tables
 
-#: Shift -> its columns of accuracies in the Testbed's table: on the shift, and on ImageNet's images
-#: of the same classes.
+#: Shift -> columns of the Testbed's table: accuracy on the shift, and on the ImageNet images of the
+#: shift's classes. None for a shift with all classes, where the latter is ImageNet accuracy itself.
 _TESTBED = {
     "imagenet-v2": ("imagenetv2-matched-frequency-format-val", None),
     "imagenet-sketch": ("imagenet-sketch", None),
@@ -30,15 +31,21 @@ _TESTBED = {
 def refitted(
     table: Path, breaks: Mapping[tuple[str, str], float]
 ) -> dict[tuple[str, str], tuple[Piece, ...]]:
-    """(shift, kind of ID) -> the pieces, fitted from the Testbed's table.
+    """Fit the lines to the Testbed's table.
 
     Args:
-        table: CSV with a column of model names, of types, and of accuracies in percent.
-        breaks: where a line has two pieces.
+        table: CSV file with columns of model names, model types and accuracies in percent.
+        breaks: ID accuracy in [0, 1] at which a line has its break, by shift and kind of ID
+            accuracy; other lines are a single piece.
+
+    Returns:
+        The pieces by shift and kind of ID accuracy.
     """
     models = pd.read_csv(table)
-    kept = (models["model_type"] == "standard") & (models["val"] >= 55)
-    models = models[kept & ~models["model"].str.contains("aws|batch64|subsample")]
+    # The selection that leaderboard/board/baselines.toml describes. Change both together, or the
+    # lines there cannot be reproduced.
+    selected = (models["model_type"] == "standard") & (models["val"] >= 55)
+    models = models[selected & ~models["model"].str.contains("aws|batch64|subsample")]
     made: dict[tuple[str, str], tuple[Piece, ...]] = {}
     for shift, (column, matched) in _TESTBED.items():
         for kind, x in (("id-test", "val"), ("id_matched", matched)):
@@ -49,6 +56,8 @@ def refitted(
                 for a, b in zip(models[x], models[column], strict=True)
                 if not math.isnan(a + b)
             ]
+            # ImageNet-A was filtered with a ResNet-50, so models below and above its accuracy
+            # follow two lines. The tolerance puts a model at the break on the upper one.
             at = breaks.get((shift, kind))
             if at is None:
                 made[shift, kind] = (fit(points),)

@@ -1,12 +1,12 @@
-"""The boards that this repository carries: made by one command, and held against their own packs.
+"""Write the leaderboards in leaderboard/boards, or check them against the packs there.
 
-    python scripts/boards.py                      write boards, page and report from the packs here
-    python scripts/boards.py --store STORE        the same, with a store's runs on the default suite
-    ... --store STORE --suite pacs-subset         the same, with another suite's runs
-    python scripts/boards.py --check              re-score the packs, and compare with the board
+    python scripts/boards.py                      write boards, page and report from the packs
+    python scripts/boards.py --store STORE        first pack a store's runs on the default suite
+    ... --store STORE --suite pacs-subset         first pack a store's runs on another suite
+    python scripts/boards.py --check              score the packs and compare with the boards
 
-The board is made from the packs and not from the store, so that everything on it can be computed
-again from what is here.
+The boards are made from the packs and not from the store, so that everything on them can be
+computed again from the repository.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from rich.filesize import decimal as size
 
 from bench.errors import BenchError, UsageError
 from bench.results.store import Store, store_root
-from bench.spec import DEFAULT_BACKBONE, DEFAULT_SUITE
+from bench.run_spec import DEFAULT_BACKBONE, DEFAULT_SUITE
 from bench.tables.table import Format, render, say
 
-#: An installed package carries no boards.
+#: Relative to this file and not to the package: an installed package has no boards.
 BOARDS = Path(__file__).resolve().parents[1] / "leaderboard" / "boards"
 
 
 @contextmanager
 def merged(packs: list[Path]) -> Iterator[Store]:
-    """A store, for as long as it is needed, of what is in packs.
+    """Yield a temporary store with the runs of packs.
 
     Raises:
-        Refused: a pack does not add up.
+        InvalidPack: A pack contradicts itself.
     """
+    # The leaderboard is imported in the functions, so that `--help` and wrong options are quick.
     from bench.leaderboard.packs.merge import merge
 
     with TemporaryDirectory() as folder:
@@ -48,7 +49,7 @@ def merged(packs: list[Path]) -> Iterator[Store]:
 
 
 def boards_of(store: Store) -> tuple[str, dict[str, Any]]:
-    """The boards of a store: as Markdown, and as JSON with full precision."""
+    """Return the boards of a store as Markdown, and as JSON with full precision."""
     from bench.leaderboard.board.groups import load
     from bench.leaderboard.board.tables import View, tables
     from bench.leaderboard.statistics.predictions import Predictions
@@ -59,10 +60,17 @@ def boards_of(store: Store) -> tuple[str, dict[str, Any]]:
 
 
 def repack(store: Store, folder: Path = BOARDS, suite: str = DEFAULT_SUITE) -> None:
-    """Put a store's results on a suite in place of the suite's pack."""
+    """Replace the pack of a suite by a store's results on the suite.
+
+    Args:
+        store: Where the runs are.
+        folder: Folder of the packs.
+        suite: Name of the suite.
+    """
     from bench.leaderboard.commands.selection import results
     from bench.leaderboard.packs.pack import write_pack
 
+    # Without logits a pack is a fifth of the size; accuracy, NLL and ECE can still be computed.
     pack = folder / f"{suite}.shiftpack"
     chosen = results(store, [suite], [DEFAULT_BACKBONE] if suite == DEFAULT_SUITE else None, None)
     write_pack(store, chosen, pack, logits=False)
@@ -70,12 +78,11 @@ def repack(store: Store, folder: Path = BOARDS, suite: str = DEFAULT_SUITE) -> N
 
 
 def regenerate(folder: Path = BOARDS) -> None:
-    """Write the boards that the packs in a folder give, their report (report/), and their page
-    (page.html, which is not kept).
+    """Write the boards of the packs in a folder, their report (report/) and page (page.html).
 
     Raises:
-        Refused: a pack does not add up.
-        BenchError: there is none.
+        InvalidPack: A pack contradicts itself.
+        BenchError: There is no pack.
     """
     from bench.leaderboard.board.groups import load
     from bench.leaderboard.board.tables import View
@@ -88,32 +95,37 @@ def regenerate(folder: Path = BOARDS) -> None:
         write_text(folder / "board.md", text)
         write_text(folder / "board.json", json.dumps(content, indent=1) + "\n")
         say(f"{len(content['tables'])} tables in {folder / 'board.md'} and board.json")
+        # The page is mostly the chart library, so it is not committed.
         runs = load(store)
         Source(store, View(ties="models"), tell=say).write(runs, folder / "page.html")
         for missing in write_report(runs, store, folder / "report", figures=(".svg",)):
             say(missing)
-        say(f"the report in {folder / 'report'}")
+        say(f"report in {folder / 'report'}")
 
 
 def _packs(folder: Path) -> list[Path]:
     packs = sorted(folder.glob("*.shiftpack"))
     if not packs:
         raise BenchError(
-            "there is no pack", where=str(folder), fix="`python scripts/boards.py --store STORE`"
+            "there is no pack",
+            where=str(folder),
+            fix="run `python scripts/boards.py --store STORE`",
         )
     return packs
 
 
 def differences(folder: Path = BOARDS) -> list[str]:
-    """Where the board in a folder differs from what its packs give; empty if nowhere.
+    """Return where the board in a folder differs from what its packs give.
 
     Raises:
-        Refused: a pack does not add up.
-        BenchError: there is no board.
+        InvalidPack: A pack contradicts itself.
+        BenchError: There is no pack or no board.
     """
     packs = _packs(folder)
     if not (folder / "board.json").is_file():
-        raise BenchError("there is no board", where=str(folder), fix="`python scripts/boards.py`")
+        raise BenchError(
+            "there is no board", where=str(folder), fix="run `python scripts/boards.py`"
+        )
     with merged(packs) as store:
         text, content = boards_of(store)
     found = list(
@@ -122,11 +134,12 @@ def differences(folder: Path = BOARDS) -> list[str]:
         )
     )
     if (folder / "board.md").read_text(encoding="utf-8") != text:
-        found.append("board.md is another text")
+        found.append("board.md differs")
     return found
 
 
 def _compared(stated: Any, found: Any, where: str) -> list[str]:
+    """Return the differences between two JSON values, with their paths."""
     if isinstance(stated, dict) and isinstance(found, dict) and stated.keys() == found.keys():
         return [
             line for key in stated for line in _compared(stated[key], found[key], f"{where}.{key}")
@@ -137,7 +150,8 @@ def _compared(stated: Any, found: Any, where: str) -> list[str]:
             for i, pair in enumerate(zip(stated, found, strict=True))
             for line in _compared(*pair, f"{where}[{i}]")
         ]
-    # NLL and ECE come from columns in single precision, where the board's maker had double.
+    # NLL and ECE are computed from columns in single precision, which may have been in double
+    # precision when the board was written.
     if (
         isinstance(stated, float)
         and isinstance(found, float)
@@ -147,29 +161,36 @@ def _compared(stated: Any, found: Any, where: str) -> list[str]:
     return (
         []
         if stated == found
-        else [f"{where}: {str(stated)[:60]} is stated, {str(found)[:60]} by the packs"]
+        else [f"{where}: the board has {str(stated)[:60]}, the packs give {str(found)[:60]}"]
     )
 
 
 def main(
     store: Annotated[
         Path | None,
-        typer.Option("--store", help="pack its runs first", show_default="none: the packs stay"),
+        typer.Option(
+            "--store",
+            help="store whose runs are packed first",
+            show_default="none: the packs stay as they are",
+        ),
     ] = None,
-    folder: Annotated[Path, typer.Option(help="where the board lies")] = BOARDS,
+    folder: Annotated[Path, typer.Option(help="folder of the boards and packs")] = BOARDS,
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="with --store: whose results; repeat it", show_default=DEFAULT_SUITE),
+        typer.Option(
+            help="with --store: suite whose runs are packed; may be repeated",
+            show_default=DEFAULT_SUITE,
+        ),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="compare only")] = False,
+    check: Annotated[bool, typer.Option("--check", help="compare only; write nothing")] = False,
 ) -> None:
-    """Make the board anew, or check the one that is here."""
+    """Write the boards, or check them against the packs."""
     try:
         if suite and (store is None or check):
             raise UsageError(
-                "a suite is chosen of a store that is packed",
+                "--suite selects the runs of a store that is packed",
                 where="--suite",
-                fix="add --store, without --check",
+                fix="add --store, and leave out --check",
             )
         if not check:
             for name in (suite or [DEFAULT_SUITE]) if store is not None else []:

@@ -1,5 +1,7 @@
-"""What the web would write under the mini world's pictures: short, incomplete and sometimes
-wrong.
+"""Write captions for images of the mini world: short, incomplete, sometimes wrong, as on the web.
+
+The pre-training of mini-clip uses them. Any change to the words or to the order in which random
+numbers are used changes its weights.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from bench.datasets.mini.scenes import COLOURS, Scenes
 from bench.datasets.mini.silhouettes import CLASSES
 from bench.datasets.mini.styles import STYLES
 
+#: Style -> words for it. These and the other words are the vocabulary of the text tower.
 STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "photo": ("photo", "picture", "photograph"),
     "sketch": ("sketch", "drawing"),
@@ -23,6 +26,7 @@ STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "mosaic": ("mosaic", "tiling"),
     "silhouette": ("silhouette", "shadow"),
 }
+#: Hypernym -> classes. A caption may name the kind instead of the class.
 KINDS: dict[str, tuple[str, ...]] = {
     "animal": ("bird", "fish"),
     "plant": ("leaf", "mushroom", "tree"),
@@ -36,29 +40,39 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 _KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
 
+#: Probabilities that a caption mentions style, colour and background.
 STYLE_MENTION, COLOUR_MENTION, BACKGROUND_MENTION = 0.35, 0.30, 0.25
+#: Probabilities that the noun is another class, the kind of the class, or "thing".
 WRONG_CLASS, KIND_INSTEAD, THING_INSTEAD = 0.05, 0.12, 0.05
+#: Probability that a word is replaced by one outside the vocabulary, so that the text tower learns
+#: an embedding for unknown words too.
 UNKNOWN_WORD = 0.02
-"""Probability that a word is one outside the vocabulary: the text tower learns such words, too."""
+#: The replacement. It is not in the vocabulary, so the tokenizer reads it as the unknown word.
 UNSEEN = "zzz"
 
+#: Styles whose images do not show the object's colour, or the background's. Captions do not mention
+#: what cannot be seen.
 WITHOUT_PAINT = ("sketch", "silhouette", "negative")
 WITHOUT_GROUND = ("sketch", "negative")
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can hold, sorted."""
+    """Return every word that a caption can contain, sorted."""
     texts = ["a of on image thing", *CLASSES, *COLOURS, *FAMILIES, *KINDS]
     texts += [word for words in STYLE_WORDS.values() for word in words]
     return sorted({word for text in texts for word in re.findall("[a-z]+", text)})
 
 
 def write_captions(scenes: Scenes, rng: np.random.Generator) -> tuple[list[str], list[int]]:
-    """One caption per scene.
+    """Write one caption per scene.
+
+    Args:
+        scenes: N scenes.
+        rng: Source of all random choices.
 
     Returns:
-        The captions, and the label of the class that each names, rightly or wrongly; -1 if it names
-            none.
+        The N captions, and for each the label of the class that it names, rightly or wrongly; -1 if
+        it names none.
     """
     names, styles, families, colours = list(CLASSES), list(STYLES), list(FAMILIES), list(COLOURS)
     captions, named = [], []
@@ -92,10 +106,11 @@ def write_captions(scenes: Scenes, rng: np.random.Generator) -> tuple[list[str],
             words.append(families[int(scenes.family[row])])
         caption = " ".join(words)
         unseen = rng.random(len(caption.split()))
-        kept = [
+        words = [
             UNSEEN if u < UNKNOWN_WORD else word
             for word, u in zip(caption.split(), unseen, strict=True)
         ]
-        captions.append(" ".join(kept))
-        named.append(label if names_class and noun in kept else -1)
+        captions.append(" ".join(words))
+        # The noun itself may have been replaced.
+        named.append(label if names_class and noun in words else -1)
     return captions, named

@@ -1,21 +1,20 @@
-"""Pre-trains mini-clip from nothing: `python scripts/mini_pretrain.py FOLDER`.
+"""Pre-train mini-clip from scratch: `python scripts/mini_pretrain.py FOLDER`.
 
-Renders captioned pictures in every style, context and pose, each drawn independently of the class,
-and trains both towers with CLIP's symmetric contrastive loss (Radford et al., 2021). On its own
-that loss falls through the words for style and colour and rests there for longer than a laptop has
-patience. Four additions bring it past within minutes:
+The script renders captioned images in every style, context and pose, each sampled independently of
+the class, and trains both towers with CLIP's symmetric contrastive loss (Radford et al., 2021). On
+its own, that loss decreases while the towers learn the words for style and colour, and then stays
+on a plateau for longer than is practical on a laptop. Four additions take it past the plateau
+within minutes:
 
-- a noun loss contrasts each image with the names of all classes, not only with the captions of its
-  batch;
-- an auxiliary head on the convolutional stem, thrown away afterwards, teaches it shapes before the
-  transformer,
-  which starts out averaging over positions, can pass that signal down;
-- the text tower waits until image features mean something: trained against noise, it would first
-  learn to give all
-  nouns the same embedding;
-- a curriculum goes from large, centred, clean objects to small ones in clutter.
+- A noun loss contrasts each image with the names of all classes, and not only with the captions of
+  its batch.
+- An auxiliary head on the convolutional stem, which is discarded afterwards, teaches the stem
+  shapes before the transformer can pass that signal down: at first it averages over positions.
+- The text tower is trained later than the image tower. Trained against noise, it would first learn
+  to give all nouns the same embedding.
+- A curriculum goes from large, centred, clean objects to small ones in clutter.
 
-The command fixes its seed and its number of threads, and writes the weights, a card with their
+The seed and the number of threads are fixed. The script writes the weights, a card with their
 SHA-256, and a log.
 """
 
@@ -40,24 +39,27 @@ from torch import Tensor, nn
 
 from bench.backbones.mini_clip import DIM, GRID, PAD, UNKNOWN, MiniImageTower, MiniTextTower
 from bench.datasets.mini.render import CHUNK, paint_chunks, paint_scenes
-from bench.datasets.mini.scenes import Recipe, Streams, draw_scenes
+from bench.datasets.mini.scenes import SceneRecipe, sample_scenes
 from bench.datasets.mini.silhouettes import CLASSES, stream
 from bench.datasets.mini.styles import STYLES
 from bench.datasets.mini.world import MiniWorld
 
 from mini_captions import vocabulary, write_captions
 
+# Photos have a share of 0.3, and the other styles share the rest equally. These values and those
+# of `Plan` were tuned as docs/mini-freeze.md describes, and are frozen.
 _STYLE_WEIGHTS = tuple(0.3 if name == "photo" else 0.7 / (len(STYLES) - 1) for name in STYLES)
-EASY = Recipe(
-    tuple(STYLES), _STYLE_WEIGHTS, "random", scale=(0.55, 0.78), rotation=0.2, centred=0.8,
-    texture=0.1, noise=0.03,
-    clutter=0.0, plain=0.6,
+#: The two ends of the curriculum.
+EASY = SceneRecipe(
+    tuple(STYLES), _STYLE_WEIGHTS, "random",
+    scale=(0.55, 0.78), rotation=0.2, centred=0.8, texture=0.1, noise=0.03, clutter=0.0, plain=0.6,
 )  # fmt: skip
-HARD = Recipe(
-    tuple(STYLES), _STYLE_WEIGHTS, "random", scale=(0.34, 0.76), rotation=0.8, deform=0.18,
-    centred=0.1, noise=0.06,
-    clutter=0.25, occluder=0.15,
+HARD = SceneRecipe(
+    tuple(STYLES), _STYLE_WEIGHTS, "random",
+    scale=(0.34, 0.76), rotation=0.8, deform=0.18, centred=0.1, noise=0.06, clutter=0.25,
+    occluder=0.15,
 )  # fmt: skip
+#: What the card of the weights says about the images that the backbone has seen.
 SEEN = (
     "mini-clip's own captioned renderings: every class, colour and background drawn independently,"
     " in all eight styles and with the poses of every split; other seeds than any suite's"
@@ -66,7 +68,20 @@ SEEN = (
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that shapes the weights, with the machine's arithmetic."""
+    """The hyper-parameters. With the machine's arithmetic, they determine the weights.
+
+    Attributes:
+        clip: Largest norm of the gradient.
+        warmup: Steps in which the image tower's learning rate increases linearly.
+        text_waits: Step at which the training of the text tower begins.
+        easy_share_end: Share of easy images at the end of the curriculum; 1 at its beginning.
+        curriculum: Share of the steps after which the curriculum ends.
+        noun_weight: Weight of the noun loss at the first step.
+        noun_weight_end: The same from the middle of training on.
+        stem_weight: Weight of the loss of the stem's head at the first step.
+        stem_until: Share of the steps after which that weight is 0.
+        threads: Threads of torch, which change the order of sums and so the last bits.
+    """
 
     seed: int = 7
     steps: int = 800
@@ -89,8 +104,12 @@ class Plan:
 
 @dataclass
 class Corpus:
-    """Captioned pictures: pixels (N, 48, 48, 3) uint8, tokens (N, 16), the named class (N,) or
-    -1.
+    """N captioned images.
+
+    Attributes:
+        pixels: (N, 48, 48, 3) uint8.
+        tokens: (N, 16), the captions.
+        named: (N,), the class that the caption names; -1 if none.
     """
 
     pixels: NDArray[np.uint8]
@@ -98,16 +117,30 @@ class Corpus:
     named: Tensor
 
 
-def render_corpus(kind: str, recipe: Recipe, count: int, seed: int, text: MiniTextTower) -> Corpus:
-    """Render and caption `count` pictures of a recipe."""
+def render_corpus(
+    kind: str, recipe: SceneRecipe, count: int, seed: int, text: MiniTextTower
+) -> Corpus:
+    """Render and caption `count` images of a recipe.
+
+    Args:
+        kind: Name of the recipe in the random streams.
+        recipe: What the scenes look like.
+        count: Number of images.
+        seed: Seed of the random streams.
+        text: Text tower, for its tokenizer.
+    """
+    # Each chunk has random streams of its own, so that threads can render chunks in any order.
     chunks = -(-count // CHUNK)
     captions: list[list[str]] = [[] for _ in range(chunks)]
     named: list[list[int]] = [[] for _ in range(chunks)]
 
     def paint(chunk: int) -> NDArray[np.uint8]:
         labels = (np.arange(CHUNK) + chunk * CHUNK) % len(CLASSES)
-        streams: Streams = lambda purpose: stream("mini-clip", seed, kind, purpose, chunk)  # noqa: E731
-        scenes = draw_scenes(recipe, labels, streams, bias=0.0, paint_bias=0.0)
+
+        def streams(purpose: str) -> np.random.Generator:
+            return stream("mini-clip", seed, kind, purpose, chunk)
+
+        scenes = sample_scenes(recipe, labels, streams, bias=0.0, paint_bias=0.0)
         captions[chunk], named[chunk] = write_captions(scenes, streams("caption"))
         return paint_scenes(
             scenes, lambda purpose: stream("mini-clip", seed, kind, purpose, chunk, "paint")
@@ -121,18 +154,20 @@ def render_corpus(kind: str, recipe: Recipe, count: int, seed: int, text: MiniTe
 
 
 def to_images(pixels: NDArray[np.uint8]) -> Tensor:
-    """(N, 48, 48, 3) uint8 to (N, 3, 48, 48) in [0, 1], channels last in memory."""
+    """Convert (N, 48, 48, 3) uint8 to (N, 3, 48, 48) in [0, 1], channels last in memory."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
 
 
 def fall(start: float, end: float, share: float) -> float:
-    """From `start` to `end` as `share` goes from 0 to 1, and `end` from there on."""
+    """Interpolate from `start` at share 0 to `end` at share 1, and return `end` from there on."""
     return start + (end - start) * min(1.0, share)
 
 
 def learning_rates(plan: Plan, step: int) -> tuple[float, float]:
-    """Of the image tower and of the text tower: warm-up, then a cosine to 0; the text tower joins
-    later.
+    """Return the learning rates of the image tower and the text tower at a step.
+
+    Both decrease to 0 along one cosine. The image tower has a linear warm-up, and the text tower
+    one of 50 steps that begins at `plan.text_waits`.
     """
     cosine = plan.learning_rate * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
     joined = min(1.0, max(0.0, (step - plan.text_waits) / 50))
@@ -143,9 +178,15 @@ def learning_rates(plan: Plan, step: int) -> tuple[float, float]:
 def zero_shot(
     image: nn.Module, text: MiniTextTower, pixels: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> float:
-    """Percentage of pictures whose nearest class prompt is right, by the one prompt "a photo of
-    a".
+    """Return the zero-shot accuracy in percent with the single prompt "a photo of a".
+
+    Args:
+        image: Image tower.
+        text: Text tower.
+        pixels: (N, 48, 48, 3) uint8.
+        labels: (N,).
     """
+    # In eval mode, batch norm uses its running statistics, as the shipped weights do.
     image.eval()
     names = F.normalize(text(text.tokenize([f"a photo of a {name}" for name in CLASSES])), dim=1)
     scores = torch.cat(
@@ -158,17 +199,22 @@ def zero_shot(
 def train(
     plan: Plan, image: MiniImageTower, text: MiniTextTower, log: list[dict[str, Any]]
 ) -> None:
-    """Train both towers in place, appending figures to `log` every 100 steps."""
+    """Train both towers in place, and append losses and accuracies to `log` every 100 steps."""
+    # The probes come from the mini world with the seed of the pre-training. The suite's world has
+    # another seed, and its accuracy is never looked at here.
     easy = render_corpus("easy", EASY, plan.easy_images, plan.seed, text)
     hard = render_corpus("hard", HARD, plan.hard_images, plan.seed, text)
     world = MiniWorld(seed=plan.seed, test_size=500)
     probes = {name: world.render(name) for name in ("id-test", "sketch", "rendition", "objectnet")}
     prompts = text.tokenize([f"a {name}" for name in CLASSES])
 
+    # The stem's output is taken by a hook, so that the tower that is saved knows nothing of it.
     stem_head = nn.Linear(DIM * GRID * GRID, len(CLASSES))
     stem_maps: list[Tensor] = []
     hook = image.stem.register_forward_hook(lambda module, inputs, output: stem_maps.append(output))
     towers = nn.ModuleDict({"image": image, "text": text, "stem head": stem_head})
+    # Six groups: of each module the matrices, which decay, and the vectors, which do not. The first
+    # four have the image tower's learning rate, the last two the text tower's.
     groups = [
         {
             "params": [p for p in module.parameters() if (p.ndim > 1) == decays],
@@ -184,6 +230,7 @@ def train(
         image_rate, text_rate = learning_rates(plan, step)
         for index, group in enumerate(optimiser.param_groups):
             group["lr"] = image_rate if index < 4 else text_rate
+        # The curriculum sets the expected share of easy images; their number in a batch is random.
         done = step / plan.steps
         easy_share = fall(1.0, plan.easy_share_end, done / plan.curriculum)
         easy_count = int(rng.binomial(plan.batch, easy_share))
@@ -193,20 +240,24 @@ def train(
         tokens = torch.cat((easy.tokens[from_easy], hard.tokens[from_hard]))
         named = torch.cat((easy.named[from_easy], hard.named[from_hard]))
 
-        seen = F.normalize(image(images), dim=1)
-        told = F.normalize(text(torch.cat((tokens, prompts))), dim=1)
+        # One pass of the text tower embeds the captions of the batch and the names of all classes.
+        image_features = F.normalize(image(images), dim=1)
+        text_features = F.normalize(text(torch.cat((tokens, prompts))), dim=1)
+        captions, class_names = text_features[: plan.batch], text_features[plan.batch :]
         scale = text.log_scale.exp()
-        logits = scale * seen @ told[: plan.batch].T
+        logits = scale * image_features @ captions.T
         pairs = torch.arange(plan.batch)
         contrast = 0.5 * (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs))
-        nouns = F.cross_entropy(scale * seen @ told[plan.batch :].T, named, ignore_index=-1)
+        # A caption without a class takes no part in the losses on nouns and shapes.
+        nouns = F.cross_entropy(scale * image_features @ class_names.T, named, ignore_index=-1)
         shapes = F.cross_entropy(
             stem_head(stem_maps.pop().relu().flatten(1)), named, ignore_index=-1
         )
         noun_weight = fall(plan.noun_weight, plan.noun_weight_end, done / 0.5)
         stem_weight = fall(plan.stem_weight, 0.0, done / plan.stem_until)
         optimiser.zero_grad()
-        (contrast + noun_weight * nouns + stem_weight * shapes).backward()  # type: ignore[no-untyped-call]
+        loss = contrast + noun_weight * nouns + stem_weight * shapes
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(towers.parameters(), plan.clip)
         optimiser.step()
 
@@ -226,6 +277,7 @@ def train(
             }
             log.append(entry)
             print(json.dumps(entry), file=sys.stderr, flush=True)
+            # The hook has also recorded the passes of the evaluation.
             stem_maps.clear()
     hook.remove()
 
@@ -234,8 +286,9 @@ def pretrain(plan: Plan, folder: Path) -> str:
     """Run the plan and write `mini-clip.safetensors`, its card and its log into `folder`.
 
     Returns:
-        The SHA-256 of the weights' file.
+        The SHA-256 of the file with the weights.
     """
+    # On one kind of machine, these three make the weights the same bits every time.
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(plan.seed)
@@ -244,6 +297,8 @@ def pretrain(plan: Plan, folder: Path) -> str:
     log: list[dict[str, Any]] = []
     train(plan, image, text, log)
 
+    # Batch norm is folded into the convolutions: the shipped tower has none, so fine-tuning does
+    # not depend on running statistics. Half precision halves the file.
     image.stem = image.stem.folded()
     towers = nn.ModuleDict({"image": image, "text": text})
     content = save(
@@ -278,9 +333,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Pre-train mini-clip; the plan's defaults made the shipped weights."
     )
-    parser.add_argument(
-        "folder", type=Path, help="where the weights, their card and the log are written"
-    )
+    parser.add_argument("folder", type=Path, help="folder for the weights, their card and the log")
     for name, value in asdict(Plan()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = vars(parser.parse_args())

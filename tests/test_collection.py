@@ -12,6 +12,7 @@ import time
 import pytest
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same_tests(
     found: list[str], request: pytest.FixtureRequest
 ) -> None:

@@ -18,7 +18,7 @@ backbones
 classifier
 method
 configure
-spec
+run_spec
 results
 training
 evaluation

@@ -24,6 +24,7 @@ WiSEFT(alpha="id-vall")
 """
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_the_methods_and_their_fields(tmp_path: Path) -> None:
     user = tmp_path / "user.py"
     user.write_text(USER)

@@ -1,3 +1,1 @@
-"""Backbones: pre-trained image towers (open_clip, timm, mini-clip), their text towers and the heads
-that start on them.
-"""
+"""Pre-trained image towers with their text towers and heads: mini-clip, open_clip and timm."""

@@ -1,6 +1,8 @@
-"""Files that pickle whole Python objects, read as data: tensors and containers are rebuilt,
-everything else becomes a record of what was asked for. Nothing that the file names is imported or
-called.
+"""Read pickled Python objects as data, without importing or calling anything that a file names.
+
+Tensors and containers are rebuilt. Every other object becomes an `Inert`, which records the name
+and the attributes that the pickle gave it. wise-ft and FLYP publish such files, and plain pickle
+would run whatever they contain.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from ..errors import BenchError
 from ..storage.files import not_weights
 from ..storage.pickles import BoundedUnpickler, check_keys
 
-#: How files begin that torch.save wrote before it wrote zip archives: a pickle of its magic number.
+#: First bytes of files that torch.save wrote before it used zip archives: a pickled magic number.
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
-#: No checkpoint has a use for these; a file that names them was made to run something.
+#: No checkpoint needs these, so a file that names one was made to run something. The list is not
+#: what protects: unknown names are not called either. It makes an attack an error of its own.
 _HOSTILE_MODULES = {
     "os",
     "posix",
@@ -41,26 +44,29 @@ _HOSTILE_MODULES = {
     "code",
 }
 _HOSTILE_BUILTINS = {"eval", "exec", "compile", "open", "input", "breakpoint", "__import__"}
-#: Far beyond any model: modules in a file, one in another, and letters of a tensor's name. A module
-#: of ours that is shared is named once for each place, as torch does; one that holds the same two
-#: in each of sixty levels would never end.
+#: Limits far beyond any model: modules in a file, their nesting, and characters of a tensor's name.
+#: A shared module is listed once for each of its places, as torch does. Without limits, a file of
+#: sixty levels that each contain the next one twice would never end.
 _MOST_MODULES: Final = 100_000
 _DEEPEST: Final = 64
 LONGEST_NAME: Final = 1_000
 
 
 class Inert:
-    """What a pickle wanted to build or call, kept as data.
+    """An object that a pickle wanted to build, as data.
 
     Attributes:
-        origin: the name that the pickle gave, such as `torch.nn.modules.linear.Linear`.
-        arguments: what it was to be called with.
-        state: what was to become its attributes, or None.
+        origin: name of the class or function, such as `torch.nn.modules.linear.Linear`.
+        arguments: what it would have been called with.
+        state: what would have become its attributes, or None.
     """
 
     origin = ""
     arguments: tuple[Any, ...]
     state: Any
+
+    # Pickles build objects through `__new__`, `__init__`, or a call; all three record and do
+    # nothing.
 
     def __new__(cls, *arguments: Any, **named: Any) -> Inert:
         made = super().__new__(cls)
@@ -74,26 +80,26 @@ class Inert:
         self.state = state
 
     def __call__(self, *arguments: Any) -> Inert:
-        """What was made was to be called."""
+        """Stand in for the result of a call."""
         return type(self)(*arguments)
 
+    # Subclasses of containers are unpickled by these methods. Their items are dropped.
+
     def append(self, item: Any) -> None:
-        """Items of what was a list."""
+        """Ignore an item of a list."""
 
     def extend(self, items: Iterable[Any]) -> None:
-        """Items of what was a list."""
+        """Ignore items of a list."""
 
     def add(self, item: Any) -> None:
-        """Items of what was a set."""
+        """Ignore an item of a set."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Entries of what was a mapping."""
+        """Ignore an entry of a mapping."""
 
 
 class _Mapping(dict[Any, Any]):
-    """In place of mappings that have attributes too, such as the `_metadata` of a state dict, which
-    are dropped.
-    """
+    """A mapping that drops its attributes, such as the `_metadata` of a state dict."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -104,13 +110,12 @@ def _tensor(
 ) -> Tensor:
     if not isinstance(storage, Tensor):
         raise pickle.UnpicklingError("a tensor has no storage")
-    return storage.as_strided(size, stride, offset)  # refuses what leads out of the storage
+    # Raises if the size and stride lead out of the storage.
+    return storage.as_strided(size, stride, offset)
 
 
 def repeats_itself(tensor: Tensor) -> bool:
-    """Whether a tensor has more numbers than the memory that it points to: four bytes may claim to
-    be a terabyte.
-    """
+    """Return whether a tensor is larger than its memory, such as a terabyte in four bytes."""
     return (
         tensor.layout == torch.strided
         and not tensor.is_meta
@@ -131,11 +136,13 @@ def _mapping(items: Iterable[Any] = ()) -> _Mapping:
 
 
 def _storage(data: bytes) -> Tensor:
-    """A storage as a flat tensor."""
+    """Return a storage, which torch pickles as a file within the file, as a flat tensor."""
     storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return torch.empty(0, dtype=storage.dtype).set_(storage)
 
 
+#: The functions that a pickle may call: name in the file -> what is called instead. Everything else
+#: becomes an `Inert`.
 _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": lambda data, *ignored: data,
@@ -149,19 +156,19 @@ _CALLS: dict[str, Callable[..., Any]] = {
 
 
 def _stub(name: str) -> type[Inert]:
-    """A class that stands for `name`.
+    """Return a class that stands for `name`.
 
     Raises:
-        BenchError: the name is one that only an attack has a use for.
+        BenchError: only an attack would use this name.
     """
     module, _, function = name.rpartition(".")
     if module.split(".")[0] in _HOSTILE_MODULES or (
         module == "builtins" and function in _HOSTILE_BUILTINS
     ):
         raise BenchError(
-            f"the file asks for {name} when it is loaded, and no weights have a use for that;"
-            " nothing of it was run"
+            f"loading the file would use {name}, which no weights need; nothing of it was run"
         )
+    # A class of its own for each name, since a pickle refers to classes and not to instances.
     return type("Inert", (Inert,), {"origin": name})
 
 
@@ -170,31 +177,33 @@ def _resolved(name: str) -> Callable[..., Any]:
 
 
 def read_inert(path: Path) -> Any:
-    """What a file written by torch.save or pickle holds, on the CPU, with `Inert` in place of
-    whatever is no tensor or container.
+    """Return the content of a file of torch.save or pickle, with tensors on the CPU.
+
+    Objects other than tensors and containers are replaced by `Inert`.
 
     Raises:
-        BenchError: the file asks for what only an attack has a use for, is a program (TorchScript),
-            or cannot be read.
+        BenchError: the file uses names that only an attack would, is a program (TorchScript), or
+            cannot be read.
     """
     try:
         return _read(path)
     except BenchError as error:
-        fix = error.fix or "ask whoever made it for the tensors alone, best as safetensors"
+        fix = error.fix or "ask its author for the tensors alone, preferably as safetensors"
         raise BenchError(error.what, where=str(path), fix=fix) from None
-    except Exception as error:  # a damaged or malicious pickle can raise anything
+    # A damaged or malicious pickle can raise anything.
+    except Exception as error:
         raise BenchError(
             f"the weights cannot be read safely: {reason(error)}",
             where=str(path),
-            fix="save a plain state dict, best as safetensors",
+            fix="save a plain state dict, preferably as safetensors",
         ) from error
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error, but no advice to read the file unsafely."""
+    """Return the first line of an error, without torch's advice to read the file unsafely."""
     first = " ".join((str(error).splitlines() or [type(error).__name__])[0].split())[:300]
     return (
-        "it holds Python objects other than tensors, which could run code"
+        "it contains Python objects other than tensors, which could run code"
         if "weights_only" in str(error)
         else first
     )
@@ -202,13 +211,16 @@ def reason(error: Exception) -> str:
 
 def _read(path: Path) -> Any:
     check_weights_file(path)
+    # Three formats: a plain pickle, torch's old format, and torch's zip archive.
     if not zipfile.is_zipfile(path):
+        # Mapped and not read: the unpickler copies what it needs, and most of a file is tensors.
         with path.open("rb") as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         if data[: len(_LEGACY_TORCH)] != _LEGACY_TORCH:
             return BoundedUnpickler(data, _resolved).load()
         return torch.load(path, map_location="cpu", weights_only=True)
-    # torch's own restricted unpickler, with stubs under the names that it does not know.
+    # torch's own restricted unpickler refuses a file with unknown names. Stubs under these names
+    # make it read the file all the same, and still nothing is imported or called.
     named: list[Any] = [
         (_fresh_mapping if name == "collections.defaultdict" else _stub(name), name)
         for name in torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
@@ -218,46 +230,47 @@ def _read(path: Path) -> Any:
 
 
 def check_weights_file(path: Path) -> None:
-    """Check what torch's restricted reader does not: that a zip archive of torch.save is no
-    program, and what it unpacks to.
+    """Refuse what torch's restricted reader accepts: programs, and files that unpack to far more.
 
     Raises:
-        BenchError: it is something else, such as a web page; it is TorchScript; members are
-            compressed, which torch.save never does, or overlap; its pickle asks for what only an
-            attack has a use for.
-        UnpicklingError: its pickle builds far more than it holds.
+        BenchError: the file is something else, such as a web page; it is TorchScript; its members
+            are compressed, which torch.save never does, or overlap; its pickle uses names that only
+            an attack would.
+        UnpicklingError: its pickle builds far more than it contains.
     """
     if why := not_weights(path):
-        raise BenchError(f"this is no file of weights: {why}", fix="fetch the file again")
+        raise BenchError(f"this is not a weights file: {why}", fix="download the file again")
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+        # Only TorchScript archives have this member. OpenAI published CLIP as such files.
         if any(PurePosixPath(member.filename).name == "constants.pkl" for member in members):
             raise BenchError(
                 "this is a TorchScript archive, a program that would run while it is loaded",
                 fix=(
-                    "OpenAI's own files are backbones: `bench run zero-shot --backbone"
-                    " open_clip:ViT-B-32/openai`; of others, save the state dict"
+                    "for OpenAI's models, use the backbone: `bench run zero-shot --backbone"
+                    " open_clip:ViT-B-32/openai`; for others, save the state dict"
                 ),
             )
+        # Compressed or overlapping members are how a small file becomes a huge one in memory.
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise BenchError(
-                "it is a compressed archive, and torch.save makes none",
-                fix="unpack it, and name the weights in it",
+                "it is a compressed archive, which torch.save never writes",
+                fix="unpack it, and pass the weights in it",
             )
         if sum(member.file_size for member in members) > path.stat().st_size:
-            raise BenchError("the files in it overlap", fix="fetch the file again")
+            raise BenchError("the files in it overlap", fix="download the file again")
         for member in members:
             if PurePosixPath(member.filename).name == "data.pkl":
                 _Dry(archive.read(member), _dry).load()
 
 
 class _Dry(BoundedUnpickler):
-    """Goes through the pickle of a zip archive without its tensors."""
+    """A dry run of the pickle in a zip archive, which bounds its cost before torch reads it."""
 
     def persistent_load(self, pid: Any) -> None:
-        """The tensors' memory lies elsewhere."""
+        """Return nothing for a tensor's memory, which is in other members of the archive."""
 
 
 def _dry(name: str) -> Callable[..., Any]:
@@ -269,8 +282,7 @@ def _fresh_mapping(*ignored: Any) -> collections.OrderedDict[Any, Any]:
 
 
 def module_state(module: Any) -> dict[str, Tensor]:
-    """The state dict of a pickled torch module: its parameters and persistent buffers by dotted
-    name.
+    """Return the state dict of a pickled torch module: its parameters and persistent buffers.
 
     Raises:
         BenchError: it is not a pickled module, contains itself, or is far larger than any model.
@@ -283,9 +295,9 @@ def module_state(module: Any) -> dict[str, Tensor]:
 
 
 def _own_tensors(state: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
-    passing = state.get("_non_persistent_buffers_set")
-    passing = passing if isinstance(passing, set) else set()
-    for kind, omitted in (("_parameters", set()), ("_buffers", passing)):
+    transient = state.get("_non_persistent_buffers_set")
+    transient = transient if isinstance(transient, set) else set()
+    for kind, omitted in (("_parameters", set()), ("_buffers", transient)):
         tensors = state.get(kind)
         for name, tensor in tensors.items() if isinstance(tensors, dict) else ():
             if isinstance(tensor, Tensor) and name not in omitted:
@@ -293,7 +305,7 @@ def _own_tensors(state: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
 
 
 def modules(module: Any) -> Iterable[tuple[str, Any]]:
-    """A pickled torch module and all below it, by dotted name.
+    """Yield a pickled torch module and all modules in it, with their dotted names.
 
     Raises:
         BenchError: see `module_state`.
@@ -308,18 +320,18 @@ def modules(module: Any) -> Iterable[tuple[str, Any]]:
             raise BenchError(f"{prefix or 'the file'} is not a torch module")
         if count == _MOST_MODULES or depth == _DEEPEST or len(prefix) > LONGEST_NAME:
             raise BenchError(
-                "its modules contain themselves, or are more, or deeper in each other, than any"
-                " model's"
+                "its modules contain themselves, or are more, or nested deeper, than in any model"
             )
         yield prefix, found
         below = [
             (f"{prefix}.{name}" if prefix else str(name), child, depth + 1)
             for name, child in children.items()
         ]
+        # Reversed, so that modules come off the stack in torch's order.
         pending += [entry for entry in reversed(below) if entry[1] is not None]
 
 
 def attributes(thing: Any) -> dict[str, Any]:
-    """The attributes that a pickled object was to get; none if it is no object."""
+    """Return the attributes of a pickled object; an empty mapping if it is something else."""
     state = thing.state if isinstance(thing, Inert) else None
     return state if isinstance(state, dict) else {}

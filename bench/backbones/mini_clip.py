@@ -1,10 +1,9 @@
-"""mini-clip: an image tower and a text tower of a million parameters, pre-trained on captioned
-renderings.
+"""mini-clip: a CLIP model of a million parameters, pre-trained on captioned renderings.
 
-It has the parts of CLIP at a size at which two cores suffice: a vision transformer whose tokens are
-patches of the image, a text transformer over words, one feature space. The weights lie beside this
-module, with a card (`mini-clip.json`) that states their hash, the vocabulary and what they have
-seen; `scripts/mini_pretrain.py` is the command that made them.
+It has the parts of CLIP at a size for which two CPU cores suffice: a vision transformer, a text
+transformer over words, and a shared feature space. The weights are shipped next to this module,
+with a card (`mini-clip.json`) that states their hash, the vocabulary and the training data.
+`scripts/mini_pretrain.py` trains them.
 """
 
 from __future__ import annotations
@@ -26,14 +25,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..data.pixels.decoder import Pixels
 from ..errors import MissingPrerequisite, UsageError
-from .backbone import Backbone, ImageTower, Layout, TextTower, attend, pack_kept
+from .backbone import Architecture, Backbone, ImageTower, TextTower, attend, pack_tokens
 
+#: Folder of the shipped weights and their card.
 FOLDER = Path(__file__).parent
+#: Side of the images in pixels, and of the grid of their patches of 8 x 8 pixels.
 IMAGE_SIZE, GRID = 48, 6
+#: Length of the feature vector.
 DIM = 128
+#: Words per text.
 CONTEXT_LENGTH = 16
+#: Words with the ids 0 and 1 in every vocabulary.
 PAD, UNKNOWN = "<pad>", "<unknown>"
-"""Ids 0 and 1 of every vocabulary."""
+#: Mean and standard deviation of pixels in [0, 1], the same for all channels.
 PIXEL_MEAN, PIXEL_SD = 0.45, 0.27
 
 
@@ -50,7 +54,13 @@ class Block(nn.Module):
     def forward(
         self, tokens: Tensor, key_mask: Tensor | None = None, maps: list[Tensor] | None = None
     ) -> Tensor:
-        """(N, L, width) to (N, L, width); `key_mask` (N, L) and `maps` as in `attend`."""
+        """Map tokens (N, L, width) to (N, L, width).
+
+        Args:
+            tokens: (N, L, width).
+            key_mask: (N, L); see `attend`.
+            maps: see `attend`.
+        """
         n, length, width = tokens.shape
         qkv = self.qkv(self.norm_1(tokens)).view(n, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -61,14 +71,15 @@ class Block(nn.Module):
 
 
 class Stem(nn.Sequential):
-    """Six 3 x 3 convolutions, (N, 3, 48, 48) to (N, 128, 6, 6), one position per patch of 8 x 8
-    pixels.
+    """Six 3 x 3 convolutions, from images (N, 3, 48, 48) to patches (N, 128, 6, 6).
 
-    In pre-training each is followed by batch normalisation; `folded()` merges that into the
-    convolutions, so that the tower that is shipped, fine-tuned and averaged has no running
-    statistics.
+    Args:
+        batch_norm: whether a batch normalisation follows each convolution, as in pre-training. The
+            shipped tower has none (see `folded`), so that no running statistics have to be
+            fine-tuned or averaged.
     """
 
+    #: (input channels, output channels, stride) of every convolution.
     PLAN = ((3, 24, 2), (24, 32, 1), (32, 48, 2), (48, 64, 1), (64, 96, 2), (96, 128, 1))
 
     def __init__(self, *, batch_norm: bool = False) -> None:
@@ -78,10 +89,11 @@ class Stem(nn.Sequential):
             if batch_norm:
                 layers.append(nn.BatchNorm2d(outputs))
             layers.append(nn.ReLU())
+        # Without the last ReLU: tokens of a transformer may be negative.
         super().__init__(*layers[:-1])
 
     def folded(self) -> Stem:
-        """The same function in evaluation mode, without batch normalisation."""
+        """Return the same function in eval mode, with batch norms merged into the convolutions."""
         convolutions = [layer for layer in self if isinstance(layer, nn.Conv2d)]
         norms = [layer for layer in self if isinstance(layer, nn.BatchNorm2d)]
         stem = Stem()
@@ -92,13 +104,11 @@ class Stem(nn.Sequential):
 
 
 class MiniImageTower(ImageTower):
-    """A convolutional stem, then three transformer blocks over 36 patch tokens and a class
-    token.
-    """
+    """The image tower: a convolutional stem and three transformer blocks over 1 + 36 tokens."""
 
     dim = DIM
     grid = (GRID, GRID)
-    layout: Layout = "vit"
+    layout: Architecture = "vit"
 
     def __init__(self, *, batch_norm: bool = False) -> None:
         super().__init__()
@@ -110,11 +120,11 @@ class MiniImageTower(ImageTower):
         self.projection = nn.Linear(DIM, DIM, bias=False)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Features (N, 128); see `ImageTower.forward`."""
+        """Return features (N, 128); see `ImageTower.forward`."""
         return self._features(images, keep, None)
 
     def explain(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Features and three attention tensors (N, 4, 37, 37); see `ImageTower.explain`."""
+        """Return features and three attention tensors (N, 4, 37, 37); see `ImageTower.explain`."""
         maps: list[Tensor] = []
         return self._features(images, None, maps), maps
 
@@ -125,8 +135,9 @@ class MiniImageTower(ImageTower):
             + self.positions
         )
         key_mask = None
+        # After the position embeddings, which tokens carry along when they are packed.
         if keep is not None:
-            tokens, key_mask = pack_kept(tokens, keep)
+            tokens, key_mask = pack_tokens(tokens, keep)
         for block in self.blocks:
             tokens = block(tokens, key_mask, maps)
         features: Tensor = self.projection(self.norm(tokens[:, 0]))
@@ -134,10 +145,11 @@ class MiniImageTower(ImageTower):
 
 
 class MiniTextTower(TextTower):
-    """Two transformer blocks over words; the embedding is the projected mean of the tokens.
+    """The text tower: two transformer blocks over words and the projected mean of their tokens.
 
     Args:
         vocabulary: all words; the first two are `PAD` and `UNKNOWN`.
+        width: length of a token.
     """
 
     def __init__(self, vocabulary: Sequence[str], width: int = 96) -> None:
@@ -145,7 +157,7 @@ class MiniTextTower(TextTower):
         self.vocabulary = tuple(vocabulary)
         self._ids = {word: index for index, word in enumerate(self.vocabulary)}
         self.words = nn.Embedding(len(self.vocabulary), width)
-        # With the customary small embeddings all captions start out looking alike.
+        # With the usual small initialisation, all captions have almost the same embedding at first.
         nn.init.normal_(self.words.weight, std=0.7)
         self.positions = nn.Parameter(torch.randn(CONTEXT_LENGTH, width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, heads=4) for _ in range(2))
@@ -155,24 +167,25 @@ class MiniTextTower(TextTower):
 
     @property
     def scale(self) -> float:
+        """See `TextTower.scale`."""
         return float(self.log_scale.detach().exp())
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Ids (N, 16) of lower-case words; punctuation is ignored, words outside the vocabulary
-        become `UNKNOWN`.
+        """Return the ids (N, 16) of the lower-case words, without punctuation.
 
-        "an" is read as "a", the one article that the captions had. Texts of more than 16 words are
-        cut; one without words is one unknown word.
+        Words outside the vocabulary become `UNKNOWN`, and so does a text without words. Texts of
+        more than 16 words are truncated.
         """
         tokens = torch.zeros(len(texts), CONTEXT_LENGTH, dtype=torch.int64)
         for row, text in enumerate(texts):
+            # The captions of pre-training had "a" as their only article.
             words = ["a" if word == "an" else word for word in re.findall(r"[a-z]+", text.lower())]
             ids = [self._ids.get(word, 1) for word in words[:CONTEXT_LENGTH]] or [1]
             tokens[row, : len(ids)] = torch.tensor(ids)
         return tokens
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L) ids to (N, 128); a text's embedding does not depend on its padding."""
+        """Return embeddings (N, 128) of token ids (N, L), independent of the padding."""
         present = tokens != 0
         hidden = self.words(tokens) + self.positions[: tokens.shape[1]]
         for block in self.blocks:
@@ -185,14 +198,14 @@ class MiniTextTower(TextTower):
 
 
 class MiniClip(Backbone):
-    """The shipped pair of towers.
+    """The backbone of both towers.
 
     Args:
-        folder: where `mini-clip.json` and the weights are; default: those in the package.
+        folder: folder of `mini-clip.json` and the weights; default: those in the package.
 
     Raises:
-        MissingPrerequisite: there is no card or there are no weights in the folder.
-        UsageError: the weights are not those that the card names.
+        MissingPrerequisite: the card or the weights are not in the folder.
+        UsageError: the weights do not have the hash on the card.
     """
 
     name = "mini-clip"
@@ -205,29 +218,33 @@ class MiniClip(Backbone):
             content = (folder / card["weights"]).read_bytes()
         except FileNotFoundError as error:
             raise MissingPrerequisite(
-                "mini-clip's weights are not here",
+                "the weights of mini-clip are missing",
                 where=str(error.filename),
                 fix=f"python scripts/mini_pretrain.py {folder}",
             ) from error
+        # The file's hash suffices here: mini-clip has one architecture and one file format.
         self.weights_sha256 = hashlib.sha256(content).hexdigest()
         if self.weights_sha256 != card["sha256"]:
             raise UsageError(
-                "mini-clip's weights are not those that its card names",
+                "the weights of mini-clip do not have the hash on its card",
                 where=str(folder / card["weights"]),
-                fix="install the package again",
+                fix="reinstall the package",
             )
         self.seen = str(card["seen"])
         self._vocabulary: list[str] = card["vocabulary"]
         self._state = {name: tensor.float() for name, tensor in read_tensors(content).items()}
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> Architecture:
+        """Layout of the image tower, `vit`."""
         return "vit"
 
     @property
     def has_text(self) -> bool:
+        """Whether there is a text tower: always."""
         return True
 
+    # Built on first use and copied from then on: copying is faster than building.
     @cached_property
     def _towers(self) -> tuple[MiniImageTower, MiniTextTower]:
         towers = nn.ModuleDict({"image": MiniImageTower(), "text": MiniTextTower(self._vocabulary)})
@@ -238,17 +255,19 @@ class MiniClip(Backbone):
         return image, text
 
     def image_tower(self) -> MiniImageTower:
-        """A fresh copy, in eval mode, float32, on the CPU."""
+        """Return a fresh copy of the image tower, in eval mode, float32, on the CPU."""
         return copy.deepcopy(self._towers[0])
 
     def text_tower(self) -> MiniTextTower:
-        """A fresh copy, in eval mode, float32, on the CPU."""
+        """Return a fresh copy of the text tower, in eval mode, float32, on the CPU."""
         return copy.deepcopy(self._towers[1])
 
 
 def load(variant: str) -> MiniClip:
-    """`mini-clip`, or `mini-clip:FOLDER` for towers of one's own, written by
-    `scripts/mini_pretrain.py`.
+    """Load `mini-clip`, or `mini-clip:FOLDER` with weights written by `scripts/mini_pretrain.py`.
+
+    Args:
+        variant: what follows `mini-clip:` in the name; empty for the shipped weights.
     """
     backbone = MiniClip(Path(variant) if variant else FOLDER)
     if variant:

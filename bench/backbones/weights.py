@@ -1,6 +1,4 @@
-"""Weights from outside: read safely, drawn reproducibly, freed of randomness in training, and
-identified by content.
-"""
+"""Read weights files safely, make random weights reproducible, and hash weights by content."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from .backbone import can_be_weight
 from .inert import Inert, check_weights_file, read_inert, reason
 from .state_dicts import chosen_state, cleaned, has_averaged
 
-#: What reading a damaged file of weights may raise.
+#: Exceptions of torch, safetensors and zipfile for a damaged file. Others are bugs and are raised.
 _DAMAGED = (
     OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError,
     MemoryError, zipfile.BadZipFile,
@@ -35,15 +33,18 @@ _DAMAGED = (
 
 @contextmanager
 def safely(path: Path, *, backbone: str) -> Iterator[None]:
-    """Turn what goes wrong while the weights in `path` are loaded into a UsageError that says what
-    to do.
+    """Check a weights file, and turn errors of loading it into a UsageError that says what to do.
 
-    The loading itself must be restricted to tensors (safetensors, or torch.load with
+    The code in the `with` block must load tensors only (safetensors, or torch.load with
     weights_only=True).
 
+    Args:
+        path: the weights file.
+        backbone: name of the backbone, for messages.
+
     Raises:
-        UsageError: a TorchScript archive, a pickle with more than tensors in it, a damaged file, or
-            other tensors than the architecture has.
+        UsageError: the file is a TorchScript archive, contains other objects than tensors, is
+            damaged, or does not fit the architecture.
     """
     where = f"backbone {backbone}, file {path}"
     try:
@@ -54,36 +55,40 @@ def safely(path: Path, *, backbone: str) -> Iterator[None]:
     except BenchError as error:
         raise UsageError(error.what, error.where or where, error.fix) from error
     except Exception as error:
+        # torch advises to load such a file with weights_only=False, which this message replaces.
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             raise UsageError(
-                "this file is refused: it holds Python objects other than tensors, which could run"
-                " code while they are loaded",
+                "the file is refused: it contains Python objects other than tensors, which could"
+                " run code while they are loaded",
                 where,
-                "save the state dict alone (safetensors, or torch.save of a dict of tensors), where"
-                " you trust the file",
+                "if you trust the file, save its state dict alone (safetensors, or torch.save of a"
+                " dict of tensors)",
             ) from error
+        # `load_state_dict` raises a plain RuntimeError with one line per tensor.
         if isinstance(error, RuntimeError) and "state_dict" in str(error):
             problem = " ".join(str(error).split())[:300]
             what = f"the file does not fit the architecture: {problem}"
             raise UsageError(
-                what, where, "name the architecture that the file was saved from"
+                what, where, "pass the architecture that the file was saved from"
             ) from error
         if isinstance(error, _DAMAGED):
             raise UsageError(
                 f"the file cannot be read as weights: {reason(error)}",
                 where,
-                "fetch the file again",
+                "download the file again",
             ) from error
         raise
 
 
 @dataclass(frozen=True)
 class StateInFile:
-    """The state dict in a file, under the names of the bare model.
+    """A state dict that was read from a file, under the names of the bare model.
 
     Attributes:
+        path: the file.
+        state: tensor by name.
         seen: what these weights are, for `Backbone.seen`.
-        bare: whether the file holds it under these names, and nothing else.
+        bare: whether the file contains nothing else and uses these names.
     """
 
     path: Path
@@ -93,12 +98,14 @@ class StateInFile:
 
     @contextmanager
     def as_file(self) -> Iterator[Path]:
-        """A file for a library that reads by itself: the file, or one for the time being."""
+        """Yield a file of the bare state dict, for libraries that only read files themselves."""
+        # Copying is avoided where it changes nothing: weights have gigabytes.
         if self.bare:
             yield self.path
             return
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.safetensors"
+            # Cloned, since safetensors refuses tensors that share memory.
             save_file(
                 {name: tensor.detach().contiguous().clone() for name, tensor in self.state.items()},
                 file,
@@ -107,17 +114,18 @@ class StateInFile:
 
 
 def state_in(path: Path, *, averaged: bool) -> StateInFile:
-    """Read the state dict in a file, without running anything of it.
+    """Read the state dict in a file, without running code from it.
 
     Args:
-        averaged: take the averaged weights (EMA) of a file that holds those and others, as timm
-            does.
+        path: the weights file.
+        averaged: prefer averaged weights (EMA) if the file has both, as timm does.
 
     Raises:
-        BenchError: there is none.
+        BenchError: the file has no state dict.
     """
-    held: Any = load_file(path) if path.suffix == ".safetensors" else read_inert(path)
-    state, key = chosen_state(held, averaged)
+    content: Any = load_file(path) if path.suffix == ".safetensors" else read_inert(path)
+    state, key = chosen_state(content, averaged)
+    # An empty name stands for a whole pickled module, which is not a state dict.
     inert = (
         [value.origin for value in state.values() if isinstance(value, Inert)]
         if isinstance(state, dict)
@@ -125,41 +133,51 @@ def state_in(path: Path, *, averaged: bool) -> StateInFile:
     )
     if inert or not all(isinstance(value, Tensor) for value in state.values()):
         what = (
-            f"{inert[0]:.100} where a tensor should be, which could run code; nothing of it was run"
+            f"{inert[0]:.100} in place of a tensor, which could run code; nothing of it was run"
             if any(inert)
             else "no state dict"
         )
         raise BenchError(
-            f"the file holds {what}",
-            fix="save the state dict of the model alone, best as safetensors",
+            f"the file contains {what}",
+            fix="save the state dict of the model alone, preferably as safetensors",
         )
-    of = (
-        f": `{key}`, beside {'the last' if averaged else 'averaged'} weights"
-        if has_averaged(held)
+    which = (
+        f": `{key}`, not the {'last' if averaged else 'averaged'} weights"
+        if has_averaged(content)
         else ""
     )
     found = cleaned(state)
+    # open_clip itself removes `module.`, so a file with nothing but that need not be rewritten.
     bare = not key and {str(name).removeprefix("module.") for name in state} == found.keys()
-    return StateInFile(path, found, f"unknown (weights from a file{of})", bare)
+    return StateInFile(path, found, f"unknown (weights from a file{which})", bare)
 
 
 def check_kinds(state: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Check that what became weights of a model were floating-point numbers: libraries cast
-    whatever there is.
+    """Check that the weights of a loaded model were floating-point numbers in the file.
+
+    Args:
+        state: the tensors in the file.
+        model: the model that they were loaded into.
 
     Raises:
-        BenchError: one was not.
+        BenchError: a tensor is of integers, complex or 8-bit numbers.
     """
+    # `load_state_dict` casts whatever there is, and quantised weights would become nonsense.
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and name in state and not can_be_weight(state[name]):
-            raise BenchError(f"{name} is {state[name].dtype}, and not plain floating-point numbers")
+            raise BenchError(f"{name} is {state[name].dtype}, not plain floating-point numbers")
 
 
 @contextmanager
-def drawn(library: str, architecture: str, seed: int) -> Iterator[None]:
-    """Draw random weights from a stream of their own, so that a name always gives the same ones;
-    CPU only.
+def random_weights(library: str, architecture: str, seed: int) -> Iterator[None]:
+    """Seed torch for a model that is created in the `with` block, and restore its state after.
+
+    Args:
+        library: `timm` or `open_clip`.
+        architecture: name of the architecture.
+        seed: seed in the backbone's name.
     """
+    # CPU only: models are created there, so a name gives the same weights on every machine.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("random backbone", library, architecture, seed))
         yield
@@ -167,9 +185,8 @@ def drawn(library: str, architecture: str, seed: int) -> Iterator[None]:
 
 @contextmanager
 def quiet_root_logger() -> Iterator[None]:
-    """Keep a library that logs through the root logger from installing a handler there, which would
-    print from then on.
-    """
+    """Prevent a library in the `with` block from configuring the root logger."""
+    # open_clip calls `logging.info`, which installs a handler for all loggers if there is none.
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     try:
@@ -179,28 +196,31 @@ def quiet_root_logger() -> Iterator[None]:
 
 
 def without_noise(model: nn.Module) -> None:
-    """Switch off dropout, stochastic depth and patch dropout in place: train() then equals eval()
-    but for batch norm.
+    """Switch off dropout, stochastic depth and patch dropout of a model, in place.
 
-    Robust fine-tuning recipes train without them; a method that wants such noise adds it where it
-    can be seen.
+    Its train mode then differs from its eval mode by batch norm only.
     """
+    # Recipes for robust fine-tuning train without them. A method that wants such noise has to add
+    # it itself, where it is part of the method's identity.
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
         if isinstance(module, nn.MultiheadAttention):
             module.dropout = 0.0
-        # DropPath and DropBlock; PatchDropout; models that call F.dropout with a rate of their own
+        # The attributes of DropPath and DropBlock, of PatchDropout, and of models that call
+        # F.dropout with a rate of their own.
         for rate in ("drop_prob", "prob", "drop_rate"):
             if isinstance(getattr(module, rate, None), float):
                 setattr(module, rate, 0.0)
 
 
 def content_sha256(tensors: dict[str, Tensor], facts: Mapping[str, Any]) -> str:
-    """SHA-256 of the tensors and of the facts without which they are not a function.
+    """Return the SHA-256 of tensors and of the facts that make them a model.
 
-    Equal tensors make different models under QuickGELU and GELU, TensorFlow's and PyTorch's
-    padding, or other pixel statistics; so `facts` names the architecture, mean and standard
-    deviation. File formats and paths are not in it.
+    Args:
+        tensors: tensor by name.
+        facts: architecture, mean and standard deviation.
     """
+    # Equal tensors are different models under QuickGELU and GELU, TensorFlow's and PyTorch's
+    # padding, or other pixel statistics. File formats and paths change nothing and are left out.
     return digest({"tensors": tensors_sha256(tensors), "facts": dict(facts)})

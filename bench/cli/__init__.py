@@ -1,4 +1,4 @@
-"""The command line: one module per verb, nothing heavy imported before a verb runs."""
+"""The `bench` command: one module per subcommand, with heavy imports deferred until it runs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from ..console.stops import Ear, heard_by
-from ..errors import BenchError, EndedByPlugin, Told
+from ..console.signals import StopHandler, handled_by
+from ..errors import BenchError, EndedByPlugin, UserFacingError
 from ..plain import plain
 from ..plugins import entries, loaded
 
-_HELP = """Fine-tune a pre-trained image model, and measure what it gains in-distribution and
-loses under distribution shift.
+_HELP = """Fine-tune a pre-trained image model and measure its in-distribution and
+out-of-distribution accuracy.
 
 \b
-  bench run full-finetune wise-ft --seeds 3      fine-tune on the embedded suite, measure, record
-  bench leaderboard                              the trade-off of everything recorded so far
-  bench run ./my_method.py                       a method of your own, in one file
-  bench methods                                  what there is
+  bench run full-finetune wise-ft --seeds 3      fine-tune on the embedded suite and evaluate
+  bench leaderboard                              compare all recorded runs
+  bench run ./my_method.py                       run your own method from one file
+  bench methods                                  list the installed methods
 """
 
-#: Verbs in the order of the help: run first, then look, then the inventory, then care.
+#: Subcommands in the order in which the help lists them: running first, then looking at results,
+#: then the inventory, then maintenance. Each name is also the name of its module in this package.
 _VERBS = (
     "run",
     "sweep",
@@ -40,12 +41,13 @@ _VERBS = (
     "doctor",
 )
 
-#: Errors of the system that a user mends: permissions, read-only and full disks.
+#: Operating-system errors that the user fixes (permissions, read-only and full disks). Any other
+#: OSError that reaches `main` is reported as a bug.
 _REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT})
 
 
 def build_app() -> typer.Typer:
-    """The application with every verb, those of plug-ins included."""
+    """Return the application with all subcommands, including those of plug-ins."""
     import importlib
 
     app = typer.Typer(
@@ -54,6 +56,7 @@ def build_app() -> typer.Typer:
         help=_HELP,
         no_args_is_help=True,
         rich_markup_mode=None,
+        # `main` prints the errors; Typer's own tracebacks would come before it.
         pretty_exceptions_enable=False,
     )
 
@@ -64,6 +67,7 @@ def build_app() -> typer.Typer:
             False, "--version", help="Show the version and exit.", callback=_version, is_eager=True
         ),
     ) -> None:
+        # In the environment and not in a global, so that the processes of a sweep inherit it.
         if debug:
             os.environ["BENCH_DEBUG"] = "1"
 
@@ -73,18 +77,22 @@ def build_app() -> typer.Typer:
     for verb, entry in entries("bench.commands").items():
         try:
             _add(app, verb, loaded(entry))
-        except BenchError as error:  # one broken package must not hide the commands that work
-            print(plain(f"note: the command `{verb}` is left out: {error.what}"), file=sys.stderr)
+        except BenchError as error:
+            # One broken package must not disable the commands that work.
+            message = f"note: the command `{verb}` is unavailable: {error.what}"
+            print(plain(message), file=sys.stderr)
     return app
 
 
 class _Verbs(TyperGroup):
-    """Our commands end by returning or by an error: where one is ended by `sys.exit`, a plug-in has
-    called it.
+    """A command group that reports `sys.exit` inside a built-in command as a plug-in's failure.
+
+    Built-in commands end by returning or by raising an error, so only code of a method or another
+    plug-in that they run can have called `sys.exit`. Commands of plug-ins may exit as they like.
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb that was asked for."""
+        """Run the requested subcommand."""
         try:
             return super().invoke(ctx)
         except (SystemExit, KeyboardInterrupt) as error:
@@ -100,8 +108,8 @@ def _add(app: typer.Typer, verb: str, command: Any) -> None:
         app.command(verb)(command)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(version("shiftbench"))
@@ -109,30 +117,32 @@ def _version(asked: bool) -> None:
 
 
 def _refusal(error: OSError) -> BenchError:
-    """What the system refused, wherever it was asked: nothing in ShiftBench is wrong."""
+    """Return the error that the user sees for one of `_REFUSALS`."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return BenchError(
-        f"the system refuses: {error.strerror}",
+        f"the operating system refused: {error.strerror}",
+        # Of a link or a rename, the second name is the one that could not be created.
         where=str(error.filename2 or error.filename or ""),
         fix=(
-            "free some space, and run the same command again"
+            "free some space and run the same command again"
             if full
-            else "mend the permissions, or name another place"
+            else "fix the permissions, or use another path"
         ),
     )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `bench`: exit codes as in the documentation, three-line errors, tracebacks
-    only on demand.
+    """Run `bench`: print errors in at most three lines and exit with a documented code.
+
+    Tracebacks are shown only with --debug. Exit code 4 is a bug in ShiftBench.
     """
-    # Waiting torch threads must not burn the cores that other runs need; read when torch is
-    # imported.
+    # Idle torch threads must not spin on the cores that other runs need. OpenMP reads this once,
+    # when torch is imported, so it is set before any subcommand runs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with heard_by(Ear()):
+        with handled_by(StopHandler()):
             build_app()(arguments, prog_name="bench")
-    except Told as error:
+    except UserFacingError as error:
         if os.environ.get("BENCH_DEBUG"):
             raise
         from ..tables.table import print_error
@@ -149,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(1)
         print(
             f"error: a bug in ShiftBench: {plain(f'{type(error).__name__}: {error}')}\n"
-            "  to mend: run the command again as `bench --debug ...` and report the traceback",
+            "  fix: run the command again as `bench --debug ...` and report the traceback",
             file=sys.stderr,
         )
         sys.exit(4)

@@ -1,4 +1,4 @@
-"""`python -m bench.cli`: the same as `bench`."""
+"""Run the command line with `python -m bench.cli`."""
 
 from . import main
 

@@ -1,6 +1,4 @@
-"""`bench backbones`: the kinds of backbones, how they are named, and whose weights are on this
-machine.
-"""
+"""`bench backbones`: list the backbone kinds, their name syntax and the weights found locally."""
 
 from __future__ import annotations
 
@@ -16,9 +14,9 @@ from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tabl
 
 
 def command(form: FormatOption = Format.table) -> None:
-    """List the backbones.
+    """List the kinds of backbones, the syntax of their names, and the weights on this machine.
 
-    Their kinds, the grammar of their names, and the weights that are usable here without a network.
+    Weights on this machine can be used without a network.
 
     \b
     Examples:
@@ -28,8 +26,7 @@ def command(form: FormatOption = Format.table) -> None:
     """
     here = weights_here()
     notes = [
-        "An architecture with @random needs no weights; anything else is fetched from the hub where"
-        " there is a network."
+        "An architecture with @random needs no weights. Other weights are downloaded from the hub."
     ]
     tables = [
         Table(
@@ -57,9 +54,8 @@ def _kind(entry: EntryPoint) -> dict[str, Cell]:
 
 
 def _first_line(module: str) -> str:
-    """First line of a module's docstring, read without importing the module (which would import
-    torch).
-    """
+    """Return the first line of a module's docstring."""
+    # From the source: importing a backbone's module imports torch, which takes seconds.
     try:
         with foreign():
             spec = importlib.util.find_spec(module)
@@ -69,18 +65,18 @@ def _first_line(module: str) -> str:
             else ""
         )
         return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
-    except (
-        Exception
-    ) as error:  # to find it, the package that holds it is imported, which may raise anything
+    # `find_spec` imports the parent package, and a plug-in's may raise anything. The list still
+    # has to show the other kinds.
+    except Exception as error:
         return f"cannot be read: {error}"
 
 
 def grammar() -> list[dict[str, Cell]]:
-    """The names that timm and open_clip backbones have, from the module that parses them; and the
-    embedded one.
-    """
+    """Return a row for each form of timm and open_clip backbone names."""
     from ..backbones import naming
 
+    # Taken from the docstring of the parser, so that the two cannot disagree. A form is indented
+    # by four spaces and separated from its meaning by at least two; deeper lines continue it.
     rows: list[tuple[str, str]] = []
     for line in (naming.__doc__ or "").splitlines():
         if re.match(r" {4}\S", line):
@@ -92,7 +88,7 @@ def grammar() -> list[dict[str, Cell]]:
 
 
 def weights_here() -> list[dict[str, Cell]]:
-    """Backbones whose weights are installed or in the hub's cache, with bytes on disk."""
+    """Return a row for each backbone whose weights are installed or in the hub's cache."""
     from .. import backbones
 
     rows: list[dict[str, Cell]] = [
@@ -121,7 +117,10 @@ def _hub_cache() -> list[dict[str, Cell]]:
     found: list[dict[str, Cell]] = []
     for repository in sorted(repositories, key=lambda repository: repository.repo_id):
         files = {file.file_name for revision in repository.revisions for file in revision.files}
+        # The cache also has tokenizers and data sets, which are not backbones.
         if any(name.endswith((".safetensors", ".bin", ".pt", ".pth")) for name in files):
+            # timm publishes as `timm/NAME`, which is a backbone's name. Of other repositories it is
+            # not known which library reads them, so they are listed as they are called on the hub.
             owner, _, name = repository.repo_id.partition("/")
             backbone = f"timm:{name}" if owner == "timm" else repository.repo_id
             found.append(

@@ -1,4 +1,4 @@
-"""`bench clean`: what takes space in the store and in the cache, and freeing it by policy."""
+"""`bench clean`: show what takes disk space in the store and the cache, and delete parts of it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Item:
-    """A folder that takes space.
+    """A folder that takes disk space.
 
     Attributes:
         kind: `fit`, `checkpoint` or `cache`.
-        bytes: on disk.
-        used_by: runs that refer to the fit, by way of other fits too.
-        live: another process holds it.
-        age: days since anything in it changed.
+        path: The folder.
+        what: Description for the table, such as the method and the seed of a fit.
+        bytes: Size on disk.
+        age: Days since anything in the folder changed.
+        used_by: Number of runs that refer to the fit, directly or through other fits.
+        live: Whether another process is using it.
     """
 
     kind: str
@@ -46,49 +48,46 @@ def command(
     checkpoints: Annotated[
         bool,
         typer.Option(
-            "--checkpoints", help="free checkpoints of interrupted fits (they start over)"
+            "--checkpoints", help="free checkpoints of interrupted fits (they will start over)"
         ),
     ] = False,
     unused_fits: Annotated[
-        bool, typer.Option("--unused-fits", help="free fits that no run refers to")
+        bool, typer.Option("--unused-fits", help="free fits that no run uses")
     ] = False,
     used_fits: Annotated[
         bool,
         typer.Option(
             "--used-fits",
-            help=(
-                "free fits that runs refer to: the numbers stay, the weights are trained again if"
-                " needed"
-            ),
+            help="free fits that runs use; results stay, weights are trained again when needed",
         ),
     ] = False,
     cache: Annotated[
         bool,
         typer.Option(
-            "--cache", help="free decoded images and frozen features (made again if needed)"
+            "--cache", help="free decoded images and frozen features (computed again when needed)"
         ),
     ] = False,
     older_than: Annotated[
         float,
         typer.Option(
-            "--older-than", min=0, metavar="DAYS", help="only what has not changed for so long"
+            "--older-than", min=0, metavar="DAYS", help="only what has not changed for this long"
         ),
     ] = 0.0,
     yes: Annotated[
-        bool, typer.Option("--yes", help="do it; without this, it is only shown")
+        bool, typer.Option("--yes", help="delete; without it, only show what would be deleted")
     ] = False,
     store: StoreOption = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Show what takes space, and free it.
+    """Show what takes disk space, and free it.
 
-    Nothing is removed without --yes. Run folders (records and predictions) are never touched, nor a
-    fit that another process is training.
+    Nothing is deleted without --yes. Runs (records and predictions) and fits that another process
+    is training are never deleted.
 
     \b
     Examples:
-      bench clean                                       what takes space
-      bench clean --checkpoints --older-than 7          what that would free
+      bench clean                                       show what takes space
+      bench clean --checkpoints --older-than 7          show what this would free
       bench clean --unused-fits --cache --yes           free it
     """
     from ..data.cards.locations import cache_dir
@@ -96,7 +95,8 @@ def command(
 
     root = Store(store_root(store))
     items = [*survey_store(root), *survey_cache(cache_dir())]
-    asked = checkpoints or unused_fits or used_fits or cache
+    # Without an option that chooses, everything is shown and --yes deletes nothing.
+    requested = checkpoints or unused_fits or used_fits or cache
     chosen = select(
         items,
         checkpoints=checkpoints,
@@ -105,53 +105,55 @@ def command(
         cache=cache,
         older_than=older_than,
     )
-    shown = chosen if asked else [item for item in items if item.age >= older_than]
+    shown = chosen if requested else [item for item in items if item.age >= older_than]
     total = size(sum(item.bytes for item in shown))
-    if not asked:
+    if not requested:
         print_tables(
             [
                 _table(
                     shown,
-                    f"{total} in all; --checkpoints, --unused-fits, --used-fits and --cache choose"
-                    " what to free",
+                    f"{total} in total. Choose what to free with --checkpoints, --unused-fits,"
+                    " --used-fits and --cache.",
                 )
             ],
             form,
         )
     elif not yes:
-        print_tables([_table(shown, f"{total} would be freed; add --yes to do it")], form)
+        print_tables([_table(shown, f"{total} would be freed. Add --yes to free it.")], form)
     else:
-        freed, left = remove(chosen)
-        print_tables([_table(freed, f"{size(sum(item.bytes for item in freed))} freed")], form)
-        for item, why in left:
-            say(f"kept {item.path}: {why}")
-        if left:
+        freed, not_freed = remove(chosen)
+        print_tables([_table(freed, f"{size(sum(item.bytes for item in freed))} freed.")], form)
+        for item, why in not_freed:
+            say(f"not freed: {item.path}: {why}")
+        if not_freed:
             raise typer.Exit(1)
 
 
 def survey_store(store: Store) -> Iterator[Item]:
-    """Every fit and every left checkpoint of the store."""
+    """Yield every fit of the store, and every checkpoint of an unfinished fit."""
     from ..storage.lease import is_live
 
     folders = sorted(path for path in store.fits_dir.glob("*") if path.is_dir())
     records = {folder.name: store.fit(folder.name) for folder in folders}
     uses: Counter[str] = Counter()
+    # A set, since one run may have several records: its own, and those merged from packs.
     for run in {(record.eval_id, record.fit_id) for _, record in store.records()}:
-        # A fit that another fit was made from (the end of an interpolation, a probe) is used by the
-        # other's runs.
-        reached, ahead = set[str](), [run[1]]
-        while ahead:
-            fit_id = ahead.pop()
+        # A run uses its fit and all fits that this one was made from (the end of an interpolation,
+        # the probe of a head), so that `--unused-fits` never deletes part of a result.
+        reached, pending = set[str](), [run[1]]
+        while pending:
+            fit_id = pending.pop()
             if fit_id not in reached:
                 reached.add(fit_id)
                 fit = records.get(fit_id)
-                ahead += fit.nested if fit is not None else []
+                pending += fit.nested if fit is not None else []
         uses.update(reached)
     for folder in folders:
         record, live = records[folder.name], is_live(folder)
         identity = record.identity if record is not None else {}
         name = str(identity.get("method", {}).get("name", "not finished"))
         what = f"{name}, seed {identity['seed']}" if "seed" in identity else name
+        # The checkpoint is an item of its own, since it can be deleted without its fit.
         checkpoint = folder / "checkpoint"
         inside = _bytes(checkpoint)
         yield Item(
@@ -164,11 +166,10 @@ def survey_store(store: Store) -> Iterator[Item]:
 
 
 def survey_cache(folder: Path) -> Iterator[Item]:
-    """What the cache holds, one item per folder of its second level (one data set, one backbone's
-    features).
-    """
+    """Yield the contents of the cache: an item per data set, or per backbone's features."""
     for part in sorted(path for path in folder.glob("*") if path.is_dir()):
         below = sorted(path for path in part.glob("*") if path.is_dir())
+        # A part without subfolders is one item.
         for entry in below or [part]:
             yield Item("cache", entry, str(entry.relative_to(folder)), _bytes(entry), _age(entry))
 
@@ -182,7 +183,7 @@ def select(
     cache: bool,
     older_than: float,
 ) -> list[Item]:
-    """The items that a policy frees; never a live one."""
+    """Return the items that the options choose, without those in use and those too recent."""
 
     def wanted(item: Item) -> bool:
         if item.kind == "fit":
@@ -191,7 +192,7 @@ def select(
 
     chosen = [item for item in items if wanted(item) and not item.live and item.age >= older_than]
     gone = {item.path for item in chosen if item.kind == "fit"}
-    # A checkpoint goes with its fit; as an item of its own it would be counted and removed twice.
+    # Deleting a fit deletes its checkpoint; as an item of its own, it would be counted twice.
     with_fit = {
         item.path.parent: item.bytes
         for item in chosen
@@ -203,42 +204,46 @@ def select(
 
 
 def remove(items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, str]]]:
-    """Remove items, fits under their lease. Returns what was removed, and what was kept with the
-    reason.
+    """Delete items, each while no other process can use it.
+
+    Returns:
+        The deleted items, and those that could not be deleted with the reason.
     """
     freed: list[Item] = []
-    left: list[tuple[Item, str]] = []
+    not_freed: list[tuple[Item, str]] = []
     for item in items:
         try:
-            with _held(item):
+            with _locked(item):
                 if item.kind == "fit":
-                    # The record first: a removal that is cut short leaves an unfinished fit, never
-                    # one without weights.
+                    # The record first: if the deletion is cut short, what is left looks like an
+                    # unfinished fit, which is trained again, and not like a fit without weights.
                     (item.path / "fit.json").unlink(missing_ok=True)
                 shutil.rmtree(item.path)
             freed.append(item)
         except (OSError, BenchError) as error:
-            left.append((item, error.what if isinstance(error, BenchError) else str(error)))
-    return freed, left
+            not_freed.append((item, error.what if isinstance(error, BenchError) else str(error)))
+    return freed, not_freed
 
 
 @contextmanager
-def _held(item: Item) -> Iterator[None]:
+def _locked(item: Item) -> Iterator[None]:
+    """Hold the same lock as the processes that write to the item; never wait for it."""
     from filelock import FileLock, Timeout
 
     from ..storage.lease import Lease
 
     def refuse(claim: dict[str, Any]) -> None:
-        raise BenchError(f"process {claim.get('pid')} on {claim.get('host')} has just taken it")
+        raise BenchError(f"process {claim.get('pid')} on {claim.get('host')} has started to use it")
 
     if item.kind == "cache":
         try:
-            # A folder in the making, `NAME.part-...`, is guarded by the lock of NAME.
+            # An unfinished folder is called `NAME.part-...` and guarded by the lock of NAME.
             with FileLock(str(item.path).partition(".part-")[0] + ".lock", timeout=0):
                 yield
         except Timeout as error:
-            raise BenchError("another process is making it") from error
+            raise BenchError("another process is writing it") from error
     else:
+        # A fit and its checkpoint are guarded by one lease, in the folder of the fit.
         with Lease(item.path if item.kind == "fit" else item.path.parent, waiting=refuse):
             yield
 
@@ -249,6 +254,7 @@ def _table(items: Sequence[Item], note: str) -> Table:
             "kind": item.kind,
             "what": item.what,
             "size": item.bytes,
+            # A checkpoint has its fit's count, which says nothing about the checkpoint itself.
             "used_by": item.used_by if item.kind == "fit" else None,
             "age_days": item.age,
             "state": "in use by another process" if item.live else "",
@@ -269,21 +275,23 @@ def _table(items: Sequence[Item], note: str) -> Table:
 
 
 def _bytes(folder: Path) -> int:
-    return sum(_over_files(folder, lambda path: path.stat().st_size))
+    return sum(_map_files(folder, lambda path: path.stat().st_size))
 
 
 def _age(folder: Path) -> float:
+    # By the newest file, since the time of a folder does not change when a file in it is rewritten.
     newest = max(
-        _over_files(folder, lambda path: path.stat().st_mtime),
+        _map_files(folder, lambda path: path.stat().st_mtime),
         default=folder.stat().st_mtime if folder.exists() else 0.0,
     )
     return max(0.0, time.time() - newest) / 86400
 
 
-def _over_files(folder: Path, of: Callable[[Path], Any]) -> Iterator[Any]:
+def _map_files(folder: Path, function: Callable[[Path], Any]) -> Iterator[Any]:
     for path in folder.rglob("*"):
         try:
             if path.is_file():
-                yield of(path)
+                yield function(path)
         except FileNotFoundError:
-            continue  # Another process finished a file or dropped a checkpoint in the meantime.
+            # Another process has renamed a finished file or deleted an old checkpoint meanwhile.
+            continue

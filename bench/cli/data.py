@@ -1,6 +1,4 @@
-"""`bench data`: the data sets that exist, what is here, whether it is right, and how to get and to
-prepare it.
-"""
+"""`bench data`: list the data sets, and link, download, verify or prepare one."""
 
 from __future__ import annotations
 
@@ -19,18 +17,18 @@ from ..data.cards.locations import data_roots, writable_root
 from ..data.cards.suite_card import find_card
 from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
 from ..plain import plain
-from ..stopping import stop_if_asked
+from ..stopping import stop_if_requested
 from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables, say, shortened
 from .suites import DataRootOption
 
 if TYPE_CHECKING:
-    from ..data.readers.here import DataSet
+    from ..data.readers.located import DataSet
     from ..storage.atomic import Progress
 
 app = typer.Typer(rich_markup_mode=None)
 
 NameArgument = Annotated[
-    str, typer.Argument(help="a data set's name, or a card of your own (.toml)")
+    str, typer.Argument(help="name of a data set, or a card of your own (.toml)")
 ]
 
 
@@ -38,16 +36,16 @@ NameArgument = Annotated[
 def data(
     context: typer.Context, data_root: DataRootOption = None, form: FormatOption = Format.table
 ) -> None:
-    """List the data sets; link, check, download or prepare one.
+    """List the data sets, or link, download, verify or prepare one.
 
     \b
     Examples:
-      bench data                                        what there is, and what is here
-      bench data show imagenet-r                        licence, parts, where it comes from
-      bench data link imagenet /datasets/ILSVRC2012     use a folder where it lies
-      bench data fetch imagenet-r                       download, check, unpack
+      bench data                                        list data sets and where they are
+      bench data show imagenet-r                        show licence, parts and source
+      bench data link imagenet /datasets/ILSVRC2012     use a folder without copying it
+      bench data fetch imagenet-r                       download, check and unpack
       bench data verify imagenet-r                      compare with the card
-      bench data prepare imagenet --size 256            a smaller copy that is read faster
+      bench data prepare imagenet --size 256            make a smaller copy that loads faster
     """
     if context.invoked_subcommand is None:
         print_data_sets(data_root, form)
@@ -55,8 +53,9 @@ def data(
 
 @app.command("list")
 def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
-    """List the data sets: images, download, licence, where they are, and which suites need them."""
+    """List the data sets with their size, licence, location and the suites that need them."""
     users = _users()
+    # The table fits a terminal; other formats have every column in full.
     brief = form is Format.table
     rows = [_row(name, data_root, users.get(name, []), brief=brief) for name in data_set_paths()]
     columns = [
@@ -69,8 +68,8 @@ def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Forma
         Column("data"),
     ]
     notes = [
-        "`bench data show NAME` has everything about one; `bench data fetch NAME` downloads it, or"
-        " says how to obtain it."
+        "`bench data show NAME` shows the details. `bench data fetch NAME` downloads a data set, or"
+        " explains how to obtain it."
     ]
     print_tables([Table(columns, rows, notes=notes)], form)
 
@@ -79,13 +78,12 @@ def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Forma
 def show(
     name: NameArgument, data_root: DataRootOption = None, form: FormatOption = Format.table
 ) -> None:
-    """Show a data set: licence, citation, what is uncertain, its parts and their counts, where it
-    comes from.
-    """
-    from ..data.readers.here import open_data_set
+    """Show a data set's licence, citation, open questions, parts, image counts and source."""
+    from ..data.readers.located import open_data_set
 
     data_set = open_data_set(name, data_roots(data_root))
     card = data_set.card
+    # `field` cells are read by programs too: their texts are part of the json output.
     about: dict[str, Cell] = {
         **{
             key: getattr(card, key)
@@ -113,6 +111,7 @@ def show(
     ]
     archives: list[dict[str, Cell]] = [
         {
+            # The official address; the others are mirrors of it.
             "address": archive.urls[0],
             "size": archive.bytes,
             "checked by": (
@@ -141,28 +140,29 @@ def show(
                 "downloads",
             )
         )
+    # csv is one table, and the parts are the one that a program can use.
     print_tables(tables if form is not Format.csv else [part_table], form)
 
 
 @app.command()
 def link(
     name: NameArgument,
-    path: Annotated[Path, typer.Argument(help="folder of the data set as it is on this machine")],
+    path: Annotated[Path, typer.Argument(help="folder of the data set on this machine")],
     force: Annotated[
         bool,
         typer.Option("--force", help="replace an earlier link, or link a folder that looks wrong"),
     ] = False,
     data_root: DataRootOption = None,
 ) -> None:
-    """Use a folder where it lies: a link to it is made in the data root, under the name that suites
-    look for.
-    """
-    from ..data.readers.here import class_folders, open_data_set, present_layout
+    """Use a folder without copying it: link to it from the data root."""
+    from ..data.readers.located import class_folders, open_data_set, present_layout
 
+    # Without data roots: only the card matters, wherever a copy may already be.
     data_set = open_data_set(name, [])
     card, folder = data_set.card, path.expanduser().absolute()
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
+    # One part is enough: many users have, say, only the validation images of ImageNet.
     parts: dict[str, Part] = card.parts
     found = [
         part
@@ -170,21 +170,23 @@ def link(
         if present_layout(stated, folder, data_set.classes) is not None
     ]
     if not found and not force:
-        looked = sorted({layout.path for part in parts.values() for layout in part.layouts})
+        searched = sorted({layout.path for part in parts.values() for layout in part.layouts})
         raise BenchError(
             f"{folder} does not look like {card.title}",
-            where=f"its classes were looked for in: {', '.join(looked[:8])}"
-            + (", ..." if looked[8:] else ""),
-            fix="name the folder that holds these, or link it all the same with --force",
+            where=f"its classes were searched for in: {', '.join(searched[:8])}"
+            + (", ..." if searched[8:] else ""),
+            fix="give the folder that contains these, or link it anyway with --force",
         )
+    # A link may be replaced by the same one, so that the command can be repeated, or by force. A
+    # folder with images is never touched.
     place = writable_root(data_root) / card.folders[0]
     if place.is_symlink() and (force or place.resolve() == folder.resolve()):
         place.unlink()
     if place.exists() or place.is_symlink():
         raise BenchError(
-            f"{card.name} is here already",
+            f"the data root already has {card.name}",
             where=str(place),
-            fix="remove it; an earlier link: --force",
+            fix="remove it, or replace an earlier link with --force",
         )
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(folder, target_is_directory=True)
@@ -192,36 +194,39 @@ def link(
     say(f"{place} -> {folder}")
     some = ", ".join(missing[:5]) + (", ..." if missing[5:] else "")
     say(f"found: {', '.join(found[:5]) or 'nothing'}" + (f"; not found: {some}" if missing else ""))
+    # A folder with other class names than the card's is linked, but would give no images: report
+    # it now rather than when a run starts.
     for part in found:
         own, others = class_folders(parts[part], folder, data_set.classes)
         if own and (own < len(data_set.classes) or others):
             say(
-                f"{part}: folders of {own} of its {len(data_set.classes)} classes, and {others} of"
-                " none of them"
+                f"{part}: found folders for {own} of {len(data_set.classes)} classes, and {others}"
+                " other folders"
             )
-    say(f"`bench data verify {name}` compares it with the card")
+    say(f"run `bench data verify {name}` to compare it with the card")
 
 
 @app.command()
 def verify(
     name: NameArgument,
     full: Annotated[
-        bool, typer.Option("--full", help="decode every image, and print a checksum of all pixels")
+        bool, typer.Option("--full", help="decode every image and print a checksum of all pixels")
     ] = False,
     data_root: DataRootOption = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Compare a data set with its card: layout, images per class, unreadable files, equal images.
-    Exit code 1 if it differs.
+    """Compare a data set with its card: layout, images per class, unreadable and duplicate files.
 
-    Images are equal if all their bytes are; those that share their size are read for it, at both
-    ends first.
+    Duplicates are images with identical bytes. To find them, only files of equal size are read,
+    first at both ends.
+
+    Exit code 1 if the data set differs from its card.
     """
-    from ..data.verify import verify as look
+    from ..data.verify import verify as compare
 
     data_set = _here(name, data_root)
     with shown_progress() as progress:
-        verdicts = look(data_set, full=full, progress=progress)
+        verdicts = compare(data_set, full=full, progress=progress)
     rows: list[dict[str, Cell]] = [
         {
             "part": verdict.part,
@@ -235,6 +240,7 @@ def verify(
         for verdict in verdicts
     ]
     kinds = {"images": "count", "stated": "count", "classes": "count", "of": "count"}
+    # `images` and `classes` are counted; `stated` and `of` are what the card says about them.
     keys = ["part", "verdict", "images", "stated", "classes", "of", *(["checksum"] if full else [])]
     tables = [
         Table(
@@ -243,6 +249,7 @@ def verify(
             str(data_set.folder),
         )
     ]
+    # Only differences make a part differ; remarks, such as ignored files, do not.
     notes: list[dict[str, Cell]] = [
         {"part": verdict.part, "what": text, "kind": kind}
         for verdict in verdicts
@@ -256,6 +263,7 @@ def verify(
     if notes:
         tables.append(Table([Column("part"), Column("kind"), Column("what")], notes, "details"))
     print_tables(tables if form is not Format.csv else tables[:1], form)
+    # A data set may be here in part, which is no difference, but not without any part.
     if any(verdict.word == "differs" for verdict in verdicts) or all(
         verdict.missing for verdict in verdicts
     ):
@@ -266,18 +274,20 @@ def verify(
 def fetch(
     name: NameArgument,
     keep_archives: Annotated[
-        bool, typer.Option("--keep-archives", help="keep the downloaded archives")
+        bool, typer.Option("--keep-archives", help="do not delete the archives after unpacking")
     ] = False,
     data_root: DataRootOption = None,
 ) -> None:
-    """Download a data set from its official address, check and unpack it. Run it again to continue.
+    """Download a data set from its official source, check it and unpack it.
 
-    Data behind a licence or a login are not downloaded; the steps are shown instead (exit code 3).
+    Run the command again to continue an interrupted download. A data set that requires a login or
+    the acceptance of a licence is not downloaded: the command prints the steps and exits with 3.
     """
     from ..data.fetching.download import fetch_data_set
 
     card, _ = find_data_set(name)
     root = writable_root(data_root)
+    # Folder and licence are shown before the download, while it is cheap to stop.
     if card.fetch.archives:
         say(f"{card.title}: to {root / card.folders[0]}")
         say(f"licence: {card.licence}")
@@ -286,15 +296,16 @@ def fetch(
     try:
         with shown_progress("bytes") as progress:
             place = fetch_data_set(
-                card, root, asked=name, keep_archives=keep_archives, progress=progress
+                card, root, requested=name, keep_archives=keep_archives, progress=progress
             )
     except Interrupted as stop:
         raise Interrupted(
-            "interrupted; what has arrived is kept",
-            fix=f"bench data fetch {name} continues",
+            "interrupted; the downloaded part is saved",
+            fix=f"`bench data fetch {name}` continues the download",
+            # `Interrupted` exits with 128 plus the signal's number, as shells do.
             signal=stop.exit_code - 128,
         ) from stop
-    say(f"done: {place}; `bench data verify {name}` compares it with the card")
+    say(f"done: {place}; run `bench data verify {name}` to compare it with the card")
 
 
 @app.command()
@@ -303,33 +314,40 @@ def prepare(
     side: Annotated[int, typer.Option("--size", help="short side in pixels")] = 256,
     part: Annotated[
         list[str] | None,
-        typer.Option("--part", help="what to prepare (repeatable); default: train"),
+        typer.Option("--part", help="part to prepare; may be repeated; default: train"),
     ] = None,
     lossless: Annotated[
         bool,
-        typer.Option("--lossless", help="PNG: larger, and the very pixels of a resize to --size"),
+        typer.Option("--lossless", help="write PNG: larger files, exactly the resized pixels"),
     ] = False,
-    quality: Annotated[int, typer.Option("--quality", min=50, max=100, help="of JPEG files")] = 95,
+    quality: Annotated[
+        int, typer.Option("--quality", min=50, max=100, help="quality of the JPEG files")
+    ] = 95,
     out: Annotated[
-        Path | None, typer.Option("--out", help="folder of the copy; default: beside the data set")
+        Path | None,
+        typer.Option("--out", help="folder of the copy; default: next to the data set"),
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """Make a copy with smaller images in tar shards, for training. Run it again to continue.
+    """Make a copy with smaller images in tar shards, which trains faster.
 
-    The copy is a data set of its own, with its own card: results on it are not mixed with those on
-    the originals.
+    Run the command again to continue an interrupted copy. The copy is a data set with a card of its
+    own, so its results are not mixed with results on the original images.
     """
     from ..data.prepare import Preparation
     from ..data.prepare import prepare as make
 
     data_set = _here(name, data_root)
     assert data_set.folder is not None
+    # Training reads its images once per epoch, so only it gains from smaller ones. Parts that are
+    # not prepared stay in the copy's card as the originals.
     parts = part or (["train"] if "train" in data_set.card.parts else [])
     if not parts:
         raise UsageError(
-            f"{name} has no part `train`", fix=f"--part, one of: {', '.join(data_set.card.parts)}"
+            f"{name} has no part `train`",
+            fix=f"choose parts with --part: {', '.join(data_set.card.parts)}",
         )
+    # The folder's name has size and quality in it, so that several copies can exist.
     how = Preparation(side, lossless, quality)
     folder = out or data_set.folder.parent / f"{data_set.card.name}-{how.name}"
     try:
@@ -337,43 +355,44 @@ def prepare(
             card = make(data_set, parts, how, folder, progress=progress)
     except Interrupted as stop:
         raise Interrupted(
-            "interrupted; finished shards are kept",
-            fix="the same command continues",
+            "interrupted; finished shards are saved",
+            fix="run the same command again to continue",
             signal=stop.exit_code - 128,
         ) from stop
     total = sum(file.stat().st_size for file in folder.glob("*.tar"))
     say(f"done: {folder}, {size(total)}")
     say(
-        'a suite on it: a card of its own with `extends = "SUITE"`, a new `name`, and under [id]:'
+        'to use it, write a suite card with `extends = "SUITE"`, a new `name`, and under [id]:'
         f' data = "{card.resolve()}"'
     )
 
 
 def _here(name: str, data_root: Path | None) -> DataSet:
-    """A data set that is on this machine.
+    """Return a data set that is on this machine.
 
     Raises:
-        MissingPrerequisite: it is not.
+        MissingPrerequisite: The data set is not on this machine.
     """
-    from ..data.readers.here import open_data_set
+    from ..data.readers.located import open_data_set
 
     data_set = open_data_set(name, data_roots(data_root))
     if data_set.folder is None:
         raise MissingPrerequisite(
-            f"{data_set.card.title} is not here",
+            f"{data_set.card.title} is not on this machine",
             where=data_set.missing,
-            fix=f"bench data fetch {name}, or: bench data link {name} /folder/of/it",
+            fix=f"`bench data fetch {name}`, or `bench data link {name} /folder/of/it`",
         )
     return data_set
 
 
 def _users() -> dict[str, list[str]]:
-    """Suites by the data sets that they need."""
+    """Return the names of the suites that need each data set."""
     users: dict[str, list[str]] = {}
     for suite in suite_names():
         try:
             card, _ = find_card(suite)
-        except BenchError:  # `bench suites` shows what is wrong with it
+        except BenchError:
+            # An invalid card must not hide the data sets; `bench suites` reports it.
             continue
         for name in card.data_sets:
             users.setdefault(name, []).append(suite)
@@ -381,18 +400,20 @@ def _users() -> dict[str, list[str]]:
 
 
 def _row(name: str, data_root: Path | None, suites: list[str], *, brief: bool) -> dict[str, Cell]:
-    """A line of the list.
+    """Return the data set's row of the list.
 
     Args:
-        brief: for people: the licence's first words, and of the suites the first.
+        brief: Shorten the licence and the list of suites.
     """
-    from ..data.readers.here import open_data_set
+    from ..data.readers.located import open_data_set
 
     try:
         data_set = open_data_set(name, data_roots(data_root))
-    except BenchError as error:  # one wrong card must not hide the others
-        return {"name": name, "data": f"the card is wrong: {plain(error.what)}"}
+    except BenchError as error:
+        # An invalid card must not hide the other data sets.
+        return {"name": name, "data": f"the card is invalid: {plain(error.what)}"}
     card = data_set.card
+    # Some hosts do not state the size of an archive; a sum without it would mislead.
     archives = [archive.bytes for archive in card.fetch.archives]
     known = [count for count in archives if count is not None]
     download = (
@@ -417,13 +438,18 @@ def _row(name: str, data_root: Path | None, suites: list[str], *, brief: bool) -
 
 @contextmanager
 def shown_progress(unit: str = "") -> Iterator[Progress]:
-    """Show what is done on stderr: a bar on a terminal, a line per finished step on a pipe."""
+    """Show progress on stderr: a bar on a terminal, a line per finished step on a pipe.
+
+    Args:
+        unit: `bytes` for sizes; otherwise the name of what is counted.
+    """
     from ..console.progress import ConsoleReporter
 
     with ConsoleReporter() as reporter:
 
         def show(what: str, done: int, of: int) -> None:
             reporter.event("data", what=what, done=done, of=of, unit=unit)
-            stop_if_asked(reporter)
+            # Progress is reported between two pieces of work, which is where stopping is cheap.
+            stop_if_requested(reporter)
 
         yield show

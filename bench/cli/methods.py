@@ -1,6 +1,4 @@
-"""`bench methods`: the fine-tuning methods that are installed, their parameters, and a scaffold for
-one's own.
-"""
+"""`bench methods`: list the fine-tuning methods, show one's parameters, or create a new one."""
 
 from __future__ import annotations
 
@@ -23,8 +21,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
+#: The file that `bench methods new` writes: the shortest method that trains, has a parameter with a
+#: search space, and passes `bench check`.
 _SCAFFOLD = '''\
-"""{title}: label smoothing (Szegedy et al., 2016). A scaffold: make it yours."""
+"""{title}: label smoothing (Szegedy et al., 2016). Replace it with your method."""
 
 from collections.abc import Mapping
 
@@ -40,25 +40,19 @@ class {cls}(FineTuner):
     name = "{name}"
     paper = "https://arxiv.org/abs/1512.00567"
 
-    smoothing: float = searched(
-        0.1,
-        Space(low=0.0, high=0.3),
-        ge=0,
-        lt=1,
-        description="share of the label given to all classes",
-    )
+    smoothing: float = searched(0.1, Space(high=0.3), ge=0, lt=1, description="label smoothing")
 
     def loss(
         self, batch: Batch, student: Classifier, teacher: Classifier, constants: Mapping[str, float]
     ) -> Tensor:
-        """Mean cross-entropy; `teacher`, the frozen start, is there for methods that want it."""
+        """Return the mean cross-entropy. `teacher` is the frozen model at the start of training."""
         return cross_entropy(student(batch.images), batch.labels, label_smoothing=self.smoothing)
 '''
 
 
 @app.callback(invoke_without_command=True)
 def methods(context: typer.Context, form: FormatOption = Format.table) -> None:
-    """List the methods, show one's parameters, or start your own.
+    """List the methods, show a method's parameters, or create your own.
 
     \b
     Examples:
@@ -84,10 +78,11 @@ def print_methods(form: FormatOption = Format.table) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="a method's name or file")],
+    name: Annotated[str, typer.Argument(help="name or file of a method")],
     form: FormatOption = Format.table,
 ) -> None:
-    """Show what a method is and its parameters: defaults, bounds and what a search draws."""
+    """Show a method and its parameters with defaults, bounds and search spaces."""
+    # The user has typed the name, so a file that it names may be executed.
     trust(name)
     method = load_method(name)
     about: dict[str, Cell] = {
@@ -112,10 +107,10 @@ def show(
             [Column(key) for key in keys],
             parameters,
             "parameters",
-            ["A suite's recipe may set other defaults."],
+            ["The recipe of a suite may set other defaults."],
         ),
     ]
-    # csv is one table, and the parameters are what a program would want.
+    # csv is one table, and the parameters are the one that a program can use.
     print_tables(tables if form is not Format.csv else tables[1:], form)
 
 
@@ -124,23 +119,25 @@ def new(
     file: Annotated[
         Path,
         typer.Argument(
-            help="the file to write, such as my_method.py; the method is named after it"
+            help="file to write, such as my_method.py; the method is named after the file"
         ),
     ],
 ) -> None:
-    """Write a method of your own to start from: one short file that already runs.
+    """Create a new method: one short file that already runs.
 
     \b
     Example:
       bench methods new my_method.py && bench check my_method.py && bench run ./my_method.py
     """
     text = scaffold(file)
+    # Mode "x" and no check beforehand: no file is overwritten, even if another process creates it
+    # at the same time.
     try:
         with file.open("x", encoding="utf-8") as target:
             target.write(text)
     except FileExistsError as error:
         raise UsageError(
-            "the file exists, and is left as it is", where=str(file), fix="choose another name"
+            "the file already exists", where=str(file), fix="choose another name"
         ) from error
     except OSError as error:
         raise UsageError(
@@ -148,27 +145,28 @@ def new(
             where=str(file),
             fix="choose another folder",
         ) from error
-    say(f"wrote {file}; next: `bench check {file}`, then `bench run {file}`")
+    say(f"wrote {file}; next, run `bench check {file}`, then `bench run {file}`")
 
 
 def scaffold(file: Path) -> str:
-    """The text of a working method that is named after `file`.
+    """Return the source of a working method that is named after `file`.
 
     Raises:
-        UsageError: the name gives no Python file, no class name, or is taken.
+        UsageError: The name does not end in .py, gives no class name, or is already in use.
     """
+    # `my_method.py` has the class `MyMethod` and the method `my-method`.
     words = re.findall(r"[A-Za-z0-9]+", file.stem)
     cls = "".join(word[:1].upper() + word[1:] for word in words)
     if file.suffix != ".py" or not cls.isidentifier() or keyword.iskeyword(cls):
         raise UsageError(
-            f"`{file.name}` names no method",
+            f"`{file.name}` cannot be the name of a method's file",
             where=str(file),
-            fix="a file such as my_method.py gives `my-method`",
+            fix="choose a name such as my_method.py, which becomes `my-method`",
         )
     name = "-".join(words).lower()
     if name in method_names():
         raise UsageError(
-            f"there is an installed method `{name}`",
+            f"a method `{name}` is already installed",
             where=str(file),
             fix="choose another file name",
         )
@@ -176,6 +174,7 @@ def scaffold(file: Path) -> str:
 
 
 def _row(name: str, broken: str) -> dict[str, Cell]:
+    # A method that cannot be loaded is listed with its error, and does not hide the others.
     if broken:
         return {"name": name, "summary": broken}
     method = load_method(name)
@@ -188,7 +187,7 @@ def _row(name: str, broken: str) -> dict[str, Cell]:
 
 
 def summary(method: type[Method]) -> str:
-    """First paragraph of its docstring, on one line."""
+    """Return the first paragraph of a method's docstring on one line."""
     return " ".join((inspect.getdoc(method) or "").partition("\n\n")[0].split())
 
 
@@ -217,9 +216,11 @@ def _parameter(key: str, field: Any, space: Space | None) -> dict[str, Cell]:
 def _value(value: Any) -> str:
     from ..method import Method
 
+    # None stands for a default that depends on the backbone, such as the initial head.
     if not isinstance(value, Method):
         return "chosen by backbone" if value is None else str(value)
-    # A field that holds a method: what in it differs from that method's own defaults.
+    # A wrapper's default is another method, which is shown with the values that the wrapper
+    # changes in it.
     changed = [
         f"{key}={item}" for key, item in value if item != type(value).model_fields[key].default
     ]

@@ -1,4 +1,4 @@
-"""`bench run`: fine-tune with a method, measure ID and every shift, record it."""
+"""`bench run`: fine-tune with one or more methods and evaluate on the ID data and every shift."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..console.options import (
     with_options,
 )
 from ..plugins import backbone_kinds, entries, trust, unknown
-from ..spec import RunSpec, Settings, read_config, run_spec
+from ..run_spec import RunSpec, Settings, read_config, run_spec
 from ..tables.table import (
     Column,
     Format,
@@ -39,7 +39,7 @@ def command(
     settings: dict[str, Any],
     methods: Annotated[
         list[str] | None,
-        typer.Argument(help="names of methods, or files that end in .py", show_default=False),
+        typer.Argument(help="names or .py files of methods", show_default=False),
     ] = None,
     seeds: SeedsOption = None,
     seed: SeedOption = None,
@@ -49,27 +49,30 @@ def command(
         bool,
         typer.Option(
             "--fresh",
-            help="forget these fits and runs, and start over; what was merged stays beside",
+            help="discard these fits and runs and start over; merged runs stay",
         ),
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="show what is done, what would be trained, and how long it takes"
+            "--dry-run", help="show what is done, what would be trained and how long it would take"
         ),
     ] = False,
     store: StoreOption = None,
     jobs: Annotated[
         int,
         typer.Option(
-            "--jobs", "-j", min=1, help="runs side by side, a process each, --threads threads each"
+            "--jobs",
+            "-j",
+            min=1,
+            help="number of runs in parallel; each is a process with --threads threads",
         ),
     ] = 1,
     form: FormatOption = Format.table,
 ) -> None:
-    """Fine-tune a backbone with one or more METHODS, measure ID and every shift, and record it.
+    """Fine-tune a backbone with one or more METHODS and evaluate on the ID data and every shift.
 
-    What is done is skipped, what was interrupted continues: the same command again is the resume.
+    To resume, run the same command again: finished runs are skipped, interrupted ones continue.
 
     \b
     Examples:
@@ -77,7 +80,7 @@ def command(
       bench run full-finetune wise-ft lp-ft --seeds 3
       bench run wise-ft --of masked-counterfactual --set alpha=0.3
       bench run full-finetune --suite pacs --backbone timm:tf_efficientnet_lite0 --data-root /data
-      bench run ./my_method.py --set strength=0.5           a method of your own
+      bench run ./my_method.py --set strength=0.5           your own method
       bench run full-finetune masked-counterfactual --trials 8 --seeds 3
       bench run linear-probe full-finetune --shots 16       16 training images per class
       bench run masked-counterfactual --dry-run
@@ -89,15 +92,20 @@ def command(
         "methods": tuple(methods) if methods else None,
         "seeds": seeds_of(seeds, seed),
     }
+    # Files that the command line names may be executed. Those that only the configuration names
+    # may come from somebody else, so they need --allow-code.
     trust([options, read_config(config) if allow_code else {}])
     spec = run_spec(options, config)
     check_names(spec.methods, spec.suite, spec.backbone)
+
+    # Imported only now: these import torch, and a misspelt name should be reported at once.
     from ..console.progress import ConsoleReporter
     from ..console.sweep import SweepConsole
     from ..console.sweep_plan import plan_table
-    from ..stopping import stop_if_asked
+    from ..stopping import stop_if_requested
     from ..sweeps.sweep import run_sweep
 
+    # A single run needs no process of its own, and in this one it reports every step.
     if len(spec.methods) * len(spec.seeds) == 1:
         jobs = 1
     machine = Settings(**{key: value for key, value in settings.items() if value is not None})
@@ -105,7 +113,7 @@ def command(
         sweep = run_sweep(
             spec, jobs=jobs, store=store, settings=machine, reporter=reporter, fresh=fresh
         )
-        stop_if_asked(reporter)
+        stop_if_requested(reporter)
         if dry_run:
             print_tables([plan_table(sweep)], form)
             return
@@ -114,7 +122,11 @@ def command(
     if jobs > 1:
         with SweepConsole(sweep.queue) as console:
             sweep.run(console)
-    records = sweep.records()
+    _print_records(sweep.records(), form)
+
+
+def _print_records(records: list[RunRecord], form: Format) -> None:
+    """Print the runs, and exit with code 1 if one failed."""
     if form is Format.json:
         print_json({"runs": [record.model_dump(mode="json") for record in records]})
     else:
@@ -127,7 +139,16 @@ def command(
 
 
 def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> None:
-    """Wrong names are told at once, before torch is imported."""
+    """Check the names of methods, suite and backbone without importing torch.
+
+    Args:
+        methods: Names of methods; files that end in .py are not checked here.
+        suite: Name of a suite, or path of a card.
+        backbone: Name of a backbone; None: the suite's own.
+
+    Raises:
+        UsageError: A method, a suite or a kind of backbone is unknown.
+    """
     from ..configure import method_names
     from ..data.cards.suite_card import find_card
 
@@ -137,9 +158,10 @@ def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> N
                 "method",
                 name,
                 method_names(),
-                fix="`bench methods` lists them; a file of your own ends in .py",
+                fix="`bench methods` lists them; the path of a file ends in .py",
             )
     find_card(suite)
+    # The rest of the name means something to the library alone, which reports it when it loads.
     if backbone is not None and backbone.partition(":")[0] not in entries("bench.backbones"):
         raise unknown(
             "kind of backbone",
@@ -150,7 +172,8 @@ def check_names(methods: tuple[str, ...], suite: str, backbone: str | None) -> N
 
 
 def result_table(records: list[RunRecord]) -> Table:
-    """One row per run: ID, every shift, their mean."""
+    """Return a table with a row per run: scores on ID and every shift, and the OOD average."""
+    # The union over the runs: one that failed early may list no shifts.
     splits = list(
         dict.fromkeys(name for record in records for name in ("id-val", "id-test", *record.shifts))
     )
@@ -177,5 +200,6 @@ def result_table(records: list[RunRecord]) -> Table:
         for record in records
         for name, what in (record.holes | record.miscounted).items()
     ]
-    notes += [told for record in records for told in record.duplicates_told()]
+    notes += [note for record in records for note in record.duplicates_reported()]
+    # Every run of a suite has the same notes; show each once.
     return Table(columns, rows, notes=[*dict.fromkeys(notes)])

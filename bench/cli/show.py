@@ -1,4 +1,4 @@
-"""`bench show`: everything that a run's record says."""
+"""`bench show`: print the record of one run, or render its masks."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ..results.store import Store
 
 _SCORES = ("score", "accuracy", "class_mean", "macro_f1", "nll", "ece", "brier", "worst_group")
+#: Fields of the record that have a table, a column or a note of their own, and so are not repeated
+#: in the table `run`. A field that is added to the record appears there by itself.
 _APART = {
     "method",
     "projections",
@@ -53,30 +55,30 @@ def command(
     run: Annotated[
         str,
         typer.Argument(
-            help="a run's folder, the beginning of its fit_id or eval_id, or its name on the board"
+            help="folder, start of the fit_id or eval_id, or name on the leaderboard of a run"
         ),
     ],
     seed: Annotated[
-        int | None, typer.Option("--seed", help="which seed, where a name has several")
+        int | None, typer.Option("--seed", help="the seed, if the name has several")
     ] = None,
     store: StoreOption = None,
     masks: Annotated[
         bool,
         typer.Option(
-            "--masks", help="draw what the method does to training images: maps, masks, fills"
+            "--masks",
+            help="render what the method does to training images: maps, masks and fills",
         ),
     ] = False,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="with --masks: the picture's file")
+        Path, typer.Option("-o", "--output", help="with --masks: the image file to write")
     ] = Path("masks.png"),
     suite: SuiteOption = None,
     data_root: DataOption = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Show one run.
+    """Show one run: its parameters, metrics, selection on id-val and provenance.
 
-    What was asked, what came out, what was selected, and where it was made. csv holds the metrics
-    alone; json is the record.
+    csv contains the metrics only. json is the record itself.
 
     \b
     Examples:
@@ -94,9 +96,11 @@ def command(
         illustrate(record, output, suite=suite or record.suite, store=store, data_root=data_root)
         say(f"wrote {output}")
         return
+    # The record and not the tables, which are made for reading: their rows have other names.
     if form is Format.json:
         print_json({"record": record.model_dump(mode="json")})
         return
+    # csv is one table, and the metrics are the one that a program can use.
     described = describe(record)
     print_tables(
         [table for table in described if form is not Format.csv or table.title == "metrics"], form
@@ -104,21 +108,29 @@ def command(
 
 
 def find_run(store: Store, name: str, seed: int | None = None) -> RunRecord:
-    """The one run that `name` means.
+    """Return the run that `name` refers to.
+
+    Args:
+        store: Where names and ids are looked up; a folder may be outside it.
+        name: Folder of a run, its record.json, the start of a fit_id or eval_id, or a name.
+        seed: Only runs with this seed.
 
     Raises:
-        NothingMatched: none.
-        UsageError: several; they are listed on stderr.
-        BenchError: the record is damaged.
+        NothingMatched: No run matches.
+        UsageError: Several runs match; they are listed on stderr.
+        BenchError: The record is damaged.
     """
     folder = Path(name)
     if folder.is_dir() or folder.name == "record.json":
         path = folder if folder.name == "record.json" else folder / "record.json"
         if not path.is_file():
             raise NothingMatched(
-                "this is not a run's folder", where=name, fix="a run's folder holds a record.json"
+                "this is not the folder of a run",
+                where=name,
+                fix="give a folder that contains a record.json",
             )
         return store.read_run(path)
+    # `records(name)` reads only the folders of a method of that name, if there are any.
     found = [
         record
         for _, record in store.records(name)
@@ -129,13 +141,16 @@ def find_run(store: Store, name: str, seed: int | None = None) -> RunRecord:
     ]
     if not found:
         raise NothingMatched(
-            f"no run is called `{name}`" + ("" if seed is None else f" with seed {seed}"),
+            f"no run matches `{name}`" + ("" if seed is None else f" with seed {seed}"),
             where=str(store.root),
             fix="`bench leaderboard --format csv` lists names and fits",
         )
+    # A run may have several records: a failed attempt and a good one, or its own and one that was
+    # merged from a pack. That is no ambiguity; show the one that the leaderboard uses.
     whole = {(record.fit_id, record.eval_id) for record in found}
-    if len(whole) == 1:  # of a run that was made twice the one that counts
+    if len(whole) == 1:
         return max(found, key=lambda record: (record.status == "done", record.precedence))
+    # An interactive choice would block scripts; the ids are printed to be copied.
     if len(found) > 1:
         for record in found:
             say(
@@ -143,15 +158,15 @@ def find_run(store: Store, name: str, seed: int | None = None) -> RunRecord:
                 f" {record.backbone}, {record.status}"
             )
         raise UsageError(
-            f"`{name}` means {len(found)} runs",
+            f"`{name}` matches {len(found)} runs",
             where=str(store.root),
-            fix="give one of the numbers above, or --seed",
+            fix="give one of the ids above, or --seed",
         )
     return found[0]
 
 
 def describe(record: RunRecord) -> list[Table]:
-    """A record as tables for people; empty parts are left out."""
+    """Return a record as tables, without the empty ones."""
     whole = record.model_dump(mode="json")
     tables = [
         _pairs(
@@ -175,7 +190,7 @@ def describe(record: RunRecord) -> list[Table]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Cell]:
-    """Nested tables as dotted keys; lists as texts."""
+    """Flatten nested mappings to dotted keys, and convert lists to text."""
     found: dict[str, Cell] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -196,6 +211,8 @@ def _pairs(title: str, values: Mapping[str, Any]) -> Table:
 
 
 def _metrics(record: RunRecord) -> Table:
+    # ID first, then the shifts in the card's order. A split without metrics is listed where the
+    # suite expects it, so that missing data can be seen.
     splits = list(
         dict.fromkeys(["id-val", "id-test", *record.shifts, *record.metrics, *record.holes])
     )
@@ -216,6 +233,7 @@ def _metrics(record: RunRecord) -> Table:
         }
         rows.append(row if metrics is None else {**row, **metrics.model_dump()})
     columns = [Column("split"), Column("images", kind="count"), Column("metric")]
+    # NLL and the Brier score are no shares, so they are not shown as percentages.
     columns += [
         Column(name, kind="number" if name in ("nll", "brier") else "percent") for name in _SCORES
     ]
@@ -229,16 +247,16 @@ def _metrics(record: RunRecord) -> Table:
     note = (
         f"OOD average: {100 * record.ood:.1f}"
         if record.ood is not None
-        else "OOD average: none, since a shift is missing"
+        else "OOD average: none, because a shift is missing"
     )
     notes = [note] if record.averaged else []
     notes += [f"{name}: {value:.1f}" for name, value in record.relative.items()]
     notes += [f"{name}: {how}" for name, how in record.miscounted.items()]
     notes += [
-        f"{name}: files left out that are no image of a class: {count}"
+        f"{name}: {count} files ignored that are not an image of a class"
         for name, count in record.ignored.items()
     ]
-    notes += record.duplicates_told()
+    notes += record.duplicates_reported()
     return Table(columns, rows, "metrics", notes)
 
 

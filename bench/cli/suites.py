@@ -1,4 +1,4 @@
-"""`bench suites`: the installed suites, what is in them, and whether their data is here."""
+"""`bench suites`: list the installed suites, or show the splits and defaults of one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from .show import flat
 
 app = typer.Typer(rich_markup_mode=None)
 
-#: Shifts that the list names.
+#: Most shifts that a row of the list names. Suites of corruptions have 15 and more, which would
+#: make the row taller than a screen.
 _MOST_SHIFTS = 5
 
 DataRootOption = Annotated[
-    Path | None, typer.Option("--data-root", help="look for data here first, then in BENCH_DATA")
+    Path | None, typer.Option("--data-root", help="search for data here, then in BENCH_DATA")
 ]
 
 
@@ -45,6 +46,7 @@ def suites(
 @app.command("list")
 def print_suites(data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
     """List the installed suites."""
+    # The table fits a terminal; other formats have every column in full.
     brief = form is Format.table
     rows = [_row(name, data_root, brief=brief) for name in suite_names()]
     columns = [
@@ -56,13 +58,14 @@ def print_suites(data_root: DataRootOption = None, form: FormatOption = Format.t
         Column("data"),
     ]
     print_tables(
-        [Table(columns, rows, notes=["`bench suites show NAME` lists splits and classes."])], form
+        [Table(columns, rows, notes=["`bench suites show NAME` lists the splits and classes."])],
+        form,
     )
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="a suite's name, or a card of your own (.toml)")],
+    name: Annotated[str, typer.Argument(help="name of a suite, or a card of your own (.toml)")],
     data_root: DataRootOption = None,
     form: FormatOption = Format.table,
 ) -> None:
@@ -113,8 +116,12 @@ def show(
 
 
 def data_state(card: SuiteCard, path: Path, data_root: Path | None = None) -> str:
-    """Where the images are, or that they are rendered, or that they are missing and how to get
-    them.
+    """Return where a suite's images are, or how to obtain them.
+
+    Args:
+        card: The suite's card.
+        path: File of the card; paths in the card are relative to it.
+        data_root: Folder to search before those of the configuration.
     """
     if card.source is None:
         return _data_sets(card, path, data_root)
@@ -127,31 +134,31 @@ def data_state(card: SuiteCard, path: Path, data_root: Path | None = None) -> st
 
 
 def _data_sets(card: SuiteCard, path: Path, data_root: Path | None) -> str:
-    """Which of the data sets that a suite refers to are here."""
-    from ..data.readers.here import open_data_set
+    """Return where the suite's ID data set is, and which of its data sets are missing."""
+    from ..data.readers.located import open_data_set
 
     roots = data_roots(data_root)
-    found = {name: open_data_set(name, roots, beside=path.parent) for name in card.data_sets}
+    found = {name: open_data_set(name, roots, card_folder=path.parent) for name in card.data_sets}
     missing = [
         name
         for name, data_set in found.items()
         if data_set.folder is None and not data_set.card.is_made
     ]
+    # Without its ID data nothing can run; without one of the shifts, the rest can.
     if card.id.data in missing:
-        return f"missing: {card.id.data}; `bench data` says how to get {', '.join(missing)}"
+        return f"missing: {card.id.data}; `bench data` shows how to get {', '.join(missing)}"
     return f"{found[card.id.data].folder}" + (f"; without {', '.join(missing)}" if missing else "")
 
 
 def _row(name: str, data_root: Path | None, *, brief: bool) -> dict[str, Cell]:
-    """A line of the list; `brief` for people, who do not want to read the names of 19
-    corruptions.
-    """
+    """Return the suite's row of the list; `brief` shortens the names of the shifts."""
     try:
         card, path = find_card(name)
         data = data_state(card, path, data_root)
     except BenchError as error:
-        # One wrong card must not hide the others.
-        return {"name": name, "data": f"the card is wrong: {plain(error.what)}"}
+        # An invalid card must not hide the other suites.
+        return {"name": name, "data": f"the card is invalid: {plain(error.what)}"}
+    # The severities of a corruption are one family: 15 corruptions are 15 entries and not 75.
     shifts = list(dict.fromkeys(shift.family or shift.name for shift in card.shifts))
     if brief and len(shifts) > _MOST_SHIFTS:
         shifts = [*shifts[: _MOST_SHIFTS - 1], f"{len(shifts) - _MOST_SHIFTS + 1} more"]
@@ -160,19 +167,21 @@ def _row(name: str, data_root: Path | None, *, brief: bool) -> dict[str, Cell]:
         "title": card.title,
         "classes": len(card.classes),
         "shifts": ", ".join(shifts),
-        # A list shows what kind of licence and whether there is data; `show` has the sentences.
+        # The kind of licence and whether the data is here; `show` has the whole sentences.
         "licence": re.split(r"[:;]|\. ", card.licence)[0],
         "data": re.split(r"[:,]", data)[0] if data.startswith(("missing", "rendered")) else data,
     }
 
 
 def _splits(card: SuiteCard) -> list[dict[str, Cell]]:
+    # A card either names one place whose images ShiftBench divides into train, id-val and id-test,
+    # or ready splits.
     own = card.id
     if own.path is not None:
         path = own.path if isinstance(own.path, str) else ", ".join(own.path)
         train = 1 - own.val_fraction - own.test_fraction
         shares = (("train", train), ("id-val", own.val_fraction), ("id-test", own.test_fraction))
-        # The split is stratified by class, so the share of the count is right up to a few images.
+        # Counts are estimates: the division is stratified by class, and rounds in each of them.
         rows: list[dict[str, Cell]] = [
             {
                 "split": split,

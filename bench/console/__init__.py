@@ -1,1 +1,1 @@
-"""What the commands share: options, progress, and stops."""
+"""Options, progress display and signal handling that the commands share."""

@@ -1,4 +1,4 @@
-"""Options that are made of the fields of specs, and those that several commands share."""
+"""Command-line options: those that commands share, and those made from the fields of a spec."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ..spec import parse_assignments
+from ..run_spec import parse_assignments
 
 if TYPE_CHECKING:
     from ..engine import Engine
 
+# The default of an option below is None where the spec, the suite or the machine fills it in;
+# `show_default` says with what.
+
 SuiteOption = Annotated[
     str | None,
     typer.Option(
-        "--suite", help="name of a suite, or a card of your own (.toml)", show_default="mini-shifts"
+        "--suite",
+        help="name of a suite, or a card of your own (.toml)",
+        show_default="mini-shifts",
     ),
 ]
 BackboneOption = Annotated[
@@ -34,11 +39,11 @@ BackboneOption = Annotated[
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data-root", help="folder that holds the data sets; also BENCH_DATA"),
+    typer.Option("--data-root", help="folder of the data sets; also BENCH_DATA"),
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda, cuda:1 or mps", show_default="the best there is"),
+    typer.Option("--device", help="cpu, cuda, cuda:1 or mps", show_default="the best available"),
 ]
 ThreadsOption = Annotated[
     int,
@@ -51,7 +56,8 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         help=(
-            "TOML file with the fields; `bench sweep --dump-config` writes one; options override it"
+            "TOML file with these fields (`bench sweep --dump-config` writes one); options override"
+            " it"
         ),
     ),
 ]
@@ -59,7 +65,7 @@ AllowCodeOption = Annotated[
     bool,
     typer.Option(
         "--allow-code",
-        help="run the methods' files (.py) that the --config file names: read them first",
+        help="execute the .py files of methods that --config names; read them first",
     ),
 ]
 SeedsOption = Annotated[
@@ -75,15 +81,16 @@ SeedOption = Annotated[
 def with_options(
     model: type[BaseModel], *names: str, but: Sequence[str] = ()
 ) -> Callable[[Callable[..., None]], Any]:
-    """Give a command an option for each field of a model that `asked` made; they reach it as a
-    dictionary, by field.
+    """Decorate a command with an option for each field of a model that `requested` made.
 
-    The command takes the dictionary under the model's name in lower case; what was not given is
-    None in it.
+    The command receives the values as a dictionary by field name, in the parameter that has the
+    model's name in lower case. The value of an option that was not given is None, so that a
+    configuration file can supply it.
 
     Args:
-        names: of the fields, in the order of their options; none: all.
-        but: fields to leave out.
+        model: The spec whose fields become options.
+        names: Fields to use, in the order of their options; all if none are given.
+        but: Fields to leave out.
     """
     into = model.__name__.lower()
     fields = {
@@ -94,6 +101,9 @@ def with_options(
     }
 
     def decorate(command: Callable[..., None]) -> Any:
+        # Typer builds the options from the signature and the annotations of the function, so the
+        # wrapper gets both as if they had been written out. `eval_str`, since annotations are
+        # strings under `from __future__ import annotations`.
         signature = inspect.signature(command, eval_str=True)
 
         @functools.wraps(command)
@@ -103,6 +113,7 @@ def with_options(
 
         own = [parameter for parameter in signature.parameters.values() if parameter.name != into]
         made = [_parameter(name, field) for name, field in fields.items()]
+        # The help lists options in this order: what the command is about, the fields, the rest.
         first = [parameter for parameter in own if parameter.name in ("methods", "weights", "name")]
         rest = [parameter for parameter in own if parameter not in first]
         every = [
@@ -117,7 +128,7 @@ def with_options(
 
 
 def _kind(field: FieldInfo) -> Any:
-    """The type of a field, where it may be None: of what else it is."""
+    """Return the type of a field, without None."""
     if get_origin(field.annotation) in (UnionType, Union):
         return next(kind for kind in get_args(field.annotation) if kind is not NoneType)
     return field.annotation
@@ -126,6 +137,8 @@ def _kind(field: FieldInfo) -> Any:
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     extra: Any = field.json_schema_extra
     kind, origin = _kind(field), get_origin(_kind(field))
+    # Typer checks the lower bound while it parses, which names the option in the error. All other
+    # constraints are the model's.
     least = next((value.ge for value in field.metadata if hasattr(value, "ge")), None)
     option = typer.Option(
         extra["flag"] or f"--{name.replace('_', '-')}",
@@ -134,6 +147,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         min=least,
         metavar=extra["metavar"] or ("KEY=VALUE" if origin is dict else None),
     )
+    # A Literal is parsed as text, so that a wrong value gets the error of the model, which is the
+    # same as for a configuration file. Mappings and tuples become repeatable options.
     single: Any = str if origin is Literal else list[str] if origin in (dict, tuple) else kind
     return inspect.Parameter(
         name,
@@ -144,18 +159,23 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _read(field: FieldInfo, value: Any) -> Any:
-    """What was given for a field; None for nothing."""
+    """Return the value of an option; None if it was not given."""
     if get_origin(_kind(field)) is dict and value:
         extra: Any = field.json_schema_extra
         return parse_assignments(value, option=extra["flag"] or "--set")
+    # Typer passes an empty list for a repeatable option that was not given.
     return value or None if isinstance(value, list) else value
 
 
 def seeds_of(count: int | None, chosen: list[int] | None) -> tuple[int, ...] | None:
-    """The seeds that --seeds and --seed name; None for neither.
+    """Return the seeds that --seeds or --seed names; None if neither is given.
+
+    Args:
+        count: Value of --seeds: the seeds are 0 to count - 1.
+        chosen: Values of --seed.
 
     Raises:
-        UsageError: both are given.
+        UsageError: Both are given.
     """
     from ..errors import UsageError
 
@@ -165,7 +185,7 @@ def seeds_of(count: int | None, chosen: list[int] | None) -> tuple[int, ...] | N
 
 
 def engine(device: str | None, threads: int, workers: int | None = None) -> Engine:
-    """The engine of a command that trains no sweep."""
+    """Return the engine of a command that computes in this process."""
     from ..engine import Engine, default_device
 
     return Engine(device=device or default_device(), threads=threads, workers=workers)

@@ -1,6 +1,4 @@
-"""A sweep on stderr: a live table of the running trials on a terminal, one line per change of state
-on a pipe.
-"""
+"""Show a sweep on stderr: a live table of running trials, or one line per event on a pipe."""
 
 from __future__ import annotations
 
@@ -15,30 +13,33 @@ from rich.table import Table
 from rich.text import Text
 
 from ..plain import plain
-from ..spec import SEARCH_SEED
+from ..run_spec import SEARCH_SEED
 from ..tables.table import duration
 from .progress import StderrReporter
 
 if TYPE_CHECKING:
-    from ..sweeps.job import Job, Outcome
+    from ..sweeps.job import Job, JobResult
     from ..sweeps.queue import Queue
 
 
-#: Of the table of running trials; where there is little room, the method's name is cut first.
+#: Columns of the table of running trials. Where the terminal is too narrow, only the method's name
+#: is cut: the numbers are what a user looks for.
 _COLUMNS = ("method", "seed", "epoch", "loss", "id-val", "doing", "where", "time")
-#: Seconds of training that tell how long a step takes.
+#: Seconds of training after which the time per step is used: the first steps are not typical.
 _TELLING = 2.0
-#: Columns of a terminal below which a trial's line leaves out what it is doing, and where.
+#: Width of a terminal below which the columns `doing` and `where` are left out.
 _NARROW = 100
 
 
 @dataclass
 class _Pace:
-    """How quickly a training goes, by the steps that this process has seen of it.
+    """The speed of a training, measured on the steps since it was started or resumed.
 
     Attributes:
-        goal: step at which the job ends.
-        total: of the whole schedule.
+        first: Step and time of the first report.
+        last: Step and time of the latest report.
+        goal: Step at which the job ends; at a rung of ASHA, before the end of the schedule.
+        total: Steps of the whole schedule.
     """
 
     first: tuple[int, float]
@@ -48,18 +49,25 @@ class _Pace:
 
     @property
     def seconds_per_step(self) -> float | None:
-        """None while what was seen is too short to tell."""
+        """Seconds per step; None until enough of them are measured."""
         steps, seconds = self.last[0] - self.first[0], self.last[1] - self.first[1]
         return seconds / steps if steps > 0 and seconds >= _TELLING else None
 
     def left(self, now: float) -> float:
-        """Seconds to the goal."""
+        """Return the seconds from `now` to the goal."""
         return (self.goal - self.last[0]) * (self.seconds_per_step or 0.0) - (now - self.last[1])
 
 
 @dataclass
 class _Trial:
-    """What is known of a running trial."""
+    """The state of a running trial.
+
+    Attributes:
+        share: Share of the work that is done, for the bar of the sweep.
+        expected: Seconds of the whole job by earlier jobs of its kind; None if there are none.
+        evaluation: Seconds of the evaluation after training; None if unknown.
+        elsewhere: Whether the trial trains another fit than its own, on which its own is built.
+    """
 
     job: Job
     where: str
@@ -75,8 +83,9 @@ class _Trial:
     elsewhere: bool = False
 
     def left(self, now: float) -> float | None:
-        """Seconds, by its own steps or else by earlier jobs of its kind; None if nothing tells, or
-        that time is over.
+        """Return the estimated seconds to the end of the trial; None if unknown.
+
+        The estimate is by the trial's own steps, or else by earlier jobs of its kind.
         """
         if self.pace is not None and self.pace.seconds_per_step is not None:
             left = self.pace.left(now) + (self.evaluation or 0.0)
@@ -84,44 +93,48 @@ class _Trial:
             left = self.expected - (now - self.since)
         else:
             return None
+        # A trial that takes longer than estimated has proved the estimate wrong.
         return left if left > 0 else None
 
 
 class SweepConsole(StderrReporter):
-    """Tells how a sweep goes; at the second signal, running trials are ended, and then this
-    process.
+    """A reporter for a sweep. At the second signal it ends the running trials, then the process.
 
     Args:
-        patient: whether the runner looks at `now`; one that trains in this process cannot, and is
-            ended with it.
+        queue: The queue of the sweep, for counts and estimates.
+        patient: Whether the runner ends its trials when `now` is set. The inline runner trains in
+            this process, so it cannot, and the process is ended at once.
     """
 
-    _stopping = "stopping: running trials save their state (once more to stop at once)"
+    _stopping = "stopping: running trials save their state (press Ctrl-C again to stop at once)"
 
     def __init__(self, queue: Queue, *, patient: bool = True) -> None:
         super().__init__()
         self._queue = queue
         self._hurry = self._stop_now if patient else None
         self._trials: dict[str, _Trial] = {}
+        # Estimating all jobs takes a while, so the result is cached until a job settles or the
+        # speed of a kind of job becomes known; the display is redrawn four times a second.
         self._ahead = queue.ahead()
 
     def __enter__(self) -> Self:
         super().__enter__()
         todo, done = self._queue.count("to do"), self._queue.count("done")
         to_come = f", {self._queue.to_come} to come" if self._queue.to_come else ""
-        self._line(f"sweep: {done} jobs done before, {todo} to do{to_come}")
+        self._line(f"sweep: {done} jobs already done, {todo} to do{to_come}")
         return self
 
     def _stop_now(self) -> None:
         self.now = True
 
-    def _picture(self) -> Live:
+    def _make_display(self) -> Live:
         return Live(
             get_renderable=self._rows, console=self._console, refresh_per_second=4, transient=True
         )
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Show an event: of the sweep, or of one of its running trials."""
+        """Show an event of the sweep or of one of its running trials."""
+        # Events of a job that has settled may still arrive from its process; they are dropped.
         if "job" not in fields or kind in ("started", "settled", "warning"):
             super().event(kind, **fields)
         elif (trial := self._trials.get(fields["job"].id)) is not None:
@@ -139,6 +152,7 @@ class SweepConsole(StderrReporter):
         self._pace(trial, step, total)
 
     def _fit(self, trial: _Trial, fit_id: str, **_: object) -> None:
+        # A trial may first train what its fit is built on. Another fit has another speed.
         trial.elsewhere, trial.pace = fit_id != trial.job.fit_id, None
 
     def _epoch(
@@ -161,24 +175,25 @@ class SweepConsole(StderrReporter):
     def _resumed(self, trial: _Trial, step: int, total: int, **_: object) -> None:
         self._line(f"continued: {trial.job.title}, at step {step} of {total}")
 
-    def _settled(self, job: Job, outcome: Outcome) -> None:
+    def _settled(self, job: Job, outcome: JobResult) -> None:
         self._trials.pop(job.id, None)
         self._ahead = self._queue.ahead()
         done, total = self._count()
-        told = {"done": "done", "failed": "FAILED", "cancelled": "stopped", "lost": "lost"}[
+        status = {"done": "done", "failed": "FAILED", "cancelled": "stopped", "lost": "lost"}[
             outcome.status
         ]
         error = f": {outcome.error}" if outcome.error else ""
-        self._line(f"{told}: {job.title}, {duration(outcome.seconds)}{error}  [{done} of {total}]")
+        self._line(
+            f"{status}: {job.title}, {duration(outcome.seconds)}{error}  [{done} of {total}]"
+        )
 
     def _pace(self, trial: _Trial, step: int, total: int) -> None:
-        """Learn from a step, of a fit that is the job's own, how long it and others of its kind
-        will take.
-        """
+        """Estimate from a step how long the trial and others of its kind will take."""
         if trial.elsewhere:
             return
         now, job = time.monotonic(), trial.job
         if trial.pace is None:
+            # The first step that is seen may be far from 0: a resumed trial continues its schedule.
             share = (
                 1.0 if job.epoch is None else job.epoch / float(job.method["parameters"]["epochs"])
             )
@@ -189,6 +204,7 @@ class SweepConsole(StderrReporter):
             self._ahead = self._queue.ahead()
 
     def _count(self) -> tuple[int, int]:
+        """Return the number of settled jobs and of all jobs, those not planned yet included."""
         queue = self._queue
         return (
             queue.count("done", "failed"),
@@ -196,6 +212,8 @@ class SweepConsole(StderrReporter):
         )
 
     def _rows(self) -> Group:
+        # Called by the thread of Rich's display. The dictionary is copied before each iteration,
+        # since trials start and settle in the main thread at the same time.
         queue = self._queue
         done, total = self._count()
         parts = done + sum(trial.share for trial in list(self._trials.values()))
@@ -241,9 +259,9 @@ class SweepConsole(StderrReporter):
         return dict(zip(_COLUMNS, cells, strict=True))
 
     def _eta(self) -> str:
-        """Shared by as many trials as run now; at least as long as the longest of them. Nothing
-        where nothing is known.
-        """
+        """Return the estimated time left as text; empty if nothing is known."""
+        # The work is divided by the trials that run now, as the number of slots is the runner's
+        # and may change on a cluster. The sweep ends no earlier than its longest running trial.
         now = time.monotonic()
         running = [
             (trial.left(now), trial.evaluation is None) for trial in list(self._trials.values())
@@ -253,4 +271,5 @@ class SweepConsole(StderrReporter):
         left = max((self._ahead.total + sum(known)) / max(1, len(running)), *known, 0.0)
         if not left:
             return ""
+        # "over": jobs whose time is unknown come on top.
         return f"{'over' if unknown else 'about'} {duration(left)} left"

@@ -1,6 +1,4 @@
-"""What of a suite is on this machine: the collection of every split, holes, remarks, and
-projections of label spaces.
-"""
+"""Index the images of a suite on this machine, and check them against its card."""
 
 from __future__ import annotations
 
@@ -17,46 +15,48 @@ from .cards.labels import Projection, Protocol, projection
 from .cards.locations import DataRoot, cache_dir
 from .cards.suite_card import ID_SPLITS, FolderSource, SuiteCard
 from .collection import Collection, folder_collection, merged
-from .equal import EqualImages, Repetition
+from .duplicates import EqualImages, Repetition
 from .readers.folder import COLUMNS, class_images, count_ignored, has_images, index_folder
-from .readers.here import DataSet, NotHere, open_data_set
+from .readers.located import DataSet, NotHere, open_data_set
 from .readers.parts import open_part
 from .readers.same_file import refuse_repeated, refuse_shared
 
-#: Name of the collection of ID images that the card's seed divides.
+#: Name of the collection of ID images that are divided into splits by the card's seed. The space
+#: keeps it apart from every name of a split or shift.
 WHOLE = "ID data"
 
 
 @dataclass
 class Index:
-    """What was found.
+    """The collections of a suite on this machine, and what was noticed about them.
 
     Attributes:
+        card: the suite's card.
         places: collection -> folder below the root, parts of a data set, or rendered split. The
-            collections are the ID data (`WHOLE`, if the card divides them), ready ID splits, and
-            the shifts.
-        collections: those that are on this machine (none of a rendered suite, whose images are made
-            when needed).
-        projections: shift -> how its label space lies in the suite's, where they differ.
-        holes: shift -> why it is missing.
+            collections are the ID data (`WHOLE`, if the card divides them), ready-made ID splits,
+            and the shifts.
+        collections: those that are on this machine. Rendered suites start with none, since their
+            images are made when needed.
+        projections: shift -> how its label space maps to the suite's, where they differ.
+        missing: split -> why it is missing.
         warnings: sentences for the user.
-        problems: every file that is not a plain image under its right name: columns of
+        problems: every file that is not a plain image under its right name, with the columns
             `folder.COLUMNS`.
         get: collection -> how to obtain it.
-        training: whether somebody will train: otherwise training images and id-val may be missing,
-            too.
-        id_names: the data sets whose images the ID images are, however they were prepared.
+        counts: collection -> number of images that the card states, or None.
+        training: whether the suite will be trained on; if not, train and id-val may be missing.
+        id_names: names of the data sets that the ID images come from, prepared copies included.
         miscounted: collection -> how many images are here and how many the card states, where these
             differ.
-        parts: collection -> the data set and its parts that it is, if it is of one.
-        equal: what is known of equal images.
+        parts: collection -> its data set and the parts of it that it consists of.
+        equal: the known equal images.
     """
 
     card: SuiteCard
     places: dict[str, tuple[str, ...]]
     collections: dict[str, Collection] = field(default_factory=dict)
     projections: dict[str, Projection] = field(default_factory=dict)
-    holes: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     problems: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
     get: dict[str, str] = field(default_factory=dict)
@@ -68,10 +68,10 @@ class Index:
     equal: EqualImages = field(default_factory=lambda: EqualImages(cache_dir("index")))
 
     def add(self, name: str, collection: Collection) -> None:
-        """Take a collection in, and say what is odd about its contents.
+        """Add a collection, and warn of repeated and contradictory images in it.
 
         Raises:
-            BenchError: a file is more than one image of it.
+            BenchError: a file is more than one image of the collection.
         """
         self.collections[name] = collection
         refuse_repeated(collection, lambda label: self._called(name, label))
@@ -80,6 +80,7 @@ class Index:
             self.equal.contradictory(collection),
         )
         if repeated:
+            # Only `divide` keeps equal contents together, and only where it can see them.
             together = (
                 "; they stay on one side of the ID division"
                 if name == WHOLE and not collection.listed
@@ -93,47 +94,54 @@ class Index:
                 f"{collection.what}: {contradictory} contents appear under more than one class"
             )
 
-    def missing(self, name: str, why: str) -> None:
-        """A shift that is missing is a hole; without ID images there is nothing to train or to
-        compare with.
+    def add_missing(self, name: str, why: str) -> None:
+        """Note that a collection is missing.
+
+        Args:
+            name: a collection.
+            why: reason, for the user.
 
         Raises:
-            MissingPrerequisite: the ID images are missing, or those to train on where somebody
-                wants to.
+            MissingPrerequisite: it holds ID images that are needed: to train on, or to test on.
+            UsageError: the suite has only test images, and training was requested.
         """
+        # A missing shift leaves a column of the result empty. Without ID test images no shift can
+        # be compared with anything, so those are always required.
         needed = (name == WHOLE and "id-test" not in self.places) or name == "id-test"
         if not self.training and not needed and (name == WHOLE or name in ID_SPLITS):
-            self.holes.update(dict.fromkeys(("train", "id-val") if name == WHOLE else (name,), why))
+            self.missing.update(
+                dict.fromkeys(("train", "id-val") if name == WHOLE else (name,), why)
+            )
             return
         if self.card.id.test_only and name != "id-test":
-            what = f"nothing can be trained on {self.card.name}, which has images to test on alone"
             raise UsageError(
-                what,
-                fix=(
-                    "`bench run zero-shot`, or `bench evaluate` of weights that were trained"
-                    " elsewhere"
-                ),
+                f"nothing can be trained on {self.card.name}, which only has test images",
+                fix="use `bench run zero-shot`, or `bench evaluate` weights trained elsewhere",
             )
         if name in ID_SPLITS or name == WHOLE:
             raise MissingPrerequisite(
                 f"the ID images of {self.card.title} are missing", where=why, fix=self.get_of(name)
             )
-        self.holes[name] = why
+        self.missing[name] = why
 
     def missing_where_test_only(self) -> None:
-        """Say of a suite that has nothing to train on that train and id-val are missing."""
+        """Note train and id-val as missing if the suite only has test images."""
         for name in ("train", "id-val") if self.card.id.test_only else ():
-            self.missing(name, "the suite is for testing alone")
+            self.add_missing(name, "the suite is for testing alone")
 
     def get_of(self, name: str) -> str:
-        """How to obtain a collection."""
+        """Return how to obtain a collection."""
         return self.get.get(name) or self.card.get
 
     def check_counts(self, names: Sequence[str], root: Path | None) -> None:
-        """Compare the numbers of images with the card's.
+        """Compare the numbers of images with those on the card.
+
+        Args:
+            names: collections to check.
+            root: folder of the suite, for the message.
 
         Raises:
-            BenchError: they differ, and the card is strict.
+            BenchError: they differ, and the card has `strict_counts`.
         """
         found = {name: len(self.collections[name]) for name in names}
         differ = {
@@ -145,7 +153,7 @@ class Index:
             name: f"{count:,} images, the card says {self.counts[name]:,}"
             for name, count in differ.items()
         }
-        wrong = [f"{self.collections[name].what} holds {self.miscounted[name]}" for name in differ]
+        wrong = [f"{self.collections[name].what} has {self.miscounted[name]}" for name in differ]
         if wrong and self.card.strict_counts:
             raise BenchError(
                 f"these are not the images of {self.card.title}: {'; '.join(wrong)}",
@@ -155,11 +163,13 @@ class Index:
         self.warnings += wrong
 
     def compare_splits(self) -> None:
-        """Warn of images that are also ID images (of ready-made splits: in train or id-val).
+        """Warn of images that are also in the ID data, or in ready-made train or id-val splits.
 
         Raises:
             BenchError: two splits share a file.
         """
+        # One file in two splits is a mistake in a folder and refused. Equal bytes in two files may
+        # be a property of the published data, so they are only reported.
         refuse_shared(self.collections, (WHOLE, "train", "id-val"))
         for base, name in self.seen_in():
             shared = self.equal.among(self.collections[name], self.collections[base])
@@ -171,9 +181,12 @@ class Index:
                 )
 
     def seen_in(self) -> list[tuple[str, str]]:
-        """Every collection that is trained or selected on, and each of the others that should not
-        share an image with it.
+        """Return the pairs of collections that should not share an image.
+
+        Returns:
+            (base, other): a collection that is trained or selected on, and another one.
         """
+        # Each pair once: of two bases, the later one counts as the other.
         chosen_on = [name for name in (WHOLE, "train", "id-val") if name in self.collections]
         return [
             (base, name)
@@ -183,9 +196,7 @@ class Index:
         ]
 
     def repetitions(self) -> list[Repetition]:
-        """Where images are equal, within a collection or to one that is trained or selected on,
-        beside what cards state.
-        """
+        """Return the equal images within collections and between them, with the stated numbers."""
         found = []
         for name, other in [
             *((name, name) for name in self.collections),
@@ -194,17 +205,20 @@ class Index:
             one, two = self.collections[name], self.collections[other]
             count = self.equal.within(one) if name == other else self.equal.among(one, two)
             stated = self._stated(name, other)
+            # Stated repetitions are listed even where none was found, so that a card's number can
+            # be seen to be out of date. None: not compared yet.
             if count or (stated and count is not None):
-                told = _id(name) if name == other else f"{_id(name)} in {_id(other)}"
-                found.append(Repetition(told, count, stated, self.equal.pairs(one, two)))
+                where = _id(name) if name == other else f"{_id(name)} in {_id(other)}"
+                found.append(Repetition(where, count, stated, self.equal.pairs(one, two)))
         return found
 
     def _stated(self, name: str, other: str) -> int:
-        """How many equal images the suite's card states, or else those of the data sets."""
+        """Return how many equal images the suite's card states, or else the data set's."""
         key = _id(name) if name == other else f"{_id(name)} in {_id(other)}"
         if key in self.card.duplicates or name not in self.parts:
             return self.card.duplicates.get(key, 0)
         (card, mine), (others_card, theirs) = self.parts[name], self.parts[other]
+        # A data set's card knows nothing of other data sets.
         if card.name != others_card.name:
             return 0
         pairs = {f"{one} in {two}" for one in mine for two in theirs} | (
@@ -213,23 +227,27 @@ class Index:
         return sum(count for key, count in card.duplicates.items() if key in pairs)
 
     def _called(self, name: str, label: int) -> str:
-        """The class, or classes, of the suite that a label of a collection stands for."""
+        """Return the name of a label of a collection: one or several classes of the suite."""
         members = self.projections[name].members[label] if name in self.projections else (label,)
         return "/".join(self.card.classes[one] for one in members)
 
 
 def _id(name: str) -> str:
-    """What a card calls a collection."""
+    """Return the name of a collection in cards."""
     return "id" if name == WHOLE else name
 
 
 def places(card: SuiteCard) -> dict[str, tuple[str, ...]]:
-    """Where the card says that every collection is: folder below the root, parts of the data set,
-    or rendered split.
+    """Return where every collection of a card is located.
+
+    Returns:
+        Collection -> folder below the root, parts of the data set, or rendered split.
     """
     own = card.id
     ready: dict[str, str | tuple[str, ...] | None]
     ready = dict(zip(ID_SPLITS, (own.train, own.val, own.test), strict=True))
+    # A card has either three ready-made splits, or all ID images in one place (`path`), or training
+    # images from which `val_count` are held out next to a ready-made test split.
     if own.path is not None:
         ready = {WHOLE: own.path}
     elif own.val_count is not None:
@@ -252,8 +270,15 @@ def index_root(
 ) -> Index:
     """Index the class folders below one root.
 
-    No data set of its own stands for them: a card that names its folders is held to them (a missing
-    or another one is an error, where a data set tells of it), and has groups in their subfolders.
+    Unlike a data set, such a card is strict about its class folders (a missing or an additional one
+    is an error), and may have groups in their subfolders.
+
+    Args:
+        card: the suite's card.
+        source: its `[source]` table.
+        root: folder that its paths are relative to.
+        progress: called with what is done, how far, and out of how many.
+        training: whether the suite will be trained on; if not, train and id-val may be missing.
 
     Raises:
         MissingPrerequisite: the ID images are missing.
@@ -261,15 +286,18 @@ def index_root(
     """
     index = Index(card, places(card), training=training)
     index.counts = {shift.name: shift.count for shift in card.shifts} | {WHOLE: card.id.count}
+    # A card that only has test images names no place for train and id-val, so the loop below does
+    # not notice that they are missing.
     problems = []
     index.missing_where_test_only()
     for name, (part,) in index.places.items():
         if not (root / part).is_dir():
-            index.missing(name, f"no folder {root / part}")
+            index.add_missing(name, f"no folder {root / part}")
             continue
+        # A folder without images counts as missing, not as a shift with a score over nothing.
         files = index_folder(root, part, cache=cache_dir("index"), progress=progress)
         if not has_images(files):
-            index.missing(name, f"no image below {root / part}")
+            index.add_missing(name, f"no image below {root / part}")
             continue
         images, remarks = class_images(files, part, card.class_folders, source.groups)
         index.warnings += remarks
@@ -289,19 +317,30 @@ def index_root(
 def index_data_sets(
     card: SuiteCard,
     roots: Sequence[DataRoot],
-    beside: Path | None,
+    card_folder: Path | None,
     progress: Progress | None,
     *,
     training: bool = True,
 ) -> Index:
     """Index the parts of data sets that the card refers to.
 
+    Args:
+        card: the suite's card.
+        roots: folders to search for data sets.
+        card_folder: folder that relative paths of data set cards start from, if the card is a file.
+        progress: called with what is done, how far, and out of how many.
+        training: whether the suite will be trained on; if not, train and id-val may be missing.
+
     Raises:
         MissingPrerequisite: the ID images are missing.
         UsageError: a data set is unknown, or its classes do not match the suite's.
     """
     index = Index(card, places(card), training=training)
-    data_sets = {name: open_data_set(name, roots, beside=beside) for name in card.data_sets}
+    data_sets = {
+        name: open_data_set(name, roots, card_folder=card_folder) for name in card.data_sets
+    }
+    # A prepared copy is another data set with the same images: a backbone that was trained on the
+    # one has seen the other.
     id_card = data_sets[card.id.data].card
     index.id_names = frozenset({id_card.name, id_card.made_of} - {""})
     shifts = {shift.name: shift for shift in card.shifts}
@@ -317,19 +356,21 @@ def index_data_sets(
             labels = _id_labels(card.identities, data_set)
         index.get[name] = data_set.get
         index.parts[name] = data_set.card, parts
+        # A collection of several parts is missing as soon as one of them is.
         try:
             opened = [
                 open_part(data_set, part, labels, cache=cache_dir("index"), progress=progress)
                 for part in parts
             ]
         except NotHere as why:
-            index.missing(name, str(why))
+            index.add_missing(name, str(why))
             continue
         for one in opened:
             index.warnings += one.remarks
             problems.append(one.problems)
         index.add(name, merged([one.collection for one in opened]))
         stated = [data_set.card.parts[part].images for part in parts]
+        # Where the suite leaves classes out (label -1), the counts of whole parts do not apply.
         known = all(label >= 0 for label in labels) and None not in stated
         index.counts[name] = sum(count or 0 for count in stated) if known else None
     index.problems = pd.concat(problems, ignore_index=True)
@@ -339,10 +380,14 @@ def index_data_sets(
 
 
 def _id_labels(space: Sequence[str], data_set: DataSet) -> list[int]:
-    """The suite's label of every class of the ID data set, -1 for classes that the suite leaves
-    out.
+    """Return the suite's label of every class of the ID data set, -1 for a class that is left out.
+
+    Raises:
+        UsageError: the ID data lack a class of the suite.
     """
     number = {identity: label for label, identity in enumerate(space)}
+    # By identity (such as the WordNet ID), not by name or order: data sets name and sort the same
+    # classes differently.
     labels = [number.get(identity, -1) for identity in data_set.classes.ids]
     there = set(data_set.classes.ids)
     lacking = [identity for identity in space if identity not in there]
@@ -350,12 +395,13 @@ def _id_labels(space: Sequence[str], data_set: DataSet) -> list[int]:
         raise UsageError(
             f"the ID data set {data_set.card.name} has no class {', '.join(lacking[:5])}"
             + (", ..." if lacking[5:] else ""),
-            fix="the classes of a suite are classes of its ID data",
+            fix="name only classes of the ID data on the suite's card",
         )
     return labels
 
 
 def _shift_labels(index: Index, name: str, protocol: Protocol, data_set: DataSet) -> list[int]:
+    """Return the label of every class of a shift's data set, and note a projection if needed."""
     space, classes = index.card.identities, data_set.classes
     found, labels = projection(space, classes, protocol)
     if not found.identity:

@@ -1,6 +1,4 @@
-"""Decode once: a copy of a data set with smaller images in shards, which is read faster and is
-another data set of its own.
-"""
+"""Make a copy of a data set with smaller images in tar shards, which is read faster."""
 
 from __future__ import annotations
 
@@ -28,12 +26,13 @@ from .cards.locations import cache_dir
 from .collection import Collection, fingerprint
 from .pixels.cache import available_cores
 from .pixels.image_bytes import UNREADABLE, Undecodable
-from .readers.here import DataSet, NotHere, present_layout
+from .readers.located import DataSet, NotHere, present_layout
 from .readers.parts import open_part
 
-#: Images to a shard: what is lost when preparing is stopped.
+#: Images per shard. An interrupted run loses the shard that it was writing, and no more.
 SHARD: Final = 2000
 
+#: Part of the digest in `_claim`: increase it when the same input gives other files.
 _VERSION: Final = 1
 
 
@@ -42,11 +41,11 @@ class Preparation:
     """How images are made smaller.
 
     Attributes:
-        size: short side in pixels; smaller images stay as they are (PIL, bicubic, antialiased, as
-            evaluation resizes).
-        lossless: PNG, so that a recipe that resizes to `size` sees the very pixels of the
-            originals; otherwise JPEG.
-        quality: of the JPEG files.
+        size: short side in pixels, resized as for evaluation (PIL, bicubic, antialiased). Smaller
+            images keep their size.
+        lossless: write PNG, so that a recipe that resizes to `size` gets the same pixels as from
+            the originals; otherwise JPEG.
+        quality: quality of the JPEG files.
     """
 
     size: int
@@ -55,7 +54,7 @@ class Preparation:
 
     @property
     def name(self) -> str:
-        """Such as `short256-jpeg95`."""
+        """Name for files and cards, such as `short256-jpeg95`."""
         return f"short{self.size}-" + ("png" if self.lossless else f"jpeg{self.quality}")
 
 
@@ -67,19 +66,26 @@ def prepare(
     *,
     progress: Progress | None = None,
 ) -> Path:
-    """Write shards of the parts, and a card, below `folder`; what is there already is not made
-    again.
+    """Write shards of the parts and a card below `folder`; skip shards that are complete.
 
-    The labels are the same: an image lies in a folder of its class's identity. The images are
-    others (names and sizes, or bytes), so the copy has another fingerprint, and fits and scores on
-    it are never mistaken for those on the originals.
+    The labels stay the same: every image is in a folder named after its class's identity. The
+    images do not (names and sizes, or bytes), so the copy has another fingerprint, and its fits and
+    scores are never mistaken for those of the originals.
+
+    Args:
+        data_set: the originals.
+        parts: names of the parts to copy.
+        how: size and format of the copies.
+        folder: target folder; created if it does not exist.
+        progress: called with what is done, how far, and out of how many.
 
     Returns:
-        The card of the copy.
+        Path of the copy's card.
 
     Raises:
-        UsageError: unknown part, or a size below 1.
-        BenchError: an image cannot be read; `folder` holds another preparation.
+        UsageError: a part is unknown, or the size is below 1.
+        BenchError: a part is missing, an image cannot be read, a shard cannot be written, or
+            `folder` holds another preparation.
     """
     unknown = sorted(set(parts) - set(data_set.card.parts))
     if unknown or how.size < 1:
@@ -87,9 +93,9 @@ def prepare(
             (
                 f"{data_set.card.name} has no part {', '.join(unknown)}"
                 if unknown
-                else f"no image has {how.size} pixels"
+                else f"the size must be at least 1 pixel, not {how.size}"
             ),
-            fix=f"parts: {', '.join(data_set.card.parts)}",
+            fix=f"the parts are {', '.join(data_set.card.parts)}",
         )
     folder.mkdir(parents=True, exist_ok=True)
     labels = list(range(len(data_set.classes)))
@@ -99,11 +105,10 @@ def prepare(
                 data_set, part, labels, cache=cache_dir("index"), progress=progress
             ).collection
         except NotHere as why:
-            raise BenchError(
-                f"{part} of {data_set.card.title} is not here", where=str(why)
-            ) from why
+            raise BenchError(f"{part} of {data_set.card.title} is missing", where=str(why)) from why
         _claim(folder / f"{part}.json", how, collection)
         _shards(collection, part, data_set.classes.ids, how, folder, progress)
+    # Last, when all shards are there: a copy without a card cannot be used by mistake.
     card = folder / f"{data_set.card.name}-{how.name}.toml"
     text = _card(data_set, parts, how)
     write_text(card, text)
@@ -118,14 +123,17 @@ def _shards(
     folder: Path,
     progress: Progress | None,
 ) -> None:
+    # Before anything is written: a copy with images left out would be another data set.
     bad = [row for row in range(len(collection)) if collection.problems[row] in UNREADABLE]
     if bad:
         named = ", ".join(collection.originals.place(row) for row in bad[:5])
         raise BenchError(
             f"{len(bad)} images cannot be read",
             where=named,
-            fix="`bench data verify` names all; restore them",
+            fix="list all of them with `bench data verify`, and restore them",
         )
+    # In the order of the originals' paths, so that neighbours in a folder are neighbours in a shard
+    # and the originals are read in sequence.
     order = np.argsort(collection.keys, kind="stable")
     names = _names(collection, ids, order, how)
     starts = range(0, len(order), SHARD)
@@ -140,14 +148,20 @@ def _shards(
                 f"the image cannot be read: {error}", where=collection.originals.place(row)
             ) from error
 
+    # Threads decode and encode; only this one writes, since a tar file has one end. `pool.map`
+    # returns the images in order.
     pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="prepare")
     try:
         for number, start in enumerate(starts):
             shard = folder / f"{part}-{number:0{digits}d}.tar"
             stop = min(start + SHARD, len(order))
             if not shard.exists():
+                # Written under another name and renamed when complete: what has the name of a shard
+                # is whole, and the next run skips it.
                 written = folder / f"{shard.name}.part"
                 try:
+                    # PAX: names in UTF-8 of any length. The members have no time or owner, so the
+                    # same images give the same shard.
                     with tarfile.open(written, "w", format=tarfile.PAX_FORMAT) as tar:
                         for position, data in zip(
                             range(start, stop), pool.map(encoded, range(start, stop)), strict=True
@@ -165,8 +179,8 @@ def _shards(
                         f"{shard.name} cannot be written: {error.strerror}",
                         where=str(folder),
                         fix=(
-                            "make room, and the same command continues; or choose another place"
-                            " with --out"
+                            "free some space and run the same command again, which continues; or"
+                            " choose another folder with --out"
                         ),
                     ) from error
             if progress is not None:
@@ -176,8 +190,10 @@ def _shards(
 
 
 def _claim(note: Path, how: Preparation, collection: Collection) -> None:
-    """Shards that are there may be kept only if they were made from the same images in the same
-    way.
+    """Note what the shards of a part are made from, or refuse a folder that notes otherwise.
+
+    Existing shards may be reused only if they were made from the same images in the same way.
+    Pillow's version is part of that: another one may encode other bytes.
     """
     made = digest(
         [
@@ -190,9 +206,9 @@ def _claim(note: Path, how: Preparation, collection: Collection) -> None:
     )
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) != made:
         raise BenchError(
-            "the folder holds shards of another preparation",
+            "the folder has shards of another preparation",
             where=str(note.parent),
-            fix="choose another with --out",
+            fix="choose another folder with --out",
         )
     write_text(note, json.dumps(made))
 
@@ -200,8 +216,9 @@ def _claim(note: Path, how: Preparation, collection: Collection) -> None:
 def _names(
     collection: Collection, ids: Sequence[str], order: NDArray[np.int64], how: Preparation
 ) -> list[str]:
-    """Class and file name of every image in a shard; of several that differ by suffix or folder
-    alone, the later are numbered.
+    """Return `class/file name` of every image in a shard.
+
+    Where names differ only in suffix or folder, the second and later ones are numbered.
     """
     seen: Counter[str] = Counter()
     names = []
@@ -221,12 +238,15 @@ def _encoded(image: Image.Image, how: Preparation) -> bytes:
     width, height = image.size
     short = min(width, height)
     if short > how.size:
+        # Rounded down, as torchvision's `Resize` does: the pixels of a lossless copy have to be
+        # those of a recipe that resizes the original.
         size = tuple(
             how.size if side == short else int(how.size * side / short) for side in (width, height)
         )
         image = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
     file = io.BytesIO()
     if how.lossless:
+        # Level 3 of zlib: files are a little larger than at the default 6, in less time.
         image.save(file, "PNG", compress_level=3)
     else:
         image.save(file, "JPEG", quality=how.quality)
@@ -234,7 +254,7 @@ def _encoded(image: Image.Image, how: Preparation) -> bytes:
 
 
 def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
-    """TOML of the copy's card; parts that were not prepared are read where they lie."""
+    """Return the copy's card as TOML; parts that were not prepared are read from the originals."""
     card = data_set.card
     made: dict[str, Any] = {
         "name": f"{card.name}-{how.name}",
@@ -243,7 +263,7 @@ def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
         "made_of": card.made_of or card.name,
         "folders": ["."],
         "classes": _classes(data_set),
-        # Equal images stay equal: each is made by the same steps.
+        # Equal images stay equal, since each goes through the same steps.
         "duplicates": {
             where: count
             for where, count in card.duplicates.items()
@@ -261,9 +281,10 @@ def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
                 if data_set.folder is not None
                 else None
             )
+            # A part that is not on this machine has no path that the card could name.
             if found is None or data_set.folder is None:
                 continue
-            layout = _where_it_lies(
+            layout = _absolute(
                 {"kind": found.kind} | found.model_dump(exclude_defaults=True), data_set.folder
             )
             stated |= {"pre_crop": part.pre_crop} if part.pre_crop else {}
@@ -272,19 +293,19 @@ def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
 
 
 def _classes(data_set: DataSet) -> str | tuple[str, ...]:
-    """As on the card; a list beside the card by its path."""
+    """Return the classes as on the card; a list next to the card as an absolute path."""
     classes = data_set.card.classes
     if (
         isinstance(classes, str)
         and classes.endswith((".tsv", ".txt"))
-        and data_set.beside is not None
+        and data_set.card_folder is not None
     ):
-        return str((data_set.beside / classes).resolve())
+        return str((data_set.card_folder / classes).resolve())
     return classes
 
 
-def _where_it_lies(layout: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A layout's table with the paths in it absolute."""
+def _absolute(layout: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the table of a layout with absolute paths, for a card in another folder."""
 
     def absolute(path: str) -> str:
         return path if path.startswith(("http://", "https://")) else str(folder / path)
@@ -296,6 +317,8 @@ def _where_it_lies(layout: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key in ("more", "lists"):
         if key in placed:
             placed[key] = [absolute(path) for path in placed[key]]
+    # The only layout whose image folder has a default, the folder of the data set, which has to be
+    # written out here.
     if layout["kind"] == "table":
         placed["images"] = absolute(layout.get("images", "."))
         if layout.get("join"):

@@ -1,6 +1,4 @@
-"""Images that are made by code: rendered once per split, kept in the cache, keyed by the code that
-makes them.
-"""
+"""Render the images of a world once per split, and cache them by the code that makes them."""
 
 from __future__ import annotations
 
@@ -20,16 +18,17 @@ from numpy.typing import NDArray
 from ..errors import BenchError, MissingPrerequisite, UsageError
 from ..identity import digest
 from ..plugins import entries, loaded
-from ..storage.atomic import Progress, in_cache, stored_folder
+from ..storage.atomic import Progress, cached_folder, in_cache
 from .cards.suite_card import RenderedSource
 
-#: Packages whose arithmetic a renderer is likely to use.
+#: Packages whose arithmetic a renderer is likely to use. Their versions are part of the cache key,
+#: since another release may round differently.
 _ARITHMETIC = ("numpy", "scipy", "pillow", "torch")
 
 
 @dataclass(frozen=True)
 class RenderedSplit:
-    """One split of a world.
+    """A rendered split of a world, in the cache.
 
     Attributes:
         pixels: path of a .npy file, (N, H, W, 3) uint8.
@@ -47,11 +46,16 @@ class RenderedSplit:
 def rendered_split(
     source: RenderedSource, split: str, *, cache: Path, progress: Progress | None = None
 ) -> RenderedSplit:
-    """The images of a split, from the cache or rendered now.
+    """Return the images of a split from the cache, or render them.
+
+    Args:
+        source: name and options of the world, from a suite's card.
+        split: split of the world.
+        cache: folder of rendered splits.
+        progress: called when rendering starts and ends.
 
     Raises:
-        MissingPrerequisite: no installed package has registered the world. A card may name no other
-            code.
+        MissingPrerequisite: no installed package has registered the world.
         BenchError: `render` returned something other than (N, H, W, 3) uint8 pixels with N labels
             (and N groups).
     """
@@ -65,6 +69,7 @@ def rendered_split(
             "arithmetic": {name: _version(name) for name in _ARITHMETIC},
         }
     )
+    # 32 of the digest's 64 digits: 128 bits cannot collide by chance, and the path stays short.
     folder = cache / key[:32]
 
     def build(part: Path) -> None:
@@ -74,17 +79,20 @@ def rendered_split(
         pixels, labels = np.asarray(made.pixels), np.asarray(made.labels)
         groups = None if made.groups is None else np.asarray(made.groups)
         _check(source.world, split, pixels, labels, groups)
+        # Separate .npy files, not one .npz: only these can be mapped into memory.
         np.save(part / "pixels.npy", pixels)
         np.save(part / "labels.npy", labels.astype(np.int64))
         if groups is not None:
             np.save(part / "groups.npy", groups.astype(np.int64))
         np.save(part / "content.npy", _content(pixels))
+        # `_is_intact` compares the arrays with this shape.
         meta = {"world": source.world, "split": split, "shape": pixels.shape}
         (part / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         if progress is not None:
             progress(f"rendering {split}", 1, 1)
 
-    stored_folder(folder, build, _is_intact, progress)
+    cached_folder(folder, build, _is_intact, progress)
+    # Labels are read now; the pixels are only named here, and mapped when they are needed.
     groups_file = folder / "groups.npy"
     with in_cache(folder):
         return RenderedSplit(
@@ -96,29 +104,26 @@ def rendered_split(
 
 
 def _world(name: str) -> tuple[Any, ModuleType]:
-    """The class that an installed package has registered under this name, and the module that it is
-    registered from.
-    """
+    """Return the class that is registered under a name, and the module that registers it."""
+    # Entry points alone: a card may come from anywhere, and must not be able to name a module to
+    # import or a file to run.
     known = entries("bench.worlds")
     if name not in known:
         raise MissingPrerequisite(
             f"there is no world `{name}`",
-            where=f"source.world; known: {', '.join(known) or 'none'}",
-            fix=(
-                "install the package that it comes from, which registers it as an entry point of"
-                " the group bench.worlds"
-            ),
+            where=f"source.world; known worlds: {', '.join(known) or 'none'}",
+            fix="install the package that registers it as an entry point of the group bench.worlds",
         )
     return loaded(known[name]), importlib.import_module(known[name].module)
 
 
 def _package_sha256(module: ModuleType) -> str:
-    """Hash of every file of the package that holds `module`, or of the module's file if it is in
-    none.
-    """
+    """Return the hash of all files of the module's package, or of the module's file alone."""
     if module.__file__ is None:
         raise UsageError(f"{module.__name__} has no source file", where="source.world")
     file = Path(module.__file__)
+    # The whole package, data files included, since a change in any of them may change the images.
+    # Rendering again for a changed comment costs little; stale images would cost a result.
     files = [file]
     if hasattr(module, "__path__") or (module.__package__ or "") in sys.modules:
         files = sorted(
@@ -128,16 +133,13 @@ def _package_sha256(module: ModuleType) -> str:
         )
     sha = hashlib.sha256()
     for path in files:
-        sha.update(
-            f"{path.relative_to(file.parent).as_posix()}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
-        )
+        name, content = path.relative_to(file.parent), hashlib.sha256(path.read_bytes())
+        sha.update(f"{name.as_posix()}\n{content.hexdigest()}\n".encode())
     return sha.hexdigest()
 
 
 def _is_source(path: Path) -> bool:
-    """Whether a file of a package can shape a rendering: not byte code, not an editor's or a
-    system's.
-    """
+    """Whether a file can affect a rendering: neither byte code nor a hidden file."""
     return path.suffix != ".pyc" and not any(
         part.startswith(".") or part == "__pycache__" for part in path.parts
     )
@@ -162,13 +164,14 @@ def _check(
         problem = f"groups are {groups.dtype} {groups.shape}, not integers ({len(pixels)},)"
     if problem:
         raise BenchError(
-            f"the world renders wrongly: {problem}",
+            f"the world returns wrong arrays: {problem}",
             where=f"{world}, split {split}",
-            fix="mend its `render`",
+            fix="fix the world's `render` method",
         )
 
 
 def _content(pixels: NDArray[np.uint8]) -> NDArray[np.str_]:
+    # With the shape, since the bytes of a 2 x 8 image may be those of a 4 x 4 image.
     shape = f"{pixels.shape[1]}x{pixels.shape[2]}\n".encode()
     hashes = [hashlib.sha256(shape + image.tobytes()).hexdigest() for image in pixels]
     return np.array(hashes, dtype="U64")

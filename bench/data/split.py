@@ -1,4 +1,4 @@
-"""One split of a suite, ready for use: keys, labels and pixels of its images."""
+"""A loaded split of a suite: keys, labels and pixels of its images."""
 
 from __future__ import annotations
 
@@ -20,43 +20,46 @@ from .pixels.image_bytes import Undecodable
 
 @dataclass(eq=False)
 class MappedPixels:
-    """Rows of a .npy file of images, mapped into memory on first use and never pickled with their
-    pixels.
-    """
+    """Rows of a .npy file of images, which is mapped into memory on first use."""
 
     file: Path
     rows: Rows
     _array: NDArray[np.uint8] | None = field(default=None, init=False, repr=False)
 
     def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        """A copy of these images, (n, S, S, 3)."""
+        """Return a copy of these images, (n, S, S, 3)."""
         if self._array is None:
             self._array = mapped(self.file)
         return np.asarray(np.take(self._array, self.rows[rows], axis=0))
 
+    # Another process maps the file itself; pickling the array would copy all its pixels.
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_array": None}
 
 
 def opened(originals: Originals, row: int, decoder: Decoder) -> Original:
-    """An image at its full size, by this decoder; raises as `Originals.open`."""
+    """Open an image at its full size with the given decoder; raises as `Originals.open`."""
+    # PIL and the array path resize differently (see `pixels.cache.resized`), so the decoder decides
+    # about both.
     return originals.open(row) if decoder == "pil" else originals.open_fast(row)
 
 
 @dataclass(eq=False)
 class DecodedPixels:
-    """Rows of a collection whose pixels are too many to keep: decoded whenever they are taken."""
+    """Rows of a collection that are decoded whenever they are taken, being too large to cache."""
 
     originals: Originals
     rows: Rows
     pixels: Pixels
 
     def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        """The images, (n, S, S, 3), decoded on all cores.
+        """Decode these images on all cores, (n, S, S, 3).
 
         Raises:
-            BenchError: one cannot be read.
+            BenchError: an image cannot be read.
         """
+        # A pool per call: starting threads is cheap next to decoding, and a permanent pool could
+        # not be pickled with the split.
         with ThreadPoolExecutor(available_cores(), thread_name_prefix="decode") as pool:
             return np.stack(list(pool.map(self._decode, self.rows[rows].tolist())))
 
@@ -73,22 +76,21 @@ class DecodedPixels:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images of one split, in an order that depends on their contents only.
+    """The images of a split, in an order that depends on their contents alone.
 
     Attributes:
         name: `train`, `id-val`, `id-test` or a shift.
         keys: (N,) name of every image: its path below the suite's root, or split and number of a
-            rendered one.
+            rendered image.
         labels: (N,) int64.
-        groups: (N,) int64, or None if the suite has none.
-        fingerprint: hash of contents, labels and groups, whatever their order or place.
-        skipped: unreadable images that were left out.
+        groups: (N,) int64, or None if the suite has no groups.
+        fingerprint: hash of contents, labels and groups, independent of order and location.
+        skipped: number of unreadable images that were left out.
         size: side of the images in pixels.
         pixels: name of the preprocessing.
-        decoder: of the preprocessing.
-        cached_as: what results computed from these images are kept under on this machine: the
-            fingerprint, or where that is a listing, a hash that tells when a file was changed in
-            place.
+        decoder: decoder of the preprocessing.
+        cached_as: cache key of what is computed from these images on this machine: the fingerprint,
+            or, for listed images, a hash that also changes when a file is overwritten in place.
     """
 
     name: str
@@ -101,6 +103,8 @@ class Split:
     pixels: str
     decoder: Decoder
     cached_as: str
+    # Two ways to the pixels: the preprocessed images, and the originals for augmentations that crop
+    # from the full size. `keys[i]` is row `_original_rows[i]` of the originals.
     _pixels: MappedPixels | DecodedPixels = field(repr=False)
     _originals: Originals = field(repr=False)
     _original_rows: Rows = field(repr=False)
@@ -109,18 +113,16 @@ class Split:
         return len(self.keys)
 
     @property
-    def kept(self) -> bool:
-        """Whether the pixels are kept decoded; otherwise every `take` decodes its images, on all
-        cores.
-        """
+    def cached(self) -> bool:
+        """Whether decoded pixels are cached; otherwise every `take` decodes its images."""
         return isinstance(self._pixels, MappedPixels)
 
     def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        """A copy of the resized and cropped images of these rows, (n, S, S, 3) uint8 RGB."""
+        """Return a copy of the resized and cropped images of these rows, (n, S, S, 3) uint8 RGB."""
         return self._pixels.take(rows)
 
     def original(self, row: int) -> Original:
-        """The RGB image of a row at its full size.
+        """Open the RGB image of a row at its full size.
 
         Raises:
             BenchError: the file is gone, or has changed since it was indexed.

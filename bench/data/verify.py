@@ -1,6 +1,4 @@
-"""Compare a data set on this machine with its card: what is there, what is missing, what differs,
-which images cannot be read.
-"""
+"""Compare a data set on this machine with its card."""
 
 from __future__ import annotations
 
@@ -19,27 +17,30 @@ from ..storage.atomic import Progress
 from .cards.data_set import Part
 from .cards.locations import cache_dir
 from .collection import Collection
-from .equal import EqualImages, Repetition
+from .duplicates import EqualImages, Repetition
 from .pixels.cache import available_cores
 from .pixels.image_bytes import UNREADABLE, Undecodable
-from .readers.here import DataSet, NotHere
+from .readers.located import DataSet, NotHere
 from .readers.parts import open_part
 from .readers.same_file import shared_files
 
+#: Items to list in a message; the rest is a number. Half a data set may be missing.
 _MOST_NAMED = 5
 
 
 @dataclass
-class Verdict:
-    """What was found of one part.
+class PartCheck:
+    """The result of comparing one part with its card.
 
     Attributes:
-        missing: why the part is not here; "" if it is.
-        images, classes: counts of what is here.
-        differences: sentences on what is not as the card says.
+        part: name of the part.
+        missing: why the part is missing; "" if it is not.
+        images: number of images on this machine.
+        classes: number of classes with images.
+        differences: sentences on what differs from the card.
         remarks: what else a user should know.
-        checksum: SHA-256 over name, class and pixels of all images, sorted; only if they were read.
-        collection: the images that are here.
+        checksum: SHA-256 of name, class and pixels of all images, sorted; "" unless they were read.
+        collection: the images on this machine.
     """
 
     part: str
@@ -53,17 +54,18 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """`as stated`, `differs` or `missing`."""
+        """Result in a word: `as stated`, `differs` or `missing`."""
         return "missing" if self.missing else "differs" if self.differences else "as stated"
 
 
-def verify(data_set: DataSet, *, full: bool, progress: Progress | None = None) -> list[Verdict]:
-    """Look at every file of every part anew, whatever is remembered of it, and compare the images
-    with each other.
+def verify(data_set: DataSet, *, full: bool, progress: Progress | None = None) -> list[PartCheck]:
+    """Compare all parts of a data set with its card and with each other, ignoring cached indexes.
 
     Args:
-        full: decode every image and hash the pixels, not only names, sizes and (for data sets that
-            are identified by content) bytes.
+        data_set: the data set.
+        full: decode every image and hash its pixels, instead of comparing only names, sizes and
+            (for data sets that are identified by content) bytes.
+        progress: called with what is done, how far, and out of how many.
 
     Raises:
         BenchError: an image cannot be read, or a file is more than one image of a part.
@@ -72,11 +74,12 @@ def verify(data_set: DataSet, *, full: bool, progress: Progress | None = None) -
         _verify_part(data_set, part, full=full, progress=progress) for part in data_set.card.parts
     ]
     here = [verdict for verdict in verdicts if verdict.collection is not None]
+    # The real cache, unlike the index of `_verify_part`: later runs report what is found here.
     equal = EqualImages(cache_dir("index"))
     equal.compare(
         [verdict.collection for verdict in here if verdict.collection is not None],
         progress,
-        anew=True,
+        force=True,
     )
     for number, verdict in enumerate(here):
         for other in here[: number + 1]:
@@ -84,15 +87,17 @@ def verify(data_set: DataSet, *, full: bool, progress: Progress | None = None) -
     return verdicts
 
 
-def _compare(stated: Mapping[str, int], equal: EqualImages, one: Verdict, other: Verdict) -> None:
-    """Tell in the first verdict what equal images there are, and whether the card states as
-    many.
-    """
+def _compare(
+    stated: Mapping[str, int], equal: EqualImages, one: PartCheck, other: PartCheck
+) -> None:
+    """Add the equal images of two parts, or of one, to a check, as a remark or a difference."""
     assert one.collection is not None
     assert other.collection is not None
     if one is not other:
         shared = shared_files(one.collection, other.collection)
-        if shared is None:  # a part of a part: the card says the same images in two ways
+        # None: one part is contained in the other. The card describes the same images twice, as
+        # with subsets, and that is no mistake.
+        if shared is None:
             return
         if shared:
             one.differences.append(
@@ -100,6 +105,8 @@ def _compare(stated: Mapping[str, int], equal: EqualImages, one: Verdict, other:
                 f" {other.part}: {_some(shared)}"
             )
             return
+    # A card may state the pair in either direction, `test in train` or `train in test`. The counts
+    # differ (two copies in one part may equal one image of the other), so its direction is used.
     key, reverse = (
         one.part if one is other else f"{a.part} in {b.part}"
         for a, b in ((one, other), (other, one))
@@ -115,26 +122,28 @@ def _compare(stated: Mapping[str, int], equal: EqualImages, one: Verdict, other:
         (one.remarks if found.is_stated else one.differences).append(str(found))
 
 
-def _verify_part(data_set: DataSet, part: str, *, full: bool, progress: Progress | None) -> Verdict:
+def _verify_part(
+    data_set: DataSet, part: str, *, full: bool, progress: Progress | None
+) -> PartCheck:
     stated = data_set.card.parts[part]
     labels = list(range(len(data_set.classes)))
+    # An empty index makes the readers look at every file again, and leaves the real one as it is.
     with tempfile.TemporaryDirectory(prefix="bench-verify-") as fresh:
         try:
             opened = open_part(data_set, part, labels, cache=Path(fresh), progress=progress)
         except NotHere as why:
-            return Verdict(part, missing=str(why))
+            return PartCheck(part, missing=str(why))
     collection = opened.collection
     counts = np.bincount(collection.labels, minlength=len(labels))
-    verdict = Verdict(
+    verdict = PartCheck(
         part, images=len(collection), classes=int((counts > 0).sum()), collection=collection
     )
     verdict.differences = _counts(stated, counts, data_set.classes.ids)
     for remark in opened.remarks:
-        # Files that are misnamed or no images are oddities; what is missing or cannot be read is a
-        # difference.
-        harmless = any(
-            note in remark for note in ("(ignored)", "(read all the same)", "(left out)")
-        )
+        # Misnamed files and files that are not images do no harm. What is missing or unreadable is
+        # a difference. Remarks are plain sentences; these marks are the readers' own (see
+        # `readers.folder`).
+        harmless = any(note in remark for note in ("(ignored)", "(read anyway)", "(left out)"))
         (verdict.remarks if harmless else verdict.differences).append(remark)
     if full:
         verdict.checksum = _read_all(collection, verdict, progress)
@@ -165,12 +174,13 @@ def _counts(stated: Part, counts: NDArray[np.int64], ids: Sequence[str]) -> list
     return found
 
 
-def _read_all(collection: Collection, verdict: Verdict, progress: Progress | None) -> str:
-    """Decode every image; name those that cannot be, and give the checksum of all."""
+def _read_all(collection: Collection, verdict: PartCheck, progress: Progress | None) -> str:
+    """Decode every image, note those that fail, and return the checksum of all."""
 
     def one(row: int) -> tuple[str, str]:
+        # The readers have already reported these.
         if collection.problems[row] in UNREADABLE:
-            return "", ""  # told already
+            return "", ""
         try:
             pixels = collection.originals.open(row)
         except (Undecodable, BenchError) as error:
@@ -181,6 +191,7 @@ def _read_all(collection: Collection, verdict: Verdict, progress: Progress | Non
                     f" ({error.what if isinstance(error, BenchError) else error})"
                 ),
             )
+        # Pixels, not bytes: a copy that was compressed again without loss has the same checksum.
         return hashlib.sha256(f"{pixels.size}\n".encode() + pixels.tobytes()).hexdigest(), ""
 
     lines, broken = [], []

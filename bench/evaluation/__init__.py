@@ -1,1 +1,1 @@
-"""One pass over the data for many classifiers, and the metrics."""
+"""Evaluation: logits, frozen features, metrics, and checks against published accuracies."""

@@ -1,6 +1,4 @@
-"""One pass over a split for any number of classifiers, and frozen features through a cache keyed by
-all that shapes them.
-"""
+"""Logits of many classifiers in one pass over a split, and cached features of frozen towers."""
 
 from __future__ import annotations
 
@@ -26,18 +24,19 @@ from ..identity import PROTOCOL_VERSION, digest
 from ..storage.atomic import locked, mapped, write_with
 
 Result = TypeVar("Result")
-#: Without a handler, Python prints warnings on stderr.
+#: Without a handler, Python prints warnings on stderr, where a note of this rare kind belongs.
 _log = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
 
-#: Packages that decode images or compute features.
+#: Packages that decode images or compute features. Their versions are part of a cache key, since
+#: another version may give other last bits.
 LIBRARIES = ("torch", "timm", "open_clip_torch", "pillow", "shiftbench")
 
 
 def _batches(split: Split, engine: Engine) -> Iterator[tuple[int, torch.Tensor]]:
-    """The first row and the images of every batch; while one is computed on, the next is read or
-    decoded.
-    """
+    """Yield the first row and the images (n, 3, S, S) in [0, 1] of every batch."""
+    # One thread reads or decodes the next batch while the device computes. More would hold more
+    # batches in memory, and decoding uses all cores by itself.
     starts = list(range(0, len(split), engine.images_at_once))
 
     def read(first: int) -> NDArray[np.uint8]:
@@ -56,7 +55,7 @@ def _batches(split: Split, engine: Engine) -> Iterator[tuple[int, torch.Tensor]]
 
 
 def _in_batches_that_fit(compute: Callable[[Engine], Result], engine: Engine) -> Result:
-    """`compute`, tried again with half the batch whenever memory runs out.
+    """Call `compute`, and again with half the batch size whenever memory runs out.
 
     Raises:
         BenchError: not even one image at a time fits into memory.
@@ -70,6 +69,8 @@ def _in_batches_that_fit(compute: Callable[[Engine], Result], engine: Engine) ->
             if engine.images_at_once == 1:
                 fix = "use a device with more memory, or a smaller backbone"
                 raise BenchError("not even one image at a time fits into memory", fix=fix) from None
+        # Outside of the handler: while it runs, the exception references the frames that hold the
+        # failed batch, and memory cannot be released.
         half = engine.images_at_once // 2
         _log.warning(
             "note: out of memory evaluating %d images at a time; trying again with %d",
@@ -86,10 +87,16 @@ def logits_of(
     engine: Engine,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Floats]:
-    """Logits (N, C) of every classifier, reading each image once (and once more for each time that
-    memory runs out).
+    """Return the logits (N, C) of every classifier, in a single pass over the images.
 
-    Classifiers are moved to the device and put into eval mode; all are resident at a time.
+    The pass starts over if memory runs out. The classifiers are moved to the device and put into
+    eval mode, all at the same time.
+
+    Args:
+        classifiers: by name.
+        split: the images.
+        engine: device and batch size.
+        progress: called after each batch with the images done and all images; may raise to stop.
 
     Raises:
         BenchError: not even one image at a time fits into memory.
@@ -107,8 +114,8 @@ def _pass(
     engine: Engine,
     progress: Callable[[int, int], None],
 ) -> dict[str, Floats]:
-    # Before the inference mode begins: weights that move inside of it could never be trained again,
-    # and nothing would say so.
+    # Moved before inference mode begins. Weights that are moved inside of it become inference
+    # tensors, which could never be trained again, and nothing would report it.
     models = {name: module.to(engine.device).eval() for name, module in modules.items()}
     parts: dict[str, list[Floats]] = {name: [] for name in models}
     with torch.inference_mode():
@@ -126,27 +133,30 @@ def frozen_features(
     cache: Path,
     between: Callable[[], None] = lambda: None,
 ) -> Floats:
-    """Features (N, D) of the pre-trained tower, computed once and memory-mapped from the cache
-    afterwards.
-
-    The key covers the weights, the pixels, the images, the libraries that decode and compute, and
-    what changes the last bits (threads, device, batch size).
+    """Return features (N, D) of the pre-trained tower, computed once and then memory-mapped.
 
     Args:
-        between: called between two batches, and while another process computes them; may raise to
-            stop.
+        backbone: the pre-trained model.
+        split: the images.
+        engine: device, threads and batch size.
+        cache: folder of the cache.
+        between: called between two batches, and while another process computes the same features;
+            may raise to stop.
 
     Raises:
         BenchError: not even one image at a time fits into memory.
     """
     return _in_batches_that_fit(
-        lambda engine: _stored_features(backbone, split, engine, cache, between), engine
+        lambda engine: _cached_features(backbone, split, engine, cache, between), engine
     )
 
 
-def _stored_features(
+def _cached_features(
     backbone: Backbone, split: Split, engine: Engine, cache: Path, between: Callable[[], None]
 ) -> Floats:
+    # The key covers what is computed (weights, pixels, images and their order) and what changes the
+    # last bits (device, threads, batch size, libraries). A probe on the features is then the same
+    # whether they came from the cache or not.
     key = digest(
         {
             "weights": backbone.weights_sha256,
@@ -167,6 +177,7 @@ def _stored_features(
     )
     path = cache / "features" / f"{key[:32]}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Locked, since a sweep starts many trials that all need the same features first.
     with locked(path, between):
         if not path.exists():
             found = _pass(
@@ -176,11 +187,11 @@ def _stored_features(
                 raise BenchError(
                     f"features of {split.name} are not finite: the weights of {backbone.name} are"
                     " damaged, or overflow",
-                    fix="get the weights again, or compute in fp32",
+                    fix="download the weights again, or compute in fp32",
                 )
             write_with(path, lambda temporary: _save(temporary, found["tower"]))
-        stored: Floats = mapped(path)
-    return stored
+        features: Floats = mapped(path)
+    return features
 
 
 def _save(path: Path, array: Floats) -> None:

@@ -1,5 +1,8 @@
-"""A guard: a pre-trained classifier whose accuracy is published has to reach it, or something is
-wrong on our side.
+"""Check zero-shot accuracies against published ones, and name the likely cause of a difference.
+
+A wrong order of the classes or a wrong mean of the pixels raises no error. It gives plausible
+numbers that are too low, and every comparison on them is wrong. So a run stops if a pre-trained
+classifier misses its published accuracy.
 """
 
 from __future__ import annotations
@@ -30,13 +33,16 @@ def check_known(
     """Compare the accuracy of an untouched zero-shot classifier with the published one.
 
     Args:
+        known: published accuracies and their tolerance.
+        split: name of the split; nothing is checked if it has no published accuracy.
         logits: (N, C) over the suite's classes.
-        labels: (N,) of the split, projected where there is a projection.
-        variants: computes a sample anew with one thing changed at a time; asked only if the
-            accuracy is too low and the logits alone do not say why.
+        labels: (N,) of the split, projected if there is a projection.
+        projection: from the suite's classes to those of the split, or None.
+        variants: evaluates a subset with one thing changed at a time. Called only if the accuracy
+            is too low and the logits do not explain it, since it computes for seconds to minutes.
 
     Raises:
-        BenchError: it lies outside the stated range; the message names the usual cause that fits.
+        BenchError: the accuracy is outside the stated range; the message names the likely cause.
     """
     if split not in known.accuracy:
         return
@@ -44,19 +50,21 @@ def check_known(
     found = _accuracy(logits if projection is None else project(logits, projection), labels)
     if abs(found - expected) <= known.tolerance:
         return
+    # In the order of their costs: the logits are there, variants have to be computed.
     cause = _cause_in_logits(known, expected, found, logits, labels, projection)
     if not cause and found > expected:
         cause = (
-            "too high: not all images are there, other prompts, or other weights than the name says"
+            "too high: images are missing, the prompts differ, or the weights are not those of the"
+            " name"
         )
     raise BenchError(
-        f"zero-shot {known.backbones[0]} reaches {100 * found:.1f} % on {split}, and"
+        f"zero-shot {known.backbones[0]} reaches {100 * found:.1f} % on {split}, but"
         f" {100 * expected:.1f} % is published ({known.source}):"
         f" {cause or _cause_in_variants(expected - found, variants())}",
         where=f"split {split}, {len(labels)} images",
         fix=(
-            "mend the cause; `bench data verify` checks the images. A card of your own without"
-            " `known` runs all the same"
+            "fix the cause; `bench data verify` checks the images. To run without this check, use a"
+            " card of your own without `known`"
         ),
     )
 
@@ -69,39 +77,41 @@ def _cause_in_logits(
     labels: Ints,
     projection: Projection | None,
 ) -> str:
-    """Another projection or another order of the classes, if that brings the published accuracy;
-    else nothing.
-    """
+    """Return the change of projection or class order that gives the published accuracy, or ""."""
 
     def fits(accuracy: float) -> bool:
         return abs(accuracy - expected) <= known.tolerance
 
     classes = logits.shape[1]
+    # Papers report data sets with a part of ImageNet's classes under two protocols: these classes
+    # compete among themselves, or with all classes of the suite.
     if projection is not None:
-        everyone = Projection("full", _with_rivals(projection, classes), projection.kept)
+        everyone = Projection("full", _with_rivals(projection, classes), projection.num_classes)
         if fits(_accuracy(project(logits, everyone), labels)):
             return f"the published number lets all {classes} classes compete (projection `full`)"
-        kept = sorted(projection.class_of)
+        own = sorted(projection.class_of)
         restricted = np.full_like(logits, -np.inf)
-        restricted[:, kept] = logits[:, kept]
+        restricted[:, own] = logits[:, own]
         if projection.name.startswith("full") and fits(
             _accuracy(project(restricted, projection), labels)
         ):
             return (
-                f"the published number compares the {projection.kept} classes alone (projection"
-                " `masked`)"
+                f"the published number compares only the {projection.num_classes} classes of the"
+                " split (projection `masked`)"
             )
         logits = project(logits, projection)
+    # The most common wrong order: torchvision's ImageFolder sorts folder names as text.
     text_order = np.array(sorted(range(logits.shape[1]), key=str))
     if fits(_accuracy(logits, text_order[labels])) or fits(
         _accuracy(logits[:, text_order], labels)
     ):
         return (
-            "its classes are in text order (0, 1, 10, 100, ...), and numbered folders were read by"
-            " rank"
+            "the classes are in text order (0, 1, 10, 100, ...), but the numbered folders were read"
+            " in the order of their numbers"
         )
-    # The best renaming is right on at least as many images as none: it explains what is too low,
-    # and never what is too high.
+    # The best renaming is correct on at least as many images as none, so that it explains an
+    # accuracy that is too low and never one that is too high. It has to close half of the gap,
+    # since the best of so many closes a little of any gap.
     return (
         _renamed(logits, labels, max(expected - known.tolerance, (found + expected) / 2))
         if found < expected
@@ -110,9 +120,8 @@ def _cause_in_logits(
 
 
 def _renamed(logits: NDArray[np.float32], labels: Ints, least: float) -> str:
-    """Whether some one-to-one renaming of the classes reaches an accuracy; the best one is found by
-    assignment.
-    """
+    """Return which one-to-one renaming of the classes reaches the accuracy `least`, or ""."""
+    # There are C! renamings; the best one is a linear assignment on the confusion matrix.
     classes = logits.shape[1]
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
@@ -126,33 +135,35 @@ def _renamed(logits: NDArray[np.float32], labels: Ints, least: float) -> str:
     if reached < least or not moved:
         return ""
     return (
-        f"the class order is another: {100 * reached:.1f} % are right once classes are renamed one"
-        " to one; images labelled "
+        f"the class order is wrong: {100 * reached:.1f} % are correct after a one-to-one renaming"
+        " of the classes; images labelled "
         + ", ".join(moved[:3])
         + (f", and so on for {len(moved)} classes" if len(moved) > 3 else "")
     )
 
 
 def _cause_in_variants(gap: float, variants: Iterable[Variant]) -> str:
-    """The variant that closes most of the gap, if one closes at least half of it beyond chance."""
+    """Return the variant that closes most of the gap: at least half, and more than by chance."""
+    # Half of the gap, since the rest may have a cause of its own; and beyond chance, since the best
+    # of several variants gains a little by chance alone.
     tried = list(variants)
     closing = [one for one in tried if one.gain >= gap / 2 and one.beyond_chance]
     if closing:
         best = max(closing, key=lambda one: one.gain)
         return (
             f"{best.cause}: {best.change}, {100 * best.right.mean():.1f} % of {len(best.right)}"
-            f" images are right instead of {100 * best.before.mean():.1f} %"
+            f" images are correct instead of {100 * best.before.mean():.1f} %"
         )
-    looked = ", ".join(dict.fromkeys(["class order", "projection", *(one.cause for one in tried)]))
+    causes = ", ".join(dict.fromkeys(["class order", "projection", *(one.cause for one in tried)]))
     return (
-        f"too low, and no usual cause explains it ({looked}): other weights than the name says, or"
-        " damaged images"
+        f"too low, and no usual cause explains it ({causes}): the weights are not those of the"
+        " name, or images are damaged"
     )
 
 
 def _with_rivals(projection: Projection, classes: int) -> tuple[tuple[int, ...], ...]:
-    """The data set's classes, and every other class of the suite as one of its own."""
-    own = projection.members[: projection.kept]
+    """Return the split's classes, and every other class of the suite as one of its own."""
+    own = projection.members[: projection.num_classes]
     return own + tuple((label,) for label in range(classes) if label not in projection.class_of)
 
 

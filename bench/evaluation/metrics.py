@@ -1,4 +1,4 @@
-"""Scores of logits against labels. Accuracies, ECE and F1 are shares in [0, 1]; NLL is in nats."""
+"""Metrics of logits against labels. Accuracy, ECE and F1 are in [0, 1]; NLL is in nats."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ Ints = NDArray[np.int64]
 def expected_calibration_error(
     confidence: Floats, correct: NDArray[np.bool_], bins: int = 15
 ) -> float:
-    """Mean of |accuracy - confidence| over bins (0, 1/b], (1/b, 2/b], ..., weighted by their size
-    (Guo et al., 2017).
+    """Return the expected calibration error (Guo et al., 2017).
+
+    The mean of |accuracy - confidence| over bins (0, 1/b], (1/b, 2/b], ..., weighted by their size.
+
+    Args:
+        confidence: (N,) probability of the predicted class.
+        correct: (N,) bool.
+        bins: number of bins b; 15 as in the paper.
     """
+    # Bins are open at the left, hence `ceil`; a confidence of 0 goes to the first one.
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(index, weights=correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(confidence))
@@ -33,21 +40,23 @@ def expected_calibration_error(
 def score(
     logits: Floats, labels: Ints, groups: Ints | None, metric: Metric = "accuracy", skipped: int = 0
 ) -> SplitMetrics:
-    """All metrics of one classifier on one split.
+    """Return all metrics of one classifier on one split.
 
     Args:
         logits: (N, C).
         labels: (N,).
-        groups: (N,) or None; negative numbers are in no group.
-        metric: which of them is the split's `score`.
+        groups: (N,) or None; a negative number is no group.
+        metric: the metric that is the split's `score`.
+        skipped: images left out as unreadable, for the record.
 
     Raises:
         Diverged: a logit is not finite.
     """
+    # NaN would pass on: `argmax` of a row of NaN is class 0, and the accuracy looks like a result.
     if not np.isfinite(logits).all():
         raise Diverged(
-            "the classifier gives logits that are not finite",
-            fix="its training went astray: lower the learning rate",
+            "the classifier returns logits that are not finite",
+            fix="lower the learning rate: its training diverged",
         )
     nll, brier, confidence = _per_image(logits, labels)
     return scored(
@@ -65,22 +74,25 @@ def scored(
     metric: Metric = "accuracy",
     skipped: int = 0,
 ) -> SplitMetrics:
-    """All metrics from what was said about single images.
+    """Return all metrics, given the predictions of single images instead of logits.
 
     Args:
-        labels, groups, metric, skipped: as of `score`.
+        labels: (N,).
+        groups: (N,) or None; a negative number is no group.
         predicted: (N,) classes.
         nll: (N,) of the labels.
         confidence: (N,) probability of the predicted class.
         brier: mean over the images.
+        metric: the metric that is the split's `score`.
+        skipped: images left out as unreadable, for the record.
 
     Raises:
-        ValueError: the metric is that of the worst group, and there are no groups.
+        ValueError: the metric is `worst_group`, and there are no groups.
     """
     found = shares(labels, groups, predicted)
     chosen = found[metric]
     if chosen is None:
-        raise ValueError("the card asks for the worst group, and the split has no groups")
+        raise ValueError("the card's metric is worst_group, but the split has no groups")
     return SplitMetrics(
         images=len(labels),
         score=chosen,
@@ -94,9 +106,11 @@ def scored(
 
 
 def shares(labels: Ints, groups: Ints | None, predicted: Ints) -> dict[str, float | None]:
-    """The metrics that predicted classes (N,) alone determine, by their names in `SplitMetrics`;
-    None: there are no groups.
+    """Return the metrics that depend on the predicted classes (N,) only, by their names.
+
+    `worst_group` is None if there are no groups.
     """
+    # Class means and F1 are over the classes that occur, since a split may have only some of them.
     correct = predicted == labels
     classes, named = np.unique(labels), np.unique(groups[groups >= 0]) if groups is not None else ()
     return {
@@ -112,9 +126,8 @@ def shares(labels: Ints, groups: Ints | None, predicted: Ints) -> dict[str, floa
 
 
 def _per_image(logits: Floats, labels: Ints, chunk: int = 4096) -> tuple[NDArray[np.float64], ...]:
-    """NLL, Brier score and confidence of every image, (N,) each; a chunk at a time, since 50,000 x
-    1000 doubles are 400 MB.
-    """
+    """Return NLL, Brier score and confidence of every image, (N,) each."""
+    # In chunks: several arrays of 50,000 x 1000 doubles would take 400 MB each.
     parts = []
     for first in range(0, len(labels), chunk):
         truth = labels[first : first + chunk]
@@ -127,10 +140,10 @@ def _per_image(logits: Floats, labels: Ints, chunk: int = 4096) -> tuple[NDArray
 
 
 def relative_scores(card: SuiteCard, record: RunRecord) -> dict[str, float]:
-    """100 times the mean over families of (sum of errors over the family's shifts) / (the same sum
-    of the reference).
+    """Return the card's relative score, such as mCE of ImageNet-C, by its name.
 
-    Empty if the card names no reference, or a shift of one of its families has no result.
+    100 times the mean over families of (sum of errors over the family's shifts) / (the same sum of
+    the reference). Empty if the card has no reference, or a shift of a family has no result.
     """
     if card.relative is None:
         return {}
@@ -139,6 +152,7 @@ def relative_scores(card: SuiteCard, record: RunRecord) -> dict[str, float]:
         shifts = [shift.name for shift in card.shifts if shift.family == family]
         if not shifts or any(name not in record.metrics for name in shifts):
             return {}
+        # The card states the reference as a mean, and both sums have the same number of terms.
         ratios.append(np.mean([1 - record.metrics[name].accuracy for name in shifts]) / reference)
     return {card.relative.name: 100 * float(np.mean(ratios))}
 
@@ -146,9 +160,10 @@ def relative_scores(card: SuiteCard, record: RunRecord) -> dict[str, float]:
 def nll_at(
     temperature: float, logits: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
 ) -> float:
-    """Mean negative log-likelihood of softmax(logits / temperature), nats.
+    """Return the mean negative log-likelihood of softmax(logits / temperature), in nats.
 
     Args:
+        temperature: above 0.
         logits: (N, C).
         labels: (N,).
     """
@@ -159,13 +174,14 @@ def nll_at(
 def fitted_temperature(
     logits: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
 ) -> float:
-    """The T for which softmax(logits / T) has the least NLL (Guo et al., 2017); between 1/50 and
-    50.
+    """Return the T in [1/50, 50] that minimises the NLL of softmax(logits / T) (Guo et al., 2017).
 
     Args:
-        logits: (N, C) of id-val; selection and fitting see id-val only.
+        logits: (N, C) of id-val, never of a test split.
         labels: (N,).
     """
+    # Over log T, in which the scale of the logits is a shift. Bounded, since logits that separate
+    # the classes perfectly have no minimum.
     found = minimize_scalar(
         lambda log_t: nll_at(float(np.exp(log_t)), logits, labels),
         bounds=(-np.log(50), np.log(50)),
@@ -176,17 +192,17 @@ def fitted_temperature(
 
 
 def project(logits: NDArray[np.float32], projection: Projection) -> NDArray[np.float32]:
-    """Logits (N, K) of the projected classes: of each, the maximum over the classes that it stands
-    for.
+    """Return logits (N, K) of the projected classes: of each, the maximum over its members.
 
-    A softmax over the result are the probabilities renormalised over the kept classes (after the
-    maximum), which is what NLL and calibration are measured on. With the maximum, the best
-    projected class is the one that the best kept class belongs to; a mean or a sum of probabilities
-    would prefer classes that stand for many.
+    A softmax over the result renormalises the probabilities over the projected classes; NLL and
+    calibration are measured on these.
 
     Args:
         logits: (N, C) over the suite's classes.
+        projection: from the suite's classes to K classes.
     """
+    # With the maximum, the predicted class is the one that the best of all members belongs to. A
+    # mean, or a sum of probabilities, would prefer classes with many members.
     if projection.identity:
         return logits
     flat = np.array([label for members in projection.members for label in members])
@@ -198,12 +214,16 @@ def project(logits: NDArray[np.float32], projection: Projection) -> NDArray[np.f
 def matched(
     labels: NDArray[np.int64], projection: Projection
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The images whose class the shift has too: their rows, and their labels among the projected
-    classes.
+    """Return the images whose class exists after a projection.
 
     Args:
         labels: (N,) over the suite's classes.
+        projection: from the suite's classes to those of a shift.
+
+    Returns:
+        Their rows, and their labels among the projected classes.
     """
+    # A table over all labels that occur; -1 stands for a class that the shift does not have.
     lookup = np.full(
         max([*projection.class_of, int(labels.max(initial=0))]) + 1, -1, dtype=np.int64
     )

@@ -1,6 +1,4 @@
-"""A sample of a split classified anew with one usual mistake undone at a time: what the guard finds
-its cause by.
-"""
+"""Re-evaluate a subset under common misconfigurations to find the cause of a wrong accuracy."""
 
 from __future__ import annotations
 
@@ -27,10 +25,10 @@ from .metrics import project
 
 Tower = TypeVar("Tower", bound=nn.Module)
 
-#: Images of the sample: enough to tell a gain of a few points from chance, and seconds of work.
+#: Images of the subset: enough to tell a gain of a few points from chance, and seconds of work.
 SAMPLE = 512
 
-#: Mean and standard deviation that models are trained with.
+#: The means and standard deviations in use, by what uses them.
 STATISTICS = {
     "OpenAI CLIP": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -41,13 +39,13 @@ STATISTICS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One thing changed.
+    """The result of one changed setting.
 
     Attributes:
         cause: the mistake that the change would undo.
-        change: what was changed, as the beginning of a sentence.
-        before, right: (n,) whether each image of the sample is classified rightly, before and
-            after.
+        change: the change, as the beginning of a sentence.
+        before: (n,) whether each image of the subset is classified correctly without the change.
+        right: (n,) the same with the change.
     """
 
     cause: str
@@ -57,14 +55,14 @@ class Variant:
 
     @property
     def gain(self) -> float:
-        """In accuracy."""
+        """Gain in accuracy, between -1 and 1."""
         return float(self.right.mean() - self.before.mean())
 
     @property
     def beyond_chance(self) -> bool:
-        """Whether the images that turned right are more, by two standard deviations, than those
-        that turned wrong.
-        """
+        """Whether the gain exceeds two standard deviations (McNemar's test)."""
+        # Only images whose result changed count. Without an effect, each is as likely to change
+        # to correct as to wrong, so that the difference has the variance of their number.
         better, worse = (
             int((self.right & ~self.before).sum()),
             int((self.before & ~self.right).sum()),
@@ -81,14 +79,18 @@ def variants(
     text: TextTower | None,
     quick_head: Callable[[TextTower], Head],
 ) -> Iterator[Variant]:
-    """Preprocessing (mean and standard deviation, order of channels, resize) and activation, each
-    the other way.
+    """Yield the results of other preprocessing and of the other activation, one change at a time.
 
     Args:
-        pixels: of the split.
+        classifier: the classifier with the wrong accuracy.
+        split: its split.
+        pixels: preprocessing of the split.
+        projection: from the suite's classes to those of the split, or None.
+        engine: device.
         text: the classifier's text tower, if its head comes from one.
-        quick_head: makes a head of a text tower, with few prompts.
+        quick_head: builds a head from a text tower, with few prompts.
     """
+    # The stream depends on the split alone, so that the same mistake gives the same message.
     rows = np.sort(numpy_stream("guard", split.fingerprint).permutation(len(split))[:SAMPLE])
     labels, images = split.labels[rows], split.take(rows)
 
@@ -99,6 +101,8 @@ def variants(
         ).argmax(axis=1) == labels
         return result
 
+    # Each phase below is one kind of mistake, the cheapest first: exchanging channels needs
+    # neither decoding nor a copy of the model.
     before = right(classifier, images)
     wrong = "wrong preprocessing"
     yield Variant(
@@ -117,6 +121,7 @@ def variants(
                 )
                 after = right(Classifier(other, classifier.head), images)
                 yield Variant(wrong, f"with the mean and standard deviation {name}", before, after)
+    # Resized to the input's size (CLIP), or larger and then cropped to 87.5 % (ImageNet's habit).
     for resize in sorted({pixels.size, round(pixels.size / 0.875)}):
         for interpolation in ("bicubic", "bilinear"):
             other_pixels = pixels.model_copy(
@@ -127,6 +132,8 @@ def variants(
                 yield Variant(
                     wrong, f"with the pixels {other_pixels.name}", before, right(classifier, shown)
                 )
+    # Both towers of a CLIP have the same activation, so that a zero-shot head has to be built again
+    # too. With few prompts, for speed; hence the comparison is with such a head as well.
     tower = with_other_activation(classifier.tower)
     if tower is not None and text is not None:
         other_text = with_other_activation(text)
@@ -141,7 +148,8 @@ def variants(
 
 
 def _logits(model: Classifier, images: NDArray[np.uint8], engine: Engine) -> NDArray[np.float32]:
-    model = model.to(engine.device).eval()  # before the inference mode, as in `forward`
+    # Moved before inference mode, as in `forward`.
+    model = model.to(engine.device).eval()
     parts = []
     with torch.inference_mode():
         for first in range(0, len(images), 64):
@@ -157,22 +165,21 @@ def _logits(model: Classifier, images: NDArray[np.uint8], engine: Engine) -> NDA
 
 
 class _QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), an approximation of GELU that OpenAI's models were trained with."""
+    """x * sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP was trained with."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * torch.sigmoid(1.702 * x)
 
 
 def activation_of(module: nn.Module) -> str:
-    """`QuickGELU` or `GELU`, if all of a tower's activations are one of the two; else nothing."""
+    """Return `QuickGELU` or `GELU` if only one of the two occurs in a module, else ""."""
+    # By name: every library has a class of its own for QuickGELU, ours included.
     kinds = {type(part).__name__.lstrip("_") for part in module.modules()} & {"QuickGELU", "GELU"}
     return kinds.pop() if len(kinds) == 1 else ""
 
 
 def with_other_activation(tower: Tower) -> Tower | None:
-    """A copy with GELU for QuickGELU or the reverse; None if the tower's activations are not all
-    one of the two.
-    """
+    """Return a copy with GELU for QuickGELU or the reverse; None if `activation_of` is ""."""
     kind = activation_of(tower)
     if not kind:
         return None

@@ -1,3 +1,1 @@
-"""What is left of a run: its record, its predictions, where it was made, and the store that holds
-them.
-"""
+"""Results on disk: run records, predictions, provenance, and the store of fits and runs."""

@@ -1,5 +1,6 @@
-"""Where a result was made: versions, source, commit, hardware. None of it is part of an
-identity.
+"""Collect where a result was made: package versions, source, git commit, hardware, settings.
+
+None of this is part of an identity: the same fit from another machine is the same fit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import psutil
 
 from ..engine import Engine
 
+#: Packages that can change a number: training, models, decoding of images, statistics.
 _PACKAGES = (
     "shiftbench",
     "torch",
@@ -36,27 +38,27 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @cache
 def _source() -> dict[str, Any]:
-    """Hash of the package's Python files, and the commit they lie in if they are in a git
-    checkout.
-    """
-    # Ours lie in folders of their own; they are found and not imported, since this stands below
-    # them.
+    """Hash the package's Python files, and read the commit if they are in a git checkout."""
+    # In a checkout, methods, datasets and leaderboard are folders next to `bench`. They are located
+    # and not imported, since `bench` must not depend on them.
     found = [find_spec(f"bench.{part}") for part in ("methods", "datasets", "leaderboard")]
     folders = {
         _PACKAGE,
         *(Path(spec.origin).resolve().parent for spec in found if spec is not None and spec.origin),
     }
     sha = hashlib.sha256()
+    # By name and content, without the folder, which differs between installations.
     for file in sorted(file for folder in folders for file in folder.rglob("*.py")):
         sha.update(file.name.encode() + b"\0" + file.read_bytes())
+    # Untracked files are ignored: a store or a data set in the checkout changes no code.
     commit = _git("rev-parse", "HEAD")
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no")) if commit else None
     return {"source_sha256": sha.hexdigest(), "git_commit": commit, "git_dirty": dirty}
 
 
 def _git(*arguments: str) -> str | None:
-    # Only a checkout whose top is the folder above the package is ours; a virtual environment
-    # inside another project is not.
+    # Only a checkout whose top is the folder above the package is ours. In a virtual environment
+    # inside another project, git would report that project's commit.
     if not (_PACKAGE.parent / ".git").exists():
         return None
     try:
@@ -81,17 +83,18 @@ def _version(package: str) -> str | None:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that shape a result."""
+    """Return the versions of Python and of the packages that can change a result."""
     return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
 
 
 def source_sha256() -> str:
-    """Hash of ShiftBench's own Python files."""
+    """Return the hash of ShiftBench's own Python files."""
     return str(_source()["source_sha256"])
 
 
 def provenance(engine: Engine) -> dict[str, Any]:
-    """Versions, source hash, commit, hardware and engine settings of this process."""
+    """Return versions, source hash, commit, hardware and engine settings of this process."""
+    # Imported here, as below: commands that only print versions need not wait for torch.
     import torch
 
     gpu = torch.cuda.get_device_name(engine.device) if engine.device_type == "cuda" else None
@@ -113,6 +116,7 @@ def provenance(engine: Engine) -> dict[str, Any]:
 
 
 def _processor() -> str:
+    # On Linux `platform.processor` returns the architecture or nothing.
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -124,7 +128,7 @@ def _processor() -> str:
 
 
 def reset_peak_memory(engine: Engine) -> None:
-    """Start measuring anew, where the device allows it (a process cannot forget its own peak)."""
+    """Restart the measurement of peak memory on a GPU; the peak of a process cannot be reset."""
     if engine.device_type == "cuda":
         import torch
 
@@ -132,12 +136,11 @@ def reset_peak_memory(engine: Engine) -> None:
 
 
 def peak_memory_mb(engine: Engine) -> float:
-    """Largest memory of this process so far: of the GPU where it computes there, else resident
-    memory.
-    """
+    """Return the peak memory in MiB: allocated on the GPU, or resident memory on a CPU."""
     if engine.device_type == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated(engine.device) / 2**20
+    # In bytes on macOS, in kibibytes elsewhere.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

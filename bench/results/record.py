@@ -1,6 +1,4 @@
-"""The record of a run: what was asked, what came out, and everything needed to trust or repeat
-it.
-"""
+"""Define the record of a run: its settings, its results, and how to repeat it."""
 
 from __future__ import annotations
 
@@ -11,23 +9,27 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+#: Version of the record format. A new field with a default needs no new version, since readers
+#: ignore what they do not know.
 SCHEMA = 1
+#: How earlier versions marked a search that ASHA cut short, in `search_rule`.
 _ASHA = ", asha"
 
 
-class _Part(BaseModel):
+class _RecordModel(BaseModel):
+    # Records and packs of other versions may have more fields.
     model_config = ConfigDict(extra="ignore")
 
 
-class SplitMetrics(_Part):
-    """Scores of one classifier on one split; accuracies and ECE are shares in [0, 1]."""
+class SplitMetrics(_RecordModel):
+    """The scores of one classifier on one split; accuracies and ECE are shares in [0, 1]."""
 
     images: int = Field(ge=0)
     score: float = Field(
         ge=0,
         le=1,
         description=(
-            "the split's own metric (accuracy unless its card says otherwise); what averages use"
+            "the split's metric (accuracy unless its card says otherwise), which is averaged"
         ),
     )
     metric: str = "accuracy"
@@ -38,34 +40,36 @@ class SplitMetrics(_Part):
     ece: float = Field(description="expected calibration error, 15 equal-width bins")
     brier: float = Field(
         description=(
-            "mean over images of the squared distance of the probabilities to the one-hot label"
+            "mean over images of the squared distance between probabilities and one-hot label"
         )
     )
     worst_group: float | None = None
     skipped_unreadable: int = 0
 
 
-class CurvePoint(_Part):
-    """One point of the interpolation curve between the start (alpha 0) and the end (alpha 1) of a
-    fit.
-    """
+class CurvePoint(_RecordModel):
+    """A point of the interpolation curve from the start (alpha 0) to the end (alpha 1) of a fit."""
 
     alpha: float
     scores: dict[str, float] = Field(description="split -> score")
     ood: float | None
 
 
-class RunRecord(_Part):
-    """`record.json` of a run folder."""
+class RunRecord(_RecordModel):
+    """The content of a run's `record.json`.
+
+    Field names are a file format: they stay as they are, even where the code now has a better word.
+    Most fields have defaults, so that records of earlier versions can be read.
+    """
 
     record_schema: int = SCHEMA
     status: Literal["started", "done", "failed", "cancelled"]
     method: dict[str, Any] = Field(
-        description="identity of the method: name, version, source, parameters"
+        description="the method's identity: name, version, source, parameters"
     )
     label: str = Field(
         description=(
-            "short row name: the method and the parameters that differ from the suite's recipe"
+            "name of the row: the method and the parameters that differ from the suite's recipe"
         )
     )
     backbone: str
@@ -73,25 +77,26 @@ class RunRecord(_Part):
     backbone_seen: str = "unknown"
     suite: str
     seed: int
+    # Hashes of `identity`: of what was trained, and of what was evaluated with it.
     fit_id: str
     eval_id: str = ""
     pixels: str = ""
     protocol: int = Field(
         default=1,
-        description=(
-            "version of the engine's arithmetic and rules; runs of two versions are not comparable"
-        ),
+        description=("version of the engine's arithmetic and rules; versions are not comparable"),
     )
     limit: int | None = Field(
         default=None,
         description=(
-            "images per split at most; such a run is a trial of the machinery, not a result"
+            "images per split at most; such a run only tries things out and is not a result"
         ),
     )
     phase: Literal["final", "search", "external"] = "final"
     source_format: str = Field(
         default="",
-        description="of external weights: the repository whose code wrote them; empty: ours",
+        description=(
+            "repository whose code wrote external weights; empty for ShiftBench's own format"
+        ),
     )
     data: dict[str, str] = Field(
         default_factory=dict, description="split -> fingerprint of its images and labels"
@@ -102,46 +107,48 @@ class RunRecord(_Part):
     projections: dict[str, str] = Field(
         default_factory=dict,
         description=(
-            "shift -> how logits over the suite's classes became logits over its own (`masked200`,"
-            " ...); none: identity"
+            "shift -> projection from the suite's classes to the shift's own (`masked200`, ...);"
+            " no entry: identity"
         ),
     )
     id_matched: dict[str, SplitMetrics] = Field(
         default_factory=dict,
         description=(
-            "shift -> metrics of id-test on the shift's classes alone, under the same projection"
+            "shift -> metrics of id-test on the shift's classes only, under the same projection"
         ),
     )
     relative: dict[str, float] = Field(
-        default_factory=dict, description="scores relative to a reference's, such as mCE; percent"
+        default_factory=dict,
+        description="scores relative to a reference model's, such as mCE; percent",
     )
     shifts: list[str] = Field(
         default_factory=list, description="the suite's shifts in the card's order"
     )
+    # Recorded and not read from the card later: packs are compared without the card at hand.
     averaged: list[str] = Field(
-        default_factory=list, description="the shifts that the OOD average is declared over"
+        default_factory=list, description="shifts that the suite's card includes in the OOD average"
     )
     holes: dict[str, str] = Field(default_factory=dict, description="split -> why it has no result")
     miscounted: dict[str, str] = Field(
         default_factory=dict,
         description=(
-            "split (`train` too) -> how many images are here and how many the card states, where"
-            " these differ"
+            "split (`train` too) -> number of images found and number that the card states, where"
+            " they differ"
         ),
     )
     ignored: dict[str, int] = Field(
         default_factory=dict,
         description=(
-            "split (`train` too) -> how many files among its images are none, or lie in no class's"
-            " folder; no entry: 0"
+            "split (`train` too) -> number of files in its folders that are not images or belong to"
+            " no class; no entry: 0"
         ),
     )
     duplicates: dict[str, int] = Field(
         default_factory=dict,
         description=(
-            "split -> how many of its images repeat another of it byte by byte, and `split in"
-            " train` (or in id-val) -> how many are also there; no entry: not compared (`bench"
-            " check SUITE` does it)"
+            "split -> number of its images that equal another of them byte by byte, and `split in"
+            " train` (or in id-val) -> number that are also there; no entry: not compared (`bench"
+            " check SUITE` compares)"
         ),
     )
     ood: float | None = Field(
@@ -152,46 +159,49 @@ class RunRecord(_Part):
         default_factory=dict, description="shift -> its declared factors"
     )
     selection: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="what was chosen on id-val, and among how many"
+        default_factory=dict,
+        description="what was selected on id-val, and among how many candidates",
     )
     search_trials: int = Field(
         default=0,
         description=(
-            "trials in which the parameters were chosen on id-val; 0 is the recipe as it stands"
+            "number of trials from which the parameters were chosen on id-val; 0: the recipe's"
         ),
     )
     search_seconds: float | None = Field(default=None, description="training time of those trials")
     search_rule: str = Field(
         default="",
-        description="how they were drawn: `random`, `grid`, `tpe`",
+        description="how trials were sampled: `random`, `grid` or `tpe`",
     )
     search_cut_short: bool = Field(
-        default=False, description="most trials were cut short: ASHA, by the order of results"
+        default=False,
+        description="whether most trials were stopped early by ASHA, in the order of their results",
     )
     facts: dict[str, float] = Field(
         default_factory=dict, description="measured constants, such as teacher_ms"
     )
     id_val_seen: bool = Field(
-        default=False, description="the backbone was pre-trained on the suite's own training images"
+        default=False,
+        description="whether the backbone was pre-trained on the suite's own training images",
     )
     temperature: float | None = Field(
         default=None,
-        description="softmax temperature with the least NLL on id-val; earlier runs: None",
+        description="softmax temperature with the lowest NLL on id-val; earlier runs: None",
     )
     curve: list[CurvePoint] = Field(default_factory=list)
     fit_seconds: float | None = Field(
         default=None,
-        description="wall time of training, of all nested fits, whenever they were made",
+        description="wall time of training, including all nested fits, whenever they were made",
     )
     eval_seconds: float | None = None
     peak_memory_mb: float | None = None
     started: str = ""
     finished: str = ""
     error: str = ""
-    traceback: str = Field(default="", description="of an error that nobody expected")
+    traceback: str = Field(default="", description="of an unexpected error")
     identity: dict[str, Any] = Field(
         default_factory=dict,
-        description="what the ids are hashes of: `fit` of fit_id, `evaluation` with it of eval_id",
+        description="what the ids hash: fit_id `fit`, eval_id the fit_id and `evaluation`",
     )
     origin: dict[str, str] = Field(
         default_factory=dict,
@@ -199,19 +209,22 @@ class RunRecord(_Part):
     )
     provenance: dict[str, Any] = Field(default_factory=dict)
 
+    # Records arrive in packs from strangers. What the code below and the leaderboard index into is
+    # therefore checked here, so that a bad record is an error on reading and not a crash later.
+
     @field_validator("method")
     @classmethod
     def _has_a_name(cls, method: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(method.get("name"), str) or not isinstance(
             method.get("parameters", {}), dict
         ):
-            raise ValueError("a method has a name, and a table of parameters")
+            raise ValueError("a method needs a name and a table of parameters")
         return method
 
     @model_validator(mode="before")
     @classmethod
     def _of_earlier_versions(cls, content: Any) -> Any:
-        """They said `random, asha` of a search that was cut short."""
+        # They wrote `random, asha` for a search that was cut short.
         if isinstance(content, dict) and str(content.get("search_rule", "")).endswith(_ASHA):
             rule = content["search_rule"].removesuffix(_ASHA)
             return content | {"search_rule": rule, "search_cut_short": True}
@@ -221,50 +234,51 @@ class RunRecord(_Part):
     @classmethod
     def _is_counted(cls, selection: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if not all(isinstance(chosen.get("among", 0), int) for chosen in selection.values()):
-            raise ValueError("a selection says among how many it chose")
+            raise ValueError("the number of candidates of a selection is not an integer")
         return selection
 
     @field_validator("provenance")
     @classmethod
     def _names_versions(cls, provenance: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(provenance.get("versions") or {}, dict):
-            raise ValueError("the versions of a provenance are a table")
+            raise ValueError("the versions of a provenance are not a table")
         return provenance
 
     @field_validator("origin")
     @classmethod
     def _names_a_pack(cls, origin: dict[str, str]) -> dict[str, str]:
-        # The digest becomes a folder's name.
+        # The digest becomes a folder's name, so it must not contain path separators or dots.
         if origin and not (
             "pack" in origin and re.fullmatch("[0-9a-f]{12,64}", origin.get("digest", ""))
         ):
-            raise ValueError("what a run was merged from has the pack's name and its hash")
+            raise ValueError("the origin of a merged run needs the pack's name and its hash")
         return origin
 
     @property
     def precedence(self) -> tuple[bool, str, str]:
-        """Of several done runs of one id the greatest counts: the store's own before those from
-        packs, then the newest.
+        """Return a sort key for finished runs of one id, of which the greatest counts.
+
+        The store's own run comes before those from packs, then the newest.
         """
+        # The digest breaks ties, so that the order of reading does not matter.
         return not self.origin, self.finished or self.started, self.origin.get("digest", "")
 
     def average(self, scores: Mapping[str, float]) -> float | None:
-        """Unweighted mean of scores by split over the declared shifts; None while one of them is
-        missing.
-        """
+        """Return the mean of the scores over the averaged shifts; None while one is missing."""
+        # A mean over the shifts that happen to be there would not be comparable with other runs.
         if not self.averaged or any(name not in scores for name in self.averaged):
             return None
         return float(np.mean([scores[name] for name in self.averaged]))
 
     def scores(self) -> dict[str, float]:
-        """Split -> score."""
+        """Return the score of every split."""
         return {name: metrics.score for name, metrics in self.metrics.items()}
 
-    def duplicates_told(self) -> list[str]:
-        """A sentence on every place where images are equal."""
-        told = []
+    def duplicates_reported(self) -> list[str]:
+        """Return one sentence for every split with duplicate images."""
+        messages = []
         for where, count in self.duplicates.items():
             split, _, other = where.partition(" in ")
             how = f"are also in {other}" if other else "repeat another of it"
-            told += [f"{split}: {count} images {how}, byte by byte"] if count else []
-        return told
+            messages += [f"{split}: {count} images {how}, byte by byte"] if count else []
+        return messages

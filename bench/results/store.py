@@ -1,5 +1,7 @@
-"""The store: fits (trained weights) and runs (their measurements) as folders on disk; all state is
-derived from them.
+"""The store: fits (trained weights) and runs (their evaluations) as folders on disk.
+
+There is no index or database. All state is derived from the folders, so that they can be copied,
+deleted and shared between machines.
 """
 
 from __future__ import annotations
@@ -30,45 +32,53 @@ if TYPE_CHECKING:
 
 
 def store_root(given: Path | None = None) -> Path:
-    """The store's folder: `--store`, else BENCH_STORE, else `bench-store` in the working directory.
+    """Return the store's folder.
+
+    Args:
+        given: value of `--store`; default: BENCH_STORE, or `bench-store` in the working directory.
 
     Raises:
-        UsageError: there is a file in its place.
+        UsageError: the path, or a parent of it, is a file.
     """
     root = given or Path(os.environ.get("BENCH_STORE") or "bench-store")
+    # Reading below a file fails like reading a folder that is missing, so a store that is a file
+    # would pass for an empty one.
     if any(os.path.isfile(place) for place in (root, *root.parents)):
         raise UsageError(
-            "a store is a folder, and this is a file or lies in one",
+            "the store is not a folder: it is a file, or inside one",
             where=str(root),
-            fix="--store FOLDER",
+            fix="pass --store FOLDER",
         )
     return root
 
 
-#: In a fit's folder: one line per epoch and resumption, whether the fit is finished or not.
+#: File in a fit's folder with one line per epoch and resumption, also while the fit is trained.
 LOG = "log.jsonl"
 
-#: In a run's folder: runs of the same id from packs, where the folder is another run's.
+#: Folder in a run's folder, for runs of the same id that were merged from packs.
 PACKS = "packs"
+#: What stays when a fit's or run's folder is emptied: the lease, which the caller may hold, and
+#: runs from packs, which cannot be made again here.
 _STAYS = ("lease", PACKS)
-#: Bytes that a folder's name may have.
+#: Longest name of a folder in bytes, on all usual file systems.
 _LONGEST = 255
 #: Threads that read records.
 _READERS = 32
 
-#: Without a handler, Python prints warnings on stderr.
+#: No handler is installed: Python prints warnings on stderr, and a program that embeds ShiftBench
+#: can redirect them.
 _log = logging.getLogger(__name__)
 
 
 class FitRecord(BaseModel):
-    """`fit.json`: what was trained and what was measured while training."""
+    """The content of a fit's `fit.json`: what was trained, and what was measured in training."""
 
     model_config = ConfigDict(extra="ignore")
 
     record_schema: int = SCHEMA
     fit_id: str
-    identity: dict[str, Any] = Field(description="everything that the fit_id is the hash of")
-    weights: str = Field(description="file name of the weights, beside this file")
+    identity: dict[str, Any] = Field(description="what the fit_id is the hash of")
+    weights: str = Field(description="file name of the weights, in the same folder")
     weights_sha256: str = Field(description="hash of the tensors' content")
     normalize: bool = Field(description="whether the head normalises features")
     seconds: float = Field(description="wall time of this fit alone, over all its attempts")
@@ -81,21 +91,21 @@ class FitRecord(BaseModel):
     history: list[dict[str, Any]] = Field(default_factory=list, description="one entry per epoch")
     retries: list[dict[str, int]] = Field(
         default_factory=list,
-        description="steps that were repeated for want of memory, and the micro-batch from then on",
+        description="steps repeated after running out of memory, with the micro-batch from then on",
     )
     micro_batch: int | None = Field(
         default=None,
-        description="images per forward pass in training; None: a device's whole share",
+        description="images per forward pass in training; None: a device's whole share of a batch",
     )
     peak_memory_mb: float | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
 
 class Store:
-    """Fits and runs below one folder.
+    """The fits and runs in one folder.
 
     Args:
-        root: the folder; created when something is first written.
+        root: the folder; created on the first write.
     """
 
     def __init__(self, root: Path) -> None:
@@ -104,11 +114,11 @@ class Store:
         self.runs_dir = root / "runs"
 
     def fit_dir(self, fit_id: str) -> Path:
-        """Folder of a fit."""
+        """Return the folder of a fit."""
         return self.fits_dir / fit_id
 
     def fit(self, fit_id: str) -> FitRecord | None:
-        """The record of a finished fit, or None.
+        """Return the record of a finished fit, or None.
 
         Raises:
             BenchError: the record exists but cannot be read.
@@ -122,16 +132,15 @@ class Store:
             return FitRecord.model_validate_json(text)
         except ValidationError as error:
             raise BenchError(
-                "a fit's record is damaged",
+                "the fit's record is damaged",
                 where=str(path),
-                fix=f"remove the folder {path.parent} and train again",
+                fix=f"delete the folder {path.parent} and train again",
             ) from error
 
     def epochs(self, fit_id: str) -> list[dict[str, Any]]:
-        """What is known of every epoch of a fit, finished or not: `epoch`, `loss`, `id_val`,
-        `id_val_nll`.
+        """Return the `epoch`, `loss`, `id_val` and `id_val_nll` of every epoch of a fit so far.
 
-        Of one that is not finished, also `seconds`: of training up to there, over all attempts
+        For an unfinished fit, also `seconds`, the training time up to there over all attempts
         (absent in old logs).
         """
         record = self.fit(fit_id)
@@ -141,44 +150,51 @@ class Store:
             lines = (self.fit_dir(fit_id) / LOG).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
+        # Keyed by epoch: a resumed fit logs an epoch again that it had begun after its checkpoint.
         found: dict[int, dict[str, Any]] = {}
         for line in lines:
             try:
                 entry = json.loads(line)
+            # Its writer was killed in the middle of the line; the same epoch is logged again.
             except json.JSONDecodeError:
-                continue  # its writer died in the midst of it, and the same epoch is logged again
+                continue
             if entry.get("event") == "epoch":
                 found[entry["epoch"]] = entry
         return [found[epoch] for epoch in sorted(found)]
 
     def commit_fit(self, record: FitRecord, classifier: Classifier, lease: Lease) -> None:
-        """Write weights and record; the record appears last and only once, whoever is first.
+        """Write the weights and then the record of a fit; the first record wins.
 
         Raises:
-            LeaseLost: another process has taken the fit over.
+            LeaseLost: another process has taken over the fit.
         """
+        # Imported here, as below: commands that only read records need not wait for torch.
         from safetensors.torch import save_file
 
         folder = self.fit_dir(record.fit_id)
         tensors = {
             name: tensor.cpu().contiguous() for name, tensor in classifier.named_weights().items()
         }
+        # The record last and exclusively: a fit is finished if and only if its record exists, and a
+        # process that stalls between check and write cannot replace the record of its successor.
         lease.check()
         write_with(folder / record.weights, lambda path: save_file(tensors, path))
         lease.check()
         first = write_text(folder / "fit.json", record.model_dump_json(indent=1), exclusive=True)
-        # Those of holders that were killed or stood still on the way to their record, or our own if
-        # one of them woke up first.
+        # Delete the weights of holders that were killed or stalled before they wrote the record, or
+        # our own if one of those woke up and was first.
         for file in folder.glob("weights-*.safetensors"):
             if (file.name == record.weights) != first:
                 file.unlink(missing_ok=True)
 
     def forget(self, fit_id: str, *, waiting: Callable[[dict[str, Any]], None]) -> None:
-        """Remove a fit, its checkpoint and its runs, but for those from packs; waits for a process
-        that trains it.
+        """Delete a fit, its checkpoint and its runs, except those from packs.
+
+        Wait if another process trains the fit.
 
         Args:
-            waiting: called with that process's claim while it is waited for.
+            fit_id: of the fit.
+            waiting: called with the claim of the other process about once a second; may raise.
         """
         from ..storage.lease import Lease
 
@@ -191,10 +207,10 @@ class Store:
                 _empty(path.parent, but=_STAYS)
 
     def load_weights(self, record: FitRecord, like: Classifier) -> Classifier:
-        """A copy of `like` with the fit's weights.
+        """Return a copy of the classifier `like` with the fit's weights.
 
         Raises:
-            BenchError: the weights are missing or are not those of the record.
+            BenchError: the weights are missing, or differ from the recorded hash.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -206,24 +222,25 @@ class Store:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise BenchError(
-                f"a fit's weights cannot be read: {error}",
+                f"the weights of a fit cannot be read: {error}",
                 where=str(path),
-                fix=f"remove the folder {path.parent} and train again",
+                fix=f"delete the folder {path.parent} and train again",
             ) from error
+        # A damaged tensor still loads and would silently give other results.
         if tensors_sha256(tensors) != record.weights_sha256:
             raise BenchError(
-                "a fit's weights are not those that were recorded",
+                "the weights of a fit differ from the hash in its record",
                 where=str(path),
-                fix=f"remove the folder {path.parent} and train again",
+                fix=f"delete the folder {path.parent} and train again",
             )
         return like.with_weights(tensors)
 
     def run_dir(self, record: RunRecord) -> Path:
-        """Folder of a run: `runs/<suite>/<backbone>/<method>/<eval_id>`.
+        """Return the folder of a run: `runs/<suite>/<backbone>/<method>/<eval_id>`.
 
-        One from a pack that is not the first run of its id lies below it, in `packs/<digest of the
-        pack>`.
+        For a run from a pack it is `packs/<digest of the pack>` below that, if this folder exists.
         """
+        # Backbone names contain `/`, `:` and `?`, and may contain a long path.
         backbone = "".join(c if c.isalnum() or c in "-_." else "_" for c in record.backbone)
         if len(backbone.encode()) > _LONGEST:
             backbone = f"{backbone[:50]}-{digest(record.backbone)[:24]}"
@@ -235,15 +252,16 @@ class Store:
         )
 
     def room_for(self, record: RunRecord) -> Path:
-        """Folder for a run from a pack: that of its id, unless another run has it or is being made
-        there.
+        """Return the folder in which to save a run from a pack.
+
+        The folder of its id, or one below it if that has another run or one is being made there.
         """
         folder = self.run_dir(record)
         taken = (folder / "record.json").exists() or (folder / "lease").exists()
         return _below(folder, record) if taken else folder
 
     def runs_of(self, folder: Path) -> list[RunRecord]:
-        """The runs of one id: at most one is the store's own.
+        """Return the runs of one id; at most one of them was made here.
 
         Raises:
             BenchError: see `read_run`.
@@ -252,8 +270,10 @@ class Store:
         return [self.read_run(path) for path in paths if path.exists()]
 
     def run_at(self, folder: Path) -> RunRecord | None:
-        """The run of an id: the store's own, whatever has become of it, else the one from a pack
-        that counts.
+        """Return the run of an id that counts, or None if there is none.
+
+        The store's own run comes first, whatever its status, then the runs from packs by their
+        `precedence`.
 
         Raises:
             BenchError: see `read_run`.
@@ -265,8 +285,9 @@ class Store:
         )
 
     def set_aside(self, folder: Path) -> None:
-        """Clear a run's folder, of which the caller holds the lease, for the store's own: what came
-        in a pack moves below it.
+        """Move a run from a pack out of the way, so that the store's own run can use the folder.
+
+        The caller holds the folder's lease.
         """
         path = folder / "record.json"
         record = self.read_run(path) if path.exists() else None
@@ -274,7 +295,8 @@ class Store:
             return
         below = _below(folder, record)
         below.mkdir(parents=True, exist_ok=True)
-        # The record last: until then what is left is moved by the next attempt.
+        # The record moves last. If this process is killed before, the next call finds it and moves
+        # the rest.
         for item in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
             if item.name not in _STAYS:
                 os.replace(item, below / item.name)
@@ -286,40 +308,41 @@ class Store:
         return path
 
     def read_run(self, path: Path) -> RunRecord:
-        """One record; every earlier schema is accepted.
+        """Read one record, of this or any earlier schema.
 
         Raises:
-            BenchError: not a record, damaged, or written by a newer ShiftBench.
+            FileNotFoundError: there is no such file.
+            BenchError: it is not a record, is damaged, or was written by a newer ShiftBench.
         """
         try:
             content = read_json(path)
             if content.get("record_schema", 0) > SCHEMA:
                 raise BenchError(
-                    f"the record has schema {content['record_schema']}, and this version reads up"
-                    f" to {SCHEMA}",
+                    f"the record has schema {content['record_schema']}, but this version reads"
+                    f" schemas up to {SCHEMA}",
                     where=str(path),
-                    fix="use a newer ShiftBench",
+                    fix="upgrade ShiftBench",
                 )
             return RunRecord.model_validate(content)
         except FileNotFoundError:
             raise
+        # The last two: the file is JSON, but not an object, or its schema is not a number.
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise BenchError(
-                "a run's record is damaged",
+                "the run's record is damaged",
                 where=str(path),
-                fix="remove its folder and run again; the fit is kept",
+                fix="delete its folder and run again; the fit stays",
             ) from error
 
     def records(self, method: str = "") -> Iterator[tuple[Path, RunRecord]]:
-        """Every readable record with its path, in the order of the paths; a damaged one is told on
-        stderr and left out.
+        """Yield every readable record with its path, sorted by path; warn about damaged ones.
 
         Args:
-            method: only the runs of this one, if it has any.
+            method: read only the runs of this method, if it has any.
         """
         folders = sorted(self.runs_dir.glob(f"*/*/{glob.escape(method)}/*")) if method else []
-        # On a file server every operation takes a millisecond: one after another, 10,000 runs would
-        # take 50 s instead of 6.
+        # Every operation on a file server takes about a millisecond. One after another, 10,000 runs
+        # would take 50 s instead of 6 s.
         with ThreadPoolExecutor(_READERS) as pool:
             for found in pool.map(
                 self._records_in, folders or sorted(self.runs_dir.glob("*/*/*/*"))
@@ -331,6 +354,7 @@ class Store:
         for path in (*sorted((folder / PACKS).glob("*/record.json")), folder / "record.json"):
             try:
                 found.append((path, self.read_run(path)))
+            # Deleted meanwhile, or a stray file between the folders.
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except BenchError as error:
@@ -338,8 +362,9 @@ class Store:
         return found
 
     def stamps(self) -> dict[str, tuple[int, int, int]]:
-        """When every record was written, its size, and its inode, which is new after every
-        replacement.
+        """Return the modification time (ns), size and inode of every record by its path.
+
+        Two equal results mean that no record has changed in between.
         """
         runs, found = self.runs_dir, {}
         for path in (
@@ -347,6 +372,7 @@ class Store:
             *runs.glob(f"*/*/*/*/{PACKS}/*/record.json"),
         ):
             with contextlib.suppress(FileNotFoundError):
+                # The inode is new after every replacement, even one within the clock's resolution.
                 status = path.stat()
                 found[str(path)] = (status.st_mtime_ns, status.st_size, status.st_ino)
         return found

@@ -1,1 +1,1 @@
-"""Execute one spec: the fit store, the run folder and its record."""
+"""Execute runs: fit methods, evaluate them and write their records."""

@@ -1,5 +1,7 @@
-"""What the checkpoints of other repositories hold: an image tower, a head or the text tower to
-build one from, and which code wrote them.
+"""Read classifier checkpoints of other repositories and recognise which code wrote them.
+
+`read_checkpoint` splits a file into an image tower, a head, and the text tower from which a missing
+head can be built. docs/checkpoints.md lists the formats.
 """
 
 from __future__ import annotations
@@ -29,15 +31,15 @@ from ..storage.files import absent, not_weights
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where a repository's code puts the parts of a classifier.
+class CheckpointLayout:
+    """The tensor name prefixes of one repository's classifiers.
 
     Attributes:
         format: name of the repository.
-        clip, head: what the names of the CLIP model's and of the head's tensors begin with; no
-            head: it is built from the text tower.
-        tower: the same of the image tower.
-        quick_gelu: whether its code loads OpenAI's models alone, which were trained with QuickGELU.
+        clip: prefix of the CLIP model's tensors.
+        tower: prefix of the image tower's tensors.
+        head: prefix of the head's tensors; empty if the head is built from the text tower.
+        quick_gelu: whether the code only loads OpenAI's models, which were trained with QuickGELU.
     """
 
     format: str
@@ -47,19 +49,22 @@ class Layout:
     quick_gelu: bool = False
 
 
-#: In the order in which they are tried: a name such as `model.visual.proj` is found with a head
-#: beside it, or without.
+#: The first layout that matches wins, so the order matters: model-soups and FLYP share the prefix
+#: `model.visual.` and differ only in the head, and open_clip's own `visual.` is the least specific.
 LAYOUTS = (
-    Layout(
+    CheckpointLayout(
         "wise-ft", "image_encoder.model.", "image_encoder.model.visual.", "classification_head."
     ),
-    Layout("model-soups", "model.", "model.visual.", "classification_head.", quick_gelu=True),
-    Layout("FLYP", "model.", "model.visual."),
-    Layout("open_clip", "", "visual."),
-    Layout("robust-finetuning", "backbone.", "backbone.", "classifier.", quick_gelu=True),
+    CheckpointLayout(
+        "model-soups", "model.", "model.visual.", "classification_head.", quick_gelu=True
+    ),
+    CheckpointLayout("FLYP", "model.", "model.visual."),
+    CheckpointLayout("open_clip", "", "visual."),
+    CheckpointLayout("robust-finetuning", "backbone.", "backbone.", "classifier.", quick_gelu=True),
 )
 
-#: Of a CLIP model, what is neither image tower nor needed once there is a head.
+#: Prefixes, below `CheckpointLayout.clip`, of a CLIP model's text tower and logit scale. They are
+#: needed only to build a missing head. Any other name outside tower and head is an error.
 TEXT = (
     "transformer.",
     "token_embedding.",
@@ -73,19 +78,18 @@ TEXT = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A classifier of another repository, taken apart.
+    """A classifier checkpoint, split into its parts.
 
     Attributes:
-        format: whose code wrote it; empty for one of ours.
-        tower: image tower, named as below open_clip's `visual.`; the whole state if the format is
-            ours.
+        format: repository whose code wrote it; empty for ShiftBench's own format.
+        tower: image tower, named as below open_clip's `visual.`; for ShiftBench's own format the
+            whole state.
         head: `weight` (C, D) and `bias` (C,); empty if there is none.
         text: text tower, named as in open_clip's model.
-        normalize: whether the head divides features by their norm, if the file says so.
-        activation: class of the transformer's activation, `QuickGELU` or `GELU`, if the file says
-            so.
-        quick_gelu: see Layout.
-        key: where in the file the weights were, if it holds averaged ones too; "" otherwise.
+        normalize: whether the head L2-normalises features; None if the file does not say.
+        activation: `QuickGELU` or `GELU`; empty if the file does not say.
+        quick_gelu: see `CheckpointLayout`.
+        key: key of the weights in a file that also has averaged ones; empty otherwise.
     """
 
     format: str
@@ -101,30 +105,33 @@ class Checkpoint:
 def read_checkpoint(
     path: Path, *, averaged: bool = True, trunk: Collection[str] = ()
 ) -> Checkpoint:
-    """Read a file of safetensors, torch or pickle, whichever code wrote it, without running any of
-    it.
+    """Read a checkpoint in safetensors, torch or pickle format without running code from it.
 
     Args:
-        averaged: take the averaged weights (EMA) of a file that holds those and others.
-        trunk: names of the tensors of timm's model without its classifier, where the backbone is
-            one.
+        path: file to read.
+        averaged: prefer averaged weights (EMA) if the file has both.
+        trunk: tensor names of the timm model without its classifier, if the backbone is a timm one.
 
     Raises:
-        MissingPrerequisite: no such file.
-        BenchError: it cannot be read safely, or is of no known layout; the message says what it
-            holds.
+        MissingPrerequisite: there is no such file.
+        BenchError: the file cannot be read safely, or its layout is unknown.
     """
     if why := absent(path):
         raise MissingPrerequisite(why, fix="name a weights file or a fit's folder")
     try:
-        held: Any = _load_safetensors(path) if path.suffix == ".safetensors" else read_inert(path)
+        content: Any = (
+            _load_safetensors(path) if path.suffix == ".safetensors" else read_inert(path)
+        )
     except (SafetensorError, OSError) as error:
         raise BenchError(
-            f"the weights cannot be read: {error}", where=str(path), fix="fetch the file again"
+            f"the weights cannot be read: {error}", where=str(path), fix="download the file again"
         ) from error
     try:
-        found = _taken_apart(held, averaged, trunk)
-        return replace(found, key=chosen_state(held, averaged)[1]) if has_averaged(held) else found
+        found = _split(content, averaged, trunk)
+        if has_averaged(content):
+            return replace(found, key=chosen_state(content, averaged)[1])
+        return found
+    # The functions below see tensors only, so the path is added here.
     except BenchError as error:
         raise BenchError(error.what, where=str(path), fix=error.fix) from error
 
@@ -132,14 +139,15 @@ def read_checkpoint(
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
     if why := not_weights(path):
         raise BenchError(
-            f"this is no file of weights: {why}", where=str(path), fix="fetch the file again"
+            f"this is not a weights file: {why}", where=str(path), fix="download the file again"
         )
     return load_file(path)
 
 
-def _taken_apart(held: Any, averaged: bool, trunk: Collection[str]) -> Checkpoint:
+def _split(content: Any, averaged: bool, trunk: Collection[str]) -> Checkpoint:
     normalize, activation = None, ""
-    found, _ = chosen_state(held, averaged)
+    found, _ = chosen_state(content, averaged)
+    # wise-ft and FLYP pickle whole modules, which also record facts that a state dict lacks.
     if isinstance(found, Inert):
         state = module_state(found)
         normalize, activation = _facts(found)
@@ -151,12 +159,15 @@ def _taken_apart(held: Any, averaged: bool, trunk: Collection[str]) -> Checkpoin
         state = {str(name): tensor for name, tensor in found.items()}
     else:
         raise BenchError(
-            f"the file holds no classifier, but {_described(found)}",
+            f"the file contains {_described(found)} instead of a classifier",
             fix=(
-                "name a checkpoint of wise-ft, FLYP, model-soups, open_clip or ShiftBench, or a"
-                " state dict of their models"
+                "pass a checkpoint of wise-ft, FLYP, model-soups, open_clip or ShiftBench, or a"
+                " state dict of one of their models"
             ),
         )
+    # Refuse unusual tensors before anything computes with them: a cast to float32 would silently
+    # accept quantised or complex numbers, and would allocate the full size of an expanded tensor
+    # whose few bytes of storage claim to be terabytes.
     for name, tensor in state.items():
         if (
             tensor.layout != torch.strided
@@ -165,57 +176,66 @@ def _taken_apart(held: Any, averaged: bool, trunk: Collection[str]) -> Checkpoin
             or tensor.is_quantized
         ):
             raise BenchError(
-                f"{name:.200} is {tensor.dtype}, {tensor.layout} on {tensor.device}, and no plain"
-                " numbers"
+                f"{name:.200} is {tensor.dtype}, {tensor.layout} on {tensor.device}, not a dense"
+                " tensor of plain numbers"
             )
         if repeats_itself(tensor) or len(name) > LONGEST_NAME:
             raise BenchError(
-                f"{name:.200} claims to be {tuple(tensor.shape)}, which the file does not hold"
+                f"{name:.200} claims the shape {tuple(tensor.shape)}, which is more than the file"
+                " contains"
             )
+    # `cleaned` renames Hugging Face's tensors to open_clip's, so this has to be noted before.
     hugging_face = any(name.endswith("vision_model.embeddings.class_embedding") for name in state)
     state = cleaned(state)
     if state and all(name.startswith(("tower.", "head.")) for name in state):
         return Checkpoint("", state, {}, {})
+    # Names of timm models follow no common prefix. The backbone's own names identify them.
     if trunk and set(trunk) <= state.keys():
-        return _of_timm(state, trunk)
+        return _timm_checkpoint(state, trunk)
     for layout in LAYOUTS:
         if _begins(state, layout.tower) and (not layout.head or _begins(state, layout.head)):
             parts = _parts(layout, state, normalize, activation)
             return replace(parts, format="Hugging Face") if hugging_face else parts
     tops = sorted({name.split(".")[0] for name in state})
     raise BenchError(
-        "the names of its tensors are those of no known classifier:"
+        "its tensor names match no known classifier; they begin with"
         f" {', '.join(f'{top:.60}' for top in tops[:6])}",
         fix=(
-            "its image tower has to be called `visual.` and its head `classification_head.`, or"
-            " `tower.` and `head.`; a timm checkpoint needs --backbone timm:NAME, the architecture"
-            " that it was trained from"
+            "name the image tower's tensors `visual.*` and the head's `classification_head.*`, or"
+            " `tower.*` and `head.*`; for a timm checkpoint, pass --backbone timm:NAME with the"
+            " architecture that it was trained from"
         ),
     )
 
 
-def _of_timm(state: Mapping[str, Tensor], trunk: Collection[str]) -> Checkpoint:
-    """A timm model with its classifier, which is what is left of it without the trunk."""
+def _timm_checkpoint(state: Mapping[str, Tensor], trunk: Collection[str]) -> Checkpoint:
+    """Split a timm model into its trunk and its classifier, which is the rest."""
     rest = {name: tensor for name, tensor in state.items() if name not in trunk}
+    # timm's classifiers have different names (`fc`, `head`, `classifier`, ...), but each is a
+    # single module, so its tensors share one prefix.
     if len({name.rpartition(".")[0] for name in rest}) != 1:
-        told = (
-            f"has {', '.join(sorted(rest)[:4])} beside the trunk" if rest else "has no classifier"
+        problem = (
+            f"has {', '.join(sorted(rest)[:4])} in addition to the trunk"
+            if rest
+            else "has no classifier"
         )
         raise BenchError(
-            f"it is a timm model that {told}",
-            fix="without a classifier it is a backbone: `bench run --backbone timm:NAME@FILE`",
+            f"it is a timm model that {problem}",
+            fix="use a model without a classifier as a backbone: `--backbone timm:NAME@FILE`",
         )
     head = {name.rpartition(".")[2]: tensor for name, tensor in rest.items()}
+    # A timm classifier is applied to raw features, so it never normalises.
     return Checkpoint(
         "timm", {f"trunk.{name}": state[name] for name in trunk}, head, {}, normalize=False
     )
 
 
 def _parts(
-    layout: Layout, state: Mapping[str, Tensor], normalize: bool | None, activation: str
+    layout: CheckpointLayout, state: Mapping[str, Tensor], normalize: bool | None, activation: str
 ) -> Checkpoint:
     tower, head, text, unknown = {}, {}, {}, []
     for name, tensor in state.items():
+        # The tower first: its prefix extends (or equals) that of the CLIP model around it.
         if name.startswith(layout.tower):
             tower[name.removeprefix(layout.tower)] = tensor
         elif layout.head and name.startswith(layout.head):
@@ -224,19 +244,19 @@ def _parts(
             text[name.removeprefix(layout.clip)] = tensor
         else:
             unknown.append(name)
+    # Ignoring an adapter or a second head would silently measure another model.
     if unknown:
         raise BenchError(
-            f"it looks like a checkpoint of {layout.format}, but has tensors beside the"
-            " classifier: "
+            f"it looks like a {layout.format} checkpoint, but has tensors outside the classifier: "
             + ", ".join(sorted(unknown)[:4])
             + (f" and {len(unknown) - 4} more" if len(unknown) > 4 else ""),
-            fix="their part in the logits is unknown; save the classifier alone",
+            fix="save the classifier alone: how these tensors affect the logits is unknown",
         )
     return Checkpoint(layout.format, tower, head, text, normalize, activation, layout.quick_gelu)
 
 
 def _facts(found: Inert) -> tuple[bool | None, str]:
-    """Whether a pickled classifier normalises features, and the activation of its image tower."""
+    """Return whether a pickled classifier normalises features, and its image tower's activation."""
     normalize, activations = None, set()
     for name, module in modules(found):
         if name.endswith("classification_head") and isinstance(
@@ -246,7 +266,8 @@ def _facts(found: Inert) -> tuple[bool | None, str]:
         kind = module.origin.rpartition(".")[2]
         if "visual." in name and kind in ("QuickGELU", "GELU"):
             activations.add(kind)
-    if found.origin.endswith("ImageClassifier_Norm"):  # FLYP's, which normalises before the head
+    # This class of FLYP normalises in its forward pass and has no attribute that says so.
+    if found.origin.endswith("ImageClassifier_Norm"):
         normalize = True
     return normalize, activations.pop() if len(activations) == 1 else ""
 
@@ -255,11 +276,11 @@ def _begins(state: Mapping[str, Tensor], prefix: str) -> bool:
     return any(name.startswith(prefix) for name in state)
 
 
-def _described(held: Any) -> str:
-    if isinstance(held, dict):
-        return (
-            f"a mapping of {', '.join(f'{key!r:.60}' for key in list(held)[:6])}"
-            if held
-            else "an empty mapping"
-        )
-    return f"a {held.origin:.200}" if isinstance(held, Inert) else f"a {type(held).__name__}"
+def _described(content: Any) -> str:
+    if isinstance(content, dict):
+        if not content:
+            return "an empty mapping"
+        return f"a mapping with the keys {', '.join(f'{key!r:.60}' for key in list(content)[:6])}"
+    if isinstance(content, Inert):
+        return f"a {content.origin:.200}"
+    return f"a {type(content).__name__}"

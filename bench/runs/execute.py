@@ -1,6 +1,4 @@
-"""Execute one run: fit (or reuse), evaluate on every split in one pass each, and leave a record
-whatever happens.
-"""
+"""Execute one run: fit or reuse, evaluate on every split, and write a record whatever happens."""
 
 from __future__ import annotations
 
@@ -25,15 +23,16 @@ from ..task import Setup
 from ..training.devices import DeviceLost
 from .experiment import Experiment
 from .measure import evaluate, measure_curve, metrics_of, with_line
-from .standing import Done, Part, done_before
+from .status import Done, Extra, done_before
 
-_GONE: dict[Part, str] = {
-    "curve": "what its curve's points predict was not kept, and its weights are not in this store",
-    "logits": "its logits were not kept, and its weights are not in this store",
+#: Why a finished run cannot be given a requested extra; completes a sentence that names the run.
+_UNAVAILABLE: dict[Extra, str] = {
+    "curve": "its curve's predictions were not saved, and its weights are not in this store",
+    "logits": "its logits were not saved, and its weights are not in this store",
 }
 
 
-def look_again(
+def refresh_finished(
     experiment: Experiment,
     method: Method,
     *,
@@ -44,12 +43,13 @@ def look_again(
     reporter: Reporter,
     **chosen: Any,
 ) -> RunRecord | None:
-    """Find a run that `execute` would return as it is, and bring its record up to date; None if
-    there is none.
+    """Update and return the record of a finished run; None if `execute` would do any work.
 
     Args:
-        reporter: is told of it.
-        chosen: how the parameters were, for the record. Others: as of `execute`.
+        experiment: where the run belongs.
+        method: as for `execute`, and so are `limit`, `search`, `curve` and `keep_logits`.
+        reporter: gets the event `done-before`.
+        chosen: how the parameters were chosen, for the record.
     """
     record = planned_record(experiment, method, limit=limit, search=search).model_copy(
         update=chosen
@@ -57,9 +57,13 @@ def look_again(
     done = done_before(
         experiment, method, experiment.store.run_dir(record), curve=curve, keep_logits=keep_logits
     )
-    return None if done is None or done.wanted else _told(experiment, done, record, reporter)
+    if done is None or done.wanted:
+        return None
+    return _reuse(experiment, done, record, reporter)
 
 
+# The methods called here are plug-ins. What one raises before there is a record (in `bind` or
+# `identity`) is an error of the command, so `foreign` is around the whole function as well.
 @foreign()
 def execute(
     experiment: Experiment,
@@ -71,28 +75,29 @@ def execute(
     keep_logits: bool = False,
     **chosen: Any,
 ) -> RunRecord:
-    """Fit `method` and measure it; the run's folder tells how it went.
+    """Fit `method`, evaluate it, and write the record and the predictions to the run's folder.
 
-    A run that is done, here or by the pack that it came in, is returned as it is. With `search`,
-    nothing but id-val is scored, and no image of a shift is decoded.
+    A finished run, made here or merged from a pack, is not repeated. A requested curve or logits
+    that it lacks are added if possible.
 
     Args:
-        limit: recorded, so that a run on fewer images never passes for a result.
-        curve: also the interpolation curve between the start and the end of the (underlying)
-            fine-tuned fit.
-        keep_logits: with the predictions, also where images times classes are many. Both are added
-            to a run that is done.
-        chosen: how the parameters were, for the record (`search_trials` and its like).
+        experiment: backbone, suite, seed and store.
+        method: what to fit.
+        limit: images per split at most; recorded, so that such a run never passes for a result.
+        search: score id-val alone and decode no image of a shift.
+        curve: also measure the interpolation curve between the start and the end of the fine-tuned
+            fit that `method` is or wraps.
+        keep_logits: save the logits even where images times classes exceed the usual limit.
+        chosen: how the parameters were chosen, for the record (`search_trials` and so on).
 
     Returns:
-        The record; its status is `done` or `failed`.
+        The record, with status `done` or `failed`.
 
     Raises:
-        Interrupted: a stop was asked for.
-        DeviceLost: a process that trained with this one was killed. Of both the record says
-            `cancelled`, and the same call continues.
+        Interrupted: a stop was requested; the record says `cancelled`, and the same call continues.
+        DeviceLost: a process that trained with this one was killed; otherwise as `Interrupted`.
     """
-    method = method.resolved(experiment.setup.traits)
+    method = method.bind(experiment.setup.traits)
     record = planned_record(experiment, method, limit=limit, search=search).model_copy(
         update=chosen
     )
@@ -100,39 +105,27 @@ def execute(
     path = store.run_dir(record) / "record.json"
     done = done_before(experiment, method, path.parent, curve=curve, keep_logits=keep_logits)
     if done is not None and not done.wanted:
-        return _told(experiment, done, record, experiment.setup.reporter)
-    splits = _splits(experiment.setup, record)  # finds unreadable images before training, not after
+        return _reuse(experiment, done, record, experiment.setup.reporter)
+    # Loading the splits now reports an unreadable image before hours of training, not after.
+    splits = _splits(experiment.setup, record)
     with Lease(path.parent, waiting=experiment.setup.waiting) as lease:
-        # Another process may have finished it while this one waited.
+        # Another process may have finished the run while this one waited for the lease.
         done = done_before(experiment, method, path.parent, curve=curve, keep_logits=keep_logits)
         if done is not None:
             if done.wanted:
-                fit = experiment.fit(method)
-                if "logits" in done.wanted:
-                    evaluate(
-                        experiment.setup,
-                        fit.classifier,
-                        splits,
-                        done.record,
-                        path.parent,
-                        keep_logits=True,
-                    )
-                if "curve" in done.wanted:
-                    done.record.curve = measure_curve(
-                        experiment, method, fit, splits, record, path.parent
-                    )
-                store.save_run(done.record)
-            return _told(
+                _add_extras(experiment, method, done, splits, record, path.parent)
+            return _reuse(
                 experiment, replace(done, lacking=frozenset()), record, experiment.setup.reporter
             )
         store.set_aside(path.parent)
+        # Saved with status `started`, so that a killed process leaves a trace.
         store.save_run(record)
         try:
+            # Within the `try`, a plug-in that calls sys.exit fails its own run and no other.
             with foreign():
+                # A method without a curve is refused before it is trained.
                 if curve:
-                    with_line(
-                        method, experiment.setup.traits
-                    )  # found out before training, not after
+                    with_line(method, experiment.setup.traits)
                 fit = experiment.fit(method)
                 if curve:
                     record.curve = measure_curve(
@@ -151,13 +144,15 @@ def execute(
             record.peak_memory_mb = max(
                 fit.record.peak_memory_mb or 0.0, peak_memory_mb(experiment.setup.engine)
             )
+            # A process that was suspended may have lost the folder to another one meanwhile.
             lease.check()
             record.status = "done"
         except (Interrupted, KeyboardInterrupt, DeviceLost) as stopped:
             record.status, record.error = "cancelled", str(stopped)
             raise
         except Exception as error:
-            # Failed is a row: told and recorded with its traceback, and the other runs go on.
+            # A failed run is a row of the leaderboard like any other and does not end a sweep. A
+            # BenchError explains itself; the traceback of anything else shows where the bug is.
             record.status, record.error = "failed", f"{type(error).__name__}: {error}"
             if not isinstance(error, BenchError) or isinstance(error, EndedByPlugin):
                 record.traceback = traceback.format_exc()
@@ -174,9 +169,7 @@ def execute(
 def start_over(
     experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False
 ) -> None:
-    """Forget a fit and its runs, so that `execute` makes both anew. What came in a pack stays, and
-    gets a run beside it.
-    """
+    """Delete a fit and its runs, so that `execute` repeats both; runs from packs stay."""
     experiment.store.forget(experiment.fit_id(method), waiting=experiment.setup.waiting)
     make_here(experiment, method, limit=limit, search=search)
 
@@ -184,8 +177,10 @@ def start_over(
 def make_here(
     experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False
 ) -> None:
-    """Have `execute` make a run though one came in a pack; until it is made, the folder says so to
-    every later command.
+    """Have `execute` make a run here although one was merged from a pack.
+
+    The record that is saved for it, with status `cancelled`, makes every later command go on with
+    the run instead of taking the one from the pack.
     """
     record = planned_record(experiment, method, limit=limit, search=search)
     folder = experiment.store.run_dir(record)
@@ -195,15 +190,33 @@ def make_here(
     with Lease(folder, waiting=experiment.setup.waiting):
         experiment.store.set_aside(folder)
         record.status, record.finished = "cancelled", _now()
-        record.error = f"to be made beside the run from {found.origin['pack']}"
+        record.error = f"to be run here, next to the run from {found.origin['pack']}"
         experiment.store.save_run(record)
 
 
-def _told(experiment: Experiment, done: Done, now: RunRecord, reporter: Reporter) -> RunRecord:
-    """A run that is done, told with what it lacks."""
+def _add_extras(
+    experiment: Experiment,
+    method: Method,
+    done: Done,
+    splits: dict[str, Split],
+    now: RunRecord,
+    folder: Path,
+) -> None:
+    """Add the wanted logits and curve to a finished run and save its record."""
+    fit = experiment.fit(method)
+    if "logits" in done.wanted:
+        evaluate(experiment.setup, fit.classifier, splits, done.record, folder, keep_logits=True)
+    if "curve" in done.wanted:
+        done.record.curve = measure_curve(experiment, method, fit, splits, now, folder)
+    experiment.store.save_run(done.record)
+
+
+def _reuse(experiment: Experiment, done: Done, now: RunRecord, reporter: Reporter) -> RunRecord:
+    """Report a finished run, with a warning for every requested extra that it lacks."""
     for part in sorted(done.lacking):
         reporter.event(
-            "warning", text=f"{now.label}, seed {now.seed}: {_GONE[part]}; --fresh trains it again"
+            "warning",
+            text=f"{now.label}, seed {now.seed}: {_UNAVAILABLE[part]}; --fresh trains it again",
         )
     record = _refreshed(experiment, done.record, now)
     reporter.event(
@@ -213,7 +226,9 @@ def _told(experiment: Experiment, done: Done, now: RunRecord, reporter: Reporter
 
 
 def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord) -> RunRecord:
-    """A done run with what the card and the search say today; its measurements stay."""
+    """Update a finished run to today's card and search, without measuring anything again."""
+    # The same parameters may be a recipe and the choice of a search, or of two searches. The record
+    # keeps the larger number of trials, the less favourable one.
     searched = now if now.search_trials > old.search_trials else old
     update = {
         **{
@@ -230,6 +245,7 @@ def _refreshed(experiment: Experiment, old: RunRecord, now: RunRecord) -> RunRec
                 "limit",
             )
         },
+        # `now` may lack comparisons that an earlier command made; their results stay.
         "duplicates": old.duplicates | now.duplicates,
         "search_trials": searched.search_trials,
         "search_seconds": searched.search_seconds,
@@ -249,10 +265,8 @@ def _splits(setup: Setup, record: RunRecord) -> dict[str, Split]:
 
 
 def _save_whatever_happens(experiment: Experiment, record: RunRecord) -> None:
-    """Save the last word on a run; where even that fails (a full disk), the error that is on its
-    way says more.
-    """
     try:
+        # On a full disk this fails too, and must not hide the error that is being raised.
         experiment.store.save_run(record)
     except BenchError as error:
         experiment.setup.reporter.event(
@@ -263,14 +277,14 @@ def _save_whatever_happens(experiment: Experiment, record: RunRecord) -> None:
 def planned_record(
     experiment: Experiment, method: Method, *, limit: int | None = None, search: bool = False
 ) -> RunRecord:
-    """The record of a run of `method`, before anything was done: its `eval_id` tells where the run
-    lies.
+    """Return the record of a run before it starts; `Store.run_dir` of it is the run's folder.
 
     Raises:
-        BenchError: an image of a split that the run measures cannot be read.
+        BenchError: an image of a split that the run evaluates cannot be read.
     """
     phase: Literal["search", "final"] = "search" if search else "final"
     label = row_label(method, experiment.setup)
+    # Added only where it is set, as in `_record`: a new key would change the ids of existing runs.
     few = {} if experiment.setup.shots is None else {"shots": experiment.setup.shots}
     return _record(
         experiment.setup,
@@ -290,15 +304,16 @@ def record_failure(
     limit: int | None = None,
     search: bool = False,
 ) -> RunRecord:
-    """Leave a row, and return it, for a run that could not say itself how it failed: its process
-    died, or what it is built on failed.
+    """Save and return a failed record for a run that could not write one itself.
 
-    A run that is done, or that some process works on, is left alone.
+    Its process died, or a fit that it depends on failed. A run that is finished, or that another
+    process works on, is left alone.
     """
     record = planned_record(experiment, method, limit=limit, search=search)
     record.status, record.error, record.finished = "failed", error, _now()
     folder = experiment.store.run_dir(record)
     found = experiment.store.run_at(folder)
+    # A job that died may have finished its run first, and another process may have taken it over.
     if (found is None or found.status != "done" or found.origin) and not is_live(folder):
         with Lease(folder, waiting=experiment.setup.waiting):
             experiment.store.set_aside(folder)
@@ -315,22 +330,21 @@ def _record(
     limit: int | None,
     phase: Literal["final", "search", "external"],
 ) -> RunRecord:
-    """The record of a run as it stands before anything was decoded or trained; a search opens
-    id-val alone.
-
-    Args:
-        fit: what the fit_id is the hash of.
-    """
+    """Build a record before anything is decoded or trained; `fit` is what the fit_id hashes."""
     fit_id = digest(fit)[:24]
     backbone, suite, card = setup.backbone, setup.suite, setup.suite.card
     search = phase == "search"
     shifts = () if search else card.shifts
     splits = ["id-val"] if search else ["id-val", "id-test", *(shift.name for shift in shifts)]
-    data = {name: setup.fingerprint(name) for name in splits if name not in suite.holes}
+    data = {name: setup.fingerprint(name) for name in splits if name not in suite.missing}
+    # A method that trains nothing looks at no training images, so they need not be there.
     counted = dict.fromkeys((*(["train"] if fit.get("train") else []), *data))
+    # A limit above the size of every split changes nothing, so the run counts as a result.
     if not suite.cut:
-        limit = None  # a limit that leaves every image in is none
+        limit = None
     projections = {name: suite.projections[name] for name in data if name in suite.projections}
+    # Everything that shapes the scores beyond the fit. The eval_id is its hash, so keys that were
+    # added later (`other_pixels`) appear only where they apply: old results keep their ids.
     measured = {
         "data": data,
         "projection": {name: one.fingerprint for name, one in projections.items()} or "identity",
@@ -361,7 +375,7 @@ def _record(
         projections={name: one.name for name, one in projections.items()},
         shifts=[shift.name for shift in shifts],
         averaged=[shift.name for shift in shifts if shift.in_average],
-        holes={name: why for name, why in suite.holes.items() if name in splits},
+        holes={name: why for name, why in suite.missing.items() if name in splits},
         miscounted={name: how for name in counted if (how := suite.miscounted(name))},
         ignored={name: count for name in counted if (count := suite.ignored(name))},
         duplicates=suite.duplicates(list(counted)),
@@ -374,9 +388,11 @@ def _record(
 
 
 def row_label(method: Method, setup: Setup) -> str:
-    """The method's name and the parameters that differ from what the suite's recipe gives it."""
+    """Return the method's name and the parameters that differ from the suite's recipe."""
+    # Compared with the recipe and not with the method's own defaults, and after `bind`: a value
+    # that the backbone decides (such as `head_init`) is no difference.
     usual = configure(type(method), {}, setup.suite.card.recipe)
-    given, default = _flat(method), _flat(usual.resolved(setup.traits))
+    given, default = _flat(method), _flat(usual.bind(setup.traits))
     differs = [
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in given.items()
@@ -414,34 +430,34 @@ def execute_external(
     limit: int | None = None,
     keep_logits: bool = False,
 ) -> RunRecord:
-    """Measure weights that somebody trained elsewhere.
+    """Evaluate weights that were trained elsewhere.
 
     Args:
-        weights: a file with the tensors of a classifier on this backbone (ours, or of a known
-            repository), or a fit's folder.
-        normalize: whether the head divides features by their norm; default: as the fit says, else
-            if there is a text tower.
-        averaged: see `load_external`.
-        keep_logits: as of `execute`.
+        experiment: backbone, suite and store.
+        weights: a checkpoint of ShiftBench or of a known repository, or a fit's folder.
+        name: name of the method in the record.
+        normalize: whether the head L2-normalises features; default: as the checkpoint says.
+        averaged: prefer averaged weights (EMA) if the file has both.
+        limit: as for `execute`.
+        keep_logits: as for `execute`.
 
     Raises:
-        BenchError: the file cannot be read safely, or its tensors do not fit the backbone and the
-            classes.
+        BenchError: the file cannot be read safely, or does not fit the backbone and the classes.
     """
+    # Imports open_clip, which takes seconds that other runs need not spend.
     from .external import load_external
 
     external = load_external(weights, experiment.setup, normalize, averaged=averaged)
     classifier = external.classifier
     parameters = {"name": name, "weights": external.sha256, "normalize": classifier.head.normalize}
+    # The content is hashed, and not the path: a moved file is the same method.
     parameters |= {"state": external.key} if external.key else {}
     method = {"name": "external", "version": 1, "source": "", "parameters": parameters}
     fit = {"external": parameters, "backbone": experiment.setup.backbone.weights_sha256}
     label = f"{name} ({external.format} checkpoint)" if external.format else name
     record = _record(experiment.setup, method, label, fit, limit=limit, phase="external")
-    record.source_format, record.facts = (
-        external.format,
-        {"cosine_to_backbone": external.similarity},
-    )
+    record.source_format = external.format
+    record.facts = {"cosine_to_backbone": external.similarity}
     path = experiment.store.run_dir(record) / "record.json"
     with Lease(path.parent, waiting=experiment.setup.waiting):
         experiment.store.set_aside(path.parent)

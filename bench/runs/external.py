@@ -1,6 +1,4 @@
-"""Weights from elsewhere: put into a classifier on a backbone's architecture, or refused with what
-differs.
-"""
+"""Load checkpoints of other repositories into a backbone's architecture, or say what differs."""
 
 from __future__ import annotations
 
@@ -21,24 +19,26 @@ from ..results.store import Store
 from ..task import Setup
 from .checkpoints import Checkpoint, read_checkpoint
 
-#: Cosine between two towers' weights below which one is not the other, fine-tuned. Fine-tuning
-#: leaves above 0.9; towers that were trained apart are near 0.
+#: Cosine between two towers' weights below which one was not fine-tuned from the other. Fine-tuning
+#: leaves it above 0.9; for towers that were trained independently it is near 0.
 DESCENDS = 0.5
 
-#: Rows of a zero-shot head have the norm exp(logit scale), 100 for OpenAI's models; those of a
-#: drawn linear layer are below 1.
+#: Norm of a head's rows above which it is taken for a zero-shot head. Its rows have the norm
+#: exp(logit scale), 100 for OpenAI's models; those of a randomly initialised linear layer are below
+#: 1.
 ZERO_SHOT_NORM = 10.0
 
 
 @dataclass(frozen=True)
 class External:
-    """A classifier from elsewhere.
+    """A classifier that was trained elsewhere.
 
     Attributes:
-        format: whose code wrote it; empty for ours.
-        sha256: of its tensors.
+        classifier: on the backbone's architecture.
+        format: repository whose code wrote the checkpoint; empty for ShiftBench's own format.
+        sha256: hash of the classifier's tensors.
         similarity: cosine between its tower's weights and the backbone's.
-        key: of the weights, in a file that holds averaged ones and others.
+        key: key of the weights in a file that also has averaged ones; empty otherwise.
     """
 
     classifier: Classifier
@@ -51,43 +51,48 @@ class External:
 def load_external(
     path: Path, setup: Setup, normalize: bool | None = None, *, averaged: bool = True
 ) -> External:
-    """The classifier in a file, or in the folder of a fit, which says itself which file and whether
-    to normalise.
+    """Load the classifier in a checkpoint file or in the folder of a fit.
 
     A checkpoint without a head (open_clip, FLYP) gets the zero-shot head of its own text tower for
     the suite's classes and prompts.
 
     Args:
-        averaged: take the averaged weights (EMA) of a file that holds those and others, as timm
-            does.
+        path: checkpoint file, or folder of a fit of ShiftBench.
+        setup: backbone and suite.
+        normalize: whether the head L2-normalises features; default: as the checkpoint says. A fit's
+            record always says it.
+        averaged: prefer averaged weights (EMA) if the file has both, as timm does.
 
     Raises:
-        BenchError: it cannot be read safely; its tensors are not those of the backbone's
-            architecture (the first differences are named); its head has another number of classes;
-            its activation is not the backbone's.
+        MissingPrerequisite: there is no such file, or the folder has no finished fit.
+        BenchError: the file cannot be read safely, its tensors do not fit the backbone (the message
+            names the first differences), its head has another number of classes, or its activation
+            is not the backbone's.
     """
     if path.is_dir():
+        # `path` is STORE/fits/FIT_ID.
         fit = Store(path.parent.parent).fit(path.name)
         if fit is None:
             raise MissingPrerequisite(
-                "the folder is not that of a finished fit",
+                "the folder has no finished fit",
                 where=str(path),
-                fix="name a weights file or a fit's folder",
+                fix="pass a weights file or the folder of a finished fit",
             )
         path, normalize = path / fit.weights, fit.normalize
     tower = setup.backbone.image_tower()
     pretrained = {f"tower.{name}": tensor for name, tensor in tower.state_dict().items()}
     checkpoint = read_checkpoint(path, averaged=averaged, trunk=_trunk(tower))
     if checkpoint.key:
-        how = (
-            "averaged weights; --no-ema takes the others"
+        which = (
+            "the averaged weights; --no-ema uses the others"
             if averaged
-            else "others than the averaged weights; --ema takes those"
+            else "not the averaged weights; --ema uses those"
         )
         setup.reporter.event(
             "warning",
-            text=f"{path.name} holds several states: measured is `{checkpoint.key}`, {how}",
+            text=f"{path.name} has several sets of weights; using `{checkpoint.key}`, {which}",
         )
+    # ShiftBench's own format has our tensor names and always a head.
     if not checkpoint.format:
         normalize = setup.traits.text if normalize is None else normalize
         classifier = Classifier(
@@ -96,6 +101,8 @@ def load_external(
         _check(checkpoint.tower, classifier.named_weights(), path, setup)
         state = checkpoint.tower
     else:
+        # The kind of tower and the activation are checked before single tensors: what they say is
+        # more useful than a list of missing names.
         architectures = [] if checkpoint.format == "timm" else architectures_like(checkpoint.tower)
         _check_kind(checkpoint, tower, path, setup, architectures)
         _check_activation(checkpoint, tower, path, setup)
@@ -121,7 +128,7 @@ def load_external(
 
 
 def _trunk(tower: nn.Module) -> set[str]:
-    """Names of the tensors of timm's model, where the tower is nothing but one."""
+    """Return the tensor names of the timm model if the tower consists of nothing else."""
     names = tower.state_dict().keys()
     return (
         {name.removeprefix("model.") for name in names}
@@ -131,11 +138,10 @@ def _trunk(tower: nn.Module) -> set[str]:
 
 
 def _inside(name: str, tower: nn.Module) -> str:
-    """Name in our tower of what open_clip calls `visual.` + `name`; towers around timm's models
-    have it in two parts.
-    """
+    """Return the name in our tower of the tensor that open_clip calls `visual.` + `name`."""
     if hasattr(tower, "visual"):
         return f"visual.{name}"
+    # open_clip wraps timm's models as `trunk` and `head`; our tower calls these parts otherwise.
     part, _, rest = name.partition(".")
     return ".".join(({"trunk": "model", "head": "projection"}.get(part, part), rest))
 
@@ -159,46 +165,44 @@ def _check(
         if state[name].shape != wanted[name].shape
     ]
     problems += [
-        f"{name} is {state[name].dtype}, and not plain floating-point numbers"
+        f"{name} is {state[name].dtype}, not plain floating-point numbers"
         for name in wanted.keys() & state.keys()
         if wanted[name].is_floating_point() and not can_be_weight(state[name])
     ]
     if problems:
+        # Another architecture makes hundreds of differences; four are enough to recognise it.
+        named = "; ".join(sorted(problems)[:4])
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        fix = "pass the backbone that they were trained from, and the suite whose classes they have"
+        if architectures:
+            fix += f"; their architecture is {' or '.join(architectures[:3])} of open_clip"
         raise BenchError(
             f"the weights do not fit {setup.backbone.name} with {len(setup.suite.card.classes)}"
-            " classes: "
-            + "; ".join(sorted(problems)[:4])
-            + (f" and {len(problems) - 4} more" if len(problems) > 4 else ""),
+            f" classes: {named}{more}",
             where=str(path),
-            fix=(
-                "name the backbone that they were trained from, and the suite whose classes they"
-                " have"
-            )
-            + (
-                f"; their architecture is {' or '.join(architectures[:3])} of open_clip"
-                if architectures
-                else ""
-            ),
+            fix=fix,
         )
 
 
 def _own_head(
     checkpoint: Checkpoint, dim: int, normalize: bool | None, path: Path, setup: Setup
 ) -> Head | None:
-    """The head in the checkpoint, or None if it has none."""
+    """Return the head in the checkpoint, or None if it has none."""
     if not checkpoint.head:
         return None
+    # A head that cannot be used is an error even if there is a text tower: a zero-shot head in its
+    # place would be another classifier than the one in the file.
     if not {"weight"} <= checkpoint.head.keys() <= {"weight", "bias"}:
         raise BenchError(
             "its head is not one linear layer of `weight` and `bias`, but has the tensors"
             f" {', '.join(sorted(checkpoint.head))}",
             where=str(path),
-            fix="their part in the logits is unknown; save a head that is one linear layer",
+            fix="save a head that is one linear layer",
         )
     for name, tensor in checkpoint.head.items():
         if not can_be_weight(tensor):
             raise BenchError(
-                f"its head's {name} is {tensor.dtype}, and not plain floating-point numbers",
+                f"its head's {name} is {tensor.dtype}, not plain floating-point numbers",
                 where=str(path),
             )
     weight, bias = checkpoint.head["weight"], checkpoint.head.get("bias")
@@ -212,29 +216,28 @@ def _own_head(
         raise BenchError(
             f"its head has the shapes {shapes} instead of ({classes}, {dim}) and ({classes},)",
             where=str(path),
-            fix="name the backbone that it was trained from",
+            fix="pass the backbone that it was trained from",
         )
     if weight.shape[0] != classes:
         raise BenchError(
             f"its head has {weight.shape[0]} classes, and {setup.suite.card.name} has {classes}",
             where=str(path),
-            fix="name the suite of the classes that it was trained on; `bench suites` lists them",
+            fix="pass the suite of the classes that it was trained on; `bench suites` lists them",
         )
     if normalize is None:
         normalize = checkpoint.normalize
-    if (
-        normalize is None
-        # A state dict does not say; only a head that started from text has such long rows
-    ):
+    # A state dict does not say whether its code normalises. Only a head that was built from text
+    # embeddings has rows as long as that, and such a head needs normalised features.
+    if normalize is None:
         normalize = float(weight.float().norm(dim=1).median()) > ZERO_SHOT_NORM
     return Head(weight, bias, normalize=normalize)
 
 
 def _zero_shot_head(checkpoint: Checkpoint, path: Path, setup: Setup) -> Head:
-    """The zero-shot head of the checkpoint's own text tower."""
+    """Build the zero-shot head of the checkpoint's own text tower."""
     text = setup.text()
     wanted = text.state_dict()
-    # `model.` is where our tower keeps open_clip's model.
+    # Our text tower has open_clip's model as its attribute `model`.
     state = {f"model.{name}": tensor for name, tensor in checkpoint.text.items()}
     missing = sorted(wanted.keys() - state.keys())
     wrong = sorted(
@@ -251,13 +254,13 @@ def _zero_shot_head(checkpoint: Checkpoint, path: Path, setup: Setup) -> Head:
             f" {lacks}",
             where=str(path),
             fix=(
-                "name a checkpoint of the whole classifier (wise-ft's zeroshot.pt,"
+                "pass a checkpoint of the whole classifier (wise-ft's zeroshot.pt,"
                 " checkpoint_N.pt), or another backbone"
             ),
         )
     text.load_state_dict({name: state[name].float() for name in wanted})
-    # The same tensors make other embeddings in a backbone of another activation, which its identity
-    # tells.
+    # The head is cached under this key. The backbone's hash is in it because the same text tensors
+    # give other embeddings under another activation.
     return setup.zero_shot_head(
         text, digest([setup.backbone.weights_sha256, tensors_sha256(dict(text.state_dict()))])
     )
@@ -266,19 +269,20 @@ def _zero_shot_head(checkpoint: Checkpoint, path: Path, setup: Setup) -> Head:
 def _check_kind(
     checkpoint: Checkpoint, tower: nn.Module, path: Path, setup: Setup, architectures: Sequence[str]
 ) -> None:
-    """Refuse a backbone of another library before all its tensors are called missing."""
+    """Refuse a backbone of another library before every tensor is reported as missing."""
     if not hasattr(tower, "visual") and not any(
         name.startswith("trunk.") for name in checkpoint.tower
     ):
+        architecture = architectures[0] if architectures else "ARCH"
+        tag = "openai for this repository" if checkpoint.quick_gelu else "for example openai"
         raise BenchError(
-            f"a checkpoint of {checkpoint.format} has an image tower of CLIP's, and"
-            f" {setup.backbone.name} is none",
+            f"a {checkpoint.format} checkpoint has a CLIP image tower, and {setup.backbone.name}"
+            " does not",
             where=str(path),
             fix=(
-                f"--backbone open_clip:{architectures[0] if architectures else 'ARCH'}/TAG, with"
-                " the tag that it was trained from"
-            )
-            + (" (openai for this repository)" if checkpoint.quick_gelu else ", such as openai"),
+                f"pass --backbone open_clip:{architecture}/TAG with the tag that it was trained"
+                f" from ({tag})"
+            ),
         )
 
 
@@ -287,21 +291,20 @@ def _check_activation(checkpoint: Checkpoint, tower: nn.Module, path: Path, setu
     if checkpoint.activation and ours and checkpoint.activation != ours:
         raise BenchError(
             f"its image tower computes {checkpoint.activation}, and {setup.backbone.name} computes"
-            f" {ours}: the same weights would silently be another, worse model",
+            f" {ours}: the same weights would silently give a worse model",
             where=str(path),
             fix=(
-                "name the backbone that it was trained from: open_clip:ARCH/openai for OpenAI's"
+                "pass the backbone that it was trained from: open_clip:ARCH/openai for OpenAI's"
                 " models (QuickGELU), or open_clip:ARCH-quickgelu@random for the architecture alone"
             ),
         )
 
 
 def _cosine(state: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> float:
-    """Cosine between the matrices of two towers, all taken as one vector; biases and norms are
-    alike in all towers.
-    """
+    """Return the cosine between the weight matrices of two towers, flattened to one vector."""
     dot = ours = theirs = 0.0
     for name, tensor in pretrained.items():
+        # Biases and norm scales are similar in all towers and would raise the cosine of any two.
         if tensor.ndim >= 2:
             a, b = tensor.double().flatten(), state[name].double().flatten()
             dot, ours, theirs = dot + float(a @ b), ours + float(a @ a), theirs + float(b @ b)
@@ -309,7 +312,11 @@ def _cosine(state: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> fl
 
 
 def _warn(checkpoint: Checkpoint, tower: nn.Module, similarity: float, setup: Setup) -> None:
-    """Tell what the file cannot rule out."""
+    """Warn about a likely wrong activation or backbone, which the file neither states nor excludes.
+
+    The wrong one of QuickGELU and GELU costs accuracy and raises no error. A pickled module states
+    its activation; for a state dict, the habits of its repository are all there is.
+    """
     ours, name = activation_of(tower), setup.backbone.name
     if similarity >= DESCENDS:
         if checkpoint.quick_gelu and ours == "GELU" and not checkpoint.activation:
@@ -320,8 +327,8 @@ def _warn(checkpoint: Checkpoint, tower: nn.Module, similarity: float, setup: Se
             setup.reporter.event("warning", text=f"{text}: the wrong one silently costs accuracy")
         return
     text = (
-        f"these weights are no fine-tuned {name} (cosine {similarity:.2f}): the row is listed under"
-        " a backbone that it is not"
+        f"these weights were not fine-tuned from {name} (cosine {similarity:.2f}): the row is"
+        " listed under the wrong backbone"
     )
     if checkpoint.format and ours and not checkpoint.activation:
         known = (

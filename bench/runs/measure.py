@@ -1,6 +1,4 @@
-"""Measure a classifier, or a whole interpolation curve, on every split of an experiment: into a
-record and its folder.
-"""
+"""Evaluate a classifier or an interpolation curve on every split and write the results."""
 
 from __future__ import annotations
 
@@ -25,16 +23,17 @@ from ..evaluation.variants import Variant, variants
 from ..method import FineTuner, Method, Traits
 from ..results.predictions import write_curve, write_predictions
 from ..results.record import CurvePoint, RunRecord
-from ..stopping import stop_if_asked
+from ..stopping import stop_if_requested
 from ..task import Fit, Setup
 from .experiment import Experiment
 
-#: The points of an interpolation curve.
+#: The points of an interpolation curve. Rounded, so that 0.3 and not 0.30000000000000004 names a
+#: column of the curve files and a value in the record.
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
 
 
 def metrics_of(setup: Setup) -> dict[str, Metric]:
-    """The metric of every split whose card entry names one of its own, and of the suite."""
+    """Return the suite's metric (key `""`) and those of the shifts that have one of their own."""
     card = setup.suite.card
     return {"": card.metric, **{shift.name: shift.metric for shift in card.shifts if shift.metric}}
 
@@ -48,17 +47,26 @@ def evaluate(
     *,
     keep_logits: bool = False,
 ) -> None:
-    """Metrics and predictions on every split, into the record and the folder.
+    """Evaluate on every split: metrics go to the record, predictions to the folder.
 
     Args:
-        splits: id-val before the others, since its temperature goes with their predictions.
-        keep_logits: however many they are.
+        setup: backbone, suite and engine.
+        classifier: what to evaluate.
+        splits: split by name, id-val first.
+        record: its `metrics`, `temperature`, averages and so on are set.
+        folder: of the run.
+        keep_logits: save the logits even where images times classes exceed the usual limit.
+
+    Raises:
+        BenchError: the accuracy of an untouched pre-trained classifier is not the published one.
     """
     metrics, projections = metrics_of(setup), setup.suite.projections
     start = time.monotonic()
     known = setup.known_accuracies(classifier)
     for name, split in splits.items():
-        logits = _measured(setup, {"it": classifier}, split)["it"]
+        logits = _logits(setup, {"model": classifier}, split)["model"]
+        # Published accuracies are of whole splits, so a limited split cannot be compared. Checked
+        # before anything of the split is recorded: wrong numbers never reach a board.
         if known is not None and setup.suite.complete(name):
             check_known(
                 known,
@@ -68,6 +76,8 @@ def evaluate(
                 projections.get(name),
                 partial(_variants, setup, classifier, split),
             )
+        # A shift with a subset of the classes is an easier task. Its ID accuracy on the same
+        # classes, under the same projection, is what its OOD accuracy has to be compared with.
         if name == "id-test":
             for shift in set(record.projections):
                 rows, labels = matched(split.labels, projections[shift])
@@ -75,6 +85,7 @@ def evaluate(
                     record.id_matched[shift] = score(
                         project(logits[rows], projections[shift]), labels, None
                     )
+        # id-val comes first, since the predictions of all splits are saved with its temperature.
         if name == "id-val":
             record.temperature = fitted_temperature(logits, split.labels)
         if name in projections:
@@ -90,8 +101,9 @@ def evaluate(
 
 
 def _variants(setup: Setup, classifier: Classifier, split: Split) -> Iterator[Variant]:
-    """What the guard may find a cause in; the prompts of one template are enough for that."""
+    """Yield the misconfigurations among which `check_known` looks for the cause of a mismatch."""
     card, suite = setup.suite.card, setup.suite
+    # One template shows whether the text side is the cause; all 80 would take minutes.
     return variants(
         classifier,
         split,
@@ -105,13 +117,15 @@ def _variants(setup: Setup, classifier: Classifier, split: Split) -> Iterator[Va
     )
 
 
-def _measured(setup: Setup, classifiers: Mapping[str, Classifier], split: Split) -> dict[str, Any]:
+def _logits(setup: Setup, classifiers: Mapping[str, Classifier], split: Split) -> dict[str, Any]:
+    """Return the logits (N, C) of each classifier on a split."""
+
     def progress(done: int, of: int) -> None:
         setup.reporter.event("evaluate", split=split.name, done=done, of=of)
-        stop_if_asked(setup.reporter)
+        stop_if_requested(setup.reporter)
 
-    # A frozen tower's features are the same for every head: they come from the cache, one forward
-    # pass per split, ever.
+    # The features of the pre-trained tower are the same for every head. They are cached on disk, so
+    # a probe, a zero-shot head and the start of every curve share one forward pass per split.
     frozen = {name: model for name, model in classifiers.items() if setup.is_frozen(model.tower)}
     logits = logits_of(
         {n: m for n, m in classifiers.items() if n not in frozen}, split, setup.engine, progress
@@ -125,41 +139,37 @@ def _measured(setup: Setup, classifiers: Mapping[str, Classifier], split: Split)
 
 
 def fine_tuned(method: Method, traits: Traits) -> FineTuner | None:
-    """The fine-tuner that a method is, or that it wraps and nothing beside it; None if there is
-    none.
-    """
+    """Return the fine-tuner that the method is, or wraps as its only dependency, or None."""
     while not isinstance(method, FineTuner):
-        inner = method.stages()
+        inner = method.dependencies()
         if len(inner) != 1:
             return None
-        method = inner[0].resolved(traits)
+        method = inner[0].bind(traits)
     return method
 
 
 def has_line(tuner: FineTuner | None) -> bool:
-    """Whether a straight line from start to end means anything: averaged, trained batch statistics
-    are those of no network.
-    """
+    """Return whether the weights between the start and the end of a fit can be interpolated."""
+    # Batch statistics that were trained belong to one set of weights; their mean belongs to none.
     return tuner is not None and tuner.norm == "frozen"
 
 
 def with_line(method: Method, traits: Traits) -> FineTuner:
-    """The fine-tuner whose interpolation curve is that of `method`.
+    """Return the fine-tuner whose interpolation curve is that of `method`.
 
     Raises:
-        BenchError: there is none, or between its ends lies nothing to measure.
+        BenchError: there is none, or its weights cannot be interpolated.
     """
     tuner = fine_tuned(method, traits)
     if tuner is None:
         raise BenchError(
-            f"{method.name} has no fine-tuned fit to draw a curve of", fix="leave --curve out"
+            f"{method.name} has no fine-tuned fit, so it has no curve", fix="leave out --curve"
         )
     if not has_line(tuner):
-        fix = "leave --curve out, or --set norm=frozen"
         raise BenchError(
             "batch statistics that were trained cannot be interpolated",
             where=f"method {method.name}",
-            fix=fix,
+            fix="leave out --curve, or pass --set norm=frozen",
         )
     return tuner
 
@@ -172,22 +182,33 @@ def measure_curve(
     record: RunRecord,
     folder: Path,
 ) -> list[CurvePoint]:
-    """Scores along the straight line from the start to the end of the fine-tuned fit that `method`
-    is or wraps.
+    """Score the interpolation curve of the fine-tuned fit that `method` is or wraps.
 
-    What every point predicts goes into the folder: an interval of the distance to the curve needs
-    single images.
+    The predictions of every point are written to the run's folder, because a confidence interval
+    of the distance to the curve needs single images.
+
+    Args:
+        experiment: where the fits are.
+        method: the method of the run.
+        fit: its fit.
+        splits: split by name.
+        record: of the run; declares which shifts are averaged.
+        folder: of the run.
+
+    Raises:
+        BenchError: see `with_line`.
     """
     tuner = with_line(method, experiment.setup.traits)
     assert tuner.head_init is not None
     end = fit.classifier if tuner is method else experiment.fit(tuner).classifier
+    # The curve of a wrapper such as wise-ft ends in the fit that it wraps; its own is in between.
     start = experiment.start(tuner.head_init)
     line = {str(alpha): interpolate(start, end, alpha) for alpha in ALPHAS}
     metrics = metrics_of(experiment.setup)
     scores: dict[float, dict[str, float]] = {alpha: {} for alpha in ALPHAS}
     for name, split in splits.items():
         predicted = {}
-        for key, logits in _measured(experiment.setup, line, split).items():
+        for key, logits in _logits(experiment.setup, line, split).items():
             if name in experiment.setup.suite.projections:
                 logits = project(logits, experiment.setup.suite.projections[name])
             scores[float(key)][name] = score(

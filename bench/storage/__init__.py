@@ -1,3 +1,1 @@
-"""Files that survive a crash, folders that two processes share, and the reading of what strangers
-wrote.
-"""
+"""File storage: atomic writes, leases on shared folders, and safe readers for untrusted files."""

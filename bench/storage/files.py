@@ -1,6 +1,4 @@
-"""Files as strangers hand them over: no pipe is waited for, no text without end is read, and a
-byte-order mark is no letter.
-"""
+"""Read untrusted files: no blocking on pipes, no unbounded input, and JSON without NaN."""
 
 from __future__ import annotations
 
@@ -16,13 +14,14 @@ from typing import Any, Final
 
 import tomli_w
 
-#: Bytes of a card, a list or a record; the longest that is shipped, ImageNet's 21,841 classes, has
-#: 1.4 million.
+#: Largest size in characters of a card, a list or a record. The longest file that is shipped, for
+#: the 21,841 classes of ImageNet, has 1.4 million.
 _LONGEST: Final = 256 << 20
 
-#: Bytes of the description at the begin of a safetensors file; the library reads no more either.
+#: Largest header in bytes of a safetensors file; the limit of the safetensors library itself.
 _LONGEST_HEADER: Final = 100_000_000
 
+#: The kinds of file whose reading may block or never end, with their names in messages.
 _KINDS: Final = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -32,46 +31,59 @@ _KINDS: Final = (
 
 
 def special(mode: int) -> str:
-    """What stands under a name that is neither a file nor a folder, such as "a pipe"; ""
-    otherwise.
+    """Return what a path is if neither file nor folder, such as "a pipe"; otherwise "".
+
+    Args:
+        mode: `st_mode` of the path.
     """
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "")
 
 
 def absent(path: Path, *, what: str = "file") -> str:
-    """Why there is no file under a name, as a sentence; "" if there is one."""
+    """Return why there is no file at a path, as a sentence; "" if there is one.
+
+    Args:
+        path: where a file is expected.
+        what: the name of the file in the sentence.
+    """
     try:
         mode = path.stat().st_mode
     except OSError:
         return f"there is no {what} {path}"
     kind = "a folder" if stat.S_ISDIR(mode) else special(mode)
-    return f"{path} is {kind}, and no {what}" if kind else ""
+    return f"{path} is {kind}, not a {what}" if kind else ""
 
 
 def not_weights(path: Path) -> str:
-    """What a file is that was to be one of weights, as a clause such as "it is a web page"; "" if
-    nothing speaks against it.
+    """Return what a file is instead of model weights, such as "it is a web page"; "" if plausible.
+
+    Only the start of the file is read, so "" does not mean that the weights are intact.
     """
     length = path.stat().st_size
     with regular(path).open("rb") as file:
         start = file.read(1024)
+        # A safetensors file begins with the length of its JSON header, in 8 bytes.
         header = min(int.from_bytes(start[:8], "little"), _LONGEST_HEADER)
         described = (
             start[8 : 8 + header] + file.read(max(8 + header - len(start), 0))
             if path.suffix == ".safetensors"
             else b""
         )
+    # What servers and tools leave in place of a download: a login or error page, an error of S3, a
+    # repository cloned without Git LFS, half an archive.
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "it is empty"
     if text.startswith((b"<!doctype html", b"<html", b"<head")):
-        return "it is a web page: what was saved is where the file can be had"
+        return "it is a web page: the page with the download link was saved, not the file"
     if text.startswith(b"<?xml"):
         return "it is a server's message in XML"
     if text.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS: `git lfs pull` brings the file itself"
+        return "it is a pointer of Git LFS: `git lfs pull` downloads the file itself"
+    # torch.save writes zip archives too; the directory of a whole one is at its end.
     if start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
         return "it is the beginning of a zip archive: its end is missing"
+    # gzip, bzip2, xz and Zstandard.
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
         return "it is compressed: unpack it"
     if path.suffix != ".safetensors":
@@ -88,32 +100,36 @@ def not_weights(path: Path) -> str:
             else ""
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return ""  # damage of another kind, which the library names
+        # Other damage: the safetensors library reports it when it loads the file.
+        return ""
 
 
 def most_unpacked(path: Path) -> int:
-    """Bytes that an archive of unknown images may unpack to: they hardly compress."""
+    """Return the number of bytes to which an archive of unknown images may unpack."""
+    # Images hardly compress, so a ratio of 20 is a sign of a zip bomb; small archives may hold a
+    # compressible list or two.
     return max(20 * path.stat().st_size, 256 << 20)
 
 
 def regular(path: Path) -> Path:
-    """Give the path back if reading it ends.
+    """Return the path if it can be read to an end without blocking.
 
     Raises:
-        OSError: it is a pipe, a socket or a device, or a link to one; or it is not there.
+        OSError: the path does not exist, or is a pipe, a socket, a device or a link to one.
     """
     if kind := special(path.stat().st_mode):
-        raise OSError(errno.EINVAL, f"it is {kind}, and no file", str(path))
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
     return path
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, without a byte-order mark.
+    """Read a UTF-8 text file, without its byte-order mark.
 
     Raises:
-        OSError: as `regular`, or it cannot be read.
-        ValueError: it is not UTF-8, or far too long.
+        OSError: the file cannot be read; see `regular`.
+        ValueError: it is not UTF-8, or longer than 256 MB.
     """
+    # Editors on Windows write the mark, which tomllib and json refuse.
     with regular(path).open(encoding="utf-8-sig") as file:
         text = file.read(_LONGEST)
     if len(text) == _LONGEST:
@@ -122,44 +138,50 @@ def read_text(path: Path) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The table of a TOML file.
+    """Read a TOML file.
 
     Raises:
-        OSError, ValueError: as `read_text`, or it is not TOML.
+        OSError: the file cannot be read; see `regular`.
+        ValueError: it is not TOML, not UTF-8, or too long.
     """
     table: dict[str, Any] = _parsed(path, tomllib.loads)
     return table
 
 
 def toml_of(table: Mapping[str, Any]) -> str:
-    """A table as TOML; what does not print is an escape."""
+    """Return a table as TOML, with unprintable characters escaped."""
+    # tomli_w writes characters that turn the writing direction as they are; a terminal or an editor
+    # would then show another text than the file has.
     return "".join(
         c if c.isprintable() or c == "\n" else f"\\U{ord(c):08x}" for c in tomli_w.dumps(table)
     )
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+    """Read a JSON file.
 
     Raises:
-        OSError, ValueError: as `read_text`, or it is not JSON, or a number is not finite.
+        OSError: the file cannot be read; see `regular`.
+        ValueError: it is not JSON, not UTF-8, or too long; or a number is not finite.
     """
     return _parsed(path, finite_json)
 
 
 def finite_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text in which all numbers are finite.
 
     Raises:
         ValueError: it is not JSON, or a number is not finite (`NaN`, `Infinity`, `1e999`).
     """
+    # NaN passes every comparison in a sort or a range check, and JSON has no such number.
     return json.loads(text, parse_constant=_finite, parse_float=_finite)
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text:.30} is no finite number")
+        # Cut, since an attacker may write a number of a million digits.
+        raise ValueError(f"{text:.30} is not a finite number")
     return number
 
 
@@ -167,4 +189,4 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(read_text(path))
     except RecursionError:
-        raise ValueError("its lists or tables lie too deep in each other") from None
+        raise ValueError("its lists or tables are nested too deeply") from None

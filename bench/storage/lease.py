@@ -1,18 +1,22 @@
-"""A claim on a folder that two takers or a stalled owner cannot both hold, on a shared file system
-too.
+"""Give one process at a time ownership of a folder, on shared file systems too.
 
-Claims are numbered files `lease/<generation>.json`, made by a hard link, which only one process can
-win. The owner is the highest generation. It rewrites its file every few seconds. Whoever waits
-judges it stale by watching that beat stand still on its own monotonic clock: clocks of two machines
-are never compared, and steps of one do not matter. On Linux an owner is also known to be dead if it
-was a process since the machine's last start that no longer exists. The waiting process then creates
-the next generation. Nothing that an owner writes is shared between generations, and the final
-result is created exclusively, so a stalled owner that wakes up after its last check can still
-overwrite nothing.
-
-A lock of the filelock package says nothing of an owner that stalls, and on a file server it
-outlives one that was killed.
+A claim is a file `lease/<generation>.json` in the folder; the owner is the highest generation. It
+rewrites its claim every few seconds. A process that waits takes over when the claim has not changed
+for a minute, or at once when the owner is known to be dead.
 """
+
+# Why this is safe. (1) Two processes cannot both take over: a claim is created by a hard link under
+# the number after the highest one, which succeeds for one process only, on NFS too. A taker that
+# was delayed so long that its number has come and gone gets a claim below the highest; it does not
+# own the folder either, and `check` says so. (2) No clocks are compared: the waiting process
+# watches the beat stand still on its own monotonic clock, so that neither the clocks of two
+# machines nor a step of one matter. (3) A stalled owner that wakes up does no harm: it calls
+# `check` before every commit; should it stall again between check and write, it writes only files
+# that carry its own generation or are created exclusively, so it overwrites nothing of its
+# successor. (4) An owner on this machine is known to be dead by its process number together with
+# the start time of the process, the boot of the machine and the process namespace, so a reused
+# number is not taken for it. The filelock package was rejected: its locks do not show that an owner
+# stalls, and on a file server they can outlive an owner that was killed.
 
 from __future__ import annotations
 
@@ -32,16 +36,17 @@ from typing import Any
 from ..errors import BenchError
 from .atomic import write_text
 
-#: Folders below a claimed one that its holder alone writes to.
+#: Subfolders of a claimed folder to which only the owner writes.
 _WRITTEN_BELOW = ("checkpoint", "predictions", "curve")
 
 
 class LeaseLost(BenchError):
-    """Somebody else took the folder over while this process stood still."""
+    """The error that another process took the folder over while this one stalled."""
 
 
 def _this_process() -> dict[str, Any]:
     pid, boot = os.getpid(), _boot()
+    # Without /proc (macOS) there is no start time; takeover then relies on the beat alone.
     started = _started(pid) if boot else None
     return {
         "host": socket.gethostname(),
@@ -54,7 +59,7 @@ def _this_process() -> dict[str, Any]:
 
 @cache
 def _boot() -> str:
-    """What this start of the machine is known by; "" where the system does not say."""
+    """Return an id of the machine's current boot; "" if the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -62,9 +67,7 @@ def _boot() -> str:
 
 
 def _process_space() -> str:
-    """The namespace in which a process number means something: two containers of one host do not
-    share it.
-    """
+    """Return the process namespace; two containers of one host have different ones."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -72,32 +75,35 @@ def _process_space() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process was started, in ticks since the machine was, which no step of the clock
-    changes; None if it is dead.
+    """Return the start time of a process in ticks since boot; None for a zombie.
 
     Raises:
-        OSError: the system does not say.
+        ProcessLookupError: there is no such process.
+        OSError: the system does not report it.
     """
     try:
-        # The second field, the program's name, may hold spaces and brackets.
+        # The second field, the program's name, may contain spaces and brackets, so parsing begins
+        # behind the last bracket; the start time is field 22 of proc(5).
         state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except FileNotFoundError:
-        os.kill(pid, 0)  # processes of other users may be hidden
+        # /proc may hide the processes of other users (hidepid); a signal still finds them, and
+        # raises ProcessLookupError only if there is none.
+        os.kill(pid, 0)
         raise
     return None if state == b"Z" else int(fields[18])
 
 
 def _surely_dead(claim: dict[str, Any]) -> bool:
-    """Whether the owner was a process of this machine that no longer exists (quicker than waiting
-    for its beat).
-    """
-    pid, born = claim.get("pid"), claim.get("started")
+    """Whether the owner was a process of this machine that no longer exists."""
+    # A shortcut past the minute of waiting, which matters after every Ctrl-C or kill on one
+    # machine. When in doubt the answer is False, and the beat decides.
+    pid, started = claim.get("pid"), claim.get("started")
     if not _boot() or (claim.get("boot"), claim.get("space")) != (_boot(), _process_space()):
         return False
-    if not isinstance(pid, int) or not isinstance(born, int) or pid <= 0:
+    if not isinstance(pid, int) or not isinstance(started, int) or pid <= 0:
         return False
     try:
-        return _started(pid) != born
+        return _started(pid) != started
     except ProcessLookupError:
         return True
     except (OSError, ValueError, OverflowError):
@@ -105,9 +111,9 @@ def _surely_dead(claim: dict[str, Any]) -> bool:
 
 
 def _claim(text: str) -> dict[str, Any]:
-    """What a claim says. One that is empty or garbage is nobody's: its owner would not know it as
-    its own either.
-    """
+    """Parse a claim; an empty or damaged one counts as released."""
+    # Claims are written atomically, so a damaged one is no half-written claim of a live owner. Its
+    # owner would not find its own token in it either.
     try:
         claim = json.loads(text)
     except (ValueError, RecursionError):
@@ -116,15 +122,15 @@ def _claim(text: str) -> dict[str, Any]:
 
 
 class Lease:
-    """Hold a folder: `with Lease(folder) as lease: ... lease.check(); commit`.
+    """Ownership of a folder: `with Lease(folder) as lease: ...; lease.check(); commit`.
 
     Args:
-        folder: what is claimed.
-        beat: seconds between signs of life.
-        stale_after: seconds without a sign of life (on the watcher's clock) after which the folder
-            is taken over.
-        waiting: called about once a second while another process holds the folder; may raise to
-            give up.
+        folder: the folder to claim; it is created.
+        beat: seconds between two signs of life.
+        stale_after: seconds without a sign of life, on the clock of the waiting process, after
+            which it takes the folder over.
+        waiting: called about once a second with the owner's claim while another process holds the
+            folder; may raise to give up.
     """
 
     def __init__(
@@ -151,7 +157,7 @@ class Lease:
             raise BenchError(
                 what,
                 where=str(self._claims),
-                fix="mend its permissions, or use another one with --store",
+                fix="fix its permissions, or choose another store with --store",
             ) from error
         seen: tuple[int, str] | None = None
         since = time.monotonic()
@@ -159,6 +165,7 @@ class Lease:
             top = self._top()
             text = self._read(top)
             claim = _claim(text)
+            # Any change of the text counts as a sign of life: the number of beats is in it.
             if (top, text) != seen:
                 seen, since = (top, text), time.monotonic()
             if (
@@ -169,9 +176,11 @@ class Lease:
                 if write_text(self._path(top + 1), self._text(), exclusive=True):
                     self.generation = top + 1
                     break
+                # Another process was faster: look at its claim.
                 continue
             self._waiting(claim)
             time.sleep(min(1.0, self._stale_after / 4))
+        # Only below our own: the highest claim always stays, so that no number is used twice.
         for number, old in _numbered(self._claims):
             if number < self.generation:
                 old.unlink(missing_ok=True)
@@ -190,33 +199,34 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
         if self.held():
-            # Best effort, since an error is on its way perhaps: a claim that stays is judged by its
-            # owner's death.
+            # Best effort, so that a full disk hides no error of the `with` block: a claim that is
+            # not released is taken over once this process has ended.
             with contextlib.suppress(BenchError):
                 write_text(self._path(self.generation), self._text(released=True))
 
     def held(self) -> bool:
-        """Whether this process is still the owner."""
+        """Return whether this process is still the owner."""
         return self._top() == self.generation and self._token in self._read(self.generation)
 
     def check(self) -> None:
-        """Call before every commit.
+        """Raise unless this process is still the owner; call it before every commit.
 
         Raises:
-            LeaseLost: another process has taken over.
+            LeaseLost: another process has taken over, or the folder is gone.
         """
+        # A moved store looks like a lost claim, but needs another fix.
         if not self._claims.exists():
             raise LeaseLost(
-                "its folder is gone: the store was moved or removed while this ran",
+                "the folder is gone: the store was moved or removed while this ran",
                 where=str(self._claims.parent),
                 fix=(
-                    "run the same command with --store naming its new place; it goes on from the"
-                    " last checkpoint there"
+                    "run the same command with --store and the store's new path; it continues from"
+                    " the last checkpoint there"
                 ),
             )
         if not self.held():
             raise LeaseLost(
-                "another process took this fit over while this one stood still; nothing was"
+                "another process took this fit over while this one stalled; nothing was"
                 " overwritten",
                 where=str(self._claims.parent),
                 fix="run the same command again",
@@ -242,6 +252,7 @@ class Lease:
 
     def _live(self) -> None:
         while not self._stop.wait(self._beat):
+            # Once lost, a claim is not beaten for again: `check` reports it in the main thread.
             if not self.held():
                 return
             try:
@@ -260,19 +271,19 @@ def _numbered(claims: Path) -> list[tuple[int, Path]]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed have left behind: our parts, and the temporary files of
-    the safetensors library.
-    """
+    """Remove temporary files that killed writers left behind."""
     for place in (folder, *(folder / name for name in _WRITTEN_BELOW)):
+        # The first pattern is that of `write_with`, the second that of the safetensors library.
         for pattern in (".*.part", ".tmp??????"):
-            for left in place.glob(pattern):
+            for leftover in place.glob(pattern):
                 with contextlib.suppress(OSError):
-                    left.unlink()
+                    leftover.unlink()
 
 
 def is_live(folder: Path) -> bool:
-    """Whether some process seems to hold `folder` (its claim is not released and its owner is not
-    known to be dead).
+    """Return whether a process seems to own a folder, without waiting for its beat.
+
+    It does if its claim is not released and it is not known to be dead.
     """
     claims = _numbered(folder / "lease")
     if not claims:
@@ -280,5 +291,6 @@ def is_live(folder: Path) -> bool:
     try:
         claim = _claim(max(claims)[1].read_text(encoding="utf-8", errors="replace"))
     except OSError:
+        # Its file was just replaced or removed, so somebody is there.
         return True
     return not claim.get("released") and not _surely_dead(claim)

@@ -1,6 +1,4 @@
-"""Pickles from strangers, read as data: nothing that they name is imported, and what they cost is
-bounded by their size.
-"""
+"""Unpickle untrusted files safely: no imports, and cost bounded by the file's size."""
 
 from __future__ import annotations
 
@@ -8,8 +6,8 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
-#: Of no use in files of weights or images, and all allocate by a number instead of by what is
-#: there.
+#: Opcodes that files of weights or images do not need, and that allocate by a number in the file
+#: or look it up in a registry, instead of reading data that is there.
 _LEFT_OUT: Final = (
     pickle.BYTEARRAY8,
     pickle.NEXT_BUFFER,
@@ -18,34 +16,37 @@ _LEFT_OUT: Final = (
     pickle.EXT2,
     pickle.EXT4,
 )
-#: What keys of mappings and members of sets may be, or tuples of it. Hashing walks through all that
-#: a key holds, and a tuple that holds the same tuple twice, and so on for sixty tuples, is never
-#: done.
+#: Types of dictionary keys and set members; tuples of these are allowed too. Nested tuples are not:
+#: hashing visits everything in a key, and sixty tuples that each contain the previous one twice
+#: take 2**60 visits.
 _KEYS: Final = (str, bytes, int, float, bool, type(None))
 
 
-#: Pieces that a pickle is read in, a few for each thing in it: CIFAR's batches have 80,000. As many
-#: as this take ten seconds.
+#: Largest number of reads of one pickle, which takes a few per object. CIFAR's batches take 80,000;
+#: this many take ten seconds.
 _MOST_PIECES: Final = 10_000_000
 
 
 class _Source:
-    """The bytes of a pickle as a file that never gives, nor allocates, more than is there."""
+    """The bytes of a pickle as a file that never returns or allocates more than there is."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._at, self._pieces = data, 0, 0
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes."""
+        """Return at most `size` bytes."""
         self._pieces += 1
         if self._pieces > _MOST_PIECES:
-            raise pickle.UnpicklingError(f"it is made of more than {_MOST_PIECES:,} pieces")
+            raise pickle.UnpicklingError(f"it takes more than {_MOST_PIECES:,} reads")
+        # A slice ends with the data, so a pickle that claims a terabyte allocates nothing.
         read = bytes(self._data[self._at : self._at + size])
         self._at += len(read)
         return read
 
     def readline(self) -> bytes:
-        """Up to the next line's begin."""
+        """Return the bytes up to and including the next line break."""
+        # A memoryview cannot search. In blocks of 4 KiB, since copying the rest of the file for
+        # every line would make the cost quadratic.
         end = self._at
         while end < len(self._data):
             more = bytes(self._data[end : end + (1 << 12)])
@@ -56,20 +57,20 @@ class _Source:
         return self.read(end - self._at)
 
 
-#: The one written in Python: the C one keeps a table of as many entries as the largest number that
-#: a pickle names.
+#: The unpickler written in Python. The one in C saves objects in an array as long as the largest
+#: index that the pickle names, so a few bytes can allocate gigabytes; here it is a dictionary.
 _Unpickler: Any = pickle._Unpickler
 
 
 class BoundedUnpickler(_Unpickler):  # type: ignore[misc]
-    """Read a pickle with nothing but the given functions.
+    """An unpickler that calls only the functions that it is given.
 
     Args:
         data: the pickle.
-        encoding: of strings that Python 2 wrote.
-        resolve: what stands for a name such as `torch.Size`. A function gets plain data, results of
-            other functions, or mappings and lists of those; all that functions are given together
-            may be no longer than the pickle.
+        resolve: returns the function or type to use for a name such as `torch.Size`. Functions are
+            called with plain data, results of other functions, and dictionaries and lists of those;
+            the arguments of all calls together may not be longer than the pickle.
+        encoding: encoding of strings that Python 2 wrote.
     """
 
     def __init__(
@@ -84,14 +85,17 @@ class BoundedUnpickler(_Unpickler):  # type: ignore[misc]
         self._resolved: dict[str, Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name."""
+        """Return the function or type for a name; called by the base class."""
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         if full not in self._resolved:
             found = self._resolve(full)
+            # Types stay bare, since the base class constructs objects by `cls.__new__`.
             self._resolved[full] = found if isinstance(found, type) else Counted(found, self._spend)
         return self._resolved[full]
 
     def _spend(self, arguments: Sequence[Any]) -> None:
+        # A saved object can be passed again for two bytes, so without a budget a small pickle could
+        # copy a large list forever. Tensors are not counted: their memory is not in the pickle.
         self._left -= sum(
             len(one) for one in arguments if hasattr(one, "__len__") and not hasattr(one, "numel")
         )
@@ -99,34 +103,39 @@ class BoundedUnpickler(_Unpickler):  # type: ignore[misc]
             raise pickle.UnpicklingError("it builds far more than it holds")
 
     def load_frame(self) -> None:
-        """Frames only say how much to read ahead."""
+        """Skip the length of a frame."""
+        # A length is a hint to read ahead, and the base class would trust it.
         self.read(8)
 
+    # Each method below handles an opcode that hashes, and checks the keys first. The base class has
+    # put the objects since the mark on `self.stack`: keys and values in turn, or members.
+
     def load_setitem(self) -> None:
-        """One entry."""
+        """Set one entry of a dictionary."""
         check_keys(self.stack[-2:-1])
         _Unpickler.load_setitem(self)
 
     def load_setitems(self) -> None:
-        """Entries since the mark."""
+        """Set the entries since the mark."""
         check_keys(self.stack[::2])
         _Unpickler.load_setitems(self)
 
     def load_dict(self) -> None:
-        """A mapping of the entries since the mark."""
+        """Build a dictionary of the entries since the mark."""
         check_keys(self.stack[::2])
         _Unpickler.load_dict(self)
 
     def load_additems(self) -> None:
-        """Members since the mark."""
+        """Add the members since the mark to a set."""
         check_keys(self.stack)
         _Unpickler.load_additems(self)
 
     def load_frozenset(self) -> None:
-        """A set of the members since the mark."""
+        """Build a frozen set of the members since the mark."""
         check_keys(self.stack)
         _Unpickler.load_frozenset(self)
 
+    # The base class looks opcodes up in this table, so overriding the methods alone does nothing.
     dispatch: ClassVar[dict[int, Callable[..., None]]] = {
         code: load
         for code, load in _Unpickler.dispatch.items()
@@ -142,8 +151,14 @@ class BoundedUnpickler(_Unpickler):  # type: ignore[misc]
 
 
 class Counted:
-    """A function that a pickle may call, and can neither look into nor change."""
+    """A function that a pickle may call but not inspect or change.
 
+    Args:
+        function: the function to call.
+        spend: called first with the arguments of each call; may raise.
+    """
+
+    # Without a `__dict__` a pickle cannot set attributes.
     __slots__ = ("_function", "_spend")
 
     def __init__(
@@ -160,8 +175,15 @@ class Counted:
 
 
 def check_keys(keys: Sequence[Any]) -> None:
-    """Raise UnpicklingError unless all are plain values, or tuples of them."""
+    """Check that keys are plain values or tuples of them, so that hashing them is cheap.
+
+    Raises:
+        UnpicklingError: a key is of another type.
+    """
     for key in keys:
         for part in key if type(key) is tuple else (key,):
+            # The exact type: a subclass may hash in its own way.
             if type(part) not in _KEYS:
-                raise pickle.UnpicklingError(f"a {type(part).__name__} is no key of a mapping")
+                raise pickle.UnpicklingError(
+                    f"a {type(part).__name__} is not allowed as a dictionary key"
+                )

@@ -1,3 +1,1 @@
-"""Sweeps: many runs as one plan, a search with the same budget for every method, and the runners
-that carry it out.
-"""
+"""Sweeps: plan many runs, search hyper-parameters with equal budgets, run trials in parallel."""

@@ -1,44 +1,50 @@
-"""One piece of work of a sweep, as plain data that any process on any machine can be given, and how
-it ended.
-"""
+"""Define a sweep's jobs, results and resources as plain data, and the protocol of a runner."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from ..spec import SEARCH_SEED
+from ..run_spec import SEARCH_SEED
 from ..stopping import Reporter
 
 if TYPE_CHECKING:
     from .queue import Queue
-    from .work import Work
+    from .worker import Work
 
+#: A fit that other jobs depend on, a fit up to an epoch, a run on id-val alone, a run on all
+#: splits.
 Phase = Literal["stage", "rung", "search", "final"]
+#: See `JobResult.status`. Only a job that was `lost` is tried again in the same start of the sweep:
+#: after a failure the same code would fail in the same way.
 Status = Literal["done", "failed", "cancelled", "lost"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A fit to make (`stage`) or to make as far as an epoch (`rung`), or a run: a fit and its
-    evaluation on id-val alone (`search`) or on everything (`final`).
+    """A unit of work of a sweep: a fit, a part of a fit, or a run (a fit and its evaluation).
+
+    It contains plain values only, so that it can be sent to a process on another machine.
 
     Attributes:
-        id: names the job in every process and in every start of the same sweep; made of what it
-            leaves in the store: `fit-` and the fit_id of a stage, `rung-`, the fit_id and the epoch
-            of a rung, `run-` and the eval_id of a run.
-        method: `{"name": ..., "parameters": {...}}`, complete; the name of an installed method, or
-            the absolute path of a file.
+        id: the same in every process and at every start of the same sweep: `fit-<fit_id>` of a
+            stage, `rung-<fit_id>-<epoch>` of a rung, `run-<eval_id>` of a run.
+        phase: `stage`: a fit. `rung`: a fit up to an epoch. `search`: a run on id-val alone.
+            `final`: a run on all splits.
+        method: `{"name": ..., "parameters": {...}}` with all parameters; the name of an installed
+            method, or the absolute path of a file.
+        label: the row of the run in tables.
         suite: name, or absolute path of a card.
         backbone: name.
-        label: of the row, for people.
-        fit_id: what the fit must turn out to be; a process that arrives at another one has other
-            data, weights or sources.
-        needs: fit_ids that have to be in the store before it starts.
-        trial: number of the search trial.
-        epoch: as far as which a rung trains.
-        curve: also the interpolation curve.
-        chosen: how the parameters of a final run were, for its record; empty if by nobody.
+        seed: seed of the fit.
+        fit_id: expected id of the fit; a process that computes another one has other data, weights
+            or sources than the driver.
+        needs: fit_ids that have to be in the store before the job starts.
+        trial: number of the search trial; None for other jobs.
+        epoch: last epoch of a rung; None for other jobs.
+        curve: whether to evaluate the interpolation curve too.
+        chosen: how a search chose the parameters, for the record of a final run; empty without a
+            search.
     """
 
     id: str
@@ -50,6 +56,8 @@ class Job:
     seed: int
     fit_id: str
     needs: tuple[str, ...] = ()
+    # Whether a job belongs to a search is not seen by `phase`: a sweep may look at id-val only, and
+    # its final runs then have the phase `search` too.
     trial: int | None = None
     epoch: int | None = None
     curve: bool = False
@@ -57,12 +65,12 @@ class Job:
 
     @property
     def is_run(self) -> bool:
-        """Whether it is evaluated and leaves a record."""
+        """Whether the job is evaluated and writes a record."""
         return self.phase in ("search", "final")
 
     @property
     def name(self) -> str:
-        """The job in words, without its seed."""
+        """The job in words, without its seed, such as "trial 3 lp-ft"."""
         kind = (
             "stage"
             if self.phase == "stage"
@@ -76,31 +84,34 @@ class Job:
 
     @property
     def title(self) -> str:
-        """The job in words."""
+        """The job in words, with its seed."""
+        # The seed of searches is an internal constant, which would mean nothing to a reader.
         if self.seed != SEARCH_SEED:
             return f"{self.name}, seed {self.seed}"
         return f"{self.name} of the search" if self.phase == "stage" else self.name
 
     def as_json(self) -> dict[str, Any]:
-        """The job as JSON values; `from_json` reads them."""
+        """Return the job as JSON values; `from_json` is the inverse."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """The job that `as_json` wrote."""
+        """Return the job that `as_json` wrote."""
+        # JSON turns tuples into lists, and the copy has to equal the original.
         return cls(**{**values, "needs": tuple(values["needs"])})
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one attempt at a job ended.
+class JobResult:
+    """The result of one attempt at a job.
 
     Attributes:
-        status: `cancelled`: a stop was asked for, and the state is saved. `lost`: its process died
-            without a word (killed, out of memory, its machine gone); the queue offers the job
+        status: `done`: the result is in the store. `failed`: it raised, or ran out of time.
+            `cancelled`: a stop was requested, and the state is saved. `lost`: its process died
+            without a report (killed, out of memory, its machine gone), so the queue offers the job
             again, as often as its limit allows.
         error: one sentence, for `failed` and `lost`.
-        seconds: wall time of the attempt, waiting excluded.
+        seconds: wall time of the attempt, without waiting for a slot.
     """
 
     status: Status
@@ -108,26 +119,26 @@ class Outcome:
     seconds: float = 0.0
 
 
-#: Of a store: what Ray has to say.
+#: The file in a store to which Ray's processes log.
 LOG = "ray.log"
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a trial gets, and how many run at once.
+    """The resources of one trial, and how many trials run at once.
 
     Args:
         gpus: GPUs per trial; a fraction lets trials share one, 0 computes on the CPU. None: one if
             there are any, else 0.
         cpus: CPU cores per trial.
-        memory: bytes per trial; 0: not counted.
+        memory: bytes per trial; 0: unlimited.
         most: trials at once; None: as many as the GPUs, or else the cores, allow.
-        timeout: seconds of one attempt at a trial, after which it is stopped (its state is saved)
-            and counts as failed.
+        timeout: seconds after which an attempt at a trial is stopped; its state is saved, and it
+            counts as failed.
         max_failures: how often a trial whose process or machine died is started again.
-        custom: Ray's own resources by name.
-        labels: of the nodes on which trials may run.
-        address: of an existing Ray cluster.
+        custom: names and amounts of Ray's custom resources.
+        labels: names and values of the labels of Ray nodes on which trials may run.
+        address: address of an existing Ray cluster.
     """
 
     gpus: float | None = None
@@ -142,7 +153,7 @@ class Resources:
 
     @property
     def bundle(self) -> dict[str, float]:
-        """What a trial takes, in Ray's words; with `gpus` decided."""
+        """The resources of a trial by Ray's names; `gpus` None counts as 0."""
         amounts = {
             "CPU": self.cpus,
             "GPU": self.gpus or 0.0,
@@ -153,42 +164,51 @@ class Resources:
 
 
 def short_of_cores(resources: Resources, cores: float, gpus: float) -> str:
-    """What to tell where trials have GPUs and leave most cores idle, which decoding images for them
-    could use; else nothing.
+    """Return a warning if trials on GPUs leave most cores idle; otherwise "".
 
     Args:
-        resources: with `gpus` decided.
-        cores, gpus: of the machine that trials run on.
+        resources: resources of a trial; `gpus` is not None.
+        cores: number of cores of the machine.
+        gpus: number of its GPUs.
     """
     fair = int(cores * (resources.gpus or 0.0) / gpus) if gpus else 0
+    # Only if twice as many are free: a small difference is not worth a warning at every start.
     if resources.cpus * 2 > fair:
         return ""
     return (
-        f"a trial gets {resources.cpus:g} of the {fair} cores that there are for its share of the"
-        " GPUs; where images are decoded while it trains, they wait for that: --cpus-per-trial"
-        f" {fair}"
+        f"a trial gets {resources.cpus:g} of the {fair} cores that match its share of the GPUs. If"
+        f" images are decoded during training, the GPU waits for them: --cpus-per-trial {fair}"
     )
 
 
 class Runner(Protocol):
-    """Has jobs done somewhere."""
+    """A way to execute jobs: in this process, in other processes, or on a cluster."""
 
     def run(self, queue: Queue, work: Work, reporter: Reporter) -> None:
-        """Take and settle until the queue is over, or until a stop was asked for and every running
-        trial has ended.
+        """Execute jobs until the queue is over or a requested stop is complete.
 
-        A failing trial is settled as failed and the others go on. Returns after a stop, too: the
-        caller asks `reporter.stop`.
+        A trial that fails is settled as failed, and the others continue. After a stop was requested
+        the method returns once every running trial has ended; the caller checks `reporter.stop`.
+
+        Args:
+            queue: the jobs to take and settle.
+            work: settings that all trials share.
+            reporter: receives the events of all trials.
 
         Raises:
-            BenchError: the runner itself cannot go on (a cluster out of reach).
+            BenchError: the runner cannot continue, for example since a cluster is out of reach.
         """
 
 
 def progress_of(kind: str, fields: dict[str, Any]) -> dict[str, Any] | None:
-    """The part of a trial's event that travels to the driver, as plain values; None for what stays
-    where it is.
+    """Return the fields of a trial's event that are sent to the driver; None for none.
+
+    Args:
+        kind: kind of the event; see `Reporter.event`.
+        fields: all fields of the event.
     """
+    # Only plain values that the driver shows: everything else in an event may be large, or may not
+    # be picklable.
     wanted = {
         "data": ("what", "done", "of"),
         "warning": ("text",),

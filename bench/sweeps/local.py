@@ -1,6 +1,4 @@
-"""Trials side by side on one machine, a process each; and one after another in this process, for a
-debugger.
-"""
+"""Run trials on this machine, in parallel processes or one after another in this process."""
 
 from __future__ import annotations
 
@@ -21,42 +19,48 @@ from rich.filesize import decimal as size
 
 from ..errors import UsageError
 from ..stopping import PassedOn, Reporter
-from .job import Job, Outcome, Resources, progress_of, short_of_cores
+from .job import Job, JobResult, Resources, progress_of, short_of_cores
+from .memory_budget import fitting, peak_of_a_trial
 from .queue import Queue
-from .room import fitting, peak_of_a_trial
-from .work import Work
+from .worker import Work
 
-#: What a child says when it has a job: the time that it took to start is not the trial's.
+#: The message by which a child confirms that it has received a job. The clock of `--timeout` starts
+#: with it, since starting a process and importing torch is not the trial's own time.
 _BEGUN = ("begun", dict[str, Any]())
 
 
 class LocalRunner:
-    """Runs trials in processes of this machine. A process does one job after another, since
-    importing torch takes seconds.
+    """A runner that executes trials in parallel processes on this machine.
 
     Args:
-        resources: `gpus` share the machine's GPUs out, each process seeing only its own.
+        resources: resources of a trial; each process sees only its own GPUs.
     """
+
+    # A process does one job after another, since importing torch takes seconds. Processes are
+    # spawned, since CUDA and the threads of torch do not survive a fork. A process pool of the
+    # standard library breaks as a whole when one of its processes is killed, which here has to cost
+    # one attempt at one job.
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
 
     def run(self, queue: Queue, work: Work, reporter: Reporter) -> None:
-        """See `Runner.run`."""
+        """Execute jobs until the queue is over or a requested stop is complete."""
         free = self._slots(queue, reporter)
         context = multiprocessing.get_context("spawn")
         idle: list[_Process] = []
         busy: list[_Process] = []
-        told = False
+        stopping = False
         try:
             while True:
+                # A second signal does not wait for anything to be saved.
                 if reporter.now:
                     break
-                if reporter.stop and not told:
-                    told = True
+                if reporter.stop and not stopping:
+                    stopping = True
                     for process in busy:
                         process.interrupt()
-                while not told and (idle or free):
+                while not stopping and (idle or free):
                     job = queue.take()
                     if job is None:
                         break
@@ -64,7 +68,7 @@ class LocalRunner:
                     process.start(job)
                     busy.append(process)
                     reporter.event("started", job=job, where=process.name)
-                if not busy and (told or queue.over):
+                if not busy and (stopping or queue.over):
                     break
                 _wait(busy)
                 for process in list(busy):
@@ -80,14 +84,17 @@ class LocalRunner:
         finally:
             for process in [*idle, *busy]:
                 process.end()
+        # Busy ones are left only after a second signal.
         for process in busy:
             if process.job is not None:
-                queue.settle(process.job.id, Outcome("cancelled"))
+                queue.settle(process.job.id, JobResult("cancelled"))
 
     def _slots(self, queue: Queue, reporter: Reporter) -> list[_Slot]:
-        """One environment per trial that may run at once."""
+        """Return one slot per trial that may run at the same time."""
         gpus = self._gpus()
         per_trial = self._resources.gpus if self._resources.gpus is not None else float(bool(gpus))
+        # The affinity mask counts where there is one: in a container or a Slurm job it allows fewer
+        # cores than the machine has. macOS has none.
         cores = (
             len(os.sched_getaffinity(0))
             if hasattr(os, "sched_getaffinity")
@@ -95,6 +102,7 @@ class LocalRunner:
         )
         if not per_trial:
             by_cores = max(1, int(cores / self._resources.cpus))
+            # Hidden, since a trial without `--device` computes on the best device that it sees.
             hidden = {"CUDA_VISIBLE_DEVICES": ""} if gpus else {}
             wanted, peak = self._resources.most or by_cores, peak_of_a_trial(queue)
             count = fitting(peak, wanted)
@@ -102,21 +110,27 @@ class LocalRunner:
                 reporter.event(
                     "warning",
                     text=(
-                        f"a trial takes up to {size(peak)} of memory: {count} at once instead of"
-                        f" {wanted}"
+                        f"a trial takes up to {size(peak)} of memory: running {count} at once"
+                        f" instead of {wanted}"
                     ),
                 )
             return [_Slot(f"process {n + 1}", hidden) for n in range(count)]
         if per_trial > len(gpus):
             raise UsageError(
-                f"a trial is to have {per_trial:g} GPU(s), and this machine has {len(gpus)}",
+                f"a trial needs {per_trial:g} GPU(s), but this machine has {len(gpus)}",
                 where="--gpus-per-trial",
-                fix="leave it out, with --device cpu" if not gpus else "give fewer",
+                fix=(
+                    "remove the option and pass --device cpu"
+                    if not gpus
+                    else "request fewer GPUs per trial"
+                ),
             )
         if per_trial >= 1:
             each = int(per_trial)
             groups = [gpus[first : first + each] for first in range(0, len(gpus) - each + 1, each)]
         else:
+            # One slot on each GPU before a second one on any, so that fewer trials than slots are
+            # spread over all GPUs.
             groups = [[gpu] for _ in range(int(1 / per_trial)) for gpu in gpus]
         if text := short_of_cores(replace(self._resources, gpus=per_trial), cores, len(gpus)):
             reporter.event("warning", text=text)
@@ -127,7 +141,9 @@ class LocalRunner:
         return slots[: self._resources.most]
 
     def _gpus(self) -> list[str]:
-        """What CUDA_VISIBLE_DEVICES may name: those that torch sees, in this process's order."""
+        """Return the GPUs that torch sees, as values for CUDA_VISIBLE_DEVICES."""
+        # With CUDA_VISIBLE_DEVICES=4,5 torch counts 0 and 1, but a child has to get 4 or 5 (or a
+        # UUID): its value replaces the one of this process.
         import torch
 
         count = torch.cuda.device_count()
@@ -140,10 +156,12 @@ class LocalRunner:
 
 
 class InlineRunner:
-    """Runs trials in this very process, one after another."""
+    """A runner that executes trials one after another in this process, for a debugger."""
 
     def run(self, queue: Queue, work: Work, reporter: Reporter) -> None:
-        """See `Runner.run`."""
+        """Execute jobs until the queue is over or a stop is requested."""
+        # With nothing running, `take` returns None only if the queue is over: a job's dependencies
+        # are jobs too, and one whose fit another process trains waits for that when it runs.
         while not reporter.stop and (job := queue.take()) is not None:
             reporter.event("started", job=job, where="this process")
             outcome = work.do(job, _Direct(reporter, job))
@@ -152,7 +170,7 @@ class InlineRunner:
 
 
 class _Direct(PassedOn):
-    """A trial's reporter in the driver's own process."""
+    """The reporter of a trial in the driver's own process, which adds the job to events."""
 
     def __init__(self, to: Reporter, job: Job) -> None:
         super().__init__(to)
@@ -164,7 +182,7 @@ class _Direct(PassedOn):
 
 @dataclass(frozen=True)
 class _Slot:
-    """Room for one trial: its name, and the environment of its process."""
+    """A place for one trial: its name, and the environment variables of its process."""
 
     name: str
     environment: dict[str, str]
@@ -180,6 +198,8 @@ class _Process:
         self._work = work
         self._pipe, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(target=_serve, args=(theirs, work))
+        # A spawned process inherits the environment of its parent. To set the variables in the
+        # child would be too late if anything that it imports first touches CUDA.
         before = {key: os.environ.get(key) for key in slot.environment}
         os.environ |= slot.environment
         try:
@@ -190,6 +210,7 @@ class _Process:
                     del os.environ[key]
                 else:
                     os.environ[key] = value
+        # Else the pipe would stay open here when the child dies, and report no end of file.
         theirs.close()
 
     @property
@@ -202,16 +223,17 @@ class _Process:
 
     def start(self, job: Job) -> None:
         self.job, self._started = job, None
-        with contextlib.suppress(OSError):  # it died while idle: `listen` finds that out
+        # If the process died while idle, `listen` notices and reports it.
+        with contextlib.suppress(OSError):
             self._pipe.send(job)
 
-    def listen(self, reporter: Reporter) -> Outcome | None:
-        """Pass on what the child has said; its outcome once there is one."""
+    def listen(self, reporter: Reporter) -> JobResult | None:
+        """Pass on the child's events; return its outcome once there is one."""
         assert self.job is not None, "only a busy process is listened to"
         try:
             while self._pipe.poll():
                 message = self._pipe.recv()
-                if isinstance(message, Outcome):
+                if isinstance(message, JobResult):
                     return message
                 if message == _BEGUN:
                     self._started = time.monotonic()
@@ -222,22 +244,25 @@ class _Process:
             pass
         else:
             seconds = 0.0 if self._started is None else time.monotonic() - self._started
+            # The child stops by itself at its timeout; one that hangs in a driver or a file server
+            # cannot, and is killed after a grace period.
             if self._work.patience is not None and seconds > self._work.patience:
                 self._process.kill()
                 self._process.join()
-                return Outcome("failed", self._work.hung, seconds)
+                return JobResult("failed", self._work.hung, seconds)
             if self.alive:
                 return None
+        # The pipe may close shortly before the exit code is known.
         self._process.join(timeout=5)
-        return Outcome("lost", _death(self._process.exitcode))
+        return JobResult("lost", _death(self._process.exitcode))
 
     def interrupt(self) -> None:
-        """Ask a busy child to save its state and come to an end."""
+        """Request a busy child to save its state and exit."""
         if self._process.pid is not None and self.alive:
             os.kill(self._process.pid, signal.SIGTERM)
 
     def end(self) -> None:
-        """Idle or not, it ends now; what it had saved is kept."""
+        """Kill the child, idle or not; what it has saved stays."""
         self._process.kill()
         self._process.join()
         self._pipe.close()
@@ -245,6 +270,7 @@ class _Process:
 
 def _wait(busy: list[_Process]) -> None:
     waitables = [waitable for process in busy for waitable in process.waitables]
+    # The timeout bounds how late a signal or a hanging child is noticed.
     if waitables:
         wait(waitables, timeout=0.2)
     else:
@@ -261,12 +287,10 @@ def _death(code: int | None) -> str:
 
 
 def _serve(pipe: Connection, work: Work) -> None:
-    """The child: do jobs until the driver closes the pipe. Ctrl-C reaches the whole group; the
-    driver alone decides.
-    """
-    os.dup2(
-        2, 1
-    )  # stdout is the driver's, for the answer; what a method prints is part of the story
+    """Do jobs in the child process until the driver closes the pipe."""
+    # Stdout is reserved for the driver's result; what a method prints goes to stderr.
+    os.dup2(2, 1)
+    # Ctrl-C reaches the whole process group. The driver decides what it means, and sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reporter = _Piped(pipe)
     signal.signal(signal.SIGTERM, reporter.on_signal)
@@ -280,15 +304,17 @@ def _serve(pipe: Connection, work: Work) -> None:
         reporter.send(_BEGUN)
         outcome = work.do(job, reporter)
         reporter.busy = False
+        # Before the outcome, after which the driver may kill this process.
         sys.stdout.flush()
         sys.stderr.flush()
         reporter.send(outcome)
 
 
 def _watch_the_driver(reporter: _Piped, grace: float) -> None:
-    """When the driver dies, a trial saves its state and ends, so that the next start of the sweep
-    can take it over at once.
-    """
+    """Stop this process when the driver dies."""
+    # A driver killed with -9 cannot stop its children. A trial that went on alone would hold its
+    # lease and its GPU, and the next start of the sweep would have to wait for it. It saves its
+    # state first; after the grace period it is ended whatever it does.
     driver = multiprocessing.parent_process()
     assert driver is not None, "this runs in a child"
 
@@ -302,9 +328,7 @@ def _watch_the_driver(reporter: _Piped, grace: float) -> None:
 
 
 class _Piped(Reporter):
-    """A trial's reporter in a child process; steps are told a few times a second, the rest at
-    once.
-    """
+    """The reporter of a trial in a child process, which sends events to the driver."""
 
     def __init__(self, pipe: Connection) -> None:
         self.busy = False
@@ -313,22 +337,25 @@ class _Piped(Reporter):
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stop = number
+        # An idle child blocks in `recv`, and has nothing to save.
         if not self.busy:
             os._exit(0)
 
-    def send(self, message: Outcome | tuple[str, dict[str, Any]]) -> None:
+    def send(self, message: JobResult | tuple[str, dict[str, Any]]) -> None:
         try:
             self._pipe.send(message)
         except OSError:
-            self.stop = self.stop or signal.SIGTERM  # the driver is gone
+            # The driver is gone.
+            self.stop = self.stop or signal.SIGTERM
 
     def event(self, kind: str, **fields: Any) -> None:
-        told = progress_of(kind, fields)
-        if told is None:
+        progress = progress_of(kind, fields)
+        if progress is None:
             return
+        # These come many times a second, and only the latest one is shown.
         if kind in ("step", "evaluate", "data"):
             now = time.monotonic()
             if now - self._last < 0.2:
                 return
             self._last = now
-        self.send((kind, told))
+        self.send((kind, progress))

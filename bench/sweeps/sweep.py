@@ -1,4 +1,4 @@
-"""A sweep from its spec to its records: plan, queue, runner, and what is left in the store."""
+"""Run a sweep: plan it, execute its jobs with a runner, and read its records from the store."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
 from ..identity import digest
 from ..results.record import RunRecord
 from ..results.store import Store, store_root
-from ..runs.execute import look_again
-from ..spec import RunSpec, Settings
+from ..run_spec import RunSpec, Settings
+from ..runs.execute import refresh_finished
 from ..stopping import PassedOn, Reporter
 from ..storage.atomic import write_text
-from .job import LOG, Job, Outcome, Resources, Runner
+from .job import LOG, Job, JobResult, Resources, Runner
 from .plan import Plan, make_plan
 from .queue import Queue
-from .spec import SweepSpec, sweep_of
-from .work import Work
+from .sweep_spec import SweepSpec, sweep_of
+from .worker import Work
 
 
 def run_sweep(
@@ -39,12 +39,19 @@ def run_sweep(
     fresh: bool = False,
     own: bool = False,
 ) -> Sweep:
-    """The sweep that makes the runs of a spec, in this process or as several jobs on this machine.
+    """Return the sweep for the runs of `bench run`; call its `run` to execute it.
 
     Args:
-        settings, reporter, fresh, own: see `Sweep`.
+        spec: the runs.
+        jobs: number of processes on this machine; 1: this process.
+        store: see `Sweep`.
+        settings: see `Sweep`.
+        reporter: see `Sweep`.
+        fresh: see `Sweep`.
+        own: see `Sweep`.
     """
     settings = settings or Settings()
+    # Fixed numbers, not those of the machine: both decide the last bits of a result.
     settings = settings.model_copy(
         update={"threads": settings.threads or 2, "devices": settings.devices or 1}
     )
@@ -61,18 +68,22 @@ def run_sweep(
 
 
 class Sweep:
-    """A planned sweep on a store. Planning trains nothing and writes nothing.
+    """A planned sweep on a store; planning trains nothing and writes nothing.
 
     Args:
-        shard: (i, n): this process does the i-th of n parts of the runs; others on the same store
-            do the rest.
-        fresh: forget the final runs and their own fits first.
-        own: make them here though they came in packs.
+        spec: what to run.
+        store: root of the store; None: the default one.
+        settings: device, threads and other settings of the machine.
+        reporter: receives warnings.
+        shard: (i, n): do the i-th (from 1) of n parts of the runs; other processes on the same
+            store do the rest.
+        fresh: remove the final runs and their fits when the sweep begins.
+        own: repeat final runs that came in packs.
         final: see `make_plan`.
 
     Raises:
         UsageError: a name or a parameter is wrong.
-        MissingPrerequisite: data or weights are not here.
+        MissingPrerequisite: data or weights are missing.
     """
 
     def __init__(
@@ -99,15 +110,18 @@ class Sweep:
             checkpoint_seconds=settings.checkpoint_seconds,
             devices=settings.devices or max(1, int(spec.gpus_per_trial or 1)),
         )
-        if spec.runner == "inline":  # told before anything is opened
+        # Here, so that a wrong device is reported before any data are opened. The driver of the
+        # other runners computes nothing, and must not take memory of a GPU.
+        if spec.runner == "inline":
             replace(engine, device=settings.device or default_device()).apply()
-        # The driver of other runners computes nothing, so it takes no memory of any GPU.
         self.plan: Plan = make_plan(
             spec, store=self.store.root, engine=engine, reporter=reporter, **final
         )
         self.queue = Queue(
             self.plan, max_failures=spec.max_failures, shard=shard, fresh=fresh, own=own
         )
+        # Absolute paths, since a trial's process may run in another folder. The suite is a
+        # placeholder: each job names its own.
         where = spec.run_spec(spec.suites[0], None).model_copy(
             update={"data_root": spec.data_root.absolute() if spec.data_root else None}
         )
@@ -115,31 +129,33 @@ class Sweep:
 
     @property
     def id(self) -> str:
-        """Names the sweep in the journal: the same for the same spec."""
+        """The id of the sweep in the journal, a hash of its spec."""
         return digest(self.spec.model_dump(mode="json"))[:12]
 
     def runner(self) -> Runner:
-        """The runner that the spec names.
+        """Return the runner that the spec names.
 
         Raises:
-            UsageError: the device contradicts what a trial gets.
+            UsageError: `--device` contradicts the resources of a trial.
         """
         spec, device, gpus = self.spec, self.work.device, self.spec.gpus_per_trial
         if device is not None and device.startswith("cuda"):
             if ":" in device and spec.runner != "inline":
                 raise UsageError(
-                    "which GPU a trial computes on is the sweep's to say",
+                    "a sweep assigns GPUs to its trials by itself",
                     where=f"--device {device}",
                     fix=(
-                        f"export CUDA_VISIBLE_DEVICES={device.partition(':')[2]}, and --device cuda"
+                        f"export CUDA_VISIBLE_DEVICES={device.partition(':')[2]}, and use --device"
+                        " cuda"
                     ),
                 )
             if gpus == 0:
                 raise UsageError(
                     "a trial without a GPU cannot use CUDA",
                     where="--gpus-per-trial 0",
-                    fix="--device cpu",
+                    fix="use --device cpu",
                 )
+        # Without --gpus-per-trial the device decides; without either, the runner does.
         if gpus is None and device is not None:
             gpus = float(device.startswith("cuda"))
         resources = Resources(
@@ -152,6 +168,7 @@ class Sweep:
             labels=tuple(spec.labels.items()),
             address=spec.address,
         )
+        # Imported here, since importing Ray takes seconds that the other runners do not need.
         if spec.runner == "ray":
             from .ray.runner import RayRunner
 
@@ -161,20 +178,23 @@ class Sweep:
         return LocalRunner(resources) if spec.runner == "local" else InlineRunner()
 
     def run(self, reporter: Reporter) -> None:
-        """Have everything done that is not done yet; failed runs are rows, and do not stop the
-        others.
+        """Execute all jobs that are not done; a failed run is recorded and stops no other.
+
+        Args:
+            reporter: receives the events of all jobs; its `stop` ends the sweep.
 
         Raises:
-            Interrupted: a stop was asked for; the trials that ran have saved their state.
-            MissingPrerequisite: the store cannot be written.
-            BenchError: the runner cannot go on.
+            Interrupted: a stop was requested; the running trials have saved their state.
+            MissingPrerequisite: the store is not writable.
+            BenchError: the runner cannot continue.
         """
         self.queue.begin()
+        # A sweep that is done works on a read-only store too.
         if not self.queue.over:
             self._check_store()
         journal = Journal(reporter, self.store.root / "sweep.jsonl", self.id)
         queue = self.queue
-        self._tell_done(reporter)
+        self._refresh_done(reporter)
         journal.write(
             "planned",
             done=queue.count("done"),
@@ -185,9 +205,9 @@ class Sweep:
             if not queue.over:
                 with self._tracked(journal) as tracked:
                     self.runner().run(queue, self.work, tracked)
-            elif (
-                self.spec.runner == "ray"
-            ):  # what a driver left that was killed after its last trial
+            # A driver that was killed after its last trial left files and processes of Ray, which
+            # no other sweep may come to clean up.
+            elif self.spec.runner == "ray":
                 from .ray.session import remove_dead_sessions
 
                 remove_dead_sessions()
@@ -200,7 +220,7 @@ class Sweep:
             )
         if reporter.stop and queue.unfinished:
             what = (
-                "stopped at once; what was saved before is kept"
+                "stopped at once; saved work is not lost"
                 if reporter.now
                 else "stopped; the state is saved"
             )
@@ -208,15 +228,15 @@ class Sweep:
                 what, fix="run the same command again: it continues", signal=reporter.stop
             )
 
-    def _tell_done(self, reporter: Reporter) -> None:
-        """Bring the records of final runs that are done up to what the card and the search say
-        today, and tell of them.
-        """
+    def _refresh_done(self, reporter: Reporter) -> None:
+        """Update the records of final runs that are done, and report them."""
+        # The averages that a card declares and the search that chose the parameters may have
+        # changed since, without any change of the predictions.
         for planned in (
             entry.planned for entry in self.queue if entry.state == "done" and entry.planned.final
         ):
             job, keep_logits = planned.job, self.spec.keep_logits
-            look_again(
+            refresh_finished(
                 planned.experiment,
                 planned.method,
                 limit=self.spec.limit,
@@ -228,14 +248,16 @@ class Sweep:
             )
 
     def _check_store(self) -> None:
+        # Before training, since the first write of a trial may come hours later. `exclusive` makes
+        # a hard link, as leases do, which some file systems do not support.
         mark = self.store.root / f".writable-{uuid.uuid4().hex[:12]}"
         try:
-            write_text(mark, "", exclusive=True)  # by a hard link, as leases are
+            write_text(mark, "", exclusive=True)
         except BenchError as error:
             raise MissingPrerequisite(
                 f"the store cannot be written: {error.what}",
                 where=str(self.store.root),
-                fix="mend its permissions, or use another one with --store",
+                fix="fix its permissions, or choose another store with --store",
             ) from error
         mark.unlink()
 
@@ -247,7 +269,7 @@ class Sweep:
         return tracked(reporter, self.spec.track, self.store.root)
 
     def records(self) -> list[RunRecord]:
-        """The records of the final runs that there are, seed by seed in the plan's order."""
+        """Return the records of the final runs so far, seed by seed in the plan's order."""
         entrants, seeds = self.plan.entrants, self.spec.seeds
         folders = {
             (seeds.index(planned.job.seed), entrants.index(planned.entrant)): planned.path.parent
@@ -258,7 +280,8 @@ class Sweep:
         return [record for record in found if record is not None]
 
     def free_disk(self) -> int:
-        """Bytes free where the store is."""
+        """Return the free bytes on the store's disk."""
+        # Planning does not create the store.
         place = self.store.root
         while not place.exists():
             place = place.parent
@@ -266,11 +289,15 @@ class Sweep:
 
 
 class Journal(PassedOn):
-    """A reporter that writes the lines and passes everything on.
+    """A reporter that appends the state changes of jobs to a JSON Lines file.
 
     A line is `{"time": unix seconds, "sweep": id, "event": "planned" | "started" | "epoch" |
-    "settled" | "ended", ...}`. Several sweeps may write to one file: a line is appended in one
-    piece.
+    "settled" | "note" | "ended", ...}`; docs/sweeps.md describes the fields.
+
+    Args:
+        to: receives all events too.
+        path: the file, which several sweeps may share.
+        sweep: id of the sweep.
     """
 
     def __init__(self, to: Reporter, path: Path, sweep: str) -> None:
@@ -278,9 +305,8 @@ class Journal(PassedOn):
         self._path, self._sweep, self._broken = path, sweep, False
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Write what changes the state of a job, its epochs, and notes on the whole sweep; pass
-        everything on.
-        """
+        """Write a line for a change of a job's state, an epoch or a note; pass on every event."""
+        # Steps are not written: they would make the file grow by megabytes per run.
         job: Job | None = fields.get("job")
         if kind == "warning" and job is None:
             self.write("note", text=fields["text"])
@@ -289,7 +315,7 @@ class Journal(PassedOn):
         elif kind == "epoch" and job is not None:
             self.write(kind, **{**fields, "job": job.id})
         elif kind == "settled" and job is not None:
-            ended: Outcome = fields["outcome"]
+            ended: JobResult = fields["outcome"]
             self.write(
                 kind,
                 status=ended.status,
@@ -300,7 +326,13 @@ class Journal(PassedOn):
         super().event(kind, **fields)
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append a line. A full disk ends the journal, told once, and not the sweep."""
+        """Append a line with the given fields.
+
+        Args:
+            event: kind of the line.
+            fields: plain values.
+        """
+        # The journal is a convenience: a full disk ends it with one warning, but not the sweep.
         if self._broken:
             return
         line = (
@@ -311,6 +343,8 @@ class Journal(PassedOn):
         )
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            # One write in append mode per line, so that the lines of sweeps that share the file do
+            # not mix. A buffered file could split a line.
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 os.write(descriptor, line.encode())
@@ -319,7 +353,7 @@ class Journal(PassedOn):
         except OSError as error:
             self._broken = True
             text = (
-                f"{self._path} cannot be written ({error.strerror}); the sweep goes on without it"
+                f"{self._path} cannot be written ({error.strerror}); the sweep continues without it"
             )
             self.to.event("warning", text=text)
 

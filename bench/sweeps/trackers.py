@@ -1,6 +1,4 @@
-"""Trials shown in TensorBoard, MLflow or Weights & Biases while a sweep runs, whatever its runner;
-the store stays the truth.
-"""
+"""Report the trials of a sweep to TensorBoard, MLflow or Weights & Biases while it runs."""
 
 from __future__ import annotations
 
@@ -18,32 +16,42 @@ from typing import Any, Protocol
 from ..errors import MissingPrerequisite, UsageError
 from ..results.store import Store
 from ..stopping import PassedOn, Reporter, foreign
-from .job import Job, Outcome
+from .job import Job, JobResult
 
 
 class Tracker(Protocol):
-    """Shows trials somewhere. One that raises is told once and left out; the sweep goes on."""
+    """A service to which trials are reported.
+
+    If a method raises, the sweep warns once and continues without the tracker.
+    """
+
+    # All methods run in the driver and get what the events contain, so a tracker works with every
+    # runner, needs no network on the nodes, and never slows down a training step.
 
     def begin(self, job: Job) -> None:
-        """A trial runs, perhaps not for the first time: what was shown of it goes on."""
+        """Begin a trial, or continue it if it was reported before."""
 
     def log(self, job: Job, values: dict[str, float], epoch: int) -> None:
-        """Values after an epoch; epoch 0 is the finished run."""
+        """Log values after an epoch; epoch 0 stands for the scores of the finished run."""
 
-    def end(self, job: Job, outcome: Outcome) -> None:
-        """The attempt ended."""
+    def end(self, job: Job, outcome: JobResult) -> None:
+        """End an attempt at a trial."""
 
     def close(self) -> None:
-        """The sweep ended."""
+        """End the sweep, with all trials that are still running."""
 
 
 @contextlib.contextmanager
 def tracked(reporter: Reporter, kinds: Sequence[str], store: Path) -> Iterator[Reporter]:
-    """The reporter, with every trial also shown by trackers of these kinds: `tensorboard`,
-    `mlflow`, `wandb`.
+    """Wrap a reporter such that every trial is also reported to trackers.
+
+    Args:
+        reporter: receives all events too.
+        kinds: names of trackers: `tensorboard`, `mlflow`, `wandb`.
+        store: root of the store.
 
     Raises:
-        UsageError: there is no such kind.
+        UsageError: there is no such tracker.
         MissingPrerequisite: its package is not installed.
     """
     trackers = {kind: _tracker(kind, store) for kind in dict.fromkeys(kinds)}
@@ -58,12 +66,20 @@ def tracked(reporter: Reporter, kinds: Sequence[str], store: Path) -> Iterator[R
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
-    """Raise the errors of `tracked` before anything is planned."""
+    """Raise the errors of `tracked`, for use before a sweep is planned.
+
+    Raises:
+        UsageError: there is no such tracker.
+        MissingPrerequisite: its package is not installed.
+    """
     for kind in kinds:
         if kind not in _KINDS:
             raise UsageError(
-                f"there is no tracker `{kind}`", where="--track", fix=f"one of {', '.join(_KINDS)}"
+                f"there is no tracker `{kind}`",
+                where="--track",
+                fix=f"use one of {', '.join(_KINDS)}",
             )
+        # Without importing it, which would take seconds.
         package, _ = _KINDS[kind]
         if find_spec(package) is None:
             raise MissingPrerequisite(
@@ -80,7 +96,7 @@ def _tracker(kind: str, store: Path) -> Tracker:
 
 
 class _Tracked(PassedOn):
-    """A reporter that passes everything on, and tells trackers of it."""
+    """A reporter that passes every event on, and reports those of trials to trackers."""
 
     def __init__(self, to: Reporter, trackers: dict[str, Tracker], store: Store) -> None:
         super().__init__(to)
@@ -88,6 +104,7 @@ class _Tracked(PassedOn):
 
     def event(self, kind: str, **fields: Any) -> None:
         super().event(kind, **fields)
+        # Events without a job concern the whole sweep.
         job: Job | None = fields.get("job")
         if job is None:
             return
@@ -106,7 +123,8 @@ class _Tracked(PassedOn):
         self._each("close")
 
     def _scores(self, job: Job) -> dict[str, float]:
-        """The scores of a finished run, from its record."""
+        """Return the scores of a finished run, from its record."""
+        # The events of a run have no scores: the store is the only source of results.
         scores: dict[str, float] = {}
         for path in self._store.runs_dir.glob(f"*/*/*/{job.id.removeprefix('run-')}/record.json"):
             record = self._store.read_run(path)
@@ -120,14 +138,16 @@ class _Tracked(PassedOn):
             try:
                 with foreign():
                     getattr(tracker, method)(*arguments)
-            except Exception as error:  # a server that is away must not end a sweep
+            # Of any type, since each library has errors of its own: an unreachable server must not
+            # end a sweep.
+            except Exception as error:
                 del self._trackers[kind]
-                text = f"{kind} is left out from here on: {type(error).__name__}: {error}"
+                text = f"{kind} is disabled for this sweep: {type(error).__name__}: {error}"
                 self.to.event("warning", text=text)
 
 
 class _TensorBoard:
-    """Event files below `<store>/tensorboard`, a folder per trial."""
+    """A tracker that writes event files to `<store>/tensorboard`, one folder per trial."""
 
     def __init__(self, store: Path) -> None:
         self._root = store / "tensorboard"
@@ -137,7 +157,7 @@ class _TensorBoard:
         from tensorboardX import SummaryWriter
 
         place = self._root / job.method["name"] / f"{job.phase}-seed{job.seed}-{job.fit_id[:8]}"
-        # Files are named by the second, and two starts may share one.
+        # tensorboardX names files by the second, in which two attempts may start.
         self._writers[job.id] = SummaryWriter(
             str(place), filename_suffix=f".{uuid.uuid4().hex[:8]}"
         )
@@ -146,9 +166,10 @@ class _TensorBoard:
     def log(self, job: Job, values: dict[str, float], epoch: int) -> None:
         for name, value in values.items():
             self._writers[job.id].add_scalar(name, value, epoch)
+        # An epoch may take hours, and the writer alone flushes only every two minutes.
         self._writers[job.id].flush()
 
-    def end(self, job: Job, outcome: Outcome) -> None:
+    def end(self, job: Job, outcome: JobResult) -> None:
         self._writers.pop(job.id).close()
 
     def close(self) -> None:
@@ -157,8 +178,9 @@ class _TensorBoard:
 
 
 class _MLflow:
-    """A run per trial at MLFLOW_TRACKING_URI, or in `<store>/mlflow.db`; an experiment per
-    suite.
+    """A tracker that logs to MLflow, with an experiment per suite and a run per trial.
+
+    It uses the server at MLFLOW_TRACKING_URI, or the file `<store>/mlflow.db`.
     """
 
     def __init__(self, store: Path) -> None:
@@ -167,6 +189,7 @@ class _MLflow:
 
     @cached_property
     def _client(self) -> Any:
+        # A client per store instead of MLflow's global state, which belongs to the user's program.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
@@ -179,11 +202,12 @@ class _MLflow:
     def begin(self, job: Job) -> None:
         known = self._client.get_experiment_by_name(_suite(job))
         experiment = known.experiment_id if known else self._client.create_experiment(_suite(job))
-        before = self._client.search_runs(
+        # The id of a job is the same at every start, so a tag finds the run of an earlier attempt.
+        earlier = self._client.search_runs(
             [experiment], f"tags.`shiftbench.job` = '{job.id}'", max_results=1
         )
-        if before:
-            self._runs[job.id] = before[0].info.run_id
+        if earlier:
+            self._runs[job.id] = earlier[0].info.run_id
             self._client.update_run(self._runs[job.id], status="RUNNING")
             return
         run = self._client.create_run(
@@ -197,19 +221,20 @@ class _MLflow:
         for name, value in values.items():
             self._client.log_metric(self._runs[job.id], name, value, step=epoch)
 
-    def end(self, job: Job, outcome: Outcome) -> None:
+    def end(self, job: Job, outcome: JobResult) -> None:
         status = {"done": "FINISHED", "cancelled": "KILLED"}.get(outcome.status, "FAILED")
         self._client.set_terminated(self._runs.pop(job.id), status)
 
     def close(self) -> None:
-        """Every run that a trial still had is ended as killed."""
         for run in self._runs.values():
             self._client.set_terminated(run, "KILLED")
 
 
 class _WandB:
-    """A run per trial in the project WANDB_PROJECT (default `shiftbench`); WANDB_MODE=offline
-    writes below the store alone.
+    """A tracker that logs to Weights & Biases, with a run per trial.
+
+    It uses the project WANDB_PROJECT (default `shiftbench`). With WANDB_MODE=offline it writes only
+    below the store.
     """
 
     def __init__(self, store: Path) -> None:
@@ -227,19 +252,24 @@ class _WandB:
             job_type=job.phase,
             config=_parameters(job),
             dir=str(self._store),
+            # The id of a job is the same at every start, so an interrupted run is continued.
             resume="allow",
+            # Trials run in parallel, and each has a run in this one process.
             reinit="create_new",
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
         )
+        # The library's own step may only grow, but a trial that continues from its checkpoint may
+        # repeat an epoch.
         self._runs[job.id].define_metric("*", step_metric="epoch")
 
     def log(self, job: Job, values: dict[str, float], epoch: int) -> None:
+        # Final scores are no time series: the summary is what tables of runs show.
         if epoch:
             self._runs[job.id].log({**values, "epoch": epoch})
         else:
             self._runs[job.id].summary.update(values)
 
-    def end(self, job: Job, outcome: Outcome) -> None:
+    def end(self, job: Job, outcome: JobResult) -> None:
         self._runs.pop(job.id).finish(exit_code=0 if outcome.status == "done" else 1)
 
     def close(self) -> None:
@@ -247,6 +277,7 @@ class _WandB:
             run.finish(exit_code=1)
 
 
+#: Name of a tracker, which is also that of the optional dependency -> package to look for, class.
 _KINDS: dict[str, tuple[str, Any]] = {
     "tensorboard": ("tensorboardX", _TensorBoard),
     "mlflow": ("mlflow", _MLflow),
@@ -259,7 +290,7 @@ def _suite(job: Job) -> str:
 
 
 def _parameters(job: Job) -> dict[str, Any]:
-    """The method's parameters, nested ones by dotted names, and where it runs."""
+    """Return the parameters of a trial in a flat dictionary, nested methods by dotted names."""
     flat: dict[str, Any] = {
         "method": job.method["name"],
         "backbone": job.backbone,

@@ -1,1 +1,1 @@
-"""One table model, and its renderings: terminal, plain text, Markdown, CSV, JSON, LaTeX."""
+"""Tables and their formats: terminal, plain text, Markdown, CSV, JSON and LaTeX."""

@@ -1,6 +1,4 @@
-"""What the command line prints: the answer as tables on stdout in five formats, the story and the
-errors on stderr.
-"""
+"""Print tables on stdout in five formats, and messages and errors on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +9,6 @@ import math
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,13 +22,12 @@ from rich.filesize import decimal
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..errors import Told
+from ..errors import UserFacingError
 from ..plain import plain
+from .latex import MISSING, latex
 
-#: Version of the JSON layout; raised when a key changes its meaning.
+#: Version of the JSON layout; increased when a key changes its meaning.
 JSON_SCHEMA = 1
-#: What a missing value looks like to a person (machines get an empty field or null).
-HOLE = "\u2013"
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, Cell]
@@ -39,7 +35,7 @@ Kind = Literal["text", "count", "number", "percent", "seconds", "bytes"]
 
 
 class Format(StrEnum):
-    """How an answer is printed."""
+    """The output formats."""
 
     table = "table"
     md = "md"
@@ -51,7 +47,7 @@ class Format(StrEnum):
 FormatOption = Annotated[
     Format,
     typer.Option(
-        "--format", help="table, md and latex are rounded; csv and json carry full precision"
+        "--format", help="table, md and latex are rounded; csv and json have full precision"
     ),
 ]
 StoreOption = Annotated[
@@ -59,7 +55,7 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         envvar="BENCH_STORE",
-        help="folder of the fits and runs",
+        help="folder of fits and runs",
         show_default="bench-store",
     ),
 ]
@@ -67,19 +63,21 @@ StoreOption = Annotated[
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
+    """A column of a table.
+
+    The readable formats are table, md and latex; the machine-readable ones are csv and json.
 
     Attributes:
-        key: name in csv and json, and key into the rows.
-        title: heading for people; the key if empty.
-        kind: how people see a number; `percent` is kept as a share and shown times 100.
-        spread: key of the standard deviation that people see behind the value, and machines as a
-            column of its own.
-        interval: keys of an interval's ends, which people see behind the value instead of the
-            deviation.
-        human: False for what only machines get.
-        printed: False for what a page of a paper has no room for.
-        whole: whether a terminal may not fold it, such as a name that is to be typed.
+        key: Name in csv and json, and key into the rows.
+        title: Heading in readable formats; the key if empty.
+        kind: How numbers are formatted in readable formats. `percent` is a share in [0, 1], shown
+            times 100; `seconds` and `bytes` get a unit.
+        spread: Key of the standard deviation. Readable formats show it after the value, the others
+            as a column of its own.
+        interval: Keys of the ends of an interval, shown after the value instead of the deviation.
+        human: Whether readable formats have the column.
+        whole: Whether a terminal must not fold it, as for names that a user types.
+        printed: Whether LaTeX has the column; False if a page has no room for it.
     """
 
     key: str
@@ -94,12 +92,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table. Rows are raw values by column key; None is a hole. Notes are sentences that
-    stand below it.
+    """A titled table with notes below it.
 
     Attributes:
-        caption: for print, in place of title and notes; LaTeX then sets the table as a float.
-        bold: (number of a row, key of a column) of what print sets in bold.
+        columns: The columns, in their order.
+        rows: Raw values by column key; None is a missing value.
+        title: Heading of the table.
+        notes: Sentences that are printed below it.
+        caption: Caption for LaTeX, which then makes the table a float.
+        bold: Cells that LaTeX sets in bold, as (index of the row, key of the column).
     """
 
     columns: Sequence[Column]
@@ -113,10 +114,10 @@ class Table:
 def print_tables(tables: Sequence[Table], form: Format) -> None:
     """Print tables on stdout.
 
-    People on a terminal get rules and colour, people on a pipe plain text at its natural width, so
-    that no cell is ever cut. csv joins the tables into one (rows keep their own columns, others
-    stay empty) and sends notes to stderr; json is `{"schema", "tables": [{"title", "notes",
-    "rows"}]}`.
+    `table` has rules and colours on a terminal. On a pipe, or where the terminal is too narrow, it
+    is plain text at its natural width, so that no cell is ever cut. csv joins the tables into one,
+    in which a row has empty fields for the columns of other tables, and prints notes on stderr.
+    json is `{"schema", "tables": [{"title", "notes", "rows"}]}`.
     """
     if form is Format.table:
         for number, table in enumerate(tables):
@@ -131,7 +132,7 @@ def print_tables(tables: Sequence[Table], form: Format) -> None:
 
 
 def render(tables: Sequence[Table], form: Format) -> str:
-    """Tables as text in one of the formats, for a file; `table` is what people get on a pipe."""
+    """Return tables as text in one of the formats; `table` gives what `print_tables` pipes."""
     if form is Format.csv:
         return _csv(tables)
     if form is Format.json:
@@ -141,12 +142,12 @@ def render(tables: Sequence[Table], form: Format) -> str:
         ]
         return _json({"tables": found})
 
-    one = {Format.md: _markdown, Format.latex: latex, Format.table: _text}[form]
-    return "\n".join(one(table) for table in tables)
+    render_one = {Format.md: _markdown, Format.latex: _latex, Format.table: _text}[form]
+    return "\n".join(render_one(table) for table in tables)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object on stdout with the layout's version; NaN becomes null."""
+    """Print a JSON object on stdout with the version of the layout; NaN becomes null."""
     _write(_json(value))
 
 
@@ -155,38 +156,37 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def stderr_console() -> Console:
-    """The console of the story: stderr, without markup in what is printed, without any styling
-    under NO_COLOR.
-    """
+    """Return the console for messages: stderr, without markup, and unstyled under NO_COLOR."""
     return _console(stderr=True)
 
 
 def say(text: str) -> None:
-    """One line of the story on stderr."""
+    """Print a line on stderr."""
     stderr_console().print(Text(plain(text)), soft_wrap=True)
 
 
-def print_error(error: Told) -> None:
-    """An error that the user can act on: what, where, what to do, a line each, on stderr."""
+def print_error(error: UserFacingError) -> None:
+    """Print an error on stderr: what is wrong, where, and how to fix it, a line each."""
     lines = [
         error.what,
         error.where and f"  where: {error.where}",
-        error.fix and f"  to mend: {error.fix}",
+        error.fix and f"  fix: {error.fix}",
     ]
     text = Text("\n".join(plain(line, strip=False) for line in lines if line))
     stderr_console().print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
 
 
 def shortened(text: str, length: int) -> str:
-    """`text`, cut after a word if it is longer (in the first word if there is but that), with an
-    ellipsis.
+    """Shorten a text to at most `length` characters, ending in an ellipsis.
+
+    It is cut between words, or within the first word if that alone is too long.
     """
     cut = text[: length - 1]
     return text if len(text) <= length else (cut.rpartition(" ")[0] or cut) + "\u2026"
 
 
 def duration(seconds: float) -> str:
-    """Such as `42 s`, `3.5 min`, `2.1 h`."""
+    """Format seconds, such as `42 s`, `3.5 min` or `2.1 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
@@ -205,10 +205,11 @@ def _number(value: float, kind: Kind) -> str:
 
 
 def _shown(row: Row, column: Column) -> str:
-    """A cell as people see it: rounded, on one line, not yet escaped for any format."""
+    """Return a cell as text for people: rounded, on one line, not escaped for any format."""
     value = row.get(column.key)
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return HOLE
+        return MISSING
+    # Before the numbers, since a bool is an int.
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
@@ -226,8 +227,9 @@ def _shown(row: Row, column: Column) -> str:
 
 
 def for_people(table: Table) -> tuple[list[Column], list[str], list[list[str]]]:
-    """The columns that people see, their titles, and the cells of every row, rounded and not yet
-    escaped.
+    """Return the columns that people see, their titles, and the cells of each row as text.
+
+    The cells are rounded, and not escaped for any format.
     """
     columns = [column for column in table.columns if column.human]
     titles = [plain(column.title or column.key) for column in columns]
@@ -239,6 +241,7 @@ def _keys(table: Table) -> list[str]:
 
 
 def _finite(value: Any) -> Any:
+    """Replace NaN by null and infinities by text, neither of which JSON has."""
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -269,21 +272,21 @@ def _csv(tables: Sequence[Table]) -> str:
 
 
 def _in_csv(value: Cell) -> Cell:
-    """A cell that a spreadsheet shows as it is: a text that it would take for a formula begins with
-    an apostrophe.
-    """
+    # `value != value` is true of NaN alone.
     if value is None or value != value:
         return ""
     if not isinstance(value, str):
         return value
+    # A name in somebody's pack may be a formula, which a spreadsheet would execute when it opens
+    # the file. An apostrophe makes it text.
     text = plain(value, strip=False)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def markdown_text(text: str) -> str:
-    """Text as Markdown shows it, whatever it holds."""
+    """Escape a text for Markdown."""
     text = re.sub(r"([\\`*<>\[\]|])", r"\\\1", text)
-    # An underscore inside a word is no emphasis, and `art_painting` should stay readable.
+    # An underscore within a word is no emphasis in Markdown, and `art_painting` stays readable.
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 
@@ -298,8 +301,13 @@ def _markdown(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _latex(table: Table) -> str:
+    return latex(table, *for_people(table))
+
+
 def _text(table: Table) -> str:
-    """Full-width text without rules: columns two spaces apart, numbers to the right."""
+    """Return plain text: columns two spaces apart at full width, numbers to the right."""
+    # `cell_len` and not `len`: Chinese characters are two columns wide in a terminal.
     columns, titles, rows = for_people(table)
     widths = [max(cell_len(line[i]) for line in (titles, *rows)) for i in range(len(columns))]
 
@@ -313,6 +321,7 @@ def _text(table: Table) -> str:
 
 
 def _print_for_people(table: Table) -> None:
+    # Rules and colour only where they can be displayed and no number would be cut.
     text, console = _text(table), _console()
     columns, titles, rows = for_people(table)
     if not (
@@ -336,9 +345,9 @@ def _print_for_people(table: Table) -> None:
 
 
 def _fits(columns: Sequence[Column], titles: list[str], rows: list[list[str]], width: int) -> bool:
-    """Whether Rich can lay the table out by folding nothing but text: it would cut numbers to make
-    room, losing digits.
-    """
+    """Whether Rich can fit the table into `width` by folding text only."""
+    # Where there is no room, Rich cuts numbers too, so that digits are lost. A column takes three
+    # characters for its rule and padding, and text can be folded to about 16.
     needed = 1
     for i, column in enumerate(columns):
         natural = max(cell_len(line[i]) for line in (titles, *rows))
@@ -347,8 +356,8 @@ def _fits(columns: Sequence[Column], titles: list[str], rows: list[list[str]], w
 
 
 def _console(*, stderr: bool = False) -> Console:
-    # Rich drops colours under NO_COLOR but keeps bold and dim; without a colour system it styles
-    # nothing at all.
+    # Under NO_COLOR Rich drops colours but still writes bold and dim. Without a colour system it
+    # writes no escape sequences.
     colour: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, color_system=colour)
 
@@ -362,161 +371,15 @@ def _encodable(text: str) -> bool:
 
 
 def _write(text: str) -> None:
+    # An output of another encoding, such as a Windows console or LANG=C, gets ASCII replacements
+    # instead of a UnicodeEncodeError after hours of training.
     if not _encodable(text):
         encoding = sys.stdout.encoding or "utf-8"
         text = (
             text.replace("±", "+/-")
-            .replace(HOLE, "-")
+            .replace(MISSING, "-")
             .encode(encoding, "backslashreplace")
             .decode(encoding)
         )
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-_SPECIAL = {
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    HOLE: "--",
-    "\u2014": "---",
-    "·": r"$\cdot$",
-    "\u00d7": r"$\times$",
-    "\u2212": "$-$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "→": r"$\rightarrow$",
-    "\u2018": "`",
-    "\u2019": "'",
-    "\u201c": "``",
-    "\u201d": "''",
-    "…": r"\ldots{}",
-    "ß": r"{\ss}",
-    "ø": r"{\o}",
-    "Ø": r"{\O}",
-    "æ": r"{\ae}",
-    "Æ": r"{\AE}",
-    "ł": r"{\l}",
-    "Ł": r"{\L}",
-    "\u0131": r"{\i}",
-    # A star or bracket after a row's `\\` would be read as that command's argument, and `?` with a
-    # backtick as a Spanish question mark; braces keep them text everywhere.
-    "*": "{*}",
-    "[": "{[}",
-    "]": "{]}",
-    "`": "{`}",
-}
-#: Combining character -> the command that sets it on a letter, in every font encoding.
-_ACCENTS = {
-    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u ",
-    "\u0307": ".", "\u0308": '"',
-    "\u030a": "r ", "\u030b": "H ", "\u030c": "v ", "\u0327": "c ",
-}  # fmt: skip
-#: The Greek letters that LaTeX has a command for: not those that look like Latin ones, nor the
-#: archaic ones.
-_GREEK = frozenset((
-    "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega",
-    "alpha", "beta", "gamma", "delta",
-    "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho",
-    "sigma", "tau", "upsilon", "phi",
-    "chi", "psi", "omega",
-))  # fmt: skip
-#: Cells of a text column longer than this are broken into lines.
-_LONG = 28
-
-
-def latex_text(text: str) -> str:
-    """Text as LaTeX sets it in every encoding; a character that pdfLaTeX has no letter for stands
-    as its number, `U+4E2D`.
-    """
-    apart = re.sub(r"([-'])(?=\1)", "\\1\0", unicodedata.normalize("NFC", text).replace("\0", ""))
-    return "".join("{}" if c == "\0" else _character(c) for c in apart)  # two hyphens are no dash
-
-
-def _character(c: str) -> str:
-    if c in _SPECIAL:
-        return _SPECIAL[c]
-    if c.isascii():
-        return c
-    apart = unicodedata.normalize("NFD", c)
-    if len(apart) == 2 and apart[0].isascii() and apart[1] in _ACCENTS:
-        return rf"{{\{_ACCENTS[apart[1]]}{apart[0]}}}"
-    greek = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(c, ""))
-    if greek:
-        name = greek[2].replace("LAMDA", "LAMBDA")  # Unicode's spelling
-        name = name.lower() if greek[1] == "SMALL" else name.title()
-        if name in _GREEK:
-            return rf"$\{name}$"
-    return rf"\texttt{{U+{ord(c):04X}}}"
-
-
-def latex(table: Table) -> str:
-    """The table; as a float with its caption if it has one, made smaller where it is wider than the
-    text.
-
-    Columns that print has no room for (`Column.printed`) are named in a comment.
-    """
-    columns, titles, rows = for_people(table)
-    kept = [i for i, column in enumerate(columns) if column.printed]
-    shown = [columns[i] for i in kept]
-    wide = [max((len(line[i]) for line in rows), default=0) > _LONG for i in kept]
-    lines = [
-        r"\begin{tabular}{" + "".join(map(_alignment, shown, wide)) + "}",
-        r"\toprule",
-        " & ".join(latex_text(titles[i]) for i in kept) + r" \\",
-        r"\midrule",
-        *(
-            " & ".join(
-                _cell(columns[i], line[i], (number, columns[i].key) in table.bold) for i in kept
-            )
-            + r" \\"
-            for number, line in enumerate(rows)
-        ),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    if table.caption:
-        lines = [
-            r"% needs \usepackage{booktabs, array, graphicx}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{latex_text(plain(table.caption))}}}",
-            r"\par\smallskip\small\setlength{\tabcolsep}{4pt}",
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            *lines[:-1],
-            lines[-1] + "}",
-            r"\end{table}",
-        ]
-    elif table.title:
-        lines = [f"% {plain(table.title)}", *lines]
-    left_out = [title for title, column in zip(titles, columns, strict=True) if not column.printed]
-    comments = (
-        [f"columns left out, which md, csv and json have: {', '.join(left_out)}"]
-        if left_out
-        else []
-    )
-    return "\n".join([*lines, *(f"% {plain(note)}" for note in (*comments, *table.notes))]) + "\n"
-
-
-def _alignment(column: Column, wide: bool) -> str:
-    if column.kind != "text":
-        return "r"
-    return r">{\raggedright\arraybackslash}p{0.34\linewidth}" if wide else "l"
-
-
-def _cell(column: Column, shown: str, bold: bool) -> str:
-    if column.kind == "text":
-        return rf"\textbf{{{latex_text(shown)}}}" if bold else latex_text(shown)
-    value, *behind = re.split(r" (?=±|\[)", shown, maxsplit=1)
-    text = _with_minus(value)
-    spread = "".join(rf" {{\scriptsize {_with_minus(part)}}}" for part in behind)
-    return (rf"\textbf{{{text}}}" if bold else text) + spread
-
-
-def _with_minus(number: str) -> str:
-    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", latex_text(number))  # a hyphen is no minus

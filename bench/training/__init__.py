@@ -1,1 +1,1 @@
-"""The loop, schedules, checkpoint and resume."""
+"""Training: the loop, optimiser steps, schedules, checkpoints, devices and memory."""

@@ -1,10 +1,9 @@
-"""The processes that train together, one for each device: what they exchange, how they start, and
-how they end.
+"""Data-parallel training on one machine: a process per device that exchanges gradients.
 
-The first is the process of the run itself: it alone decides, reports, scores and writes. The others
-follow it step by step. They are told through pipes, which wait as long as they have to and break
-when the other end dies; tensors go through torch.distributed (NCCL between GPUs, Gloo between
-CPUs), and nothing leaves the machine.
+The leader (rank 0) is the process of the run itself: it alone decides, reports, scores and writes.
+The followers take the same steps. Commands go through pipes, which wait as long as necessary and
+break when the other end dies; tensors go through torch.distributed (NCCL between GPUs, Gloo between
+CPUs). Nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ from torch import Tensor, nn
 from ..data.batches import share
 from ..engine import Engine
 from ..errors import BenchError
-from ..stopping import Reporter, foreign, stop_if_asked
+from ..stopping import Reporter, foreign, stop_if_requested
 
-#: How long an exchange waits for the slowest process; at most the work of one step lies between two
-#: of them.
-_PATIENCE = timedelta(minutes=10)
+#: How long a collective waits for the slowest process. Between two of them is at most the work of
+#: one step: whatever may take longer, such as scoring, is waited for at the pipe.
+_TIMEOUT = timedelta(minutes=10)
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-_AGAIN = "run the same command again: it continues from the last checkpoint"
+_RERUN = "run the same command again: it continues from the last checkpoint"
 
 
 class DeviceLost(BenchError):
-    """A process that trains with this one has ended."""
+    """An error: another process of the same training has died."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,11 @@ class _Follower:
 
 
 class Ranks:
-    """What one of the processes that train together knows of the others; by default it is alone.
+    """The group of processes that train one model, as one of them sees it; by default it is alone.
 
     Attributes:
-        rank: 0 is the process of the run.
-        count: processes in all.
+        rank: number of this process; 0 is the leader.
+        count: number of processes.
     """
 
     def __init__(self, rank: int = 0, count: int = 1, followers: Sequence[_Follower] = ()) -> None:
@@ -67,15 +66,15 @@ class Ranks:
         self._followers = followers
 
     def share(self, size: int) -> slice:
-        """The rows of a global batch of `size` images that this process computes."""
+        """Return the rows of a global batch of `size` images that this process computes."""
         return share(size, self.rank, self.count)
 
-    def go_on(self) -> None:
-        """Let the followers take a step, which this process must then take too.
+    def advance(self) -> None:
+        """Let the followers take a step. The leader has to take the same step afterwards.
 
         Raises:
-            DeviceLost: one of them was killed.
-            RuntimeError: one of them failed.
+            DeviceLost: a follower was killed.
+            RuntimeError: a follower failed.
         """
         for follower in self._followers:
             try:
@@ -83,10 +82,17 @@ class Ranks:
             except OSError as error:
                 raise self._lost(error) from error
 
-    def whole(self, mine: Tensor, size: int) -> Tensor:
-        """The (size, ...) rows of a global batch, each process having given its share of them."""
+    def all_gather(self, mine: Tensor, size: int) -> Tensor:
+        """Return all rows (size, ...) of a global batch.
+
+        Args:
+            mine: the rows of this process's share.
+            size: images of the global batch.
+        """
         if self.count == 1:
             return mine
+        # `all_gather` needs equal shapes, and the shares differ by one row if `size` is not a
+        # multiple of the number of processes. So each is padded, and cut again below.
         most = -(-size // self.count)
         padded = mine.new_zeros(most, *mine.shape[1:])
         padded[: len(mine)] = mine
@@ -95,29 +101,32 @@ class Ranks:
         lengths = [len(range(size)[share(size, rank, self.count)]) for rank in range(self.count)]
         return torch.cat([rows[:length] for rows, length in zip(gathered, lengths, strict=True)])
 
-    def anywhere(self, *here: bool) -> list[bool]:
-        """For each statement, whether it holds in any of the processes (which wait for each other
-        here, their GPUs do not).
-        """
+    def any_rank(self, *here: bool) -> list[bool]:
+        """Return for each flag whether it is set in any process."""
         if self.count == 1:
             return list(here)
+        # On the CPU, hence by Gloo: the processes wait for each other, and their GPUs do not.
         flags = torch.tensor(here, dtype=torch.uint8)
         self._exchange(dist.all_reduce, flags, dist.ReduceOp.MAX)
         return [bool(flag) for flag in flags]
 
     def add_up(self, model: nn.Module, loss: Tensor) -> None:
-        """Replace the gradients of `model`, and `loss`, by their sums over the processes."""
+        """Replace the gradients of `model`, and `loss`, by their sums over the processes.
+
+        Sums and not means: each process has already divided by the size of the global batch.
+        """
         if self.count == 1:
             return
         weights = [weight for weight in model.parameters() if weight.requires_grad]
-        # A weight that no process used is left without a gradient, so that the optimiser skips it
-        # as on a single device.
-        used = self.anywhere(*(weight.grad is not None for weight in weights))
+        # A weight that no process used stays without a gradient, so that AdamW skips it, weight
+        # decay included, as on a single device.
+        used = self.any_rank(*(weight.grad is not None for weight in weights))
         parts = [loss]
         for weight in (weight for weight, is_used in zip(weights, used, strict=True) if is_used):
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
             parts.append(weight.grad)
+        # One large exchange is faster than hundreds of small ones.
         flat = torch.cat([part.reshape(-1) for part in parts])
         self._exchange(dist.all_reduce, flat)
         for part, total in zip(
@@ -132,7 +141,9 @@ class Ranks:
             raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> Exception:
-        """Why an exchange failed: what a follower told last, else the way in which one ended."""
+        """Return why an exchange failed: the last message of a follower, else how one ended."""
+        # A follower that fails sends its error before it ends, so that the message is here or about
+        # to be. One that was killed sends nothing, and only its exit code says so.
         for follower in self._followers:
             with contextlib.suppress(EOFError, OSError):
                 if follower.pipe.poll(1.0):
@@ -141,14 +152,14 @@ class Ranks:
             follower.process.join(1.0)
             if follower.process.exitcode:
                 return DeviceLost(
-                    f"a process that trains with this one was killed: {_how_it_ended(follower)}",
-                    fix=_AGAIN,
+                    f"the process of another device was killed: {_how_it_ended(follower)}",
+                    fix=_RERUN,
                 )
-        return DeviceLost(f"the processes that train together lost each other: {error}", fix=_AGAIN)
+        return DeviceLost(f"the processes of the devices lost contact: {error}", fix=_RERUN)
 
 
 def _raised(follower: _Follower, what: str, trace: str) -> RuntimeError:
-    """The error of a follower, as this process raises it."""
+    """Return the error of a follower as an exception of this process, with its traceback."""
     error = RuntimeError(f"{what} (on {follower.name})")
     error.add_note(trace)
     return error
@@ -159,25 +170,26 @@ def _how_it_ended(follower: _Follower) -> str:
 
 
 @contextlib.contextmanager
-def together(
+def spawn_workers(
     work: Callable[[Ranks, Callable[[], bool]], None],
     engine: Engine,
     reporter: Reporter,
     *,
     plugin: str | None = None,
 ) -> Iterator[Ranks]:
-    """Join with one more process for each further device of `engine`; they end with this block,
-    however it ends.
+    """Start a follower for each further device of `engine`; all end with this block.
 
     Args:
-        work: what a follower does, can be pickled; its second argument waits for `Ranks.go_on` and
-            returns whether it came.
-        plugin: a method's file, to be loaded before `work` is unpickled.
+        work: what a follower does. It has to be picklable. Its second argument waits for
+            `Ranks.advance`, and returns False when no further step follows.
+        engine: the devices.
+        reporter: is polled for a stop while processes start.
+        plugin: file of a method, to be loaded before `work` is unpickled.
 
     Raises:
         BenchError: a process did not start.
-        RuntimeError: it does not understand its work.
-        Interrupted: a stop was asked for while they started.
+        RuntimeError: a process could not unpickle its work.
+        Interrupted: a stop was requested while processes started.
     """
     if engine.devices == 1:
         yield Ranks()
@@ -186,95 +198,105 @@ def together(
         pickled = pickle.dumps(work)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise BenchError(
-            f"the training cannot be sent to another process: {error}", fix="--devices 1"
+            f"the training cannot be pickled for another process: {error}",
+            fix="train on one device: --devices 1",
         ) from error
     with (
         tempfile.TemporaryDirectory(prefix="bench-devices-") as folder,
         contextlib.ExitStack() as ending,
     ):
+        # The order of these phases matters. All processes start at the same time, since importing
+        # torch takes seconds; each gets its work when it is ready; and only when all have unpickled
+        # it does the leader join the group, where a process that never comes would cost a timeout.
         meeting = Path(folder) / "meeting"
         followers = [_started(rank, engine, meeting) for rank in range(1, engine.devices)]
         for follower in followers:
             ending.callback(_end, follower)
         for follower in followers:
             _await(follower, reporter)
-            with contextlib.suppress(OSError):  # if it has just died, that is found out below
+            # If it has just died, the next `_await` finds out.
+            with contextlib.suppress(OSError):
                 follower.pipe.send((plugin, pickled))
         for follower in followers:
             _await(follower, reporter)
         ending.enter_context(_joined(0, engine, meeting))
+        # Callbacks run in reverse order, so that the pipes close before this process leaves the
+        # group. That lets the followers leave it at the same time, and leaving waits for all.
         for follower in followers:
-            ending.callback(follower.pipe.close)  # all leave the group at the same time
+            ending.callback(follower.pipe.close)
         yield Ranks(0, engine.devices, followers)
 
 
 def _started(rank: int, engine: Engine, meeting: Path) -> _Follower:
+    # Not forked: a fork inherits CUDA's state and torch's threads, neither of which survives it.
     context = multiprocessing.get_context("spawn")
-    pipe, others = context.Pipe()
+    pipe, other_end = context.Pipe()
     name = f"device {rank + 1} of {engine.devices}"
     process = context.Process(
-        target=_follow, args=(rank, engine, meeting, others), name=f"bench, {name}", daemon=True
+        target=_follow, args=(rank, engine, meeting, other_end), name=f"bench, {name}", daemon=True
     )
-    # A stop reaches the whole group of processes, and this one decides what follows: the new one is
-    # born deaf to it. (The tracker, which comes with the first process, would lift the block
-    # again.)
+    # Ctrl-C reaches the whole process group, but the leader alone decides what follows, so that a
+    # follower inherits these signals blocked. The resource tracker is started before: it comes with
+    # the first process, and starting it would unblock them again.
     ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    others.close()
+    # Otherwise the pipe would not break when the follower dies.
+    other_end.close()
     return _Follower(name, process, pipe)
 
 
 def _end(follower: _Follower) -> None:
-    follower.pipe.close()  # which tells it that no further step comes
+    # A closed pipe means that no further step follows. A follower that does not end by itself can
+    # be killed: it writes no files.
+    follower.pipe.close()
     follower.process.join(5.0)
     if follower.process.is_alive():
-        follower.process.kill()  # it writes nothing, so there is nothing to lose
+        follower.process.kill()
         follower.process.join()
 
 
 def _await(follower: _Follower, reporter: Reporter) -> None:
-    """Return when a follower is ready for what comes next: at first to hear of its work, then to
-    meet the others.
-    """
+    """Wait until a follower is ready for its next phase: first for its work, then for the group."""
     while not wait([follower.pipe, follower.process.sentinel], timeout=0.2):
-        stop_if_asked(reporter)
+        stop_if_requested(reporter)
     try:
-        told = follower.pipe.recv()
+        reply = follower.pipe.recv()
     except EOFError:
         follower.process.join()
         raise BenchError(
-            "a process for a further device ended as it started", where=_how_it_ended(follower)
+            "the process of another device ended during its start", where=_how_it_ended(follower)
         ) from None
-    if told is not None:
-        raise _raised(follower, *told)
+    if reply is not None:
+        raise _raised(follower, *reply)
 
 
 @contextlib.contextmanager
 def _joined(rank: int, engine: Engine, meeting: Path) -> Iterator[None]:
-    # Both read the network interface from the environment, and would otherwise listen where the
-    # host's name leads.
+    # Gloo and NCCL read the network interface from the environment. By default they listen on the
+    # interface of the host's name, which is open to the network.
     os.environ |= {"GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK}
     gpu = engine.device_type == "cuda"
     if gpu:
         torch.cuda.set_device(engine.on(rank).device)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpu else "gloo",
-        init_method=meeting.as_uri(),  # a file: no port has to be found
+        # A file and not a TCP port, which another process might take first.
+        init_method=meeting.as_uri(),
         rank=rank,
         world_size=engine.devices,
-        timeout=_PATIENCE,
+        timeout=_TIMEOUT,
     )
     leave = dist.destroy_process_group
     try:
         yield
     except BaseException:
         if gpu:
-            # To destroy is to wait for what NCCL has queued, which a process that ended never
-            # answers.
+            # Destroying the group waits for what NCCL has queued, which a dead process never
+            # answers. torch has no public function to abort it.
             leave = dist.distributed_c10d._abort_process_group
         raise
     finally:
@@ -282,10 +304,10 @@ def _joined(rank: int, engine: Engine, meeting: Path) -> Iterator[None]:
 
 
 def _follow(rank: int, engine: Engine, meeting: Path, pipe: Connection) -> None:
-    """The whole life of a follower."""
+    """Run a follower from its start to its end."""
     threading.Thread(target=_end_with_the_run, daemon=True).start()
 
-    def told_to_go_on() -> bool:
+    def advanced() -> bool:
         try:
             return bool(pipe.recv())
         except EOFError:
@@ -300,24 +322,26 @@ def _follow(rank: int, engine: Engine, meeting: Path, pipe: Connection) -> None:
                 from ..configure import load_method
                 from ..plugins import trust
 
-                trust(plugin)  # the leader has asked
+                # The user named the file to the leader.
+                trust(plugin)
                 load_method(plugin)
             work = pickle.loads(pickled)
             pipe.send(None)
             with _joined(rank, engine, meeting):
-                work(Ranks(rank, engine.devices), told_to_go_on)
+                work(Ranks(rank, engine.devices), advanced)
     except (DeviceLost, EOFError):
-        return  # whoever caused it tells why
+        # Another process ended first, and the leader reports why.
+        return
     except Exception as error:
-        # It ends, and with it the exchange that the run's process waits in, which then reads this.
+        # When this process ends, the leader's exchange fails, and it reads this message.
         with contextlib.suppress(OSError):
             pipe.send((f"{type(error).__name__}: {error}", traceback.format_exc()))
 
 
 def _end_with_the_run() -> None:
-    """A follower that is deep in a computation, or waits for a GPU, must not outlive a run that was
-    killed.
-    """
+    """End this process with its parent, even in the middle of a computation."""
+    # A pipe that breaks is noticed between two steps only. A follower that computes, or waits for
+    # NCCL, would occupy its GPU for minutes after a run that was killed.
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,4 +1,4 @@
-"""The training loop: one optimiser step at a time, resumable in mid-epoch to the same bits."""
+"""The training loop: steps, checkpoints and epoch selection, resumable to the same bits."""
 
 from __future__ import annotations
 
@@ -21,23 +21,32 @@ from ..data.batches import TrainBatches
 from ..engine import Engine
 from ..errors import BenchError, Diverged, Interrupted
 from ..method import FineTuner
-from ..stopping import Reporter, stop_if_asked
+from ..stopping import Reporter, stop_if_requested
 from ..storage.atomic import write_with
 from ..storage.lease import Lease
-from .devices import DeviceLost, Ranks, together
-from .step import Learner
+from .devices import DeviceLost, Ranks, spawn_workers
+from .step import TrainState
 
-#: A save that takes seconds (gigabytes, a network file system) is followed by this many times as
-#: long without one.
-_WORK_PER_SAVE, _SECONDS = 20, 1.0
+#: A checkpoint that takes longer than this, in seconds, is a slow one: gigabytes, or a network file
+#: system.
+_SLOW_SAVE = 1.0
+#: After a slow checkpoint, training goes on for at least this many times as long before the next
+#: one, so that checkpoints take at most a twentieth of the time.
+_WORK_PER_SAVE = 20
+#: Steps between two checks of the loss on a GPU: reading it waits for all that the GPU has queued.
+_CHECK_EVERY = 50
 
 
 @dataclass
 class Trained:
-    """What the loop returns: the kept classifier, one entry per epoch, and the seconds that earlier
-    attempts took.
+    """The result of the loop.
 
-    `retries` are the steps that were repeated with smaller micro-batches for want of memory.
+    Attributes:
+        classifier: of the last epoch, or of the best one, as `FineTuner.select` says.
+        history: one entry per epoch.
+        selection: the epoch that was selected on id-val; empty if it is the last one.
+        earlier_seconds: training time of earlier attempts of a resumed fit.
+        retries: the steps that were repeated with a smaller micro-batch for lack of memory.
     """
 
     classifier: Classifier
@@ -49,7 +58,7 @@ class Trained:
 
 @dataclass
 class _Progress:
-    """Everything that changes while training, apart from tensors."""
+    """The state of a training apart from tensors. Its fields are the JSON part of a checkpoint."""
 
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -75,193 +84,280 @@ def train(
     """Minimise `method.loss` with AdamW from `start`, on the devices of `engine`.
 
     Args:
+        start: initial classifier, and the teacher.
+        method: loss and recipe.
         batches: the training images; each step takes one global batch, in micro-batches of
             `engine.micro_batch`.
-        seed: all random draws are keyed by it and the step, so that resuming and the number of
-            workers change nothing.
-        constants: what `method.prepare` measured.
-        score: (accuracy, NLL) on id-val, called after each epoch.
+        seed: random numbers depend on it and the step only, so that neither resuming nor the number
+            of workers changes a result.
+        constants: the result of `method.prepare`.
+        score: returns (accuracy, NLL) on id-val; called after each epoch.
         checkpoints: saved every `engine.checkpoint_seconds` (less often if that would take more
-            than a twentieth of the time) and when a stop is asked for.
-        wanted_part: images per forward pass if memory were no matter; the engine's are recorded
-            where they are fewer.
+            than a twentieth of the time), and when a stop is requested.
+        engine: devices and micro-batch.
+        reporter: receives progress, and is polled for a stop after every step.
+        wanted_part: micro-batch if memory were unlimited; a smaller one of `engine` is recorded.
 
     Raises:
         Diverged: the loss is not finite.
-        Interrupted: a stop was asked for and the state is saved.
+        Interrupted: a stop was requested and the state is saved.
         DeviceLost: the process of another device was killed.
         BenchError: one image at a time does not fit into memory.
     """
+    # Looked up once, before any process starts, so that all resume from the same file.
     saved = checkpoints.newest()
     total = batches.steps_per_epoch * method.epochs
-    learner = partial(
-        Learner, start, method, total=total, seed=seed, constants=constants, wanted_part=wanted_part
+    # A partial and no closure, since it is pickled for the followers.
+    train_state = partial(
+        TrainState,
+        start,
+        method,
+        total=total,
+        seed=seed,
+        constants=constants,
+        wanted_part=wanted_part,
     )
-    others = partial(_follow, learner, batches, saved, engine)
-    with together(others, engine, reporter, plugin=method_file(type(method))) as ranks:
-        first = learner(
-            engine=engine, ranks=ranks, warn=lambda text: reporter.event("warning", text=text)
-        )
-        return _lead(
-            first,
+    follow = partial(_follow, train_state, batches, saved, engine)
+    with spawn_workers(follow, engine, reporter, plugin=method_file(type(method))) as ranks:
+        loop = _Loop(
+            train_state(
+                engine=engine, ranks=ranks, warn=lambda text: reporter.event("warning", text=text)
+            ),
             ranks,
             batches,
-            saved,
             total,
             score=score,
             checkpoints=checkpoints,
             engine=engine,
             reporter=reporter,
         )
+        if saved is not None:
+            loop.resume(saved)
+        return loop.run()
 
 
-def _lead(
-    learner: Learner,
-    ranks: Ranks,
-    batches: TrainBatches,
-    saved: Path | None,
-    total: int,
-    *,
-    score: Callable[[Classifier], tuple[float, float]],
-    checkpoints: Checkpoints,
-    engine: Engine,
-    reporter: Reporter,
-) -> Trained:
-    """The loop of the run's own process."""
-    student, method, per_epoch = learner.student, learner.method, batches.steps_per_epoch
-    progress, kept = _Progress(), dict[str, Tensor]()
-    if saved is not None:
-        progress, kept = _restored(learner, saved)
-        reporter.event("resumed", step=progress.step, total=total)
+class _Loop:
+    """The loop of the leading process.
 
-    earlier, pause = progress.seconds, engine.checkpoint_seconds
+    Read `run` first. A training is a sequence of two kinds of work: a step, and the score of an
+    epoch. The next one follows from two numbers alone, the steps taken and the epochs scored. So
+    resuming is to restore these numbers and the tensors, and to enter the same loop again; there is
+    no other path for a training that was interrupted. All random numbers, the order of the images
+    included, are functions of the seed and the step, so that nothing else has to be restored and
+    the resumed training has the same bits.
 
-    def save() -> None:
-        nonlocal pause
-        progress.seconds += clock.lap()
-        progress.retries = learner.retries
-        tensors = learner.tensors() | {f"kept/{name}": tensor for name, tensor in kept.items()}
-        checkpoints.save(tensors, progress.__dict__)
-        took = clock.since_lap()
-        pause = max(engine.checkpoint_seconds, _WORK_PER_SAVE * took if took > _SECONDS else 0.0)
+    A stop is obeyed between two pieces of work, where the state is consistent, and after a
+    checkpoint. (Scoring may be interrupted, since it changes nothing.) Two things are done as
+    rarely as possible. The loss is read from a GPU every `_CHECK_EVERY` steps, since that waits for
+    the device; but always before a checkpoint, so that a state with a loss that is not finite is
+    never saved. And checkpoints are written by the clock, less often where writing is slow.
+    """
 
-    clock = _Clock()
-    exact = torch.float32 if engine.device_type == "mps" else torch.float64
-    losses = torch.tensor(progress.loss_sum, dtype=exact, device=engine.device)
-    # On a GPU a look at the loss waits for the device, so it is rare there; before anything is
-    # saved it is always taken.
-    look_every = 1 if engine.device_type == "cpu" else 50
-    mine = batches.of_part(ranks.rank, ranks.count)
-    while True:
-        if len(progress.history) < progress.step // per_epoch:
-            try:
-                accuracy, nll = score(student)
-            except Interrupted:
-                save()
-                raise
-            learner.train_mode()
-            epoch = progress.step // per_epoch
-            entry = {
-                "epoch": epoch,
-                "loss": progress.loss_sum / per_epoch,
-                "id_val": accuracy,
-                "id_val_nll": nll,
-            }
-            progress.history.append(entry)
-            reporter.event(
-                "epoch", **entry, epochs=method.epochs, seconds=progress.seconds + clock.since_lap()
-            )
-            best = progress.best
-            if method.select == "best" and (
-                best is None or (-accuracy, nll) < (-best["id_val"], best["id_val_nll"])
-            ):
-                progress.best = entry
-                kept = {
-                    name: tensor.detach().clone() for name, tensor in student.state_dict().items()
-                }
-            progress.loss_sum = 0.0
-            losses.zero_()
-            if reporter.stop and progress.step < total:
-                save()
-                stop_if_asked(reporter)
-        if progress.step == total:
-            break
-        for images, labels in mine.epoch(*divmod(progress.step, per_epoch)):
-            try:
-                ranks.go_on()
-                loss = learner.step(images, labels, progress.step)
-            except DeviceLost:
-                # On CPUs a step that failed has changed nothing; on a GPU, what it had queued may
-                # be anything.
-                if engine.device_type == "cpu":
-                    save()
-                raise
-            losses += loss
-            progress.step += 1
-            due = clock.since_lap() > pause
-            if (
-                reporter.stop
-                or due
-                or progress.step % per_epoch == 0
-                or progress.step % look_every == 0
-            ):
-                _check_finite(losses, loss, learner, progress.step)
-                progress.loss_sum = float(losses)
-                in_epoch = (progress.step - 1) % per_epoch + 1
-                reporter.event(
-                    "step", step=progress.step, total=total, loss=progress.loss_sum / in_epoch
-                )
-                if reporter.stop or due:
-                    save()
-                    stop_if_asked(reporter)
-    selection: dict[str, Any] = {}
-    if method.select == "best" and progress.best is not None:
-        student.load_state_dict(kept)
-        selection = {
-            "epoch": {
-                "value": progress.best["epoch"],
-                "id_val": progress.best["id_val"],
-                "among": method.epochs,
-            }
+    def __init__(
+        self,
+        train_state: TrainState,
+        ranks: Ranks,
+        batches: TrainBatches,
+        total: int,
+        *,
+        score: Callable[[Classifier], tuple[float, float]],
+        checkpoints: Checkpoints,
+        engine: Engine,
+        reporter: Reporter,
+    ) -> None:
+        self._train_state, self._student, self._method = (
+            train_state,
+            train_state.student,
+            train_state.method,
+        )
+        self._ranks, self._batches = ranks, batches.of_part(ranks.rank, ranks.count)
+        self._total, self._per_epoch = total, batches.steps_per_epoch
+        self._score, self._checkpoints = score, checkpoints
+        self._engine, self._reporter = engine, reporter
+
+        self._progress, self._best_weights = _Progress(), dict[str, Tensor]()
+        self._earlier_seconds = 0.0
+        self._pause = engine.checkpoint_seconds
+        self._check_every = 1 if engine.device_type == "cpu" else _CHECK_EVERY
+        # Summed on the device, where adding a loss does not wait for it. MPS has no float64.
+        exact = torch.float32 if engine.device_type == "mps" else torch.float64
+        self._losses = torch.zeros((), dtype=exact, device=engine.device)
+        self._clock = _Clock()
+
+    def resume(self, saved: Path) -> None:
+        """Restore a checkpoint."""
+        self._progress, self._best_weights = _restored(self._train_state, saved)
+        self._earlier_seconds = self._progress.seconds
+        self._losses.fill_(self._progress.loss_sum)
+        self._reporter.event("resumed", step=self._progress.step, total=self._total)
+        self._clock.lap()
+
+    def run(self) -> Trained:
+        """Train to the last step, and return the selected classifier."""
+        while True:
+            # Scored here and not behind the last step: a stop may have come in between.
+            if len(self._progress.history) < self._progress.step // self._per_epoch:
+                self._score_epoch()
+            if self._progress.step == self._total:
+                return self._result()
+            self._train_epoch()
+
+    def _score_epoch(self) -> None:
+        # An interrupted score is saved as "not yet scored": the resumed training begins with it.
+        progress = self._progress
+        try:
+            accuracy, nll = self._score(self._student)
+        except Interrupted:
+            self._save()
+            raise
+        self._train_state.train_mode()
+        entry = {
+            "epoch": progress.step // self._per_epoch,
+            "loss": progress.loss_sum / self._per_epoch,
+            "id_val": accuracy,
+            "id_val_nll": nll,
         }
-    return Trained(
-        student.eval().requires_grad_(True), progress.history, selection, earlier, learner.retries
-    )
+        progress.history.append(entry)
+        self._reporter.event(
+            "epoch",
+            **entry,
+            epochs=self._method.epochs,
+            seconds=progress.seconds + self._clock.since_lap(),
+        )
+        self._remember_best(entry)
+        progress.loss_sum = 0.0
+        self._losses.zero_()
+        # After the last epoch there is nothing to resume: the fit is finished instead.
+        if self._reporter.stop and progress.step < self._total:
+            self._save_and_stop()
+
+    def _remember_best(self, entry: dict[str, Any]) -> None:
+        best = self._progress.best
+        if self._method.select == "best" and (
+            best is None
+            or (-entry["id_val"], entry["id_val_nll"]) < (-best["id_val"], best["id_val_nll"])
+        ):
+            # Cloned, since the next step changes the weights in place. They stay on the device.
+            self._progress.best = entry
+            self._best_weights = {
+                name: tensor.detach().clone() for name, tensor in self._student.state_dict().items()
+            }
+
+    def _train_epoch(self) -> None:
+        """Take the steps of an epoch that are left."""
+        progress = self._progress
+        for images, labels in self._batches.epoch(*divmod(progress.step, self._per_epoch)):
+            loss = self._take_step(images, labels)
+            self._losses += loss
+            progress.step += 1
+            # Four reasons to read the loss: a stop, a checkpoint that is due, the end of an epoch,
+            # whose mean loss is recorded, and the regular check.
+            due = self._clock.since_lap() > self._pause
+            if (
+                self._reporter.stop
+                or due
+                or progress.step % self._per_epoch == 0
+                or progress.step % self._check_every == 0
+            ):
+                self._check_loss(loss)
+                if self._reporter.stop or due:
+                    self._save_and_stop()
+
+    def _take_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        try:
+            self._ranks.advance()
+            return self._train_state.step(images, labels, self._progress.step)
+        except DeviceLost:
+            # On a CPU, a step that failed has changed nothing. On a GPU, weights may be in any
+            # state, since what was queued may or may not have run; the last checkpoint has to do.
+            if self._engine.device_type == "cpu":
+                self._save()
+            raise
+
+    def _check_loss(self, loss: Tensor) -> None:
+        progress = self._progress
+        _check_finite(self._losses, loss, self._train_state, progress.step)
+        progress.loss_sum = float(self._losses)
+        in_epoch = (progress.step - 1) % self._per_epoch + 1
+        self._reporter.event(
+            "step", step=progress.step, total=self._total, loss=progress.loss_sum / in_epoch
+        )
+
+    def _save_and_stop(self) -> None:
+        """Save a checkpoint, then stop if that is why it was saved."""
+        self._save()
+        stop_if_requested(self._reporter)
+
+    def _save(self) -> None:
+        # The time since the last checkpoint counts as soon as it is saved. What is computed after
+        # the last checkpoint of a killed process is computed again, and counts once.
+        progress = self._progress
+        progress.seconds += self._clock.lap()
+        progress.retries = self._train_state.retries
+        tensors = self._train_state.tensors() | {
+            f"kept/{name}": tensor for name, tensor in self._best_weights.items()
+        }
+        self._checkpoints.save(tensors, progress.__dict__)
+        took = self._clock.since_lap()
+        self._pause = max(
+            self._engine.checkpoint_seconds, _WORK_PER_SAVE * took if took > _SLOW_SAVE else 0.0
+        )
+
+    def _result(self) -> Trained:
+        best, selection = self._progress.best, dict[str, Any]()
+        if self._method.select == "best" and best is not None:
+            self._student.load_state_dict(self._best_weights)
+            selection = {
+                "epoch": {
+                    "value": best["epoch"],
+                    "id_val": best["id_val"],
+                    "among": self._method.epochs,
+                }
+            }
+        return Trained(
+            self._student.eval().requires_grad_(True),
+            self._progress.history,
+            selection,
+            self._earlier_seconds,
+            self._train_state.retries,
+        )
 
 
 def _follow(
-    learner: Callable[..., Learner],
+    train_state: Callable[..., TrainState],
     batches: TrainBatches,
     saved: Path | None,
     engine: Engine,
     ranks: Ranks,
-    told_to_go_on: Callable[[], bool],
+    advanced: Callable[[], bool],
 ) -> None:
-    """The loop of a further device's process: the same steps on its share of every batch, as long
-    as it is told to.
+    """Take the leader's steps on this process's share of every batch.
+
+    The followers know nothing of epochs, scores and checkpoints: they wait while the leader is
+    occupied with these.
     """
-    follower = learner(engine=engine.on(ranks.rank), ranks=ranks)
+    follower = train_state(engine=engine.on(ranks.rank), ranks=ranks)
     step = _restored(follower, saved)[0].step if saved is not None else 0
     for images, labels in batches.of_part(ranks.rank, ranks.count).steps(step):
-        if not told_to_go_on():
+        if not advanced():
             return
         follower.step(images, labels, step)
         step += 1
 
 
-def _restored(learner: Learner, saved: Path) -> tuple[_Progress, dict[str, Tensor]]:
-    """Load a checkpoint into a learner; returns what else it holds: the progress, and the kept
-    (best) weights.
-    """
+def _restored(train_state: TrainState, saved: Path) -> tuple[_Progress, dict[str, Tensor]]:
+    """Load a checkpoint into `train_state`; return the progress and the best epoch's weights."""
     tensors, state = read(saved)
     try:
         progress = _Progress(**state)
     except TypeError as error:
         raise BenchError(
-            f"the checkpoint is of another version: {error}", fix="start over with --fresh"
+            f"the checkpoint was written by another version: {error}",
+            where=str(saved),
+            fix="start over with --fresh",
         ) from error
-    learner.restore(tensors, progress.retries, progress.step)
-    device = next(learner.student.parameters()).device
+    train_state.restore(tensors, progress.retries, progress.step)
+    device = next(train_state.student.parameters()).device
     return progress, {
         name.removeprefix("kept/"): t.to(device)
         for name, t in tensors.items()
@@ -269,16 +365,14 @@ def _restored(learner: Learner, saved: Path) -> tuple[_Progress, dict[str, Tenso
     }
 
 
-def _check_finite(losses: Tensor, loss: Tensor, learner: Learner, step: int) -> None:
+def _check_finite(losses: Tensor, loss: Tensor, train_state: TrainState, step: int) -> None:
+    # The sum and not the last loss: NaN or infinity in any step since the last check stays in it.
     if not torch.isfinite(losses):
-        method, rate = learner.method, learner.optimizer.param_groups[0]["lr"]
+        method, rate = train_state.method, train_state.optimizer.param_groups[0]["lr"]
         raise Diverged(
             f"the loss of {method.name} is {float(loss)} at step {step} (learning rate {rate:.2g},"
-            f" precision {method.precision})",
-            fix=(
-                "lower `--set lr=...`, raise `--set warmup=...`, or keep `--set clip=1`; nothing of"
-                " this fit is kept as a result"
-            ),
+            f" precision {method.precision}); this fit is not saved",
+            fix="lower `--set lr=...`, raise `--set warmup=...`, or set `--set clip=1`",
         )
 
 
@@ -298,24 +392,30 @@ class _Clock:
 
 
 class Checkpoints:
-    """The checkpoints of one fit. Each generation of its lease writes its own file; the next one
-    continues from the newest.
+    """The checkpoints of one fit.
 
     Args:
         folder: the fit's folder.
-        lease: the claim on it, checked before every write.
+        lease: the claim on the fit, checked before every write.
     """
+
+    # Each generation of the lease writes a file of its own. A process that was taken for dead and
+    # wakes up again can then not overwrite the checkpoint of the one that took the fit over.
 
     def __init__(self, folder: Path, lease: Lease) -> None:
         self._folder = folder / "checkpoint"
         self._lease = lease
 
     def save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Replace this generation's checkpoint, then drop those of earlier generations.
+        """Replace this generation's checkpoint, then delete those of earlier generations.
+
+        Args:
+            tensors: by name, on any device.
+            state: everything else, as JSON can hold it.
 
         Raises:
-            LeaseLost: another process has taken the fit over.
-            BenchError: the disk is full; the old checkpoint stays.
+            LeaseLost: another process has taken over the fit.
+            BenchError: the disk is full; the old checkpoint remains.
         """
         self._lease.check()
         copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -328,7 +428,8 @@ class Checkpoints:
                 old.unlink(missing_ok=True)
 
     def newest(self) -> Path | None:
-        """The newest checkpoint of any generation, or None; see `read`."""
+        """Return the newest checkpoint of any generation, or None; see `read`."""
+        # Generations are padded with zeros, so that the largest name is the newest.
         return max(self._folder.glob("*.safetensors"), default=None)
 
     def clear(self) -> None:
@@ -338,14 +439,15 @@ class Checkpoints:
 
 
 def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the state of a checkpoint.
+    """Return the tensors and the state of a checkpoint.
 
     Raises:
-        BenchError: it cannot be read.
+        BenchError: the file cannot be read.
     """
+    # safetensors and not torch.save: reading it runs no code, whoever has written the file.
     try:
         with safe_open(file, framework="pt") as content:
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
             state: dict[str, Any] = json.loads(content.metadata()["state"])
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise BenchError(

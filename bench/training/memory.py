@@ -1,5 +1,7 @@
-"""What a training step takes of memory, and how much there is: on a CPU nothing but the system's
-killer says "too much".
+"""The memory that a training step needs on a CPU, and the memory that is free.
+
+A GPU raises an error when memory runs out, and the step is repeated with less. On a CPU the kernel
+kills the process, without an error to catch, so that the need is estimated before the first step.
 """
 
 from __future__ import annotations
@@ -23,77 +25,81 @@ from ..errors import MissingPrerequisite
 from ..identity import torch_stream
 from ..method import Batch, FineTuner
 
-#: What the activations of one part of a batch may take on a CPU.
+#: Bytes that the activations of one part of a batch may take on a CPU. Another number would change
+#: the size of the parts, and with it the last bits of every fit on a CPU.
 PART_BYTES = 2**30
-#: Student, teacher, gradients, AdamW's two moments, and what it, the best epoch or a save takes
-#: beside them.
+#: Copies of the weights: student, teacher, gradients, AdamW's two moments, and one for whichever of
+#: AdamW's temporaries, the best epoch's weights or a checkpoint is largest.
 _COPIES = 6
-#: Threads, libraries' buffers, and gradients of activations: found over towers and methods
-#: (tests/perf/test_memory.py).
+#: Bytes for threads and buffers of libraries, and the factor from activations that are saved for
+#: the backward pass to all that it needs, gradients of activations included. Both were measured
+#: over towers and methods (tests/perf/test_memory.py).
 _CONSTANT, _TRANSIENT = 128 * 2**20, 1.35
-#: Why a batch stays whole.
-WHOLE = "batch statistics that are trained, and losses of a file, do not stand smaller parts"
-#: No cgroup has a limit of this size; version 1 says so where there is none.
+#: Why a batch cannot be divided; the second half of a message.
+WHOLE = "batches are not divided if batch statistics are trained, or if the loss is from a file"
+#: Larger than any real limit of a control group. Version 1 states "no limit" as about 2**63.
 _UNLIMITED = 2**60
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """What a training step takes, in bytes.
+    """The memory of a training step, in bytes.
 
     Attributes:
-        fixed: weights, gradients, moments and the images of the whole batch.
-        image: more for each image of a part.
+        fixed: for weights, gradients, moments and the images of the whole batch.
+        image: in addition for each image of a part.
     """
 
     fixed: int
     image: int
 
     def of(self, part: int) -> int:
-        """Bytes of a step that takes `part` images at a time."""
+        """Return the bytes of a step that computes `part` images at a time."""
         return self.fixed + part * self.image
 
 
 def saved_for_backward(forward: Callable[[], object], owned: nn.Module) -> int:
-    """Count the bytes that autograd keeps of a forward pass, `owned`'s own tensors excluded."""
+    """Return the bytes that autograd saves during a forward pass, without `owned`'s own tensors."""
     own = {tensor.untyped_storage().data_ptr() for tensor in owned.state_dict().values()}
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is given out twice
+    # By address, since many saved tensors are views of the same storage. The storages themselves
+    # are referenced here, so that none is freed and its address reused for another one.
+    saved: dict[int, torch.UntypedStorage] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
+            saved[storage.data_ptr()] = storage
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
     del result
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(storage.nbytes() for storage in saved.values())
 
 
 def default_part(tower: ImageTower, side: int) -> int:
-    """Choose how many images a CPU takes at a time, by the tower and its pixels alone: the bits of
-    a fit depend on it.
+    """Return the micro-batch of a CPU: the largest power of two within `PART_BYTES`, at least 1.
 
     Args:
-        side: of the images, pixels.
-
-    Returns:
-        The largest power of two whose activations take at most `PART_BYTES`, at least 1.
+        tower: an image tower on the CPU.
+        side: side of the images in pixels.
     """
+    # It depends on nothing but the tower and its input. The last bits of a fit depend on it, so
+    # that they must not follow from how much memory a machine happens to have.
     image = torch.full((1, 3, side, side), 0.5)
     fit = PART_BYTES // max(1, saved_for_backward(lambda: tower(image), tower))
     return 1 << max(0, fit.bit_length() - 1)
 
 
 def step_memory(method: FineTuner, start: Classifier, side: int) -> StepMemory:
-    """Measure what a training step takes, on a batch of two images of noise.
+    """Estimate the memory of a training step, from a forward pass of two images of noise.
 
     Args:
-        method: resolved.
-        start: on the CPU, in eval mode; not changed.
-        side: of the images, pixels.
+        method: bound to the backbone.
+        start: on the CPU, in eval mode; it is not changed.
+        side: side of the images in pixels.
     """
+    # Two images and not one: a method may mix an image with another one.
     pool = torch.randint(
         0, 256, (2, 3, side, side), dtype=torch.uint8, generator=torch_stream("memory")
     )
@@ -102,18 +108,17 @@ def step_memory(method: FineTuner, start: Classifier, side: int) -> StepMemory:
         labels=torch.zeros(2, dtype=torch.int64),
         rows=torch.arange(2),
         pool=pool,
-        draws=method.draw(2, start.tower.grid, torch_stream("memory", "draw")),
+        random=method.random(2, start.tower.grid, torch_stream("memory", "draw")),
         step=0,
     )
-    constants = defaultdict[str, float](
-        lambda: 1.0
-    )  # what they are does not change what a step takes
+    # Any number will do: the constants of a method scale its loss, and change no size.
+    constants = defaultdict[str, float](lambda: 1.0)
     with torch.random.fork_rng(devices=[]):
         try:
             saved = saved_for_backward(lambda: method.loss(batch, start, start, constants), start)
         except Exception:
-            # A loss that cannot be had of two images of noise; if it is wrong, the first step says
-            # so.
+            # A loss of a file may fail on two images of noise. If it is wrong altogether, the first
+            # step will raise; until then the forward pass of the classifier is an estimate.
             saved = saved_for_backward(lambda: start(batch.images), start)
     weights = sum(tensor.nbytes for tensor in start.named_weights().values())
     pixels = pool[0].nbytes * (method.batch_size + 4)
@@ -121,33 +126,36 @@ def step_memory(method: FineTuner, start: Classifier, side: int) -> StepMemory:
 
 
 def cuttable(method: FineTuner) -> bool:
-    """Whether a batch may be computed in parts: not where statistics are trained, nor where a
-    file's loss may couple images.
-    """
+    """Return whether a batch may be computed in parts without changing what is computed."""
+    # Trained statistics are those of a part. And the loss of a file may couple images, as a
+    # contrastive one does: whether it does is not known, and a wrong guess would be silent.
     return method.norm == "frozen" and not method.source_sha256
 
 
-def wanted_part(method: FineTuner, share: int, default: int, asked: int | None) -> int:
-    """Choose how many images a CPU takes at a time if memory were no matter.
+def wanted_part(method: FineTuner, share: int, default: int, requested: int | None) -> int:
+    """Return the micro-batch of a CPU if memory were unlimited.
 
     Args:
-        share: images of a batch that fall to a device.
+        method: bound to the backbone.
+        share: images of a global batch per device.
         default: see `default_part`.
-        asked: by the user.
+        requested: `--micro-batch`, or None.
     """
-    return min(share, asked or (default if cuttable(method) else share))
+    return min(share, requested or (default if cuttable(method) else share))
 
 
 def fitting_part(method: FineTuner, memory: StepMemory, wanted: int, free: int) -> int:
-    """Choose how many images to take at a time: as many as wanted, or half of that, a quarter, ...
-    where memory is short.
+    """Return the micro-batch that fits into memory: `wanted`, or a half, a quarter, ... of it.
 
     Args:
-        wanted: images of the part that does not depend on memory.
+        method: bound to the backbone.
+        memory: of a step.
+        wanted: see `wanted_part`.
         free: bytes; see `available`.
 
     Raises:
-        MissingPrerequisite: not even one image fits, or the batch has to be whole and does not fit.
+        MissingPrerequisite: not even one image fits, or the batch cannot be divided and is too
+            large.
     """
     if memory.of(wanted) <= free:
         return wanted
@@ -155,11 +163,11 @@ def fitting_part(method: FineTuner, memory: StepMemory, wanted: int, free: int) 
     if memory.of(least) > free:
         whole = "" if least == 1 else f" for {least} images at a time ({WHOLE})"
         raise MissingPrerequisite(
-            f"{method.name} needs about {size(memory.of(least))} of memory more{whole}, and"
+            f"{method.name} needs about {size(memory.of(least))} more memory{whole}, but only"
             f" {size(free)} are free",
             fix=(
-                "a machine or a limit with more memory, a smaller backbone, or a smaller `--set"
-                " batch_size=...` (another fit)"
+                "use a machine with more memory or raise the limit, or use a smaller backbone or a"
+                " smaller `--set batch_size=...` (another fit)"
             ),
         )
     while memory.of(wanted) > free:
@@ -168,13 +176,14 @@ def fitting_part(method: FineTuner, memory: StepMemory, wanted: int, free: int) 
 
 
 def resident() -> int:
-    """Bytes that this process holds now."""
+    """Return the resident memory of this process in bytes."""
     return int(psutil.Process().memory_info().rss)
 
 
 def available() -> int:
-    """Bytes that this process can still take: of the machine, of its control groups, and of its own
-    limits.
+    """Return the bytes that this process can still allocate.
+
+    The least of what is free on the machine, in its control groups, and below its own limits.
     """
     found = [
         psutil.virtual_memory().available,
@@ -190,12 +199,11 @@ def available() -> int:
 
 
 def _cgroups(membership: Path, root: Path) -> list[int]:
-    """Free bytes of every control group with a limit that this process is in, itself or through one
-    above.
+    """Return the free bytes of every limited control group of this process, parents included.
 
     Args:
-        membership: lines `0::/path` (version 2) and `N:memory:/path` (version 1).
-        root: where they are mounted.
+        membership: file with lines `0::/path` (version 2) and `N:memory:/path` (version 1).
+        root: where control groups are mounted.
     """
     if sys.platform != "linux":
         return []
@@ -212,8 +220,7 @@ def _cgroups(membership: Path, root: Path) -> list[int]:
                 else ("memory.max", "memory.current")
             )
             group = top / path.lstrip("/")
-            # In a container the path may be that of the host, and the group is the root that one
-            # sees.
+            # A container may see the host's path here, but only its own group, mounted as the root.
             for folder in (group, *group.parents) if group.is_dir() else (top,):
                 with suppress(OSError, ValueError):
                     limit, usage = (int((folder / name).read_text()) for name in names)
@@ -225,9 +232,9 @@ def _cgroups(membership: Path, root: Path) -> list[int]:
 
 
 def _reclaimable(folder: Path) -> int:
-    """Bytes of a group that are file pages nobody looked at lately, which the kernel drops
-    first.
-    """
+    """Return the bytes of a group that the kernel frees on demand: file pages not in use."""
+    # They count as used. Without them, a process that has read a large data set would seem to have
+    # no memory left.
     with suppress(OSError, ValueError):
         for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines():
             name, _, count = line.partition(" ")

@@ -1,6 +1,4 @@
-"""A rendered world with the roles of ImageNet and its shifts, made in seconds and downloaded from
-nowhere.
-"""
+"""The mini world: rendered images in the roles of ImageNet and its shifts, made in seconds."""
 
 from .world import MiniWorld, Rendered
 

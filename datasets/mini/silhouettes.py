@@ -1,11 +1,11 @@
-"""The twenty object classes of the mini world: drawn as polygons, kept as signed distance fields.
+"""The twenty object classes of the mini world, as polygons and as signed distance fields.
 
-A class is a function that draws one silhouette with a `Pen`, taking its shape parameters (how many
-points a star has, whether a house has a chimney) from the generator it is given. To add a class,
-write such a function under `@silhouette`; its place in the file is its label.
+A class is a function that paints one silhouette with a `Pen` and samples its shape parameters (such
+as whether a house has a chimney) from a random generator. To add a class, decorate such a function
+with `@silhouette`; its place in the file is its label.
 
-The renderer never sees the polygons: each class is rasterised a few times with different shape
-parameters and turned into a signed distance field, from which position, size, anti-aliasing,
+The renderer does not use the polygons. Each class is rasterised a few times with different shape
+parameters and turned into signed distance fields, from which position, size, anti-aliasing,
 outlines, bevels and shadows all follow.
 """
 
@@ -20,42 +20,50 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+#: Number of shapes per class.
 VARIANTS = 12
-"""Shapes that are rasterised per class."""
+#: Side of a distance field in samples: twice the 48 pixels of an image.
 BANK_SIZE = 96
-"""Side of a distance field in samples; it spans [-1.25, 1.25], a margin around the object."""
+#: A distance field spans [-1.25, 1.25], a silhouette [-1, 1] of it: outlines and shadows need
+#: distances outside the object.
 BANK_EXTENT = 1.25
+#: Side of the mask in pixels. Pillow's polygons have hard edges; averages of 2 x 2 smooth them.
 _RASTER = 2 * BANK_SIZE
 
 Point = tuple[float, float]
 
 
 class Pen:
-    """Draws filled shapes on the square [-1, 1] x [-1, 1], y pointing down; `erase=True` cuts
-    holes.
+    """A painter of filled shapes on the square [-1, 1] x [-1, 1], with y pointing down.
+
+    With `erase=True` a shape is cut out instead.
     """
 
     def __init__(self) -> None:
         self._image = Image.new("1", (_RASTER, _RASTER), 0)
-        self._draw = ImageDraw.Draw(self._image)
+        self._canvas = ImageDraw.Draw(self._image)
 
     def polygon(self, points: Iterable[Point], *, erase: bool = False) -> None:
+        """Paint a polygon, which is closed from its last point to its first."""
         pixels = [
             ((x / BANK_EXTENT + 1) * _RASTER / 2, (y / BANK_EXTENT + 1) * _RASTER / 2)
             for x, y in points
         ]
-        self._draw.polygon(pixels, fill=0 if erase else 1)
+        self._canvas.polygon(pixels, fill=0 if erase else 1)
 
     def box(
         self, left: float, top: float, right: float, bottom: float, *, erase: bool = False
     ) -> None:
+        """Paint a rectangle with sides along the axes."""
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], erase=erase)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, *, erase: bool = False) -> None:
+        """Paint an ellipse with its centre at (x, y) and the radii `rx` and `ry`."""
+
         self.polygon(arc(x, y, rx, ry, 0, 360), erase=erase)
 
     def line(self, start: Point, end: Point, width: float) -> None:
-        """A bar of the given width with round ends."""
+        """Paint a bar of the given width with round ends."""
         (x0, y0), (x1, y1) = start, end
         length = float(np.hypot(x1 - x0, y1 - y0))
         nx, ny = -(y1 - y0) / length * width / 2, (x1 - x0) / length * width / 2
@@ -66,38 +74,42 @@ class Pen:
             self.ellipse(x, y, width / 2, width / 2)
 
     def mask(self) -> NDArray[np.bool_]:
-        """(raster, raster) bool, true inside."""
+        """Return the painted shape, (2 * BANK_SIZE, 2 * BANK_SIZE) bool, true inside."""
         return np.asarray(self._image, dtype=bool)
 
 
 def arc(
     x: float, y: float, rx: float, ry: float, start: float, stop: float, steps: int = 48
 ) -> list[Point]:
-    """Points on an ellipse from `start` to `stop` degrees; 0 is right, 90 is down."""
+    """Return points on an ellipse from `start` to `stop` degrees; 0 is right, 90 is down."""
     angles = np.deg2rad(np.linspace(start, stop, steps))
     return [(x + rx * float(np.cos(a)), y + ry * float(np.sin(a))) for a in angles]
 
 
 def mirrored(side: Iterable[float], y: Iterable[float]) -> list[Point]:
-    """The outline of a shape that is symmetric about x = 0, from its right side."""
+    """Return the outline of a shape that is symmetric about x = 0, given its right side."""
     right = [(float(a), float(b)) for a, b in zip(side, y, strict=True)]
     return [*right, *((-a, b) for a, b in reversed(right))]
 
 
 Silhouette = Callable[[Pen, np.random.Generator], None]
+
+# In the order of the functions below, which is the order of the labels. Names and order are part of
+# the identity of the data, and the functions are called by the names of the classes.
 _SILHOUETTES: dict[str, Silhouette] = {}
 
 
-def silhouette(draw: Silhouette) -> Silhouette:
-    """Registers a drawing function; the class takes its name."""
-    _SILHOUETTES[draw.__name__] = draw
-    return draw
+def silhouette(paint: Silhouette) -> Silhouette:
+    """Register a class under its function's name."""
+    _SILHOUETTES[paint.__name__] = paint
+    return paint
 
 
 @silhouette
 def star(pen: Pen, rng: np.random.Generator) -> None:
     inner = rng.uniform(0.38, 0.5)
     angles = np.deg2rad(np.arange(10) * 36 - 90)
+    # Ten corners, alternating between the tips and the notches.
     radii = np.where(np.arange(10) % 2 == 0, 1.0, inner)
     pen.polygon(
         [
@@ -109,6 +121,7 @@ def star(pen: Pen, rng: np.random.Generator) -> None:
 
 @silhouette
 def heart(pen: Pen, rng: np.random.Generator) -> None:
+    # The usual parametric heart curve, divided by 16 to fit [-1, 1].
     t = np.linspace(0, 2 * np.pi, 90)
     width = rng.uniform(0.85, 1.0)
     x = width * np.sin(t) ** 3
@@ -142,6 +155,7 @@ def arrow(pen: Pen, rng: np.random.Generator) -> None:
 @silhouette
 def house(pen: Pen, rng: np.random.Generator) -> None:
     wall, eaves = rng.uniform(0.62, 0.8), rng.uniform(-0.2, 0.0)
+    # The chimney comes first: what is painted later covers or cuts it.
     if rng.random() < 0.6:
         side = rng.choice([-1.0, 1.0])
         pen.polygon(
@@ -192,6 +206,7 @@ def cup(pen: Pen, rng: np.random.Generator) -> None:
 def bottle(pen: Pen, rng: np.random.Generator) -> None:
     body, neck, shoulder = rng.uniform(0.3, 0.4), rng.uniform(0.1, 0.15), rng.uniform(-0.3, -0.1)
     pen.polygon(mirrored([neck, neck, body, body], [-0.98, shoulder - 0.22, shoulder + 0.08, 0.98]))
+    # The rim of the neck.
     pen.box(-neck - 0.06, -1.0, neck + 0.06, -0.84)
 
 
@@ -286,9 +301,11 @@ def hammer(pen: Pen, rng: np.random.Generator) -> None:
 def umbrella(pen: Pen, rng: np.random.Generator) -> None:
     dome = rng.uniform(0.75, 0.95)
     pen.polygon(arc(0, 0.0, 1.0, dome, 180, 360))
+    # Three scallops along the lower edge, each a third of its width.
     for x in (-0.667, 0.0, 0.667):
         pen.ellipse(x, 0.02, 0.333, 0.16, erase=True)
     pen.box(-0.06, -0.3, 0.06, 0.75)
+    # The crook: an outer and an inner arc, the second backwards so that they close one outline.
     pen.polygon(arc(0.17, 0.75, 0.23, 0.24, 0, 180) + arc(0.17, 0.75, 0.11, 0.11, 180, 0))
 
 
@@ -326,34 +343,37 @@ def bell(pen: Pen, rng: np.random.Generator) -> None:
     pen.ellipse(0, 0.72, 0.2, 0.2)
 
 
+#: Class names in the order of the labels.
 CLASSES: tuple[str, ...] = tuple(_SILHOUETTES)
-"""Class names in label order."""
 
 
 @cache
 def distance_bank() -> NDArray[np.float32]:
-    """Signed distances of every class and variant, negative inside.
+    """Return the signed distance fields of every class and variant, negative inside.
+
+    The shapes are the same for every seed of the world: worlds differ in their scenes, not in what
+    a key looks like.
 
     Returns:
-        (classes, VARIANTS, BANK_SIZE, BANK_SIZE) float32, shared and not to be written to, in units
-            in which a
-        silhouette spans [-1, 1].
-        The shapes are the same for every world seed: a world differs in its scenes, not in what a
-            key looks like.
+        (classes, VARIANTS, BANK_SIZE, BANK_SIZE) float32, in units in which a silhouette spans
+        [-1, 1]. The array is shared and must not be written to.
     """
     bank = np.empty((len(CLASSES), VARIANTS, BANK_SIZE, BANK_SIZE), dtype=np.float32)
-    for label, (name, draw) in enumerate(_SILHOUETTES.items()):
+    for label, (name, paint) in enumerate(_SILHOUETTES.items()):
         for variant in range(VARIANTS):
             pen = Pen()
-            draw(pen, stream("silhouette", name, variant))
+            paint(pen, stream("silhouette", name, variant))
             bank[label, variant] = _signed_distance(pen.mask())
     return bank
 
 
 def _signed_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Euclidean distance to the edge of a (2 * BANK_SIZE, 2 * BANK_SIZE) mask, halved in resolution
-    by 2 x 2 averages.
+    """Return the signed distance to the edge of a mask, at half its resolution.
+
+    Args:
+        mask: (2 * BANK_SIZE, 2 * BANK_SIZE) bool, true inside.
     """
+    # The distances are averaged, not the mask: an average of the mask would lose the exact edge.
     pixels = ndimage.distance_transform_edt(~mask) - ndimage.distance_transform_edt(mask)
     halved = pixels.reshape(BANK_SIZE, 2, BANK_SIZE, 2).mean(axis=(1, 3))
     field: NDArray[np.float32] = (halved * (2 * BANK_EXTENT / _RASTER)).astype(np.float32)
@@ -361,11 +381,11 @@ def _signed_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def stream(*words: str | int) -> np.random.Generator:
-    """A generator that is a function of the words alone, e.g. `stream(seed, "sketch", "noise",
-    chunk)`.
+    """Return a random generator keyed by words, such as `stream(seed, "sketch", "noise", chunk)`.
 
-    Streams are counted out by name instead of in order, so that a new style, split or parameter
-    leaves the draws of every other one as they were.
+    Streams have names instead of an order, so that a new style, split or parameter does not change
+    the random numbers of the others.
     """
+    # The separator cannot be part of a word, so ("ab", "c") and ("a", "bc") differ.
     digest = hashlib.blake2b("\x1f".join(map(str, words)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

@@ -1,10 +1,10 @@
-"""The mini world: which scenes each split of the suite shows.
+"""The mini world and its splits.
 
-The splits cross three factors. *Style* is a photo or something else; *context* says whether the
-background goes with the class as it does in training; *geometry* says whether size and pose do.
-Splits that are compared with each other share their scenes: `sketch` and `sketch-in-context` show
-the same objects in the same poses, and differ in the background alone, so that their difference is
-the effect of context.
+The splits cross three factors: *style* (a photo or something else), *context* (whether the
+background goes with the class as in training) and *geometry* (whether size and pose do). Splits
+that are compared with each other share their scenes. For example, `sketch` and `sketch-in-context`
+show the same objects in the same poses and differ only in the background, so the difference of
+their accuracies is the effect of context.
 """
 
 from __future__ import annotations
@@ -17,52 +17,56 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError
 from .render import CHUNK, CORRUPTIONS, paint_chunks, paint_scenes
-from .scenes import Recipe, Scenes, draw_scenes
+from .scenes import SceneRecipe, Scenes, sample_scenes
 from .silhouettes import CLASSES, stream
 from .styles import STYLES
 
+#: Probability that the object's colour goes with the context, relative to that of the background.
+#: Below 1, so that the background is the better of the two cues.
 PAINT_BIAS = 0.6
-"""How often, relative to the background, the object's colour goes with the context too."""
 
 GroupKind = Literal["context", "style", "corruption"]
 
 
 @dataclass(frozen=True)
-class Split:
-    """A split's recipe and what it has in common with others.
+class RenderedSplit:
+    """The definition of a split.
 
     Attributes:
         recipe: distributions of its scenes.
-        scenes: name of the split whose scenes it shows again, changed only where the recipes
-            differ.
-        groups: what its group number means: 0/1 for a background that is not / is the class's own,
-            or an index into `STYLES` or `CORRUPTIONS`.
+        scenes: name of the split whose scenes it shows, changed only where the recipes differ; its
+            own name if it does not share them.
+        groups: meaning of the group numbers: 0 or 1 for a background that is not or is the class's
+            own, or an index into `STYLES` or `CORRUPTIONS`.
     """
 
-    recipe: Recipe
+    recipe: SceneRecipe
     scenes: str
     groups: GroupKind = "context"
 
 
-# ObjectNet's poses, some with something in the way.
-_MOVED = Recipe(rotation=0.8, deform=0.18, scale=(0.34, 0.76), centred=0.0, occluder=0.25)
+# The role of ObjectNet: unusual poses and sizes, and sometimes a bar that hides a part.
+_MOVED = SceneRecipe(rotation=0.8, deform=0.18, scale=(0.34, 0.76), centred=0.0, occluder=0.25)
 _RENDITIONS = ("painting", "cartoon", "embroidery", "mosaic")
 
-SPLITS: dict[str, Split] = {
-    "train": Split(Recipe(), "train"),
-    "id-val": Split(Recipe(), "id-val"),
-    "id-test": Split(Recipe(), "id-test"),
-    # The five roles of the ImageNet shifts.
-    "v2": Split(Recipe(home_share=0.7, noise=0.075, clutter=0.5, texture=0.7, deform=0.12), "v2"),
-    "sketch": Split(Recipe(("sketch",), context="random"), "sketch"),
-    "rendition": Split(Recipe(_RENDITIONS, context="random"), "rendition", "style"),
-    "objectnet": Split(replace(_MOVED, context="random"), "objectnet"),
-    "adversarial": Split(Recipe(context="another"), "id-test"),
-    # The same scenes with one factor put back.
-    "sketch-in-context": Split(Recipe(("sketch",)), "sketch"),
-    "rendition-in-context": Split(Recipe(_RENDITIONS), "rendition", "style"),
-    "viewpoint": Split(_MOVED, "objectnet"),
-    "corrupted": Split(Recipe(corrupted=True), "id-test", "corruption"),
+SPLITS: dict[str, RenderedSplit] = {
+    "train": RenderedSplit(SceneRecipe(), "train"),
+    "id-val": RenderedSplit(SceneRecipe(), "id-val"),
+    "id-test": RenderedSplit(SceneRecipe(), "id-test"),
+    # The five roles of the ImageNet shifts: V2, Sketch, R, ObjectNet and A. `adversarial` shows the
+    # scenes of id-test against the backgrounds of other classes.
+    "v2": RenderedSplit(
+        SceneRecipe(home_share=0.7, noise=0.075, clutter=0.5, texture=0.7, deform=0.12), "v2"
+    ),
+    "sketch": RenderedSplit(SceneRecipe(("sketch",), context="random"), "sketch"),
+    "rendition": RenderedSplit(SceneRecipe(_RENDITIONS, context="random"), "rendition", "style"),
+    "objectnet": RenderedSplit(replace(_MOVED, context="random"), "objectnet"),
+    "adversarial": RenderedSplit(SceneRecipe(context="another"), "id-test"),
+    # The same scenes with one factor as in training: what each is compared with.
+    "sketch-in-context": RenderedSplit(SceneRecipe(("sketch",)), "sketch"),
+    "rendition-in-context": RenderedSplit(SceneRecipe(_RENDITIONS), "rendition", "style"),
+    "viewpoint": RenderedSplit(_MOVED, "objectnet"),
+    "corrupted": RenderedSplit(SceneRecipe(corrupted=True), "id-test", "corruption"),
 }
 
 
@@ -74,7 +78,7 @@ class Rendered:
         pixels: (N, 48, 48, 3) uint8, RGB.
         labels: (N,) int64, index into the world's classes; image i has class i modulo 20.
         groups: (N,) int64, index into `group_names`.
-        group_names: what the groups are.
+        group_names: names of the groups.
     """
 
     pixels: NDArray[np.uint8]
@@ -86,16 +90,19 @@ class Rendered:
 class MiniWorld:
     """A rendered world in which photos of a class tend to have that class's background.
 
-    Image i of a split is a function of (seed, bias, split, i): a larger split begins with the
+    Image i of a split depends on (seed, bias, split, i) alone, so a larger split begins with the
     images of a smaller one.
 
     Args:
         bias: probability that a photo of the training distribution shows its class's own
             background.
-        train_size: images in `train`.
-        val_size: images in `id-val`.
-        test_size: images in every test split.
-        seed: which world; styles, classes and homes are the same in every one.
+        train_size: number of images in `train`.
+        val_size: number of images in `id-val`.
+        test_size: number of images in every test split.
+        seed: seed of the world; styles, classes and homes are the same for every seed.
+
+    Raises:
+        UsageError: the bias is not a probability, or a size is below 1.
     """
 
     classes: tuple[str, ...] = CLASSES
@@ -112,7 +119,8 @@ class MiniWorld:
     ) -> None:
         if not 0 <= bias <= 1:
             raise UsageError(
-                f"the mini world's bias is a probability, not {bias}", fix="give a bias from 0 to 1"
+                f"the mini world's bias is {bias}, which is not a probability",
+                fix="give a bias from 0 to 1",
             )
         for name, size in (
             ("train_size", train_size),
@@ -128,19 +136,21 @@ class MiniWorld:
         self._test_size = test_size
 
     def size(self, split: str) -> int:
-        """Images in a split."""
+        """Return the number of images in a split."""
         return self._sizes.get(split, self._test_size)
 
     def scenes(self, split: str, chunk: int) -> Scenes:
-        """Parameters of images [chunk * CHUNK, (chunk + 1) * CHUNK) of a split, without painting
-        them.
+        """Return the parameters of images [chunk * CHUNK, (chunk + 1) * CHUNK) of a split.
 
         Raises:
             UsageError: there is no such split.
         """
+        # Always a whole chunk, even if the split ends before it: random numbers are sampled for all
+        # images of a chunk at once, and must not depend on where a split ends. Classes take turns,
+        # so every split is balanced.
         which = self._split(split)
         labels = (np.arange(CHUNK) + chunk * CHUNK) % len(CLASSES)
-        return draw_scenes(
+        return sample_scenes(
             which.recipe,
             labels,
             lambda purpose: stream("mini", self.seed, which.scenes, purpose, chunk),
@@ -149,12 +159,14 @@ class MiniWorld:
         )
 
     def render(self, split: str) -> Rendered:
-        """Paint a split; the same bits for every number of threads.
+        """Render a split; the pixels are the same bits for any number of threads.
 
         Raises:
             UsageError: there is no such split.
         """
         which, count = self._split(split), self.size(split)
+        # Filled by `paint` from several threads, each in the rows of its chunk; the last chunk may
+        # reach beyond the split.
         groups = np.empty(-(-count // CHUNK) * CHUNK, dtype=np.int64)
 
         def paint(chunk: int) -> NDArray[np.uint8]:
@@ -165,6 +177,8 @@ class MiniWorld:
                 "corruption": scenes.corruption,
             }[which.groups]
             groups[chunk * CHUNK : (chunk + 1) * CHUNK] = group.numpy()
+            # "paint" keeps these streams apart from those of the parameters, whatever purposes
+            # either of them names.
             return paint_scenes(
                 scenes,
                 lambda purpose: stream("mini", self.seed, which.scenes, purpose, chunk, "paint"),
@@ -181,7 +195,7 @@ class MiniWorld:
         )
 
     @staticmethod
-    def _split(name: str) -> Split:
+    def _split(name: str) -> RenderedSplit:
         try:
             return SPLITS[name]
         except KeyError:

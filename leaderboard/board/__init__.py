@@ -1,3 +1,1 @@
-"""From run folders to a board: comparable rows, averaged over seeds, with what is missing said
-beside them.
-"""
+"""Turn run records into a leaderboard: comparable groups, rows averaged over seeds, tables."""

@@ -1,5 +1,7 @@
-"""Two rows against each other: one answer about these trained models, another one about the method
-over seeds.
+"""Compare two rows: the trained models over test images, and the methods over seeds.
+
+The two questions have different answers. Thousands of images tell two trained models apart sharply,
+which says nothing about another training run; a few seeds say what they can about the method.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from .measures import shifts_of
 
 Floats = NDArray[np.float64]
 Verdict = Literal["better", "worse", "tie", "unknown"]
+#: `Difference.about` of the mean over shifts.
 MEAN = "OOD"
 
 
@@ -34,16 +37,19 @@ class Difference:
     """A minus B on one data set, or on the mean over shifts (`about` is then `OOD`).
 
     Attributes:
-        a, b: scores in [0, 1], means over the seeds used.
-        interval: of the difference, 95 %, this data set alone.
-        p: two-sided.
-        p_holm: corrected over all data sets (the mean is one question of its own, not corrected).
-        verdict: of A, by `p_holm` at 5 %; `tie` is "not shown to differ"; `unknown` where nothing
-            could be computed.
-        units: how many images or seeds were resampled or averaged.
-        hole: why something is missing.
-        deterministic: no seed changes
-        either row, so that there is nothing to have an interval of.
+        about: name of the split, or `OOD`.
+        a: score of A in [0, 1], the mean over the seeds used.
+        b: score of B.
+        interval: 95 % interval of the difference, on this data set alone.
+        p: two-sided p-value.
+        p_holm: p corrected over all data sets; that of the mean is a question of its own and not
+            corrected.
+        verdict: of A, by `p_holm` at 5 %. `tie` means "not shown to differ"; `unknown`, that
+            nothing could be computed.
+        units: number of images or seeds that were resampled or averaged.
+        missing: why something is missing.
+        deterministic: no seed changes either row, so that there is no spread to give an interval
+            of.
     """
 
     about: str
@@ -54,23 +60,26 @@ class Difference:
     p_holm: float | None = None
     verdict: Verdict = "unknown"
     units: int = 0
-    hole: str = ""
+    missing: str = ""
     deterministic: bool = False
 
     @property
     def value(self) -> float | None:
-        """A minus B."""
+        """Return A minus B, or None if either is missing."""
         return None if self.a is None or self.b is None else self.a - self.b
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Exact McNemar test of the two models of one seed on one data set: the images that exactly one
-    gets right.
+    """An exact McNemar test (1947) of the two models of one seed on one data set.
 
     Attributes:
-        p: two-sided binomial on the discordant images (McNemar, 1947).
-        p_holm: corrected over the data sets of that seed.
+        about: name of the split.
+        seed: seed of both models.
+        only_a: number of images that only A gets right.
+        only_b: number of images that only B gets right.
+        p: two-sided binomial p-value on these images.
+        p_holm: p corrected over the data sets of that seed.
     """
 
     about: str
@@ -83,15 +92,18 @@ class McNemar:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike two rows err on one data set, means over the shared seeds; shares of its images.
+    """How alike two rows err on one data set: shares of its images, means over the shared seeds.
 
     Attributes:
+        about: name of the split.
         same: same prediction.
-        both_right, only_a, only_b, both_wrong: add up to 1.
-        overlap: images that both get wrong among
-        those that at least one does. kappa: error consistency (Geirhos et al., 2020): 0 is what two
-            independent models of
-        these accuracies show, 1 is erring on the same images; None where it is not defined.
+        both_right: adds up to 1 with the next three.
+        only_a: only A is right.
+        only_b: only B is right.
+        both_wrong: neither is right.
+        overlap: images that both get wrong among those that at least one does.
+        kappa: error consistency (Geirhos et al., 2020). 0 is what two independent models of these
+            accuracies show, 1 is erring on the same images; None where it is not defined.
     """
 
     about: str
@@ -106,13 +118,16 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that two rows' runs say about each other.
+    """All differences between two rows.
 
     Attributes:
-        models, method: ID, every shift that both have, then the mean over shifts.
-        tests: exact McNemar per seed.
-        alike: per
-        data set. seeds: those that both have.
+        a: name of the first row.
+        b: name of the second row.
+        models: about the trained models: ID, every shift that both have, then the mean over shifts.
+        method: the same about the methods, over seeds.
+        tests: exact McNemar tests, per seed.
+        alike: agreement per data set.
+        seeds: the seeds that both rows have.
     """
 
     a: str
@@ -125,7 +140,7 @@ class Comparison:
 
     @property
     def verdict(self) -> tuple[str, str]:
-        """In words: about these trained models, and about the method over seeds."""
+        """Return both answers in words: about the trained models, and about the methods."""
         return _words(self.models, "for these models"), _words(
             self.method, f"over {len(self.seeds)} seeds"
         )
@@ -137,12 +152,16 @@ def compare(
     predictions: Predictions | None,
     names: tuple[str, str] = ("A", "B"),
 ) -> Comparison:
-    """Compare two rows of one board: the runs of `a` with those of `b`, one per seed each.
+    """Compare two rows of one board.
 
     Args:
-        predictions: None leaves everything out that needs single images.
+        a: runs of the first row, one per seed.
+        b: runs of the second row, one per seed.
+        predictions: None leaves out everything that needs the outcomes of single images.
+        names: names of the rows.
     """
     both = [*a, *b]
+    # Averages over different shifts are different quantities, which have no difference.
     averaged = shifts_of(both).shared
     shared = [
         split for split in (ID, *shifts_of(both).all) if all(split in r.metrics for r in both)
@@ -167,14 +186,16 @@ def compare(
 
 
 def _questions(shared: Sequence[str], averaged: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Return (about, splits) of every difference: each shared split, then their average."""
     return [
         *((split, [split]) for split in shared),
+        # Where no shift is averaged by both rows, there is no question about the mean.
         *([(MEAN, list(averaged))] if averaged else []),
     ]
 
 
 def _score(runs: Sequence[RunRecord], splits: Sequence[str]) -> Floats:
-    """(runs,) mean score over the splits."""
+    """Return the mean score over the splits, (runs,)."""
     return np.array([np.mean([r.metrics[split].score for split in splits]) for r in runs])
 
 
@@ -185,13 +206,14 @@ def _models(
     splits: list[str],
     predictions: Predictions | None,
 ) -> Difference:
+    """Compare the trained models: the images vary, and all seeds of both rows are used."""
     made = Difference(about, float(_score(a, splits).mean()), float(_score(b, splits).mean()))
     try:
         if predictions is None:
-            raise NotPaired("no predictions are at hand")
+            raise NotPaired("no predictions are available")
         found = differences_over_images(a, b, splits, predictions)
     except NotPaired as why:
-        return replace(made, hole=str(why))
+        return replace(made, missing=str(why))
     return replace(made, interval=found.interval, p=found.p, units=found.images)
 
 
@@ -202,12 +224,16 @@ def _method(
     splits: list[str],
     seeds: Sequence[int],
 ) -> Difference:
+    """Compare the methods: the seeds vary, and only those that both rows have are used."""
+    # An external checkpoint is one model; its seed says nothing about a recipe.
     if any(r.phase == "external" for r in (*a, *b)):
-        return Difference(about, hole="weights from elsewhere are not a recipe with seeds")
+        return Difference(
+            about, missing="external weights have no recipe that could run with other seeds"
+        )
     if len(seeds) < 2:
         return Difference(
             about,
-            hole=f"{len(seeds)} shared seed(s); at least two are needed, and five say much more",
+            missing=f"{len(seeds)} shared seed(s); at least two are needed, and five say much more",
         )
     pairs = [[r for seed in seeds for r in row if r.seed == seed] for row in (a, b)]
     left, right = (_score(runs, splits) for runs in pairs)
@@ -219,33 +245,43 @@ def _method(
         over_seeds(list(differences)),
         units=len(seeds),
     )
-    if all(map(deterministic, pairs)):  # what was measured is the difference
+    # Another seed would show the same difference, so that it is known and not estimated.
+    if all(map(deterministic, pairs)):
         return replace(
-            made, interval=None, deterministic=True, p=1.0 if abs(differences[0]) < 1e-12 else 0.0
+            # A p-value of 0 or 1 takes certain differences through Holm's correction without a
+            # special case.
+            made,
+            interval=None,
+            deterministic=True,
+            p=1.0 if abs(differences[0]) < 1e-12 else 0.0,
         )
+    # Rows that do vary can have equal differences at a few seeds by coincidence. A t-test would
+    # divide by a standard error of zero and call that certain.
     if np.ptp(differences) < 1e-12:
         return replace(
             made,
             interval=None,
-            hole="the differences of all seeds happen to be equal, and there is no t-test then",
+            missing="the differences of all seeds happen to be equal, which leaves no t-test",
         )
     return replace(made, p=float(stats.ttest_1samp(differences, 0).pvalue))
 
 
 def _corrected(found: list[Difference]) -> list[Difference]:
-    """With Holm's correction over the data sets, and the verdicts that follow."""
+    """Add Holm's correction over the data sets, and the verdicts that follow from it."""
+    # The mean over shifts is one question that was fixed beforehand, and not one of many data sets
+    # of which a reader picks the clearest.
     sets = [d.p for d in found if d.about != MEAN and d.p is not None]
-    corrected = iter(holm(sets).tolist())
-    made = []
-    for one in found:
-        if one.p is None:
-            made.append(one)
+    p_values = iter(holm(sets).tolist())
+    corrected = []
+    for difference in found:
+        if difference.p is None:
+            corrected.append(difference)
             continue
-        p = one.p if one.about == MEAN else next(corrected)
-        value = one.value or 0.0
+        p = difference.p if difference.about == MEAN else next(p_values)
+        value = difference.value or 0.0
         verdict: Verdict = "tie" if p > 0.05 or value == 0 else "better" if value > 0 else "worse"
-        made.append(replace(one, p_holm=p, verdict=verdict))
-    return made
+        corrected.append(replace(difference, p_holm=p, verdict=verdict))
+    return corrected
 
 
 def _image_by_image(
@@ -255,6 +291,7 @@ def _image_by_image(
     seeds: Sequence[int],
     predictions: Predictions | None,
 ) -> tuple[list[McNemar], list[Agreement]]:
+    """Return McNemar tests per seed, and agreement per data set, of the shared seeds."""
     tests: dict[int, list[McNemar]] = {seed: [] for seed in seeds}
     alike: list[Agreement] = []
     for split in splits:
@@ -263,16 +300,20 @@ def _image_by_image(
             one, other = next(r for r in a if r.seed == seed), next(r for r in b if r.seed == seed)
             left = predictions.outcomes(one, split) if predictions else None
             right = predictions.outcomes(other, split) if predictions else None
+            # `_models` reads the same predictions and reports why they cannot be paired.
             if left is None or right is None or not left.same_images(right):
                 continue
             x, y = left.correct, right.correct
             only_a, only_b = int((x & ~y).sum()), int((~x & y).sum())
+            # Without an image that only one model gets right there is nothing to test.
             p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
             tests[seed].append(McNemar(split, seed, only_a, only_b, p, p))
             found.append(_agreement(split, x, y, float((left.predicted == right.predicted).mean())))
         if found:
             alike.append(_mean(found))
     corrected = [
+        # Each seed is a pair of models of its own, so that the family of a test is the data sets of
+        # its seed.
         replace(test, p_holm=p)
         for found in tests.values()
         for test, p in zip(found, holm([test.p for test in found]).tolist(), strict=True)
@@ -285,6 +326,7 @@ def _agreement(about: str, x: NDArray[np.bool_], y: NDArray[np.bool_], same: flo
         float(part.mean()) for part in (x & y, x & ~y, ~x & y, ~x & ~y)
     )
     right_a, right_b = both_right + only_a, both_right + only_b
+    # Agreement of two models of these accuracies that err independently.
     chance = right_a * right_b + (1 - right_a) * (1 - right_b)
     wrong = only_a + only_b + both_wrong
     return Agreement(
@@ -300,9 +342,10 @@ def _agreement(about: str, x: NDArray[np.bool_], y: NDArray[np.bool_], same: flo
 
 
 def _mean(found: Sequence[Agreement]) -> Agreement:
-    """Over seeds; None where a number is not defined for one of them."""
+    """Average over seeds; a number that is not defined for one seed is None."""
     numbers = [name for name in asdict(found[0]) if name != "about"]
     columns = {name: [getattr(one, name) for one in found] for name in numbers}
+    # A number that one seed lacks would be a mean over seeds selected by their outcome.
     means: dict[str, Any] = {
         name: None if None in own else fmean(own) for name, own in columns.items()
     }
@@ -310,13 +353,17 @@ def _mean(found: Sequence[Agreement]) -> Agreement:
 
 
 def _words(found: Sequence[Difference], ending: str) -> str:
-    """Such as `better on 3 of 5 shifts, tie on 2; ID tie; mean difference +1.2 [+0.4, +2.0] for
-    these models`.
+    """Return a verdict in words.
+
+    Such as `better on 3 of 5 shifts, tie on 2; ID: tie; mean difference +1.2 [+0.4, +2.0] for these
+    models`.
     """
     shifts = [d for d in found if d.about not in (ID, MEAN)]
-    holes = [d.hole for d in found if d.verdict == "unknown"]
+    reasons = [d.missing for d in found if d.verdict == "unknown"]
+    # One reason for everything is reported; otherwise unknown data sets are counted among the
+    # others.
     if all(d.verdict == "unknown" for d in found):
-        return f"unknown: {holes[0]}" if holes else "unknown: nothing is shared"
+        return f"unknown: {reasons[0]}" if reasons else "unknown: nothing is shared"
     parts = []
     if shifts:
         parts.append(_counted(shifts))
@@ -329,24 +376,24 @@ def _words(found: Sequence[Difference], ending: str) -> str:
 
 
 def spread_of(d: Difference) -> str:
-    """Behind a difference in points: its interval, or that there is nothing to have one of."""
+    """Return the text behind a difference in points: its interval, or `deterministic`."""
     if d.interval is None:
         return ", deterministic" if d.deterministic else ""
     return f" [{100 * d.interval.low:+.1f}, {100 * d.interval.high:+.1f}]"
 
 
 def _counted(shifts: Iterable[Difference]) -> str:
-    every = [d.verdict for d in shifts]
+    verdicts = [d.verdict for d in shifts]
     counts = [
-        (verdict, every.count(verdict))
+        (verdict, verdicts.count(verdict))
         for verdict in ("better", "worse", "tie", "unknown")
-        if verdict in every
+        if verdict in verdicts
     ]
     first, *rest = counts
-    noun = "shift" if len(every) == 1 else "shifts"
+    noun = "shift" if len(verdicts) == 1 else "shifts"
     return ", ".join(
         [
-            f"{first[0]} on {first[1]} of {len(every)} {noun}",
+            f"{first[0]} on {first[1]} of {len(verdicts)} {noun}",
             *(f"{verdict} on {n}" for verdict, n in rest),
         ]
     )

@@ -1,4 +1,4 @@
-"""What the charts draw, from a board to plain frames."""
+"""Turn a board into the data frames that the charts plot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from bench.results.record import RunRecord
-from bench.spec import REFERENCE
+from bench.run_spec import REFERENCE
 
 from ..statistics.calibration import scaled
 from ..statistics.intervals import over_seeds
@@ -19,16 +19,18 @@ from .rows import Board
 
 
 def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
-    """One row per row of the board that has both columns: for `charts.scatter`.
+    """Return the rows of a board that have both columns, for `charts.scatter`.
 
     Args:
-        x, y: keys of columns; the intervals are those over seeds.
+        board: rows that were averaged over seeds.
+        x: key of the column on the horizontal axis.
+        y: key of the column on the vertical axis. Intervals of both are those over seeds.
     """
-    drawn = []
+    rows = []
     for row in board.rows:
         across, up = row.cells[x], row.cells[y]
         if across.value is not None and up.value is not None:
-            drawn.append(
+            rows.append(
                 {
                     "key": row.key,
                     "row": row.name,
@@ -45,6 +47,7 @@ def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
                     ),
                 }
             )
+    # Named here, since the charts read these columns of a frame without rows as well.
     columns = [
         "key",
         "row",
@@ -57,18 +60,18 @@ def points(board: Board, x: str = "id", y: str = "ood") -> pd.DataFrame:
         "ood_high",
         "seeds",
     ]
-    return pd.DataFrame(drawn, columns=columns)
+    return pd.DataFrame(rows, columns=columns)
 
 
-def yardstick(board: Board, key: str = "ood") -> pd.DataFrame | None:
-    """The yardstick's interpolation curve, the mean over the seeds that have one: `alpha`, `id`,
-    `ood`, `of`.
+def reference(board: Board, key: str = "ood") -> pd.DataFrame | None:
+    """Return the reference's interpolation curve, averaged over the seeds that have one.
 
     Args:
-        key: of the column that stands against ID: the OOD average, a shift, a factor.
+        board: its `curves` are the reference's runs.
+        key: the column that is plotted against ID: the OOD average, a shift, or a factor.
 
     Returns:
-        None where no curve was measured.
+        Columns `alpha`, `id`, `ood` and `of`; None where no curve was measured.
     """
     measure = board.measure(key)
     places = [
@@ -77,11 +80,14 @@ def yardstick(board: Board, key: str = "ood") -> pd.DataFrame | None:
         for point in run.curve
         if measure is not None
         and ID in point.scores
+        # A point that lacks a shift of the column has no average: one over the others would be of
+        # another quantity.
         and (up := average(point.scores, measure.splits)) is not None
     ]
     if not places:
         return None
     return (
+        # Seeds are averaged at equal alpha: at equal ID they have no points in common.
         pd.DataFrame(places)
         .groupby("alpha", as_index=False)
         .mean()
@@ -90,55 +96,62 @@ def yardstick(board: Board, key: str = "ood") -> pd.DataFrame | None:
 
 
 def standard_line(board: Board, key: str = "ood") -> Callable[[float], float | None] | None:
-    """ID accuracy on id-test -> what standard models of that accuracy reach in a column: a shift,
-    or the OOD average.
+    """Return the function from ID accuracy to what standard models reach in a column.
 
-    For the average it is the mean of the shifts' lines; a line over ID on the shift's classes is
-    none over this axis.
+    The column is a shift, or the OOD average, for which the shifts' lines are averaged.
+
+    Args:
+        board: its `lines` come before published ones.
+        key: key of the column.
 
     Returns:
-        None where a shift of the column has no line.
+        None where a shift of the column has no line over ID.
     """
+    # A board has one line per shift, which may be over ID on the shift's classes. The published
+    # lines include those over all of ID.
     known = published(board.group.suite)
     measure = board.measure(key)
     lines: list[Line] = []
     for shift in measure.splits if measure is not None and key != "id" else ():
+        # The board's own line comes first, so that the figure shows the line behind its column.
         options = [*([board.lines[shift]] if shift in board.lines else []), *known.get(shift, [])]
+        # The axis is accuracy on id-test. A line over ID on the shift's classes has another axis.
         lines += [line for line in options if line.id == "id-test"][:1]
     if measure is None or not lines or len(lines) < len(measure.splits):
         return None
 
     def reached(accuracy: float) -> float | None:
-        every = [value for line in lines if (value := line.at(accuracy)) is not None]
-        return sum(every) / len(every) if len(every) == len(lines) else None
+        values = [value for line in lines if (value := line.at(accuracy)) is not None]
+        return sum(values) / len(values) if len(values) == len(lines) else None
 
     return reached
 
 
 def curve_of(runs: Sequence[RunRecord], shifts: Sequence[str]) -> pd.DataFrame | None:
-    """Accuracy along the curves of runs, mean and 95 % t-interval over them: `alpha`, `split`,
-    `score`, `low`, `high`, `runs`.
-
-    Runs that no seed changes have no interval.
+    """Return mean accuracies along the curves of runs, with 95 % t-intervals over the runs.
 
     Args:
-        shifts: those of the split "OOD average", which a point that lacks one of them does not
+        runs: runs of one row. If no seed changes them, there are no intervals.
+        shifts: shifts of the split `OOD average`, which a point that lacks one of them does not
             have.
+
+    Returns:
+        Columns `alpha`, `split`, `score`, `low`, `high` and `runs`; None without any point.
     """
-    every = [
+    points = [
         {"alpha": point.alpha, "split": split, "score": score}
         for run in runs
         for point in run.curve
         for split, score in {**point.scores, "OOD average": average(point.scores, shifts)}.items()
         if score is not None
     ]
-    if not every:
+    if not points:
         return None
-    drawn, fixed = [], deterministic(runs)
-    for (alpha, split), own in pd.DataFrame(every).groupby(["alpha", "split"], sort=False):
+    rows, constant = [], deterministic(runs)
+    for (alpha, split), own in pd.DataFrame(points).groupby(["alpha", "split"], sort=False):
         values = [float(value) for value in own["score"]]
-        interval = None if fixed else over_seeds(values)
-        drawn.append(
+        interval = None if constant else over_seeds(values)
+        rows.append(
             {
                 "alpha": alpha,
                 "split": split,
@@ -148,49 +161,49 @@ def curve_of(runs: Sequence[RunRecord], shifts: Sequence[str]) -> pd.DataFrame |
                 "runs": len(values),
             }
         )
-    return pd.DataFrame(drawn)
+    return pd.DataFrame(rows)
 
 
 def scores(board: Board, splits: Sequence[str]) -> pd.DataFrame:
-    """Mean accuracy of every row on every split: `key`, `row`, `family`, `split`, `score`; for
-    `diagrams.radar`.
-    """
-    drawn = []
+    """Return the mean accuracy of every row on every split, for `diagrams.radar`."""
+    rows = []
     for row in board.rows:
         for split in splits:
             known = [r.metrics[split].score for r in row.records if split in r.metrics]
             if known:
-                drawn.append((row.key, row.name, row.family, split, sum(known) / len(known)))
-    return pd.DataFrame(drawn, columns=["key", "row", "family", "split", "score"])
+                rows.append((row.key, row.name, row.family, split, sum(known) / len(known)))
+    return pd.DataFrame(rows, columns=["key", "row", "family", "split", "score"])
 
 
 def bins(
     board: Board, splits: Sequence[str], predictions: Predictions, *, after: bool = False
 ) -> pd.DataFrame:
-    """Reliability of every row, the images of all its seeds together: what `diagrams.reliability`
-    draws.
+    """Return reliability bins of every row, pooled over its seeds, for `diagrams.reliability`.
 
     Args:
-        after: after temperature scaling, fitted on id-val; rows whose logits are not kept are then
-            left out.
+        board: the rows.
+        splits: each becomes a panel.
+        predictions: where confidences are read from.
+        after: apply the temperature that was fitted on id-val; leaves out rows that have none.
     """
-    drawn = []
+    rows = []
     for row in board.rows:
         for split in splits:
             for record in row.records:
                 found = scaled(record, split, predictions)
                 for number, bin in enumerate(found.scaled_diagram if after else found.diagram):
+                    # An empty bin has no means, and so no place in the diagram.
                     if bin.images and bin.confidence is not None and bin.accuracy is not None:
                         who = (row.key, row.name, row.family)
-                        drawn.append(
-                            (split, *who, number, bin.images, bin.confidence, bin.accuracy)
-                        )
-    every = pd.DataFrame(
-        drawn, columns=["panel", "key", "row", "family", "bin", "images", "confidence", "accuracy"]
+                        rows.append((split, *who, number, bin.images, bin.confidence, bin.accuracy))
+    frame = pd.DataFrame(
+        rows, columns=["panel", "key", "row", "family", "bin", "images", "confidence", "accuracy"]
     )
     for mean in ("confidence", "accuracy"):
-        every[mean] = every[mean] * every["images"]
-    pooled = every.groupby(
+        # Seeds are pooled as if all their images were in one bin: sums first, and then means again.
+        # A mean of the bins' means would weigh a bin of one image as much as a full one.
+        frame[mean] = frame[mean] * frame["images"]
+    pooled = frame.groupby(
         ["panel", "key", "row", "family", "bin"], sort=False, as_index=False
     ).sum()
     for mean in ("confidence", "accuracy"):

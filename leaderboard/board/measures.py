@@ -1,4 +1,4 @@
-"""The numbers of a run that become columns of a board."""
+"""Define the columns of a board: what they take from a run, and how they are shown."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ ABOVE, OFFERED = "above_curve", "curve_ood"
 
 
 def when(record: RunRecord) -> str:
-    """The time by which runs are ordered: the end, or the start of one without an end."""
+    """Return the time by which runs are ordered: their end, or their start if they have no end."""
     return record.finished or record.started
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of a run that becomes a column: mean over seeds and, where `spread`, their sample SD
-    and intervals.
+    """A column of a board: a number of each run, averaged over the seeds of a row.
 
     Attributes:
-        key: name for machines.
-        title: heading for people.
-        of: the number of a run; shares in [0, 1], seconds, bytes.
-        splits: those whose mean score it is, if it is one; only then an interval over images can be
-            given.
-        human: whether people see it unasked; csv and json always have it.
-        among: the runs that it can be asked of. If one of them has no value, the row has none: a
-            mean over the others would be
-        over runs that were selected by their outcome.
+        key: name in csv and json.
+        title: heading of the column.
+        kind: how the number is formatted.
+        of: returns the number of a run (shares in [0, 1], seconds, bytes), or None.
+        better: whether high or low values are better.
+        spread: whether the column has a sample SD and intervals.
+        splits: the splits whose mean score it is, if it is one. Only these have intervals over
+            images.
+        human: whether people see the column without requesting it; csv and json always have it.
+        among: which runs can have the number at all. If one of these has none, the row has none: a
+            mean over the others would be over runs that were selected by their outcome.
     """
 
     key: str
@@ -57,8 +58,8 @@ class Shifts:
 
     Attributes:
         all: every shift of any run, in the cards' order.
-        shared: the ones that the OOD average is taken over: declared for it by every run and
-            measured in every run.
+        shared: the shifts of the OOD average: declared for it by every run, and measured in every
+            run.
     """
 
     all: list[str]
@@ -66,35 +67,38 @@ class Shifts:
 
 
 def shifts_of(records: Sequence[RunRecord]) -> Shifts:
-    """The shifts that the runs have, and those that all of them have."""
-    every = list(
+    """Return all shifts that the runs have, and those that the OOD average is over."""
+    # The newest card decides the order, where a suite's card has changed.
+    shifts = list(
         dict.fromkeys(shift for r in sorted(records, key=when, reverse=True) for shift in r.shifts)
     )
-    shared = [s for s in every if all(s in r.averaged and s in r.metrics for r in records)]
-    return Shifts(every, shared)
+    shared = [s for s in shifts if all(s in r.averaged and s in r.metrics for r in records)]
+    return Shifts(shifts, shared)
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The mean; None if there are none or one is missing."""
+    """Return the mean, or None if a value is missing or there are none."""
     if not values or None in values:
         return None
     return sum(cast(Sequence[float], values)) / len(values)
 
 
 def metric(split: str, name: str) -> Callable[[RunRecord], float | None]:
-    """A metric of a run on one split; None where it was not measured."""
+    """Return a function that reads a metric of a run on one split, or None if not measured."""
     return lambda record: getattr(record.metrics[split], name) if split in record.metrics else None
 
 
 def _ood(name: str, shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
-    every = [metric(shift, name) for shift in shifts]
-    return every[0] if len(every) == 1 else lambda record: mean([of(record) for of in every])
+    metrics = [metric(shift, name) for shift in shifts]
+    # One shift needs no mean. A board of thousands of runs calls this for every cell.
+    return metrics[0] if len(metrics) == 1 else lambda record: mean([of(record) for of in metrics])
 
 
 def _scores(key: str, title: str, splits: Sequence[str], *, human: bool = True) -> Measure:
     return Measure(key, title, "percent", _ood("score", splits), splits=tuple(splits), human=human)
 
 
+#: Metric in a record -> (title, kind, which values are better).
 _KINDS: dict[str, tuple[str, Kind, Literal["high", "low"]]] = {
     "accuracy": ("accuracy", "percent", "high"),
     "class_mean": ("class mean", "percent", "high"),
@@ -104,16 +108,18 @@ _KINDS: dict[str, tuple[str, Kind, Literal["high", "low"]]] = {
     "ece": ("ECE", "percent", "low"),
     "brier": ("Brier", "number", "low"),
 }
-#: What machines get unasked; people name them with `--columns`.
+#: Columns that csv and json always have, and tables only with `--columns`.
 _QUIET = ("nll", "ece", "id_matched", "worst_shift", "curve_area", "memory")
-#: What `--columns` accepts.
+#: Names that `--columns` accepts.
 EXTRAS = (*_KINDS, "id_matched", "worst_shift", "curve_area", "id_val", "memory", "eval_seconds")
 
 
 def extra_measures(name: str, shifts: Sequence[str], *, human: bool = True) -> list[Measure]:
-    """The columns behind one name of `EXTRAS`; a metric gives one for ID and one for the mean over
-    `shifts`.
+    """Return the columns behind one name of `EXTRAS`.
+
+    A metric gives two columns, one for ID and one for the mean over `shifts`.
     """
+    # Names that are one column each. All others are metrics, which `_KINDS` describes.
     single: dict[str, Measure] = {
         "id_val": Measure("id_val", "id-val", "percent", metric("id-val", "score"), human=human),
         "id_matched": Measure(
@@ -148,6 +154,7 @@ def extra_measures(name: str, shifts: Sequence[str], *, human: bool = True) -> l
 
 
 def _memory(record: RunRecord) -> float | None:
+    # Records count mebibytes, and columns of bytes count bytes.
     return None if record.peak_memory_mb is None else record.peak_memory_mb * 2**20
 
 
@@ -158,14 +165,16 @@ def _area(shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
 def _worst(shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
     def worst(record: RunRecord) -> float | None:
         scores = [record.metrics[shift].score for shift in shifts if shift in record.metrics]
+        # The lowest of the shifts that were measured would look better where a hard one is missing.
         return min(scores) if scores and len(scores) == len(shifts) else None
 
     return worst
 
 
 def _id_matched(shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
-    """Mean over the shifts of ID scored on the shift's classes only; where a shift has all classes,
-    that is ID itself.
+    """Return a function that averages ID on the shift's classes over the shifts.
+
+    Where a shift has all classes, that is ID itself.
     """
 
     def matched(record: RunRecord) -> float | None:
@@ -176,12 +185,14 @@ def _id_matched(shifts: Sequence[str]) -> Callable[[RunRecord], float | None]:
 
 
 def factor_measures(records: Sequence[RunRecord], measured: Sequence[str]) -> list[Measure]:
-    """One column per declared combination of factors: the mean over the shifts that declare exactly
-    it.
+    """Return one column per declared combination of factors.
+
+    A column is the mean over the shifts that declare exactly this combination.
 
     Args:
-        measured: shifts that every run has, whether the OOD average includes them or not: crossing
-            the factors needs both.
+        records: runs, of which the newest card's factors count.
+        measured: shifts that every run has. Those outside the OOD average are included, since
+            crossing two factors needs all combinations.
     """
     declared: dict[str, dict[str, str]] = {}
     for record in sorted(records, key=when):
@@ -196,9 +207,8 @@ def factor_measures(records: Sequence[RunRecord], measured: Sequence[str]) -> li
 
 
 def _above(curves: Mapping[int, RunRecord], shifts: Sequence[str]) -> list[Measure]:
-    """OOD above the interpolation curve of the same seed's full fine-tuning, where such a curve was
-    measured.
-    """
+    """Return the columns of OOD above the curve of the same seed's full fine-tuning, if any."""
+    # Both columns need the same offer, which takes an envelope per run.
     known: dict[tuple[str, str], float | None] = {}
 
     def offer(record: RunRecord) -> float | None:
@@ -209,8 +219,8 @@ def _above(curves: Mapping[int, RunRecord], shifts: Sequence[str]) -> list[Measu
         return known[key]
 
     def distance(record: RunRecord) -> float | None:
-        # The average as of the curve's points, so that the curve's end is above itself by nothing,
-        # to the last bit.
+        # `average` is what the curve's points use. With another order of summation the end of the
+        # curve would not be exactly zero above itself.
         reached = average(
             {split: metrics.score for split, metrics in record.metrics.items()}, shifts
         )
@@ -227,6 +237,7 @@ def _above(curves: Mapping[int, RunRecord], shifts: Sequence[str]) -> list[Measu
     return made if curves else []
 
 
+#: Keys that a shift's column may not have, since another column or field of the table has them.
 _TAKEN = {
     "group",
     "suite",
@@ -241,8 +252,6 @@ _TAKEN = {
     ABOVE,
     OFFERED,
     "cost",
-}
-_TAKEN |= {
     "status",
     "seed",
     "error",
@@ -263,7 +272,7 @@ _TAKEN |= {
 
 
 def _relative(records: Sequence[RunRecord]) -> list[Measure]:
-    """Scores relative to a reference's, such as mCE, where the suite's card defines one."""
+    """Return columns of scores relative to a reference, such as mCE, where the card defines one."""
     names = dict.fromkeys(name for r in records for name in r.relative)
 
     def of(name: str) -> Callable[[RunRecord], float | None]:
@@ -273,8 +282,10 @@ def _relative(records: Sequence[RunRecord]) -> list[Measure]:
 
 
 def _effective(lines: Mapping[str, Line], shifts: Sequence[str]) -> list[Measure]:
-    """Effective robustness on every shift that has a line and, where all of the OOD average do,
-    their mean.
+    """Return columns of effective robustness.
+
+    Every shift with a line has one, and so has their mean if all shifts of the OOD average have
+    lines: a mean over some of them could not be read next to OOD.
     """
 
     def of(shift: str) -> Callable[[RunRecord], float | None]:
@@ -300,22 +311,27 @@ def measures(
     lines: Mapping[str, Line] | None = None,
     curves: Mapping[int, RunRecord] | None = None,
 ) -> list[Measure]:
-    """All columns of a group: ID, its shifts (or factors), the OOD average, effective robustness,
-    extras, cost.
+    """Return all columns of a group, in their order.
 
     Args:
-        curves: seed -> the run whose curve runs of that seed are measured against (`yardsticks`).
-        lines: shift -> baseline line of effective robustness. Without any, there are no such
+        records: runs of the group.
+        shifts: its shifts.
+        by: what stands between ID and OOD: a column per `shift` or per `factor`.
+        extras: names of `EXTRAS` that tables show.
+        lines: shift -> baseline line of effective robustness; without any, there are no such
             columns.
+        curves: seed -> run whose curve the runs of that seed are measured against
+            (`tradeoff.references`).
     """
+    # The keys of all extras are reserved, so that a shift's key does not depend on `--columns`.
     taken = _TAKEN | {m.key for name in EXTRAS for m in extra_measures(name, ())}
     if by == "factor":
         middle = factor_measures(
             records, [s for s in shifts.all if all(s in r.metrics for r in records)]
         )
     else:
-        # A shift may have any name, also that of another column or of another column's SD or
-        # interval.
+        # Cards name shifts freely. A name that another column has, or that ends like the key of its
+        # SD or interval, gets a prefix.
         keys = {
             s: (
                 f"shift {s}"
@@ -341,18 +357,19 @@ def measures(
     ]
 
 
-#: What is put behind a column's key for its sample SD and its intervals.
+#: Endings of the keys of a column's sample SD and intervals.
 ENDINGS = ("_sd", "_seeds_low", "_seeds_high", "_images_low", "_images_high")
 
 
 def image_interval(measure: Measure, records: Sequence[RunRecord]) -> Interval | None:
-    """Interval over images of a measure that is an accuracy or a mean of accuracies; None for any
-    other.
-    """
+    """Return the interval over images of an accuracy, or of a mean of accuracies; else None."""
     shares = []
     for split in measure.splits:
         found = [r.metrics[split] for r in records if split in r.metrics]
+        # Wilson's interval is of a share of images, which macro F1 and the worst group are not.
         if len(found) < len(records) or any(m.metric != "accuracy" for m in found):
             return None
+        # More seeds are not more images: the count is that of one run, and the smallest where they
+        # differ.
         shares.append((sum(m.score for m in found) / len(found), min(m.images for m in found)))
     return over_images(shares)

@@ -1,1 +1,1 @@
-"""One definition of every chart, for the page, for files and for print."""
+"""Altair charts, defined once for the HTML page, for image files and for print."""

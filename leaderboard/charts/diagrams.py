@@ -1,5 +1,6 @@
-"""Interpolation curves, reliability diagrams and radars of a board, from plain frames to Altair.
-Shares lie in [0, 1].
+"""Plot interpolation curves, reliability diagrams and radars with Altair.
+
+All take plain data frames, in which shares are in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import pandas as pd
 
 from .style import DARK, LIGHT, Axis, configured, inline, legend, percent, style
 
-#: A reliability diagram's line leaves out bins with fewer images, whose accuracy is chance; their
-#: marks stay.
+#: The line of a reliability diagram skips bins with fewer images, whose accuracy is mostly noise.
+#: Their marks stay.
 FEWEST_IN_LINE = 10
+#: Accuracies at which a radar has rings.
 _RINGS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -34,30 +36,36 @@ def curve(
     title: str = "",
     subtitle: str | Sequence[str] = "",
 ) -> alt.LayerChart:
-    """Accuracy along the straight line from the start (alpha 0) to the fine-tuned weights (alpha
-    1), a line per split.
+    """Plot accuracy against alpha, from the start (0) to the fine-tuned weights (1).
+
+    Each split has a line.
 
     Args:
-        points: `alpha`, `split`, `score` (mean over seeds), and where known `low`, `high` (drawn as
-            a band). The line of the split `OOD average` is the thick one.
-        logit: scale the accuracies by the logit.
+        points: columns `alpha`, `split` and `score` (mean over seeds), and where known `low` and
+            `high`, plotted as a band. The line of the split `OOD average` is thick.
+        logit: scale accuracies by the logit.
+        dark: use colours for a dark background.
+        title: title of the chart.
+        subtitle: one line or several; empty ones are left out.
     """
     up = Axis("accuracy", logit)
-    drawn = points.reset_index(drop=True).copy()
+    frame = points.reset_index(drop=True).copy()
     for column in ("score", "low", "high"):
-        drawn[column] = pd.to_numeric(drawn[column]) if column in drawn else float("nan")
-        drawn[f"y_{column}"] = up.place(drawn[column])
-    colours, shapes = style(drawn.assign(row=drawn["split"]), dark)
-    known = pd.concat([drawn["score"], drawn["low"], drawn["high"]])
+        frame[column] = pd.to_numeric(frame[column]) if column in frame else float("nan")
+        # Vega has no logit scale: values are placed here, and the axis labels places with shares.
+        frame[f"y_{column}"] = up.place(frame[column])
+    colours, shapes = style(frame.assign(row=frame["split"]), dark)
+    values = pd.concat([frame["score"], frame["low"], frame["high"]])
     height = alt.Y(
         "y_score:Q",
-        axis=up.axis(float(known.min()), float(known.max())),
+        axis=up.axis(float(values.min()), float(values.max())),
         scale=alt.Scale(zero=False),
     )
     across = alt.X("alpha:Q", axis=alt.Axis(title="alpha (0: start, 1: fine-tuned)"))
     colour = alt.Color("split:N", scale=colours, legend=alt.Legend(title=None))
-    base = alt.Chart(inline("curve", drawn)).encode(x=across, color=colour, detail="split:N")
+    base = alt.Chart(inline("curve", frame)).encode(x=across, color=colour, detail="split:N")
     thick = alt.when("datum.split == 'OOD average'").then(alt.value(4)).otherwise(alt.value(1.8))
+    # Without intervals there is nothing to fill.
     band = base.transform_filter("isValid(datum.low)").mark_area(fillOpacity=0.15)
     marks = base.mark_point(filled=True, size=46, opacity=1).encode(
         y=height,
@@ -83,19 +91,23 @@ def reliability(
     title: str = "",
     subtitle: str | Sequence[str] = "",
 ) -> alt.FacetChart:
-    """Accuracy against confidence per bin, a panel per `panel`; a mark's area is the share of
-    images behind it.
+    """Plot accuracy against confidence, a panel for each `panel`.
+
+    The area of a mark is the share of images behind it.
 
     Args:
-        bins: `panel` (what a panel shows), `key` (unique) and `row` (name) of what is told apart in
-            it, its `family` (see `style`), `confidence` and `accuracy` (means of the bin),
-            `images`.
+        bins: columns `panel`, `key` (unique) and `row` (name) of what is compared in a panel, its
+            `family` (see `style`), `confidence` and `accuracy` (means of the bin), and `images`.
+        columns: number of panels next to each other.
+        dark: use colours for a dark background.
+        title: title of the chart.
+        subtitle: one line or several; empty ones are left out.
     """
     palette = DARK if dark else LIGHT
-    drawn = bins[bins["images"] > 0].reset_index(drop=True)
-    drawn["share"] = drawn["images"] / drawn.groupby(["panel", "key"])["images"].transform("sum")
-    colours, shapes = style(drawn, dark)
-    data = alt.Chart(inline("bins", drawn))
+    frame = bins[bins["images"] > 0].reset_index(drop=True)
+    frame["share"] = frame["images"] / frame.groupby(["panel", "key"])["images"].transform("sum")
+    colours, shapes = style(frame, dark)
+    data = alt.Chart(inline("bins", frame))
 
     def axis(word: str) -> alt.Axis:
         return alt.Axis(
@@ -104,18 +116,18 @@ def reliability(
             labelExpr="format(100 * datum.value, '~g')",
         )
 
-    # The diagonal is one line for every bin, with both ends given: a data set of its own could not
-    # be faceted with the marks.
+    # A facet splits one data set for all of its layers. The diagonal is therefore a mark of the
+    # same data: the same line, once for each bin.
     diagonal = data.mark_rule(color=palette.quiet, strokeDash=[5, 4]).encode(
         x=alt.XDatum(0), y=alt.YDatum(0), x2=alt.X2Datum(1), y2=alt.Y2Datum(1)
     )
     whole = alt.Scale(domain=[0, 1])
     x = alt.X("confidence:Q", axis=axis("confidence"), scale=whole)
     y = alt.Y("accuracy:Q", axis=axis("accuracy"), scale=whole)
-    named = legend(drawn["row"])
+    named = legend(frame["row"])
     colour = alt.Color("row:N", scale=colours, legend=named)
-    settled = data.transform_filter(f"datum.images >= {FEWEST_IN_LINE}")
-    line = settled.mark_line(strokeWidth=1.5).encode(
+    enough = data.transform_filter(f"datum.images >= {FEWEST_IN_LINE}")
+    line = enough.mark_line(strokeWidth=1.5).encode(
         x=x, y=y, color=colour, detail="key:N", order="confidence:Q"
     )
     marks = data.mark_point(filled=True, opacity=1).encode(
@@ -133,10 +145,11 @@ def reliability(
         ],
     )
     panels = alt.layer(diagonal, line, marks).properties(width=210, height=210)
-    order = list(dict.fromkeys(drawn["panel"]))
+    # In the order of the frame; Vega-Lite would sort by name.
+    order = list(dict.fromkeys(frame["panel"]))
     chart = panels.facet(facet=alt.Facet("panel:N", title=None, sort=order), columns=columns)
-    # An axis at every panel: with a last row that is not full, shared ones would hang below
-    # nothing.
+    # Each panel has axes of its own. Shared ones are at the bottom, below nothing where the last
+    # row of panels is not full.
     chart = chart.resolve_axis(x="independent", y="independent").properties(
         title=_head(title, subtitle)
     )
@@ -152,26 +165,32 @@ def radar(
     subtitle: str | Sequence[str] = "",
     size: int = 420,
 ) -> alt.LayerChart:
-    """A polygon per row over the splits, from 0 % in the middle to 100 % at the rim.
+    """Plot each row as a polygon over the splits, from 0 % at the centre to 100 % at the rim.
 
     Args:
-        scores: `key` (unique), `row` (name), `split`, `score`, and `family` (see `style`). The
-            spokes stand in the order in which the splits first appear; a row that lacks one is
-            drawn as an open line over those that it has.
+        scores: columns `key` (unique), `row` (name), `split`, `score`, and `family` (see `style`).
+            The spokes are in the order in which the splits first occur. A row that lacks a split is
+            an open line over the others.
+        dark: use colours for a dark background.
+        title: title of the chart.
+        subtitle: one line or several; empty ones are left out.
+        size: width and height in pixels.
     """
     palette = DARK if dark else LIGHT
     spokes = list(dict.fromkeys(scores["split"]))
+    # The first spoke points up, and the others follow clockwise.
     angle = {split: math.pi / 2 - 2 * math.pi * i / len(spokes) for i, split in enumerate(spokes)}
 
     def at(split: str, radius: float) -> dict[str, float]:
         return {"x": radius * math.cos(angle[split]), "y": radius * math.sin(angle[split])}
 
-    drawn: list[dict[str, Any]] = []
+    vertices: list[dict[str, Any]] = []
     for (key, row), own in scores.dropna(subset=["score"]).groupby(["key", "row"], sort=False):
-        held = dict(zip(own["split"], own["score"], strict=True))
-        path = [(split, held[split]) for split in spokes if split in held]
+        by_split = dict(zip(own["split"], own["score"], strict=True))
+        path = [(split, by_split[split]) for split in spokes if split in by_split]
+        # A polygon that skips a split would suggest a value there.
         closed = [*path, path[0]] if len(path) == len(spokes) else path
-        drawn += [
+        vertices += [
             {
                 "key": key,
                 "row": row,
@@ -187,9 +206,16 @@ def radar(
         for ring in _RINGS
         for step, split in enumerate([*spokes, spokes[0]])
     ]
-    names = [{"split": split, **at(split, 1.1), "left": math.cos(angle[split]) < -0.1,
-    "right": math.cos(angle[split]) > 0.1}
-             for split in spokes]  # fmt: skip
+    names = [
+        {
+            "split": split,
+            **at(split, 1.1),
+            "left": math.cos(angle[split]) < -0.1,
+            "right": math.cos(angle[split]) > 0.1,
+        }
+        for split in spokes
+    ]
+    # Room around the unit circle for the names, which are at a radius of 1.1.
     plane = alt.Scale(domain=[-1.15, 1.15])
     x, y = alt.X("x:Q", axis=None, scale=plane), alt.Y("y:Q", axis=None, scale=plane)
     grid = (
@@ -205,6 +231,8 @@ def radar(
         .mark_text(color=palette.quiet, dx=4, align="left", fontSize=10)
         .encode(x, y, text="label:N")
     )
+    # Names extend away from the circle, so that they do not cover it. Alignment is a property of
+    # the mark and not of the data, which takes a layer for each side.
     sides: tuple[tuple[Literal["left", "center", "right"], list[dict[str, Any]]], ...] = (
         ("right", [n for n in names if n["left"]]),
         ("left", [n for n in names if n["right"]]),
@@ -222,7 +250,8 @@ def radar(
     colour = alt.Color("row:N", scale=colours, legend=named)
     data = alt.Chart(
         inline(
-            "radar", pd.DataFrame(drawn, columns=["key", "row", "split", "score", "step", "x", "y"])
+            "radar",
+            pd.DataFrame(vertices, columns=["key", "row", "split", "score", "step", "x", "y"]),
         )
     )
     lines = data.mark_line(strokeWidth=1.8).encode(

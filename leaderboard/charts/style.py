@@ -1,6 +1,4 @@
-"""What all charts share: colours and shapes, accuracy axes, light and dark, and files that need no
-network.
-"""
+"""Define what all charts share: colours, shapes, accuracy axes, themes, and file formats."""
 
 from __future__ import annotations
 
@@ -21,10 +19,11 @@ from bench.errors import UsageError
 from bench.plain import plain, plain_within
 from bench.storage.atomic import write_text, write_with
 
-#: Told apart with every common colour blindness (distances of Lab under Machado et al., 2009), and
-#: seen on the ground: 3 to 1.
+#: Colours of rows on a light background. They stay distinct with every common colour blindness
+#: (distances in Lab under Machado et al., 2009), and have a contrast of 3 to 1 with the background;
+#: tests/leaderboard/test_looks.py computes both.
 COLOURS = ("#074CCC", "#E15600", "#0B3C33", "#D269A7", "#3B97EE", "#A48760", "#78350C", "#560676")
-#: The same on a dark ground.
+#: The same on a dark background.
 COLOURS_ON_DARK = (
     "#5D5BFF",
     "#FF9137",
@@ -45,8 +44,8 @@ SHAPES = (
     "triangle-right",
     "triangle-left",
 )
-#: Where a logit-scaled axis may have a tick, from coarse to fine; the first that gives five of them
-#: is taken.
+#: Ticks of a logit-scaled axis, from coarse to fine. An axis takes the first list that has five
+#: ticks in its range.
 _TICKS = (
     (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99),
     (0.01, 0.05, *(i / 10 for i in range(1, 10)), 0.95, 0.99),
@@ -54,12 +53,13 @@ _TICKS = (
     tuple(i / 50 for i in range(1, 50)),
     tuple(i / 100 for i in range(1, 100)),
 )
+#: A logit axis ends here and at 1 - EDGE, since 0 and 1 have no logit.
 EDGE = 1e-3
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of the ground, of what is written on it, and of the rows."""
+    """Colours of the background, of text and lines on it, and of the rows."""
 
     background: str
     ink: str
@@ -74,25 +74,27 @@ DARK = Palette("#16181d", "#f0f0f3", "#a3a8b1", "#33363d", COLOURS_ON_DARK)
 
 @dataclass(frozen=True)
 class Axis:
-    """An accuracy axis: plain, or scaled by the logit, on which equal steps are equal odds ratios
-    (Taori et al., 2020).
+    """An accuracy axis, plain or scaled by the logit.
+
+    On the logit scale, equal steps are equal odds ratios (Taori et al., 2020).
     """
 
     title: str
     logit: bool = False
 
     def place(self, share: Any) -> Any:
-        """Where a share, or a series of them, stands on the axis; shares beyond 0.1 % of either end
-        are drawn there.
+        """Return the position of a share, or of a series of shares, on the axis.
+
+        On the logit scale, shares less than 0.1 % from either end are moved to 0.1 %.
         """
         if not self.logit:
             return share
-        held = pd.to_numeric(pd.Series(share)).clip(EDGE, 1 - EDGE)
-        placed = (held / (1 - held)).map(math.log, na_action="ignore")
+        clipped = pd.to_numeric(pd.Series(share)).clip(EDGE, 1 - EDGE)
+        placed = (clipped / (1 - clipped)).map(math.log, na_action="ignore")
         return placed if isinstance(share, pd.Series) else float(placed.iloc[0])
 
     def axis(self, low: float, high: float) -> alt.Axis:
-        """Ticks and labels in per cent for data between the shares `low` and `high`."""
+        """Return ticks and labels in percent for data between the shares `low` and `high`."""
         if not self.logit:
             return alt.Axis(title=f"{self.title} (%)", labelExpr="format(100 * datum.value, '~g')")
         inside = [[tick for tick in ticks if low <= tick <= high] for ticks in _TICKS]
@@ -107,29 +109,33 @@ class Axis:
 
 
 def looks(families: Mapping[str, str]) -> dict[str, tuple[int, int]]:
-    """Give every row the places of its colour and mark: of up to eight rows each has both to
-    itself.
+    """Return the colour and the shape of every row, as indices.
 
-    Beyond that the colour is the family's, and rows of a colour differ in their marks, the first
-    eight of them.
+    Up to eight rows have a colour and a shape each. Beyond that, the colour is that of the family,
+    and rows of one colour differ in their shape, up to eight of them.
 
     Args:
-        families: row -> family, in the order in which the rows are listed.
+        families: row -> family, in the order in which rows are listed.
     """
+    # With few rows each is a family of its own.
     of = families if len(families) > len(COLOURS) else {row: row for row in families}
     colours = {family: i % len(COLOURS) for i, family in enumerate(dict.fromkeys(of.values()))}
     taken: Counter[int] = Counter()
     found = {}
     for row, family in of.items():
         colour = colours[family]
+        # Counting shapes from the colour's index gives families different first shapes, so that
+        # they can be distinguished in black and white.
         found[row] = colour, (colour + taken[colour]) % len(SHAPES)
         taken[colour] += 1
     return found
 
 
 def style(rows: pd.DataFrame, dark: bool = False) -> tuple[alt.Scale, alt.Scale]:
-    """Colour and shape of every `row` by its `family` (by itself without one), the same in every
-    chart of these rows.
+    """Return the scales of colour and shape for the column `row`.
+
+    They follow from the rows alone (`family`, or the row itself without one), so that a row looks
+    the same in every chart of these rows.
     """
     families = rows["family"].fillna(rows["row"]) if "family" in rows else rows["row"]
     found = looks(dict(zip(rows["row"], families, strict=True)))
@@ -141,8 +147,9 @@ def style(rows: pd.DataFrame, dark: bool = False) -> tuple[alt.Scale, alt.Scale]
 
 
 def legend(rows: Iterable[str]) -> alt.Legend:
-    """Names of rows, one below the other; a name's parameters, which it has in brackets, stand
-    below it in lines of their own.
+    """Return a legend with one row below the other.
+
+    The parameters of a name, which are in brackets, go to lines of their own.
     """
     lines = {}
     for name in dict.fromkeys(rows):
@@ -156,12 +163,14 @@ def legend(rows: Iterable[str]) -> alt.Legend:
         columns=1,
         symbolLimit=0,
         symbolStrokeWidth=0,
+        # A label that is an array becomes several lines, and JSON keeps a name from being read as
+        # an expression.
         labelExpr=f"({json.dumps(lines)})[datum.label]",
     )
 
 
 def configured(chart: Any, dark: bool) -> Any:
-    """The chart with colours and sizes for a light or a dark ground."""
+    """Return the chart with colours and sizes for a light or a dark background."""
     palette = DARK if dark else LIGHT
     axis = {
         "labelColor": palette.ink,
@@ -181,6 +190,7 @@ def configured(chart: Any, dark: bool) -> Any:
             labelFontSize=12,
             titleFontSize=13,
             titleFontWeight=600,
+            # Vega shortens labels beyond a limit of pixels; 0 is no limit.
             labelLimit=0,
         )
         .configure_legend(
@@ -206,8 +216,9 @@ def configured(chart: Any, dark: bool) -> Any:
 
 
 def inline(name: str, frame: pd.DataFrame) -> alt.InlineData:
-    """The frame as a data set of this name in the specification, so that a page can find and change
-    it; NaN becomes null.
+    """Return the frame as a named data set of the specification; NaN becomes null.
+
+    The page finds and replaces data sets by name.
     """
     plain = frame.astype(object).where(frame.notna(), None)
     rows = [{str(key): value for key, value in row.items()} for row in plain.to_dict("records")]
@@ -215,13 +226,15 @@ def inline(name: str, frame: pd.DataFrame) -> alt.InlineData:
 
 
 def percent(field: str, title: str) -> alt.Tooltip:
-    """A share in a tooltip, in per cent."""
+    """Return a tooltip field that shows a share in percent."""
     return alt.Tooltip(field, type="quantitative", format=".1%", title=title)
 
 
-#: Endings of the files that `save` writes.
+#: File types that `save` writes.
 FORMATS = (".svg", ".pdf", ".png", ".html")
 
+#: A page with everything inside, which works offline. The policy permits no connection;
+#: `unsafe-eval` is there because Vega compiles expressions.
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -248,22 +261,28 @@ vegaEmbed("#chart", JSON.parse(document.getElementById("specification").textCont
 
 
 def check_ending(path: Path) -> None:
-    """Tell a wrong ending before anything is drawn.
+    """Raise an error for a file type that `save` does not write, before anything is rendered.
 
     Raises:
-        UsageError: it is not one of `FORMATS`.
+        UsageError: the ending is not one of `FORMATS`.
     """
     if path.suffix not in FORMATS:
         raise UsageError(
             f"a chart cannot be written as `{path.suffix}`",
             where=str(path),
-            fix=f"end in {', '.join(FORMATS)}",
+            fix=f"use one of these endings: {', '.join(FORMATS)}",
         )
 
 
 def save(chart: Any, path: Path, title: str) -> None:
-    """Write a chart as SVG, PDF, PNG (two pixels a point) or a page that carries its JavaScript and
-    may open no connection.
+    """Write a chart as SVG, PDF, PNG or HTML page, by the ending of the file.
+
+    A PNG has two pixels per point. The page contains its JavaScript and may open no connection.
+
+    Args:
+        chart: an Altair chart.
+        path: file to write.
+        title: title of an HTML page.
 
     Raises:
         UsageError: another ending.
@@ -272,14 +291,13 @@ def save(chart: Any, path: Path, title: str) -> None:
     import vl_convert
 
     check_ending(path)
-    specification = plain_within(
-        chart.to_dict()
-    )  # the library ends the process at a control character
+    # vl_convert ends the whole process at a control character, which a name on the board may have.
+    specification = plain_within(chart.to_dict())
     if path.suffix == ".svg":
         write_text(path, vl_convert.vegalite_to_svg(specification))
     elif path.suffix == ".png":
-        picture = vl_convert.vegalite_to_png(specification, scale=2)
-        write_with(path, lambda temporary: temporary.write_bytes(picture))
+        image = vl_convert.vegalite_to_png(specification, scale=2)
+        write_with(path, lambda temporary: temporary.write_bytes(image))
     elif path.suffix == ".pdf":
         document = vl_convert.vegalite_to_pdf(specification)
         write_with(path, lambda temporary: temporary.write_bytes(document))
@@ -288,8 +306,8 @@ def save(chart: Any, path: Path, title: str) -> None:
             title=html.escape(plain(title)),
             background=specification["config"]["background"],
             library=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
-            # A name on the board may be a closing script tag; as an escape it stays text inside the
-            # JSON.
+            # A name on the board may contain `</script>`, which would end the element. Escaped, it
+            # is the same text inside the JSON.
             specification=json.dumps(specification).replace("<", "\\u003c"),
         )
         write_text(path, page)

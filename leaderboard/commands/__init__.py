@@ -1,1 +1,1 @@
-"""One module per command."""
+"""The commands on finished runs: one module per command."""

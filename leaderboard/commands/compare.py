@@ -1,6 +1,4 @@
-"""`bench compare`: two rows of the board against each other, with the question that each answer is
-about.
-"""
+"""`bench compare`: statistical tests between two rows of the leaderboard."""
 
 from __future__ import annotations
 
@@ -33,13 +31,13 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="a row: its name on the board, its method, or the beginning of a fit_id"
+            help="a row: its name on the board, its method, or the first characters of a fit_id"
         ),
     ],
     b: Annotated[
         str | None,
         typer.Argument(
-            help="the row to compare it with, likewise; without one, A's runs that were made twice"
+            help="the row to compare with, likewise; if omitted, duplicate runs of A are compared"
         ),
     ] = None,
     store: StoreOption = None,
@@ -51,18 +49,18 @@ def compare(
     ] = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Compare two rows: are these trained models different, and is the method?
+    """Compare two rows: do these trained models differ, and do the methods?
 
-    The first answer is about the models as they are: test images are resampled (paired bootstrap;
-    what all seeds say about an image stays together), with McNemar's exact test per seed beside it.
-    The second is about the recipe: seeds vary (t on per-seed differences), and three seeds can tell
-    little. p-values are corrected over the data sets (Holm). A difference is A minus B. Runs that
-    were made twice, such as here and in a pack that was merged, are compared with each other, split
-    by split. Exit code 5 if no row matches.
+    The first test is about the trained models: a paired bootstrap over test images, which keeps the
+    predictions of all seeds on an image together, and McNemar's exact test per seed. The second is
+    about the methods: a t-test on the differences per seed; three seeds have little power. p-values
+    are corrected over the data sets (Holm). A difference is A minus B. Duplicate runs, such as a
+    local run and the same run in a merged pack, are compared split by split. Exit code 5 if no row
+    matches.
 
     \b
     Examples:
-      bench compare wise-ft           its runs here and those of the same id in packs
+      bench compare wise-ft           local runs against merged runs of the same id
       bench compare wise-ft full-finetune
       bench compare 'masked-counterfactual (mask=context)' feature-distillation --suite mini-shifts
       bench compare 3f9c1a 77ab02 --format json
@@ -75,6 +73,8 @@ def compare(
     from ..statistics.predictions import Predictions
 
     root = Store(store_root(store))
+    # Trials (--limit) and search runs are no results: their scores are on a part of the images or
+    # for parameters that were not selected.
     records = [
         r for r in load(root) if r.status == "done" and r.phase != "search" and r.limit is None
     ]
@@ -83,10 +83,12 @@ def compare(
         raise NothingMatched(
             "there are no results to compare",
             where=str(root.root),
-            fix="`bench run METHOD` makes some",
+            fix="run `bench run METHOD` first",
         )
     made: list[Table] = []
-    predictions, there = Predictions(root), False
+    predictions, matched = Predictions(root), False
+    # The names are looked up in every group of comparable runs: a method usually has a row per
+    # suite and backbone, and a group without both rows is skipped.
     for group in chosen:
         counted = one_per_seed(group.records)
         named = labels(counted)
@@ -94,22 +96,21 @@ def compare(
         if left is None or right is None:
             continue
         if b is not None and left == right:
-            where, fix = (
-                group.suite,
-                f"`bench compare '{a}'` compares its runs that were made twice",
-            )
             raise UsageError(
-                f"`{a}` and `{b}` are the same row: {named[left]}", where=where, fix=fix
+                f"`{a}` and `{b}` are the same row: {named[left]}",
+                where=group.suite,
+                fix=f"run `bench compare '{a}'` to compare its duplicate runs",
             )
         runs = [[r for r in counted if _key(r) == key] for key in (left, right)]
         if b is not None:
             found = compared(runs[0], runs[1], predictions, (named[left], named[right]))
             made += tables(found, f"{group.suite} · {group.backbone}")
         made += made_twice(root, [*runs[0], *(runs[1] if b is not None else [])])
-        there = True
-    if b is None and there and not made:
+        matched = True
+    # With one name, a row without duplicates leaves nothing to print, although the name is right.
+    if b is None and matched and not made:
         raise NothingMatched(
-            f"no run of `{a}` was made twice", fix="name a second row to compare it with"
+            f"`{a}` has no duplicate runs", fix="name a second row to compare with"
         )
     if not made:
         raise _nothing(a, b or a, chosen)
@@ -125,33 +126,36 @@ def _key(record: RunRecord) -> str:
 def _row(
     name: str, records: Sequence[RunRecord], named: dict[str, str], group: Group
 ) -> str | None:
-    """Key of the row that `name` means in a group; None if it means none there.
+    """Find the key of the row called `name` in a group; None if there is none.
 
     Raises:
-        UsageError: it means several; they are listed on stderr.
+        UsageError: several rows match; they are listed on stderr.
     """
-    exact = {key for key, label in named.items() if label == name}
-    if not exact:
-        exact = {_key(r) for r in records if name in (r.label, r.method.get("name"))}
-    if not exact and len(name) >= 4:
-        exact = {_key(r) for r in records if r.fit_id.startswith(name)}
-    if len(exact) > 1:
-        for key in exact:
+    # From the most to the least specific, and the first that matches decides: the name on the board
+    # is unique, a label or a method can have several rows, and a method called like the start of an
+    # id must not be shadowed by that id.
+    matches = {key for key, label in named.items() if label == name}
+    if not matches:
+        matches = {_key(r) for r in records if name in (r.label, r.method.get("name"))}
+    # Fewer than four hexadecimal digits would match runs by chance.
+    if not matches and len(name) >= 4:
+        matches = {_key(r) for r in records if r.fit_id.startswith(name)}
+    if len(matches) > 1:
+        for key in matches:
             fits = ", ".join(r.fit_id[:10] for r in records if _key(r) == key)
             say(f"{named[key]}  (fits {fits})")
         raise UsageError(
-            f"`{name}` means {len(exact)} rows of {group.suite} on {group.backbone}",
-            fix=(
-                "give one of the names above in quotation marks, or the beginning of one of its"
-                " fits"
-            ),
+            f"`{name}` means {len(matches)} rows of {group.suite} on {group.backbone}",
+            fix="quote one of the names above, or pass the start of a fit_id",
         )
-    return exact.pop() if exact else None
+    return matches.pop() if matches else None
 
 
 def _nothing(a: str, b: str, chosen: Sequence[Group]) -> NothingMatched:
+    """Explain why no group has both rows: an unknown name, other places, or other conditions."""
     from ..board.groups import labels, one_per_seed
 
+    # An unknown name is the likelier mistake, and is reported before anything about conditions.
     places: dict[str, list[Group]] = {a: [], b: []}
     for group in chosen:
         counted = one_per_seed(group.records)
@@ -165,6 +169,7 @@ def _nothing(a: str, b: str, chosen: Sequence[Group]) -> NothingMatched:
         )
         listed = "; ".join(names[:8]) + (f"; and {len(names) - 8} more" if len(names) > 8 else "")
         return NothingMatched(f"no row is called `{missing[0]}`", fix=f"one of: {listed}")
+    # Both rows exist. The first group of each is its main one, and the one to explain.
     one, other = places[a][0], places[b][0]
     if (one.suite, one.backbone) != (other.suite, other.backbone):
         why = (
@@ -182,8 +187,14 @@ def _nothing(a: str, b: str, chosen: Sequence[Group]) -> NothingMatched:
 
 
 def tables(of: Comparison, place: str) -> list[Table]:
-    """The verdict in words, then the numbers behind it."""
+    """Return the verdicts in words, then the tables of numbers behind them.
+
+    Args:
+        of: the comparison.
+        place: suite and backbone, for the title.
+    """
     models, method = of.verdict
+    # The columns that only machines get make a joined csv (all tables in one) unambiguous.
     first = Table(
         [
             Column("question"),
@@ -204,35 +215,37 @@ def tables(of: Comparison, place: str) -> list[Table]:
         ],
         f"{of.a} against {of.b} on {place}",
     )
-    few = (
-        " Few seeds make wide intervals: five or more tell much more than three."
-        if len(of.seeds) < 5
-        else ""
-    )
+    few = " Few seeds give wide intervals; use five or more." if len(of.seeds) < 5 else ""
     return [
         first,
         _differences(
             of.models,
             "these trained models, on other images of the same kind",
             "images",
-            "A minus B in points with a 95 % paired bootstrap interval over images; p corrected by"
-            " Holm over the data sets, but not that of the OOD mean, which is a question of its"
-            " own. The interval is of one data set by itself.",
+            "A minus B in points, with a 95 % paired bootstrap interval over the images of one data"
+            " set. p is corrected over the data sets (Holm), except for the OOD mean, which is a"
+            " separate question.",
         ),
         _differences(
             of.method,
             "the method, with other seeds",
             "seeds",
-            "A minus B in points, means over the shared seeds"
-            f" ({', '.join(map(str, of.seeds)) or 'none'}), 95 % t-interval of the per-seed"
-            f" differences; p corrected by Holm over the data sets.{few}",
+            f"A minus B in points, means over the shared seeds ({_seeds(of)}), with a 95 %"
+            " t-interval of the per-seed differences. p is corrected over the data sets"
+            f" (Holm).{few}",
         ),
         _tests(of),
         _alike(of),
     ]
 
 
+def _seeds(of: Comparison) -> str:
+    # Two rows may share no seed; the table then gives the reason and has no rows.
+    return ", ".join(map(str, of.seeds)) or "none"
+
+
 def _differences(found: Sequence[Difference], title: str, units: str, note: str) -> Table:
+    # A reason column is shown only where some row needs it.
     columns = [
         Column("about", "data set"),
         Column("a", "A", "percent"),
@@ -247,11 +260,12 @@ def _differences(found: Sequence[Difference], title: str, units: str, note: str)
         Column("p_shown", "p"),
         Column("units", units, "count"),
         Column("verdict", "A is"),
-        Column("missing", human=any(d.hole for d in found)),
+        Column("missing", human=any(d.missing for d in found)),
     ]
-    holes = {one.hole for one in found}
-    if len(holes) == 1 and "" not in holes:  # one reason for all is said once
-        return Table(columns, [], title, [f"Not tested: {holes.pop()}."])
+    reasons = {one.missing for one in found}
+    # Where nothing could be tested for one reason, a single sentence replaces the rows.
+    if len(reasons) == 1 and "" not in reasons:
+        return Table(columns, [], title, [f"Not tested: {reasons.pop()}."])
     return Table(columns, [_difference(one) for one in found], title, [note])
 
 
@@ -269,9 +283,10 @@ def _difference(one: Difference) -> Row:
         "p_holm": one.p_holm,
         "units": one.units or None,
         "verdict": one.verdict,
-        "missing": one.hole,
+        "missing": one.missing,
     }
     row["deterministic"] = one.deterministic
+    # `p_shown` and `shown` are for people; csv and json get the numbers in full precision.
     if one.p_holm is not None:
         row["p_shown"] = _p(one.p_holm)
     if one.value is not None:
@@ -282,6 +297,7 @@ def _difference(one: Difference) -> Row:
 
 
 def _tests(of: Comparison) -> Table:
+    """Return McNemar's tests with one column per seed: an exact test is of one pair of models."""
     rows: dict[str, dict[str, Cell]] = {}
     for test in of.tests:
         row, at = rows.setdefault(test.about, {"about": test.about}), f"seed_{test.seed}"
@@ -296,16 +312,18 @@ def _tests(of: Comparison) -> Table:
         Column("about", "data set"),
         *(Column(f"seed_{seed}", f"seed {seed}") for seed in of.seeds),
     ]
+    # People read a test as one cell per seed, machines as four numbers.
     parts = ("only_a", "only_b", "p", "p_holm")
     columns += [Column(f"seed_{seed}_{part}", human=False) for seed in of.seeds for part in parts]
     note = (
-        "Discordant images of the two models of one seed: only A right : only B right; exact"
-        " two-sided test, p corrected by Holm over that seed's data sets."
+        "Images that exactly one of a seed's two models gets right, as only A : only B. Exact"
+        " two-sided test; p is corrected over the data sets of that seed (Holm)."
     )
     return Table(columns, list(rows.values()), "McNemar's test, per seed", [note])
 
 
 def _p(value: float) -> str:
+    # Three decimals would print a small p as 0.
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -327,9 +345,9 @@ def _alike(of: Comparison) -> Table:
         for x in of.alike
     ]
     notes = [
-        "Means over the shared seeds. Shared errors: wrong for both, of the images wrong for"
-        " either. Error consistency: kappa of right and wrong (Geirhos et al., 2020), 0 for what"
-        " two independent models of these accuracies would show, 1 at most."
+        "Means over the shared seeds. Shared errors: images that both get wrong, as a share of"
+        " those that either gets wrong. Error consistency: Cohen's kappa of right and wrong"
+        " (Geirhos et al., 2020); 0 for two independent models of these accuracies, at most 1."
     ]
     return Table(
         [*columns, Column("kappa", "error consistency", "number")],

@@ -1,10 +1,9 @@
-"""`bench leaderboard`: the measured trade-off between ID and OOD, from the run folders of a
-store.
-"""
+"""`bench leaderboard`: the ID and OOD accuracy of every method, in a terminal or as a web page."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,22 +12,26 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bench.errors import Interrupted, NothingMatched, UsageError
-from bench.tables.table import Format, FormatOption, StoreOption, print_tables, say
+from bench.tables.table import Format, FormatOption, StoreOption, Table, print_tables, say
 
 if TYPE_CHECKING:
+    from bench.results.record import RunRecord
+    from bench.results.store import Store
+
+    from ..board.tables import View
     from ..page.source import Source
 
 
 class Ties(StrEnum):
-    """What a tie with the best is about."""
+    """The question that a tie with the best row answers."""
 
     models = "models"
     method = "method"
     none = "none"
 
 
-class Spread(StrEnum):
-    """What stands behind a number."""
+class SpreadOption(StrEnum):
+    """The uncertainty printed after a score."""
 
     sd = "sd"
     seeds = "seeds"
@@ -36,7 +39,7 @@ class Spread(StrEnum):
 
 
 class By(StrEnum):
-    """What stands between ID and OOD."""
+    """The columns between ID and OOD."""
 
     shift = "shift"
     factor = "factor"
@@ -68,9 +71,9 @@ def leaderboard(
         typer.Option(
             "--columns",
             help=(
-                "more columns, with commas: accuracy, class_mean, macro_f1, worst_group, nll, ece,"
-                " brier, id_matched, "
-                "worst_shift, curve_area, id_val, memory, eval_seconds"
+                "additional columns, comma-separated: accuracy, class_mean, macro_f1, worst_group,"
+                " nll, ece, brier, id_matched, worst_shift, curve_area, id_val, memory,"
+                " eval_seconds"
             ),
         ),
     ] = "",
@@ -79,49 +82,56 @@ def leaderboard(
         typer.Option(
             "--ties",
             help=(
-                "mark what cannot be told from the best: these trained models, or the method over"
-                " seeds"
+                "mark rows that do not differ significantly from the best: as trained models, or as"
+                " methods over seeds"
             ),
         ),
     ] = Ties.models,
     spread: Annotated[
-        Spread,
+        SpreadOption,
         typer.Option(
             "--spread",
             help=(
-                "what stands behind a number: SD over seeds, 95 % interval over seeds, or over"
+                "uncertainty after each score: SD over seeds, 95 % interval over seeds, or over"
                 " images"
             ),
         ),
-    ] = Spread.sd,
+    ] = SpreadOption.sd,
     baseline: Annotated[
         Path | None,
         typer.Option(
             "--baseline",
             help=(
-                "TOML file that names standard backbones, for effective robustness on a suite of"
-                " yours"
+                "TOML file that lists standard backbones, for effective robustness on your own"
+                " suite"
             ),
         ),
     ] = None,
     include_limited: Annotated[
-        bool, typer.Option("--include-limited", help="show runs made with --limit too, apart")
+        bool,
+        typer.Option(
+            "--include-limited", help="show runs made with --limit too, in separate tables"
+        ),
     ] = False,
     reported: Annotated[
-        bool, typer.Option("--reported", help="published numbers too, in tables of their own")
+        bool, typer.Option("--reported", help="show published numbers too, in separate tables")
     ] = False,
     bibtex: Annotated[
         bool,
-        typer.Option("--bibtex", help="the literature of the methods shown, instead of the board"),
+        typer.Option(
+            "--bibtex",
+            help="print the references of the methods shown as BibTeX, instead of scores",
+        ),
     ] = False,
     form: FormatOption = Format.table,
     html: Annotated[
-        Path | None, typer.Option("--html", help="write the interactive page into this file")
+        Path | None, typer.Option("--html", help="write an interactive page to this file")
     ] = None,
     serve: Annotated[
         bool,
         typer.Option(
-            "--serve", help="serve the page on this machine; it follows the runs, Ctrl-C ends it"
+            "--serve",
+            help="serve the page on this machine and update it with new runs; stop with Ctrl-C",
         ),
     ] = False,
     port: Annotated[
@@ -131,10 +141,10 @@ def leaderboard(
     """Show the measured trade-off.
 
     ID, every shift, the OOD average and the cost of every method, averaged over seeds. Only
-    comparable rows share a table: same suite, backbone weights, images and pixels. What differs is
-    listed apart, under a title that says in what. Rows that cannot be told from the best are marked
-    as ties; two rows are told apart by `bench compare`. csv and json have intervals over seeds and
-    over images for every number. Exit code 5 if nothing matched.
+    comparable rows share a table: same suite, backbone weights, images and pixels. Other runs are
+    listed in separate tables, whose titles name the difference. Rows that do not differ
+    significantly from the best are marked as ties; `bench compare` tests two rows. csv and json
+    contain intervals over seeds and over images for every score. Exit code 5 if nothing matched.
 
     \b
     Examples:
@@ -151,9 +161,47 @@ def leaderboard(
     from bench.results.store import Store, store_root
 
     from ..board.groups import load, select
+    from ..board.tables import View
+
+    # Options are checked before the store is read, which takes seconds where there are many runs.
+    extras = _extra_columns(columns)
+    _check_outputs(form, html, serve, bibtex, port)
+    root = Store(store_root(store))
+    suites, backbones, methods = suite or (), backbone or (), method or ()
+    # The whole store, since a row is measured against runs that the filters may exclude: the curve
+    # of full fine-tuning and the standard models.
+    everything = load(root)
+    chosen = select(everything, suites=suites, backbones=backbones, methods=methods)
+    shown: Literal["sd", "seeds", "images"] = spread.value
+    view = View(sort, by.value, extras, include_limited, _question(ties), baseline, shown)
+    if bibtex and chosen:
+        _print_bibtex(chosen)
+        return
+    if serve or html is not None:
+        # Imported here: it loads Altair, which a table in a terminal does not need.
+        from ..page.source import Source
+
+        page = Source(root, view, suites, backbones, methods, say)
+        # A served page may start empty and fill up with runs; a file would stay empty.
+        if serve:
+            _serve(page, port or 0)
+            return
+        if html is not None and page.write(chosen, html):
+            typer.echo(html)
+            return
+    else:
+        made = _tables(chosen, view, root, everything)
+        if reported:
+            made += _reported_tables(chosen, view, everything, suites, backbones)
+        if made:
+            print_tables(made, form)
+            return
+    raise _nothing(chosen, everything, root)
+
+
+def _extra_columns(columns: str) -> list[str]:
+    """Parse `--columns`; `id-val` and `id_val` are the same column."""
     from ..board.measures import EXTRAS
-    from ..board.tables import View, boards, tables
-    from ..statistics.predictions import Predictions
 
     extras = [name.strip().replace("-", "_") for name in columns.split(",") if name.strip()]
     for name in extras:
@@ -163,48 +211,90 @@ def leaderboard(
                 where="--columns",
                 fix=f"one of: {', '.join(EXTRAS)}",
             )
-    _check_outputs(form, html, serve, bibtex, port)
-    root = store_root(store)
-    everything = load(Store(root))
-    chosen = select(everything, suites=suite or (), backbones=backbone or (), methods=method or ())
-    asked: Literal["models", "method"] | None = (
-        "models" if ties is Ties.models else "method" if ties is Ties.method else None
+    return extras
+
+
+def _check_outputs(
+    form: Format, html: Path | None, serve: bool, bibtex: bool, port: int | None
+) -> None:
+    """Check that one kind of output is requested.
+
+    Raises:
+        UsageError: two kinds are requested, --html is a folder, or --port is given without --serve.
+    """
+    # Each of these replaces the table on stdout. --html prints the path of its file there.
+    ways = (
+        ("--html", html),
+        ("--serve", serve),
+        ("--bibtex", bibtex),
+        ("--format", form is not Format.table),
     )
-    shown: Literal["sd", "seeds", "images"] = spread.value
-    view = View(sort, by.value, extras, include_limited, asked, baseline, shown)
-    if bibtex and chosen:
-        from ..board.printed import bibtex as literature
-
-        sys.stdout.write(literature(chosen))
-        return
-    if serve or html is not None:
-        from ..page.source import Source
-
-        page = Source(Store(root), view, suite or (), backbone or (), method or (), say)
-        if serve:
-            _serve(page, port or 0)
-            return
-        if html is not None and page.write(chosen, html):
-            typer.echo(html)
-            return
-    made = [] if html is not None else tables(chosen, view, Predictions(Store(root)), everything)
-    if reported and html is None:
-        from ..reported import tables as reported_tables
-
-        made += reported_tables(
-            boards(chosen, replace(view, ties=None), None, everything).boards,
-            suite or (),
-            backbone or (),
+    requested = [name for name, given in ways if given]
+    if len(requested) > 1:
+        raise UsageError(
+            "the board is shown in one way at a time",
+            where=" and ".join(requested),
+            fix=f"remove {requested[1]}",
         )
-    if made:
-        print_tables(made, form)
-        return
+    if html is not None and html.is_dir():
+        raise UsageError(
+            "--html needs a file, and this is a folder",
+            where=f"--html {html}",
+            fix=f"--html {html / 'board.html'}",
+        )
+    if port is not None and not serve:
+        raise UsageError("--port needs --serve", where="--port", fix="add --serve")
+
+
+def _question(ties: Ties) -> Literal["models", "method"] | None:
+    # An option cannot be None, so `none` stands for no marks.
+    return "models" if ties is Ties.models else "method" if ties is Ties.method else None
+
+
+def _print_bibtex(chosen: Sequence[RunRecord]) -> None:
+    from ..board.typesetting import bibtex
+
+    # Not `typer.echo`: entries end with a newline of their own.
+    sys.stdout.write(bibtex(chosen))
+
+
+def _tables(
+    chosen: Sequence[RunRecord], view: View, store: Store, everything: Sequence[RunRecord]
+) -> list[Table]:
+    from ..board.tables import tables
+    from ..statistics.predictions import Predictions
+
+    return tables(chosen, view, Predictions(store), everything)
+
+
+def _reported_tables(
+    chosen: Sequence[RunRecord],
+    view: View,
+    everything: Sequence[RunRecord],
+    suites: Sequence[str],
+    backbones: Sequence[str],
+) -> list[Table]:
+    from ..board.tables import boards
+    from ..reported import tables
+
+    # Published numbers are compared with the means of measured rows, for which the tests of ties
+    # and the predictions behind them are not needed.
+    measured = boards(chosen, replace(view, ties=None), None, everything).boards
+    return tables(measured, suites, backbones)
+
+
+# An empty table would leave open whether there are no runs, no results or no matches.
+def _nothing(
+    chosen: Sequence[RunRecord], everything: Sequence[RunRecord], store: Store
+) -> NothingMatched:
+    """Explain an empty board: only trials and search runs match, there are no runs, or a filter."""
+    where = str(store.root)
     if chosen:
         limited = any(record.limit is not None for record in chosen)
-        raise NothingMatched(
-            f"{len(chosen)} run(s) match, and none is a result: they are trials (--limit) or search"
+        return NothingMatched(
+            f"{len(chosen)} run(s) match, but none is a result: they are trials (--limit) or search"
             " runs",
-            where=str(root),
+            where=where,
             fix=(
                 "add --include-limited to see the trials"
                 if limited
@@ -212,53 +302,21 @@ def leaderboard(
             ),
         )
     if not everything:
-        raise NothingMatched(
+        return NothingMatched(
             "there are no runs yet",
-            where=str(root),
-            fix="`bench run METHOD` makes one; --store is another folder",
+            where=where,
+            fix="run `bench run METHOD` first, or pass another folder with --store",
         )
-    there = {
+    # All values of all filters, since it is unknown which of them was wrong.
+    available = {
         "--suite": {record.suite for record in everything},
         "--backbone": {record.backbone for record in everything},
         "--method": {str(record.method.get("name")) for record in everything},
     }
-    would = "; ".join(f"{option} {', '.join(sorted(names))}" for option, names in there.items())
-    raise NothingMatched(
-        "no run matches these filters", where=str(root), fix=f"these would match: {would}"
+    would = "; ".join(f"{option} {', '.join(sorted(names))}" for option, names in available.items())
+    return NothingMatched(
+        "no run matches these filters", where=where, fix=f"these would match: {would}"
     )
-
-
-def _check_outputs(
-    form: Format, html: Path | None, serve: bool, bibtex: bool, port: int | None
-) -> None:
-    """One way of showing the board at a time.
-
-    Raises:
-        UsageError: two of them, a folder for a file, or a port for none.
-    """
-    ways = (
-        ("--html", html),
-        ("--serve", serve),
-        ("--bibtex", bibtex),
-        ("--format", form is not Format.table),
-    )
-    asked = [name for name, given in ways if given]
-    if len(asked) > 1:
-        raise UsageError(
-            "the board is shown in one way at a time",
-            where=" and ".join(asked),
-            fix=f"leave {asked[1]} out",
-        )
-    if html is not None and html.is_dir():
-        raise UsageError(
-            "the page is one file, and this is a folder",
-            where=f"--html {html}",
-            fix=f"--html {html / 'board.html'}",
-        )
-    if port is not None and not serve:
-        raise UsageError(
-            "there is a port, and nothing is served", where="--port", fix="add --serve"
-        )
 
 
 def _serve(page: Source, port: int) -> None:
@@ -273,5 +331,6 @@ def _serve(page: Source, port: int) -> None:
             ready=typer.echo,
             tell=say,
         )
+    # Ctrl-C is how a server ends, not an interrupted command: exit code 0.
     except Interrupted:
-        say("stopped")  # the way in which a server ends
+        say("stopped")

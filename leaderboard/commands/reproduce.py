@@ -1,4 +1,4 @@
-"""`bench reproduce`: run a reported row's recipe, and say whether the numbers come out."""
+"""`bench reproduce`: run the recipe of a published result and compare the numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from bench.console.options import DataOption, DeviceOption, ThreadsOption
 from bench.errors import UsageError
 from bench.plugins import unknown
-from bench.spec import RunSpec, Settings, run_spec
+from bench.run_spec import RunSpec, Settings, run_spec
 from bench.tables.table import (
     Column,
     Format,
@@ -32,11 +32,11 @@ def reproduce(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="such as mini-shifts/full-finetune; without one, the rows that can be reproduced"
+            help="such as mini-shifts/full-finetune; if omitted, lists the rows with a recipe"
         ),
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="a TOML file of reported rows of your own")
+        Path | None, typer.Option("--from", help="your own TOML file of reported rows")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be run")] = False,
     data_root: DataOption = None,
@@ -45,10 +45,11 @@ def reproduce(
     threads: ThreadsOption = 2,
     form: FormatOption = Format.table,
 ) -> None:
-    """Run the recipe of a reported row, and compare what comes out with what is reported.
+    """Run the recipe of a reported row, and compare the measured numbers with the reported ones.
 
-    What is trained here already is not trained again; what came in a pack is, and it is told by how
-    much the two differ. Each number is within or outside the tolerance that the row states.
+    Runs that were trained here are reused. Runs that were merged from a pack are trained again, and
+    the differences between the two are reported. Each number is within or outside of the tolerance
+    that the row states.
 
     \b
     Examples:
@@ -63,6 +64,7 @@ def reproduce(
     from ..packs.copies import made_twice
     from ..reported import read, shipped
 
+    # Step 1: find the row, or list those that have a recipe.
     files = {source.stem: read(source)} if source is not None else shipped()
     if name is None:
         print_tables([_listing(files)], form)
@@ -77,12 +79,14 @@ def reproduce(
     if row.recipe.note:
         say(f"known to differ: {row.recipe.note}")
     say(f"its recipe: {_command(spec)}")
+    # Step 2: run it. These imports load PyTorch, which the listing above does not need.
     from bench.console.progress import ConsoleReporter
     from bench.console.sweep_plan import plan_table
     from bench.sweeps.sweep import run_sweep
 
     spec = spec.model_copy(update={"data_root": data_root})
     settings = Settings(device=device, threads=threads, workers=0)
+    # `own`: a merged run does not count as done, since the numbers have to be measured here.
     with ConsoleReporter() as reporter:
         sweep = run_sweep(spec, store=store, settings=settings, reporter=reporter, own=True)
         if dry_run:
@@ -90,20 +94,29 @@ def reproduce(
             return
         sweep.run(reporter)
     records = sweep.records()
+    # Without all seeds there is no verdict, and the errors say more than a table.
     failed = [record for record in records if record.status != "done"]
     for record in failed:
         say(f"error: {record.label}, seed {record.seed}: {record.error}")
     if failed:
         raise typer.Exit(1)
+    # Step 3: compare with what was reported, and with merged runs of the same ids.
     table = verdict(row, records)
     print_tables([table, *made_twice(Store(store_root(store)), records)], form)
+    # "no tolerance stated" is not a failure: there is nothing to fail.
     if any(line["verdict"] in ("outside", "not measured") for line in table.rows):
         raise typer.Exit(1)
 
 
 def verdict(row: Reported, records: list[RunRecord]) -> Table:
-    """Every reported number beside the mean over the runs, in points, and whether the difference is
-    within the tolerance.
+    """Compare every reported number with the mean over the runs, against the row's tolerance.
+
+    Args:
+        row: the reported row; it has a recipe.
+        records: the runs of the recipe, one per seed.
+
+    Returns:
+        A table with a row per number, in per cent and points.
     """
     assert row.recipe is not None
     rows: list[Row] = []
@@ -111,6 +124,7 @@ def verdict(row: Reported, records: list[RunRecord]) -> Table:
         values = [_measured(record, key) for record in records]
         known = [value for value in values if value is not None]
         allowed = row.recipe.allowed(key)
+        # A mean over some of the seeds would not be the reported quantity.
         found = 100 * sum(known) / len(known) if known and len(known) == len(values) else None
         gap = None if found is None else found - stated
         if gap is None:
@@ -154,6 +168,7 @@ def _measured(record: RunRecord, key: str) -> float | None:
 
 
 def _find(files: dict[str, ReportedFile], name: str) -> tuple[ReportedFile, Reported]:
+    """Find a reported row by `<file>/<row>`."""
     rows = {f"{stem}/{row.name}": (file, row) for stem, file in files.items() for row in file.rows}
     if name not in rows:
         raise unknown(
@@ -164,9 +179,9 @@ def _find(files: dict[str, ReportedFile], name: str) -> tuple[ReportedFile, Repo
         )
     if rows[name][1].recipe is None:
         raise UsageError(
-            f"no recipe is known for {name}: its source does not say enough, or the method is not"
-            " here",
-            fix="`bench reproduce` lists the rows that have one",
+            f"{name} has no recipe: its source does not state enough, or the method is not"
+            " implemented",
+            fix="`bench reproduce` lists the rows with a recipe",
         )
     return rows[name]
 
@@ -174,6 +189,7 @@ def _find(files: dict[str, ReportedFile], name: str) -> tuple[ReportedFile, Repo
 def _spec(file: ReportedFile, row: Reported, source: Path | None) -> RunSpec:
     assert row.recipe is not None
     card = file.suite
+    # A card is relative to the file that names it, like an include, not to the working directory.
     if source is not None and card.endswith(".toml"):
         card = str(source.parent / card)
     backbone = file.backbones[row.backbone]
@@ -190,9 +206,11 @@ def _spec(file: ReportedFile, row: Reported, source: Path | None) -> RunSpec:
 
 
 def _command(spec: RunSpec) -> str:
+    """Return the `bench run` command of a recipe, quoted for a shell."""
     import json
     import shlex
 
+    # `--set` parses JSON and takes what is not JSON as text.
     def shown(value: object) -> str:
         return value if isinstance(value, str) else json.dumps(value)
 
@@ -213,6 +231,7 @@ def _command(spec: RunSpec) -> str:
 
 
 def _listing(files: dict[str, ReportedFile]) -> Table:
+    # Files state per cent, as papers do; columns of kind "percent" are shares.
     rows: list[Row] = [
         {
             "name": f"{stem}/{row.name}",

@@ -1,6 +1,4 @@
-"""`bench scores`: calibration, detection, classes and groups, re-scored from the predictions that
-the runs kept.
-"""
+"""`bench scores`: calibration, OOD detection, and accuracy per class or group of saved runs."""
 
 from __future__ import annotations
 
@@ -30,8 +28,8 @@ if TYPE_CHECKING:
     from ..statistics.predictions import Predictions
 
 
-class What(StrEnum):
-    """Which scores."""
+class Scores(StrEnum):
+    """The kind of scores."""
 
     calibration = "calibration"
     reliability = "reliability"
@@ -42,7 +40,8 @@ class What(StrEnum):
 
 def scores(
     what: Annotated[
-        What, typer.Argument(help="calibration, reliability (the bins), detection, classes, groups")
+        Scores,
+        typer.Argument(help="calibration, reliability (the bins), detection, classes, groups"),
     ],
     store: StoreOption = None,
     suite: Annotated[
@@ -64,15 +63,15 @@ def scores(
     ] = None,
     worst: Annotated[
         int,
-        typer.Option("--worst", min=0, help="classes, groups: only so many, the worst; 0 for all"),
+        typer.Option("--worst", min=0, help="classes, groups: show the N worst; 0 for all"),
     ] = 5,
     form: FormatOption = Format.table,
 ) -> None:
-    """Scores beyond accuracy, from the kept predictions; no GPU, no model.
+    """Compute scores beyond accuracy from saved predictions, without a GPU or a model.
 
     calibration: NLL, calibration errors and Brier score, before and after temperature scaling
-    fitted on id-val. detection: a shift's images told from ID images by maximum softmax probability
-    and by energy. classes, groups: accuracy of each, with the images behind it. Exit code 5 if
+    fitted on id-val. detection: a shift's images against ID images, by maximum softmax probability
+    and by energy. classes, groups: accuracy of each, with its number of images. Exit code 5 if
     nothing matched.
 
     \b
@@ -85,7 +84,8 @@ def scores(
     from bench.results.store import Store, store_root
 
     from ..board.groups import load, select
-    from ..board.tables import View, boards, title
+    from ..board.notes import title
+    from ..board.tables import View, boards
     from ..statistics.predictions import Predictions
 
     root = Store(store_root(store))
@@ -95,42 +95,50 @@ def scores(
         raise NothingMatched(
             "there are no results to score",
             where=str(root.root),
-            fix="`bench leaderboard` shows what there is",
+            fix="run `bench leaderboard` for the results of this store",
         )
     predictions = Predictions(root)
     made = []
     for board in found:
-        splits = _splits(board, split, [] if what is What.detection else [_ID])
-        if what in (What.classes, What.groups) and not split:
-            splits = splits[:1] if what is What.classes else splits
+        # Detection is of a shift against id-test: id-test itself is never one of its splits.
+        splits = _splits(board, split, [] if what is Scores.detection else [_ID])
+        # A table of classes is long (ImageNet has 1,000 per split): id-test alone by default.
+        if what in (Scores.classes, Scores.groups) and not split:
+            splits = splits[:1] if what is Scores.classes else splits
         table = _MAKERS[what](
-            board, [s for s in splits if what is not What.detection or s != _ID], predictions, worst
+            board,
+            [s for s in splits if what is not Scores.detection or s != _ID],
+            predictions,
+            worst,
         )
         if table.rows or table.notes:
             made.append(Table(table.columns, table.rows, f"{title(board)}: {what}", table.notes))
+    # A table may have notes only: the reasons why nothing could be computed.
     if not any(table.rows for table in made):
         why = next((table.notes[-1] for table in made if table.notes), "")
         raise NothingMatched(
             f"there is nothing to score: {why or _NOTHING[what]}",
             where=str(root.root),
-            fix="choose with --split; `bench suites show NAME` lists a suite's",
+            fix="choose splits with --split; `bench suites show NAME` lists those of a suite",
         )
     print_tables(made, form)
 
 
 _ID = "id-test"
+# Why there is nothing to score, where no table gives a reason of its own.
 _NOTHING = {
-    What.calibration: "no run has these splits",
-    What.reliability: "no run has these splits",
-    What.detection: f"{_ID} is what shifts are told from",
-    What.classes: "no run has these splits",
-    What.groups: "none of these splits has groups",
+    Scores.calibration: "no run has these splits",
+    Scores.reliability: "no run has these splits",
+    Scores.detection: f"{_ID} is what shifts are compared with",
+    Scores.classes: "no run has these splits",
+    Scores.groups: "none of these splits has groups",
 }
 
 
 def _splits(board: Board, patterns: Sequence[str] | None, default: list[str]) -> list[str]:
     from fnmatch import fnmatchcase
 
+    # id-val can be requested, but is not a default: parameters were selected on it.
     every = ["id-val", _ID, *board.shifts.all]
     if not patterns:
         return [*default, *board.shifts.shared]
@@ -139,13 +147,14 @@ def _splits(board: Board, patterns: Sequence[str] | None, default: list[str]) ->
     ]
     if not found:
         raise UsageError(
-            f"no split is called {' or '.join(patterns)}",
+            f"no split matches {' or '.join(patterns)}",
             where="--split",
             fix=f"one of: {', '.join(every)}",
         )
     return found
 
 
+#: The first columns of every table; a table's title has suite and backbone for people.
 NAMES = (
     Column("suite", human=False),
     Column("backbone", human=False),
@@ -166,8 +175,12 @@ def _names(board: Board, row: BoardRow, split: str) -> dict[str, Cell]:
 def _averaged(
     row: BoardRow, of: Callable[[RunRecord], dict[str, float | None]], keys: Sequence[str]
 ) -> dict[str, Cell]:
-    """Mean and sample SD over the row's runs of every key; None where a run lacks it, and no SD of
-    what no seed changes.
+    """Average the scores of a row's runs, with the sample SD over them.
+
+    Args:
+        row: the row.
+        of: the scores of one run.
+        keys: the scores to average. One that a run does not have is left out.
     """
     from ..statistics.intervals import mean_and_sd
 
@@ -175,6 +188,7 @@ def _averaged(
     made = _over_seeds(row)
     for key in keys:
         values = [one[key] for one in found]
+        # A mean over some of the seeds is not comparable with one over all of them.
         known = [value for value in values if value is not None]
         if known and len(known) == len(values):
             mean, sd = mean_and_sd(known)
@@ -183,27 +197,29 @@ def _averaged(
 
 
 def _over_seeds(row: BoardRow) -> dict[str, Cell]:
+    # A word for people and a flag for machines: an SD of 0 would read as a small sample's luck.
     return {
         "over_seeds": "deterministic" if row.deterministic else "",
         "deterministic": row.deterministic,
     }
 
 
-class _Holes:
-    """Why numbers are missing, each reason once with the rows and splits that it is about."""
+class _Missing:
+    """The reasons why numbers are missing, each with the rows and splits it applies to."""
 
     def __init__(self) -> None:
+        # reason -> (rows, splits). Dictionaries as sets, since they keep the order.
         self._found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
 
     def add(self, why: str, row: BoardRow, split: str) -> None:
-        """Nothing for an empty reason."""
+        """Add a reason; an empty one is ignored."""
         if why:
             rows, splits = self._found.setdefault(why, ({}, {}))
             rows[row.name], splits[split] = None, None
 
     @property
     def notes(self) -> list[str]:
-        """A sentence for each reason."""
+        """Return a sentence for each reason."""
         return [
             f"{why} ({_listed(rows)}; {_listed(splits, 12)})."
             for why, (rows, splits) in self._found.items()
@@ -211,6 +227,7 @@ class _Holes:
 
 
 def _listed(names: Collection[str], most: int = 4) -> str:
+    # Notes are sentences under a table, and a board may have hundreds of rows.
     return ", ".join(list(names)[:most]) + (
         f" and {len(names) - most} more" if len(names) > most else ""
     )
@@ -224,10 +241,12 @@ def _columns(kinds: dict[str, tuple[str, Kind]], board: Board) -> list[Column]:
 
 
 def _fixed(board: Board) -> list[Column]:
+    """Return the columns on whether seeds change a row; people see them where one row has it."""
     some = any(row.deterministic for row in board.rows)
     return [Column("over_seeds", "over seeds", human=some), Column("deterministic", human=False)]
 
 
+# Key in csv and json -> heading and format.
 _CALIBRATION: dict[str, tuple[str, Kind]] = {
     "temperature": ("T", "number"),
     "nll": ("NLL", "number"),
@@ -246,11 +265,11 @@ def _calibration(
 ) -> Table:
     from ..statistics.calibration import scaled
 
-    holes = _Holes()
+    missing = _Missing()
 
     def of(record: RunRecord, row: BoardRow, split: str) -> dict[str, float | None]:
         found = scaled(record, split, predictions)
-        holes.add(found.hole, row, split)
+        missing.add(found.missing, row, split)
         made: dict[str, float | None] = {"temperature": found.temperature}
         for ending, part in (("", found.before), ("_scaled", found.after)):
             made |= {
@@ -262,17 +281,22 @@ def _calibration(
     rows = [
         {
             **_names(board, row, split),
-            **_averaged(row, lambda r, o=row, s=split: of(r, o, s), list(_CALIBRATION)),  # type: ignore[misc]
+            # The defaults bind this row and split; a closure would see those of the last iteration.
+            **_averaged(
+                row,
+                lambda r, o=row, s=split: of(r, o, s),  # type: ignore[misc]
+                list(_CALIBRATION),
+            ),
         }
         for split in splits
         for row in board.rows
     ]
     note = (
-        "Means ± sample SD over seeds. ECE over 15 bins, of equal width and (adaptive) of equal"
-        " numbers of images. T: the temperature with the least NLL on id-val, which is the only"
-        " split that it sees. NLL in nats."
+        "Means ± sample SD over seeds. ECE over 15 bins of equal width or, if adaptive, of equal"
+        " numbers of images. T: the temperature that minimizes NLL on id-val, the only split it is"
+        " fitted on. NLL in nats."
     )
-    return Table([*NAMES, *_columns(_CALIBRATION, board)], rows, notes=[note, *holes.notes])
+    return Table([*NAMES, *_columns(_CALIBRATION, board)], rows, notes=[note, *missing.notes])
 
 
 def _reliability(
@@ -281,12 +305,13 @@ def _reliability(
     from ..statistics.calibration import scaled
 
     rows: list[Row] = []
-    holes = _Holes()
+    missing = _Missing()
+    # Bins are per seed, not averaged: a bin's images differ from seed to seed.
     for split in splits:
         for row in board.rows:
             for record in row.records:
                 found = scaled(record, split, predictions)
-                holes.add(found.hole, row, split)
+                missing.add(found.missing, row, split)
                 for name, diagram in (
                     ("as trained", found.diagram),
                     ("at T", found.scaled_diagram),
@@ -309,7 +334,7 @@ def _reliability(
     ]
     columns += [Column("images", kind="count")]
     columns += [Column("confidence", kind="percent"), Column("accuracy", kind="percent")]
-    return Table(columns, rows, notes=holes.notes)
+    return Table(columns, rows, notes=missing.notes)
 
 
 _DETECTION: dict[str, tuple[str, Kind]] = {
@@ -323,51 +348,59 @@ _DETECTION: dict[str, tuple[str, Kind]] = {
 def _detection(board: Board, splits: Sequence[str], predictions: Predictions, worst: int) -> Table:
     from ..statistics.calibration import detection
 
-    holes = _Holes()
+    missing = _Missing()
 
     def of(record: RunRecord, row: BoardRow, split: str) -> dict[str, float | None]:
         found = detection(record, split, predictions)
-        holes.add(found.hole, row, split)
+        missing.add(found.missing, row, split)
         return {
             f"{score}_{number}": getattr(getattr(found, score), number, None)
             for score in ("probability", "energy")
             for number in ("auroc", "fpr95")
         }
 
+    # Split by split, so that the rows of one shift are next to each other.
     rows = [
         {
             **_names(board, row, split),
-            **_averaged(row, lambda r, o=row, s=split: of(r, o, s), list(_DETECTION)),  # type: ignore[misc]
+            **_averaged(
+                row,
+                lambda r, o=row, s=split: of(r, o, s),  # type: ignore[misc]
+                list(_DETECTION),
+            ),
         }
         for split in splits
         for row in board.rows
     ]
     note = (
         "A shift's images against those of id-test, means ± sample SD over seeds. AUROC 50 is"
-        " chance. FPR95: share of the shift's images that pass as ID where 95 % of the ID"
-        " images do."
+        " chance. FPR95: share of the shift's images that pass as ID at the threshold that 95 % of"
+        " the ID images pass."
     )
     return Table(
-        [*NAMES, *_columns(_DETECTION, board)], rows, notes=[note, *holes.notes] if rows else []
+        [*NAMES, *_columns(_DETECTION, board)], rows, notes=[note, *missing.notes] if rows else []
     )
 
 
 def _parts(by: Literal["class", "group"]) -> Any:
+    """Return the maker of the table of classes or of groups."""
+
     def made(board: Board, splits: Sequence[str], predictions: Predictions, worst: int) -> Table:
         from ..statistics.strata import NotPaired, parts
 
         rows: list[Row] = []
-        holes = _Holes()
+        missing = _Missing()
         names = _class_names(board.group.suite) if by == "class" else ()
         for split in splits:
             for row in board.rows:
                 try:
+                    # By number where accuracies are equal, so that the order is reproducible.
                     found = sorted(
                         parts(row.records, split, by, predictions),
                         key=lambda part: (part.accuracy, part.number),
                     )
                 except NotPaired as why:
-                    holes.add(str(why), row, split)
+                    missing.add(str(why), row, split)
                     continue
                 for part in found[: worst or None]:
                     cells = {**_over_seeds(row), "number": part.number, "accuracy": part.accuracy}
@@ -385,15 +418,15 @@ def _parts(by: Literal["class", "group"]) -> Any:
             Column("low", "95 % from", "percent"),
         ]
         columns += [Column("high", "to", "percent"), Column("images", kind="count"), *_fixed(board)]
-        shown = f"The {worst} worst of every row and split" if worst else "All of them"
+        shown = f"The {worst} worst of every row and split" if worst else f"Every {by}"
         note = f"{shown}; mean ± sample SD over seeds; Wilson interval over the images of one {by}."
-        return Table(columns, rows, notes=[note, *holes.notes] if rows else holes.notes)
+        return Table(columns, rows, notes=[note, *missing.notes] if rows else missing.notes)
 
     return made
 
 
 def _class_names(suite: str) -> tuple[str, ...]:
-    """From the suite's card, if it is installed: a record has numbers only."""
+    """Return the class names of an installed suite; records contain class numbers only."""
     from bench.data.cards.suite_card import find_card
 
     try:
@@ -402,10 +435,11 @@ def _class_names(suite: str) -> tuple[str, ...]:
         return ()
 
 
-_MAKERS: dict[What, Callable[[Board, Sequence[str], Predictions, int], Table]] = {
-    What.calibration: _calibration,
-    What.reliability: _reliability,
-    What.detection: _detection,
-    What.classes: _parts("class"),
-    What.groups: _parts("group"),
+# All have one signature, so that the command can call any of them; `worst` is for the last two.
+_MAKERS: dict[Scores, Callable[[Board, Sequence[str], Predictions, int], Table]] = {
+    Scores.calibration: _calibration,
+    Scores.reliability: _reliability,
+    Scores.detection: _detection,
+    Scores.classes: _parts("class"),
+    Scores.groups: _parts("group"),
 }

@@ -1,4 +1,4 @@
-"""The options by which commands choose runs, and the runs that they choose."""
+"""The options --suite, --backbone and --method, and the results that they select."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bench.results.record import RunRecord
     from bench.results.store import Store
 
+# Shared by `plot`, `report` and `pack`, so that their help is the same.
 Patterns = list[str] | None
 SuitesOption = Annotated[
     Patterns,
@@ -25,17 +26,23 @@ MethodsOption = Annotated[
     Patterns, typer.Option("--method", help="only this method or row, likewise", show_default=False)
 ]
 OutputOption = Annotated[
-    Path, typer.Option("-o", "--output", help="what to write", show_default=False)
+    Path, typer.Option("-o", "--output", help="the file or folder to write", show_default=False)
 ]
 
 
 def results(
     store: Store, suites: Patterns, backbones: Patterns, methods: Patterns
 ) -> list[RunRecord]:
-    """The results of a store that match: done runs on all images that no search made.
+    """Return the matching results of a store: finished runs on all images, without search runs.
+
+    Args:
+        store: the store.
+        suites: names or patterns (`*`, `?`); None for all.
+        backbones: likewise.
+        methods: likewise, of methods or row labels.
 
     Raises:
-        NothingMatched: there are none.
+        NothingMatched: no result matches.
     """
     from ..board.groups import load, select
 
@@ -47,10 +54,10 @@ def results(
     )
     if not chosen:
         names = sorted({str(r.method.get("name")) for r in everything})
-        there = (
+        available = (
             f"there are results of {', '.join(names)}"
             if names
-            else "`bench run METHOD` makes one; --store is another folder"
+            else "run `bench run METHOD` first, or pass another folder with --store"
         )
-        raise NothingMatched("no result matches", where=str(store.root), fix=there)
+        raise NothingMatched("no result matches", where=str(store.root), fix=available)
     return chosen

@@ -1,11 +1,9 @@
-"""`bench pack` and `bench merge`: runs in one file for others, and runs of others after they have
-been checked.
-"""
+"""`bench pack` and `bench merge`: export runs to a file, and import runs after checking them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.filesize import decimal as size
@@ -24,9 +22,6 @@ from bench.tables.table import (
 
 from .selection import BackbonesOption, MethodsOption, OutputOption, SuitesOption
 
-if TYPE_CHECKING:
-    pass
-
 
 def pack(
     output: OutputOption,
@@ -38,16 +33,15 @@ def pack(
         bool,
         typer.Option(
             "--logits/--without-logits",
-            help="keep the logits; a pack without them is a fifth of the size",
+            help="include the logits; a pack without them is a fifth of the size",
         ),
     ] = True,
-    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
-    """Make one file of runs, with records, predictions and hashes, for somebody else's `bench
-    merge`.
+    """Write runs to one file, for `bench merge` on another machine.
 
-    Without logits, accuracy, NLL and ECE can still be computed anew; Brier score and temperature
-    scaling cannot.
+    The file contains records, predictions and hashes. Without logits, accuracy, NLL and ECE can
+    still be recomputed; Brier score and temperature scaling cannot.
 
     \b
     Examples:
@@ -63,10 +57,11 @@ def pack(
     root = Store(store_root(store))
     if output.exists() and not force:
         raise UsageError(
-            "there is a file of that name",
+            "the file exists already",
             where=str(output),
-            fix="name another one, or add --force",
+            fix="choose another name, or add --force",
         )
+    # Results only: what others merge counts on their boards, where trials and search runs do not.
     chosen = results(root, suite, backbone, method)
     write_pack(root, chosen, output, logits=logits)
     say(f"{len(chosen)} run(s), {size(output.stat().st_size)}: {output}")
@@ -74,7 +69,7 @@ def pack(
 
 def merge(
     packs: Annotated[
-        list[Path], typer.Argument(help="files that `bench pack` made", show_default=False)
+        list[Path], typer.Argument(help="files written by `bench pack`", show_default=False)
     ],
     store: StoreOption = None,
     dry_run: Annotated[
@@ -84,35 +79,35 @@ def merge(
         bool,
         typer.Option(
             "--check-data",
-            help="hold labels against the suite's images on this machine too (decodes them once)",
+            help="check labels against the suite's images on this machine too (decodes them once)",
         ),
     ] = False,
     data_root: DataOption = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Take runs of others into a store, once all that they state adds up; else say what does not,
-    and write nothing.
+    """Check the runs of packs and add them to a store; one inconsistent run, and nothing is added.
 
-    Metrics are computed anew from the predictions, ids from what they are the hashes of; labels are
-    held against those of other runs on the same data. That the weights were trained as stated
-    cannot be seen from here: merged runs are marked. Of a run that is here with other scores both
-    are kept, one counts (one made here before one from a pack), and it is told where they differ
-    most.
+    Metrics are recomputed from the predictions and ids from the contents that they hash. Labels are
+    compared with those of other runs on the same data. Whether the weights were trained as stated
+    cannot be checked; merged runs are marked. If the store has a run with other scores under the
+    same id, both are saved, one counts (a local run before one from a pack), and the largest
+    difference is reported.
 
     \b
     Examples:
       bench merge theirs.shiftpack ours.shiftpack --store board
       bench merge theirs.shiftpack --dry-run --check-data
 
-    Exit codes: 0 done, 1 a pack was refused, 3 the data to check against is missing.
+    Exit codes: 0 done, 1 a pack is invalid, 3 the data to check against is missing.
     """
     from bench.results.store import Store, store_root
 
     from ..packs.copies import unequal
     from ..packs.merge import merge as merged
-    from ..packs.truths import data_here
+    from ..packs.true_labels import data_here
 
     root = store_root(store)
+    # All packs in one call: two packs may have the same run, or contradict each other's labels.
     found = merged(
         packs, Store(root), dry_run=dry_run, data=data_here(data_root) if check_data else None
     )
@@ -122,7 +117,8 @@ def merge(
         for what, records in one.runs.items()
     ]
     note = "nothing was written (--dry-run)" if dry_run else f"the store is {root}"
-    columns = [Column("pack"), Column("runs", kind="count"), Column("what", "what became of them")]
+    # A row per pack and outcome, since a pack can have new runs and runs that are here already.
+    columns = [Column("pack"), Column("runs", kind="count"), Column("what", "result")]
     print_tables(
         [
             Table(columns, rows, notes=[note]),

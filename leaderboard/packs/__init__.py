@@ -1,1 +1,1 @@
-"""Runs in one file for others, and the checks before runs of others enter a store."""
+"""Export of runs to a file, and the checks before such runs are merged into a store."""

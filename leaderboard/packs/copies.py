@@ -1,6 +1,4 @@
-"""Runs that were made twice: here and in a pack, or in two packs. One of them counts; by how much
-they differ is said.
-"""
+"""Compare duplicate runs: runs of one id that were made here and in packs, of which one counts."""
 
 from __future__ import annotations
 
@@ -14,27 +12,27 @@ from bench.tables.table import Column, Row, Table
 from ..statistics.predictions import Predictions
 
 
+# Duplicates are possible since an id is a hash of the inputs of a run (data, method, seed), not of
+# its outputs: another machine gives the same id and, in the last bits, other predictions.
 @dataclass(frozen=True)
 class Copy:
-    """A run that does not count, since another one of its id does."""
+    """A run that does not count, with the run of the same id that does."""
 
     counted: RunRecord
     other: RunRecord
 
     @property
     def splits(self) -> list[str]:
-        """Those that both have."""
+        """Return the splits that both runs have."""
         return [split for split in self.counted.metrics if split in self.other.metrics]
 
     def difference(self, split: str) -> float:
-        """The other's score minus that of the one that counts."""
+        """Return the other run's score minus that of the run that counts."""
         return self.other.metrics[split].score - self.counted.metrics[split].score
 
     @property
     def widest(self) -> tuple[str, float] | None:
-        """The split on which their scores differ most, and by how much; None if they are equal on
-        all.
-        """
+        """Return the split with the largest difference, and the difference; None if all are 0."""
         split = max(self.splits, key=lambda one: abs(self.difference(one)), default=None)
         return (
             None
@@ -44,13 +42,17 @@ class Copy:
 
 
 def copies(store: Store, of: Iterable[RunRecord]) -> list[Copy]:
-    """Find the runs of a store that have the ids of these ones, which count, and do not count
-    themselves.
+    """Find the duplicates of runs in a store.
+
+    Args:
+        store: the store.
+        of: the runs that count, as `board.groups.load` returns them.
     """
     counted = {(record.fit_id, record.eval_id): record for record in of}
     found: list[Copy] = []
     for path, record in store.records():
         own = counted.get((record.fit_id, record.eval_id))
+        # Compared by folder: the records of a run and of its copy can be equal in every field.
         if own is not None and record.status == "done" and path.parent != store.run_dir(own):
             found.append(Copy(own, record))
     return sorted(
@@ -59,26 +61,24 @@ def copies(store: Store, of: Iterable[RunRecord]) -> list[Copy]:
 
 
 def place(record: RunRecord) -> str:
-    """Where a run was made: here, or the pack that it came in."""
+    """Return where a run was made: `here`, or the name of the pack it came in."""
     return record.origin["pack"] if record.origin else "here"
 
 
 def made_twice(store: Store, of: Sequence[RunRecord]) -> list[Table]:
-    """Set these runs beside their copies, split by split, in a table; none if there are no
-    copies.
-    """
+    """Return a table that compares runs with their duplicates split by split; [] without any."""
     found = copies(store, of)
     return [_table(found, Predictions(store))] if found else []
 
 
 def unequal(found: Sequence[Copy]) -> list[Table]:
-    """Tell of copies whose scores differ where they differ most, in a table; none if all are
-    equal.
-    """
+    """Return a table of the duplicates with other scores, each on its most different split."""
     rows = [_row(copy, copy.widest[0]) for copy in found if copy.widest is not None]
-    note = "Both are kept, and one counts. `bench compare ROW` shows every data set."
-    columns = _columns(Column("split", "where most"))
-    return [Table(columns, rows, "runs of the same id whose scores differ", [note])] if rows else []
+    note = "Both runs are saved, and one counts. `bench compare ROW` shows every split."
+    columns = _columns(Column("split", "largest on"))
+    return (
+        [Table(columns, rows, "runs of the same id with different scores", [note])] if rows else []
+    )
 
 
 def _row(copy: Copy, split: str) -> Row:
@@ -95,6 +95,7 @@ def _row(copy: Copy, split: str) -> Row:
 
 
 def _columns(where: Column, *more: Column) -> list[Column]:
+    """Return the columns of both tables, so that scripts read them alike."""
     return [
         Column("method"),
         Column("seed", kind="count"),
@@ -103,7 +104,7 @@ def _columns(where: Column, *more: Column) -> list[Column]:
         Column("other", "the other", "percent"),
         Column("difference", kind="percent"),
         *more,
-        Column("made", "the one that counts"),
+        Column("made", "counted run from"),
         Column("other_made", "the other from"),
     ]
 
@@ -126,18 +127,19 @@ def _table(found: Sequence[Copy], predictions: Predictions) -> Table:
         key=lambda copy: abs((copy.widest or ("", 0.0))[1]),
         default=None,
     )
-    note = f"{equal} of {len(found)} score the same on every data set."
+    note = f"{equal} of {len(found)} have the same scores on every split."
     if worst is not None and worst.widest is not None:
         split, gap = worst.widest
         note += (
             f" The largest difference: {100 * gap:+.2f} points on {split}, {worst.counted.label},"
             f" seed {worst.counted.seed}."
         )
-    return Table(columns, rows, "the same runs, made twice; only one of each counts", [note])
+    return Table(columns, rows, "duplicate runs; one of each id counts", [note])
 
 
 def _differ(copy: Copy, split: str, predictions: Predictions) -> int | None:
-    """Images about which the two say otherwise; None where that is not known."""
+    """Count the images with different predictions; None if that is unknown."""
+    # Equal scores do not mean equal predictions: errors can move from one image to another.
     one, other = predictions.outcomes(copy.counted, split), predictions.outcomes(copy.other, split)
     if one is None or other is None or not one.same_images(other):
         return None

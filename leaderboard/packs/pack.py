@@ -1,16 +1,15 @@
-"""One file that carries runs from one store to another: records, predictions, and a manifest of
-hashes.
+"""Write and read `.shiftpack` files, which carry runs from one store to another.
 
-A `.shiftpack` is a zip archive whose members are stored, not compressed (Parquet compresses by
-itself), so that unpacking never takes more than the file's own size:
+A pack is a zip archive of records, predictions and a manifest of hashes. Its members are not
+compressed (Parquet compresses by itself), so that unpacking never takes more than the file's size:
 
     blobs/<SHA-256>     a record (JSON); the images of a split (Parquet: key, label, group);
-                        a run's predictions of them
+                        a run's predictions on them
     manifest.json       which blobs make which run; ends with the hash of its own content
 
-A blob's name is its content: equal blobs are stored once (all runs share the images of a split),
-and there is no name to choose and no path to leave. The same runs, packed by the same versions of
-the libraries, give the same bytes.
+A blob is named by the hash of its content: equal blobs are saved once (all runs share the images of
+a split), and no name can be a path out of the archive. The same runs, packed with the same versions
+of the libraries, give the same bytes.
 """
 
 from __future__ import annotations
@@ -44,69 +43,74 @@ from bench.storage.files import absent, finite_json
 #: 2: the curves' predictions, and log-sum-exps at the temperature of id-val where logits were too
 #: many to keep.
 SCHEMA = 2
-#: No split of any suite comes near it: 100,000 images with half-precision logits over 1,000 classes
-#: are 0.2 GB.
+#: Bytes of a blob. No split of any suite comes near it: 100,000 images with half-precision logits
+#: over 1,000 classes are 0.2 GB.
 LARGEST_BLOB = 2 * 2**30
+#: Bytes of the manifest, which is read into memory as a whole.
 LARGEST_MANIFEST = 64 * 2**20
 _BLOB = re.compile(r"blobs/[0-9a-f]{64}")
 _MANIFEST = "manifest.json"
-#: Columns that every image of a split has, whoever looks at it.
+#: Columns that do not depend on the run. They are in a blob of their own, which all runs share.
 IMAGES = ("key", "label", "group")
 
 
-class _Part(BaseModel):
+class _PackModel(BaseModel):
+    # A field that this version does not know could change what the others mean.
     model_config = ConfigDict(extra="forbid")
 
 
-class Packed(_Part):
-    """One run in a pack."""
+class Packed(_PackModel):
+    """One run in a pack, as an entry of the manifest."""
 
     eval_id: str
     record: str = Field(description="blob of its record")
     images: dict[str, str] = Field(description="split -> blob of its images")
     outcomes: dict[str, str] = Field(
-        description="split -> blob of what the run said about them, in the order of the images"
+        description="split -> blob of the run's predictions, in the order of the images"
     )
     curve: dict[str, str] = Field(
         default_factory=dict,
-        description=(
-            "split -> blob of what its curve's points said, likewise; none where that was not kept"
-        ),
+        description="split -> blob of the predictions along its curve; empty if not saved",
     )
 
     def blobs(self) -> list[str]:
-        """All that it names."""
+        """Return the names of all its blobs."""
         return [self.record, *self.images.values(), *self.outcomes.values(), *self.curve.values()]
 
 
-class Manifest(_Part):
-    """`manifest.json`."""
+class Manifest(_PackModel):
+    """The content of `manifest.json`."""
 
     shiftpack: int = SCHEMA
     made_by: str
-    logits: bool = Field(description="whether the outcomes hold the logits, where a run has them")
+    logits: bool = Field(description="whether outcomes include the logits, where a run has them")
     runs: list[Packed]
-    digest: str = Field(default="", description="hash of all the above")
+    digest: str = Field(default="", description="hash of all fields above")
 
 
-class Refused(BenchError):
-    """A pack does not add up; nothing of it is taken over."""
+class InvalidPack(BenchError):
+    """An invalid or inconsistent pack; nothing of it is merged."""
 
 
 def write_pack(
     store: Store, records: Sequence[RunRecord], path: Path, *, logits: bool = True
 ) -> Manifest:
-    """Pack runs into one file.
+    """Write runs to one file.
 
     Args:
-        records: done runs of the store.
-        logits: keep the half-precision logits; without them a pack is a tenth of the size, and
-            accuracy, NLL and ECE can still be computed anew, Brier score and temperature scaling
-            cannot.
+        store: the store of the runs.
+        records: finished runs of the store.
+        path: the file; an existing one is replaced.
+        logits: include the half-precision logits. Without them a pack is a fifth of the size, and
+            accuracy, NLL and ECE can still be recomputed, but not Brier score and temperature
+            scaling.
+
+    Returns:
+        The pack's manifest.
 
     Raises:
-        BenchError: a run's predictions are missing or damaged, or its identity is not on record;
-            the file cannot be written.
+        BenchError: predictions are missing or damaged, a run has no identity, or the file cannot be
+            written.
     """
     made: list[Manifest] = []
 
@@ -121,16 +125,17 @@ def write_pack(
 def _fill(
     archive: zipfile.ZipFile, store: Store, records: Sequence[RunRecord], logits: bool
 ) -> Manifest:
-    there: set[str] = set()
+    added: set[str] = set()
 
     def add(content: bytes) -> str:
         sha = hashlib.sha256(content).hexdigest()
-        if sha not in there:
-            there.add(sha)
+        if sha not in added:
+            added.add(sha)
             archive.writestr(_member(f"blobs/{sha}"), content)
         return sha
 
     runs = []
+    # Sorted, so that the order in which the runs were made does not change the bytes.
     for record in sorted(records, key=lambda r: r.eval_id):
         packed = Packed(
             eval_id=record.eval_id, record=add(_record(store, record)), images={}, outcomes={}
@@ -139,17 +144,17 @@ def _fill(
             table = _predictions(store.run_dir(record) / "predictions" / f"{split}.parquet")
             packed.images[split] = add(_parquet(table.select(list(IMAGES))))
             outcomes = table.drop_columns(list(IMAGES))
-            whole = (
-                logits and "runner_up" in table.column_names
-            )  # a run from a pack without logits has no more to give
+            # A run that was merged from a pack without logits has only the condensed columns.
+            whole = logits and "runner_up" in table.column_names
             packed.outcomes[split] = add(_parquet(outcomes if whole else condensed(table)))
             path = store.run_dir(record) / "curve" / f"{split}.parquet"
             if record.curve and path.exists():
                 packed.curve[split] = add(
                     _parquet(_in_order(_predictions(path), table["key"], path))
                 )
+        # A curve is either complete or left out: its OOD average needs all splits.
         if packed.curve.keys() != packed.images.keys():
-            packed.curve = {}  # a part of a curve is none
+            packed.curve = {}
         runs.append(packed)
     manifest = Manifest(made_by=f"shiftbench {version('shiftbench')}", logits=logits, runs=runs)
     manifest.digest = digest(manifest.model_dump(exclude={"digest"}))
@@ -158,7 +163,7 @@ def _fill(
 
 
 def _member(name: str) -> zipfile.ZipInfo:
-    # A date and permissions of its own: the same content gives the same file.
+    # A fixed date, fixed permissions and a fixed system: the same content gives the same file.
     member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
     member.external_attr = (stat.S_IFREG | 0o644) << 16
     member.create_system = 3
@@ -166,10 +171,10 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 
 def _record(store: Store, record: RunRecord) -> bytes:
-    """The record with what its two ids are the hashes of, which runs of earlier versions left to
-    the fit's record.
-    """
+    """Serialize a record, with the identity that its ids are hashes of."""
     identity = dict(record.identity)
+    # Records of earlier versions do not contain the identity. It is in the record of the fit or,
+    # for a checkpoint trained elsewhere, follows from the record itself.
     if "fit" not in identity:
         fit = store.fit(record.fit_id)
         if fit is not None:
@@ -181,12 +186,12 @@ def _record(store: Store, record: RunRecord) -> bytes:
             }
         else:
             raise BenchError(
-                f"the identity of {record.label}, seed {record.seed}, is not on record: its fit was"
-                " removed",
+                f"{record.label}, seed {record.seed}, has no identity: its fit was removed",
                 where=str(store.run_dir(record)),
-                fix="`bench run` it again, or leave it out with --method",
+                fix="`bench run` it again, or exclude it with --method",
             )
     identity.setdefault("evaluation", evaluation_identity(record))
+    # A traceback would contain paths of this machine.
     return (
         record.model_copy(update={"identity": identity, "traceback": ""})
         .model_dump_json(indent=1)
@@ -195,7 +200,8 @@ def _record(store: Store, record: RunRecord) -> bytes:
 
 
 def evaluation_identity(record: RunRecord) -> dict[str, Any]:
-    """What the eval_id of a run by an earlier version is the hash of, beside its fit."""
+    """Return what the eval_id of an earlier version hashes, apart from the fit_id."""
+    # The metric of id-test is under "", and other splits are named only if theirs differs.
     metrics = {split: found.metric for split, found in record.metrics.items()}
     usual = metrics.get("id-test", metrics.get("id-val", "accuracy"))
     own = {split: metric for split, metric in metrics.items() if metric != usual}
@@ -217,16 +223,16 @@ def _predictions(path: Path) -> pa.Table:
         raise BenchError(
             f"predictions cannot be read: {error}",
             where=str(path),
-            fix="remove the run's folder and run again; the fit is kept",
+            fix="remove the run's folder and run again; the fit is reused",
         ) from error
 
 
 def _in_order(curve: pa.Table, keys: pa.ChunkedArray, path: Path) -> pa.Table:
-    """What a curve's points said, without the columns that all share, about these images."""
+    """Return the predictions along a curve in the order of the run's own, without `IMAGES`."""
     at = pc.index_in(keys, value_set=curve["key"])
     if at.null_count or len(curve) != len(keys):
         raise BenchError(
-            "the curve's predictions are about other images than the run's",
+            "the curve has predictions on other images than the run",
             where=str(path),
             fix="remove the folder `curve`",
         )
@@ -234,10 +240,10 @@ def _in_order(curve: pa.Table, keys: pa.ChunkedArray, path: Path) -> pa.Table:
 
 
 def condensed(table: pa.Table) -> pa.Table:
-    """What accuracy, NLL and ECE need of every image, without the logits: 8 bytes instead of 2 per
-    class and 20 more.
+    """Reduce predictions to the columns that accuracy, NLL and ECE need.
 
-    `label_logit` is empty where it is the maximum.
+    An image takes 8 bytes, instead of 20 and another 2 per class. `label_logit` is empty where it
+    equals `maximum`, which is the case for every correct prediction.
     """
     label, top = table["label_logit"].to_numpy(), table["maximum"].to_numpy()
     return pa.table(
@@ -252,7 +258,8 @@ def condensed(table: pa.Table) -> pa.Table:
 
 def _parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    # The bytes of a float differ in how much they vary: split apart, they compress by a quarter.
+    # The exponents of floats vary less than their last digits: stored in separate streams, they
+    # compress by a quarter more.
     floats = {
         field.name: "BYTE_STREAM_SPLIT"
         for field in table.schema
@@ -268,7 +275,7 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 class Pack:
-    """A pack that is open for reading; every byte that it gives was checked against its hash."""
+    """A pack that is open for reading; everything read from it is checked against its hash."""
 
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
         self.path = path
@@ -276,20 +283,25 @@ class Pack:
         self._members = self._checked_members()
         self.manifest = self._checked_manifest()
 
-    def refused(self, why: str, run: str = "") -> Refused:
-        """The error that names this pack, and the run that it is about."""
+    def refused(self, why: str, run: str = "") -> InvalidPack:
+        """Return the error for this pack, to be raised.
+
+        Args:
+            why: what is wrong.
+            run: the run that it concerns.
+        """
         where = f"{self.path}, run {run}" if run else str(self.path)
-        return Refused(
-            f"the pack is refused: {why}",
+        return InvalidPack(
+            f"invalid pack: {why}",
             where=where,
-            fix="ask its maker for a new one; nothing was written",
+            fix="request a new pack from its author; nothing was written",
         )
 
     def blob(self, sha: str) -> bytes:
-        """The content of a blob.
+        """Read a blob by its hash.
 
         Raises:
-            Refused: it is missing, or is not what its name says.
+            InvalidPack: the blob is missing, or its content has another hash.
         """
         member = self._members.get(f"blobs/{sha}")
         if member is None:
@@ -300,17 +312,17 @@ class Pack:
         return content
 
     def record(self, run: Packed) -> RunRecord:
-        """The record of a run.
+        """Read the record of a run.
 
         Raises:
-            Refused: it is no record of a known schema, or holds a number that is not finite.
+            InvalidPack: the record is damaged, of a newer schema, or contains NaN or infinity.
         """
         try:
             content = finite_json(self.blob(run.record))
             if content.get("record_schema", 0) > RECORD_SCHEMA:
                 newer = (
-                    f"its record has schema {content['record_schema']}, and this version reads up"
-                    f" to {RECORD_SCHEMA}"
+                    f"its record has schema {content['record_schema']}, but this version reads up"
+                    f" to {RECORD_SCHEMA}; use a newer ShiftBench"
                 )
                 raise self.refused(newer, run.eval_id)
             return RunRecord.model_validate(content)
@@ -326,15 +338,18 @@ class Pack:
             raise self.refused(f"{member.filename} cannot be read: {error}") from error
 
     def _checked_members(self) -> dict[str, zipfile.ZipInfo]:
+        """List the archive's members, and check everything about them that needs no reading."""
+        # Member names are never used as paths. What is checked here is that the archive has one
+        # meaning for every tool (no duplicates, nothing unnamed) and cannot exhaust memory.
         members: dict[str, zipfile.ZipInfo] = {}
         for member in self._archive.infolist():
             name = member.filename
             kind = stat.S_IFMT(member.external_attr >> 16)
             if name in members:
-                raise self.refused(f"it holds {name[:80]!r} twice")
+                raise self.refused(f"it contains {name[:80]!r} twice")
             if name != _MANIFEST and not _BLOB.fullmatch(name):
                 raise self.refused(
-                    f"it holds a file that does not belong into a pack: {name[:80]!r}"
+                    f"it contains a file that does not belong in a pack: {name[:80]!r}"
                 )
             if kind not in (0, stat.S_IFREG):
                 raise self.refused(f"{name} is a link or a device, not a file")
@@ -343,14 +358,15 @@ class Pack:
                 or member.file_size != member.compress_size
                 or member.flag_bits & 1
             ):
-                raise self.refused(f"{name} is compressed or encrypted, and packs are neither")
+                raise self.refused(f"{name} is compressed or encrypted")
             if member.file_size > (LARGEST_MANIFEST if name == _MANIFEST else LARGEST_BLOB):
                 raise self.refused(f"{name} is too large: {member.file_size} bytes")
             members[name] = member
         if _MANIFEST not in members:
             raise self.refused("it has no manifest")
+        # Members of a zip archive may refer to the same bytes, which multiplies its size when read.
         if sum(member.file_size for member in members.values()) > self.path.stat().st_size:
-            raise self.refused("its files overlap: together they are larger than the pack")
+            raise self.refused("its files overlap: their sizes add up to more than the pack's")
         return members
 
     def _checked_manifest(self) -> Manifest:
@@ -359,49 +375,51 @@ class Pack:
             schema = content.get("shiftpack")
             if not isinstance(schema, int):
                 raise self.refused("its manifest is not that of a pack")
+            # Before validation, which would reject a newer manifest for its new fields.
             if schema > SCHEMA:
                 raise self.refused(
-                    f"it has schema {schema}, and this version reads up to {SCHEMA}; use a newer"
+                    f"it has schema {schema}, but this version reads up to {SCHEMA}; use a newer"
                     " ShiftBench"
                 )
             manifest = Manifest.model_validate(content)
         except (ValueError, AttributeError, RecursionError) as error:
             raise self.refused(f"its manifest is damaged: {type(error).__name__}") from error
-        # Of what is written there: a manifest of an earlier schema has fewer fields.
+        # The hash of the JSON as it is in the file, not of the model: a manifest of an earlier
+        # schema has fewer fields than this version's.
         if manifest.digest != digest(
             {key: value for key, value in content.items() if key != "digest"}
         ):
-            raise self.refused("its manifest was edited: the hash of its content is another one")
+            raise self.refused("its manifest was edited: its content has another hash")
         named = {f"blobs/{sha}" for run in manifest.runs for sha in run.blobs()}
         if unnamed := sorted(self._members.keys() - named - {_MANIFEST}):
             raise self.refused(
-                f"it holds {len(unnamed)} blob(s) that its manifest does not name, such as"
+                f"it contains {len(unnamed)} blob(s) that its manifest does not name, such as"
                 f" {unnamed[0]}"
             )
         ids = [run.eval_id for run in manifest.runs]
         if len(set(ids)) < len(ids):
-            raise self.refused("it holds a run twice")
+            raise self.refused("it contains a run twice")
         return manifest
 
 
 @contextmanager
 def open_pack(path: Path) -> Iterator[Pack]:
-    """Open a pack and check its form: members, hashes of the manifest, schema.
+    """Open a pack, and check its members and its manifest.
 
     Raises:
-        MissingPrerequisite: there is no such file. Refused: it is not a pack, or not one that adds
-            up.
+        MissingPrerequisite: the file does not exist.
+        InvalidPack: the file is not a pack, or its members or manifest are invalid.
     """
     if why := absent(path, what="pack"):
-        raise MissingPrerequisite(why, fix="`bench pack -o FILE` makes one")
+        raise MissingPrerequisite(why, fix="write one with `bench pack -o FILE`")
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise Refused(
+        raise InvalidPack(
             f"the pack cannot be opened: {why}",
             where=str(path),
-            fix="name a file that `bench pack` made",
+            fix="pass a file written by `bench pack`",
         ) from error
     with archive:
         yield Pack(archive, path)

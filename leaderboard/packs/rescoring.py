@@ -1,6 +1,4 @@
-"""What a packed run said about every image: whether its columns contradict each other, and the
-metrics that follow from them.
-"""
+"""Check the predictions of a packed run for contradictions, and recompute its metrics."""
 
 from __future__ import annotations
 
@@ -18,18 +16,22 @@ from bench.results.record import SplitMetrics
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-#: Logits are kept in half precision: 11 bits, so that a value is off by at most one part in 2048.
+#: Logits are saved in half precision (11 significant bits): a value is off by at most 1 in 2048.
 _HALF = 2.0**-11
 
 
 @dataclass(frozen=True)
-class Said:
-    """What one run said about the N images of one split.
+class ImageScores:
+    """The predictions of one run on the N images of one split.
 
     Attributes:
-        labels, groups, predicted: (N,) integers; a negative group is none.
-        label_logit, maximum, log_sum_exp: (N,) of the logits in full precision.
-        logits: (N, C) in half precision, or None.
+        labels: (N,) class numbers.
+        groups: (N,) group numbers; negative for no group.
+        predicted: (N,) class numbers.
+        label_logit: (N,) logit of the label, from logits in full precision.
+        maximum: (N,) largest logit, likewise.
+        log_sum_exp: (N,) log-sum-exp of the logits, likewise.
+        logits: (N, C) logits in half precision, or None.
         scaled: (N,) log-sum-exp at the run's temperature, or None.
     """
 
@@ -43,67 +45,94 @@ class Said:
     scaled: Floats | None = None
 
 
-def contradiction(said: Said) -> str:
-    """In what the columns contradict each other; empty if they do not."""
-    kept = (said.logits, said.scaled)
+def contradiction(found: ImageScores) -> str:
+    """Return how the columns contradict each other, as a sentence; "" if they do not.
+
+    Metrics are computed from the columns. An edited one would change a metric, but not without
+    leaving the inequalities between the columns or, where there are logits, their values.
+    """
+    optional = (found.logits, found.scaled)
     columns = [
-        said.label_logit,
-        said.maximum,
-        said.log_sum_exp,
-        *(column for column in kept if column is not None),
+        found.label_logit,
+        found.maximum,
+        found.log_sum_exp,
+        *(column for column in optional if column is not None),
     ]
+    # First of all, since every comparison with NaN below would be False, and so pass.
     if not all(np.isfinite(column).all() for column in columns):
         return "a logit is not finite"
-    if (said.labels < 0).any() or (said.predicted < 0).any():
+    if (found.labels < 0).any() or (found.predicted < 0).any():
         return "a class has a negative number"
-    size = np.abs(said.maximum) + 1
-    if (said.label_logit > said.maximum).any():
+    # Without logits: label logit <= maximum <= log-sum-exp, with equality on correct predictions.
+    # Packs without logits have log-sum-exps in single precision, hence the tolerance.
+    size = np.abs(found.maximum) + 1
+    if (found.label_logit > found.maximum).any():
         return "a label's logit exceeds the largest one"
-    if (said.log_sum_exp < said.maximum - 1e-6 * size).any():
+    if (found.log_sum_exp < found.maximum - 1e-6 * size).any():
         return "a log-sum-exp is below the largest logit"
-    right = said.predicted == said.labels
-    if (right & (said.label_logit < said.maximum)).any():
+    right = found.predicted == found.labels
+    if (right & (found.label_logit < found.maximum)).any():
         return "a prediction is not the class of the largest logit"
-    if said.logits is None:
+    if found.logits is None:
         return ""
-    rows, classes = np.arange(len(said.labels)), said.logits.shape[1]
-    if max(said.labels.max(), said.predicted.max()) >= classes:
+    # With logits, every column follows from them, up to the rounding to half precision: of the
+    # largest logit, for columns over all classes, on both sides of a difference.
+    rows, classes = np.arange(len(found.labels)), found.logits.shape[1]
+    if max(found.labels.max(), found.predicted.max()) >= classes:
         return f"a class has a number beyond the {classes} logits"
-    near = 2 * _HALF * (np.abs(said.logits).max(axis=1) + 1)
-    if (np.abs(said.logits.max(axis=1) - said.maximum) > near).any():
+    near = 2 * _HALF * (np.abs(found.logits).max(axis=1) + 1)
+    if (np.abs(found.logits.max(axis=1) - found.maximum) > near).any():
         return "a largest logit is not that of the logits"
-    if (said.logits[rows, said.predicted] < said.maximum - near).any():
+    if (found.logits[rows, found.predicted] < found.maximum - near).any():
         return "a prediction is not the class of the largest logit"
-    if (np.abs(said.logits[rows, said.labels] - said.label_logit) > near).any():
+    if (np.abs(found.logits[rows, found.labels] - found.label_logit) > near).any():
         return "a label's logit is not that of the logits"
-    if (np.abs(logsumexp(said.logits, axis=1) - said.log_sum_exp) > near).any():
+    if (np.abs(logsumexp(found.logits, axis=1) - found.log_sum_exp) > near).any():
         return "a log-sum-exp is not that of the logits"
     return ""
 
 
-def derived(said: Said, stated: SplitMetrics) -> SplitMetrics:
-    """The metrics of predictions, by the functions of a run; the Brier score needs all
-    probabilities, and stays as stated.
+def derived(found: ImageScores, stated: SplitMetrics) -> SplitMetrics:
+    """Compute the metrics of predictions, with the functions that a run uses.
+
+    The Brier score needs the probabilities of all classes, and stays as stated.
+
+    Args:
+        found: the predictions.
+        stated: the metrics that the record states: its metric's name, Brier score and number of
+            unreadable images are used.
 
     Raises:
-        ValueError: there is no such metric, or it needs groups and there are none.
+        ValueError: the metric does not exist, or needs groups and there are none.
     """
+    # `scored` takes a `Metric`, and this name comes from the pack.
     if stated.metric not in get_args(Metric):
         raise ValueError(f"there is no metric {stated.metric[:80]!r}")
-    confidence = np.minimum(np.exp(said.maximum - said.log_sum_exp), 1.0)
-    nll = said.log_sum_exp - said.label_logit
+    confidence = np.minimum(np.exp(found.maximum - found.log_sum_exp), 1.0)
+    nll = found.log_sum_exp - found.label_logit
     return scored(
-        said.labels, said.groups, said.predicted, nll, confidence, stated.brier, stated.metric,  # type: ignore[arg-type]
-        stated.skipped_unreadable
-    )  # fmt: skip
+        found.labels,
+        found.groups,
+        found.predicted,
+        nll,
+        confidence,
+        stated.brier,
+        stated.metric,  # type: ignore[arg-type]
+        stated.skipped_unreadable,
+    )
 
 
-def said_by(images: dict[str, NDArray[Any]], outcomes: dict[str, NDArray[Any]]) -> Said:
-    """From the columns of a pack's two tables; an empty `label_logit` (NaN) is the maximum."""
+def image_scores(images: dict[str, NDArray[Any]], outcomes: dict[str, NDArray[Any]]) -> ImageScores:
+    """Return the predictions from the columns of a pack's two tables.
+
+    Args:
+        images: columns `key`, `label` and `group`, (N,) each.
+        outcomes: columns of the predictions; a `label_logit` of NaN stands for the maximum.
+    """
     top = outcomes["maximum"].astype(np.float64)
     label = outcomes["label_logit"].astype(np.float64)
     logits, scaled = outcomes.get("logits"), outcomes.get("log_sum_exp_scaled")
-    return Said(
+    return ImageScores(
         labels=images["label"].astype(np.int64),
         groups=images["group"].astype(np.int64),
         predicted=outcomes["prediction"].astype(np.int64),

@@ -1,3 +1,1 @@
-"""The leaderboard as one self-contained web page: boards to a document (`document`), the document
-to a file (`build`).
-"""
+"""The leaderboard as a web page: boards become JSON (`document`), JSON becomes HTML (`source`)."""

@@ -1,5 +1,5 @@
 "use strict";
-// Two selected rows against each other: differences and intervals that `bench compare` has computed, for each of two questions.
+// The comparison of two selected rows: differences, intervals and tests, as `bench compare` computes them.
 
 function drawComparison() {
   const rows = chosenRows().map(rowById), body = byId("comparison-body");
@@ -9,35 +9,38 @@ function drawComparison() {
     return;
   }
   const [first, second] = rows.map((row) => row.id);
+  // A pair is in the document once, under the order of the board; the selection may be in the other.
   const straight = board().comparisons[`${first} ${second}`], found = straight ?? board().comparisons[`${second} ${first}`];
   if (!found) {
-    body.replaceChildren(make("p", {}, missing(rows)));
+    body.replaceChildren(make("p", {}, whyNotCompared(rows)));
     return;
   }
   const [a, b] = straight ? rows : rows.toReversed();
   body.replaceChildren(
     make("p", {}, make("b", {}, "A"), " ", swatch(a), a.name, make("br"), make("b", {}, "B"), " ", swatch(b), b.name),
     make("div", { class: "questions" },
-      question("These trained models", "Would other test images of the same kind say the same? Paired bootstrap over images; what all " +
-        "seeds say about an image stays together.", found.verdicts.models, found.models),
-      question("The method, with other seeds", `Would training again say the same? t-interval of the differences of ${found.seeds.length} ` +
-        `shared seeds${found.seeds.length < 5 ? ": so few can tell little" : ""}.`, found.verdicts.method, found.method)),
-    make("p", { class: "caption" }, "A minus B in points with 95 % intervals; p corrected over the data sets (Holm), that of the OOD mean is one " +
-      "question of its own. A tie is a difference that is not shown, not one that is absent."),
+      question("These trained models", "Would other test images of the same kind give the same result? Paired bootstrap over images, " +
+        "which keeps the predictions of all seeds on an image together.", found.verdicts.models, found.models),
+      question("The method, with other seeds", `Would training again give the same result? t-interval of the differences of ` +
+        `${found.seeds.length} shared seeds${found.seeds.length < 5 ? ", which are too few for much power" : ""}.`,
+        found.verdicts.method, found.method)),
+    make("p", { class: "caption" }, "A minus B in points with 95 % intervals. p is corrected over the data sets (Holm), except for the OOD mean, " +
+      "which is a separate question. A tie is no evidence of equality."),
     ...details(found));
 }
 
-function missing(rows) {
-  if (rows.some((row) => row.kind === "reported")) return "A reported row has no images and no seeds here: it cannot be tested against another one.";
+function whyNotCompared(rows) {
+  if (rows.some((row) => row.kind === "reported")) return "A reported row has no predictions and no seeds here, so it cannot be tested.";
   const names = rows.map((row) => `'${row.name}'`).join(" ");
   return `Only the first ${board().compared} rows of a board are compared on the page. In a shell: bench compare ${names} --suite ${board().suite}`;
 }
 
 function question(title, about, verdict, differences) {
+  // One scale for all data sets of a question. An entry is a list, in the order of `_difference` in details.py.
   const widest = Math.max(0.001, ...differences.flatMap((d) => [d[3], d[4], d[5]].map((end) => Math.abs(end ?? 0))));
   const rows = differences.map(([name, a, b, difference, low, high, p, says, why, deterministic]) => [
-    name, a === null ? null : percent(a), b === null ? null : percent(b), difference === null ? hole(why) : signed(difference),
-    low === null ? (deterministic ? "deterministic" : hole(why || "no interval")) : `[${signed(low)}, ${signed(high)}]`, forest(difference, low, high, widest, says), pValue(p),
+    name, a === null ? null : percent(a), b === null ? null : percent(b), difference === null ? missing(why) : signed(difference),
+    low === null ? (deterministic ? "deterministic" : missing(why || "no interval")) : `[${signed(low)}, ${signed(high)}]`, forest(difference, low, high, widest, says), pValue(p),
     make("span", { class: `verdict ${says}` }, says)]);
   return make("section", { class: "question" }, make("h3", {}, title), make("p", { class: "caption" }, about),
     make("p", { class: "words" }, verdict.startsWith("unknown") ? verdict : `A is ${verdict}`),
@@ -48,19 +51,19 @@ function question(title, about, verdict, differences) {
 /** The difference as a mark and its interval as a line, around zero in the middle. */
 function forest(difference, low, high, widest, says) {
   const place = (value) => `${50 + (48 * value) / widest}%`;
-  const drawn = make("div", { class: `forest ${says}`, "aria-hidden": "true" });
+  const chart = make("div", { class: `forest ${says}`, "aria-hidden": "true" });
   if (low !== null) {
     const line = make("span", { class: "line" });
     line.style.left = place(low);
     line.style.width = `${(48 * (high - low)) / widest}%`;
-    drawn.append(line);
+    chart.append(line);
   }
   if (difference !== null) {
     const dot = make("span", { class: "dot" });
     dot.style.left = place(difference);
-    drawn.append(dot);
+    chart.append(dot);
   }
-  return drawn;
+  return chart;
 }
 
 function details(found) {
@@ -73,7 +76,7 @@ function details(found) {
       return test ? `${test[2]} : ${test[3]}, p ${pValue(test[4])}` : null;
     })]))));
   if (found.alike.length) made.push(folded("Agreement and overlap of errors", simpleTable(
-    "Percent of the images, means over the shared seeds; error consistency is Cohen\u2019s kappa of right and wrong",
+    "Percent of the images, means over the shared seeds. Error consistency is Cohen\u2019s kappa of right and wrong.",
     ["data set", "same prediction", "only A right", "only B right", "shared errors", "error consistency"],
     found.alike.map(([about, same, onlyA, onlyB, overlap, kappa]) => [about, percent(same), percent(onlyA), percent(onlyB),
       overlap === null ? null : percent(overlap), kappa === null ? null : kappa.toFixed(2)]), (i) => i > 0)));

@@ -1,52 +1,49 @@
-"""Boards as one JSON document: everything that the page shows, as plain values; nothing in it is
-markup.
+"""Convert boards to one JSON document that contains everything the web page shows.
 
-Numbers are rounded to 1e-5 (a thousandth of a percentage point), which is what keeps a page of
-thousands of rows small.
+Values are plain text and numbers, never markup. Numbers are rounded to 1e-5 (a thousandth of a
+percentage point), which keeps a page of thousands of rows small. Optional parts are present but
+empty, so that the page's scripts need no checks for them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import combinations
 from typing import Any
-
-import numpy as np
 
 from bench.identity import canonical_json
 from bench.results.record import RunRecord
 
-from ..board.comparison import Comparison, Difference, compare
 from ..board.frames import standard_line
-from ..board.printed import headline
-from ..board.rows import Board, BoardRow, Cell
-from ..board.tables import Boards, View, notes, title
+from ..board.notes import notes, title
+from ..board.rows import Board, BoardRow, ScoreCell
+from ..board.tables import Boards, View
+from ..board.typesetting import summary
 from ..charts.style import LIGHT, SHAPES, looks
 from ..reported import Reported, ReportedFile, shipped, stands_for
-from ..statistics.calibration import reliability
 from ..statistics.predictions import Predictions
 from ..statistics.tradeoff import ID, average
+from .details import Pairwise, bins
 from .figures import CORNERS, HEIGHT, LABEL_SIZE, RECOLOUR, figures
+from .values import Distinct, plain, row_id, short
 
+#: Version of the document's layout, which the page's scripts rely on.
 SCHEMA = 2
-#: Of larger boards only the first rows get reliability diagrams and comparisons with each other: a
-#: file cannot hold all pairs.
+#: Rows of a board that have reliability diagrams and comparisons with each other. The number of
+#: pairs grows with the square: 120 for these, half a million for a board of a thousand rows.
 MOST_DETAILED = 16
 
 
 @dataclass
 class Document:
-    """Makes documents of one store; what it has compared once it does not compare again.
+    """A maker of documents for one store, which caches comparisons.
 
     Args:
-        predictions: of the store.
-        tell: hears one sentence before slow work.
+        predictions: the store's predictions.
+        tell: called with a message before slow work.
     """
 
     predictions: Predictions
@@ -57,11 +54,19 @@ class Document:
         self._pairwise = Pairwise(self.predictions, self.tell)
 
     def of(self, found: Boards, view: View) -> dict[str, Any]:
-        """The document: `boards`, each with rows, figures and comparisons, and `provenance`, which
-        runs point into.
+        """Return the document of boards.
+
+        Args:
+            found: the boards and the unfinished runs.
+            view: the view that the boards were made for.
+
+        Returns:
+            A dictionary that JSON can express. Runs refer to `provenance` by index.
         """
-        provenance = _Distinct()
+        provenance = Distinct()
         boards = [self._board(board, view, provenance) for board in found.boards]
+        # Unfinished runs are listed with the first board of their suite and backbone, which is the
+        # ranked one, or with an empty board where none has a result.
         for suite, backbone in dict.fromkeys((r.suite, r.backbone) for r in found.unfinished):
             here = [
                 _unfinished(r)
@@ -75,12 +80,14 @@ class Document:
                 home = _without_results(suite, backbone)
                 boards.append(home)
             home["unfinished"] = here
+        # Last, since they are for backbones that have no board so far.
         for suite in dict.fromkeys(board["suite"] for board in boards):
             boards += _reported_only(suite, boards)
         return {
             "schema": SCHEMA,
             "version": version("shiftbench"),
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            # What the page needs to style marks as the charts of `bench plot` do: one definition.
             "colours": list(LIGHT.rows),
             "shapes": list(SHAPES),
             "recolour": RECOLOUR,
@@ -93,7 +100,8 @@ class Document:
             "provenance": provenance.values,
         }
 
-    def _board(self, board: Board, view: View, provenance: _Distinct) -> dict[str, Any]:
+    def _board(self, board: Board, view: View, provenance: Distinct) -> dict[str, Any]:
+        # Published numbers are compared with the ranked board only, not with trials and exceptions.
         published = (
             reported_rows(board.group.suite, board.group.backbone, board)
             if board.kind == "ranked"
@@ -103,6 +111,7 @@ class Document:
         rows = [_row(row, board, provenance) for row in board.rows]
         for row, made in zip(detailed, rows, strict=False):
             made["bins"] = bins(row.records, (ID, *board.shifts.all), self.predictions)
+        # Looks are assigned after the reported rows are added, which share those of measured ones.
         rows += published
         _colour(rows)
         curves = [
@@ -110,17 +119,19 @@ class Document:
             for row, made in zip(board.rows, rows, strict=False)
             for point in _curve(row.name, row.records, made["id"], shared)
         ]
-        measured_against = list(board.curves.values())
-        if measured_against and measured_against[0] not in board.records:  # then it is of no row
-            curves += _curve(measured_against[0].label, measured_against, "", shared)
+        # If a filter excludes the reference's row, its curve is still plotted, without a row.
+        references = list(board.curves.values())
+        if references and references[0] not in board.records:
+            curves += _curve(references[0].label, references, "", shared)
         return {
             "suite": board.group.suite,
             "backbone": board.group.backbone,
             "kind": board.kind,
             "title": title(board),
+            # Parts that are rows become links; the others are text.
             "headline": [
                 part if isinstance(part, str) else {"row": row_id(part.key)}
-                for part in headline(board)
+                for part in summary(board)
             ],
             "apart": {key: list(pair) for key, pair in board.group.apart.items()},
             "facts": board.group.facts,
@@ -137,34 +148,17 @@ class Document:
             "comparisons": self._pairwise.of(
                 [(made["id"], row) for row, made in zip(detailed, rows, strict=False)]
             ),
+            # So that the page can say why a pair of later rows has no comparison.
             "compared": len(detailed),
             "unfinished": [],
         }
 
 
-class _Distinct:
-    """Values that occur once each: thousands of runs share a handful of machines."""
-
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-        self._place: dict[str, int] = {}
-
-    def place(self, value: Any) -> int:
-        """Where the value stands."""
-        value = plain(value)
-        key = canonical_json(value)
-        if key not in self._place:
-            self._place[key] = len(self.values)
-            self.values.append(value)
-        return self._place[key]
-
-
 def _columns(board: Board, by: str) -> list[dict[str, Any]]:
-    """The columns with the part of the table that they belong to, and the shift or factor that they
-    are about.
-    """
+    """Return the columns, each with its part of the table and the shift or factor it is about."""
     made = []
     for m in board.columns:
+        # Only accuracies have splits: a shift's column has one, a factor's those of its shifts.
         about = (
             ""
             if m.key in ("id", "ood") or not m.splits
@@ -190,6 +184,8 @@ def _columns(board: Board, by: str) -> list[dict[str, Any]]:
                 "shown": m.human,
             }
         )
+    # The cost of selecting parameters belongs next to the scores. Columns without information on
+    # this board are hidden until the reader selects them.
     searched = any(r.search_trials for r in board.records)
     for key, name, kind, shown in (
         ("trials", "search trials", "count", searched),
@@ -211,19 +207,20 @@ def _columns(board: Board, by: str) -> list[dict[str, Any]]:
     return made
 
 
-def _cell(cell: Cell) -> list[float | None]:
-    """Value, SD, then the intervals over seeds and over images; trailing holes are left out."""
+def _cell(cell: ScoreCell) -> list[float | None]:
+    """Return [value, SD, seeds low, seeds high, images low, images high], cut after the last."""
     pair = [
         (interval.low, interval.high) if interval else (None, None)
         for interval in (cell.seeds, cell.images)
     ]
     numbers = [short(number) for number in (cell.value, cell.sd, *pair[0], *pair[1])]
+    # Thousands of rows have no interval: without the trailing nulls, the page is smaller.
     while numbers and numbers[-1] is None:
         numbers.pop()
     return numbers
 
 
-def _row(row: BoardRow, board: Board, provenance: _Distinct) -> dict[str, Any]:
+def _row(row: BoardRow, board: Board, provenance: Distinct) -> dict[str, Any]:
     first = row.records[0]
     return {
         "id": row_id(row.key),
@@ -235,8 +232,9 @@ def _row(row: BoardRow, board: Board, provenance: _Distinct) -> dict[str, Any]:
             | {"trials": [row.trials], "search_seconds": [short(row.search_seconds)]}
             | {"candidates": [row.candidates], "runs": [len(row.records)]}
         ),
+        # Reasons for the missing cells only.
         "holes": {
-            m.key: row.cells[m.key].hole for m in board.columns if row.cells[m.key].value is None
+            m.key: row.cells[m.key].missing for m in board.columns if row.cells[m.key].value is None
         },
         "tie": row.tie,
         "ranks": row.ranks,
@@ -249,15 +247,14 @@ def _row(row: BoardRow, board: Board, provenance: _Distinct) -> dict[str, Any]:
 
 
 def _colour(rows: Sequence[dict[str, Any]]) -> None:
-    """Give every row the places of its colour and mark; a reported one has those of the measured
-    row that it stands for.
-    """
+    """Set the indices of every row's colour and shape in its `look`."""
+    # A reported row that stands for a measured one has the same look, and a hollow mark.
     found = looks({row["id"]: row["method"] for row in rows if not row.get("measured")})
     for row in rows:
         row["look"] = list(found[row.get("measured") or row["id"]])
 
 
-def _run(record: RunRecord, provenance: _Distinct) -> dict[str, Any]:
+def _run(record: RunRecord, provenance: Distinct) -> dict[str, Any]:
     made: dict[str, Any] = {
         "seed": record.seed,
         "fit": record.fit_id,
@@ -269,6 +266,7 @@ def _run(record: RunRecord, provenance: _Distinct) -> dict[str, Any]:
         "started": record.started,
         "finished": record.finished,
         "provenance": provenance.place(record.provenance),
+        # Both are the same for most runs of a board, hence places in a shared list.
         "seen": provenance.place(
             {"backbone has seen": record.backbone_seen, "id-val was among it": record.id_val_seen}
         ),
@@ -284,16 +282,22 @@ def _run(record: RunRecord, provenance: _Distinct) -> dict[str, Any]:
 def _curve(
     name: str, runs: Sequence[RunRecord], identity: str, shared: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Mean over seeds of every point of the runs' interpolation curve; alphas that not every seed
-    has are left out.
+    """Average the interpolation curves of a row's runs over seeds.
 
     Args:
-        shared: the shifts that the board's OOD average is over.
+        name: the row's name.
+        runs: the runs; those without a curve are skipped.
+        identity: the row's id; "" for a curve of no row on the board.
+        shared: the shifts in the board's OOD average.
+
+    Returns:
+        A dictionary per alpha that all seeds have.
     """
     runs = [r for r in runs if r.curve]
     points: dict[float, list[dict[str, float]]] = {}
     for run in runs:
         for point in run.curve:
+            # Not the point's own OOD average, which may be over other shifts than the board's.
             ood = average(point.scores, shared)
             points.setdefault(point.alpha, []).append(
                 point.scores | ({} if ood is None else {"ood": ood})
@@ -303,6 +307,7 @@ def _curve(
         everywhere = [
             split
             for split in own[0]
+            # A mean over other seeds than its neighbours' would put a kink into the curve.
             if len(own) == len(runs) and all(split in scores for scores in own)
         ]
         if ID in everywhere:
@@ -315,9 +320,8 @@ def _curve(
 
 
 def _baseline(board: Board, key: str) -> list[list[float | None]]:
-    """What standard models of an ID accuracy reach in a column, as (ID, column) from 1 to 99 %;
-    empty where that is not known.
-    """
+    """Return the line of standard models as points (ID, column) from 1 to 99 %; [] if unknown."""
+    # Points instead of a formula, since the page's axes can be linear or logit-scaled.
     line = standard_line(board, key)
     return [] if line is None else [[x / 100, short(line(x / 100))] for x in range(1, 100)]
 
@@ -336,7 +340,15 @@ def _unfinished(record: RunRecord) -> dict[str, Any]:
 def _without_results(
     suite: str, backbone: str, kind: str = "empty", rows: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    """A board of nothing measured: a place for runs that failed, and for what others reported."""
+    """Return a board without measured rows, for unfinished runs or for published numbers.
+
+    Args:
+        suite: the suite.
+        backbone: the backbone.
+        kind: `empty`, or `reported` for published numbers.
+        rows: the reported rows.
+    """
+    # Without runs, only the names of the reported numbers say which shifts there are.
     shifts = list(
         dict.fromkeys(key for row in rows for key in row["cells"] if key not in ("id", "ood"))
     )
@@ -371,9 +383,9 @@ def _without_results(
         "sort": "ood",
         "ties": False,
         "notes": (
-            ["Reported by the sources named, not measured here."]
+            ["Reported by the named sources, not measured here."]
             if rows
-            else ["No run here has a result yet."]
+            else ["No run has a result yet."]
         ),
         "rows": list(rows),
         "curves": [],
@@ -386,67 +398,17 @@ def _without_results(
 
 
 def _reported_only(suite: str, boards: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Boards of backbones that were reported on the suite and not measured."""
-    there = {board["backbone"] for board in boards if board["suite"] == suite}
+    """Return the boards of backbones that were reported on a suite but not measured."""
+    measured = {board["backbone"] for board in boards if board["suite"] == suite}
     return [
         _without_results(suite, backbone, "reported", reported_rows(suite, backbone))
         for backbone in reported_backbones(suite)
-        if backbone not in there
+        if backbone not in measured
     ]
 
 
-def short(value: float | None) -> float | None:
-    """A number as the page has it; None for a missing one and for one that JSON cannot say."""
-    return None if value is None or not math.isfinite(value) else round(value, 5)
-
-
-def plain(value: Any) -> Any:
-    """A value that a method or a machine has put into a record, without what JSON cannot say."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def row_id(key: str) -> str:
-    """A short name of a row that stays the same while runs are added: it stands in links."""
-    return hashlib.sha256(key.encode()).hexdigest()[:10]
-
-
-def bins(
-    records: Sequence[RunRecord], splits: Sequence[str], predictions: Predictions
-) -> dict[str, list[list[Any]]]:
-    """Split -> `[mean confidence, accuracy, images]` of every bin with images; a split that a run
-    kept nothing of is left out.
-    """
-    made = {}
-    for split in splits:
-        found = [_confidences(record, split, predictions) for record in records]
-        known = [pair for pair in found if pair is not None]
-        if known and len(known) == len(found):
-            confidence, correct = (np.concatenate(part) for part in zip(*known, strict=True))
-            diagram = reliability(confidence, correct)
-            made[split] = [[round(b.confidence, 4), round(b.accuracy, 4), b.images] for b in diagram
-                           if b.confidence is not None and b.accuracy is not None]  # fmt: skip
-    return made
-
-
-def _confidences(record: RunRecord, split: str, predictions: Predictions) -> tuple[Any, Any] | None:
-    """(images,) largest probability and whether the prediction is right."""
-    if split not in record.metrics:
-        return None
-    columns = predictions.columns(record, split, ("label", "prediction", "maximum", "log_sum_exp"))
-    if columns is None or len(columns) < 4:
-        return None
-    confidence = np.exp(columns["maximum"].astype(float) - columns["log_sum_exp"].astype(float))
-    return np.minimum(confidence, 1.0), columns["prediction"] == columns["label"]
-
-
 def reported_backbones(suite: str) -> list[str]:
-    """The backbones, by their names here, that a source reports on the suite; none where nothing is
-    published.
-    """
+    """Return the backbones with published numbers on a suite, by their names in ShiftBench."""
     file = shipped().get(suite)
     return (
         []
@@ -456,11 +418,12 @@ def reported_backbones(suite: str) -> list[str]:
 
 
 def reported_rows(suite: str, backbone: str, board: Board | None = None) -> list[dict[str, Any]]:
-    """The published rows of a suite and backbone that state ID and OOD.
+    """Return the published rows of a suite and backbone that have both ID and OOD.
 
     Args:
-        board: what was measured there; a row that stands for one of its rows says by how much that
-            one differs.
+        suite: the suite.
+        backbone: the backbone.
+        board: the measured rows. A published row that stands for one of them has the differences.
     """
     file = shipped().get(suite)
     if file is None:
@@ -470,6 +433,7 @@ def reported_rows(suite: str, backbone: str, board: Board | None = None) -> list
         for row in file.rows
         if file.backbones[row.backbone] == backbone and {"id", "ood"} <= row.quantities().keys()
     ]
+    # One source may report a method several times, with other parameters.
     names = Counter((row.method, row.source) for row in rows)
     return [
         _reported_row(row, file, board, shared=names[row.method, row.source] > 1) for row in rows
@@ -489,7 +453,7 @@ def _reported_row(
     gaps = {key: short(value - stated[key]) for key, value in here.items() if value is not None}
     return {
         "id": row_id(canonical_json([file.suite, row.backbone, row.name])),
-        # Unlike the name of any measured row, and not shared.
+        # Differs from the name of every measured row, and of every other reported one.
         "name": f"{row.method} (reported, {row.source})" + (f" [{row.name}]" if shared else ""),
         "kind": "reported",
         "method": row.method,
@@ -510,72 +474,7 @@ def _reported_row(
 
 
 def _reported_key(name: str, board: Board | None) -> str:
-    """The column of a quantity: a shift may have the name of another column."""
+    """Return the key of a quantity's column, which differs where a shift is called like another."""
     if name in ("id", "ood") or board is None:
         return name
     return next((m.key for m in board.columns if m.splits == (name,)), name)
-
-
-class Pairwise:
-    """Compares rows; what it has compared once it does not compare again, as long as the runs are
-    the same.
-    """
-
-    def __init__(self, predictions: Predictions, tell: Callable[[str], None]) -> None:
-        self._predictions, self._tell = predictions, tell
-        self._known: dict[tuple[str, ...], dict[str, Any]] = {}
-
-    def of(self, rows: Sequence[tuple[str, BoardRow]]) -> dict[str, Any]:
-        """`<id of A> <id of B>` -> what the two rows say about each other; A is the one that stands
-        higher.
-        """
-        pairs = {f"{first} {second}": (a, b) for (first, a), (second, b) in combinations(rows, 2)}
-        new = [(a, b) for a, b in pairs.values() if _pair(a, b) not in self._known]
-        if len(new) > 1:
-            self._tell(f"comparing {len(new)} pairs of rows")
-        for a, b in new:
-            self._known[_pair(a, b)] = _compact(
-                compare(a.records, b.records, self._predictions, (a.name, b.name))
-            )
-        return {names: self._known[_pair(a, b)] for names, (a, b) in pairs.items()}
-
-
-def _pair(a: BoardRow, b: BoardRow) -> tuple[str, ...]:
-    return (
-        *(f"{r.eval_id} {r.finished}" for r in a.records),
-        "against",
-        *(f"{r.eval_id} {r.finished}" for r in b.records),
-    )
-
-
-def _compact(of: Comparison) -> dict[str, Any]:
-    models, method = of.verdict
-    return {
-        "seeds": of.seeds,
-        "verdicts": {"models": models, "method": method},
-        "models": [_difference(d) for d in of.models],
-        "method": [_difference(d) for d in of.method],
-        "tests": [[t.about, t.seed, t.only_a, t.only_b, _short(t.p_holm)] for t in of.tests],
-        "alike": [
-            [x.about, *map(_short, (x.same, x.only_a, x.only_b, x.overlap, x.kappa))]
-            for x in of.alike
-        ],
-    }
-
-
-def _difference(d: Difference) -> list[Any]:
-    """About, A, B, difference, its interval's ends, corrected p, verdict, why it is missing,
-    whether it is deterministic.
-    """
-    low, high = (d.interval.low, d.interval.high) if d.interval else (None, None)
-    return [
-        d.about,
-        *map(_short, (d.a, d.b, d.value, low, high, d.p_holm)),
-        d.verdict,
-        d.hole,
-        d.deterministic,
-    ]
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")

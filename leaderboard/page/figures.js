@@ -1,11 +1,12 @@
 "use strict";
-// What the figures share, and the smaller ones: Vega-Lite specifications of the board, filled with rows, in the colours of the theme.
+// The figures: the board's Vega-Lite specifications, filled with rows, in the colours of the theme. scatter.js has the largest one.
 
 const views = {};
-/** More marks than this are painted instead of being elements each. */
+/** With more marks than this, a figure is a canvas: an SVG element per mark makes the page slow. */
 const MOST_IN_SVG = 1000;
 const darkNow = () => (state.theme ? state.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
 
+/** A specification with its light colours replaced by those of the theme. */
 function inTheme(part) {
   if (typeof part === "string") return (darkNow() && leaderboard.recolour[part]) || part;
   if (Array.isArray(part)) return part.map(inTheme);
@@ -13,13 +14,14 @@ function inTheme(part) {
   return part;
 }
 
+/** Remove a figure. A view that is not finalized keeps its listeners and its data. */
 function clear(name) {
   views[name]?.finalize();
   delete views[name];
   byId(name).replaceChildren();
 }
 
-/** Draw one figure anew. `ast` makes Vega interpret its expressions, so that the page needs no `unsafe-eval`. */
+/** Render a figure. `ast` makes Vega interpret its expressions, so that the page's policy needs no `unsafe-eval`. */
 async function draw(name, datasets, change = (specification) => specification) {
   clear(name);
   const specification = board()?.figures[name];
@@ -35,20 +37,24 @@ async function draw(name, datasets, change = (specification) => specification) {
 const glyphs = { full: ["\u25cf", "\u25a0", "\u25b2", "\u25c6", "\u271a", "\u25bc", "\u25b6", "\u25c0"],
                  hollow: ["\u25cb", "\u25a1", "\u25b3", "\u25c7", "\u271b", "\u25bd", "\u25b7", "\u25c1"] };
 
-/** Where a row stands in its board, unsorted; a board of thousands is searched once. */
+/** Index of a row in its board. Cached per board, since every row is looked up several times per update. */
 function placeOf(id) {
   const own = board();
   own.places ??= new Map(own.rows.map((row, i) => [row.id, i]));
   return own.places.get(id);
 }
 
-/** The row whose colour and mark a row has: a reported one, those of the measured row that it stands for. */
+/** Id of the row whose look a row has: a reported row has that of the measured row with its recipe. */
 const lookOf = (row) => row.measured ?? row.id;
 let ownLooks = new Map();
 
-/** Give up to eight selected (else shown) rows a colour and a mark each; where there are more, rows have their family's colour, by the
- *  document. A row keeps what it has as far as that is free, whatever the order, and takes what no row has before what another has.
- *  Returns whether anything is another colour now. */
+/** Assign looks to the selected rows or, if none is selected, to the shown rows.
+ *
+ *  As many rows as there are colours get a colour and a shape each. With more rows, all have those of the document, where a method
+ *  has one colour. A row keeps its colour if it is free, independent of the order of selection, so that it does not change under the
+ *  reader's eyes; otherwise it gets one that no row of the board has, before one that another row has.
+ *
+ *  Returns whether any look has changed. */
 function settleLooks() {
   const before = JSON.stringify([...ownLooks]), most = leaderboard.colours.length;
   ownLooks = new Map();
@@ -57,29 +63,29 @@ function settleLooks() {
   if (ids.length > most) return before !== "[]";
   const looks = ids.map(() => []);
   for (const part of [0, 1]) {
-    const kept = new Set(), had = new Set(board()?.rows.map((row) => row.look[part]));
-    ids.forEach((id, i) => { const at = rowById(id).look[part]; if (!kept.has(at)) { looks[i][part] = at; kept.add(at); } });
-    const free = [...Array(most).keys()].filter((at) => !kept.has(at)).sort((a, b) => had.has(a) - had.has(b) || a - b);
+    const used = new Set(), assigned = new Set(board()?.rows.map((row) => row.look[part]));
+    ids.forEach((id, i) => { const at = rowById(id).look[part]; if (!used.has(at)) { looks[i][part] = at; used.add(at); } });
+    const free = [...Array(most).keys()].filter((at) => !used.has(at)).sort((a, b) => assigned.has(a) - assigned.has(b) || a - b);
     for (const look of looks) look[part] ??= free.shift();
   }
   ids.forEach((id, i) => ownLooks.set(id, looks[i]));
   return before !== JSON.stringify([...ownLooks]);
 }
 
-/** Colour and mark of a row in all figures. */
+/** Colour and shape of a row, the same in all figures. */
 function styleOf(row) {
   const [colour, shape] = ownLooks.get(lookOf(row)) ?? row.look, { colours, shapes } = leaderboard;
   return { colour: inTheme(colours[colour]), shape: shapes[shape], glyph: glyphs[row.kind === "reported" ? "hollow" : "full"][shape] };
 }
 
-/** Rows of the smaller figures: the selected ones, else the first of the table; of those that share a colour, the first. */
+/** Rows of the smaller figures: the selected or else the first ones, and the first of those that share a colour. */
 function detailedRows(most, fits) {
   const chosen = chosenRows().map(rowById).filter(fits), first = new Map();
   const rows = chosen.length ? chosen : shownRows().filter(fits);
   for (const row of rows) if (!first.has(styleOf(row).colour)) first.set(styleOf(row).colour, lookOf(row));
   return rows.filter((row) => first.get(styleOf(row).colour) === lookOf(row)).slice(0, most);
 }
-const whose = () => (chosenRows().length ? "The selected rows, three at most. " : "The first rows, one of a colour; select others in the table. ");
+const whose = () => (chosenRows().length ? "The selected rows, at most three. " : "The first rows, one per colour; select others in the table. ");
 
 async function drawBars() {
   const splits = board()?.columns.filter((c) => c.split && c.kind === "percent" && c.part !== "more") ?? [];
@@ -90,13 +96,14 @@ async function drawBars() {
     return { key: row.id, row: row.name, colour: styleOf(row).colour, split: column.title, score: cell?.[0] ?? null, low: pair?.[0] ?? null, high: pair?.[1] ?? null };
   }));
   byId("bars-figure").hidden = !bars.length;
+  // Bars get thinner with more of them, down to a limit; then the figure grows.
   const step = Math.max(7, Math.min(16, leaderboard.scatter.height / Math.max(splits.length * (rows.length + 0.8), 1)));
   await draw("bars", { bars }, (specification) => ({ ...specification, height: splits.length * step * (rows.length + 0.8) }));
   byId("bars-caption").replaceChildren(legend(rows), whose(),
     spreadWords[state.spread] ? `Lines: ${spreadWords[state.spread]}.` : "");
 }
 
-/** Names behind their colours, as text. */
+/** A legend as text, which wraps and can be read aloud, unlike Vega's. */
 function legend(rows) {
   return make("span", { class: "legend" }, ...rows.map((row) => make("span", {}, swatch(row), row.name)));
 }
@@ -118,12 +125,13 @@ async function drawReliability() {
     const own = row.bins[split] ?? [], images = own.reduce((sum, bin) => sum + bin[2], 0), { colour, shape } = styleOf(row);
     return own.map(([confidence, accuracy, count]) => ({ panel: split, key: row.id, row: row.name, colour, shape, confidence, accuracy, images: count, share: count / images }));
   }));
+  // Panels have a fixed size in Vega-Lite, so that their number per line has to be computed here.
   const room = Math.max(byId("reliability").clientWidth, 300), columns = Math.max(2, Math.floor(room / 240)), side = Math.min(190, Math.floor(room / columns) - 72);
   const order = splits.filter((split) => bins.some((bin) => bin.panel === split));
   await draw("reliability", { bins }, (specification) => ({ ...specification, columns,
     facet: { ...specification.facet, sort: order }, spec: { ...specification.spec, width: side, height: side } }));
-  byId("reliability-caption").replaceChildren(legend(rows), whose(), "Accuracy against confidence in 15 bins of equal width, seeds pooled; " +
-    "a mark's area is the share of images, and bins with few images are off the line. On the diagonal, confidence is right; below it, too high.");
+  byId("reliability-caption").replaceChildren(legend(rows), whose(), "Accuracy against confidence in 15 bins of equal width, seeds pooled. " +
+    "The area of a mark is its share of the images; bins with few images are not on the line. On the diagonal, confidence is calibrated; below it, it is too high.");
 }
 
 async function drawAll() {

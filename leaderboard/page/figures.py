@@ -1,6 +1,4 @@
-"""The page's figures as Vega-Lite specifications without data: the page fills in the rows that it
-shows.
-"""
+"""Build the page's figures as Vega-Lite specifications without data, which the page adds."""
 
 from __future__ import annotations
 
@@ -14,16 +12,16 @@ from ..charts.diagrams import reliability
 from ..charts.scatter import scatter
 from ..charts.style import DARK, LIGHT, configured, percent
 
-#: Colour on a light ground -> the one on a dark ground. Every colour of a specification is one of
-#: these.
+#: Colour on a light background -> on a dark one. A specification uses no other colours, so that the
+#: page can change its theme by replacing strings.
 RECOLOUR = dict(zip(LIGHT.rows, DARK.rows, strict=True)) | {
     getattr(LIGHT, name): getattr(DARK, name) for name in ("background", "ink", "quiet", "grid")
 }
-#: Height of the scatter's plane and of its labels' letters, in pixels; the page places labels by
-#: them.
+#: Height of the scatter's plotting area and of its labels, in pixels. The page needs them to find
+#: out which labels overlap.
 HEIGHT, LABEL_SIZE = 420, 12
-#: The corner of a mark at which a label may stand, off the cross of its intervals -> how it is
-#: aligned, and its distance.
+#: Corner of a mark for a label -> (text alignment, horizontal and vertical offset in pixels). Only
+#: corners, since a mark's intervals are a cross that a label at its side would cover.
 CORNERS = {
     "ne": ("left", 6, -10),
     "nw": ("right", -6, -10),
@@ -33,18 +31,18 @@ CORNERS = {
 
 
 def figures(rows: Sequence[dict[str, Any]], splits: Sequence[str]) -> dict[str, Any]:
-    """Figure's name -> specification; one that nothing could stand in is left out, and the page
-    leaves out what is empty.
+    """Return the specifications by figure, without figures that could not show any row.
 
     Args:
-        rows: as they stand in the document.
-        splits: the shifts.
+        rows: the rows of the document's board.
+        splits: the names of its shifts.
     """
     made = {}
     if any(row["cells"].get("id", [None])[0] is not None for row in rows):
         made["scatter"] = _scatter()
     if splits:
         made["bars"] = _finished(_bars())
+    # A chart is made from one row of data, since the specification depends on its columns only.
     if any(row.get("bins") for row in rows):
         one = pd.DataFrame(
             [{"panel": "", "key": "", "row": "", "confidence": 0.5, "accuracy": 0.5, "images": 1}]
@@ -54,9 +52,11 @@ def figures(rows: Sequence[dict[str, Any]], splits: Sequence[str]) -> dict[str, 
 
 
 def _scatter() -> dict[str, Any]:
-    """The scatter of `bench plot` with a layer of labels per corner of a mark; the page fits axes
-    and places labels.
+    """Return the scatter of `bench plot`, with a layer of labels per corner of a mark.
+
+    The page sets the axes and assigns a corner to every label that fits.
     """
+    # Two marks, so that layers which need several (the Pareto front) are included.
     middle = dict.fromkeys(("id", "id_low", "id_high", "ood", "ood_low", "ood_high"), 0.5)
     marks = pd.DataFrame(
         [{"key": "", "row": "", "front": True, "kind": "measured", "seeds": 1} | middle] * 2
@@ -66,6 +66,7 @@ def _scatter() -> dict[str, Any]:
         marks, curve=curve, baseline=lambda x: x, width="container", height=HEIGHT, zoom=False
     )
     specification = _finished(chart)
+    # Text offsets cannot depend on data in Vega-Lite: a layer per corner, filtered by it.
     for corner, (align, across, up) in CORNERS.items():
         specification["layer"].append(
             {
@@ -92,7 +93,7 @@ def _scatter() -> dict[str, Any]:
 
 
 def _bars() -> alt.LayerChart:
-    """A bar per shift and row, with its interval."""
+    """Return bars per shift and row, with an interval each."""
     base = alt.Chart(alt.NamedData("bars")).encode(
         y=alt.Y(
             "split:N",
@@ -129,21 +130,23 @@ def _bars() -> alt.LayerChart:
 
 
 def _finished(chart: Any) -> dict[str, Any]:
-    """The specification without data, legends (the table names the marks) and title."""
+    """Return a chart's specification without data, title and legends: the table names the marks."""
     specification: dict[str, Any] = chart.to_dict()
     for key in ("datasets", "title", "$schema"):
         specification.pop(key, None)
     _strip(specification)
     specification["config"]["padding"] = 4
     for parameter in specification.get("params", ()):
+        # A click adds to the selection without the Shift key, which a touch screen does not have.
         if parameter["name"] == "chosen":
-            parameter["select"]["toggle"] = "true"  # a finger has no Shift key
+            parameter["select"]["toggle"] = "true"
     return specification
 
 
 def _strip(part: Any) -> None:
-    """Data sets become names; colour and shape become fields of the data, lest every scale list all
-    rows.
+    """Replace data by names, and scales of colour and shape by fields of the data, in place.
+
+    A scale over rows would list every row in its domain; the page sets each row's colour instead.
     """
     if isinstance(part, list):
         for item in part:
@@ -152,9 +155,11 @@ def _strip(part: Any) -> None:
         data = part.get("data")
         if isinstance(data, dict) and "name" in data:
             part["data"] = {"name": data["name"]}
+        # Axes fit the marks, and an interval over few seeds can reach far beyond them.
         if isinstance(part.get("mark"), dict) and part["mark"].get("type") == "rule":
             part["mark"]["clip"] = True
         for channel, field in (("color", "colour"), ("stroke", "colour"), ("shape", "shape")):
+            # A channel is a definition, or has one or several in its condition (hollow marks).
             own = part.get(channel)
             own = own.get("condition", own) if isinstance(own, dict) else own
             for one in own if isinstance(own, list) else [own]:

@@ -1,7 +1,8 @@
 "use strict";
-// Controls and the flow of a change: state, then URL, then what depends on it.
+// The controls, and the update after a change: first the state, then the URL, then what depends on it.
 
-/** Show a change of the state. `what`: `rows` (the selection), `order`, `drawer`, `theme`, or `all`. */
+/** Update the page after a change of the state. `what` is `rows` (the selection), `order`, `drawer`, `theme` or `all`; only what it
+ *  affects is rendered, since figures are slow. */
 function changed(what) {
   settleHeight();
   const recoloured = settleLooks();
@@ -18,6 +19,7 @@ function changed(what) {
   return drawAll();
 }
 
+/** Describe the table in the status line, which screen readers announce. */
 function announce(what) {
   if (!board()) { byId("status").textContent = "There are no results yet."; return; }
   const number = shownRows().length, all = rowsOfKind().length;
@@ -47,9 +49,9 @@ function drawControls() {
   options(byId("y"), heights().map((column) => [column.key, heightName(column)]), state.y);
   byId("axes").value = state.axes;
   for (const name of ["suite", "backbone"]) byId(name).parentElement.hidden = byId(name).options.length < 2;
-  const kept = board() ? new Set(shownColumns().map((c) => c.key)) : new Set();
+  const checked = board() ? new Set(shownColumns().map((c) => c.key)) : new Set();
   byId("columns").replaceChildren(byId("columns").firstElementChild, ...(board()?.columns ?? []).map((column) => make("label", {},
-    make("input", { type: "checkbox", checked: kept.has(column.key), change: (event) => chooseColumn(column.key, event.target.checked) }), column.title)));
+    make("input", { type: "checkbox", checked: checked.has(column.key), change: (event) => chooseColumn(column.key, event.target.checked) }), column.title)));
   const apart = board()?.kind === "apart" || board()?.kind === "limited";
   byId("apart").hidden = !apart;
   byId("apart").textContent = apart ? `These rows are not ranked with the others. ${board().title}.` : "";
@@ -58,13 +60,13 @@ function drawControls() {
   const runs = leaderboard.boards.reduce((sum, b) => sum + b.rows.reduce((own, row) => own + row.runs.length, 0), 0);
   byId("title").textContent = board() ? `${board().suite} on ${board().backbone}` : "Leaderboard";
   byId("about").textContent = board()?.averaged.length ? `OOD: mean over ${board().averaged.join(", ")}.` +
-    (board().headline.length && board().ties ? " Ties: all pairs of rows tested at once, with a family-wise error of 5 %." : "") : "";
+    (board().headline.length && board().ties ? " Ties: all pairs of rows are tested at the same time, with a family-wise error of 5 %." : "") : "";
   byId("headline").hidden = !board()?.headline.length;
   byId("headline").replaceChildren(...(board()?.headline ?? []).map((part) => (typeof part === "string" ? part : rowLink(part.row))));
   byId("made").textContent = `ShiftBench ${leaderboard.version}, ${leaderboard.made.slice(0, 16).replace("T", " ")} UTC, ${runs} runs.`;
 }
 
-/** A row in a sentence: its name, which opens the drawer. Not a <button>, which no line can be broken within or kept together with. */
+/** A row's name in a sentence, which opens the drawer. Not a <button>: its text would not wrap with the line. */
 function rowLink(id) {
   const row = rowById(id), [name, parameters] = nameParts(row.name);
   const open = () => { state.row = id; changed("drawer"); };
@@ -76,6 +78,7 @@ function rowLink(id) {
 function chooseColumn(key, wanted) {
   const keys = shownColumns().map((c) => c.key).filter((other) => other !== key);
   state.columns = (wanted ? [...keys, key] : keys).join(",") || "id";
+  // The checkboxes are made again, and the new one has to get the focus of the old one.
   const focus = [...byId("columns").querySelectorAll("input")].findIndex((input) => input === document.activeElement);
   changed("all");
   byId("columns").querySelectorAll("input")[focus]?.focus();
@@ -93,6 +96,7 @@ function applyTheme() {
   byId("theme").setAttribute("aria-pressed", String(darkNow()));
 }
 
+/** Go to another board. Rows, columns and the vertical axis are those of one board, and are reset. */
 function moveTo(change) {
   Object.assign(state, change, { rows: "", row: "", columns: "", y: "ood" });
   state.sort = board()?.sort ?? "";
@@ -122,16 +126,18 @@ function listen() {
   });
   byId("skip").addEventListener("click", (event) => { event.preventDefault(); byId("table-scroll").focus(); });
   addEventListener("hashchange", () => { readFragment(); start(); });
+  // Figures fit the width. Phones change the height alone while scrolling, which needs no update.
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; drawScatter(); drawReliability(); } });
 }
 
 function start() {
   applyTheme();
-  const drawn = changed("all");
+  const rendered = changed("all");
   drawUnfinished();
   drawDrawer();
-  return drawn.then(() => { document.documentElement.dataset.ready = "yes"; });
+  // Tests wait for this mark.
+  return rendered.then(() => { document.documentElement.dataset.ready = "yes"; });
 }
 
 readFragment();

@@ -1,6 +1,4 @@
-"""A report: one folder with the tables, the figures and a paragraph on the protocol, ready to
-quote.
-"""
+"""Write a report: a folder with a board's tables, figures and a description of the protocol."""
 
 from __future__ import annotations
 
@@ -14,28 +12,29 @@ from bench.errors import BenchError, NothingMatched, UsageError
 from bench.plain import plain
 from bench.results.record import RunRecord
 from bench.results.store import Store
-from bench.spec import SEARCH_SEED
+from bench.run_spec import SEARCH_SEED
 from bench.storage.atomic import write_text
 from bench.tables.table import Format, Table, markdown_text, render
 
-from ..board.frames import yardstick
+from ..board.frames import reference
 from ..board.groups import load
-from ..board.printed import bibtex, in_words
+from ..board.notes import title, unvaried
 from ..board.rows import Board
-from ..board.tables import View, board_table, boards, title, unvaried
+from ..board.tables import View, board_table, boards
+from ..board.typesetting import bibtex, in_words
 from ..charts.style import FORMATS, save
 from ..commands.plot import curve_of, radar_of, reliability_of, scatter_of
 from ..statistics.predictions import Predictions
 
-#: Lies in every folder that a report was written to; no other folder is ever replaced.
+#: File in every folder that a report was written to. No other folder is ever replaced.
 MARK = ".shiftbench-report"
 
 
 def check_folder(folder: Path) -> None:
-    """Tell whether a report may be written there.
+    """Check that a report may be written to a folder.
 
     Raises:
-        UsageError: something is there that no report wrote.
+        UsageError: the folder has other content than a report.
     """
     if (
         folder.exists()
@@ -43,9 +42,9 @@ def check_folder(folder: Path) -> None:
         and (not folder.is_dir() or any(folder.iterdir()))
     ):
         raise UsageError(
-            "the folder holds something that is not a report, and is left alone",
+            "the folder is not a report, and is not replaced",
             where=str(folder),
-            fix="name another folder",
+            fix="choose another folder",
         )
 
 
@@ -57,19 +56,25 @@ def write_report(
     dark: bool = False,
     figures: Sequence[str] = FORMATS,
 ) -> list[str]:
-    """Write the report of some runs, in place of an earlier one.
+    """Write the report of runs, in place of an earlier one.
 
     Args:
-        figures: endings of the files that a figure is written to; .svg is shown in the report.
+        records: the runs.
+        store: their store.
+        folder: the report's folder.
+        dark: use the colours for a dark background in figures.
+        figures: file suffixes of the figures; the report shows the .svg.
 
     Returns:
-        What could not be drawn, a sentence each.
+        A sentence for every figure that could not be plotted.
 
     Raises:
-        UsageError: see `check_folder`.
-        BenchError: a file cannot be written; an earlier report is then still there.
+        UsageError: the folder has other content than a report.
+        BenchError: a file cannot be written; an earlier report is unchanged.
     """
     check_folder(folder)
+    # Everything is written to a new folder next to the target, which then takes its place: an error
+    # half way leaves an earlier report whole, and no mixture of two.
     made = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
     try:
         write_text(made / MARK, "Written by `bench report`, which may replace this folder.\n")
@@ -90,6 +95,7 @@ def _fill(
     records: Sequence[RunRecord], store: Store, folder: Path, dark: bool, figures: Sequence[str]
 ) -> list[str]:
     predictions, view = Predictions(store), View(ties="models")
+    # Ranked boards only: trials and runs that are not comparable are not results to quote.
     found = [
         board
         for board in boards(records, view, predictions, load(store)).boards
@@ -101,9 +107,11 @@ def _fill(
             c if c.isalnum() or c in "-_." else "_"
             for c in f"{board.group.suite}_{board.group.backbone}"
         )
-        while (folder / name).exists():  # two names may differ in nothing but odd characters
+        # Two names may differ only in characters that were replaced.
+        while (folder / name).exists():
             name += "_"
         place = folder / name
+        # The board as files.
         own = board_table(board, view)
         for form, ending in (
             (Format.md, "md"),
@@ -112,6 +120,7 @@ def _fill(
             (Format.json, "json"),
         ):
             write_text(place / f"board.{ending}", render([own], form))
+        # Its section: what it shows, the protocol, the table.
         parts += [
             f"## {_heading(board)}",
             "",
@@ -120,11 +129,12 @@ def _fill(
             _untitled(own),
             "",
         ]
-        for what, draw in _charts(board, store, dark).items():
+        # Its figures. One without data is a note, not an error: few boards have a curve.
+        for what, plot in _charts(board, store, dark).items():
             try:
-                chart = draw()
+                chart = plot()
             except NothingMatched as why:
-                missing.append(f"{title(board)}: no {what}, since {why.what}")
+                missing.append(f"{title(board)}: no {what}: {why.what}")
                 continue
             for ending in figures:
                 save(chart, place / f"{what}{ending}", f"{title(board)}: {what}")
@@ -135,7 +145,7 @@ def _fill(
             ]
         parts += [
             (
-                f"The table as `{name}/board.tex`, `.csv`, `.json` and `.md`; the figures as"
+                f"The table is in `{name}/board.tex`, `.csv`, `.json` and `.md`, the figures as"
                 f" {_listed(figures)}."
             ),
             "",
@@ -147,25 +157,25 @@ def _fill(
 
 
 _CAPTIONS = {
-    "scatter": "ID against OOD, a mark per row.",
+    "scatter": "ID against OOD, one mark per row.",
     "curve": (
-        "Accuracy along the straight line from the start (alpha 0) to the fine-tuned weights"
-        " (alpha 1)."
+        "Accuracy along the straight line from the initial weights (alpha 0) to the fine-tuned"
+        " weights (alpha 1)."
     ),
     "reliability": (
-        "Accuracy against confidence. On the diagonal confidence is right; below it, it is too"
-        " high."
+        "Accuracy against confidence. On the diagonal, confidence is calibrated; below it, it is"
+        " too high."
     ),
     "radar": "Accuracy on ID and every shift of the average.",
 }
 
 
 def _caption(what: str, board: Board) -> str:
-    if what != "scatter" or yardstick(board) is None:
+    if what != "scatter" or reference(board) is None:
         return _CAPTIONS[what]
     return (
-        f"{_CAPTIONS[what]} What lies above the grey line offers more OOD at its ID than the"
-        " interpolation from the start to the fine-tuned weights does."
+        f"{_CAPTIONS[what]} A mark above the grey line has a higher OOD accuracy than the"
+        " interpolation from the initial to the fine-tuned weights has at the same ID accuracy."
     )
 
 
@@ -178,11 +188,12 @@ def _heading(board: Board) -> str:
 
 
 def _paragraph(text: str) -> list[str]:
-    """Text that came from records as a Markdown paragraph: names stay names."""
+    """Return text from records as a Markdown paragraph, with characters of names escaped."""
     return [markdown_text(plain(text)), ""] if text else []
 
 
 def _charts(board: Board, store: Store, dark: bool) -> dict[str, Callable[[], Any]]:
+    # Functions instead of charts, so that each can fail by itself.
     splits = ["id-test", *board.shifts.shared]
     return {
         "scatter": lambda: scatter_of(board, dark=dark),
@@ -193,11 +204,15 @@ def _charts(board: Board, store: Store, dark: bool) -> dict[str, Callable[[], An
 
 
 def _untitled(table: Table) -> str:
+    """Return the table as Markdown without its title, which is the section's heading."""
     return render([Table(table.columns, table.rows, "", table.notes)], Format.md)
 
 
 def protocol(board: Board) -> str:
-    """The protocol of a board in sentences, every one of them from its records."""
+    """Describe the protocol of a board in sentences.
+
+    Only what the records contain is stated; what they lack is named as not on record.
+    """
     records = board.records
     first = records[0]
     metric = next((r.metrics["id-test"].metric for r in records if "id-test" in r.metrics), "")
@@ -207,6 +222,8 @@ def protocol(board: Board) -> str:
     shifts = _sizes({shift: images[shift] for shift in board.shifts.all if shift in images})
     left_out = [shift for shift in board.shifts.all if shift not in board.shifts.shared]
     trained = [record for record in records if record.phase != "external"]
+    # In the order in which a paper describes an experiment: data and model, metrics, selection,
+    # seeds, hardware, caveats. What does not apply is "".
     sentences = [
         (
             f"The backbone is {first.backbone} (weights with SHA-256 {first.backbone_sha256[:16]}),"
@@ -216,14 +233,14 @@ def protocol(board: Board) -> str:
         f"The shifts are {shifts}." if shifts else "",
         (
             f"OOD is the unweighted mean over {', '.join(board.shifts.shared)}"
-            + (f"; {', '.join(left_out)} stand outside it." if left_out else ".")
+            + (f"; {', '.join(left_out)} are not in it." if left_out else ".")
             if board.shifts.shared
             else ""
         ),
         (
-            "Training is given the training split alone, and whatever a search or a method chooses"
-            " (parameters, a point along a path) is chosen on held-out ID data alone (id-val,"
-            f" {images['id-val']:,} images), and on no shift."
+            "Training uses the training split only. Whatever a search or a method selects"
+            " (parameters, a point along a path) is selected on held-out ID data only (id-val,"
+            f" {images['id-val']:,} images), never on a shift."
             if "id-val" in images
             else ""
         ),
@@ -231,19 +248,19 @@ def protocol(board: Board) -> str:
         _seeds(board),
         _machine(trained),
         (
-            "Rows from checkpoints of others are marked; their training is not verified."
+            "Rows from external checkpoints are marked; their training is not verified."
             if len(trained) < len(records)
             else ""
         ),
         (
-            f"{merged} run(s) were merged from packs of others: re-scored from their predictions,"
-            " not trained again."
+            f"{merged} run(s) were merged from packs: re-scored from their predictions, not"
+            " trained again."
             if (merged := sum(bool(record.origin) for record in records))
             else ""
         ),
         (
-            "The backbone was pre-trained on the suite's own training images, so that id-val is"
-            " seen data."
+            "The backbone was pre-trained on the suite's training images, so id-val is not unseen"
+            " data."
             if any(record.id_val_seen for record in records)
             else ""
         ),
@@ -252,7 +269,7 @@ def protocol(board: Board) -> str:
 
 
 def _sizes(images: Mapping[str, int]) -> str:
-    """Splits with their numbers of images, which are said once if they are alike."""
+    """Return splits with their numbers of images, which are stated once if all are equal."""
     if len(images) > 1 and len(set(images.values())) == 1:
         return f"{', '.join(images)}, each of {next(iter(images.values())):,} images"
     return ", ".join(f"{split} ({count:,} images)" for split, count in images.items())
@@ -265,14 +282,15 @@ def _search(records: Sequence[RunRecord]) -> str:
             "Parameters are those of the suite's recipe or those that a row names, whose choice is"
             " not on record."
         )
+    # Trials are a cost and an advantage: a reader has to know how many each row had.
     many = str(trials[0]) if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
     by_hand = (
         " Rows with 0 trials have the recipe's parameters or those that they name, whose choice is"
         " not on record."
     )
     searched = (
-        f"Parameters were chosen with {many} trials per row, on seed {SEARCH_SEED}, which no"
-        " reported run has."
+        f"Parameters were selected with {many} trials per row, on seed {SEARCH_SEED}, which no"
+        " reported run uses."
     )
     return searched + (by_hand if 0 in trials else "")
 
@@ -280,21 +298,23 @@ def _search(records: Sequence[RunRecord]) -> str:
 def _seeds(board: Board) -> str:
     counts = sorted({len(row.records) for row in board.rows})
     if counts == [1]:
-        return "Every row is one run of one seed, so that no spread is known."
+        return "Every row is one run of one seed, so no spread is known."
     many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     seeds = sorted({record.seed for record in board.records})
+    # Rows with fewer seeds have some of those listed.
     which = ("" if counts == [len(seeds)] else "of ") + ", ".join(map(str, seeds))
-    said = (
-        f"Rows are means over {many} seeds ({which}) with sample SD (n - 1); the figures have 95 %"
+    means = (
+        f"Rows are means over {many} seeds ({which}) with sample SD (n - 1); figures show 95 %"
         " t-intervals over seeds."
     )
-    return " ".join([said, *unvaried(board)])
+    return " ".join([means, *unvaried(board)])
 
 
 def _machine(records: Sequence[RunRecord]) -> str:
     def known(values: Sequence[Any]) -> str:
         return ", ".join(dict.fromkeys(str(value) for value in values if value))
 
+    # Records of earlier versions and of other tools may lack any of these.
     provenance = [record.provenance for record in records]
     versions = [p.get("versions") or {} for p in provenance]
     bench, torch = (

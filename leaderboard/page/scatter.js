@@ -1,31 +1,35 @@
 "use strict";
-// ID against OOD: axes that fit the rows, linear or logit-scaled, against the OOD average or one shift; labels where there is room.
+// The scatter of ID against the OOD average, a shift or a factor: axes that fit the rows, linear or logit-scaled, and labels that
+// do not overlap.
 
+/** Shares are clipped to [edge, 1 - edge] before the logit, which is infinite at 0 and 1. */
 const edge = 1e-3;
-const logit = (share) => { const held = Math.min(Math.max(share, edge), 1 - edge); return Math.log(held / (1 - held)); };
-/** Where a share stands on an axis; null for a missing one. */
+const logit = (share) => { const clipped = Math.min(Math.max(share, edge), 1 - edge); return Math.log(clipped / (1 - clipped)); };
+/** Position of a share on an axis; null for a missing one. */
 const place = (share) => (share === null || share === undefined ? null : state.axes === "logit" ? logit(share) : share);
 
-/** Columns that may stand against ID, where a row has both: the OOD average, and every shift or factor. */
+/** Columns for the vertical axis that some row has together with ID: the OOD average first, then every shift or factor. */
 const heights = () => (board()?.columns ?? []).filter((c) => c.kind === "percent" && (c.key === "ood" || (c.split && c.part !== "more")))
   .filter((c) => plotted(rowsOfKind(), c.key).length).sort((a, b) => (b.key === "ood") - (a.key === "ood"));
 const heightName = (column) => (column.key === "ood" ? "OOD average" : column.title);
 
+/** The rows with both ID and the vertical axis. */
 const plotted = (rows, key = state.y) => rows.filter((row) => row.cells.id?.[0] != null && row.cells[key]?.[0] != null);
 
-/** What stands against ID: what was asked for, else the first that has something to plot. */
+/** Fall back to the first column with something to plot, if the requested one has nothing. */
 function settleHeight() {
   const columns = heights();
   if (!columns.some((column) => column.key === state.y)) state.y = columns[0]?.key ?? usual.y;
 }
 
+/** Points of the interpolation curves of these rows. A curve of no row on the board is always included. */
 function curvePoints(rows) {
   const ids = new Set(rows.map((row) => row.id)), split = board().columns.find((c) => c.key === state.y)?.split;
   return board().curves.map((p) => ({ ...p, key: p.row || p.of, id: p.scores["id-test"], ood: p.scores[state.y === "ood" ? "ood" : split] }))
     .filter((p) => (!p.row || ids.has(p.row)) && p.id != null && p.ood != null).map((p) => ({ ...p, x: place(p.id), y: place(p.ood) }));
 }
 
-/** The measured rows that no other one beats on both axes. */
+/** Ids of the measured rows on the Pareto front. Computed here, since the document has that of the OOD average only. */
 function front() {
   const found = new Set();
   let best = -Infinity, last = null;
@@ -37,7 +41,8 @@ function front() {
   return found;
 }
 
-/** Lowest and highest share of a column over the rows of the board, with their SD and interval over images; one over seeds is clipped. */
+/** Range of a column over all rows of the board, including SD and intervals over images. Intervals over few seeds can be much wider
+ *  than the differences between rows; they are clipped instead. Rows that are filtered out count too, so that axes do not jump. */
 function range(key, rows, more) {
   const all = [...more, ...rows.flatMap((row) => {
     const [value, sd, , , low, high] = row.cells[key];
@@ -46,6 +51,8 @@ function range(key, rows, more) {
   return [Math.max(0, Math.min(...all)), Math.min(1, Math.max(...all))];
 }
 
+/** Scale and axis of a dimension. With logit scaling, the data are logits on a linear scale, since Vega has no logit scale: ticks are
+ *  placed here, at the coarsest step that gives five. */
 function axis(title, [low, high]) {
   const [first, last] = [place(low), place(high)], room = Math.max(0.05 * (last - first), 0.005);
   const scale = { domain: [first - room, last + room], nice: false, zero: false };
@@ -56,7 +63,7 @@ function axis(title, [low, high]) {
   return { scale, axis: { title: `${title} (%, logit scale)`, values, labelExpr: "format(100 / (1 + exp(-datum.value)), '~g')" } };
 }
 
-/** Whether the bars of all rows would be a tangle: then the selected rows and the front alone have theirs. */
+/** Whether intervals of all rows would hide the marks. If so, only the selected rows and the Pareto front have theirs. */
 const crowded = () => plotted(shownRows()).length > 20;
 
 function points(rows, best) {
@@ -65,24 +72,27 @@ function points(rows, best) {
     const [id, ood] = [row.cells.id[0], row.cells[state.y][0]];
     const [across, up] = !barred || barred.has(row.id) ? [ends(row.cells.id), ends(row.cells[state.y])] : [null, null];
     const { colour, shape } = styleOf(row);
-    return { key: row.id, row: row.name, says: row.name, colour, shape, id, ood, kind: row.kind, beside: state.show === "both" && Boolean(row.measured), front: best.has(row.id), seeds: row.runs.length ? `${row.runs.length}${row.deterministic ? " (deterministic)" : ""}` : null,
+    return { key: row.id, row: row.name, says: row.name, colour, shape, id, ood, kind: row.kind, twin: state.show === "both" && Boolean(row.measured), front: best.has(row.id), seeds: row.runs.length ? `${row.runs.length}${row.deterministic ? " (deterministic)" : ""}` : null,
              x_id: place(id), y_ood: place(ood), id_low: across?.[0] ?? null, id_high: across?.[1] ?? null, ood_low: up?.[0] ?? null,
              ood_high: up?.[1] ?? null, x_id_low: place(across?.[0]), x_id_high: place(across?.[1]), y_ood_low: place(up?.[0]), y_ood_high: place(up?.[1]) };
   });
 }
 
-/** Give `label` and `corner` to the points that have room for their name; the selected rows and the front come first, and no label
- *  stands twice, nor at a reported mark beside the measured one: rows that differ in parameters alone are told apart by pointing at them. */
-function label(drawn, xs, ys) {
+/** Set `label` and `corner` of the points whose name fits without overlap.
+ *
+ *  Greedy: selected rows first, then the front, then the others, at the first free corner of each. A text is used once; rows that
+ *  differ only in their parameters have the same one, and show the parameters on hover. `twin` marks a reported row whose measured
+ *  row is shown too and has the label. At most 40 points are tried. */
+function label(marks, xs, ys) {
   const { height, letters, corners } = leaderboard.scatter, width = byId("scatter").clientWidth - 72;
   const pen = document.createElement("canvas").getContext("2d");
   pen.font = `${letters}px system-ui, sans-serif`;
   const across = (p) => (width * (p.x_id - xs[0])) / (xs[1] - xs[0]), up = (p) => height * (1 - (p.y_ood - ys[0]) / (ys[1] - ys[0]));
-  const taken = drawn.map((p) => [across(p) - 6, up(p) - 6, across(p) + 6, up(p) + 6]);
+  const taken = marks.map((p) => [across(p) - 6, up(p) - 6, across(p) + 6, up(p) + 6]);
   const free = (box) => box[0] >= 0 && box[1] >= 0 && box[2] <= width && box[3] <= height &&
     !taken.some((other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3]);
   const chosen = new Set(chosenRows()), first = (p) => 2 * chosen.has(p.key) + p.front, used = new Set();
-  for (const point of drawn.filter((p) => !p.beside).sort((a, b) => first(b) - first(a)).slice(0, 40)) {
+  for (const point of marks.filter((p) => !p.twin).sort((a, b) => first(b) - first(a)).slice(0, 40)) {
     const [name, parameters] = nameParts(point.row), text = parameters ? `${name} \u2026` : name, wide = pen.measureText(text).width;
     for (const [corner, [dx, dy]] of Object.entries(name.length > 40 || used.has(text) ? {} : corners)) {
       const x = across(point) + dx, y = up(point) + dy, box = [dx < 0 ? x - wide : x, y - letters / 2, dx < 0 ? x : x + wide, y + letters / 2];
@@ -100,23 +110,24 @@ async function drawScatter() {
   byId("scatter-figure").hidden = !all.length;
   if (!all.length) { clear("scatter"); return; }
   const rows = plotted(shownRows()), column = heights().find((c) => c.key === state.y);
-  const curve = curvePoints(rows), best = front(), drawn = points(rows, best), line = board().baselines[state.y] ?? [];
+  const curve = curvePoints(rows), best = front(), marks = points(rows, best), line = board().baselines[state.y] ?? [];
   const ids = range("id", all, curve.map((p) => p.id)), between = line.filter(([id]) => id >= ids[0] && id <= ids[1]).map(([, ood]) => ood);
   const across = axis("ID accuracy", ids);
   const up = axis(state.y === "ood" ? "OOD average" : `accuracy on ${heightName(column)}`, range(state.y, all, [...curve.map((p) => p.ood), ...between]));
-  label(drawn, across.scale.domain, up.scale.domain);
+  label(marks, across.scale.domain, up.scale.domain);
   const baseline = line.map(([id, ood]) => ({ x: place(id), y: place(ood) })).filter((p) => inside(p.x, across) && inside(p.y, up));
-  const view = await draw("scatter", { points: drawn, curve, baseline }, (specification) => ({ ...specification,
+  const view = await draw("scatter", { points: marks, curve, baseline }, (specification) => ({ ...specification,
     layer: specification.layer.map((layer) => ({ ...layer, encoding: { ...layer.encoding, x: { ...layer.encoding.x, ...across }, y: { ...layer.encoding.y, ...up } } })) }));
   byId("scatter-caption").textContent = [spreadWords[state.spread] && `Bars: ${spreadWords[state.spread]}${crowded() ? ", of the selected rows and the front" : ""}.`,
-    drawn.filter((p) => p.front).length > 1 && "Dotted: Pareto front.",
-    curve.length > 0 && "Grey: interpolation from the start (alpha 0) to the fine-tuned weights.",
-    baseline.length > 0 && "Dashed: what standard models of that ID accuracy reach.",
+    marks.filter((p) => p.front).length > 1 && "Dotted: Pareto front.",
+    curve.length > 0 && "Grey: interpolation from the initial weights (alpha 0) to the fine-tuned ones (alpha 1).",
+    baseline.length > 0 && "Dashed: standard models at that ID accuracy.",
     rows.some((row) => row.kind === "reported") && "Hollow: reported, not measured.",
-    "A click selects a row. The table has the same numbers."].filter(Boolean).join(" ");
+    "Click a mark to select its row. The table has the same numbers."].filter(Boolean).join(" ");
   await mark("chosen", chosenRows());
   view.addSignalListener("hover", (_, value) => hoverRow(value.key?.[0] ?? ""));
   view.addSignalListener("chosen", (_, value) => {
+    // `mark` below sends this signal too; without the comparison, an update would start another one.
     const ids = (value.key ?? []).join(",");
     if (ids !== state.rows) { state.rows = ids; changed("rows"); }
   });
@@ -124,7 +135,7 @@ async function drawScatter() {
 
 const inside = (value, { scale: { domain } }) => value >= domain[0] && value <= domain[1];
 
-/** Set one of the scatter's selections to these rows. */
+/** Set one of the scatter's selections (`chosen`, `hover`) to these rows. Vega has no call for it, but saves a selection as data. */
 async function mark(selection, ids) {
   const view = views.scatter?.view;
   if (!view) return;

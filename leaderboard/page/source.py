@@ -1,4 +1,4 @@
-"""The page of a store: which of its runs, read anew whenever it is asked for."""
+"""Make the web page of a store: as a file, or served and updated while runs finish."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ from .document import Document
 
 @dataclass
 class Source:
-    """A selection of a store's runs that becomes a page.
+    """A selection of a store's runs as a page.
 
     Args:
-        suites, backbones, methods: see `select`.
-        view: how the boards are made.
-        tell: hears one sentence before slow work.
+        store: the store.
+        view: the view that its boards are made for.
+        suites: names or patterns (`*`, `?`); empty for all.
+        backbones: likewise.
+        methods: likewise, of methods or row labels.
+        tell: called with a message before slow work.
     """
 
     store: Store
@@ -42,26 +45,32 @@ class Source:
     backbones: Sequence[str] = ()
     methods: Sequence[str] = ()
     tell: Callable[[str], None] = lambda text: None
+    # One for the life of the source, so that comparisons are cached from page to page.
     _document: Document = field(init=False)
 
     def __post_init__(self) -> None:
         self._document = Document(Predictions(self.store), self.tell)
 
     def records(self) -> list[RunRecord]:
-        """The runs of the selection, as they are now."""
+        """Read the runs of the selection from the store."""
         return select(
             load(self.store), suites=self.suites, backbones=self.backbones, methods=self.methods
         )
 
     def page(self, records: Sequence[RunRecord], *, live: bool = False) -> str:
-        """The page of these runs; one that says so if none is a result."""
+        """Return the page of runs as HTML.
+
+        Args:
+            records: the runs; without a result, the page says so.
+            live: the page reloads when the server reports a newer one.
+        """
         return self._page(self._boards(records), live)
 
     def write(self, records: Sequence[RunRecord], path: Path) -> bool:
-        """Write the page of these runs into a file, and say how large it is.
+        """Write the page of runs to a file, and report its size.
 
         Returns:
-            False if there is nothing to show; no file is written then.
+            Whether there was anything to show; if not, no file is written.
 
         Raises:
             BenchError: the file cannot be written.
@@ -71,9 +80,7 @@ class Source:
             return False
         text = self._page(found, live=False)
         write_text(path, text)
-        self.tell(
-            f"{len(text.encode()) / 1e6:.1f} MB; it opens in any browser and needs no network"
-        )
+        self.tell(f"{len(text.encode()) / 1e6:.1f} MB; opens in any browser, without a network")
         return True
 
     def _boards(self, records: Sequence[RunRecord]) -> Boards:
@@ -87,7 +94,8 @@ class Source:
         return page(self._document.of(found, self.view), live=live)
 
 
-#: In the order in which they are read; each says in its first line what it is for.
+#: The page's scripts, in an order in which each uses only names of earlier ones while it loads.
+#: They are plain scripts, not modules: a page that is opened as a file may not import any.
 _SCRIPTS = (
     "elements.js",
     "state.js",
@@ -101,18 +109,19 @@ _SCRIPTS = (
 
 
 def page(document: dict[str, Any], *, live: bool = False) -> str:
-    """The page of a document.
-
-    Scripts are allowed by their hashes alone, so that nothing else that looks like one can run,
-    wherever it comes from.
+    """Return the page of a document as HTML.
 
     Args:
-        live: the page listens to the server it came from and loads anew when that says so.
+        document: see `Document.of`.
+        live: include the script that reloads the page when the server reports a newer one.
     """
     import vl_convert
 
+    # The Vega libraries come out of vl-convert, so that the page needs no network and this
+    # repository no copy of them.
     own = [_read(name) for name in (*_SCRIPTS, *(["live.js"] if live else []))]
-    scripts = [vl_convert.javascript_bundle(), *own]  # type: ignore[call-arg]  # its stub misses the default
+    # The stub of `javascript_bundle` misses the default of its argument.
+    scripts = [vl_convert.javascript_bundle(), *own]  # type: ignore[call-arg]
     return Template(_read("page.html")).substitute(
         policy=policy(scripts, live=live),
         version=document["version"],
@@ -123,11 +132,16 @@ def page(document: dict[str, Any], *, live: bool = False) -> str:
 
 
 def policy(scripts: list[str], *, live: bool = False) -> str:
-    """A Content-Security-Policy under which these inline scripts run and nothing is fetched."""
+    """Return a Content-Security-Policy under which these inline scripts run and nothing is fetched.
+
+    Scripts are allowed by hash. Text of a record that became a script would not run, whatever way
+    it found into the page.
+    """
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'"
         for s in scripts
     )
+    # A live page connects to `/events`. Styles are inline because the page is one file.
     connect = "'self'" if live else "'none'"
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:;"
@@ -136,10 +150,9 @@ def policy(scripts: list[str], *, live: bool = False) -> str:
 
 
 def embedded(document: dict[str, Any]) -> str:
-    """JSON that a script element can hold: nothing in it ends the element or opens a comment."""
-    text = json.dumps(
-        document, allow_nan=False, separators=(",", ":")
-    )  # what is not ASCII is an escape already
+    """Return a document as JSON that cannot end its script element or open an HTML comment."""
+    # json.dumps escapes everything that is not ASCII, such as U+2028, a line end in JavaScript.
+    text = json.dumps(document, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
@@ -151,40 +164,44 @@ def _read(name: str) -> str:
 
 
 HOST = "127.0.0.1"
-#: Seconds between two looks at the folders, and between two signs of life to an open page.
+#: Seconds between two checks of the store, and between two keep-alive messages to an open page.
 LOOK, SIGN = 2.0, 15.0
 
 
 @dataclass
-class Published:
-    """The page as it is now; who waits for a newer one is woken."""
+class CurrentPage:
+    """The current edition of the page, for which several threads can wait."""
 
     text: bytes = b""
     edition: int = 0
     _news: threading.Condition = field(default_factory=threading.Condition)
 
     def replace(self, page: str) -> None:
-        """Put a newer page in place."""
+        """Replace the page by a newer one, and wake the waiting threads."""
         with self._news:
             self.text, self.edition = page.encode(), self.edition + 1
             self._news.notify_all()
 
     def newer_than(self, edition: int, patience: float) -> bool:
-        """Wait for a newer edition, `patience` seconds at most; whether there is one."""
+        """Wait up to `patience` seconds for an edition after `edition`; return whether it came."""
         with self._news:
             return self._news.wait_for(lambda: self.edition > edition, timeout=patience)
 
 
 class Server(ThreadingHTTPServer):
-    """Answers `/` with the page and `/events` with the news that it has changed.
+    """An HTTP server of the page (`/`) and of events when it changes (`/events`).
 
-    It listens on 127.0.0.1, and only to requests that name it so: a foreign site whose name was
-    made to point here (DNS rebinding) sends its own name as Host.
+    It listens on 127.0.0.1 only.
+
+    Args:
+        port: 0 for a free one.
+        sign: seconds between two keep-alive messages to an open page.
 
     Raises:
-        UsageError: the port is taken.
+        UsageError: the port is taken or invalid.
     """
 
+    # Threads that wait for events must not keep the process alive.
     daemon_threads = True
 
     def __init__(self, port: int = 0, *, sign: float = SIGN) -> None:
@@ -194,29 +211,33 @@ class Server(ThreadingHTTPServer):
             raise UsageError(
                 f"port {port} cannot be used: {getattr(error, 'strerror', None) or error}",
                 where="--port",
-                fix="another port, or none: then a free one is taken",
+                fix="choose another port, or leave --port out for a free one",
             ) from error
-        self.published = Published()
+        self.published = CurrentPage()
         self.sign = sign
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """Return the port that the server listens on."""
         return int(self.server_address[1])
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """Return the address of the page."""
         return f"http://{HOST}:{self.port}/"
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
+    # No versions of Python and of this package for every site that connects.
     server_version, sys_version = "bench", ""
+    # A connection that sends nothing would otherwise occupy its thread for ever.
     timeout = 60
 
     def do_GET(self) -> None:
+        # A foreign site can point its own name at this address (DNS rebinding), and would then read
+        # the page as its own. Its requests have its name as Host.
         if self.headers.get("Host") not in {
             f"{name}:{self.server.port}" for name in (HOST, "localhost")
         }:
@@ -239,6 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _head(self, status: int, kind: str) -> None:
+        # A page on another site may neither cache, sniff, frame nor embed what is on this machine.
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Cache-Control", "no-store")
@@ -247,9 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
 
     def _events(self) -> None:
-        """Server-sent events (HTML standard, 9.2): `changed` for every edition after the one that
-        was there at the request.
-        """
+        """Send a server-sent event (HTML standard, 9.2) for every edition after the current one."""
         self._head(200, "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
@@ -260,13 +280,14 @@ class _Handler(BaseHTTPRequestHandler):
                     edition = self.server.published.edition
                     self.wfile.write(b"event: changed\ndata:\n\n")
                 else:
-                    self.wfile.write(b":\n\n")  # finds out whether the page is still open
+                    # A comment, which browsers ignore. It fails once the page was closed.
+                    self.wfile.write(b":\n\n")
                 self.wfile.flush()
         except OSError:
             self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the story of a page that is looked at is not worth a line per request."""
+        """Print nothing: the base class prints a line per request on stderr."""
 
 
 def serve(
@@ -279,14 +300,20 @@ def serve(
     look: float = LOOK,
     stop: threading.Event | None = None,
 ) -> None:
-    """Serve until `stop` is set or a signal interrupts; the page is made anew whenever `stamp`
-    gives another value.
+    """Serve the page, and update it when the store changes, until `stop` is set or on Ctrl-C.
 
     Args:
-        ready: hears the address once there is a page.
-        tell: hears why a page could not be made; the last one stays in place.
+        server: the server.
+        make: returns the page.
+        stamp: returns a value that differs when the page has to be made again.
+        ready: called with the address once there is a page.
+        tell: called with the error when a page could not be made; the last one stays.
+        look: seconds between two calls of `stamp`.
+        stop: ends the server.
     """
     stop = stop or threading.Event()
+    # The stamp before the page: a run that finishes in between makes the page again, instead of
+    # being missed.
     known = stamp()
     server.published.replace(make())
     threading.Thread(
@@ -299,10 +326,12 @@ def serve(
             if now == known:
                 continue
             known = now
+            # A record that is damaged, or half written by another program, must not end a server
+            # that runs for days. The next change is another chance.
             try:
                 server.published.replace(make())
             except BenchError as error:
-                tell(f"the page stays as it was: {error}")
+                tell(f"the page was not updated: {error}")
     finally:
         server.shutdown()
         server.server_close()

@@ -1,5 +1,6 @@
 "use strict";
-// What is shown, and its place in the URL's fragment, so that a link is a view. Whatever a fragment says is checked, then used.
+// The state of the view, which is also in the URL's fragment, so that a view can be linked. A fragment can contain anything: every
+// value is checked before it is used.
 
 const leaderboard = JSON.parse(byId("document").textContent);
 
@@ -7,6 +8,8 @@ const usual = { suite: "", backbone: "", group: 0, sort: "", order: "best", find
                 y: "ood", axes: "linear", columns: "", rows: "", row: "", theme: "" };
 const state = { ...usual };
 
+/** Set the state from the URL. What is not there, or not valid, gets its default. Order matters: a row is of a board, a board of a
+ *  suite and backbone. */
 function readFragment() {
   const given = new URLSearchParams(location.hash.slice(1));
   for (const key of Object.keys(usual)) state[key] = given.get(key) ?? usual[key];
@@ -24,6 +27,7 @@ function readFragment() {
   if (!rowById(state.row)) state.row = "";
 }
 
+/** Write the state to the URL without what has its default, in place of the last entry of the history. */
 function writeFragment() {
   const parts = new URLSearchParams();
   for (const [key, value] of Object.entries(state)) if (String(value) !== String(usual[key])) parts.set(key, value);
@@ -46,27 +50,27 @@ function toggleChosen(id) {
   state.rows = (ids.includes(id) ? ids.filter((other) => other !== id) : [...ids, id]).join(",");
 }
 
-/** A row's name and its parameters, which names have in brackets behind a blank. */
+/** Split a row's name into method and parameters, which are in brackets after a space. */
 function nameParts(name) {
   return name.match(/^(.*?)( [([].*)?$/s).slice(1);
 }
 
-/** Columns that are shown: what a link asks for, else what people see unasked. */
+/** The shown columns: the selected ones, or else those that are shown by default. */
 function shownColumns() {
-  const asked = state.columns.split(",");
-  const columns = board().columns.filter((c) => (state.columns ? asked.includes(c.key) : c.shown));
+  const requested = state.columns.split(",");
+  const columns = board().columns.filter((c) => (state.columns ? requested.includes(c.key) : c.shown));
   const order = ["trade-off", "averaged", "aside", "factors", "more"];
   return order.flatMap((part) => columns.filter((column) => column.part === part));
 }
 
-/** Rows that pass the filters, in the order asked for; a missing value comes last either way. */
+/** The rows that match the filters, sorted; a missing value is last in either direction, and ties are sorted by name. */
 function shownRows() {
   const words = state.find.trim().toLowerCase();
-  const kept = rowsOfKind().filter((row) => !words || row.name.toLowerCase().includes(words));
+  const matching = rowsOfKind().filter((row) => !words || row.name.toLowerCase().includes(words));
   const column = board().columns.find((c) => c.key === state.sort);
   const sign = (column?.better === "high" ? -1 : 1) * (state.order === "worst" ? -1 : 1);
   const names = new Intl.Collator("en", { numeric: true });
-  return kept.sort((a, b) => {
+  return matching.sort((a, b) => {
     if (!column) return (state.order === "worst" ? -1 : 1) * names.compare(a.name, b.name);
     const [x, y] = [a, b].map((row) => row.cells[column.key]?.[0] ?? null);
     if (x === null || y === null) return (x === null) - (y === null) || names.compare(a.name, b.name);
@@ -74,7 +78,7 @@ function shownRows() {
   });
 }
 
-/** Ends of the uncertainty that the reader has chosen to see, or null. A cell is [value, SD, seeds low, high, images low, high]. */
+/** Ends of the selected uncertainty, or null. A cell is [value, SD, seeds low, high, images low, high], cut after its last number. */
 function ends(cell) {
   if (!cell || cell[0] === null || cell[0] === undefined) return null;
   const pair = { sd: cell[1] == null ? [] : [cell[0] - cell[1], cell[0] + cell[1]], seeds: cell.slice(2, 4),

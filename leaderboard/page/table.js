@@ -1,7 +1,8 @@
 "use strict";
-// The table: sorted by its headers, rows chosen by checkboxes, names open the drawer. Written by hand: a board is a few hundred
-// rows that a browser draws by itself, while table libraries parse cells as markup and bring half a megabyte.
+// The table: headers sort it, checkboxes select rows, names open the drawer. Written by hand: a board has a few hundred rows, which a
+// browser renders without help, while table libraries parse cells as markup and take half a megabyte.
 
+/** Rows that are rendered at first; a button adds the others. Rendering thousands would delay the first view. */
 const FIRST_ROWS = 200;
 let allRows = false;
 
@@ -11,16 +12,17 @@ function drawTable() {
   const columns = shownColumns(), rows = shownRows(), table = byId("table");
   table.tHead.replaceChildren(...headRows(columns));
   const best = Object.fromEntries(columns.map((column) => [column.key, bestOf(column, rows)]));
-  const drawn = allRows ? rows : rows.slice(0, FIRST_ROWS);
-  table.tBodies[0].replaceChildren(...drawn.map((row) => tableRow(row, columns, best)));
+  const visible = allRows ? rows : rows.slice(0, FIRST_ROWS);
+  table.tBodies[0].replaceChildren(...visible.map((row) => tableRow(row, columns, best)));
   const more = byId("all-rows");
-  more.hidden = drawn.length === rows.length;
+  more.hidden = visible.length === rows.length;
   more.textContent = `Show all ${rows.length} rows`;
   byId("table-caption").textContent = `${board().title}. Accuracies in percent${spreadWords[state.spread] && `, ${spreadWords[state.spread]}`}. ` +
     "Only these rows are ranked with each other.";
   byId("notes").replaceChildren(...board().notes.map((note) => make("li", {}, ...marked(note))));
 }
 
+/** Two header rows: the parts of the table, then the columns. */
 function headRows(columns) {
   const groups = [];
   for (const { part } of columns) if (groups.at(-1)?.[0] === part) groups.at(-1)[1] += 1; else groups.push([part, 1]);
@@ -34,16 +36,17 @@ function headRows(columns) {
       make("th", { scope: "col", class: "part", title: "simultaneous 95 % interval of the rank" }, "vs best, rank")))];
 }
 
-/** A note's text, with what stands between backticks set as code. */
+/** A note's text, with what is between backticks as code. */
 const marked = (note) => note.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
 
 const startsPart = (columns, i) => (i === 0 || columns[i].part !== columns[i - 1].part ? " part" : "");
 
-/** The cells of a row with that of the ties behind the trade-off, where ties were tested. */
+/** The cells of a row, with that of the ties after the trade-off if ties were tested. */
 function withTies(columns, cells, ties) {
   return board().ties ? cells.toSpliced(columns.filter((column) => column.part === "trade-off").length, 0, ties) : cells;
 }
 
+/** A header that sorts. `aria-sort` is about numbers: best first is descending where higher is better. */
 function sortable(column, names) {
   const own = state.sort === column.key, falling = (column.better === "high") === (state.order === "best");
   return make("th", { scope: "col", class: names, "aria-sort": own ? (falling && column.key !== "method" ||
@@ -55,10 +58,12 @@ function sortable(column, names) {
 function sortBy(column) {
   state.order = state.sort === column.key && state.order === "best" ? "worst" : "best";
   state.sort = column.key;
+  // The headers are made again, and the new one has to get the focus of the old one.
   changed("order");
   document.querySelector(`[data-sort="${CSS.escape(column.key)}"]`).focus();
 }
 
+/** The best value of a column, to be set in bold; null where a best one means nothing, as for costs and for a single row. */
 function bestOf(column, rows) {
   const values = rows.filter((row) => row.kind === "measured").map((row) => row.cells[column.key]?.[0]).filter((v) => v != null);
   if (column.part === "more" || values.length < 2) return null;
@@ -80,7 +85,7 @@ function tableRow(row, columns, best) {
   return element;
 }
 
-/** The name as a button that opens the drawer; parameters stand below it, quieter. */
+/** The name as a button that opens the drawer, with the parameters in smaller letters below. */
 function nameOf(row) {
   const [name, parameters] = nameParts(row.name);
   return make("span", {}, make("button", { type: "button", class: "link", click: () => { state.row = row.id; changed("drawer"); } }, name,
@@ -89,14 +94,14 @@ function nameOf(row) {
 
 function badges(row) {
   const titles = { reported: "a published number, not measured here", Pareto: "on the Pareto front: no other row has at least its ID and its OOD, and more of one",
-    deterministic: "all seeds score the same on every split, so that there is no spread over seeds",
-    ASHA: "parameters chosen in a search that ASHA cut short: it favours what learns fast early" };
+    deterministic: "all seeds have the same scores on every split, so there is no spread over seeds",
+    ASHA: "parameters selected in a search that ASHA cut short, which favours configurations that learn fast" };
   const own = [row.kind === "reported" && "reported", row.front && board().rows.length > 1 && "Pareto", row.deterministic && "deterministic", row.asha && "ASHA"].filter(Boolean);
   return make("span", {}, ...own.map((name) => make("span", { class: "badge", title: titles[name] }, name)));
 }
 
 function tieOf(row) {
-  if (row.tie === null) return hole("not tested");
+  if (row.tie === null) return missing("not tested");
   const [low, high] = row.ranks ?? [];
   const rank = low === undefined ? "" : low === high ? `${low}` : `${low}\u2013${high}`;
   return make("span", {}, row.tie ? make("span", { class: `badge ${row.tie}` }, row.tie) : "", ` ${rank}`);
@@ -105,7 +110,7 @@ function tieOf(row) {
 function cellOf(row, column) {
   const cell = row.cells[column.key], value = cell?.[0];
   if (value === null || value === undefined)
-    return [hole(row.holes[column.key] || (row.kind === "reported" ? "not reported" : "not recorded"))];
+    return [missing(row.holes[column.key] || (row.kind === "reported" ? "not reported" : "not recorded"))];
   const pair = ends(cell), text = make("span", { class: "value" }, shown(value, column.kind)), gap = row.gaps?.[column.key];
   if (gap != null) return [text, make("span", { class: "spread", title: "measured here minus reported" }, `here ${signed(gap)}`)];
   if (!pair) return [text];
@@ -120,6 +125,6 @@ function hoverRow(id) {
 function drawUnfinished() {
   const runs = board()?.unfinished ?? [];
   byId("unfinished-section").hidden = !runs.length;
-  byId("unfinished").replaceChildren(simpleTable("They count nowhere above.", ["method", "seed", "status", "error", "started", "fit"],
+  byId("unfinished").replaceChildren(simpleTable("These runs are not in any table above.", ["method", "seed", "status", "error", "started", "fit"],
     runs.map((run) => [run.name, String(run.seed), run.status, run.error || " ", run.started, run.fit])));
 }

@@ -1,1 +1,1 @@
-"""What kept predictions can say: intervals, resampling, the curve, calibration, detection."""
+"""Statistics of saved predictions: intervals, resampling, tests, calibration, detection."""

@@ -1,6 +1,4 @@
-"""Whether confidence means what it says: calibration errors, before and after temperature scaling
-fitted on id-val.
-"""
+"""Measure calibration before and after temperature scaling, and detection of shifted images."""
 
 from __future__ import annotations
 
@@ -21,6 +19,7 @@ from .tradeoff import ID
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+#: As Guo et al. (2017), and as the ECE in records.
 BINS = 15
 
 
@@ -29,12 +28,11 @@ class Calibration:
     """Calibration of one classifier on one split at one temperature.
 
     Attributes:
-        nll: mean negative log-likelihood, nats.
+        nll: mean negative log-likelihood, in nats.
         ece: expected calibration error over 15 bins of equal width (Guo et al., 2017).
         ece_adaptive: the same over 15 bins of equal numbers of images (Nguyen and O'Connor, 2015).
-        brier: mean squared distance
-        of the probabilities to the one-hot label; None where the logits that it needs were not
-            kept.
+        brier: mean squared distance of the probabilities to the one-hot label; None where the
+            logits that it needs were not saved.
     """
 
     nll: float
@@ -45,8 +43,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Bin:
-    """One bin of a reliability diagram: its images, their mean confidence and their accuracy (None
-    without images).
+    """One bin of a reliability diagram.
+
+    Attributes:
+        low: lower end of the confidences, exclusive.
+        high: upper end, inclusive.
+        images: number of images.
+        confidence: their mean confidence; None without images.
+        accuracy: their accuracy; None without images.
     """
 
     low: float
@@ -59,22 +63,28 @@ class Bin:
 def adaptive_calibration_error(
     confidence: Floats, correct: NDArray[np.bool_], bins: int = BINS
 ) -> float:
-    """Mean of |accuracy - confidence| over bins of (nearly) equal numbers of images, sorted by
-    confidence.
+    """Return the mean of |accuracy - confidence| over bins of equal numbers of images.
+
+    Args:
+        confidence: (N,) confidences, by which images are sorted into bins.
+        correct: (N,) whether the prediction is right.
+        bins: number of bins, which differ by at most one image.
     """
+    # Equal confidences keep their order, so that the result does not depend on the sort.
     order = np.argsort(confidence, kind="stable")
     parts = zip(
         np.array_split(confidence[order], bins), np.array_split(correct[order], bins), strict=True
     )
-    return float(sum(abs(right.sum() - said.sum()) for said, right in parts) / len(confidence))
+    return float(sum(abs(right.sum() - stated.sum()) for stated, right in parts) / len(confidence))
 
 
 def calibration(logits: Floats, labels: Ints, t: float = 1.0) -> Calibration:
-    """Of softmax(logits / t).
+    """Measure the calibration of softmax(logits / t).
 
     Args:
         logits: (N, C).
         labels: (N,).
+        t: temperature.
     """
     log_p = log_softmax(logits / t, axis=1)
     p = np.exp(log_p)
@@ -89,9 +99,17 @@ def calibration(logits: Floats, labels: Ints, t: float = 1.0) -> Calibration:
 
 
 def reliability(confidence: Floats, correct: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
-    """Data of a reliability diagram: bins (0, 1/b], (1/b, 2/b], ..., empty ones included."""
+    """Return the bins of a reliability diagram: (0, 1/b], (1/b, 2/b], ..., empty ones included.
+
+    Args:
+        confidence: (N,) confidences.
+        correct: (N,) whether the prediction is right.
+        bins: number of bins.
+    """
+    # Upper ends are inclusive, as in the ECE; a confidence of 0 is in the first bin.
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     made = []
+    # Empty bins stay, so that the diagrams of two runs have the same bins.
     for number in range(bins):
         here = place == number
         count = int(here.sum())
@@ -104,13 +122,15 @@ def reliability(confidence: Floats, correct: NDArray[np.bool_], bins: int = BINS
 
 @dataclass(frozen=True)
 class Scaled:
-    """Calibration of a run on one split before and after temperature scaling.
+    """Calibration of a run on one split, before and after temperature scaling.
 
     Attributes:
+        before: without scaling.
+        diagram: reliability diagram without scaling.
         temperature: fitted on id-val.
-        before, after: see `Calibration`.
-        diagram, scaled_diagram: of the same.
-        hole: why a part is missing, with what would have kept it.
+        after: with scaling.
+        scaled_diagram: reliability diagram with scaling.
+        missing: why a part is missing, and which option would have saved what it needs.
     """
 
     before: Calibration | None = None
@@ -118,14 +138,14 @@ class Scaled:
     temperature: float | None = None
     after: Calibration | None = None
     scaled_diagram: tuple[Bin, ...] = ()
-    hole: str = ""
+    missing: str = ""
 
 
 def scaled(record: RunRecord, split: str, predictions: Predictions) -> Scaled:
-    """Re-scored from what the run kept on `split` and on id-val, without a model.
+    """Score a run's calibration on a split from its saved predictions, without a model.
 
-    Without logits, what the stored maxima, log-sum-exps and label logits determine is there, and
-    the rest is a hole.
+    Without logits, what the saved maxima, log-sum-exps and label logits determine is returned, and
+    `missing` says what is not.
     """
     names = (
         "label",
@@ -138,27 +158,35 @@ def scaled(record: RunRecord, split: str, predictions: Predictions) -> Scaled:
     )
     here = predictions.columns(record, split, names)
     if here is None:
-        return Scaled(hole=record.holes.get(split) or "no predictions are kept")
+        return Scaled(missing=record.holes.get(split) or "no predictions are saved")
     labels = here["label"]
+    # Sets as large as ImageNet are saved condensed (`bench.results.predictions.MOST_LOGITS`).
     if "logits" not in here:
         return _condensed(record, split, here)
+    # Logits are saved in half precision, in which a sum over classes would lose digits.
     logits = here["logits"].astype(float)
     before, diagram = calibration(logits, labels), _diagram(logits, labels, 1.0)
+    # A temperature in the record was fitted to logits in full precision, and is the better one.
     t = record.temperature or predictions.fitted_temperature(record)
     if t is None:
-        return Scaled(before, diagram, hole=f"temperature scaling: id-val: {_not_kept(record)}")
+        return Scaled(
+            before, diagram, missing=f"temperature scaling: id-val: {_logits_missing(record)}"
+        )
     return Scaled(before, diagram, t, calibration(logits, labels, t), _diagram(logits, labels, t))
 
 
 def _condensed(record: RunRecord, split: str, here: Mapping[str, NDArray[Any]]) -> Scaled:
-    """From maxima, label logits and log-sum-exps, which give everything but the Brier score; the
-    record has that as trained.
+    """Score from maxima, label logits and log-sum-exps, which give everything but the Brier score.
+
+    Without scaling, the record has the Brier score. With scaling, nothing has it.
     """
+    # No temperature changes which logit is the largest.
     correct = here["prediction"] == here["label"]
 
     def at(
         t: float, log_sum_exp: Floats, brier: float | None
     ) -> tuple[Calibration, tuple[Bin, ...]]:
+        # Rounding may bring the largest probability above 1, which is in no bin.
         confidence = np.minimum(np.exp(here["maximum"].astype(float) / t - log_sum_exp), 1.0)
         found = Calibration(
             nll=float((log_sum_exp - here["label_logit"].astype(float) / t).mean()),
@@ -168,29 +196,38 @@ def _condensed(record: RunRecord, split: str, here: Mapping[str, NDArray[Any]]) 
         )
         return found, tuple(reliability(confidence, correct))
 
+    # The temperature at which a log-sum-exp was saved is that of the record, and no other one can
+    # be used.
     before, diagram = at(1.0, here["log_sum_exp"].astype(float), record.metrics[split].brier)
-    t, kept = record.temperature, here.get("log_sum_exp_scaled")
-    if t is None or kept is None:
-        return Scaled(before, diagram, hole=f"temperature scaling: {_not_kept(record)}")
-    after, scaled_diagram = at(t, kept, None)
+    t, log_sum_exp_at_t = record.temperature, here.get("log_sum_exp_scaled")
+    if t is None or log_sum_exp_at_t is None:
+        return Scaled(before, diagram, missing=f"temperature scaling: {_logits_missing(record)}")
+    after, scaled_diagram = at(t, log_sum_exp_at_t, None)
     return Scaled(
-        before, diagram, t, after, scaled_diagram, hole=f"Brier score at T: {_not_kept(record)}"
+        before,
+        diagram,
+        t,
+        after,
+        scaled_diagram,
+        missing=f"Brier score at T: {_logits_missing(record)}",
     )
 
 
-def _not_kept(record: RunRecord) -> str:
-    """Why there are no logits, and the switch that would have kept them."""
+def _logits_missing(record: RunRecord) -> str:
+    """Return why there are no logits, and which option would have saved them."""
     if record.origin:
         return (
-            "its pack has no logits; `bench pack --logits` carries what a run kept, and `bench run"
-            " --keep-logits` keeps all"
+            "its pack has no logits; `bench pack --logits` packs the saved logits, and `bench run"
+            " --keep-logits` saves all of them"
         )
     return (
-        "the logits were too many to keep; the same `bench run` again with --keep-logits adds them"
+        "there were too many logits to save; the same `bench run` again with --keep-logits adds"
+        " them"
     )
 
 
 def _diagram(logits: Floats, labels: Ints, t: float) -> tuple[Bin, ...]:
+    """Return the reliability diagram of softmax(logits / t)."""
     return tuple(
         reliability(softmax(logits / t, axis=1).max(axis=1), logits.argmax(axis=1) == labels)
     )
@@ -198,12 +235,11 @@ def _diagram(logits: Floats, labels: Ints, t: float) -> tuple[Bin, ...]:
 
 @dataclass(frozen=True)
 class Detected:
-    """How well a score tells ID images (high) from a shift's (low).
+    """How well a score separates ID images (high) from a shift's images (low).
 
     Attributes:
-        auroc: chance that a random ID image scores above a random shifted one; 0.5 is chance.
-        fpr95: share of the shift's images
-        that pass as ID at the threshold that 95 % of the ID images pass.
+        auroc: probability that a random ID image scores above a random shifted one; 0.5 is chance.
+        fpr95: share of the shift's images above the threshold that 95 % of the ID images pass.
     """
 
     auroc: float
@@ -212,19 +248,30 @@ class Detected:
 
 @dataclass(frozen=True)
 class Detection:
-    """Of one run on one shift, by maximum softmax probability (Hendrycks and Gimpel, 2017) and by
-    energy, the log-sum-exp of the logits (Liu et al., 2020); hole: why there is none.
+    """Detection of one shift's images by the scores of one run.
+
+    Attributes:
+        probability: by the maximum softmax probability (Hendrycks and Gimpel, 2017).
+        energy: by the log-sum-exp of the logits (Liu et al., 2020).
+        missing: why there is neither.
     """
 
     probability: Detected | None = None
     energy: Detected | None = None
-    hole: str = ""
+    missing: str = ""
 
 
 def detected(of_id: NDArray[np.float64], of_shift: NDArray[np.float64]) -> Detected:
-    """Compare scores, (N,) and (M,), that should be higher on ID images."""
+    """Measure how well scores separate ID images from a shift's images.
+
+    Args:
+        of_id: (N,) scores of ID images, which should be higher.
+        of_shift: (M,) scores of the shift's images.
+    """
     truth = np.concatenate([np.ones(len(of_id)), np.zeros(len(of_shift))])
     scores = np.concatenate([of_id, of_shift])
+    # By default roc_curve drops thresholds that do not change the area, and with them maybe the
+    # first one that 95 % of the ID images pass.
     passing_shifted, passing_id, _ = roc_curve(truth, scores, drop_intermediate=False)
     return Detected(
         float(roc_auc_score(truth, scores)), float(passing_shifted[np.argmax(passing_id >= 0.95)])
@@ -232,24 +279,27 @@ def detected(of_id: NDArray[np.float64], of_shift: NDArray[np.float64]) -> Detec
 
 
 def detection(record: RunRecord, shift: str, predictions: Predictions) -> Detection:
-    """From the kept maxima and log-sum-exps of a run; no model is needed."""
+    """Measure detection from a run's saved maxima and log-sum-exps, without a model."""
+    # Over fewer classes, the same image has a lower log-sum-exp and a higher maximum probability.
     projection = record.projections.get(shift)
     if projection:
         return Detection(
-            hole=(
-                f"scored over the shift's own classes ({projection}) and {ID} over all: the scores"
-                " have no common scale"
+            missing=(
+                f"the shift is scored over its own classes ({projection}) and {ID} over all:"
+                " their scores have no common scale"
             )
         )
     scores = []
     for split in (ID, shift):
-        kept = predictions.columns(record, split, ("maximum", "log_sum_exp"))
-        if kept is None:
-            return Detection(hole=record.holes.get(split) or f"no predictions on {split} are kept")
+        saved = predictions.columns(record, split, ("maximum", "log_sum_exp"))
+        if saved is None:
+            return Detection(
+                missing=record.holes.get(split) or f"no predictions on {split} are saved"
+            )
         scores.append(
             (
-                np.exp(kept["maximum"].astype(float) - kept["log_sum_exp"]),
-                kept["log_sum_exp"].astype(float),
+                np.exp(saved["maximum"].astype(float) - saved["log_sum_exp"]),
+                saved["log_sum_exp"].astype(float),
             )
         )
     (p_id, e_id), (p_shift, e_shift) = scores

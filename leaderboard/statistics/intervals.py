@@ -1,5 +1,7 @@
-"""Confidence intervals, each labelled with what would vary if the experiment were repeated: the
-seeds, or the test images.
+"""Compute confidence intervals over seeds and over test images.
+
+The two answer different questions, so that each interval says which of them would vary if the
+experiment were repeated.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Literal
 
 from scipy import special
 
+#: Coverage of every interval on a board.
 LEVEL = 0.95
 
 
@@ -20,10 +23,12 @@ class Interval:
     """A confidence interval.
 
     Attributes:
-        low, high: its ends, in the unit of the number.
-        over: what varies, `seeds` (another training run of the same recipe)
-        or `images` (another test set of the same kind, the models as they are). method: how it was
-            computed.
+        low: lower end, in the unit of the number.
+        high: upper end.
+        over: what varies: `seeds` (another training run of the same recipe) or `images` (another
+            test set of the same kind, with the trained models as they are).
+        method: how it was computed.
+        level: coverage, such as 0.95.
     """
 
     low: float
@@ -34,7 +39,7 @@ class Interval:
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample SD (ddof = 1); no SD for a single value."""
+    """Return the mean and the sample SD (ddof = 1); the SD of a single value is None."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return mean, None
@@ -42,12 +47,13 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """Student's t-interval of the mean over seeds; None for fewer than two.
+    """Return Student's t-interval of the mean over seeds, or None for fewer than two.
 
     Example:
         `over_seeds([0.61, 0.63, 0.62])` is 0.62 plus or minus 4.30 x 0.01 / sqrt(3).
     """
     mean, sd = mean_and_sd(values) if values else (0.0, None)
+    # One seed says nothing about the spread over seeds.
     if sd is None:
         return None
     half = _t(len(values) - 1, level) * sd / math.sqrt(len(values))
@@ -55,15 +61,16 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval | None
 
 
 def over_images(shares: Sequence[tuple[float, int]], level: float = LEVEL) -> Interval | None:
-    """Interval of an accuracy, or of the mean of accuracies on several sets, over the images.
+    """Return the interval over images of an accuracy, or of the mean of accuracies on several sets.
 
-    One set: Wilson's score interval (Wilson, 1927). Several: the limits of the mean are put
-    together from theirs as by Zou and Donner (2008; MOVER), which takes the sets as independent. An
-    accuracy that is a mean over seeds counts every image once, however many seeds saw it: seeds are
-    not images, so that the interval errs to the wide side.
+    One set has Wilson's score interval (Wilson, 1927). For several, MOVER (Zou and Donner, 2008)
+    combines the distances of their limits from the accuracies, which assumes that the sets are
+    independent. An accuracy that is a mean over seeds counts every image once, however many seeds
+    saw it. Seeds are not images, so that the interval is too wide rather than too narrow.
 
     Args:
         shares: (accuracy in [0, 1], number of images) of every set.
+        level: coverage.
 
     Returns:
         None without images.
@@ -72,6 +79,7 @@ def over_images(shares: Sequence[tuple[float, int]], level: float = LEVEL) -> In
         return None
     limits = [wilson(share, images, level) for share, images in shares]
     mean = math.fsum(share for share, _ in shares) / len(shares)
+    # The sides are combined apart: Wilson's limits are not symmetric about the accuracy.
     below = math.hypot(
         *(share - low for (share, _), (low, _) in zip(shares, limits, strict=True))
     ) / len(shares)
@@ -87,13 +95,15 @@ def over_images(shares: Sequence[tuple[float, int]], level: float = LEVEL) -> In
     )
 
 
-# A board of thousands of rows asks for a hundred thousand intervals, and a call of scipy or
-# statsmodels for one of them costs more than the board; the two below are theirs (tested).
+# scipy and statsmodels have both quantiles and Wilson's limits. A board of thousands of rows needs
+# a hundred thousand intervals, and one call of theirs costs milliseconds. Tests hold the functions
+# below against them.
 
 
 def wilson(share: float, count: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's limits of a share of `count` trials, which need not be a whole number of trials (a
-    mean over seeds).
+    """Return Wilson's limits of a share of `count` trials.
+
+    The share may be a mean over seeds, so that it need not be a whole number of trials.
     """
     z = _z(level)
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)

@@ -1,5 +1,6 @@
-"""What a run, and every point of its curve, said about every image, read from its folder: see
-bench.results.predictions.
+"""Read what a run, and every point of its curve, predicted for every image.
+
+`bench.results.predictions` writes these files.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from bench.results.store import Store
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-#: Folder of a run: what its classifier said, or its curve's points.
-Kind = Literal["predictions", "curve"]
+#: Folder below a run's: predictions of its classifier, or of the points of its curve.
+PredictionKind = Literal["predictions", "curve"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class Outcomes:
     """Predictions of one run on the N images of one split.
 
     Attributes:
-        keys: (N,) names of the images, unique.
-        labels, predicted, groups: (N,) integers; a negative group is none.
+        keys: (N,) names of the images, unique and sorted.
+        labels: (N,) class of each image.
+        predicted: (N,) predicted class of each image.
+        groups: (N,) group of each image; negative for none.
     """
 
     keys: NDArray[np.str_]
@@ -42,29 +45,32 @@ class Outcomes:
     groups: Ints
 
     def same_images(self, other: Outcomes) -> bool:
-        """Whether the two are about the same images."""
+        """Return whether both are about the same images."""
+        # Equal keys are one array after `_sorted`, so that most comparisons end at `is`.
         return self.keys is other.keys or np.array_equal(self.keys, other.keys)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """(N,) whether the prediction is the label."""
+        """Return whether each prediction is the label, (N,)."""
         return np.asarray(self.labels == self.predicted)
 
 
 class Predictions:
-    """The predictions below a store; what was read stays in memory."""
+    """The predictions of the runs in a store, cached in memory."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        # Per instance and not per class, so that the cache goes when the object does. Every pair of
+        # rows reads the same outcomes.
         self._outcomes = lru_cache(maxsize=4096)(self._read_outcomes)
         self._keys: dict[bytes, NDArray[np.str_]] = {}
         self._temperatures: dict[str, float] = {}
 
     def outcomes(self, record: RunRecord, split: str) -> Outcomes | None:
-        """Labels and predictions, sorted by key; None where the run kept none on that split.
+        """Return labels and predictions, sorted by key; None where none are saved for that split.
 
         Raises:
-            BenchError: the file cannot be read, or does not add up with the record.
+            BenchError: the file cannot be read, or contradicts the record.
         """
         metrics = record.metrics.get(split)
         return self._outcomes(
@@ -72,11 +78,10 @@ class Predictions:
         )
 
     def curve(self, record: RunRecord, split: str) -> dict[float, Outcomes] | None:
-        """Alpha -> labels and predictions, sorted by key; None where what the curve's points
-        predict was not kept.
+        """Return alpha -> labels and predictions, sorted by key; None where none are saved.
 
         Raises:
-            BenchError: the file cannot be read, or does not add up with the record.
+            BenchError: the file cannot be read, or contradicts the record.
         """
         names = {alpha_column(point.alpha): point.alpha for point in record.curve}
         folder, images = str(self._store.run_dir(record)), record.metrics[split].images
@@ -84,7 +89,7 @@ class Predictions:
         if found is None:
             return None
         if absent := {"key", "label", "group", *names} - found.keys():
-            raise _damaged(folder, "curve", split, f"there is no column {min(absent)}")
+            raise _damaged(folder, "curve", split, f"the column {min(absent)} is missing")
         keys, order = self._sorted(folder, "curve", split, found["key"], images)
         labels, groups = found["label"][order], found["group"][order]
         return {
@@ -95,8 +100,13 @@ class Predictions:
     def columns(
         self, record: RunRecord, split: str, names: Sequence[str]
     ) -> Mapping[str, NDArray[Any]] | None:
-        """Columns of the file as arrays in its own order, those that are there: `logits` is (N, C),
-        others (N,).
+        """Return columns of a file as arrays, in the order of its rows.
+
+        Args:
+            record: a run.
+            split: name of the split.
+            names: columns, of which only existing ones are returned. `logits` is (N, C), others are
+                (N,).
 
         Returns:
             None where there is no file.
@@ -107,8 +117,12 @@ class Predictions:
         return self._read(str(self._store.run_dir(record)), "predictions", split, names)
 
     def fitted_temperature(self, record: RunRecord) -> float | None:
-        """The temperature that runs of earlier versions did not record, fitted once; None where
-        id-val's logits are not kept.
+        """Return the temperature of a run whose record has none, fitted on id-val.
+
+        Runs of earlier versions did not record it.
+
+        Returns:
+            None where id-val's logits are not saved.
 
         Raises:
             BenchError: the file cannot be read.
@@ -118,15 +132,17 @@ class Predictions:
             val = self.columns(record, "id-val", ("label", "logits"))
             if val is None or "logits" not in val:
                 return None
+            # Fitted once per run: every split needs it, and the fit takes all of id-val's logits.
             self._temperatures[folder] = fitted_temperature(val["logits"], val["label"])
         return self._temperatures[folder]
 
     def _read(
-        self, folder: str, kind: Kind, split: str, names: Sequence[str]
+        self, folder: str, kind: PredictionKind, split: str, names: Sequence[str]
     ) -> dict[str, NDArray[Any]] | None:
         path = f"{folder}/{kind}/{split}.parquet"
         try:
             with pq.ParquetFile(path) as file:
+                # Logits are most of a file, and are only read where they are needed.
                 table = file.read(
                     columns=[name for name in names if name in file.schema_arrow.names]
                 )
@@ -137,13 +153,18 @@ class Predictions:
         found: dict[str, NDArray[Any]] = {}
         for name in table.column_names:
             column = table.column(name).combine_chunks()
+            # Packs come from others. A wrong type would otherwise fail far from here, or give wrong
+            # numbers.
             if not _is_of_its_kind(name, column):
                 raise _damaged(
                     folder,
                     kind,
                     split,
-                    f"the column {name} is of {column.type}, {column.null_count} missing",
+                    f"the column {name} has type {column.type} and"
+                    f" {column.null_count} missing values",
                 )
+            # `to_numpy` of a list column gives an array of arrays; its flat values only need a
+            # shape.
             if pa.types.is_fixed_size_list(column.type):
                 values = column.flatten().to_numpy(zero_copy_only=False)
                 found[name] = values.reshape(len(column), column.type.list_size)
@@ -156,28 +177,29 @@ class Predictions:
         if found is None:
             return None
         if absent := {"key", "label", "prediction", "group"} - found.keys():
-            raise _damaged(folder, "predictions", split, f"there is no column {min(absent)}")
+            raise _damaged(folder, "predictions", split, f"the column {min(absent)} is missing")
         keys, order = self._sorted(folder, "predictions", split, found["key"], images)
         return Outcomes(
             keys, found["label"][order], found["prediction"][order], found["group"][order]
         )
 
     def _sorted(
-        self, folder: str, kind: Kind, split: str, names: NDArray[Any], images: int
+        self, folder: str, kind: PredictionKind, split: str, names: NDArray[Any], images: int
     ) -> tuple[NDArray[np.str_], Ints]:
-        """Sorted keys, each once, and the order of the file's rows that sorts them."""
+        """Return the keys, sorted and unique, and the order of the file's rows that sorts them."""
         keys = names.astype(str)
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         if (keys[1:] == keys[:-1]).any() or len(keys) != images:
             counts = f"{len(keys)} rows, {len(np.unique(keys))} images, {images} in the record"
-            raise _damaged(folder, kind, split, f"they do not add up: {counts}")
-        # Names of images take the most memory, and all runs on a split have the same.
+            raise _damaged(folder, kind, split, f"the numbers do not match: {counts}")
+        # Names of images take the most memory, and all runs on a split have the same ones. They
+        # share one array, found by the hash of its bytes.
         return self._keys.setdefault(hashlib.sha256(keys.tobytes()).digest(), keys), order
 
 
 def _is_of_its_kind(name: str, column: Any) -> bool:
-    """Whether a column holds what its name says, and nothing is missing."""
+    """Return whether a column has the type that its name implies, and no missing values."""
     kind = column.type
     if name == "key":
         right = pa.types.is_string(kind) or pa.types.is_large_string(kind)
@@ -187,16 +209,17 @@ def _is_of_its_kind(name: str, column: Any) -> bool:
             and pa.types.is_floating(kind.value_type)
             and not column.flatten().null_count
         )
-    elif name in ("label", "prediction", "group") or name[:1].isdigit():  # predictions at an alpha
+    # In a curve's file, predictions at an alpha have the alpha as the name of their column.
+    elif name in ("label", "prediction", "group") or name[:1].isdigit():
         right = pa.types.is_integer(kind)
     else:
         right = pa.types.is_floating(kind)
     return bool(right) and not column.null_count
 
 
-def _damaged(folder: str, kind: Kind, split: str, why: str) -> BenchError:
+def _damaged(folder: str, kind: PredictionKind, split: str, why: str) -> BenchError:
     return BenchError(
         f"predictions cannot be read: {why}",
         where=f"{folder}/{kind}/{split}.parquet",
-        fix="remove the run's folder and run again; the fit is kept",
+        fix="remove the run's folder and run it again; its fit stays",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.backbones.backbone import attend, pack_kept
+from bench.backbones.backbone import attend, pack_tokens
 
 
 def test_explicit_attention_equals_the_fused_one_and_its_rows_sum_to_one() -> None:
@@ -27,10 +27,10 @@ def test_attention_can_be_differentiated_where_no_weight_requires_a_gradient() -
     assert gradient.shape == (1, 1, 3, 3)
 
 
-def test_kept_patches_are_packed_in_order_and_the_padding_is_hidden() -> None:
+def test_unmasked_patches_are_packed_in_order_and_the_padding_is_hidden() -> None:
     tokens = torch.arange(3 * 5).float().view(3, 5, 1)
     keep = torch.tensor([[False, True, False, True], [False] * 4, [True, True, True, False]])
-    packed, mask = pack_kept(tokens, keep)
+    packed, mask = pack_tokens(tokens, keep)
     assert packed.shape == (3, 4, 1)
     assert mask is not None
     assert [row[hidden].flatten().tolist() for row, hidden in zip(packed, mask, strict=True)] == [
@@ -42,12 +42,12 @@ def test_kept_patches_are_packed_in_order_and_the_padding_is_hidden() -> None:
 
 def test_equal_lengths_need_no_mask() -> None:
     tokens = torch.randn(2, 5, 3)
-    packed, mask = pack_kept(
+    packed, mask = pack_tokens(
         tokens, torch.tensor([[True, False, True, False], [False, False, True, True]])
     )
     assert (packed.shape, mask) == ((2, 3, 3), None)
-    assert pack_kept(tokens, torch.ones(2, 4, dtype=torch.bool)) == (tokens, None)
-    assert pack_kept(tokens, torch.zeros(2, 4, dtype=torch.bool))[0].shape == (2, 1, 3)
+    assert pack_tokens(tokens, torch.ones(2, 4, dtype=torch.bool)) == (tokens, None)
+    assert pack_tokens(tokens, torch.zeros(2, 4, dtype=torch.bool))[0].shape == (2, 1, 3)
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_equal_lengths_need_no_mask() -> None:
 )
 def test_a_keep_of_another_kind_or_shape_is_refused(keep: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="keep must be bool"):
-        pack_kept(torch.randn(2, 5, 3), keep)
+        pack_tokens(torch.randn(2, 5, 3), keep)

@@ -104,7 +104,7 @@ def test_attention_is_inside_the_graph_of_the_features(
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
-def test_patches_that_are_not_kept_have_no_influence_through_their_tokens(
+def test_masked_patches_have_no_influence_through_their_tokens(
     backbone: MiniClip, images: torch.Tensor
 ) -> None:
     tower = backbone.image_tower()
@@ -175,5 +175,5 @@ def test_missing_and_altered_weights_are_refused(tmp_path: Path) -> None:
     assert load(str(tmp_path)).weights_sha256 == load("").weights_sha256
     with (tmp_path / "mini-clip.safetensors").open("ab") as file:
         file.write(b"\0")
-    with pytest.raises(UsageError, match="not those that its card names"):
+    with pytest.raises(UsageError, match="hash on its card"):
         load(str(tmp_path))

@@ -48,8 +48,8 @@ def test_a_folder_is_a_name_that_starts_like_a_path() -> None:
         ("RN50?size", "NAME=VALUE"),
         ("RN50?size=1&size=2", "given once"),
         ("RN50?colour=1", "unknown option 'colour'"),
-        ("RN50@best", "after the @"),
-        ("RN50@random-x", "after the @"),
+        ("RN50@best", "after @"),
+        ("RN50@random-x", "after @"),
         ("RN50/openai@random", "both a tag and other weights"),
         ("RN50/folder/file.pt", "@FILE"),
         ("RN50/file.safetensors", "@FILE"),
@@ -70,5 +70,5 @@ def test_a_size_is_a_whole_number_of_pixels(size: str) -> None:
 
 
 def test_a_weight_file_that_is_not_there_is_a_missing_prerequisite(tmp_path: Path) -> None:
-    with pytest.raises(MissingPrerequisite, match="no weight file"):
+    with pytest.raises(MissingPrerequisite, match="no weights file"):
         read(f"RN50@{tmp_path}/weights.pt")

@@ -148,12 +148,11 @@ def test_leaving_patches_out_equals_a_minus_infinity_key_mask_in_every_layer(
 ) -> None:
     tower: Any = vit.image_tower()
     keep = torch.zeros(4, 16, dtype=torch.bool)
-    for row, kept in enumerate(([0, 3, 7, 8, 9, 10, 15], [5], [], list(range(16)))):
-        keep[row, kept] = True
+    for row, saved in enumerate(([0, 3, 7, 8, 9, 10, 15], [5], [], list(range(16)))):
+        keep[row, saved] = True
     hidden = torch.cat([torch.zeros(4, 1, dtype=torch.bool), ~keep], dim=1)
-    mask = (
-        torch.zeros(4, 4, 17, 17).masked_fill(hidden[:, None, None], -torch.inf).flatten(0, 1)
-    )  # (N * heads, L, L)
+    # (N * heads, L, L).
+    mask = torch.zeros(4, 4, 17, 17).masked_fill(hidden[:, None, None], -torch.inf).flatten(0, 1)
     tokens = tower.visual._embeds(normalised(images))
     for block in tower.visual.transformer.resblocks:
         tokens = block(tokens, attn_mask=mask)
@@ -303,7 +302,7 @@ def test_random_weights_and_sizes(vit: OpenClipBackbone) -> None:
         ("ViT-B-32/opeanai", "did you mean openai"),
         ("ViT-B-32-quickgelu/laion2b_s34b_b79k", "no tag"),
         ("ViT-B-32", "which weights"),
-        ("tiny-vit@random?quickgelu=yes", "weight files only"),
+        ("tiny-vit@random?quickgelu=yes", "weights files only"),
         ("tiny-vit@random?size=100", "multiple of the patch size"),
         ("tiny-rn@random?size=128", "own transformers only"),
         ("tiny-avg@random", "tiny-avg cannot be used: it does not pool by the class token"),
@@ -333,9 +332,10 @@ def test_programs_and_pickles_are_refused(tmp_path: Path) -> None:
 def test_without_a_network_a_tag_is_one_quick_clear_error(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for asked in ("hf_hub_download", "reachable"):
+    for requested in ("hf_hub_download", "reachable"):
         monkeypatch.setattr(
-            f"bench.backbones.hub.{asked}", lambda *_, **__: pytest.fail("the network was asked")
+            f"bench.backbones.hub.{requested}",
+            lambda *_, **__: pytest.fail("the network was asked"),
         )
     with pytest.raises(MissingPrerequisite, match="HF_HUB_OFFLINE") as missing:
         load("ViT-B-32/openai")

@@ -331,11 +331,13 @@ def test_lite0_comes_from_the_optional_package(monkeypatch: Any) -> None:
     backbone = load("tf_efficientnet_lite0")
     assert backbone.seen.startswith("ImageNet-1k")
     assert backbone.image_tower().dim == 1280
-    assert torch.equal(backbone.image_tower().mean.flatten(), torch.full((3,), 0.5))  # type: ignore[operator, union-attr]
+    mean = backbone.image_tower().mean.flatten()  # type: ignore[operator, union-attr]
+    assert torch.equal(mean, torch.full((3,), 0.5))
     info: Any = ImageNetInfo()
     assert backbone.native_head(info.label_names()) is not None
 
 
+@pytest.mark.slow
 def test_lite0_recognises_photographs() -> None:
     """Resize, crop, normalisation, padding, weights and class order at once: any of them wrong
     costs ten points or all.

@@ -16,7 +16,7 @@ from bench.results.record import RunRecord
 from bench.results.store import Store
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 SPLITS = ("id-val", "id-test", "sketch", "cartoon", "rotated")
@@ -258,3 +258,7 @@ def opened(browser: Browser, board_file: Path) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert trouble == []
+
+
+def row(page: Page, name: str) -> Locator:
+    return page.locator("#table tbody tr", has=page.get_by_role("button", name=name, exact=True))

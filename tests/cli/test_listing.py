@@ -104,12 +104,12 @@ def test_show_tells_a_whole_error(store: Store) -> None:
         run_record(
             "abc",
             status="failed",
-            error="Diverged: not finite\n  where: step 3\n  to mend: a smaller lr",
+            error="Diverged: not finite\n  where: step 3\n  fix: a smaller lr",
         )
     )
     shown = bench("show", "abc", "--store", store.root).stdout
     assert "Diverged: not finite" in shown
-    assert "to mend: a smaller lr" in shown
+    assert "fix: a smaller lr" in shown
 
 
 def test_methods_are_listed_with_their_papers() -> None:
@@ -136,7 +136,7 @@ def test_the_scaffold_is_a_short_working_method(tmp_path: Path) -> None:
     assert bench("methods", "new", file).exit_code == 0
     text = file.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 25
-    assert max(map(len, text.splitlines())) <= 130
+    assert max(map(len, text.splitlines())) <= 100
     trust(str(file))
     method = load_method(str(file))
     assert (method.name, method.__name__) == ("my-robust-method", "MyRobustMethod")
@@ -181,7 +181,7 @@ def test_backbones_explain_their_names_without_a_network() -> None:
     assert any(row["name"] == "timm:NAME" for row in rows(result, 1))
 
 
-def test_clean_shows_and_frees_only_what_is_asked(
+def test_clean_shows_and_frees_only_what_is_requested(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))

@@ -110,7 +110,7 @@ def test_text_for_people_keeps_one_row_per_line_and_no_control_character(
     assert r"\x1b[31mred" in "\n".join(lines)
 
 
-def test_holes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_values(capsys: pytest.CaptureFixture[str]) -> None:
     made = Table(
         [Column("a", kind="percent"), Column("b")], [{"a": None}, {"a": float("nan"), "b": True}]
     )

@@ -47,8 +47,9 @@ def bench(*arguments: str) -> Done:
     return Done(code, out.getvalue(), err.getvalue())
 
 
+@pytest.mark.slow
 def test_plan_then_board(tiny_suite: Path, tmp_path: Path) -> None:
-    asked = [
+    requested = [
         "sweep",
         "full-finetune",
         "wise-ft",
@@ -60,7 +61,7 @@ def test_plan_then_board(tiny_suite: Path, tmp_path: Path) -> None:
         "inline",
     ]
     where = ["--suite", str(tiny_suite), "--store", str(tmp_path / "store"), "--format", "json"]
-    before = bench(*asked, *where, "--dry-run")
+    before = bench(*requested, *where, "--dry-run")
     assert before.returncode == 0, before.stderr
     assert not (tmp_path / "store").exists(), "a dry run writes nothing"
     rows = json.loads(before.stdout)["tables"][0]["rows"]
@@ -76,7 +77,7 @@ def test_plan_then_board(tiny_suite: Path, tmp_path: Path) -> None:
         "wise-ft (of.lr=0.000448)",
     ]
 
-    done = bench(*asked, *where)
+    done = bench(*requested, *where)
     assert done.returncode == 0, done.stderr
     board = {
         row["method"]: row["trials"]
@@ -86,11 +87,11 @@ def test_plan_then_board(tiny_suite: Path, tmp_path: Path) -> None:
     assert sorted(board.values()) == [2, 2]
     assert "[11 of 11]" in done.stderr, "one line per change of state, counted"
 
-    after = bench(*asked, *where, "--dry-run")
+    after = bench(*requested, *where, "--dry-run")
     (table,) = json.loads(after.stdout)["tables"]
     assert {row["state"] for row in table["rows"]} == {"done"}
     assert table["notes"] == ["everything is done already"]
-    forgotten = bench(*asked, *where, "--seed", "9", "--dry-run")
+    forgotten = bench(*requested, *where, "--seed", "9", "--dry-run")
     assert forgotten.returncode == 2, "--seeds and --seed contradict each other"
 
 
@@ -114,7 +115,7 @@ def test_estimates_come_from_earlier_records(tiny_suite: Path, tmp_path: Path) -
     seconds = {(row["method"], row["seed"]): row["seconds"] for row in table["rows"]}
     assert seconds["linear-probe", 1] > 0
     assert seconds["full-finetune", 0] is None
-    assert any("2 jobs left out" in note and note.startswith("At least") for note in table["notes"])
+    assert any("part of 2 jobs" in note and note.startswith("At least") for note in table["notes"])
 
 
 def test_a_failure_is_exit_1_and_named(tiny_suite: Path, tmp_path: Path) -> None:
@@ -154,13 +155,13 @@ def test_a_failure_is_exit_1_and_named(tiny_suite: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "stated"),
     [
         (["full-finetun"], "did you mean `full-finetune`?"),
         ([], "methods"),
         (["full-finetune", "--shard", "3/2"], "I/N"),
         (["full-finetune", "--set", "lrr=1"], "did you mean `lr`?"),
-        (["zero-shot", "--trials", "0"], "neither a text tower nor a head"),
+        (["zero-shot", "--trials", "0"], "neither a text tower nor a native head"),
         (["full-finetune", "--resource", "tpu=some", "--seeds", "1"], "resources.tpu"),
         (
             ["full-finetune", "--runner", "local", "--gpus-per-trial", "64", "--trials", "0"],
@@ -168,17 +169,17 @@ def test_a_failure_is_exit_1_and_named(tiny_suite: Path, tmp_path: Path) -> None
         ),
     ],
 )
-def test_mistakes_are_told_in_three_lines(
-    arguments: list[str], said: str, tiny_suite: Path, tmp_path: Path
+def test_mistakes_are_reported_in_three_lines(
+    arguments: list[str], stated: str, tiny_suite: Path, tmp_path: Path
 ) -> None:
     done = bench("sweep", *arguments, "--suite", str(tiny_suite), "--store", str(tmp_path / "s"))
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert stated in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-def test_a_wrong_name_is_told_without_importing_torch() -> None:
+def test_a_wrong_name_is_reported_without_importing_torch() -> None:
     code = (
         "import sys, bench.cli\ntry: bench.cli.main(['sweep', 'full-finetun'])\n"
         "except SystemExit: print([m for m in ('torch', 'ray', 'pandas') if m in sys.modules])"
@@ -187,8 +188,9 @@ def test_a_wrong_name_is_told_without_importing_torch() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.slow
 def test_printed_commands_do_the_sweep(tiny_suite: Path, tmp_path: Path) -> None:
-    asked = [
+    requested = [
         "sweep",
         "full-finetune",
         "wise-ft",
@@ -201,7 +203,7 @@ def test_printed_commands_do_the_sweep(tiny_suite: Path, tmp_path: Path) -> None
     ]
     where = ["--store", str(tmp_path), "--threads", "1"]
     for _ in ("search", "final"):
-        printed = bench(*asked, *where, "--print-commands")
+        printed = bench(*requested, *where, "--print-commands")
         assert printed.returncode == 0, printed.stderr
         for line in printed.stdout.splitlines():
             words = shlex.split(line, comments=True)
@@ -209,15 +211,16 @@ def test_printed_commands_do_the_sweep(tiny_suite: Path, tmp_path: Path) -> None
                 done = bench(*words[1:])
                 assert done.returncode == 0, done.stderr
             if words:
-                assert "done before" in done.stderr
-    assert bench(*asked, *where, "--print-commands").stdout == ""
+                assert "already done" in done.stderr
+    assert bench(*requested, *where, "--print-commands").stdout == ""
     assert sorted(r.method["name"] for _, r in Store(tmp_path).records() if r.phase == "final") == [
         "full-finetune",
         "wise-ft",
     ]
-    assert bench(*asked, *where, "--job", "run-0").returncode == 5
+    assert bench(*requested, *where, "--job", "run-0").returncode == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [[], ["--asha", "--set", "epochs=2"]])
 def test_printed_commands_run_in_any_folder_and_one_failed_trial_stops_no_final_run(
     cut: list[str],
@@ -228,7 +231,7 @@ def test_printed_commands_run_in_any_folder_and_one_failed_trial_stops_no_final_
 ) -> None:
     (tmp_path / "here").mkdir()
     sometimes_raises.rename(tmp_path / "here" / "raises.py")
-    asked = [
+    requested = [
         "sweep",
         "./raises.py",
         "--trials",
@@ -242,7 +245,7 @@ def test_printed_commands_run_in_any_folder_and_one_failed_trial_stops_no_final_
     codes: list[int] = []
     while True:
         monkeypatch.chdir(tmp_path / "here")
-        printed = bench(*asked, "--suite", os.path.relpath(tiny_suite), "--print-commands")
+        printed = bench(*requested, "--suite", os.path.relpath(tiny_suite), "--print-commands")
         lines = [
             words
             for line in printed.stdout.splitlines()
@@ -263,7 +266,7 @@ def test_printed_commands_run_in_any_folder_and_one_failed_trial_stops_no_final_
     ] == [("done", 2)]
     assert printed.stderr.count("failed and is left out") == len(failed)
     job = printed.stderr.partition("`--job ")[2].partition("`")[0]
-    assert bench(*asked, "--suite", str(tiny_suite), "--job", job).returncode == 1, "once more"
+    assert bench(*requested, "--suite", str(tiny_suite), "--job", job).returncode == 1, "once more"
 
 
 @pytest.mark.waits
@@ -289,11 +292,11 @@ def test_ctrl_c_saves_stops_and_tells_how_to_go_on(tiny_suite: Path, tmp_path: P
         env=os.environ,
     )
     assert process.stderr is not None
-    told = ""
+    shown = ""
     journal = tmp_path / "sweep.jsonl"
     for line in process.stderr:
-        told += line
-        if line.count("started:") and told.count("started:") == 2:
+        shown += line
+        if line.count("started:") and shown.count("started:") == 2:
             break
     # Both are in the middle of their training, with an epoch behind them.
     while (

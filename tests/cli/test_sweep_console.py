@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bench.console.sweep import SweepConsole
 from bench.sweeps.estimate import Ahead
-from bench.sweeps.job import Job, Outcome
+from bench.sweeps.job import Job, JobResult
 
 
 class Line:
@@ -96,7 +96,7 @@ def trial(number: int, *, epoch: int | None = None) -> Job:
     )
 
 
-def test_on_a_fresh_store_no_time_is_told_from_other_kinds_of_jobs(
+def test_on_a_fresh_store_no_time_is_reported_from_other_kinds_of_jobs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(monkeypatch)
@@ -125,9 +125,8 @@ def test_a_running_trial_tells_by_its_own_steps_and_so_for_its_kind(
     console, job = SweepConsole(queue), trial(0)
     console.event("started", job=job, where="here")
     console.event("fit", job=job, method="ft", fit_id="f0", seed=0)
-    console.event(
-        "step", job=job, step=10, total=100, loss=1.0
-    )  # resumed: what came before says nothing
+    # Resumed: what came before says nothing.
+    console.event("step", job=job, step=10, total=100, loss=1.0)
     clock.now += 1.0
     console.event("step", job=job, step=11, total=100, loss=1.0)
     assert (queue.observed, console._eta()) == ([], ""), "a second is too short"
@@ -137,7 +136,7 @@ def test_a_running_trial_tells_by_its_own_steps_and_so_for_its_kind(
     assert console._eta() == "about 12.9 min left"  # 88 steps of 4 s, 20 s to evaluate, and 400 s
     clock.now += 60.0
     assert console._eta() == "about 11.9 min left"
-    console.event("settled", job=trial(1), outcome=Outcome("done"))
+    console.event("settled", job=trial(1), outcome=JobResult("done"))
     assert console._eta() == "about 5.2 min left"  # 352 + 20 - 60 s
     clock.now += 400.0
     assert console._eta() == "", "it takes longer than it told"

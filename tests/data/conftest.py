@@ -15,7 +15,7 @@ from PIL import Image
 
 from bench.data.cards.suite_card import SuiteCard
 
-from .pets import IDS
+from support.pets import IDS
 
 CLASSES = ("cat", "dog", "newt")
 
@@ -28,7 +28,7 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BENCH_DATA", raising=False)
 
 
-def picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
+def photo(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
     """Noise of this width and height, different for every seed."""
     width, height = size
     return Image.fromarray(
@@ -42,7 +42,7 @@ def fill_part(
     for label, folder in enumerate(folders):
         (part / folder).mkdir(parents=True)
         for number in range(per_class):
-            picture(seed + 1000 * label + number).save(part / folder / f"{number:03d}{suffix}")
+            photo(seed + 1000 * label + number).save(part / folder / f"{number:03d}{suffix}")
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ def card_of() -> Callable[..., SuiteCard]:
 
 
 @pytest.fixture
-def new_picture() -> Callable[..., Image.Image]:
-    return picture
+def new_photo() -> Callable[..., Image.Image]:
+    return photo
 
 
 @pytest.fixture
@@ -92,12 +92,12 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, new_picture: Any) -> dict[str, bytes]:
+def photos(tmp_path: Path, new_photo: Any) -> dict[str, bytes]:
     """Four images of each class: class folder and file name -> bytes."""
     made = {}
     for label, identity in enumerate(IDS):
         for number in range(4):
             file = io.BytesIO()
-            new_picture(100 * label + number).save(file, "PNG")
+            new_photo(100 * label + number).save(file, "PNG")
             made[f"{identity}/{identity}_{number}.png"] = file.getvalue()
     return made

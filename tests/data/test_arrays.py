@@ -10,30 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench.cli import main
 from bench.data.cards.data_set import Arrays, Part
 from bench.data.readers.arrays import read_arrays
 
-PIXELS = np.random.default_rng(0).integers(0, 255, (6, 5, 4, 3), dtype=np.uint8)
-LABELS = np.array([2, 0, 1, 1, 0, 2])
-CARD = """
-name = "ds"
-title = "Arrays"
-licence = "CC0"
-folders = ["d"]
-classes = ["a", "b", "c"]
-[parts.test]
-images = 6
-layouts = [{ kind = "arrays", path = "x.npy", labels = "y.npy" }]
-"""
-
-
-def saved(folder: Path, pixels: NDArray[np.generic], labels: NDArray[np.generic]) -> Path:
-    (folder / "d").mkdir(exist_ok=True)
-    np.save(folder / "d" / "x.npy", pixels)
-    np.save(folder / "d" / "y.npy", labels)
-    (folder / "ds.toml").write_text(CARD)
-    return folder / "ds.toml"
+from support.arrays import LABELS, PIXELS, saved, verify
 
 
 def opened(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -49,13 +29,6 @@ def opened(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         np.stack([np.asarray(collection.originals.open(int(row))) for row in order]),
         collection.labels[order],
     )
-
-
-def verify(card: Path, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(["data", "verify", str(card), "--data-root", str(card.parent)])
-    shown = capsys.readouterr()
-    return ended.value.code, shown.out + shown.err
 
 
 @pytest.mark.parametrize(
@@ -99,23 +72,23 @@ def test_pixels_are_read_in_every_shape(
 
 
 @pytest.mark.parametrize(
-    ("pixels", "labels", "told"),
+    ("pixels", "labels", "message"),
     [
         (PIXELS / 255, LABELS, "float64 pixels"),
-        (PIXELS, LABELS[:4], "(4,) int64 labels are no set of images"),
-        (PIXELS, LABELS / 2, "labels of float64 are no class numbers"),
-        (PIXELS, LABELS + 1, "labels from 1 to 3 are not those of the classes"),
-        (PIXELS, np.array(3), "() int64 labels are no set of images"),
-        (PIXELS[:, :0], LABELS, "are no set of images"),
+        (PIXELS, LABELS[:4], "(4,) int64 labels"),
+        (PIXELS, LABELS / 2, "labels are float64"),
+        (PIXELS, LABELS + 1, "labels are 1 to 3, expected 0 to 2"),
+        (PIXELS, np.array(3), "() int64 labels"),
+        (PIXELS[:, :0], LABELS, "not a set of images"),
     ],
 )
-def test_what_is_no_set_of_images_is_told(
+def test_what_is_no_set_of_images_is_reported(
     pixels: NDArray[Any],
     labels: NDArray[Any],
-    told: str,
+    message: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, shown = verify(saved(tmp_path, pixels, labels), capsys)
     assert code == 1
-    assert told in shown
+    assert message in shown

@@ -149,8 +149,10 @@ def test_crops_are_distributed_as_torchvision_s(size: tuple[int, int]) -> None:
         [RandomResizedCrop.get_params(canvas, [0.9, 1.0], [3 / 4, 4 / 3]) for _ in range(1000)],
         dtype=float,
     )
-    draws = np.random.default_rng(0).random((1000, 22), dtype=np.float32)
-    ours = np.array([crop_box(width, height, draw) for draw in draws], dtype=float)[:, [1, 0, 3, 2]]
+    samples = np.random.default_rng(0).random((1000, 22), dtype=np.float32)
+    ours = np.array([crop_box(width, height, sample) for sample in samples], dtype=float)[
+        :, [1, 0, 3, 2]
+    ]
     assert (ours[:, 0] + ours[:, 2] <= height).all()
     assert (ours[:, 1] + ours[:, 3] <= width).all()
     spread = np.sqrt((ours.var(0) + theirs.var(0)) / 1000)

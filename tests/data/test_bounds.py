@@ -17,7 +17,7 @@ from bench.data.readers.archive import archives_at, expanded, index_archive
 from bench.data.readers.folder import index_folder
 from bench.errors import BenchError, UsageError
 
-from .test_arrays import CARD, LABELS, PIXELS, saved, verify
+from support.arrays import CARD, LABELS, PIXELS, saved, verify
 
 
 def tar_of(members: dict[str, bytes], names: str = "utf-8") -> bytes:
@@ -34,7 +34,7 @@ def tar_of(members: dict[str, bytes], names: str = "utf-8") -> bytes:
     "pattern", ["{0..999999999}.tar", "{000..999}{000..999}", "{0..9}" * 40, "{1..9}" * 6]
 )
 def test_a_pattern_stands_for_no_more_files_than_there_are(pattern: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="stands for more than 100,000 files"):
+    with pytest.raises(UsageError, match="more than 100,000 files"):
         archives_at(tmp_path, pattern)
 
 
@@ -73,13 +73,13 @@ def test_a_card_that_is_a_pipe_or_a_device(
 ) -> None:
     os.mkfifo(tmp_path / "pipe.toml")
     (tmp_path / "zero.toml").symlink_to("/dev/zero")
-    for name, told in (
-        ("pipe.toml", "is a pipe, and no file"),
-        ("zero.toml", "is a device, and no file"),
+    for name, message in (
+        ("pipe.toml", "is a pipe"),
+        ("zero.toml", "is a device"),
     ):
         code, shown = verify(tmp_path / name, capsys)
         assert code in (1, 2), shown
-        assert told in " ".join(shown.split())
+        assert message in " ".join(shown.split())
 
 
 def test_images_that_are_pipes_or_devices_cannot_be_read(tmp_path: Path) -> None:
@@ -106,9 +106,10 @@ def test_weights_and_packs_that_are_pipes(
         with pytest.raises(SystemExit) as ended:
             main([*command, "--store", str(tmp_path / "store")])
         assert ended.value.code == 3, command
-        assert "is a pipe, and no" in " ".join(capsys.readouterr().err.split())
+        assert "is a pipe" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_an_npz_file_that_unpacks_to_far_more(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,14 +144,14 @@ class TestTars:
         content = tar_of({"a.png": b"x"})
         for level in range(3):
             content = tar_of({f"{level}.tar": content})
-        with pytest.raises(BenchError, match="archives in archives in archives are not read"):
+        with pytest.raises(BenchError, match=r"nested .*1\.tar is in 2\.tar"):
             self.index(content, tmp_path)
 
     @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
     def test_a_header_of_gigabytes(self, kind: bytes, tmp_path: Path) -> None:
         info = tarfile.TarInfo("header")
         info.size, info.type = 7 << 30, kind
-        with pytest.raises(BenchError, match=r"a header of 7,516,192,768 bytes"):
+        with pytest.raises(BenchError, match=r"header .*7,516,192,768 bytes"):
             self.index(info.tobuf() + bytes(10240), tmp_path)
 
     @pytest.mark.parametrize("how", ["between two members", "a header"])
@@ -159,12 +160,8 @@ class TestTars:
         assert list(self.index(bytes(content), tmp_path)["name"]) == ["cat/a.png", "cat/b.png"]
         if how == "a header":
             content[1024] ^= 1  # the second member's, after a header and a block of content
-        told = (
-            "it has no end mark"
-            if how == "between two members"
-            else "a header is none: bad checksum"
-        )
-        with pytest.raises(BenchError, match=f"damaged or truncated: {told}"):
+        message = "end mark" if how == "between two members" else "header .*: bad checksum"
+        with pytest.raises(BenchError, match=f"damaged or truncated: .*{message}"):
             self.index(bytes(content[: 1024 if how == "between two members" else None]), tmp_path)
 
 
@@ -185,5 +182,6 @@ def test_a_prompt_is_filled_in_and_computes_nothing(tmp_path: Path) -> None:
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
             return torch.ones(len(tokens), 2)
 
-    zero_shot_head(Text(), ["cat", "{0}"], ["a {} of {:>999999999} {0.__class__}"])  # type: ignore[arg-type]
+    template = "a {} of {:>999999999} {0.__class__}"
+    zero_shot_head(Text(), ["cat", "{0}"], [template])  # type: ignore[arg-type]
     assert seen == ["a cat of {:>999999999} {0.__class__}", "a {0} of {:>999999999} {0.__class__}"]

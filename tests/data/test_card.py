@@ -74,22 +74,22 @@ def test_cards_and_locations_are_read_without_the_heavy_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "told"),
+    ("recipe", "shown"),
     [
-        ("linear-probe = 3", "the recipe for linear-probe is 3, and no table of parameters"),
-        ("linear-probe = [1, 2]", r"the recipe for linear-probe is \[1, 2\], and no table"),
-        ("wise-ft = { of = 3 }", "`of` of wise-ft is 3, and names no method"),
-        ("wise-ft = { of = { lr = 1 } }", "`of` of wise-ft is {'lr': 1}, and names no method"),
-        ("wise-ft = { of = [1] }", r"`of` of wise-ft is \[1\], and names no method"),
+        ("linear-probe = 3", "the recipe for linear-probe is 3, not a table of parameters"),
+        ("linear-probe = [1, 2]", r"the recipe for linear-probe is \[1, 2\]"),
+        ("wise-ft = { of = 3 }", "`of` of wise-ft is 3, not the name of a method"),
+        ("wise-ft = { of = { lr = 1 } }", "`of` of wise-ft is {'lr': 1}, not the name of a method"),
+        ("wise-ft = { of = [1] }", r"`of` of wise-ft is \[1\], not the name of a method"),
     ],
 )
-def test_a_recipe_is_made_of_tables(recipe: str, told: str) -> None:
+def test_a_recipe_is_made_of_tables(recipe: str, shown: str) -> None:
     import tomllib
 
     from bench.configure import build_method
 
     values = tomllib.loads(recipe)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=shown):
         build_method(next(iter(values)), {}, values)
 
 

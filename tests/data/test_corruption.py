@@ -59,11 +59,11 @@ def test_an_image_is_corrupted_alike_every_time_and_harder_at_severity_5(name: s
 
 def test_seed_image_and_severity_each_give_another_draw() -> None:
     image = flat(128)
-    draws = {
+    samples = {
         corrupted(image, "gaussian_noise", severity, key=key, seed=seed).tobytes()
         for severity, key, seed in ((1, "a", 0), (1, "b", 0), (1, "a", 1), (2, "a", 0))
     }
-    assert len(draws) == 4
+    assert len(samples) == 4
 
 
 def test_frost_is_a_weighted_sum_with_a_piece_of_one_of_the_first_five_photographs() -> None:
@@ -74,7 +74,7 @@ def test_frost_is_a_weighted_sum_with_a_piece_of_one_of_the_first_five_photograp
         np.stack([y, x, np.full_like(y, 40 * number)], axis=-1).astype(np.uint8)
         for number in range(6)
     ]
-    drawn = set()
+    sampled = set()
     for severity, (keep, cover) in enumerate(
         ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)), start=1
     ):
@@ -89,11 +89,10 @@ def test_frost_is_a_weighted_sum_with_a_piece_of_one_of_the_first_five_photograp
                 (np.floor(100 * keep + cover * cols + 1e-6) == made[0, [0, -1], 1]).all(axis=1)
             )[:1]
             pasted = photographs[number][top : top + 224, left : left + 224]
-            assert (
-                np.abs(made - np.minimum(100 * keep + cover * pasted, 255)).max() < 1 + cover
-            )  # the corner up to one pixel
-            drawn.add(number)
-    assert drawn == {0, 1, 2, 3, 4}
+            # The corner up to one pixel.
+            assert np.abs(made - np.minimum(100 * keep + cover * pasted, 255)).max() < 1 + cover
+            sampled.add(number)
+    assert sampled == {0, 1, 2, 3, 4}
 
 
 def test_frost_says_what_it_lacks() -> None:
@@ -214,9 +213,8 @@ def test_motion_blur_is_a_one_sided_trail_of_the_given_length() -> None:
 def test_a_disk_is_normalised_and_as_wide_as_its_radius() -> None:
     for radius in (3, 4, 6, 8, 10):
         kernel = disk(radius, 0.5)
-        assert kernel.sum() == pytest.approx(
-            1, abs=0.02
-        )  # the softened rim of radius 8 is mirrored, as published
+        # The softened rim of radius 8 is mirrored, as published.
+        assert kernel.sum() == pytest.approx(1, abs=0.02)
         inside = kernel > kernel.max() / 2
         assert inside[len(kernel) // 2].sum() == 2 * radius + 1
 

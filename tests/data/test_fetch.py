@@ -47,13 +47,13 @@ class Answer:
     status: int = 200
     ranges: bool = True
     modified: str = ""
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
 
 
 @contextmanager
 def serving(answers: dict[str, Answer]) -> Iterator[str]:
-    """Serve and give the address, without a slash at its end. Each answer's `asked` lists the Range
-    headers that came.
+    """Serve and give the address, without a slash at its end. Each answer's `requested` lists the
+    Range headers that came.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -67,7 +67,7 @@ def serving(answers: dict[str, Answer]) -> Iterator[str]:
                 self.end_headers()
                 return
             wanted = self.headers.get("Range", "")
-            answer.asked.append(wanted)
+            answer.requested.append(wanted)
             start = 0
             same = self.headers.get("If-Range", "") in (answer.tag, answer.modified)
             if wanted and answer.ranges and same:
@@ -198,9 +198,9 @@ class TestDownload:
             download(Wanted([f"{at}/f.tar"], len(BODY), sha256(BODY)), tmp_path / "f.tar")
         assert (tmp_path / "f.tar").read_bytes() == BODY
         starts = [
-            int(asked.removeprefix("bytes=").removesuffix("-") or 0)
-            for asked in answer.asked
-            if asked
+            int(requested.removeprefix("bytes=").removesuffix("-") or 0)
+            for requested in answer.requested
+            if requested
         ]
         assert len(starts) == 3
         assert starts == sorted(starts)
@@ -226,7 +226,7 @@ class TestDownload:
             assert (tmp_path / "f.tar.part").stat().st_size >= 1_000_000
             download(wanted, tmp_path / "f.tar")
         assert (tmp_path / "f.tar").read_bytes() == BODY
-        assert answer.asked[-1].startswith("bytes=1")
+        assert answer.requested[-1].startswith("bytes=1")
 
     @pytest.mark.parametrize("fields", [{"tag": '"2"'}, {"ranges": False}, {"tag": ""}])
     def test_what_cannot_be_continued_is_downloaded_anew(
@@ -242,7 +242,7 @@ class TestDownload:
             download(Wanted([f"{at}/f"], len(BODY), sha256(BODY)), tmp_path / "f")
         assert (tmp_path / "f").read_bytes() == BODY
 
-    def test_a_wrong_checksum_leaves_nothing_and_a_mirror_mends_it(self, tmp_path: Path) -> None:
+    def test_a_wrong_checksum_leaves_nothing_and_a_mirror_repairs_it(self, tmp_path: Path) -> None:
         wrong = bytes(len(BODY))
         with serving({"/bad": Answer(wrong), "/good": Answer(BODY)}) as at:
             with pytest.raises(
@@ -285,7 +285,7 @@ class TestDownload:
     @pytest.mark.parametrize(
         ("status", "reason"), [(403, "refuses access"), (404, "404"), (500, "failed 4 times.*500")]
     )
-    def test_what_the_server_answers_is_told(
+    def test_what_the_server_answers_is_reported(
         self, tmp_path: Path, status: int, reason: str
     ) -> None:
         with (
@@ -357,7 +357,7 @@ class TestFetch:
             assert not (tmp_path / "pets").exists()
             answers["/b.zip"] = Answer(zip_of({"more/3.png": b"four"}))
             fetch_data_set(both, tmp_path)
-        assert len(first.asked) == 1
+        assert len(first.requested) == 1
 
     @pytest.mark.parametrize(
         ("kind", "body", "reason"),
@@ -416,7 +416,7 @@ class TestFetch:
             ("tar", b"nonsense" * 1000),
         ],
     )
-    def test_a_truncated_or_damaged_archive_is_told_and_downloaded_again_next_time(
+    def test_a_truncated_or_damaged_archive_is_reported_and_downloaded_again_next_time(
         self, tmp_path: Path, kind: str, body: bytes
     ) -> None:
         answers = {"/pets": Answer(body)}
@@ -454,5 +454,5 @@ class TestFetch:
 
     def test_what_is_here_is_not_fetched_over(self, tmp_path: Path) -> None:
         (tmp_path / "pets").mkdir()
-        with pytest.raises(BenchError, match="here already"):
+        with pytest.raises(BenchError, match="already exists"):
             fetch_data_set(card({"urls": ["http://127.0.0.1:9/x"], "kind": "tar"}), tmp_path)

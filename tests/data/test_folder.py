@@ -14,7 +14,7 @@ from bench.data.readers import folder as folder_module
 from bench.data.readers.folder import class_images, index_folder
 from bench.errors import BenchError
 
-NewPicture = Callable[..., Image.Image]
+NewPhoto = Callable[..., Image.Image]
 CLASSES = ("cat", "dog", "newt")
 
 
@@ -66,9 +66,9 @@ def test_files_that_are_no_images_are_named(
 
 
 def test_a_misnamed_image_is_noted_and_read_all_the_same(
-    pets: Path, tmp_path: Path, new_picture: NewPicture
+    pets: Path, tmp_path: Path, new_photo: NewPhoto
 ) -> None:
-    new_picture(1).save(pets / "photo/cat/misnamed.jpg", format="PNG")
+    new_photo(1).save(pets / "photo/cat/misnamed.jpg", format="PNG")
     frame = index(pets, tmp_path)
     assert problem_of(frame, "photo/cat/misnamed.jpg") == "misnamed"
     images, remarks = class_images(frame, "photo", CLASSES)
@@ -79,21 +79,19 @@ def test_a_misnamed_image_is_noted_and_read_all_the_same(
 @pytest.mark.parametrize(
     "suffix", [".jpg", ".JPEG", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif"]
 )
-def test_every_usual_format_is_recognised(
-    suffix: str, tmp_path: Path, new_picture: NewPicture
-) -> None:
+def test_every_usual_format_is_recognised(suffix: str, tmp_path: Path, new_photo: NewPhoto) -> None:
     file = tmp_path / f"picture{suffix}"
-    new_picture(1).save(file)
+    new_photo(1).save(file)
     found, problem = inspect(file.read_bytes(), file.name)
     assert found
     assert problem == ""
 
 
 def test_a_hidden_folder_is_one_ignored_entry(
-    pets: Path, tmp_path: Path, new_picture: NewPicture
+    pets: Path, tmp_path: Path, new_photo: NewPhoto
 ) -> None:
     (pets / "photo/cat/.ipynb_checkpoints").mkdir()
-    new_picture(1).save(pets / "photo/cat/.ipynb_checkpoints/copy.png")
+    new_photo(1).save(pets / "photo/cat/.ipynb_checkpoints/copy.png")
     frame = index(pets, tmp_path)
     assert problem_of(frame, "photo/cat/.ipynb_checkpoints") == "system file"
     assert len(frame) == 61
@@ -107,7 +105,7 @@ def test_linked_folders_are_followed_and_a_circle_ends(pets: Path, tmp_path: Pat
 
 
 def test_only_changed_files_are_read_again(
-    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_picture: NewPicture
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_photo: NewPhoto
 ) -> None:
     monkeypatch.setattr(folder_module, "UNSETTLED_NS", -(10**30))
     first = index(pets, tmp_path)
@@ -116,9 +114,9 @@ def test_only_changed_files_are_read_again(
     monkeypatch.setattr(
         folder_module, "_judge", lambda path, name: (reads.append(name), judge(path, name))[1]
     )
-    new_picture(77_777).save(pets / "photo/cat/000.png")
+    new_photo(77_777).save(pets / "photo/cat/000.png")
     (pets / "photo/cat/001.png").unlink()
-    new_picture(88_888).save(pets / "photo/newt/new.png")
+    new_photo(88_888).save(pets / "photo/newt/new.png")
     second = index(pets, tmp_path)
     assert sorted(reads) == ["cat/000.png", "newt/new.png"]
     assert len(second) == 60
@@ -170,7 +168,7 @@ def test_missing_and_extra_class_folders_are_one_error_that_names_both(
     pets: Path, tmp_path: Path
 ) -> None:
     (pets / "photo/dog").rename(pets / "photo/Dogs")
-    with pytest.raises(BenchError, match=r"missing.*: dog; not on the card: Dogs"):
+    with pytest.raises(BenchError, match=r"issing.*: dog.* on the card: Dogs"):
         class_images(index(pets, tmp_path), "photo", CLASSES)
 
 
@@ -182,9 +180,9 @@ def test_labels_follow_the_card_and_not_the_order_of_the_folders(
 
 
 def test_images_outside_the_class_folders_are_reported(
-    pets: Path, tmp_path: Path, new_picture: NewPicture
+    pets: Path, tmp_path: Path, new_photo: NewPhoto
 ) -> None:
-    new_picture(1).save(pets / "photo/stray.png")
+    new_photo(1).save(pets / "photo/stray.png")
     images, remarks = class_images(index(pets, tmp_path), "photo", CLASSES)
     assert len(images) == 60
     assert any("photo/stray.png" in remark for remark in remarks)
@@ -198,5 +196,5 @@ def test_subfolders_can_be_groups(pets: Path, tmp_path: Path) -> None:
             file.rename(file.parent / ("water" if file.stem > "009" else "land") / file.name)
     images, _ = class_images(index(pets, tmp_path), "photo", CLASSES, ("water", "land"))
     assert images.groupby("group").size().to_dict() == {0: 30, 1: 30}
-    with pytest.raises(BenchError, match="no group's folder"):
+    with pytest.raises(BenchError, match=r"group \(water, ice\)"):
         class_images(index(pets, tmp_path), "photo", CLASSES, ("water", "ice"))

@@ -21,11 +21,11 @@ from bench.data.corruptions.generate import corrupted
 from bench.data.pixels.cache import prepared
 from bench.data.pixels.decoder import Pixels
 from bench.data.pixels.image_bytes import decode
-from bench.data.readers.here import NotHere, open_data_set
+from bench.data.readers.located import NotHere, open_data_set
 from bench.data.readers.parts import open_part
 from bench.data.suite import Suite, open_suite
 
-from .pets import CARD, opened, unpacked
+from support.pets import CARD, opened, unpacked
 
 
 def test_generated_corruptions_are_a_data_set_of_the_same_images(
@@ -53,8 +53,8 @@ def test_generated_corruptions_are_a_data_set_of_the_same_images(
     assert np.array_equal(np.asarray(image), np.asarray(found[1].originals.open(5)))
 
 
-def test_frost_is_a_hole_until_its_photographs_are_here(
-    root: Path, photos: dict[str, bytes], tmp_path: Path, new_picture: Any
+def test_frost_is_missing_until_its_photographs_are_here(
+    root: Path, photos: dict[str, bytes], tmp_path: Path, new_photo: Any
 ) -> None:
     unpacked(root, photos)
     clean = tmp_path / "clean.toml"
@@ -72,15 +72,16 @@ def test_frost_is_a_hole_until_its_photographs_are_here(
         if number == 5:
             with pytest.raises(NotHere, match=r"5 images in .*, not 6"):
                 opened(root, layout)
-        new_picture(number, (300 + number, 260)).save(folder / name)
+        new_photo(number, (300 + number, 260)).save(folder / name)
     collection = opened(root, layout).collection
     photographs = [np.asarray(Image.open(folder / name).convert("RGB")) for name in names]
-    image = prepared(collection.originals.clean.originals.open(4), BEFORE)  # type: ignore[attr-defined]
+    originals = collection.originals.clean.originals  # type: ignore[attr-defined]
+    image = prepared(originals.open(4), BEFORE)
     expected = corrupted(image, "frost", 3, key=str(collection.content[4]), photographs=photographs)
     assert np.array_equal(np.asarray(collection.originals.open(4)), expected)
     rows = np.arange(12)
     before = fingerprint(collection, rows)
-    new_picture(9, (300, 260)).save(folder / "frost1.png")
+    new_photo(9, (300, 260)).save(folder / "frost1.png")
     assert fingerprint(opened(root, layout).collection, rows) != before
 
 
@@ -136,7 +137,7 @@ each = { severity = [1, 2, 3] }
 
 
 def test_two_corruptions_of_a_data_set_may_paste_two_sets_of_photographs(
-    root: Path, photos: dict[str, bytes], tmp_path: Path, new_picture: Any
+    root: Path, photos: dict[str, bytes], tmp_path: Path, new_photo: Any
 ) -> None:
     unpacked(root, photos)
     (tmp_path / "clean.toml").write_text(
@@ -146,7 +147,7 @@ def test_two_corruptions_of_a_data_set_may_paste_two_sets_of_photographs(
     for number, name in enumerate(("white", "grey")):
         (root / name / "all").mkdir(parents=True)
         for photograph in range(6):
-            new_picture(10 * number + photograph, (300, 260)).save(
+            new_photo(10 * number + photograph, (300, 260)).save(
                 root / name / "all" / f"{photograph}.png"
             )
         frost = lines.replace('"pets"', f'"{name}"').replace('["n01", "n02", "n03"]', '["all"]')
@@ -186,7 +187,8 @@ def test_clean_images_are_decoded_once_for_all_corruptions(
         split = suite.load(f"fog-{severity}", pixels)
         found = split.take(np.array([7, 2]))
         assert sorted(read) == list(range(12))
-        clean = prepared(decode(data(split._originals.clean.originals, 7)), BEFORE)  # type: ignore[attr-defined]
+        originals = split._originals.clean.originals  # type: ignore[attr-defined]
+        clean = prepared(decode(data(originals, 7)), BEFORE)
         key = str(split._originals.clean.content[7])  # type: ignore[attr-defined]
         assert np.array_equal(found[0], corrupted(clean, "fog", severity, key=key))
 
@@ -210,6 +212,6 @@ def test_several_corrupted_parts_as_one_are_decoded_whenever_they_are_read(
     split = foggy(root, "content", divided_by, "corrupt").load(
         "train", Pixels(size=224, resize=224)
     )
-    assert not split.kept
+    assert not split.cached
     assert not list(cache_dir("pixels").iterdir())
     assert np.array_equal(split.take(np.array([3]))[0], np.asarray(split.original(3)))

@@ -129,7 +129,7 @@ def test_other_kinds_of_images_are_unreadable_and_not_ignored(tmp_path: Path) ->
     assert any(
         f"{count} kind of image that is not read: cannot be read" in remark for remark in remarks
     ), remarks
-    assert "photos: 1 files that are no images (ignored): e.txt" in remarks
+    assert "photos: 1 files that are not images (ignored): e.txt" in remarks
     with pytest.raises(Undecodable, match="kind of image that is not read"):
         decode((tmp_path / "c.jpg").read_bytes())
     assert [by_name(name) for name in ("x.JPEG", "x.heic", "x.txt", "x")] == [

@@ -71,7 +71,7 @@ def test_shifts_can_be_left_out_by_name(folder: Path) -> None:
         str(write(folder, 'extends = "base.toml"\nname = "mine"\nwithout = ["one"]'))
     )
     assert [shift.name for shift in card.shifts] == ["two"]
-    with pytest.raises(UsageError, match="no shift of it: tow"):
+    with pytest.raises(UsageError, match=r"`without`.*: tow"):
         read_table(write(folder, 'extends = "base.toml"\nwithout = ["tow"]'))
 
 
@@ -124,7 +124,7 @@ def test_classes_and_prompts_from_lists(folder: Path) -> None:
     assert (card.classes, card.identities) == (("crane", "crane"), ("n1", "n2"))
     assert card.templates == ("a {}.", "the {}.")
     (folder / "classes.tsv").write_text("n1\tcrane\nn1\tbird\n")
-    with pytest.raises(UsageError, match="unique identities, not n1"):
+    with pytest.raises(UsageError, match="not unique: n1"):
         find_card(str(folder / "card.toml"))
-    with pytest.raises(UsageError, match="no list `imagenet-2k`"):
+    with pytest.raises(UsageError, match=r"list.*`imagenet-2k`"):
         find_card(str(write(folder, 'extends = "base.toml"\nclasses = "imagenet-2k"')))

@@ -62,9 +62,8 @@ def test_a_changed_folder_is_noticed(
     data: Path, tmp_path: Path, walks: list[str], change: str
 ) -> None:
     cat = data / "pets/photo/cat"
-    os.utime(
-        cat, (1e9, 1e9)
-    )  # a change within one tick of the file system's clock has the same time
+    # A change within one tick of the file system's clock has the same time.
+    os.utime(cat, (1e9, 1e9))
     before = listing(data, tmp_path)
     if change == "add":
         (cat / "new.png").write_bytes(b"x")

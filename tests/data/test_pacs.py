@@ -35,6 +35,7 @@ def test_both_cards_describe_the_same_suite_at_two_sizes() -> None:
     assert third.title != whole.title
 
 
+@pytest.mark.slow
 def test_the_subset_s_card_agrees_with_the_images_and_the_other_card_does_not(
     real_data: Path,
 ) -> None:

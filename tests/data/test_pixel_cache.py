@@ -21,15 +21,13 @@ from bench.data.pixels.decoder import Pixels
 from bench.data.pixels.image_bytes import Undecodable, decode, decode_fast
 from bench.errors import BenchError, Interrupted
 
-NewPicture = Callable[..., Image.Image]
+NewPhoto = Callable[..., Image.Image]
 SMALL = Pixels(size=8, resize=10)
 
 
-def build(
-    pictures: list[Image.Image], cache: Path, content: list[str] | None = None
-) -> CachedPixels:
-    names = content or [f"picture {number}" for number in range(len(pictures))]
-    return cached_pixels(names, pictures.__getitem__, SMALL, cache=cache, what="pictures")
+def build(photos: list[Image.Image], cache: Path, content: list[str] | None = None) -> CachedPixels:
+    names = content or [f"picture {number}" for number in range(len(photos))]
+    return cached_pixels(names, photos.__getitem__, SMALL, cache=cache, what="pictures")
 
 
 @pytest.mark.parametrize(
@@ -44,9 +42,9 @@ def build(
     ],
 )
 def test_pixels_are_those_of_torchvision(
-    size: tuple[int, int], pixels: Pixels, new_picture: NewPicture
+    size: tuple[int, int], pixels: Pixels, new_photo: NewPhoto
 ) -> None:
-    image = new_picture(3, size)
+    image = new_photo(3, size)
     mode = transforms.InterpolationMode(pixels.interpolation)
     reference = transforms.Compose(
         [transforms.Resize(pixels.resize, interpolation=mode), transforms.CenterCrop(pixels.size)]
@@ -56,13 +54,13 @@ def test_pixels_are_those_of_torchvision(
 
 @pytest.mark.parametrize("size", [(300, 201), (201, 333), (227, 227), (40, 500), (33, 17)])
 def test_pixels_are_those_of_open_clip_and_of_timm(
-    size: tuple[int, int], new_picture: NewPicture
+    size: tuple[int, int], new_photo: NewPhoto
 ) -> None:
     """Their own transforms for evaluation, which also turn pixels into numbers from 0 to 1."""
     from open_clip.transform import image_transform
     from timm.data.transforms_factory import create_transform
 
-    image = new_picture(4, size)
+    image = new_photo(4, size)
     theirs = {
         Pixels(size=32, resize=32): image_transform(
             32, is_train=False, mean=(0.0,) * 3, std=(1.0,) * 3
@@ -76,23 +74,17 @@ def test_pixels_are_those_of_open_clip_and_of_timm(
         np.testing.assert_array_equal(prepared(image, pixels), expected)
 
 
-def test_the_cache_holds_the_same_bits(tmp_path: Path, new_picture: NewPicture) -> None:
-    pictures = [new_picture(seed, (20 + seed % 7, 30)) for seed in range(100)]
-    stored = np.load(build(pictures, tmp_path).path, mmap_mode="r")
+def test_the_cache_holds_the_same_bits(tmp_path: Path, new_photo: NewPhoto) -> None:
+    photos = [new_photo(seed, (20 + seed % 7, 30)) for seed in range(100)]
+    stored = np.load(build(photos, tmp_path).path, mmap_mode="r")
     assert stored.dtype == np.uint8
-    np.testing.assert_array_equal(
-        stored, np.stack([prepared(picture, SMALL) for picture in pictures])
-    )
+    np.testing.assert_array_equal(stored, np.stack([prepared(photo, SMALL) for photo in photos]))
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
-def test_other_colour_modes_become_rgb_before_anything_else(
-    mode: str, new_picture: NewPicture
-) -> None:
+def test_other_colour_modes_become_rgb_before_anything_else(mode: str, new_photo: NewPhoto) -> None:
     data = io.BytesIO()
-    image = (
-        new_picture(5).convert("L").convert(mode) if mode == "LA" else new_picture(5).convert(mode)
-    )
+    image = new_photo(5).convert("L").convert(mode) if mode == "LA" else new_photo(5).convert(mode)
     image.save(data, format="TIFF")
     np.testing.assert_array_equal(
         np.asarray(decode(data.getvalue())), np.asarray(Image.open(data).convert("RGB"))
@@ -101,11 +93,11 @@ def test_other_colour_modes_become_rgb_before_anything_else(
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "RGBA", "RGB in PNG"])
 def test_the_faster_decoder_gives_nearly_the_same_pixels_under_another_name(
-    mode: str, new_picture: NewPicture
+    mode: str, new_photo: NewPhoto
 ) -> None:
     data = io.BytesIO()
     image_format = "JPEG" if mode in ("RGB", "L", "CMYK") else "PNG"
-    new_picture(5, (300, 200)).convert(mode.partition(" ")[0]).save(data, format=image_format)
+    new_photo(5, (300, 200)).convert(mode.partition(" ")[0]).save(data, format=image_format)
     found = prepared(decode_fast(data.getvalue()), SMALL)
     assert found.shape == (8, 8, 3)
     assert np.abs(found.astype(int) - prepared(decode(data.getvalue()), SMALL)).max() <= 2
@@ -119,79 +111,77 @@ def test_the_faster_decoder_gives_nearly_the_same_pixels_under_another_name(
             decode_fast(data.getvalue()[: len(data.getvalue()) // 2])
 
 
-def test_the_orientation_tag_is_not_applied(new_picture: NewPicture) -> None:
+def test_the_orientation_tag_is_not_applied(new_photo: NewPhoto) -> None:
     data, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
-    new_picture(5, (30, 20)).save(data, format="JPEG", exif=exif)
+    new_photo(5, (30, 20)).save(data, format="JPEG", exif=exif)
     assert decode(data.getvalue()).size == (30, 20)
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_a_file_cut_in_the_middle_is_undecodable(
-    image_format: str, new_picture: NewPicture
-) -> None:
+def test_a_file_cut_in_the_middle_is_undecodable(image_format: str, new_photo: NewPhoto) -> None:
     data = io.BytesIO()
-    new_picture(5, (90, 90)).save(data, format=image_format)
+    new_photo(5, (90, 90)).save(data, format=image_format)
     with pytest.raises(Undecodable, match="broken image"):
         decode(data.getvalue()[: len(data.getvalue()) // 2])
 
 
-def test_garbage_in_the_middle_is_undecodable(new_picture: NewPicture) -> None:
+def test_garbage_in_the_middle_is_undecodable(new_photo: NewPhoto) -> None:
     for image_format in ("PNG", "JPEG"):
         data = io.BytesIO()
-        new_picture(5, (90, 90)).save(data, format=image_format)
+        new_photo(5, (90, 90)).save(data, format=image_format)
         middle = len(data.getvalue()) // 2
         garbage = b"\xff\x13" * 300
         with pytest.raises(Undecodable, match="broken image"):
             decode(data.getvalue()[:middle] + garbage + data.getvalue()[middle + len(garbage) :])
 
 
-def test_a_second_use_decodes_nothing(tmp_path: Path, new_picture: NewPicture) -> None:
-    pictures = [new_picture(seed) for seed in range(3)]
-    first = build(pictures, tmp_path)
+def test_a_second_use_decodes_nothing(tmp_path: Path, new_photo: NewPhoto) -> None:
+    photos = [new_photo(seed) for seed in range(3)]
+    first = build(photos, tmp_path)
     assert build([], tmp_path, [f"picture {number}" for number in range(3)]) == first
 
 
 def test_other_content_pixels_or_decoder_are_another_cache(
-    tmp_path: Path, new_picture: NewPicture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, new_photo: NewPhoto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = [new_picture(1), new_picture(2)]
+    photos = [new_photo(1), new_photo(2)]
     paths = {
-        build(pictures, tmp_path).path,
-        build(pictures, tmp_path, ["picture 0", "changed"]).path,
+        build(photos, tmp_path).path,
+        build(photos, tmp_path, ["picture 0", "changed"]).path,
     }
     for pixels in (Pixels(size=8, resize=9), Pixels(size=8, resize=10, interpolation="bilinear")):
         paths.add(
             cached_pixels(
                 ["picture 0", "picture 1"],
-                pictures.__getitem__,
+                photos.__getitem__,
                 pixels,
                 cache=tmp_path,
                 what="pictures",
             ).path
         )
     monkeypatch.setattr("PIL.__version__", "0.0")
-    paths.add(build(pictures, tmp_path).path)
+    paths.add(build(photos, tmp_path).path)
     assert len(paths) == 5
 
 
 @pytest.mark.parametrize("name", ["pixels.npy", "meta.json"])
-def test_a_damaged_cache_is_made_anew(tmp_path: Path, new_picture: NewPicture, name: str) -> None:
-    pictures = [new_picture(1), new_picture(2)]
-    first = build(pictures, tmp_path)
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, new_photo: NewPhoto, name: str) -> None:
+    photos = [new_photo(1), new_photo(2)]
+    first = build(photos, tmp_path)
     expected = np.load(first.path)
     damaged = first.path.parent / name
     damaged.write_bytes(damaged.read_bytes()[:-30])
-    np.testing.assert_array_equal(np.load(build(pictures, tmp_path).path), expected)
+    np.testing.assert_array_equal(np.load(build(photos, tmp_path).path), expected)
 
 
 def test_undecodable_images_are_remembered_with_their_reason(
-    tmp_path: Path, new_picture: NewPicture
+    tmp_path: Path, new_photo: NewPhoto
 ) -> None:
     def open_image(row: int) -> Image.Image:
         if row == 1:
             raise Undecodable("broken image: truncated")
-        return new_picture(row)
+        return new_photo(row)
 
     for _ in range(2):
         cached = cached_pixels(["a", "b", "c"], open_image, SMALL, cache=tmp_path, what="pictures")
@@ -207,10 +197,10 @@ def test_an_error_while_decoding_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
-def test_what_a_killed_builder_left_is_removed(tmp_path: Path, new_picture: NewPicture) -> None:
-    folder = build([new_picture(1)], tmp_path).path.parent
+def test_what_a_killed_builder_left_is_removed(tmp_path: Path, new_photo: NewPhoto) -> None:
+    folder = build([new_photo(1)], tmp_path).path.parent
     folder.rename(folder.with_name(f"{folder.name}.part-killed"))
-    build([new_picture(1)], tmp_path)
+    build([new_photo(1)], tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
 
 
@@ -236,27 +226,25 @@ def test_a_full_disk_is_an_error_before_anything_is_decoded(
         build([], tmp_path, ["a"])
 
 
-def test_a_quota_is_told_with_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_picture: NewPicture
+def test_a_quota_is_reported_with_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_photo: NewPhoto
 ) -> None:
     def refuse(file: int, first: int, size: int) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
     with pytest.raises(BenchError, match=r"cannot be written: .*uota[\s\S]*BENCH_CACHE"):
-        build([new_picture(1)], tmp_path)
+        build([new_photo(1)], tmp_path)
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_progress_counts_up_to_the_number_of_images(
-    tmp_path: Path, new_picture: NewPicture
-) -> None:
+def test_progress_counts_up_to_the_number_of_images(tmp_path: Path, new_photo: NewPhoto) -> None:
     seen: list[tuple[str, int, int]] = []
-    pictures = [new_picture(seed) for seed in range(70)]
+    photos = [new_photo(seed) for seed in range(70)]
     names = [str(seed) for seed in range(70)]
     cached_pixels(
         names,
-        pictures.__getitem__,
+        photos.__getitem__,
         SMALL,
         cache=tmp_path,
         what="pets",

@@ -16,86 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.data.cards.suite_card import SuiteCard, read_card
-from bench.data.pixels.decoder import Pixels
-from bench.data.suite import Suite, open_suite
+from bench.data.suite import open_suite
 from bench.errors import BenchError, UsageError
 
-CLASSES = ("cat", "dog", "newt")
-PIXELS = Pixels(size=8, resize=8)
-SUITE = """
-name = "pets"
-title = "Pets"
-licence = "CC0"
-classes = ["cat", "dog", "newt"]
-[id]
-data = "./set.toml"
-{id_data}
-{shifts}
-"""
-SHIFT = '[[shifts]]\nname = "{name}"\ndata = "./set.toml"\npart = "{name}"\n'
-LIST = (
-    '{{ kind = "table", path = "{name}.txt", header = false, separator = " ", file = "0", label ='
-    ' "1" }}'
-)
-READY = 'train = "train"\nval = "val"\ntest = "test"'
-
-
-class Pets:
-    """A data set of three classes below `data/pets`, written in any layout, and a suite on it."""
-
-    def __init__(self, folder: Path, identity: str) -> None:
-        self.folder, self.root, self.identity = folder, folder / "data" / "pets", identity
-        self.root.mkdir(parents=True)
-
-    def image(self, name: str, seed: int, size: int = 6) -> Path:
-        """A file with an image that no other seed gives."""
-        pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-        file = self.root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"P6 %d %d 255\n" % (size, size) + pixels.tobytes())
-        return file
-
-    def images(self, part: str, seed: int, count: int = 8) -> list[str]:
-        """Class folders below `part`, and a line `path label` for every image."""
-        lines = []
-        for label, name in enumerate(CLASSES):
-            for number in range(count):
-                self.image(f"{part}/{name}/{number}.ppm", seed + 100 * label + number)
-                lines.append(f"{part}/{name}/{number}.ppm {label}")
-        return lines
-
-    def suite(
-        self,
-        layouts: dict[str, str],
-        id_data: str = READY,
-        shifts: tuple[str, ...] = (),
-        **opened: Any,
-    ) -> Suite:
-        """The suite on parts in these layouts."""
-        parts = "".join(
-            f"[parts.{name}]\nlayouts = [{layout}]\n" for name, layout in layouts.items()
-        )
-        head = (
-            'name = "set"\ntitle = "Pets"\nlicence = "CC0"\nfolders = ["pets"]\nidentity ='
-            f' "{self.identity}"\n'
-        )
-        (self.folder / "set.toml").write_text(f"{head}classes = {list(CLASSES)}\n{parts}")
-        told = "".join(SHIFT.format(name=name) for name in shifts)
-        card = self.folder / "suite.toml"
-        text = SUITE.format(id_data=id_data, shifts=told)
-        card.write_text(text if shifts else text.replace("[id]", "shifts = []\n[id]"))
-        suite = open_suite(
-            read_card(card), card_path=card, data_root=self.folder / "data", **opened
-        )
-        for split in suite.split_names:
-            suite.fingerprint(split, PIXELS)
-        return suite
-
-    def lists(self, **lines: list[str]) -> dict[str, str]:
-        """Lists of these names, written, and the layouts that read them."""
-        for name, some in lines.items():
-            (self.root / f"{name}.txt").write_text("\n".join(some) + "\n")
-        return {name: LIST.format(name=name) for name in lines}
+from support.pets_in_layouts import CLASSES, PIXELS, READY, Pets
 
 
 @pytest.fixture(params=["content", "listing"])
@@ -118,7 +42,7 @@ WHOLE = 'path = "all"\nval_fraction = 0.25\ntest_fraction = 0.25'
 
 class TestLists:
     @pytest.mark.parametrize(
-        ("line", "told"),
+        ("line", "shown"),
         [
             ("all/cat/0.ppm 1", "1 file is more than one image: all/cat/0.ppm (cat and dog)"),
             ("all/cat/0.ppm 0", "1 file is more than one image: all/cat/0.ppm (cat and cat)"),
@@ -129,9 +53,9 @@ class TestLists:
             ),
         ],
     )
-    def test_a_file_listed_twice(self, pets: Pets, line: str, told: str) -> None:
+    def test_a_file_listed_twice(self, pets: Pets, line: str, shown: str) -> None:
         lines = pets.images("all", 0)
-        refused(lambda: pets.suite(pets.lists(all=[*lines, line]), WHOLE), told, "set all.txt")
+        refused(lambda: pets.suite(pets.lists(all=[*lines, line]), WHOLE), shown, "set all.txt")
         assert len(pets.suite(pets.lists(all=lines), WHOLE).load("train", PIXELS)) == 12
 
     def test_every_file_is_counted_and_five_are_named(self, pets: Pets) -> None:
@@ -165,8 +89,8 @@ class TestLists:
         }
         assert pets.suite(pets.lists(**lines), shifts=("sketch",)).warnings == []
         lines[extra].append(lines[other][0])
-        told = [name for name in ("train", "val", "test", "sketch") if name in (extra, other)]
-        where = " and ".join({"val": "id-val", "test": "id-test"}.get(name, name) for name in told)
+        shown = [name for name in ("train", "val", "test", "sketch") if name in (extra, other)]
+        where = " and ".join({"val": "id-val", "test": "id-test"}.get(name, name) for name in shown)
         refused(
             lambda: pets.suite(pets.lists(**lines), shifts=("sketch",)),
             f"in two splits, {where}: {other}/cat/0.ppm",
@@ -231,17 +155,17 @@ class TestLinks:
     def test_two_names_under_two_classes(self, pets: Pets, kind: str) -> None:
         pets.images("all", 0)
         linked(kind, pets.root / "all/dog/x.ppm", pets.root / "all/cat/3.ppm")
-        told = "all/cat/3.ppm = all/dog/x.ppm (cat and dog)"
-        refused(lambda: pets.suite({"all": '{ path = "all" }'}, WHOLE), told)
+        shown = "all/cat/3.ppm = all/dog/x.ppm (cat and dog)"
+        refused(lambda: pets.suite({"all": '{ path = "all" }'}, WHOLE), shown)
 
     def test_two_names_in_two_splits(self, pets: Pets, kind: str) -> None:
         for number, part in enumerate(("train", "val", "test", "sketch")):
             pets.images(part, 1000 * number)
         layouts = {part: f'{{ path = "{part}" }}' for part in ("train", "val", "test", "sketch")}
         linked(kind, pets.root / "sketch/cat/x.ppm", pets.root / "train/cat/3.ppm")
-        told = "1 file is in two splits, train and sketch: train/cat/3.ppm = sketch/cat/x.ppm"
-        refused(lambda: pets.suite(layouts, shifts=("sketch",)), told)
-        refused(lambda: pets.suite(layouts, shifts=("sketch",), training=False), told)
+        shown = "1 file is in two splits, train and sketch: train/cat/3.ppm = sketch/cat/x.ppm"
+        refused(lambda: pets.suite(layouts, shifts=("sketch",)), shown)
+        refused(lambda: pets.suite(layouts, shifts=("sketch",), training=False), shown)
 
     def test_two_names_under_one_class(self, pets: Pets, kind: str) -> None:
         """They stay together where the content is known; a listing cannot keep them, and is refused
@@ -277,8 +201,8 @@ class TestLinks:
         self, card_of: Callable[..., SuiteCard], data: Path, kind: str
     ) -> None:
         linked(kind, data / "pets/sketch/dog/x.png", data / "pets/photo/dog/001.png")
-        told = "ID data and sketch: photo/dog/001.png = sketch/dog/x.png"
-        refused(lambda: open_suite(card_of(), data_root=data), told)
+        shown = "ID data and sketch: photo/dog/001.png = sketch/dog/x.png"
+        refused(lambda: open_suite(card_of(), data_root=data), shown)
         (data / "pets/sketch/dog/x.png").rename(data / "pets/photo/cat/x.png")
         refused(
             lambda: open_suite(card_of(), data_root=data),
@@ -364,7 +288,7 @@ class TestArchives:
         archive(pets.root / "all.tar", [*members, (name, members[9][1])])
         refused(
             lambda: pets.suite(layouts, WHOLE),
-            "2 files are under a name",
+            "2 files are under the name",
             "all.tar: all/cat/3.ppm",
             f"all.tar: all/{name}",
         )

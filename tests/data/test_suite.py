@@ -16,7 +16,7 @@ from bench.data.suite import Suite, open_suite
 from bench.errors import BenchError, MissingPrerequisite, UsageError
 
 Make = Callable[..., SuiteCard]
-NewPicture = Callable[..., Image.Image]
+NewPhoto = Callable[..., Image.Image]
 PIXELS = Pixels(size=8, resize=10)
 ID_SPLITS = ("train", "id-val", "id-test")
 
@@ -47,7 +47,7 @@ def test_the_id_data_are_divided_by_the_fractions_and_by_class(card_of: Make, da
     keys = [set(suite.load(name, PIXELS).keys) for name in ID_SPLITS]
     assert len(set.union(*keys)) == 60
     assert suite.warnings == []
-    assert suite.holes == {}
+    assert suite.missing == {}
 
 
 def test_a_split_gives_the_pixels_label_and_original_of_each_key(card_of: Make, data: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_moved_and_renamed_copy_gives_the_same_splits_in_the_same_order(
 
 
 def test_labels_and_contents_are_in_the_fingerprint(
-    card_of: Make, data: Path, new_picture: NewPicture
+    card_of: Make, data: Path, new_photo: NewPhoto
 ) -> None:
     def fingerprint() -> str:
         return open_suite(card_of(), data_root=data).load("sketch", PIXELS).fingerprint
@@ -105,7 +105,7 @@ def test_labels_and_contents_are_in_the_fingerprint(
     before = fingerprint()
     (data / "pets/sketch/cat/000.png").rename(data / "pets/sketch/dog/moved.png")
     relabelled = fingerprint()
-    new_picture(99_999).save(data / "pets/sketch/dog/moved.png")
+    new_photo(99_999).save(data / "pets/sketch/dog/moved.png")
     assert len({before, relabelled, fingerprint()}) == 3
 
 
@@ -116,20 +116,18 @@ def test_another_split_seed_is_another_division(card_of: Make, data: Path) -> No
         assert one.load(name, PIXELS).fingerprint != other.load(name, PIXELS).fingerprint
 
 
-def test_changed_content_reaches_the_pixels(
-    card_of: Make, data: Path, new_picture: NewPicture
-) -> None:
+def test_changed_content_reaches_the_pixels(card_of: Make, data: Path, new_photo: NewPhoto) -> None:
     before = contents(open_suite(card_of(), data_root=data), "sketch")
-    new_picture(12_345).save(data / "pets/sketch/cat/000.png")
+    new_photo(12_345).save(data / "pets/sketch/cat/000.png")
     after = contents(open_suite(card_of(), data_root=data), "sketch")
     assert len(set(before) - set(after)) == 1
 
 
 def test_a_file_that_changes_after_it_was_indexed_is_an_error(
-    card_of: Make, data: Path, new_picture: NewPicture
+    card_of: Make, data: Path, new_photo: NewPhoto
 ) -> None:
     suite = open_suite(card_of(), data_root=data)
-    new_picture(12_345).save(data / "pets/sketch/cat/000.png")
+    new_photo(12_345).save(data / "pets/sketch/cat/000.png")
     with pytest.raises(BenchError, match=r"changed while it was in use[\s\S]*sketch/cat/000.png"):
         suite.load("sketch", PIXELS)
 
@@ -192,7 +190,7 @@ def test_unreadable_id_files_are_counted_over_the_three_splits(card_of: Make, da
 
 
 @pytest.mark.parametrize("left", ["nothing", "an empty folder", "a text"])
-def test_a_missing_shift_is_a_hole_and_the_rest_goes_on(
+def test_a_missing_shift_is_missing_and_the_rest_goes_on(
     card_of: Make, data: Path, left: str
 ) -> None:
     shutil.rmtree(data / "pets/sketch")
@@ -201,7 +199,7 @@ def test_a_missing_shift_is_a_hole_and_the_rest_goes_on(
     if left == "a text":
         (data / "pets/sketch/download-failed.txt").write_text("404")
     suite = open_suite(card_of(), data_root=data)
-    assert str(data / "pets/sketch") in suite.holes["sketch"]
+    assert str(data / "pets/sketch") in suite.missing["sketch"]
     assert len(suite.load("id-test", PIXELS)) == 12
     with pytest.raises(MissingPrerequisite):
         suite.load("sketch", PIXELS)
@@ -221,8 +219,8 @@ def test_counts_that_differ_are_reported_and_on_a_strict_card_refused(
         "shifts": [{"name": "sketch", "path": "sketch", "count": 18}],
     }
     suite = open_suite(card_of(**fields), data_root=data)
-    assert suite.warnings == ["photo holds 60 images, the card says 61"]
-    with pytest.raises(BenchError, match="not the images of Pets: photo holds 60"):
+    assert suite.warnings == ["photo has 60 images, the card says 61"]
+    with pytest.raises(BenchError, match="not the images of Pets: photo has 60"):
         open_suite(card_of(**fields, strict_counts=True), data_root=data)
 
 
@@ -260,7 +258,7 @@ def test_problems_list_every_unusual_file(card_of: Make, data: Path) -> None:
     }
 
 
-def test_too_few_images_to_divide_is_said(
+def test_too_few_images_to_divide_is_reported(
     card_of: Make, tmp_path: Path, new_part: Callable[..., None]
 ) -> None:
     new_part(tmp_path / "few/pets/photo", ("cat", "dog", "newt"), 2, seed=0)

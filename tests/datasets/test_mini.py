@@ -91,13 +91,12 @@ def test_every_split_is_balanced_over_the_classes() -> None:
 @pytest.mark.parametrize(
     "split", ["train", "id-val", "id-test", "v2", "viewpoint", "sketch-in-context"]
 )
-def test_where_context_is_kept_a_class_is_at_home_as_often_as_the_bias_says(
+def test_where_context_is_unchanged_a_class_is_at_home_as_often_as_the_bias_says(
     split: str, bias: float
 ) -> None:
     placed = bias * (0.7 if split == "v2" else 1.0)
-    expected = (
-        placed + (1 - placed) / 100
-    )  # a uniform background is the class's own one time in a hundred
+    # A uniform background is the class's own one time in a hundred.
+    expected = placed + (1 - placed) / 100
     spread = max(np.sqrt(expected * (1 - expected) / IMAGES), 1 / IMAGES)
     assert abs(share_at_home(MiniWorld(bias=bias, seed=5), split) - expected) < 4 * spread
 

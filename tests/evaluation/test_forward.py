@@ -18,7 +18,7 @@ from bench.engine import Engine
 from bench.evaluation.forward import frozen_features, logits_of
 
 
-class Pictures:
+class Photos:
     """Seven images whose pixels are their row."""
 
     def __init__(self) -> None:
@@ -40,33 +40,33 @@ class Pictures:
 class Mean(nn.Module):
     """Computes only once the second batch was asked for."""
 
-    def __init__(self, pictures: Pictures) -> None:
+    def __init__(self, photos: Photos) -> None:
         super().__init__()
-        self.pictures = pictures
+        self.photos = photos
 
     def forward(self, images: Tensor) -> Tensor:
-        assert self.pictures.second.wait(240)
+        assert self.photos.second.wait(240)
         return images.mean(dim=(1, 2, 3))[:, None] * 255
 
 
 @pytest.mark.waits
 def test_the_next_batch_is_read_while_one_is_computed_on() -> None:
-    pictures: Any = Pictures()
-    models: Any = {"it": Mean(pictures)}
-    told: list[tuple[int, int]] = []
+    photos: Any = Photos()
+    models: Any = {"it": Mean(photos)}
+    shown: list[tuple[int, int]] = []
     logits = logits_of(
-        models, pictures, Engine(eval_batch=3), lambda done, of: told.append((done, of))
+        models, photos, Engine(eval_batch=3), lambda done, of: shown.append((done, of))
     )
     assert torch.from_numpy(logits["it"]).flatten().round().tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert pictures.taken == [0, 1, 2, 3, 4, 5, 6]
-    assert told == [(3, 7), (6, 7), (7, 7)]
+    assert photos.taken == [0, 1, 2, 3, 4, 5, 6]
+    assert shown == [(3, 7), (6, 7), (7, 7)]
 
 
 @pytest.mark.parametrize(("decoder", "files"), [("pil", 1), ("torchvision", 2)])
 def test_features_are_computed_anew_when_what_decoded_their_images_is_another(
     decoder: str, files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split: Any = Pictures()
+    split: Any = Photos()
     split.second.set()
     vars(split).update(
         decoder=decoder,
@@ -101,17 +101,16 @@ class Moving(nn.Linear):
 
 
 def test_what_was_scored_on_another_device_can_still_be_trained() -> None:
-    pictures: Any = Pictures()
+    photos: Any = Photos()
     model = Moving()
-    logits_of({"it": model}, pictures, Engine())  # type: ignore[dict-item]
-    model(
-        torch.rand(2, 3, 2, 2)
-    ).sum().backward()  # weights of the inference mode would get no gradient, without a word
+    logits_of({"it": model}, photos, Engine())  # type: ignore[dict-item]
+    # Weights of the inference mode would get no gradient, without a word.
+    model(torch.rand(2, 3, 2, 2)).sum().backward()
     assert model.weight.grad is not None
 
 
 def test_a_stop_is_heard_while_another_process_computes_the_features(tmp_path: Path) -> None:
-    split: Any = Pictures()
+    split: Any = Photos()
     split.second.set()
     vars(split).update(
         decoder="pil", pixels="pil-bicubic-2-2", cached_as="seven", keys=np.arange(7).astype(str)

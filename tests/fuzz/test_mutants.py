@@ -26,21 +26,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from support import mutants
 
-def _mutants() -> Any:
-    found = importlib.util.spec_from_file_location(
-        "mutants", Path(__file__).with_name("mutants.py")
-    )
-    assert found is not None
-    assert found.loader is not None
-    sys.modules["mutants"] = module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-mutants = _mutants()
 WARM = (
-    "bench.api", "bench.cli", "bench.backbones.timm_backbone", "bench.testing.suite_checks",
+    "bench.api", "bench.cli", "bench.backbones.timm_backbone", "bench.testing.suite_contract",
     "bench.leaderboard.commands.compare",
     "bench.leaderboard.packs.merge", "bench.leaderboard.page.source",
     "bench.leaderboard.commands.scores", "bench.runs.external",
@@ -289,7 +278,7 @@ KINDS = [a_card, a_record, a_pack, predictions, a_checkpoint, arrays, a_tar]
     "number",
     [8, pytest.param(100, marks=pytest.mark.perf), pytest.param(1000, marks=pytest.mark.perf)],
 )
-def test_a_mutant_is_told_as_what_it_is(
+def test_a_mutant_is_reported_as_what_it_is(
     kind: Callable[..., list[str]], number: int, good: Path, tiny_suite: Path, tmp_path: Path
 ) -> None:
     found = mutants.try_mutants(

@@ -86,7 +86,7 @@ def predict(store: Store) -> Predict:
         images = len(right)
         labels = np.arange(images) % 2
         logits = np.where(np.array(right)[:, None] == (labels[:, None] == np.arange(2)), 2.0, 0.0)
-        kept = {
+        saved = {
             "key": [f"{split}/{i:05d}" for i in range(images)],
             "label": labels,
             "group": np.full(images, -1),
@@ -103,7 +103,7 @@ def predict(store: Store) -> Predict:
         path = store.run_dir(record) / "predictions" / f"{split}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(
-            pa.table({name: values for name, values in kept.items() if values is not None}), path
+            pa.table({name: values for name, values in saved.items() if values is not None}), path
         )
         store.save_run(record)
 

@@ -13,6 +13,8 @@ from bench.leaderboard.board.tables import View, tables
 from bench.results.record import CurvePoint, RunRecord
 from bench.results.store import Store
 
+from support.messages import states
+
 Make = Callable[..., RunRecord]
 
 
@@ -81,7 +83,7 @@ def test_grouping_does_not_depend_on_the_order_of_the_records(make: Make) -> Non
     assert [{r.label for r in group.records} for group in groups(records[::-1])] == expected
 
 
-def test_a_missing_shift_is_a_hole_with_its_reason_and_leaves_every_average(make: Make) -> None:
+def test_a_missing_shift_is_missing_with_its_reason_and_leaves_every_average(make: Make) -> None:
     whole = make("a", scores={"id-test": 0.9, "cartoon": 0.6, "sketch": 0.2})
     partial = make("b", scores={"id-test": 0.9, "cartoon": 0.5}, holes={"sketch": "not downloaded"})
     (table,) = tables([whole, partial], View())
@@ -101,7 +103,7 @@ def test_a_shift_that_the_card_leaves_out_of_the_average_is_shown_and_not_averag
     (table,) = tables([make(averaged=["cartoon"])], View())
     assert table.rows[0]["sketch"] == pytest.approx(0.5)
     assert table.rows[0]["ood"] == pytest.approx(0.6)
-    assert "Not in the OOD average, since the suite's card leaves it out: sketch." in table.notes
+    assert any(states(note, "OOD average", "card", "sketch") for note in table.notes)
 
 
 def test_without_a_common_shift_there_is_no_average(make: Make) -> None:
@@ -141,7 +143,7 @@ def test_a_failed_run_is_a_row_with_the_first_line_of_its_error(make: Make) -> N
     assert row["error"] == "Diverged: the loss is not finite"
 
 
-def test_unequal_numbers_of_seeds_are_said(make: Make) -> None:
+def test_unequal_numbers_of_seeds_are_reported(make: Make) -> None:
     (table,) = tables([make("a"), make("a", 1), make("b")], View())
     assert any("unequal numbers of seeds" in note for note in table.notes)
     assert "over 1 to 2 seeds" in table.notes[0]
@@ -168,7 +170,7 @@ def test_a_split_of_another_size_than_its_card_states_is_flagged(make: Make) -> 
     (table,) = tables(
         [make(miscounted={"real": "5 images, the card says 10"}), make("a", 1)], View()
     )
-    assert "real: 5 images, the card says 10; published numbers are of other images." in table.notes
+    assert any(states(note, "real", 5, 10, "published") for note in table.notes)
 
 
 def test_equal_images_are_flagged_once_and_those_that_are_none_are_not(make: Make) -> None:
@@ -177,14 +179,14 @@ def test_equal_images_are_flagged_once_and_those_that_are_none_are_not(make: Mak
         [make(duplicates=found), make("a", 1), make("b", duplicates={"id-test in train": 3})],
         View(),
     )
-    told = sorted(note for note in table.notes if "byte by byte" in note)
-    assert told == [
+    message = sorted(note for note in table.notes if "byte by byte" in note)
+    assert message == [
         "id-test: 2 images repeat another of it, byte by byte.",
         "id-test: 3 images are also in train, byte by byte.",
     ]
 
 
-def test_different_methods_of_one_label_are_told_apart(make: Make) -> None:
+def test_different_methods_of_one_label_are_distinguished(make: Make) -> None:
     newer = make(fit_id="other", method_version=2)
     newer.method = {**newer.method, "version": 2}
     (table,) = tables([make(), newer], View())
@@ -198,7 +200,7 @@ def test_search_budgets_are_shown_and_compared(make: Make) -> None:
     assert next(column for column in table.columns if column.key == "trials").human
 
 
-def test_rows_say_how_their_parameters_were_drawn(make: Make) -> None:
+def test_rows_say_how_their_parameters_were_sampled(make: Make) -> None:
     (table,) = tables(
         [
             make("a", search_trials=9, search_rule="random, asha"),
@@ -210,9 +212,8 @@ def test_rows_say_how_their_parameters_were_drawn(make: Make) -> None:
         "a": "random, asha",
         "b": "grid",
     }
-    assert next(note for note in table.notes if "ASHA" in note).startswith(
-        "ASHA cut the search short that chose the parameters of a:"
-    )
+    (note,) = [note for note in table.notes if "ASHA" in note]
+    assert "the parameters of a." in note
 
 
 def test_path_candidates_are_selections_too(make: Make) -> None:
@@ -251,7 +252,7 @@ def test_factor_columns_average_the_shifts_that_declare_them(make: Make) -> None
     assert "cartoon" not in table.rows[0]
 
 
-def test_rows_are_sorted_best_first_with_holes_last(make: Make) -> None:
+def test_rows_are_sorted_best_first_with_missing_values_last(make: Make) -> None:
     records = [
         make("a", scores={"id-test": 0.7, "cartoon": 0.9, "sketch": 0.9}, fit_seconds=3.0),
         make("b", scores={"id-test": 0.9, "cartoon": 0.1, "sketch": 0.1}, fit_seconds=None),
@@ -280,7 +281,7 @@ def test_a_shift_may_bear_the_name_of_a_column(make: Make) -> None:
     assert (row["shift id"], row["shift cost"]) == (pytest.approx(0.4), pytest.approx(0.2))
 
 
-def test_load_keeps_the_latest_done_record_and_drops_failures_that_were_mended(
+def test_load_keeps_the_latest_done_record_and_drops_failures_that_were_fixed(
     make: Make, store: Store
 ) -> None:
     store.save_run(
@@ -313,7 +314,7 @@ def test_filters_take_names_labels_and_patterns(make: Make) -> None:
     assert select(records, backbones=["huge"]) == []
 
 
-def test_above_the_curve_is_blank_unless_every_seed_lies_on_its_range(make: Make) -> None:
+def test_above_the_curve_is_blank_unless_every_seed_is_on_its_range(make: Make) -> None:
     def curve(seed: int) -> RunRecord:
         ends = ((0.0, 0.6, 0.6), (1.0, 0.8 + 0.1 * seed, 0.5))
         points = [

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from bench.errors import NothingMatched, UsageError
-from bench.leaderboard.board.frames import bins, curve_of, points, yardstick
+from bench.leaderboard.board.frames import bins, curve_of, points
+from bench.leaderboard.board.frames import reference as curve_of_reference
 from bench.leaderboard.board.rows import Board
 from bench.leaderboard.board.tables import View, boards
 from bench.leaderboard.charts import diagrams
@@ -25,7 +26,7 @@ from bench.leaderboard.statistics.tradeoff import on_front
 from bench.results.record import CurvePoint
 from bench.results.store import Store
 
-from .packs import stored_run
+from support.packs import stored_run
 
 HOSTILE = "</script><script>alert(1)</script>"
 
@@ -59,13 +60,13 @@ def test_the_front_by_hand() -> None:
     assert on_front(places) == [True, True, False, False, True]
 
 
-def test_a_reported_row_is_drawn_apart_and_is_never_on_the_front() -> None:
-    drawn = marks(("mine", 0.8, 0.5), ("theirs", 0.9, 0.6))
-    drawn["kind"] = ["measured", "reported"]
-    rows = {row["row"]: row for row in data(scatter(drawn), "points")}
+def test_a_reported_row_is_plotted_apart_and_is_never_on_the_front() -> None:
+    sampled = marks(("mine", 0.8, 0.5), ("theirs", 0.9, 0.6))
+    sampled["kind"] = ["measured", "reported"]
+    rows = {row["row"]: row for row in data(scatter(sampled), "points")}
     assert rows["mine"]["front"]
     assert not rows["theirs"]["front"]
-    assert "hollow: reported, not measured" in json.dumps(scatter(drawn).to_dict())
+    assert "hollow: reported, not measured" in json.dumps(scatter(sampled).to_dict())
 
 
 def test_a_logit_axis_stands_where_the_logit_is_and_says_per_cent() -> None:
@@ -78,7 +79,7 @@ def test_a_logit_axis_stands_where_the_logit_is_and_says_per_cent() -> None:
     assert Axis("ID", logit=True).place(1.0) == pytest.approx(6.9068, abs=1e-4)
 
 
-def test_the_picture_reaches_as_far_as_the_baseline_over_the_marks() -> None:
+def test_the_figure_reaches_as_far_as_the_baseline_over_the_marks() -> None:
     chart = scatter(
         marks(("a", 0.6, 0.5), ("b", 0.9, 0.6)), baseline=lambda x: x - 0.2 if x < 0.8 else None
     )
@@ -93,11 +94,12 @@ def test_the_picture_reaches_as_far_as_the_baseline_over_the_marks() -> None:
 def test_a_radar_closes_where_every_split_is_known() -> None:
     whole = [{"key": "w", "row": "whole", "split": split, "score": 0.5} for split in "abc"]
     part = [{"key": "p", "row": "part", "split": split, "score": 0.5} for split in "ab"]
-    drawn = pd.DataFrame(data(diagrams.radar(pd.DataFrame(whole + part)), "radar"))
-    assert list(drawn[drawn["row"] == "whole"]["split"]) == ["a", "b", "c", "a"]
-    assert list(drawn[drawn["row"] == "part"]["split"]) == ["a", "b"]
+    sampled = pd.DataFrame(data(diagrams.radar(pd.DataFrame(whole + part)), "radar"))
+    assert list(sampled[sampled["row"] == "whole"]["split"]) == ["a", "b", "c", "a"]
+    assert list(sampled[sampled["row"] == "part"]["split"]) == ["a", "b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_files_carry_all_they_need_and_names_stay_text(dark: bool, tmp_path: Path) -> None:
     long = (
@@ -158,11 +160,11 @@ def measured(tmp_path: Path) -> Store:
 
 def test_points_are_the_boards_means_with_intervals_over_seeds(measured: Store) -> None:
     (board,) = boards([r for _, r in measured.records()], View()).boards
-    drawn = points(board).set_index("row")
+    sampled = points(board).set_index("row")
     runs = [r for _, r in measured.records() if r.label == "full-finetune"]
-    assert drawn.loc["full-finetune", "ood"] == pytest.approx(sum(r.ood or 0 for r in runs) / 2)
-    assert drawn.loc["full-finetune", "ood_low"] < drawn.loc["full-finetune", "ood"]
-    assert pd.isna(drawn.loc["wise-ft", "ood_low"])
+    assert sampled.loc["full-finetune", "ood"] == pytest.approx(sum(r.ood or 0 for r in runs) / 2)
+    assert sampled.loc["full-finetune", "ood_low"] < sampled.loc["full-finetune", "ood"]
+    assert pd.isna(sampled.loc["wise-ft", "ood_low"])
 
 
 def test_a_curve_is_the_mean_over_the_seeds_that_have_one(measured: Store) -> None:
@@ -190,7 +192,7 @@ def test_the_curve_averages_what_the_points_average_where_a_row_lacks_a_shift(
     lacking = stored_run(store)
     del lacking.metrics["sketch"]
     (board,) = boards([reference, lacking], View()).boards
-    curve, end = yardstick(board), points(board).set_index("row").loc["full-finetune"]
+    curve, end = curve_of_reference(board), points(board).set_index("row").loc["full-finetune"]
     assert board.shifts.shared == ["art"]
     assert curve is not None
     assert end_of(board, "above_curve") == 0.0
@@ -201,7 +203,7 @@ def test_the_curve_averages_what_the_points_average_where_a_row_lacks_a_shift(
     ), "its end is the row's own mark"
     for point in reference.curve:
         del point.scores["art"]
-    assert yardstick(board) is None
+    assert curve_of_reference(board) is None
 
 
 def test_reliability_pools_the_images_of_all_seeds(measured: Store) -> None:
@@ -214,9 +216,9 @@ def test_reliability_pools_the_images_of_all_seeds(measured: Store) -> None:
     )
 
 
-def test_what_cannot_stand_against_id_is_told(measured: Store) -> None:
+def test_what_cannot_stand_against_id_is_reported(measured: Store) -> None:
     (board,) = boards([r for _, r in measured.records()], View()).boards
-    with pytest.raises(UsageError, match="no accuracy"):
+    with pytest.raises(UsageError, match="not an accuracy"):
         scatter_of(board, y="cost")
     board.rows = []
     with pytest.raises(NothingMatched):
@@ -229,6 +231,6 @@ def test_a_shift_with_the_name_of_a_column_has_its_curve(tmp_path: Path) -> None
         scores["cost"] = scores.pop("sketch")  # type: ignore[attr-defined,index]
     reference.shifts, reference.averaged = ["art", "cost"], ["art", "cost"]
     (board,) = boards([reference], View()).boards
-    curve = yardstick(board, "shift cost")
+    curve = curve_of_reference(board, "shift cost")
     assert curve is not None
     assert curve["ood"].tolist() == [point.scores["cost"] for point in reference.curve]

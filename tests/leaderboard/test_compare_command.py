@@ -63,7 +63,7 @@ def test_every_format_says_the_verdict(filled: Store, form: str) -> None:
     assert "better on 2 of 2 shifts" in compare(filled, "a", "b", "--format", form).stdout
 
 
-def test_an_unknown_row_is_told_with_what_there_is(filled: Store) -> None:
+def test_an_unknown_row_is_reported_with_what_there_is(filled: Store) -> None:
     error = failure(compare(filled, "a", "c"), NothingMatched)
     assert error.exit_code == 5
     assert "`c`" in error.what

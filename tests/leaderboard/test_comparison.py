@@ -13,7 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from bench.leaderboard.board.comparison import compare
 from bench.leaderboard.board.tables import View, boards
 from bench.leaderboard.statistics.predictions import Outcomes, Predictions
-from bench.leaderboard.statistics.resampling import drawn_sums, score_of_draws
+from bench.leaderboard.statistics.resampling import resampled_sums, score_of_resamples
 from bench.results.record import RunRecord
 from bench.results.store import Store
 
@@ -52,9 +52,8 @@ def test_the_models_differ_where_they_do(
     assert sketch.interval
     assert sketch.interval.low < by_hand < sketch.interval.high
     assert sketch.p is not None
-    assert sketch.p_holm == pytest.approx(
-        3 * sketch.p
-    )  # three data sets; the mean is not among them
+    # Three data sets; the mean is not among them.
+    assert sketch.p_holm == pytest.approx(3 * sketch.p)
     words, _ = found.verdict
     assert words.startswith("better on 1 of 2 shifts, tie on 1; ID: tie; mean difference +")
     assert words.endswith("for these models: better")
@@ -103,7 +102,9 @@ def test_one_seed_answers_only_about_the_models(
     rows: tuple[list[RunRecord], list[RunRecord]], store: Store
 ) -> None:
     found = compare(rows[0][:1], rows[1][:1], Predictions(store))
-    assert all(d.verdict == "unknown" and "at least two are needed" in d.hole for d in found.method)
+    assert all(
+        d.verdict == "unknown" and "at least two are needed" in d.missing for d in found.method
+    )
     assert found.verdict[1].startswith("unknown: 1 shared seed")
     assert any(d.verdict == "better" for d in found.models)
 
@@ -112,29 +113,29 @@ def test_without_predictions_the_method_is_still_compared(
     rows: tuple[list[RunRecord], list[RunRecord]],
 ) -> None:
     found = compare(*rows, None)
-    assert all(d.hole == "no predictions are at hand" for d in found.models)
+    assert all("no predictions" in d.missing for d in found.models)
     assert next(d for d in found.method if d.about == "sketch").verdict == "better"
 
 
 def test_seeds_do_not_pass_for_more_images() -> None:
     rng = np.random.default_rng(0)
     x = rng.choice([-1.0, 0.0, 1.0], 500, p=[0.1, 0.75, 0.15]) / 500
-    spread = drawn_sums(x, 4000, rng).std()
+    spread = resampled_sums(x, 4000, rng).std()
     assert spread == pytest.approx(x.std() * np.sqrt(500), rel=0.05)
-    assert drawn_sums(x, 4000, rng).mean() == pytest.approx(x.sum(), abs=0.003)
+    assert resampled_sums(x, 4000, rng).mean() == pytest.approx(x.sum(), abs=0.003)
 
 
-def test_scores_that_are_no_means_are_scored_anew_in_every_draw() -> None:
+def test_scores_that_are_no_means_are_scored_anew_in_every_resample() -> None:
     rng = np.random.default_rng(0)
     labels, groups = rng.integers(0, 4, 300), rng.integers(-1, 3, 300)
-    said = np.where(rng.random(300) < 0.6, labels, rng.integers(0, 4, 300))
-    of = Outcomes(np.array([str(i) for i in range(300)]), labels, said, groups)
-    drawn = rng.integers(0, 300, 300)
-    times = np.bincount(drawn, minlength=300)[None].astype(np.float32)
-    f1 = f1_score(labels[drawn], said[drawn], average="macro")
-    assert score_of_draws(of, times, "macro_f1") == pytest.approx([f1], abs=1e-6)
-    worst = min((labels[drawn] == said[drawn])[groups[drawn] == g].mean() for g in range(3))
-    assert score_of_draws(of, times, "worst_group") == pytest.approx([worst], abs=1e-6)
+    stated = np.where(rng.random(300) < 0.6, labels, rng.integers(0, 4, 300))
+    of = Outcomes(np.array([str(i) for i in range(300)]), labels, stated, groups)
+    sampled = rng.integers(0, 300, 300)
+    times = np.bincount(sampled, minlength=300)[None].astype(np.float32)
+    f1 = f1_score(labels[sampled], stated[sampled], average="macro")
+    assert score_of_resamples(of, times, "macro_f1") == pytest.approx([f1], abs=1e-6)
+    worst = min((labels[sampled] == stated[sampled])[groups[sampled] == g].mean() for g in range(3))
+    assert score_of_resamples(of, times, "worst_group") == pytest.approx([worst], abs=1e-6)
 
 
 def test_macro_f1_is_compared_too(
@@ -161,9 +162,8 @@ def test_equal_accuracies_at_every_seed_are_a_coincidence_unless_nothing_else_di
         "better"
     }  # all that was measured is the same at every seed
     for seed, record in enumerate(a):
-        record.metrics["sketch"].nll += (
-            0.001 * seed
-        )  # three models that get as many images right, not one model
+        # Three models that get as many images right, not one model.
+        record.metrics["sketch"].nll += 0.001 * seed
     found = compare(a, b, None)
     assert {d.verdict for d in found.method} == {"unknown"}
     assert found.verdict[1].startswith("unknown: the differences of all seeds happen to be equal")

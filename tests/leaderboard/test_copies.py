@@ -23,7 +23,7 @@ from bench.leaderboard.statistics.predictions import Predictions
 from bench.results.record import RunRecord
 from bench.results.store import Store
 
-from .packs import SPLITS, stored_run
+from support.packs import SPLITS, stored_run
 
 
 def made_by(
@@ -74,12 +74,12 @@ def widest(one: RunRecord, two: RunRecord) -> tuple[str, float]:
     return max(gaps.items(), key=lambda item: abs(item[1]))
 
 
-def test_both_are_kept_and_the_stores_own_counts(mine: tuple[Store, RunRecord], pack: Path) -> None:
+def test_both_stay_and_the_stores_own_counts(mine: tuple[Store, RunRecord], pack: Path) -> None:
     store, own = mine
     (merged,) = merge([pack], store)
-    assert {fate: len(found) for fate, found in merged.runs.items()} == {
+    assert {outcome: len(found) for outcome, found in merged.runs.items()} == {
         "new": 3,
-        "kept beside the one that is here": 1,
+        "saved next to the run that is here": 1,
     }
     theirs = run_of(pack, "wise-ft", 0)
     assert theirs.finished == own.finished
@@ -89,9 +89,9 @@ def test_both_are_kept_and_the_stores_own_counts(mine: tuple[Store, RunRecord], 
         s: m.score for s, m in theirs.metrics.items()
     }
     assert copy.widest == widest(own, theirs)
-    kept = [(path, record) for path, record in store.records() if record.eval_id == own.eval_id]
-    assert sorted(bool(record.origin) for _, record in kept) == [False, True]
-    for path, record in kept:
+    saved = [(path, record) for path, record in store.records() if record.eval_id == own.eval_id]
+    assert sorted(bool(record.origin) for _, record in saved) == [False, True]
+    for path, record in saved:
         assert path.parent == store.run_dir(record)
         outcomes = Predictions(store).outcomes(record, "art")
         assert outcomes is not None
@@ -111,7 +111,7 @@ def test_merging_it_again_changes_nothing_and_says_it_again(
     (first,) = merge([pack], store)
     before = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
     (again,) = merge([pack], store)
-    assert {fate: len(found) for fate, found in again.runs.items()} == {"already here": 4}
+    assert {outcome: len(found) for outcome, found in again.runs.items()} == {"already here": 4}
     assert [(copy.counted, copy.widest) for copy in again.copies] == [(own, first.copies[0].widest)]
     assert {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()} == before
 
@@ -120,7 +120,7 @@ def test_equal_scores_are_the_same_run(pack: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "same")
     stored_run(store, "wise-ft", 0)
     (merged,) = merge([pack], store)
-    assert {fate: len(found) for fate, found in merged.runs.items()} == {
+    assert {outcome: len(found) for outcome, found in merged.runs.items()} == {
         "new": 3,
         "already here": 1,
     }
@@ -135,8 +135,8 @@ def test_of_two_packs_the_newer_run_counts_whatever_the_order(
     store, order = Store(tmp_path / "both"), [other, pack] if turned else [pack, other]
     found = merge(order, store) if at_once else [*merge(order[:1], store), *merge(order[1:], store)]
     assert found[0].copies == []
-    told = sorted((copy.counted.seed, copy.counted.origin["pack"]) for copy in found[1].copies)
-    assert told == [(0, other.name), (1, other.name)]
+    message = sorted((copy.counted.seed, copy.counted.origin["pack"]) for copy in found[1].copies)
+    assert message == [(0, other.name), (1, other.name)]
     assert {r.origin["pack"] for r in load(store) if r.label == "wise-ft"} == {other.name}
     assert len([record for _, record in store.records() if record.label == "wise-ft"]) == 4
     assert [copy.other.origin["pack"] for copy in copies(store, load(store))] == [
@@ -147,9 +147,9 @@ def test_of_two_packs_the_newer_run_counts_whatever_the_order(
 
 def test_a_dry_run_says_it_and_writes_nothing(mine: tuple[Store, RunRecord], pack: Path) -> None:
     store, own = mine
-    told = command(store, "merge", str(pack), "--dry-run", "--format", "json")
-    assert told.exit_code == 0, told.output
-    _, unequal = json.loads(told.stdout)["tables"]
+    message = command(store, "merge", str(pack), "--dry-run", "--format", "json")
+    assert message.exit_code == 0, message.output
+    _, unequal = json.loads(message.stdout)["tables"]
     (row,) = unequal["rows"]
     split, gap = widest(own, run_of(pack, "wise-ft", 0))
     assert (row["method"], row["seed"], row["split"], row["made"], row["other_made"]) == (
@@ -168,7 +168,7 @@ def test_people_read_by_how_much_they_differ(mine: tuple[Store, RunRecord], pack
     store, own = mine
     text = command(store, "merge", str(pack)).stdout
     split, gap = widest(own, run_of(pack, "wise-ft", 0))
-    assert "runs of the same id whose scores differ" in text
+    assert "runs of the same id with different scores" in text
     line = next(line for line in text.splitlines() if line.startswith("wise-ft"))
     assert line.split()[1:3] == ["0", split]
     assert f"{100 * gap:.1f}" in line
@@ -187,13 +187,13 @@ def test_a_comparison_names_the_splits_and_the_images_that_differ(
     predictions = Predictions(store)
     for row, split in zip(table["rows"], SPLITS, strict=True):
         pair = [predictions.outcomes(record, split) for record in (own, theirs)]
-        said = [
+        stated = [
             dict(zip(one.keys.tolist(), one.predicted.tolist(), strict=True))
             for one in pair
             if one is not None
         ]
         assert (row["split"], row["seed"], row["images"]) == (split, 0, 60)
-        assert row["differ"] == sum(said[0][key] != said[1][key] for key in said[0]) > 0
+        assert row["differ"] == sum(stated[0][key] != stated[1][key] for key in stated[0]) > 0
         assert row["difference"] == pytest.approx(
             theirs.metrics[split].score - own.metrics[split].score
         )
@@ -232,14 +232,14 @@ def test_one_is_shown_and_one_is_packed(
     assert len(records) == 4
 
 
-def test_a_run_that_failed_here_stays_beside_one_that_came(pack: Path, tmp_path: Path) -> None:
+def test_a_run_that_failed_here_stays_next_to_one_that_came(pack: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "mine")
     failed = stored_run(store, "wise-ft", 0).model_copy(update={"status": "failed", "metrics": {}})
     store.save_run(failed)
     (merged,) = merge([pack], store)
-    assert {fate: len(found) for fate, found in merged.runs.items()} == {"new": 4}
-    kept = [record for _, record in store.records() if record.eval_id == failed.eval_id]
-    assert sorted(record.status for record in kept) == ["done", "failed"]
+    assert {outcome: len(found) for outcome, found in merged.runs.items()} == {"new": 4}
+    saved = [record for _, record in store.records() if record.eval_id == failed.eval_id]
+    assert sorted(record.status for record in saved) == ["done", "failed"]
     assert [
         r.status for r in load(store) if r.eval_id == failed.eval_id and r.status == "done"
     ] == ["done"]

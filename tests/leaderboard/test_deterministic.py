@@ -19,8 +19,8 @@ from bench.leaderboard.board.rows import Board
 from bench.leaderboard.board.tables import Boards, View, board_table, boards
 from bench.leaderboard.commands import plot as plot_command
 from bench.leaderboard.commands.compare import tables as comparison_tables
-from bench.leaderboard.commands.leaderboard import Spread
-from bench.leaderboard.commands.scores import _MAKERS, What
+from bench.leaderboard.commands.leaderboard import SpreadOption
+from bench.leaderboard.commands.scores import _MAKERS, Scores
 from bench.leaderboard.page.document import Document
 from bench.leaderboard.page.report import protocol, write_report
 from bench.leaderboard.statistics.predictions import Predictions
@@ -28,7 +28,7 @@ from bench.results.record import CurvePoint, RunRecord
 from bench.results.store import Store
 from bench.tables.table import Format, Row, render
 
-import statements
+import claims
 
 Make = Callable[..., RunRecord]
 Predict = Callable[..., None]
@@ -96,17 +96,17 @@ def test_its_cells_have_no_spread_over_seeds_and_keep_that_over_images(board: Bo
 
 
 @pytest.mark.parametrize("form", [Format.table, Format.md, Format.latex])
-@pytest.mark.parametrize("spread", Spread)
-def test_people_read_it_in_every_format(board: Board, form: Format, spread: Spread) -> None:
+@pytest.mark.parametrize("spread", SpreadOption)
+def test_people_read_it_in_every_format(board: Board, form: Format, spread: SpreadOption) -> None:
     text = render([board_table(board, View(spread=spread.value))], form)
     fixed, varied = (
         next(line for line in text.splitlines() if line.lstrip("| ").startswith(name))
         for name in ("zero-shot", "chance")
     )
     assert ("deterministic" in fixed, "deterministic" in varied) == (True, False)
-    sign = "[" if spread is not Spread.sd else r"\pm" if form is Format.latex else "±"
+    sign = "[" if spread is not SpreadOption.sd else r"\pm" if form is Format.latex else "±"
     assert sign in varied
-    assert (sign in fixed) == (spread is Spread.images)
+    assert (sign in fixed) == (spread is SpreadOption.images)
 
 
 def test_machines_get_a_field_and_no_spread(board: Board) -> None:
@@ -166,9 +166,9 @@ def test_a_comparison_of_two_such_rows_is_the_difference(
     assert not any(d.deterministic for d in with_chance.method)
 
 
-@pytest.mark.parametrize("what", [What.calibration, What.detection, What.classes])
-def test_scores_beyond_accuracy_say_it_too(board: Board, store: Store, what: What) -> None:
-    splits = ["sketch"] if what is What.detection else ["id-test"]
+@pytest.mark.parametrize("what", [Scores.calibration, Scores.detection, Scores.classes])
+def test_scores_beyond_accuracy_say_it_too(board: Board, store: Store, what: Scores) -> None:
+    splits = ["sketch"] if what is Scores.detection else ["id-test"]
     table = _MAKERS[what](board, splits, Predictions(store), 5)
     rows: dict[Any, Row] = {row["method"]: row for row in table.rows}
     assert {name: row["deterministic"] for name, row in rows.items()} == {
@@ -210,7 +210,7 @@ def test_figures_and_reports_say_it(board: Board, store: Store, tmp_path: Path) 
         figures=(".svg",),
     )
     svg = (tmp_path / "report" / "pets_tiny" / "scatter.svg").read_text(encoding="utf-8")
-    assert "without one: deterministic" in svg
+    assert "no interval: deterministic" in svg
     assert sentence in (tmp_path / "report" / "report.md").read_text(encoding="utf-8").replace(
         "\\", ""
     )
@@ -227,11 +227,11 @@ def test_a_curve_of_such_runs_has_no_band(make: Make) -> None:
         ]
     (found,) = boards(runs, View()).boards
     chart = plot_command.curve_of(found, ["id-test"]).to_dict()
-    assert chart["title"]["subtitle"] == ["deterministic: 2 seeds say the same"]
+    assert chart["title"]["subtitle"] == ["deterministic: 2 seeds have equal scores"]
     assert {(point["low"], point["high"]) for point in chart["data"]["values"]} == {(None, None)}
 
 
-def test_a_statement_on_two_such_rows_has_no_interval(make: Make) -> None:
+def test_a_claim_on_two_such_rows_has_no_interval(make: Make) -> None:
     def row(name: str, score: float, apart: float = 0.0) -> list[RunRecord]:
         made = [
             make(name, seed, {"id-test": score + apart * seed, "cartoon": 0.5, "sketch": 0.5})
@@ -241,7 +241,7 @@ def test_a_statement_on_two_such_rows_has_no_interval(make: Make) -> None:
             run.method["parameters"]["head_init"] = "zero-shot"
         return made
 
-    table = statements.table(
+    table = claims.table(
         [*row("zero-shot", 0.5), *row("linear-probe", 0.7), *row("full-finetune", 0.8, 0.01)],
         "pets",
     )

@@ -6,20 +6,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from bench.cli import build_app
-from bench.configure import method_names
 from bench.errors import UsageError
 from bench.identity import digest
 from bench.leaderboard import reported
 from bench.leaderboard.board import ties
-from bench.leaderboard.board.printed import bibtex
 from bench.leaderboard.board.tables import View, boards, tables
 from bench.leaderboard.commands.reproduce import verdict
 from bench.leaderboard.packs.merge import merge
@@ -27,182 +23,16 @@ from bench.leaderboard.packs.pack import write_pack
 from bench.leaderboard.page import report
 from bench.leaderboard.statistics.pairs import these_models
 from bench.results.store import Store
-from bench.tables.table import Column, Format, Table, render
+from bench.tables.table import Format, render
 
 import boards as regenerate
 from .conftest import Make
-from .packs import stored_run
+from support.latex import check_latex
+from support.packs import stored_run
 
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(build_app(), list(arguments))
-
-
-def check_latex(text: str) -> None:
-    """What a compiler would trip over: unbalanced braces, rows of other lengths, characters that
-    mean something.
-    """
-    code = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
-    bare = re.sub(r"\\[\\&%$#_{}]", "", code)
-    assert bare.count("{") == bare.count("}")
-    assert re.findall(r"\\begin\{(\w+)\}", bare) == re.findall(r"\\end\{(\w+)\}", bare)[::-1]
-    layout = re.sub(r">\{.*?\}p\{.*?\}", "l", re.search(r"\\begin\{tabular\}\{(.+)\}", code)[1])  # type: ignore[index]
-    columns = len(layout)
-    rows = [line for line in code.splitlines() if line.endswith(r"\\")]
-    assert rows
-    assert all(len(re.findall(r"(?<!\\)&", row)) == columns - 1 for row in rows)
-    words = re.sub(r"\\(begin|end|resizebox)\{.*|\$[^$]*\$", "", bare)
-    assert not re.search(r"[#%_^~<>|]", words)
-
-
-def test_latex_has_the_best_and_its_ties_in_bold_and_a_caption_that_stands_alone(
-    make: Make,
-) -> None:
-    records = [
-        make("a_b", seed, {"id-test": 0.9 + seed / 100, "cartoon": 0.5, "sketch": 0.5})
-        for seed in range(3)
-    ] + [
-        make("c", seed, {"id-test": 0.8, "cartoon": 0.5004, "sketch": 0.4}, search_trials=4)
-        for seed in range(3)
-    ]
-    text = render(tables(records, View()), Format.latex)
-    check_latex(text)
-    first, second = (
-        line.split(" & ") for line in text.splitlines() if line.startswith(("a\\_b", "c "))
-    )
-    assert [r"\textbf" in cell for cell in first[1:5]] == [True, True, True, True]
-    assert [r"\textbf" in cell for cell in second[1:5]] == [False, True, False, False]
-    (caption,) = re.findall(r"\\caption\{(.*)\}", text)
-    for part in (
-        "pets",
-        "tiny",
-        "mean over cartoon, sketch",
-        "3 seeds",
-        "0 to 4 trial(s)",
-        "Bold: the best",
-    ):
-        assert part in caption
-    assert "Training" not in caption, "no column of costs is printed"
-
-
-def test_latex_of_a_hostile_board_still_compiles(make: Make) -> None:
-    record = make(
-        label=r"50% & $x_1$ #1 {y} ~ ^ \textbf{z} [a] <b> | \input{/etc/passwd}", backbone="a_b%"
-    )
-    check_latex(render(tables([record, make()], View()), Format.latex))
-
-
-def typeset(body: str, folder: Path, *, bibliography: str = "") -> str:
-    """What pdfLaTeX and BibTeX make of an article, as text; the test fails if either complains."""
-    for program in ("pdflatex", "bibtex", "pdftotext"):
-        if shutil.which(program) is None:
-            pytest.skip(f"there is no {program} on this machine")
-    cited = r"\nocite{*}\bibliographystyle{plain}\bibliography{own}" if bibliography else ""
-    article = (
-        r"\documentclass{article}\usepackage{booktabs, array,"
-        rf" graphicx}}\begin{{document}}{body}{cited}\end{{document}}"
-    )
-    (folder / "own.tex").write_text(article, encoding="utf-8")
-    (folder / "own.bib").write_text(bibliography, encoding="utf-8")
-    for command in (
-        (["pdflatex"], ["bibtex"], ["pdflatex"], ["pdflatex"]) if bibliography else (["pdflatex"],)
-    ):
-        options = ["-interaction=nonstopmode", "-halt-on-error"] if command == ["pdflatex"] else []
-        made = subprocess.run(
-            [*command, *options, "own"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-        assert made.returncode == 0, made.stdout[-2000:]
-        assert "Warning--" not in made.stdout
-    return subprocess.run(
-        ["pdftotext", "own.pdf", "-"], cwd=folder, capture_output=True, text=True, check=True
-    ).stdout
-
-
-def test_a_table_is_typeset_whatever_stands_in_it(make: Make, tmp_path: Path) -> None:
-    names = [
-        r"50% & $x$ #1 {y} ~ ^ \textbf{z} | \input{/etc/passwd}",
-        "[2pt] first",
-        "* star",
-        "a--b",
-        "\u03b1 \u4e2d \U0001f600 \u00e9",
-        "\u039b \u03db \u0391",  # Lambda; stigma and Alpha, for which there is no command
-    ]
-    records = [make(f"m{i}", label=name, backbone="b_%") for i, name in enumerate(names)]
-    told = typeset(render(tables(records, View()), Format.latex), tmp_path)
-    for part in (
-        "50% & $x$ #1 {y}",
-        r"\input{/etc/passwd}",
-        "[2pt] first",
-        "* star",
-        "a--b",
-        "\u03b1 U+4E2D U+1F600",
-        "\u039b U+03DB U+0391",
-    ):
-        assert part in told
-
-
-def test_a_table_of_many_columns_fits_the_page_and_names_what_it_leaves_out(make: Make) -> None:
-    shifts = [f"shift-{i}" for i in range(9)]
-    scores = [dict.fromkeys(["id-test", *shifts], 0.5 + seed / 10) for seed in (0, 1)]
-    text = render(
-        tables(
-            [
-                make(n, s, scores[s], shifts=shifts, averaged=shifts[:2])
-                for n in "ab"
-                for s in (0, 1)
-            ],
-            View(),
-        ),
-        Format.latex,
-    )
-    head = text.partition(r"\toprule")[2].partition(r"\midrule")[0]
-    assert [title.strip(" \\\n") for title in head.split("&")] == [
-        "method",
-        "ID",
-        "shift-0",
-        "shift-1",
-        "OOD",
-    ]
-    assert r"\resizebox{\ifdim\width>\linewidth" in text
-    (left_out,) = re.findall(r"^% columns left out.*: (.*)", text, re.M)
-    assert left_out.split(", ")[:2] == ["shift-2", "shift-3"]
-    assert "training" in left_out
-
-
-def test_a_negative_number_has_a_minus() -> None:
-    table = Table(
-        [Column("name"), Column("x", kind="percent", spread="s")],
-        [{"name": "lp-2", "x": -0.04, "s": 0.01}],
-    )
-    assert r"lp-2 & $-$4.0 {\scriptsize $\pm$ 1.0} \\" in render([table], Format.latex)
-
-
-def test_bibtex_has_every_method_once_with_those_that_it_wraps(make: Make) -> None:
-    wrapped = {
-        "name": "wise-ft",
-        "version": 1,
-        "source": "",
-        "parameters": {"of": {"name": "lp-ft", "parameters": {}}},
-    }
-    text = bibtex(
-        [make(name, seed) for name in ("wise-ft", "zero-shot", "mine") for seed in (0, 1)]
-    )
-    assert text.count("@") == len(re.findall(r"^@\w+\{", text, re.M)) == 2
-    assert "% mine: not installed here" in text
-    record = make()
-    record.method = wrapped
-    assert "kumar2022" in bibtex([record])
-
-
-def test_the_literature_of_every_method_is_typeset(make: Make, tmp_path: Path) -> None:
-    told = typeset(
-        "Nothing.", tmp_path, bibliography=bibtex([make(name) for name in method_names()])
-    )
-    assert "counterfactual samples for robust" in told.replace("\n", " ")
 
 
 def test_reported_files_hold_together() -> None:
@@ -257,14 +87,16 @@ def test_reported_rows_stand_in_a_table_of_their_own_with_the_gap(
     (row,) = theirs["rows"]
     assert (row["gap_id"], row["gap_ood"]) == (pytest.approx(0.02), pytest.approx(-0.03))
     assert "A: A paper." in theirs["notes"]
-    drawn = reported.beside(boards([record for _, record in store.records()], View()).boards[0])
+    sampled = reported.reported_points(
+        boards([record for _, record in store.records()], View()).boards[0]
+    )
     assert (
-        drawn.to_dict("records")[0] | {"kind": "reported", "ood": 0.5, "id": 0.8}
-        == drawn.to_dict("records")[0]
+        sampled.to_dict("records")[0] | {"kind": "reported", "ood": 0.5, "id": 0.8}
+        == sampled.to_dict("records")[0]
     )
 
 
-def test_a_wrong_reported_file_is_told(own_reported: Path) -> None:
+def test_a_wrong_reported_file_is_reported(own_reported: Path) -> None:
     path = own_reported / "pets.toml"
     path.write_text(path.read_text().replace('source = "A"', 'source = "B"'))
     with pytest.raises(UsageError, match="unknown source B"):
@@ -272,7 +104,7 @@ def test_a_wrong_reported_file_is_told(own_reported: Path) -> None:
 
 
 def test_a_verdict_is_about_every_reported_number(make: Make) -> None:
-    recipe = reported.Recipe(method="wise-ft", seeds=(0, 1), tolerance={"id": 1.0, "ood": 0.5})
+    recipe = reported.Repeat(method="wise-ft", seeds=(0, 1), tolerance={"id": 1.0, "ood": 0.5})
     row = reported.Reported(
         name="r",
         backbone="T",
@@ -298,6 +130,7 @@ def test_a_verdict_is_about_every_reported_number(make: Make) -> None:
     }
 
 
+@pytest.mark.slow
 def test_reproduce_runs_the_recipe_and_says_within_or_outside(
     tiny_suite: Path, tmp_path: Path
 ) -> None:
@@ -345,7 +178,8 @@ def test_reproduce_runs_the_recipe_and_says_within_or_outside(
     # What came in a pack reproduces nothing: it is made here, beside it, and held against it.
     elsewhere = (*options[:4], "--store", str(tmp_path / "theirs"), *options[6:])
     (row,) = json.loads(run(*elsewhere, "--dry-run").stdout)["tables"][0]["rows"]
-    assert (row["state"], row["why"]) == ("to train", "beside the run from real.shiftpack")
+    assert row["state"] == "to train"
+    assert "real.shiftpack" in row["why"]
     made = run(*elsewhere)
     assert made.exit_code == 0
     verdict, twice = json.loads(made.stdout)["tables"]
@@ -363,7 +197,9 @@ def test_reproduce_tells_what_it_does_not_know() -> None:
     assert "did you mean `mini-shifts/full-finetune`" in str(
         run("reproduce", "mini-shifts/full-finetun").exception
     )
-    assert "no recipe is known" in str(run("reproduce", "imagenet-shifts/b16-vrf").exception)
+    assert "imagenet-shifts/b16-vrf has no recipe" in str(
+        run("reproduce", "imagenet-shifts/b16-vrf").exception
+    )
     assert "mini-shifts/full-finetune" in run("reproduce").stdout
 
 
@@ -376,6 +212,7 @@ def results(tmp_path: Path) -> Store:
     return store
 
 
+@pytest.mark.slow
 def test_a_report_replaces_a_report_and_nothing_else(results: Store, tmp_path: Path) -> None:
     folder = tmp_path / "report"
     for _ in range(2):
@@ -389,9 +226,9 @@ def test_a_report_replaces_a_report_and_nothing_else(results: Store, tmp_path: P
         "no curve",
     ):
         assert part in text
-    pictures = re.findall(r"!\[.*\]\((.*)\)", text)
-    assert len(pictures) == 3
-    assert all((folder / picture).is_file() for picture in pictures)
+    photos = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert len(photos) == 3
+    assert all((folder / photo).is_file() for photo in photos)
     assert "grey line" not in text, "no curve is drawn"
     check_latex((folder / "pets_tiny" / "board.tex").read_text())
     assert "wortsman2022" in (folder / "references.bib").read_text()
@@ -414,9 +251,10 @@ def test_a_report_compares_pairs_once_and_tells_of_the_line_that_it_draws(
     monkeypatch.setattr(report, "save", lambda *drawing: None)  # seconds of rendering
     report.write_report(runs, store, tmp_path / "report")
     assert len(compared) == 1
-    assert "What lies above the grey line" in (tmp_path / "report" / "report.md").read_text()
+    assert "above the grey line" in (tmp_path / "report" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_board_is_what_its_packs_give(
     results: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,6 +291,7 @@ def test_a_suite_is_of_a_store_that_is_packed(
     assert "--store" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_board_of_this_repository_adds_up_from_its_packs() -> None:
     folder = Path(__file__).parents[2] / "leaderboard" / "boards"
     if not folder.is_dir():
@@ -502,16 +341,16 @@ def test_plot_as_it_is_typed(results: Store, tmp_path: Path) -> None:
 def test_a_chart_refuses_what_it_would_not_heed(
     results: Store, tmp_path: Path, what: str, option: str
 ) -> None:
-    told = run("plot", what, option, "-o", str(tmp_path / "x.svg"), "--store", str(results.root))
-    assert isinstance(told.exception, UsageError)
-    assert "it takes --" in told.exception.fix
+    shown = run("plot", what, option, "-o", str(tmp_path / "x.svg"), "--store", str(results.root))
+    assert isinstance(shown.exception, UsageError)
+    assert "takes --" in shown.exception.fix
 
 
 def test_id_stands_not_against_itself(results: Store, tmp_path: Path) -> None:
-    told = run(
+    shown = run(
         "plot", "scatter", "--y", "id", "-o", str(tmp_path / "x.svg"), "--store", str(results.root)
     )
-    assert isinstance(told.exception, UsageError)
+    assert isinstance(shown.exception, UsageError)
 
 
 def test_the_protocol_claims_no_more_than_is_on_record(make: Make) -> None:
@@ -522,7 +361,7 @@ def test_the_protocol_claims_no_more_than_is_on_record(make: Make) -> None:
     ).boards
     text = report.protocol(board)
     assert "ID is accuracy on id-test (100 images)." in text
-    assert "chosen with 0 to 2 trials per row" in text
+    assert "0 to 2 trials per row" in text
     assert "whose choice is not on record" in text
     assert "looked at" not in text
 

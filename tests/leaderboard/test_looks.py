@@ -77,7 +77,9 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("eye", EYES)
-def test_eight_colours_are_told_apart_by_every_eye_on_either_ground(palette: Any, eye: str) -> None:
+def test_eight_colours_are_distinguished_by_every_eye_on_either_ground(
+    palette: Any, eye: str
+) -> None:
     assert len(set(palette.rows)) == len(COLOURS) == len(set(SHAPES)) == 8
     assert min(contrast(colour, palette.background) for colour in palette.rows) >= 3
     seen = [lab(np.array(EYES[eye]) @ linear(colour)) for colour in palette.rows]
@@ -98,7 +100,7 @@ def test_of_more_rows_the_colour_is_the_familys_and_the_mark_the_rows() -> None:
 
 
 @pytest.fixture(scope="module")
-def kept() -> Boards:
+def saved() -> Boards:
     """The boards of the packs that this repository carries."""
     records = []
     for path in BOARDS.glob("*.shiftpack"):
@@ -108,12 +110,12 @@ def kept() -> Boards:
 
 
 @pytest.fixture(scope="module")
-def many(kept: Boards) -> Board:
+def many(saved: Boards) -> Board:
     """The one that has more rows than there are colours, so that a ninth row had the colour of the
     first.
     """
     (board,) = [
-        board for board in kept.boards if board.kind == "ranked" and len(board.rows) > len(COLOURS)
+        board for board in saved.boards if board.kind == "ranked" and len(board.rows) > len(COLOURS)
     ]
     return board
 

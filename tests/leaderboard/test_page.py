@@ -21,7 +21,7 @@ from bench.leaderboard.page.source import Source, embedded, page
 from bench.results.record import RunRecord
 from bench.results.store import Store
 
-from .packs import stored_run
+from support.packs import stored_run
 
 Make = Callable[..., RunRecord]
 HOSTILE = "</script><script>alert(1)</script><!-- \u2028"
@@ -36,7 +36,7 @@ def document(text: str) -> dict[str, Any]:
     return made
 
 
-def test_a_row_has_its_numbers_its_holes_with_reasons_and_its_runs(
+def test_a_row_has_its_numbers_its_missing_values_with_reasons_and_its_runs(
     make: Make, store: Store
 ) -> None:
     records = [
@@ -202,9 +202,9 @@ def test_html_writes_the_selected_runs_and_says_where(
         store.save_run(make(name))
     target = tmp_path / "new" / "board.html"
     leaderboard(store=store.root, method=["a"], columns="", sort="ood", html=target)
-    said = capsys.readouterr()
-    assert said.out.strip() == str(target)
-    assert "MB" in said.err
+    stated = capsys.readouterr()
+    assert stated.out.strip() == str(target)
+    assert "MB" in stated.err
     assert [row["name"] for row in document(target.read_text())["boards"][0]["rows"]] == ["a"]
 
 
@@ -223,7 +223,7 @@ def test_options_that_exclude_each_other_are_refused(store: Store, given: dict[s
         leaderboard(store=store.root, columns="", sort="ood", **given)
 
 
-def test_a_selection_is_drawn_with_the_curve_that_it_is_measured_against(store: Store) -> None:
+def test_a_selection_is_plotted_with_the_curve_that_it_is_measured_against(store: Store) -> None:
     reference = stored_run(store, "full-finetune", curve=True)
     stored_run(store)
     source = Source(store, View(), methods=["wise-ft"])

@@ -30,7 +30,7 @@ class Site:
 
     def __init__(self) -> None:
         self.page, self.stamp, self.fail = "first", 0, ""
-        self.told: list[str] = []
+        self.shown: list[str] = []
         self.heard = threading.Event()
 
     def make(self) -> str:
@@ -39,7 +39,7 @@ class Site:
         return self.page
 
     def tell(self, text: str) -> None:
-        self.told.append(text)
+        self.shown.append(text)
         self.heard.set()
 
 
@@ -109,7 +109,7 @@ def test_what_is_not_a_get_is_refused() -> None:
         assert connection.getresponse().status == 501
 
 
-def test_an_open_page_is_told_when_runs_finish_and_then_gets_the_new_one() -> None:
+def test_an_open_page_learns_when_runs_finish_and_then_gets_the_new_one() -> None:
     site = Site()
     with served(site) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
@@ -128,15 +128,15 @@ def test_a_page_that_cannot_be_made_leaves_the_last_one_and_says_why() -> None:
     with served(site) as server:
         site.fail, site.stamp = "a record is damaged", 1
         assert site.heard.wait(PATIENCE)
-        assert "a record is damaged" in site.told[-1]
+        assert "a record is damaged" in site.shown[-1]
         assert get(server)[1] == "first"
         edition = server.published.edition
-        site.fail, site.page, site.stamp = "", "mended", 2
+        site.fail, site.page, site.stamp = "", "fixed", 2
         assert server.published.newer_than(edition, PATIENCE), "the page is made again"
-        assert get(server)[1] == "mended"
+        assert get(server)[1] == "fixed"
 
 
-def test_a_port_that_is_taken_is_said() -> None:
+def test_a_port_that_is_taken_is_reported() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -144,7 +144,7 @@ def test_a_port_that_is_taken_is_said() -> None:
             Server(taken.getsockname()[1])
 
 
-def test_a_port_that_does_not_exist_is_said() -> None:
+def test_a_port_that_does_not_exist_is_reported() -> None:
     with pytest.raises(UsageError, match="cannot be used"):
         Server(70_000)
 

@@ -41,7 +41,7 @@ def test_of_points_of_one_id_the_higher_is_the_offer() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_curve_that_stands_upright_offers_nothing_beside_it_and_warns_of_nothing() -> None:
+def test_a_curve_that_stands_upright_offers_nothing_next_to_it_and_warns_of_nothing() -> None:
     ids, oods = np.array([[0.5, 0.5, 0.5]]), np.array([[0.2, 0.1, 0.4]])
     for at, offered in ((0.5, 0.4), (0.4, np.nan), (0.6, np.nan)):
         assert envelopes(ids, oods, np.array([at])) == pytest.approx([offered], nan_ok=True)

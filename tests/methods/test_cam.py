@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bench.methods.cam import attention_rollout, class_activation_map, grad_cam, normalized
 
-from .towers import classifier, full_rollout, global_batch, score_of
+from support.towers import classifier, full_rollout, global_batch, score_of
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -87,7 +87,7 @@ def test_a_map_outside_the_graph_is_an_error_and_leaves_no_hook() -> None:
     model, (pool, labels) = classifier(), global_batch()
     logits, _, attentions = model.explain(pool.float() / 255)
     stranger = torch.rand_like(attentions[1]).requires_grad_()
-    with pytest.raises(RuntimeError, match="not all of them"):
+    with pytest.raises(RuntimeError, match="the gradient reached the layers"):
         attention_rollout(score_of(logits, labels), [attentions[0], stranger])
     assert not attentions[0]._backward_hooks
     assert not stranger._backward_hooks

@@ -23,7 +23,16 @@ from bench.methods.lp_ft import LPFT
 from bench.methods.masked_counterfactual import MaskedCounterfactual
 from bench.methods.wise_ft import WiSEFT
 
-from .towers import CONV, VIT, TinyTask, classifier, full_rollout, global_batch, micro_batch, step
+from support.towers import (
+    CONV,
+    VIT,
+    TinyTask,
+    classifier,
+    full_rollout,
+    global_batch,
+    micro_batch,
+    step,
+)
 
 BARE = Traits(text=False, native=False, layout="vit")
 PAIRS: list[dict[str, Any]] = [
@@ -50,7 +59,7 @@ def pair_of(layout: str) -> tuple[Classifier, Classifier]:
 @pytest.mark.parametrize(
     ("method", "traits"),
     [
-        (method.resolved(traits), traits)
+        (method.bind(traits), traits)
         for methods, traits in ((ON_VIT, VIT), (ON_CONV, CONV))
         for method in methods
     ],
@@ -106,7 +115,7 @@ def test_the_teachers_mean_square_is_measured_on_the_training_features() -> None
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(pair.values()))
 def test_masked_distillation_by_hand(pair: dict[str, Any]) -> None:
-    method = MaskedCounterfactual(**pair).resolved(VIT)
+    method = MaskedCounterfactual(**pair).bind(VIT)
     (student, teacher), (pool, labels) = pair_of("vit"), global_batch()
     batch = micro_batch(method, pool, labels, torch.arange(8))
     look = method.look(batch, student)
@@ -124,9 +133,9 @@ def test_masked_distillation_by_hand(pair: dict[str, Any]) -> None:
     else:
         cells = look.mask.view(8, 3, 3).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
         source = (
-            batch.draws["source"]
+            batch.random["source"]
             if pair["fill"] == "multi"
-            else batch.draws["source"][:, None].expand(8, 9)
+            else batch.random["source"][:, None].expand(8, 9)
         )
         for i in range(8):
             for p in range(9):
@@ -173,11 +182,12 @@ class Spy(Classifier):
 def test_student_and_teacher_see_the_same_masked_image_and_the_clean_one_is_seen_once(
     pair: dict[str, Any],
 ) -> None:
-    method = MaskedCounterfactual(**pair).resolved(VIT)
+    method = MaskedCounterfactual(**pair).bind(VIT)
     student, teacher = (Spy(model) for model in pair_of("vit"))
     pool, labels = global_batch()
     batch = micro_batch(method, pool, labels, torch.arange(8))
-    method.loss(batch, student, teacher, {"teacher_ms": 1.0}).backward()  # type: ignore[no-untyped-call]
+    loss = method.loss(batch, student, teacher, {"teacher_ms": 1.0})
+    loss.backward()  # type: ignore[no-untyped-call]
     (clean, masked), (target,) = student.calls, teacher.calls
     assert clean[0] == ("features" if pair["mask"] == "random" else "explain")
     assert torch.equal(clean[1], batch.images)
@@ -198,13 +208,14 @@ def test_feature_distillation_runs_each_tower_once() -> None:
     student, teacher = (Spy(model) for model in pair_of("vit"))
     pool, labels = global_batch()
     batch = micro_batch(FeatureDistillation(), pool, labels, torch.arange(8))
-    FeatureDistillation().loss(batch, student, teacher, {"teacher_ms": 1.0}).backward()  # type: ignore[no-untyped-call]
+    loss = FeatureDistillation().loss(batch, student, teacher, {"teacher_ms": 1.0})
+    loss.backward()  # type: ignore[no-untyped-call]
     assert len(student.calls) == len(teacher.calls) == 1
     assert all(weight.grad is None for weight in teacher.parameters())
 
 
 def test_a_step_in_bfloat16_is_finite() -> None:
-    method = MaskedCounterfactual().resolved(VIT)
+    method = MaskedCounterfactual().bind(VIT)
     (student, teacher), (pool, labels) = pair_of("vit"), global_batch()
     batch = micro_batch(method, pool, labels, torch.arange(8))
     with torch.autocast("cpu", torch.bfloat16):
@@ -214,7 +225,7 @@ def test_a_step_in_bfloat16_is_finite() -> None:
 
 
 def test_the_papers_thresholds_and_probabilities_are_the_defaults() -> None:
-    chosen = {tuple(p.values()): MaskedCounterfactual(**p).resolved(VIT) for p in PAIRS}
+    chosen = {tuple(p.values()): MaskedCounterfactual(**p).bind(VIT) for p in PAIRS}
     cuts = [
         [chosen[mask, fill].threshold for fill in ("none", "single", "multi")]
         for mask in ("object", "context")
@@ -225,7 +236,7 @@ def test_the_papers_thresholds_and_probabilities_are_the_defaults() -> None:
         0.5,
         0.5,
     ]
-    default = MaskedCounterfactual().resolved(VIT)
+    default = MaskedCounterfactual().bind(VIT)
     assert (default.mask, default.fill, default.threshold, default.weight, default.weight_unit) == (
         "object",
         "single",
@@ -243,12 +254,12 @@ def test_the_papers_thresholds_and_probabilities_are_the_defaults() -> None:
 
 @pytest.mark.parametrize("method", ON_VIT, ids=lambda method: method.name)
 def test_resolving_twice_changes_nothing(method: FineTuner) -> None:
-    once = method.resolved(VIT)
-    assert once.resolved(VIT) == once
-    assert MaskedCounterfactual(mask_share=0.3).resolved(VIT).threshold is None
-    by_share = MaskedCounterfactual(mask="random", mask_share=0.3).resolved(VIT)
+    once = method.bind(VIT)
+    assert once.bind(VIT) == once
+    assert MaskedCounterfactual(mask_share=0.3).bind(VIT).threshold is None
+    by_share = MaskedCounterfactual(mask="random", mask_share=0.3).bind(VIT)
     assert by_share.probability == 0.3
-    assert by_share.resolved(VIT) == by_share
+    assert by_share.bind(VIT) == by_share
 
 
 def test_heads_by_traits() -> None:
@@ -258,15 +269,15 @@ def test_heads_by_traits() -> None:
         (MaskedCounterfactual(), ("zero-shot", "native", "probe")),
         (LPFT(), ("probe", "probe", "probe")),
     ):
-        assert tuple(method.resolved(traits).head_init for traits in (VIT, CONV, BARE)) == heads
-    assert FullFinetune(head_init="random").resolved(VIT).head_init == "random"
+        assert tuple(method.bind(traits).head_init for traits in (VIT, CONV, BARE)) == heads
+    assert FullFinetune(head_init="random").bind(VIT).head_init == "random"
     assert LPFT().lr == 1e-5
 
 
 @pytest.mark.parametrize("mask", ["object", "context", "random"])
 def test_leaving_patches_out_is_refused_on_a_convolutional_backbone(mask: Any) -> None:
     with pytest.raises(UsageError, match="no tokens to leave out"):
-        MaskedCounterfactual(mask=mask, fill="none").resolved(CONV)
+        MaskedCounterfactual(mask=mask, fill="none").bind(CONV)
 
 
 @pytest.mark.parametrize(
@@ -281,18 +292,18 @@ def test_leaving_patches_out_is_refused_on_a_convolutional_backbone(mask: Any) -
 )
 def test_options_that_contradict_each_other_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        MaskedCounterfactual(**fields).resolved(VIT)
+        MaskedCounterfactual(**fields).bind(VIT)
 
 
 def test_a_search_draws_the_weight_in_teacher_units() -> None:
     space = MaskedCounterfactual.search_space()
-    assert space["weight_unit"].draw(0.9) == "teacher_ms"
-    assert (space["weight"].draw(0.0), space["weight"].log) == (0.5, True)
+    assert space["weight_unit"].sample(0.9) == "teacher_ms"
+    assert (space["weight"].sample(0.0), space["weight"].log) == (0.5, True)
 
 
 def test_trained_batch_statistics_are_refused_where_they_would_be_wrong() -> None:
     traits = Traits(text=False, native=False, layout="conv")
     with pytest.raises(UsageError, match="interpolated"):
-        WiSEFT(of=FullFinetune(norm="train")).resolved(traits)
+        WiSEFT(of=FullFinetune(norm="train")).bind(traits)
     with pytest.raises(UsageError, match="frozen"):
-        MaskedCounterfactual(norm="train").resolved(traits)
+        MaskedCounterfactual(norm="train").bind(traits)

@@ -19,7 +19,7 @@ from bench.methods import linear_probe
 from bench.methods.linear_probe import ABSENT, LinearProbe, regularization_path
 from bench.task import Task
 
-from .towers import CONV, VIT, TinyTask, classifier
+from support.towers import CONV, VIT, TinyTask, classifier
 
 GRID = np.logspace(-7, 2, 7)
 
@@ -79,7 +79,7 @@ def test_a_single_class_is_refused() -> None:
 @pytest.mark.parametrize("traits", [VIT, CONV], ids=["text", "no text"])
 def test_c_is_the_smallest_within_one_standard_error_of_the_best_on_id_val(traits: Any) -> None:
     task = task_of(traits=traits)
-    model = LinearProbe(grid=7).resolved(traits).fit(cast(Any, task))
+    model = LinearProbe(grid=7).bind(traits).fit(cast(Any, task))
     chosen, among = task.chosen["C"]
     assert among == 7
     assert model.head.normalize is traits.text
@@ -101,24 +101,24 @@ def test_c_is_the_smallest_within_one_standard_error_of_the_best_on_id_val(trait
 
 
 def test_normalisation_follows_the_text_tower_unless_it_is_named() -> None:
-    assert LinearProbe().resolved(VIT).normalize is True
-    assert LinearProbe().resolved(CONV).normalize is False
-    assert LinearProbe(normalize=False).resolved(VIT).normalize is False
+    assert LinearProbe().bind(VIT).normalize is True
+    assert LinearProbe().bind(CONV).normalize is False
+    assert LinearProbe(normalize=False).bind(VIT).normalize is False
     adamw = LinearProbe(solver="adamw")
-    assert (adamw.resolved(VIT).head_init, adamw.resolved(CONV).head_init) == (
+    assert (adamw.bind(VIT).head_init, adamw.bind(CONV).head_init) == (
         "zero-shot",
         "native",
     )
-    assert LinearProbe().resolved(VIT).resolved(VIT) == LinearProbe().resolved(VIT)
+    assert LinearProbe().bind(VIT).bind(VIT) == LinearProbe().bind(VIT)
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "warmup-cosine"])
 def test_the_gradient_recipe_learns_from_the_starting_head_and_repeats_exactly(
     schedule: Any,
 ) -> None:
-    method = LinearProbe(
-        solver="adamw", lr=0.3, epochs=6, batch_size=32, schedule=schedule
-    ).resolved(VIT)
+    method = LinearProbe(solver="adamw", lr=0.3, epochs=6, batch_size=32, schedule=schedule).bind(
+        VIT
+    )
     tasks = [task_of(), task_of()]
     heads = [method.fit(cast(Any, task)).head for task in tasks]
     assert tasks[0].started == ["zero-shot"]
@@ -133,7 +133,7 @@ def test_the_gradient_recipe_learns_from_the_starting_head_and_repeats_exactly(
 
 def test_a_batch_larger_than_the_training_set_is_one_step_per_epoch() -> None:
     task = task_of()
-    LinearProbe(solver="adamw", epochs=2).resolved(VIT).fit(cast(Any, task))
+    LinearProbe(solver="adamw", epochs=2).bind(VIT).fit(cast(Any, task))
     assert task.chosen["epoch"][1] == 2
 
 
@@ -168,7 +168,8 @@ def test_on_a_device_the_same_minimum_is_found_on_the_same_way(
 )
 def test_one_standard_error_below_the_best_is_enough(scores: list[float], chosen: int) -> None:
     task = object.__new__(Task)
-    task.selection, task._images = {}, lambda split: range(1000)  # type: ignore[method-assign,assignment,return-value]
+    task.selection = {}
+    task._images = lambda split: range(1000)  # type: ignore
     assert (
         task.choose("C", [(at, score, 0.0) for at, score in enumerate(scores)], one_se=True)
         == chosen
@@ -199,6 +200,7 @@ print(json.dumps([(x_val @ weight.T + bias).argmax(axis=1).tolist() for _, weigh
 """
 
 
+@pytest.mark.slow
 def test_two_kinds_of_processor_predict_the_same_for_every_c() -> None:
     """With the arithmetic that OpenBLAS takes on an old and on a newer processor, a process
     each.

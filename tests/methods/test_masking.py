@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.methods import masking
 
-from .towers import global_batch
+from support.towers import global_batch
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -52,10 +52,10 @@ def test_a_share_takes_the_highest_or_lowest_patches_and_ties_go_to_the_lower_in
     assert masking.share_mask(cam, 0.01, highest=True).sum() == 1
 
 
-@pytest.mark.parametrize(("patches", "kept"), [(49, 12), (196, 49), (256, 64)])
-def test_random_masks_without_a_fill_keep_an_exact_count(patches: int, kept: int) -> None:
+@pytest.mark.parametrize(("patches", "saved"), [(49, 12), (196, 49), (256, 64)])
+def test_random_masks_without_a_fill_keep_an_exact_count(patches: int, saved: int) -> None:
     mask = masking.exact_mask(50, patches, 0.75, generator())
-    assert ((~mask).sum(dim=1) == kept).all()
+    assert ((~mask).sum(dim=1) == saved).all()
     assert (mask.sum(dim=0) > 0).all()
     assert (mask.sum(dim=0) < 50).all()
 

@@ -15,7 +15,7 @@ from bench.methods.linear_probe import LinearProbe
 from bench.methods.masked_counterfactual import MaskedCounterfactual
 from bench.methods.wise_ft import WiSEFT
 
-from .towers import CONV, VIT, TinyTask, classifier
+from support.towers import CONV, VIT, TinyTask, classifier
 
 BARE = Traits(text=False, native=False, layout="conv")
 
@@ -25,7 +25,7 @@ BARE = Traits(text=False, native=False, layout="conv")
 def test_every_tensor_is_interpolated_and_the_ends_are_exact(alpha: float, traits: Traits) -> None:
     start, end = classifier(traits.layout, seed=0), classifier(traits.layout, seed=1)
     task = TinyTask(traits=traits, fitted=end)
-    mixed = WiSEFT(alpha=alpha).resolved(traits).fit(cast(Any, task)).named_weights()
+    mixed = WiSEFT(alpha=alpha).bind(traits).fit(cast(Any, task)).named_weights()
     first, last = start.named_weights(), end.named_weights()
     assert set(mixed) == set(first)
     for name, tensor in mixed.items():
@@ -44,23 +44,23 @@ def test_alpha_on_id_val_is_the_best_of_eleven_and_recorded_as_such() -> None:
     for step in range(11):
         bias = round(float(interpolate(start, end, step / 10).head.bias.detach()[0]), 6)
         task.scores[bias] = (0.9 if step in (6, 7) else 0.5, 0.2 if step == 7 else 0.3)
-    mixed = WiSEFT(alpha="id-val").resolved(VIT).fit(cast(Any, task))
+    mixed = WiSEFT(alpha="id-val").bind(VIT).fit(cast(Any, task))
     assert task.chosen == {"alpha": (0.7, 11)}
     torch.testing.assert_close(mixed.head.weight, interpolate(start, end, 0.7).head.weight)
 
 
 def test_a_random_head_is_no_base_unless_it_is_named() -> None:
-    assert cast(FullFinetune, WiSEFT().resolved(BARE).of).head_init == "probe"
-    assert cast(FullFinetune, WiSEFT().resolved(CONV).of).head_init == "native"
+    assert cast(FullFinetune, WiSEFT().bind(BARE).of).head_init == "probe"
+    assert cast(FullFinetune, WiSEFT().bind(CONV).of).head_init == "native"
     assert (
-        cast(FullFinetune, WiSEFT(of=FullFinetune(head_init="random")).resolved(BARE).of).head_init
+        cast(FullFinetune, WiSEFT(of=FullFinetune(head_init="random")).bind(BARE).of).head_init
         == "random"
     )
-    assert WiSEFT().resolved(BARE).resolved(BARE) == WiSEFT().resolved(BARE)
+    assert WiSEFT().bind(BARE).bind(BARE) == WiSEFT().bind(BARE)
 
 
 def test_the_nested_method_is_resolved_and_part_of_the_identity() -> None:
-    method = WiSEFT(of=MaskedCounterfactual(mask="context")).resolved(VIT)
+    method = WiSEFT(of=MaskedCounterfactual(mask="context")).bind(VIT)
     nested = method.identity()["parameters"]["of"]
     assert (nested["name"], nested["version"]) == (
         "masked-counterfactual",
@@ -72,7 +72,7 @@ def test_the_nested_method_is_resolved_and_part_of_the_identity() -> None:
     )
     assert (
         method.identity()
-        != WiSEFT(of=MaskedCounterfactual(mask="context", lr=1e-4)).resolved(VIT).identity()
+        != WiSEFT(of=MaskedCounterfactual(mask="context", lr=1e-4)).bind(VIT).identity()
     )
 
 

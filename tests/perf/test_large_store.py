@@ -18,7 +18,7 @@ from bench.leaderboard.board.tables import View, tables
 from bench.results.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent))
-from synthetic_store import write_store
+from support.synthetic_store import write_store
 
 pytestmark = pytest.mark.perf
 
@@ -30,7 +30,7 @@ def slow_files(wait: float) -> Iterator[list[int]]:
     """
     operations = [0]
 
-    def told(event: str, _: object) -> None:
+    def shown(event: str, _: object) -> None:
         # Of an open file, a read and the close are not told.
         count = {"open": 3, "os.scandir": 2, "os.listdir": 2}.get(event, 0)
         operations[0] += count
@@ -38,7 +38,7 @@ def slow_files(wait: float) -> Iterator[list[int]]:
             time.sleep(count * wait)
 
     listening = [True]
-    sys.addaudithook(told)
+    sys.addaudithook(shown)
     original = os.stat
 
     def slow_stat(*arguments: Any, **named: Any) -> os.stat_result:

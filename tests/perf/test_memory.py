@@ -42,7 +42,7 @@ backbone = load_backbone(name)
 tower, side = backbone.image_tower(), backbone.pixels.size
 part = part or default_part(tower, side)
 traits = Traits(text=True, native=False, layout=tower.layout)
-method = build_method(of, {"batch_size": max(2, part)}).resolved(traits)
+method = build_method(of, {"batch_size": max(2, part)}).bind(traits)
 start = Classifier(tower, Head(torch.randn(100, tower.dim), normalize=True))
 expected = step_memory(method, start, side).of(part)
 before = psutil.Process().memory_info().rss
@@ -133,7 +133,10 @@ def limit(count: int) -> Iterator[tuple[str, Callable[[], None], Callable[[], in
         )
         return
     try:
-        kills = lambda: int((group / "memory.oom_control").read_text().rpartition("oom_kill ")[2])  # noqa: E731
+
+        def kills() -> int:
+            return int((group / "memory.oom_control").read_text().rpartition("oom_kill ")[2])
+
         yield "cgroup", lambda: (group / "tasks").write_text(str(os.getpid())) and None, kills
     finally:
         group.rmdir()

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.leaderboard.board.above import distances, interval
+from bench.leaderboard.board.above_curve import distances, interval
 from bench.leaderboard.statistics.intervals import over_images, over_seeds
 from bench.leaderboard.statistics.pairs import Pairs, holm, the_method, these_models
 from bench.leaderboard.statistics.predictions import Outcomes
-from bench.leaderboard.statistics.resampling import Draws, drawn_sums, redrawn_scores
+from bench.leaderboard.statistics.resampling import Resamples, resampled_scores, resampled_sums
 from bench.leaderboard.statistics.tradeoff import offered
 
 pytestmark = [pytest.mark.perf, pytest.mark.timeout(1800)]
 Rng = np.random.Generator
 
 
-def told(what: str, share: float, low: float, high: float, times: int) -> None:
+def message(what: str, share: float, low: float, high: float, times: int) -> None:
     """Print one row, and hold the share against its claim, give or take three standard errors of
     the simulation.
     """
@@ -60,7 +60,9 @@ def test_wilson(share: float, count: int) -> None:
         interval = over_images([(right / count, count)])
         assert interval
         hits += interval.low <= share <= interval.high
-    told(f"Wilson, {count} images at {100 * share:.0f} % | covers", hits / times, 0.93, 0.97, times)
+    message(
+        f"Wilson, {count} images at {100 * share:.0f} % | covers", hits / times, 0.93, 0.97, times
+    )
 
 
 def test_mean_over_shifts() -> None:
@@ -72,7 +74,7 @@ def test_mean_over_shifts() -> None:
         interval = over_images(list(zip(found.tolist(), counts.tolist(), strict=True)))
         assert interval
         hits += interval.low <= truth.mean() <= interval.high
-    told("Wilson + MOVER, mean over 5 shifts | covers", hits / times, 0.93, 0.97, times)
+    message("Wilson + MOVER, mean over 5 shifts | covers", hits / times, 0.93, 0.97, times)
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -83,11 +85,11 @@ def test_t_over_seeds(seeds: int) -> None:
         interval = over_seeds(values.tolist())
         assert interval
         hits += interval.low <= 0.6 <= interval.high
-    told(f"t over {seeds} seeds | covers", hits / times, 0.93, 0.97, times)
+    message(f"t over {seeds} seeds | covers", hits / times, 0.93, 0.97, times)
 
 
-def bootstrap(difference: np.ndarray, rng: Rng) -> Draws:
-    return Draws(drawn_sums(difference / len(difference), 4000, rng), len(difference))
+def bootstrap(difference: np.ndarray, rng: Rng) -> Resamples:
+    return Resamples(resampled_sums(difference / len(difference), 4000, rng), len(difference))
 
 
 @pytest.mark.parametrize(("count", "skill"), [(1500, 0.5), (300, 0.5), (1500, 3.5)])
@@ -101,13 +103,12 @@ def test_paired_bootstrap(count: int, skill: float) -> None:
         difference = right[:, 1].mean(axis=1) - right[:, 0].mean(axis=1)
         interval = bootstrap(difference, rng).interval
         hits += interval.low <= truth <= interval.high
-        each = (
-            right[:, 1].astype(float) - right[:, 0]
-        ).ravel()  # every seed's answer taken for one more image
+        # Every seed's answer taken for one more image.
+        each = (right[:, 1].astype(float) - right[:, 0]).ravel()
         half = 1.96 * each.std(ddof=1) / np.sqrt(len(each))
         naive += abs(each.mean() - truth) <= half
     level = f"{count} images at {100 * expected(skill):.0f} %"
-    told(f"paired bootstrap, 3 seeds, {level} | covers", hits / times, 0.93, 0.97, times)
+    message(f"paired bootstrap, 3 seeds, {level} | covers", hits / times, 0.93, 0.97, times)
     print(
         f"\n| (every seed taken for more images), {level} | covers | {100 * naive / times:.1f} % |"
         f" {times:,} |"
@@ -127,8 +128,8 @@ def test_paired_beats_unpaired() -> None:
             pooled, difference = right.mean(), abs(right[:, 0].mean() - right[:, 1].mean())
             unpaired += difference > 1.96 * np.sqrt(2 * pooled * (1 - pooled) / count)
         if not gain:
-            told(f"paired bootstrap | {claim}", boot / times, 0.0, 0.05, times)
-            told(f"exact McNemar | {claim}", exact / times, 0.0, 0.05, times)
+            message(f"paired bootstrap | {claim}", boot / times, 0.0, 0.05, times)
+            message(f"exact McNemar | {claim}", exact / times, 0.0, 0.05, times)
             continue
         print(f"\n| paired bootstrap | {claim} | {100 * boot / times:.1f} % | {times:,} |")
         print(f"\n| exact McNemar | {claim} | {100 * exact / times:.1f} % | {times:,} |")
@@ -146,7 +147,7 @@ def test_holm_over_data_sets() -> None:
         shared = rng.normal(0, 0.01, (5, 1))
         p = stats.ttest_1samp(shared + rng.normal(0, 0.01, (5, 10)), 0).pvalue
         wrong += holm(p).min() <= 0.05
-    told(
+    message(
         "Holm over 10 data sets, the method, 5 seeds | any false positive",
         wrong / times,
         0.0,
@@ -156,7 +157,7 @@ def test_holm_over_data_sets() -> None:
 
 
 def marks(
-    draw: Callable[[Rng], tuple[Pairs, np.ndarray]], times: int
+    sample: Callable[[Rng], tuple[Pairs, np.ndarray]], times: int
 ) -> tuple[float, float, float]:
     """How often a truly best row is not marked; no truly best row is; how many rows are marked on
     average.
@@ -164,7 +165,7 @@ def marks(
     rng = np.random.default_rng(6)
     any_lost, all_lost, marked = 0, 0, 0
     for _ in range(times):
-        pairs, truth = draw(rng)
+        pairs, truth = sample(rng)
         best = np.isclose(truth, truth.max())
         tied = pairs.tied_with_best
         any_lost += not tied[best].all()
@@ -205,13 +206,13 @@ METHODS = {
 def test_ties_of_models(name: str) -> None:
     skills = MODELS[name]
 
-    def draw(rng: Rng) -> tuple[Pairs, np.ndarray]:
+    def sample(rng: Rng) -> tuple[Pairs, np.ndarray]:
         strata = [images(rng, 1000, skills).mean(axis=2) / 2000 for _ in range(2)]
         return these_models(strata), skills
 
     times = 2000 if np.ptp(skills) == 0 and len(skills) < 10 else 500
-    lost, gone, shown = marks(draw, times)
-    told(f"ties, these models: {name} | a best row unmarked", lost, 0.0, 0.05, times)
+    lost, gone, shown = marks(sample, times)
+    message(f"ties, these models: {name} | a best row unmarked", lost, 0.0, 0.05, times)
     print(
         f"\n| ties, these models: {name} | no best row marked; rows marked | {100 * gone:.1f} %;"
         f" {shown:.1f} | {times:,} |"
@@ -222,18 +223,19 @@ def test_ties_of_models(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_ties_of_methods(name: str, seeds: int) -> None:
     truth, spread = METHODS[name]
-    moved = (
-        np.array(spread) > 0
-    )  # what rows share through a seed moves only those that depend on it
+    # What rows share through a seed moves only those that depend on it.
+    moved = np.array(spread) > 0
 
-    def draw(rng: Rng) -> tuple[Pairs, np.ndarray]:
+    def sample(rng: Rng) -> tuple[Pairs, np.ndarray]:
         shared = 0.005 * rng.standard_normal((seeds, 1)) * moved
         by_seed = truth + np.array(spread) * rng.standard_normal((seeds, len(truth))) + shared
         return the_method(by_seed, (~moved).tolist()), np.array(truth)
 
     times = 4000
-    lost, _, shown = marks(draw, times)
-    told(f"ties, the method, {seeds} seeds: {name} | a best row unmarked", lost, 0.0, 0.05, times)
+    lost, _, shown = marks(sample, times)
+    message(
+        f"ties, the method, {seeds} seeds: {name} | a best row unmarked", lost, 0.0, 0.05, times
+    )
     print(f"\n| ties, the method, {seeds} seeds: {name} | rows marked | {shown:.1f} | {times:,} |")
 
 
@@ -296,11 +298,13 @@ def test_above_the_curve(name: str, ood: tuple[float, float, float], gain: float
         "a": (ood, (0.5, gain)),
         "b": (ood, (0.5, gain)),
     }
-    truths = {key: on_all_images(*shape, method) for key, (shape, method) in sets.items()}
+    true_labels = {key: on_all_images(*shape, method) for key, (shape, method) in sets.items()}
     offer = offered(
-        truths["id-test"][0][None], truths["a"][0][None], np.array([truths["id-test"][1]])
+        true_labels["id-test"][0][None],
+        true_labels["a"][0][None],
+        np.array([true_labels["id-test"][1]]),
     )[0]
-    truth, blank = truths["a"][1] - offer, 0
+    truth, blank = true_labels["a"][1] - offer, 0
     hits = naive = 0
     paired = [(12 * seed + 11, slice(12 * seed, 12 * seed + 11)) for seed in range(seeds)]
     keys = {key: np.array([f"{key}{i:05d}" for i in range(count)]) for key in sets}
@@ -316,15 +320,15 @@ def test_above_the_curve(name: str, ood: tuple[float, float, float], gain: float
         ]
         found = {key: x.mean(axis=0)[None] for key, x in right.items()}
         estimate = float(distances(found["id-test"], (found["a"] + found["b"]) / 2, paired)[0])
-        drawn = redrawn_scores(models, dict.fromkeys(sets, "accuracy"), 400, rng)
-        draws = distances(drawn["id-test"], (drawn["a"] + drawn["b"]) / 2, paired)
-        made = interval(estimate, draws)
+        sampled = resampled_scores(models, dict.fromkeys(sets, "accuracy"), 400, rng)
+        samples = distances(sampled["id-test"], (sampled["a"] + sampled["b"]) / 2, paired)
+        made = interval(estimate, samples)
         if isinstance(made, str):
             blank += 1
             continue
         hits += made.low <= truth <= made.high
-        naive += np.quantile(draws, 0.025) <= truth <= np.quantile(draws, 0.975)
-    told(
+        naive += np.quantile(samples, 0.025) <= truth <= np.quantile(samples, 0.975)
+    message(
         f"above the curve, 3 seeds, 1,500 images a set: {name} | covers",
         hits / (times - blank),
         0.93,

@@ -22,7 +22,7 @@ from bench.configure import build_method
 from bench.engine import Engine
 from bench.method import FineTuner, Traits
 from bench.training.devices import Ranks
-from bench.training.step import Learner
+from bench.training.step import TrainState
 
 pytestmark = pytest.mark.perf
 
@@ -57,20 +57,20 @@ def test_step_cost() -> None:
     for name, (method_name, values) in CASES.items():
         if chosen and name not in chosen.split(";"):
             continue
-        method = build_method(method_name, {"lr": 1e-8, **values}).resolved(
+        method = build_method(method_name, {"lr": 1e-8, **values}).bind(
             Traits(text=True, native=False, layout="vit")
         )
         assert isinstance(method, FineTuner)
         cases[name] = method
     # One learner for all cases, as one training has: its moments are twice the weights.
     first = next(iter(cases.values()))
-    learner = Learner(
+    train_state = TrainState(
         start, first, total=100, seed=0, constants={"teacher_ms": 1.0}, engine=engine, ranks=Ranks()
     )
 
     def step(name: str) -> None:
-        learner.method = cases[name]
-        learner.step(pool, labels, 0)
+        train_state.method = cases[name]
+        train_state.step(pool, labels, 0)
 
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for round_ in range(rounds + 1):

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.perf
 #: 3 methods x 2 trials, of which 5 differ, and 3 x 3 final runs, with the stages that they are
 #: built on: 23 jobs.
 JOBS = 23
-ASKED = [
+REQUESTED = [
     "full-finetune",
     "wise-ft",
     "linear-probe",
@@ -54,7 +54,7 @@ def temporary() -> Iterator[Path]:
 def _sweep(suite: Path, store: Path, runner: str) -> list[str]:
     where = ["--suite", str(suite), "--store", str(store), "--runner", runner]
     options = ["--max-concurrent", "2", "--checkpoint-every", "0", "--format", "json"]
-    return [sys.executable, "-m", "bench.cli", "sweep", *ASKED, *where, *options]
+    return [sys.executable, "-m", "bench.cli", "sweep", *REQUESTED, *where, *options]
 
 
 @pytest.mark.timeout(0)
@@ -92,9 +92,8 @@ def test_twenty_kills(tiny_suite: Path, tmp_path: Path, temporary: Path, runner:
                     text=True,
                     env=environment,
                 )
-            if (
-                done < kills and moments.random() < 0.3
-            ):  # in the start of the command, of Ray, and in the preflight
+            # In the start of the command, of Ray, and in the preflight.
+            if done < kills and moments.random() < 0.3:
                 time.sleep(moments.uniform(0, starting))
             elif done < kills:  # while trials run, from the first to the last of them
                 further = moments.randint(0, 8)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .foreign import CLIP, CONFIG, QuickGELU, folder_of
+from support.foreign_checkpoints import CLIP, CONFIG, QuickGELU, folder_of
 
 
 @pytest.fixture(scope="module")

@@ -54,38 +54,38 @@ def copied(times: int) -> bytes:
 
 
 PICKLES = {
-    "memo": (b"\x80\x02Nr\xff\xff\xff\xff.", "holds no classifier, but a NoneType"),
+    "memo": (b"\x80\x02Nr\xff\xff\xff\xff.", "NoneType instead of a classifier"),
     "bytes": (b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x.", "cannot be read safely"),
     "bytearray": (
         b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"x.",
         "cannot be read safely",
     ),
-    "frame": (b"\x80\x04\x95" + (1 << 40).to_bytes(8, "little") + b"N.", "holds no classifier"),
-    "key": (doubled(60), "a tuple is no key of a mapping"),
+    "frame": (b"\x80\x04\x95" + (1 << 40).to_bytes(8, "little") + b"N.", "instead of a classifier"),
+    "key": (doubled(60), "a tuple is not allowed as a dictionary key"),
     "copies": (copied(100_000), "it builds far more than it holds"),
     "shared modules": (
         pickle.dumps(nested(60, of_two)),
-        "more, or deeper in each other, than any model's",
+        "more, or nested deeper, than in any model",
     ),
     "shared modules, few levels": (
         pickle.dumps(nested(30, of_two)),
-        "more, or deeper in each other, than any model's",
+        "more, or nested deeper, than in any model",
     ),
-    "long names": (pickle.dumps(nested(60, long_name)), "deeper in each other"),
+    "long names": (pickle.dumps(nested(60, long_name)), "nested deeper"),
     "modules for ever": (
         pickle.dumps(nested(100, lambda child: nn.Sequential(child))),
-        "deeper in each other",
+        "nested deeper",
     ),
-    "nothing": (b"", "this is no file of weights: it is empty"),
+    "nothing": (b"", "this is not a weights file: it is empty"),
 }
 
 
 @pytest.mark.parametrize("name", list(PICKLES))
 def test_a_pickle_costs_no_more_than_it_holds(name: str, tmp_path: Path) -> None:
-    content, told = PICKLES[name]
+    content, shown = PICKLES[name]
     (tmp_path / "weights.pkl").write_bytes(content)
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.thread_time()
-    with pytest.raises(BenchError, match=told):
+    with pytest.raises(BenchError, match=shown):
         read_checkpoint(tmp_path / "weights.pkl")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
     assert time.thread_time() - start < 10
@@ -116,7 +116,7 @@ def test_a_tensor_that_repeats_its_memory(whole: bool, tmp_path: Path) -> None:
     assert (tmp_path / "weights.pt").stat().st_size < 5000
     with pytest.raises(
         BenchError,
-        match=r"tower.weight claims to be \(1000000, 1000000\), which the file does not hold",
+        match=r"tower.weight claims the shape \(1000000, 1000000\)",
     ):
         read_checkpoint(tmp_path / "weights.pt")
 
@@ -144,7 +144,7 @@ def test_keys_of_an_archive_are_hashed_in_no_time(tmp_path: Path) -> None:
                 member.filename,
                 doubled(60) if member.filename.endswith("data.pkl") else made.read(member),
             )
-    with pytest.raises(BenchError, match="a tuple is no key of a mapping"):
+    with pytest.raises(BenchError, match="a tuple is not allowed as a dictionary key"):
         read_checkpoint(tmp_path / "evil.pt")
 
 
@@ -165,5 +165,5 @@ def test_numbers_of_pixels_alone_are_read_from_cifar_s_pickles(tmp_path: Path) -
             np.testing.assert_array_equal(found[0], pixels)
             np.testing.assert_array_equal(found[1], labels)
     (tmp_path / "batch").write_bytes(pickle.dumps({"data": np.array([print]), "labels": labels}))
-    with pytest.raises(pickle.UnpicklingError, match="are no pixels and no class numbers"):
+    with pytest.raises(pickle.UnpicklingError, match="not a type of pixels"):
         _cifar_batch(tmp_path / "batch")

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 import bench
 from bench.errors import BenchError, MissingPrerequisite
+from bench.run_spec import run_spec
 from bench.runs.experiment import experiments
-from bench.spec import run_spec
 
-from .asked import only_test_images
-from .foreign import (
+from support.foreign_checkpoints import (
     CLASSES,
     CLIP,
     CONFIG,
@@ -36,6 +35,7 @@ from .foreign import (
     pickled,
     zero_shot,
 )
+from support.runs import only_test_images
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -151,7 +151,7 @@ def test_half_precision_is_read_as_float(
 @pytest.mark.parametrize(
     "kind", [torch.int64, torch.complex64, torch.float8_e4m3fn, "sparse", "meta"]
 )
-def test_what_is_no_plain_floating_point_number_is_told_and_not_cast(
+def test_what_is_no_plain_floating_point_number_is_reported_and_not_cast(
     kind: torch.dtype | str,
     where: str,
     tuned: CLIP,
@@ -211,19 +211,16 @@ def test_the_other_activation(
     }
     torch.save(soup, tmp_path / "m.pt")
     _, (warning,) = loaded(tmp_path / "m.pt", tiny_suite, other, tmp_path)
-    assert "no fine-tuned open_clip:" in warning
+    assert "not fine-tuned from open_clip:" in warning
     assert "its code loads OpenAI's models, which need QuickGELU" in warning
-    _, (warning,) = loaded(
-        tmp_path / "m.pt", tiny_suite, gelu, tmp_path
-    )  # that backbone's own weights, its activation not
+    # That backbone's own weights, its activation not.
+    _, (warning,) = loaded(tmp_path / "m.pt", tiny_suite, gelu, tmp_path)
     assert "the code of model-soups loads OpenAI's models, which need QuickGELU" in warning
 
 
 def test_a_backbone_of_another_library(tuned: CLIP, tiny_suite: Path, tmp_path: Path) -> None:
     torch.save(ModelWrapper(tuned, head_weights()).state_dict(), tmp_path / "m.pt")
-    with pytest.raises(
-        BenchError, match="has an image tower of CLIP's, and mini-clip is none"
-    ) as caught:
+    with pytest.raises(BenchError, match="a CLIP image tower, and mini-clip does not") as caught:
         loaded(tmp_path / "m.pt", tiny_suite, "mini-clip", tmp_path)
     assert "--backbone open_clip:ARCH/TAG" in caught.value.fix
 
@@ -302,14 +299,14 @@ def test_missing_unknown_and_misshapen_tensors_are_named(
     assert len(str(caught.value).splitlines()) == 3
 
 
-def test_tensors_beside_the_classifier(
+def test_tensors_next_to_the_classifier(
     tuned: CLIP, tiny_suite: Path, backbone: str, tmp_path: Path
 ) -> None:
     torch.save(
         ModelWrapper(tuned, head_weights()).state_dict() | {"adapter.up": torch.zeros(1)},
         tmp_path / "m.pt",
     )
-    with pytest.raises(BenchError, match=r"beside the classifier: adapter\.up"):
+    with pytest.raises(BenchError, match=r"outside the classifier: adapter\.up"):
         loaded(tmp_path / "m.pt", tiny_suite, backbone, tmp_path)
 
 
@@ -326,8 +323,8 @@ def test_neither_head_nor_text_tower(
 @pytest.mark.parametrize(
     ("thing", "message"),
     [
-        (nn.Linear(3, 3), "those of no known classifier: bias, weight"),
-        ({"optimizer": {"state": {}}, "epoch": 3}, "a mapping of 'optimizer', 'epoch'"),
+        (nn.Linear(3, 3), "no known classifier; .* bias, weight"),
+        ({"optimizer": {"state": {}}, "epoch": 3}, "'optimizer', 'epoch'"),
         ([1, 2], "a list"),
     ],
 )
@@ -339,7 +336,7 @@ def test_what_is_no_classifier(
         loaded(tmp_path / "m.pt", tiny_suite, backbone, tmp_path)
 
 
-def test_the_architecture_is_told_where_it_is_another() -> None:
+def test_the_architecture_is_reported_where_it_is_another() -> None:
     from bench.backbones.open_clip_backbone import architectures_like
 
     visual = {

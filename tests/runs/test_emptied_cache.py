@@ -13,7 +13,7 @@ import pytest
 import bench
 from bench.engine import Engine
 
-from .asked import Listener
+from support.runs import Listener
 
 
 class Empties(Listener):

@@ -17,7 +17,7 @@ from torch import nn
 
 from bench.errors import BenchError
 
-from .foreign import loaded
+from support.foreign_checkpoints import loaded
 
 
 class Runs:
@@ -79,7 +79,7 @@ def test_a_hostile_file_runs_nothing(
     assert len(lines) == 3
     assert str(tmp_path / "evil.pt") in lines[1]
     if write is not _before_zip:
-        assert "no weights have a use for that; nothing of it was run" in lines[0]
+        assert "which no weights need; nothing of it was run" in lines[0]
 
 
 def test_names_that_are_not_known_to_be_hostile_are_not_called_either(tmp_path: Path) -> None:
@@ -103,9 +103,10 @@ def test_a_file_cannot_change_what_it_is_given(tmp_path: Path) -> None:
 
     from bench.backbones.inert import read_inert
 
+    # GLOBAL module name, a state of (None, {"__doc__": 1}), BUILD, STOP.
     def build(
         name: bytes,
-    ) -> bytes:  # GLOBAL module name, a state of (None, {"__doc__": 1}), BUILD, STOP
+    ) -> bytes:
         return b"\x80\x02c" + name + b"\nN}X\x07\x00\x00\x00__doc__K\x01s\x86b."
 
     before = OrderedDict.__doc__, torch._utils._rebuild_tensor_v2.__doc__, nn.Linear.__doc__
@@ -145,10 +146,10 @@ def test_a_module_within_itself(tmp_path: Path, tiny_suite: Path, backbone: str)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "shown"),
     [
-        (b"", "this is no file of weights: it is empty"),
-        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "this is no file of weights: it is a web page"),
+        (b"", "this is not a weights file: it is empty"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "this is not a weights file: it is a web page"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied", "a server's message in XML"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00",
@@ -161,11 +162,11 @@ def test_a_module_within_itself(tmp_path: Path, tiny_suite: Path, backbone: str)
 )
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_what_is_no_weights_file_at_all(
-    content: bytes, told: str, suffix: str, tmp_path: Path, tiny_suite: Path, backbone: str
+    content: bytes, shown: str, suffix: str, tmp_path: Path, tiny_suite: Path, backbone: str
 ) -> None:
     (tmp_path / f"odd{suffix}").write_bytes(content)
     with pytest.raises(
-        BenchError, match=told if suffix == ".pt" or content[:1] != b"\x80" else "cannot be read"
+        BenchError, match=shown if suffix == ".pt" or content[:1] != b"\x80" else "cannot be read"
     ) as raised:
         loaded(tmp_path / f"odd{suffix}", tiny_suite, backbone, tmp_path)
     assert "weights_only" not in str(raised.value)

@@ -11,12 +11,13 @@ import pytest
 from bench.configure import build_method
 from bench.engine import Engine
 from bench.errors import MissingPrerequisite, UsageError
+from bench.run_spec import RunSpec
 from bench.runs.experiment import experiments
-from bench.spec import RunSpec
 
-from .asked import NAN, only_test_images, run
+from support.runs import NAN, only_test_images, run
 
 
+@pytest.mark.slow
 def test_a_new_shift_trains_nothing(tiny_suite: Path, tmp_path: Path) -> None:
     suite = tmp_path / "suite"
     shutil.copytree(tiny_suite.parent, suite)
@@ -33,6 +34,7 @@ def test_a_new_shift_trains_nothing(tiny_suite: Path, tmp_path: Path) -> None:
     assert after.metrics["again"].score == after.metrics["noisy"].score
 
 
+@pytest.mark.slow
 def test_a_changed_training_image_is_another_fit(tiny_suite: Path, tmp_path: Path) -> None:
     suite = tmp_path / "suite"
     shutil.copytree(tiny_suite.parent, suite)
@@ -71,6 +73,7 @@ def test_identity_covers_what_it_should(tiny_suite: Path, tmp_path: Path) -> Non
     assert fit_id(lr=1e-3) == usual, "the recipe's value, said again, changes nothing"
 
 
+@pytest.mark.slow
 def test_the_probe_is_part_of_what_starts_from_it(tiny_suite: Path, tmp_path: Path) -> None:
     suite = tmp_path / "suite"
     shutil.copytree(tiny_suite.parent, suite)
@@ -180,4 +183,5 @@ def test_what_says_that_it_trains_nothing_is_given_nothing(
     )
     (record,), _ = run(str(path), suite=tiny_suite, store=tmp_path / "store")
     assert record.status == "failed"
-    assert "a method that says it trains nothing looks at train" in record.error
+    assert "`trains = False`" in record.error
+    assert "reads the images of train" in record.error

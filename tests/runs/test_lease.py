@@ -20,7 +20,7 @@ from bench.results.store import Store
 from bench.storage.atomic import write_text
 from bench.storage.lease import Lease, LeaseLost, _started, _surely_dead, _this_process, is_live
 
-from .asked import run
+from support.runs import run
 
 
 def claim_of_another_machine(folder: Path, generation: int = 1) -> Path:
@@ -220,18 +220,18 @@ def test_a_new_holder_removes_what_killed_writers_left(tmp_path: Path) -> None:
         "predictions/.id-test.parquet.1.part",
         "curve/.x.part",
     ]
-    kept = [
+    saved = [
         "record.json",
         "checkpoint/000001.safetensors",
         "packs/0123/.record.json.0f.part",
         ".tmp",
         ".tmp-long-name",
     ]
-    for name in (*left, *kept):
+    for name in (*left, *saved):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     with Lease(tmp_path):
-        assert [name for name in (*left, *kept) if (tmp_path / name).exists()] == kept
+        assert [name for name in (*left, *saved) if (tmp_path / name).exists()] == saved
 
 
 def test_a_store_that_was_moved_is_not_called_taken_over(tmp_path: Path) -> None:
@@ -251,6 +251,6 @@ def test_a_fit_keeps_one_file_of_weights(tiny_suite: Path, tmp_path: Path) -> No
     (folder / ".tmpABCdef").write_bytes(b"x")
     (Store(tmp_path).run_dir(record) / "record.json").unlink()
     run("linear-probe", suite=tiny_suite, store=tmp_path)
-    (kept,) = folder.glob("weights-*")
-    assert kept.name == json.loads((folder / "fit.json").read_text())["weights"]
+    (saved,) = folder.glob("weights-*")
+    assert saved.name == json.loads((folder / "fit.json").read_text())["weights"]
     assert not (folder / ".tmpABCdef").exists()

@@ -53,6 +53,7 @@ METHODS = (
 )
 
 
+@pytest.mark.slow
 def test_every_method(backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
     records = bench.run(
         *METHODS,
@@ -96,6 +97,7 @@ def test_every_mask_and_fill(
     assert fit.facts["teacher_ms"] > 0
 
 
+@pytest.mark.slow
 def test_wise_ft_of_an_end_is_that_end(backbone: str, tiny_suite: Path, tmp_path: Path) -> None:
     def metrics(method: str, **values: object) -> object:
         return bench.run(

@@ -21,9 +21,9 @@ from bench.identity import digest
 from bench.method import Traits
 from bench.results.record import RunRecord
 from bench.results.store import Store
+from bench.run_spec import run_spec
 from bench.runs.execute import _record, planned_record
 from bench.runs.experiment import Experiment, experiments
-from bench.spec import run_spec
 from bench.task import Setup
 
 CARD = """
@@ -91,9 +91,7 @@ def experiment(card_path: str, tmp_path: Path) -> Experiment:
 def test_ids_of_a_folder_suite(tmp_path: Path) -> None:
     one = experiment(str(write_suite(tmp_path)), tmp_path)
     assert one.setup.traits == Traits(text=True, native=False, layout="vit")
-    method = build_method("full-finetune", {}, one.setup.suite.card.recipe).resolved(
-        one.setup.traits
-    )
+    method = build_method("full-finetune", {}, one.setup.suite.card.recipe).bind(one.setup.traits)
     identity = one.identity(method) | {
         "method": "",
         "probe": "",

@@ -15,9 +15,9 @@ import bench
 from bench.engine import Engine
 from bench.results.record import RunRecord
 from bench.results.store import Store
+from bench.run_spec import RunSpec
 from bench.runs.execute import planned_record
 from bench.runs.experiment import experiments
-from bench.spec import RunSpec
 
 SETS = {
     "shapes": (
@@ -111,6 +111,7 @@ def run(own: Path, store: Path, card: str = "own.toml", **fields: object) -> Run
     return record
 
 
+@pytest.mark.slow
 def test_shifts_are_scored_in_their_own_label_space(own: Path, tmp_path: Path) -> None:
     record = run(own, tmp_path)
     assert record.projections == {"round": "max3to2"}
@@ -147,6 +148,7 @@ def test_errors_relative_to_a_reference(own: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_another_projection_is_another_evaluation_of_the_same_fit(
     own: Path, tmp_path: Path
 ) -> None:
@@ -158,6 +160,7 @@ def test_another_projection_is_another_evaluation_of_the_same_fit(
     assert one.data == other.data
 
 
+@pytest.mark.slow
 def test_another_preprocessing_of_a_shift_is_another_evaluation(own: Path, tmp_path: Path) -> None:
     (own / "plain.toml").write_text(
         'extends = "own.toml"\nname = "plain"\n[[shifts]]\nname = "dark"\ncropped = false\n'
@@ -170,7 +173,8 @@ def test_another_preprocessing_of_a_shift_is_another_evaluation(own: Path, tmp_p
     assert one.metrics["id-test"] == other.metrics["id-test"]
 
 
-def test_few_shots_are_drawn_by_the_seed_and_are_another_fit(own: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_few_shots_are_sampled_by_the_seed_and_are_another_fit(own: Path, tmp_path: Path) -> None:
     whole = run(own, tmp_path)
     few, more = run(own, tmp_path, shots=3), run(own, tmp_path, shots=5)
     other = run(own, tmp_path, shots=3, seeds=[1])
@@ -190,6 +194,7 @@ def test_few_shots_are_drawn_by_the_seed_and_are_another_fit(own: Path, tmp_path
     assert splits[3, 0] != splits[3, 1]
 
 
+@pytest.mark.slow
 def test_another_number_of_images_than_the_card_states_is_on_record(
     own: Path, tmp_path: Path
 ) -> None:
@@ -204,7 +209,7 @@ def test_another_number_of_images_than_the_card_states_is_on_record(
         "also where it was done before"
     )
     (own / "whole.toml").write_text(text)
-    assert run(own, tmp_path, "half.toml").miscounted == {}, "the card was wrong, and was mended"
+    assert run(own, tmp_path, "half.toml").miscounted == {}, "the card was wrong, and was fixed"
 
 
 def test_images_prepared_anew_are_seen_by_whoever_has_seen_the_originals(
@@ -225,7 +230,7 @@ def test_images_prepared_anew_are_seen_by_whoever_has_seen_the_originals(
         monkeypatch.setattr(experiment.setup.backbone, "seen_suites", ("pets",))
         assert (
             planned_record(
-                experiment, experiment.setup.probe.resolved(experiment.setup.traits)
+                experiment, experiment.setup.probe.bind(experiment.setup.traits)
             ).id_val_seen
             is seen
         )

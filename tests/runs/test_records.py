@@ -45,7 +45,7 @@ def test_records_come_in_the_order_of_their_places(store: Store) -> None:
     assert list(Store(store.root / "none").records()) == []
 
 
-def test_a_damaged_record_is_told_every_time(
+def test_a_damaged_record_is_reported_every_time(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     (store.run_dir(record(2)) / "record.json").write_text("{", encoding="utf-8")
@@ -103,7 +103,7 @@ def test_a_long_name_of_a_backbone_is_shortened_for_its_folder(store: Store) -> 
 def test_a_record_of_other_values_than_records_have_is_damaged(odd: str, store: Store) -> None:
     path = store.run_dir(record(2)) / "record.json"
     path.write_text(f"{path.read_text().rstrip().removesuffix('}')}, {odd}}}", encoding="utf-8")
-    with pytest.raises(BenchError, match="a run's record is damaged"):
+    with pytest.raises(BenchError, match="record is damaged"):
         store.read_run(path)
 
 

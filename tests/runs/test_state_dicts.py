@@ -16,9 +16,17 @@ from torch.optim.swa_utils import AveragedModel
 
 import bench
 from bench.errors import BenchError
-from bench.spec import run_spec
+from bench.run_spec import run_spec
 
-from .foreign import CLASSES, CLIP, ModelWrapper, agrees, head_weights, loaded, zero_shot
+from support.foreign_checkpoints import (
+    CLASSES,
+    CLIP,
+    ModelWrapper,
+    agrees,
+    head_weights,
+    loaded,
+    zero_shot,
+)
 
 TIMM = "timm:test_resnet@random"
 
@@ -185,10 +193,7 @@ def test_the_logits_of_timm_s_best_model(
     torch.testing.assert_close(
         external.classifier(images), best[1]((images - mean) / std), rtol=1e-5, atol=1e-5
     )
-    assert any(
-        "measured is `state_dict_ema`, averaged weights; --no-ema takes the others" in text
-        for text in warnings
-    )
+    assert any("`state_dict_ema`, the averaged weights; --no-ema" in text for text in warnings)
 
 
 def test_a_timm_model_without_its_classifier(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .tiny import METHODS, sweep
+from support.tiny_sweeps import METHODS, sweep
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,12 @@ import pytest
 from bench.errors import Interrupted, UsageError
 from bench.results.record import RunRecord
 from bench.results.store import Store
-from bench.spec import SEARCH_SEED
-from bench.sweeps.job import Outcome
+from bench.run_spec import SEARCH_SEED
+from bench.sweeps.job import JobResult
 from bench.sweeps.search.asha import epochs_expected, promoted, rungs, stop_at
-from bench.sweeps.spec import sweep_spec
+from bench.sweeps.sweep_spec import sweep_spec
 
-from .tiny import Listener, plan
+from support.tiny_sweeps import Listener, plan
 
 #: Two wrappers of one fine-tuning, and a method that has nothing to cut.
 METHODS = ("wise-ft", "wise-ft:alpha=0.3", "linear-probe")
@@ -138,7 +138,11 @@ def test_what_was_spent_on_trials_that_were_cut_counts(halved: tuple[Path, Liste
     alike = [
         record for record in searched(store) if record.method["parameters"].get("alpha") == 0.5
     ]
-    ends = {nested for record in alike for nested in fits(record.fit_id).nested}  # type: ignore[union-attr]
+    ends = {
+        nested
+        for record in alike
+        for nested in fits(record.fit_id).nested  # type: ignore[union-attr]
+    }
     cut = [
         max(one["seconds"] for one in Store(store).epochs(fit))
         for fit in epochs_of_trials(store)
@@ -187,6 +191,7 @@ def test_the_same_sweep_again_does_nothing(tiny_suite: Path, halved: tuple[Path,
     assert not again.queue.unfinished
 
 
+@pytest.mark.slow
 def test_a_stop_is_continued_and_trains_no_epoch_twice(tiny_suite: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         plan(tiny_suite, tmp_path, "full-finetune", **FIELDS).run(Listener(stop_at=("epoch", 10)))
@@ -199,6 +204,7 @@ def test_a_stop_is_continued_and_trains_no_epoch_twice(tiny_suite: Path, tmp_pat
     assert plan(tiny_suite, tmp_path, "full-finetune", **FIELDS).queue.over
 
 
+@pytest.mark.slow
 def test_shards_in_turn_come_to_one_choice_and_train_no_epoch_twice(
     tiny_suite: Path, tmp_path: Path
 ) -> None:
@@ -261,6 +267,7 @@ class Wraps(WiSEFT):
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_several_trials_share_counts_once(tiny_suite: Path, tmp_path: Path) -> None:
     (tmp_path / "wraps.py").write_text(WRAPS)
     (tmp_path / "two.py").write_text(TWO)
@@ -286,14 +293,15 @@ def test_a_training_that_several_trials_share_counts_once(tiny_suite: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
-    [({"search": "tpe"}, "tpe learns from whole ones"), ({"trials": 0}, "there are none")],
+    ("fields", "stated"),
+    [({"search": "tpe"}, "tpe"), ({"trials": 0}, "set trials or hours")],
 )
-def test_what_it_cannot_go_with(fields: dict[str, object], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_what_it_cannot_go_with(fields: dict[str, object], stated: str) -> None:
+    with pytest.raises(UsageError, match=stated):
         sweep_spec({"methods": ("full-finetune",), "asha": True, **fields})
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_at_a_rung_is_a_row_and_the_others_go_on(
     tiny_suite: Path, sometimes_raises: Path, tmp_path: Path
 ) -> None:
@@ -311,12 +319,13 @@ def test_a_trial_that_fails_at_a_rung_is_a_row_and_the_others_go_on(
     assert rows == ["RuntimeError: a bug of the plug-in"] * len(failed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asha", [False, True])
 def test_a_trial_that_fails_in_one_shard_keeps_no_other_shard_waiting(
     asha: bool, tiny_suite: Path, sometimes_raises: Path, tmp_path: Path
 ) -> None:
     fields = {**FIELDS, "trials": 6, "asha": asha, "seeds": (0, 1, 2)}
-    ended: list[Outcome] = []
+    ended: list[JobResult] = []
     for _ in range(4):  # two rungs, the end and the final runs; or the trials and the final runs
         left = 0
         for number in (1, 2):

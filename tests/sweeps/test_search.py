@@ -18,8 +18,9 @@ RECIPE: dict[str, Any] = {"lr": 1e-3, "weight": 6.0, "weight_unit": "teacher_ms"
 
 def rates(name: str, kind: str, trials: int = 6) -> list[float]:
     method = build_method(name, {}, RECIPE)
-    drawn = [sampler(kind, trials).trial(method, number, (), ()) for number in range(trials)]
-    return [getattr(getattr(one, "of", one), "lr") for one in drawn]  # noqa: B009 - a wrapper's or a method's own
+    sampled = [sampler(kind, trials).trial(method, number, (), ()) for number in range(trials)]
+    # A wrapper's or a method's own.
+    return [getattr(getattr(one, "of", one), "lr") for one in sampled]  # noqa: B009
 
 
 @pytest.mark.parametrize("kind", ["random", "grid"])
@@ -39,13 +40,13 @@ def test_a_grid_covers_its_range_evenly() -> None:
 
 def test_every_method_gets_all_trials_of_a_grid_whatever_its_dimension() -> None:
     method = build_method("feature-distillation", {}, RECIPE)
-    drawn = {
+    sampled = {
         sampler("grid", 10).trial(method, number, (), ()).model_dump_json() for number in range(10)
     }
-    assert len(drawn) == 10
+    assert len(sampled) == 10
 
 
-def test_what_the_user_sets_is_not_drawn() -> None:
+def test_what_the_user_sets_is_not_sampled() -> None:
     method = build_method("wise-ft", {"of.lr": 2e-3}, RECIPE)
     assert trial_of(method, 3, {"of.lr"}).of.lr == 2e-3  # type: ignore[attr-defined]
 

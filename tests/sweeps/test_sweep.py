@@ -15,12 +15,12 @@ import pytest
 import bench
 from bench.errors import Interrupted, MissingPrerequisite, UsageError
 from bench.results.store import Store
-from bench.spec import SEARCH_SEED
+from bench.run_spec import SEARCH_SEED
 from bench.sweeps.estimate import Costs, ahead, estimate
-from bench.sweeps.job import Outcome
+from bench.sweeps.job import JobResult
 from bench.sweeps.sweep import Sweep
 
-from .tiny import METHODS, Listener, plan, sweep
+from support.tiny_sweeps import METHODS, Listener, plan, sweep
 
 RAISES = """
 from bench import FineTuner
@@ -47,7 +47,7 @@ def test_every_method_gets_the_same_budget_and_every_seed(tiny_suite: Path, fini
     assert {record.seed for record in records if record.phase == "search"} == {SEARCH_SEED}
 
 
-def test_what_a_nested_fit_chose_on_id_val_is_told_too(finished: Path) -> None:
+def test_what_a_nested_fit_chose_on_id_val_is_reported_too(finished: Path) -> None:
     finals = [
         record
         for _, record in Store(finished).records()
@@ -85,7 +85,7 @@ def test_the_search_cannot_see_a_shift(
 ) -> None:
     from bench.runs import measure
 
-    measured = measure._measured
+    measured = measure._logits
 
     def guarded(experiment: Any, classifiers: Any, split: Any) -> Any:
         if split.name != "id-val":
@@ -94,7 +94,7 @@ def test_the_search_cannot_see_a_shift(
 
     # Whatever is measured goes through here: a search that looked at anything but id-val would
     # fail, as the final runs do.
-    monkeypatch.setattr(measure, "_measured", guarded)
+    monkeypatch.setattr(measure, "_logits", guarded)
     records, listener = sweep(
         tiny_suite, tmp_path, "full-finetune", "wise-ft", "linear-probe", trials=2, curve="none"
     )
@@ -103,6 +103,7 @@ def test_the_search_cannot_see_a_shift(
     assert [record.error for record in records] == ["AssertionError: id-test was looked at"] * 6
 
 
+@pytest.mark.slow
 def test_every_fit_is_trained_once_and_none_is_waited_for(tiny_suite: Path, tmp_path: Path) -> None:
     class Checks(Listener):
         def event(self, kind: str, **fields: Any) -> None:
@@ -146,6 +147,7 @@ def test_the_same_sweep_again_does_nothing(tiny_suite: Path, finished: Path) -> 
     assert {path: path.read_bytes() for path in finished.rglob("*.json")} == before
 
 
+@pytest.mark.slow
 def test_a_stop_saves_and_the_same_sweep_continues_it(
     tiny_suite: Path, tmp_path: Path, finished: Path
 ) -> None:
@@ -195,7 +197,7 @@ def test_failed_is_a_row_and_the_rest_goes_on(tiny_suite: Path, tmp_path: Path) 
     )
     assert [record.status for record in records] == ["failed", "failed", "done"]
     assert "a bug of the plug-in" in records[0].error
-    assert "which it is built on, failed" in records[1].error
+    assert "which it depends on, failed" in records[1].error
     assert "a bug of the plug-in" in records[1].error
     assert sum(outcome.status == "failed" for _, outcome in listener.ends) == 2, (
         "the run, and the end that wise-ft starts elsewhere"
@@ -214,6 +216,7 @@ def test_a_search_whose_trials_all_fail_is_a_row_per_seed(tiny_suite: Path, tmp_
     assert "all 2 trials failed" in records[0].error
 
 
+@pytest.mark.slow
 def test_a_budget_in_hours_ends_when_it_is_spent(tiny_suite: Path, tmp_path: Path) -> None:
     methods = ("full-finetune", "linear-probe")
     records, _ = sweep(tiny_suite, tmp_path, *methods, hours=1e-9, seeds=(0,))
@@ -229,6 +232,7 @@ def test_a_budget_in_hours_ends_when_it_is_spent(tiny_suite: Path, tmp_path: Pat
     assert again[0].search_seconds > 1.001 * first
 
 
+@pytest.mark.slow
 def test_shards_share_the_work(tiny_suite: Path, tmp_path: Path) -> None:
     def part(number: int) -> Sweep:
         return plan(tiny_suite, tmp_path, "lp-ft", "linear-probe", trials=2, shard=(number, 2))
@@ -276,7 +280,7 @@ def test_a_method_that_fits_one_backbone_is_left_out_on_the_other(
     planned = plan(
         tiny_suite, tmp_path, "zero-shot", "linear-probe", backbones=backbones, trials=0, seeds=(0,)
     )
-    assert [(one.asked, one.backbone) for one in planned.plan.impossible] == [
+    assert [(one.requested, one.backbone) for one in planned.plan.impossible] == [
         ("zero-shot", backbones[1])
     ]
     assert len(planned.queue.jobs) == 3
@@ -284,13 +288,12 @@ def test_a_method_that_fits_one_backbone_is_left_out_on_the_other(
         plan(tiny_suite, tmp_path, "zero-shot", trials=0)
 
 
-def test_a_full_disk_is_told_and_corrupts_nothing(tiny_suite: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_corrupts_nothing(tiny_suite: Path, tmp_path: Path) -> None:
     import resource
 
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (200_000, usual[1])
-    )  # less than the weights of a classifier
+    # Less than the weights of a classifier.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, usual[1]))
     try:
         records, _ = sweep(
             tiny_suite, tmp_path, "full-finetune", "linear-probe", trials=0, seeds=(0,)
@@ -298,7 +301,7 @@ def test_a_full_disk_is_told_and_corrupts_nothing(tiny_suite: Path, tmp_path: Pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     assert [record.status for record in records] == ["failed", "failed"]
-    assert "cannot be written" in records[0].error
+    assert "cannot write a file" in records[0].error
     assert not list(tmp_path.rglob("*.part"))
     assert [
         record.status
@@ -327,7 +330,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_starts(
 @pytest.mark.parametrize("below", ["", "deeper"])
 def test_a_file_is_no_store(below: str, tiny_suite: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="a store is a folder"):
+    with pytest.raises(UsageError, match="not a folder"):
         plan(tiny_suite, tmp_path / "file" / below, "linear-probe", trials=0)
 
 
@@ -406,7 +409,7 @@ def test_a_running_fit_stands_in_for_its_kind_until_one_is_finished(
     assert [queue.observe(first, seconds) for seconds in (30.0, 40.0)] == [True, False]
     assert (queue.ahead().total, queue.ahead().unknown) == (40.0, 1), "its evaluation is unknown"
     sweep(tiny_suite, tmp_path, "full-finetune", trials=0, seeds=(0,), curve="none")
-    queue.settle(first.id, Outcome("done"))
+    queue.settle(first.id, JobResult("done"))
     assert 0 < queue.ahead().total < 40.0
     assert queue.ahead().unknown == 0
 

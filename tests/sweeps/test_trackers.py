@@ -11,11 +11,13 @@ import pytest
 from bench.errors import MissingPrerequisite, UsageError
 from bench.results.record import RunRecord, SplitMetrics
 from bench.results.store import Store
-from bench.spec import SEARCH_SEED
+from bench.run_spec import SEARCH_SEED
 from bench.stopping import Reporter
 from bench.sweeps import trackers
-from bench.sweeps.job import Job, Outcome
+from bench.sweeps.job import Job, JobResult
 from bench.sweeps.trackers import check_kinds, tracked
+
+from support.messages import states
 
 PARAMETERS = {"alpha": 0.5, "of": {"name": "full-finetune", "lr": 0.001}}
 JOB = Job(
@@ -30,7 +32,7 @@ JOB = Job(
 )
 
 
-class Told(Reporter):
+class Reports(Reporter):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -46,20 +48,20 @@ class Told(Reporter):
             self.lines.append((fields["outcome"].status if kind == "settled" else kind, job.id))
 
 
-def interrupted_and_continued(kind: str, store: Path) -> Told:
+def interrupted_and_continued(kind: str, store: Path) -> Reports:
     """Epoch 1, a stop, epoch 2, done; with a record of the result in the store."""
-    told = Told()
-    with tracked(told, [kind], store) as reporter:
+    shown = Reports()
+    with tracked(shown, [kind], store) as reporter:
         reporter.event("started", job=JOB, where="here")
         reporter.event("epoch", job=JOB, epoch=1, epochs=2, loss=0.75, id_val=0.5)
-        reporter.event("settled", job=JOB, outcome=Outcome("cancelled"))
+        reporter.event("settled", job=JOB, outcome=JobResult("cancelled"))
     save_record(store)
-    with tracked(told, [kind], store) as reporter:
+    with tracked(shown, [kind], store) as reporter:
         reporter.event("started", job=JOB, where="there")
         reporter.event("step", job=JOB, step=3, total=4, loss=0.5)
         reporter.event("epoch", job=JOB, epoch=2, epochs=2, loss=0.25, id_val=0.625)
-        reporter.event("settled", job=JOB, outcome=Outcome("done"))
-    return told
+        reporter.event("settled", job=JOB, outcome=JobResult("done"))
+    return shown
 
 
 def save_record(store: Path) -> None:
@@ -111,17 +113,17 @@ SCORES = {"score/sketch": {0: 0.375}, "score/OOD": {0: 0.375}}
 
 
 def test_without_trackers_the_watch_stays_what_it_is(tmp_path: Path) -> None:
-    told = Told()
-    with tracked(told, [], tmp_path) as reporter:
-        assert reporter is told
+    shown = Reports()
+    with tracked(shown, [], tmp_path) as reporter:
+        assert reporter is shown
 
 
 def test_tensorboard_gets_epochs_and_scores_of_both_starts_in_one_folder(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
-    told = interrupted_and_continued("tensorboard", tmp_path)
+    shown = interrupted_and_continued("tensorboard", tmp_path)
     (trial,) = (tmp_path / "tensorboard").glob("*/*")
     assert scalars(trial) == {**EPOCHS, **SCORES}
-    assert [line[0] for line in told.lines] == [
+    assert [line[0] for line in shown.lines] == [
         "started",
         "epoch",
         "cancelled",
@@ -140,7 +142,7 @@ def test_rungs_and_trials_and_runs_of_a_method_have_names_of_their_own(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     trial = replace(JOB, id="run-ab", phase="search", seed=SEARCH_SEED, trial=3)
     rung = replace(trial, id="rung-ab-1", phase="rung", epoch=1)
-    with tracked(Told(), ["mlflow"], tmp_path) as reporter:
+    with tracked(Reports(), ["mlflow"], tmp_path) as reporter:
         for job in (JOB, trial, rung):
             reporter.event("started", job=job, where="here")
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -158,8 +160,8 @@ def test_mlflow_continues_the_run_that_an_earlier_start_began(
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    told = interrupted_and_continued("mlflow", tmp_path)
-    assert not [line for line in told.lines if line[0] == "note"]
+    shown = interrupted_and_continued("mlflow", tmp_path)
+    assert not [line for line in shown.lines if line[0] == "note"]
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
     assert run.info.status == "FINISHED"
@@ -176,28 +178,28 @@ def test_mlflow_continues_the_run_that_an_earlier_start_began(
 def test_wandb_writes_offline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    told = interrupted_and_continued("wandb", tmp_path)
-    assert not [line for line in told.lines if line[0] == "note"]
+    shown = interrupted_and_continued("wandb", tmp_path)
+    assert not [line for line in shown.lines if line[0] == "note"]
     assert len(list((tmp_path / "wandb").glob("offline-run-*-run-abcdef/*.wandb"))) == 2
 
 
-def test_a_tracker_that_fails_is_told_once_and_the_sweep_goes_on(
+def test_a_tracker_that_fails_is_reported_once_and_the_sweep_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Away:
         def __init__(self, store: Path) -> None:
-            self.asked = 0
+            self.requested = 0
 
         def begin(self, job: Job) -> None:
             raise ConnectionError("the server is away")
 
     monkeypatch.setitem(trackers._KINDS, "mlflow", ("json", Away))
-    told = interrupted_and_continued("mlflow", tmp_path)
-    notes = [line[1] for line in told.lines if line[0] == "note"]
-    assert (
-        notes == ["mlflow is left out from here on: ConnectionError: the server is away"] * 2
-    )  # once per start
-    assert told.lines[-1] == ("done", JOB.id)
+    shown = interrupted_and_continued("mlflow", tmp_path)
+    notes = [line[1] for line in shown.lines if line[0] == "note"]
+    # Once per start.
+    assert len(notes) == 2
+    assert all(states(note, "mlflow", "ConnectionError: the server is away") for note in notes)
+    assert shown.lines[-1] == ("done", JOB.id)
 
 
 def test_wrong_and_missing_trackers_are_refused_before_anything_runs(

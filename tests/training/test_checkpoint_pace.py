@@ -12,7 +12,7 @@ import bench
 from bench.engine import Engine
 from bench.training import loop
 from bench.training.loop import Checkpoints
-from bench.training.step import Learner
+from bench.training.step import TrainState
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,9 @@ def test_a_save_that_takes_seconds_is_made_less_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, steps, saved = [0.0], [0], []
-    take = Learner.step
+    take = TrainState.step
 
-    def step(self: Learner, *args: Any) -> Any:
+    def step(self: TrainState, *args: Any) -> Any:
         now[0] += 1
         steps[0] += 1
         return take(self, *args)
@@ -38,7 +38,7 @@ def test_a_save_that_takes_seconds_is_made_less_often(
         saved.append(steps[0])
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(TrainState, "step", step)
     monkeypatch.setattr(Checkpoints, "save", save)
     engine = Engine(threads=1, checkpoint_seconds=5.0)
     (record,) = bench.run(

@@ -29,10 +29,10 @@ from bench.results.record import RunRecord
 from bench.results.store import FitRecord, Store
 from bench.stopping import Reporter
 from bench.training import devices
-from bench.training.devices import DeviceLost, Ranks, together
-from bench.training.step import Learner
+from bench.training.devices import DeviceLost, Ranks, spawn_workers
+from bench.training.step import TrainState
 
-from ..methods.towers import CONV, VIT, TinyConv, TinyViT, classifier, global_batch
+from support.towers import CONV, VIT, TinyConv, TinyViT, classifier, global_batch
 
 ALONE, TWO = Engine(threads=1), Engine(threads=1, devices=2)
 TUNERS: list[FineTuner] = [
@@ -83,18 +83,20 @@ def trained(ranks: Ranks, engine: Engine) -> list[tuple[list[float], dict[str, T
     for method, traits in CASES:
         start = classifier(traits.layout).double()
         start.tower.__class__ = PreciseViT if traits.layout == "vit" else PreciseConv
-        tuner = method.resolved(traits).model_copy(update={"lr": 1e-3})
+        tuner = method.bind(traits).model_copy(update={"lr": 1e-3})
         constants = {"teacher_ms": 0.5}
-        learner = Learner(
+        train_state = TrainState(
             start, tuner, total=STEPS, seed=0, constants=constants, engine=engine, ranks=ranks
         )
         if method is SHORT_OF_MEMORY and ranks.rank == 1:
-            learner.student.tower.most = 2  # on the second device alone, but both repeat the step
+            train_state.student.tower.most = (
+                2  # on the second device alone, but both repeat the step
+            )
         losses = []
         for step in range(STEPS):
             images, labels = global_batch(SIZE, seed=step)
-            losses.append(float(learner.step(images[ranks.share(SIZE)], labels, step)))
-        assert (learner.retries == [{"step": 0, "micro_batch": 2}]) == (
+            losses.append(float(train_state.step(images[ranks.share(SIZE)], labels, step)))
+        assert (train_state.retries == [{"step": 0, "micro_batch": 2}]) == (
             method is SHORT_OF_MEMORY and ranks.count > 1
         )
         before = start.named_weights()
@@ -103,25 +105,24 @@ def trained(ranks: Ranks, engine: Engine) -> list[tuple[list[float], dict[str, T
                 losses,
                 {
                     name: value - before[name]
-                    for name, value in learner.student.named_weights().items()
+                    for name, value in train_state.student.named_weights().items()
                 },
             )
         )
     return results
 
 
-def follow(engine: Engine, ranks: Ranks, told_to_go_on: object) -> None:
+def follow(engine: Engine, ranks: Ranks, advanced: object) -> None:
     trained(ranks, engine)
 
 
 @pytest.mark.waits
 def test_two_devices_equal_one_for_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(
-        str(Path(__file__).parents[2])
-    )  # the other process imports this module
+    # The other process imports this module.
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     torch.set_num_threads(1)
     alone = trained(Ranks(), ALONE)
-    with together(partial(follow, ALONE), TWO, Reporter()) as ranks:
+    with spawn_workers(partial(follow, ALONE), TWO, Reporter()) as ranks:
         both = trained(ranks, ALONE)
     for (method, traits), one, two in zip(CASES, alone, both, strict=True):
         assert two[0] == pytest.approx(one[0], rel=1e-6), f"{method!r} on {traits.layout}"
@@ -209,20 +210,20 @@ class Fails(FineTuner):
 
 @pytest.mark.waits
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "shown"),
     [
         ("nan", "Diverged: the loss of fails is nan at step 3"),
         ("bug", "that only these images meet (on device 2 of 2)"),
     ],
 )
 def test_what_fails_on_one_device_fails_the_run(
-    how: str, told: str, tiny_suite: Path, tmp_path: Path
+    how: str, shown: str, tiny_suite: Path, tmp_path: Path
 ) -> None:
     method = tmp_path / "fails.py"
     method.write_text(FAILS_ON_THE_SECOND)
     record, fit = run(method, tiny_suite, tmp_path / "store", TWO, how=how)
     assert (record.status, fit) == ("failed", None)
-    assert told in record.error
+    assert shown in record.error
     assert ("fails.py" in record.traceback) == (how == "bug"), (
         "the other process's traceback is kept"
     )
@@ -243,24 +244,24 @@ class OnCuda:
     """Stands in for torch.cuda and torch.distributed, and keeps what it is asked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked: list[Any] = []
+        self.requested: list[Any] = []
         monkeypatch.setattr(
-            torch.cuda, "set_device", lambda device: self.asked.append(("device", device))
+            torch.cuda, "set_device", lambda device: self.requested.append(("device", device))
         )
         monkeypatch.setattr(devices.dist, "init_process_group", self._init)
         monkeypatch.setattr(
-            devices.dist, "destroy_process_group", lambda: self.asked.append("destroy")
+            devices.dist, "destroy_process_group", lambda: self.requested.append("destroy")
         )
         monkeypatch.setattr(
             devices.dist.distributed_c10d,
             "_abort_process_group",
-            lambda: self.asked.append("abort"),
+            lambda: self.requested.append("abort"),
         )
 
     def _init(
         self, backend: str, *, init_method: str, rank: int, world_size: int, timeout: timedelta
     ) -> None:
-        self.asked.append((backend, init_method, rank, world_size))
+        self.requested.append((backend, init_method, rank, world_size))
 
 
 def test_on_gpus_each_process_takes_its_own_and_flags_go_through_the_cpu(
@@ -275,9 +276,9 @@ def test_on_gpus_each_process_takes_its_own_and_flags_go_through_the_cpu(
     # Gloo for what the processes' CPUs say, NCCL for tensors on GPUs, and a file in which they find
     # each other.
     joined = ("cpu:gloo,cuda:nccl", f"file://{tmp_path}/meeting", 2, 4)
-    assert cuda.asked == [("device", "cuda:2"), joined, "destroy"]
-    cuda.asked.clear()
+    assert cuda.requested == [("device", "cuda:2"), joined, "destroy"]
+    cuda.requested.clear()
     with pytest.raises(DeviceLost), devices._joined(0, four, tmp_path / "meeting"):
         raise DeviceLost("a process was killed")
     # Destroying would wait for what the lost process never answers.
-    assert cuda.asked[-1] == "abort"
+    assert cuda.requested[-1] == "abort"

@@ -1,1 +1,1 @@
-"""Cards of suites and data sets, the label spaces that they name, and where their data lie."""
+"""Cards of suites and data sets, their label spaces, and where their data is located."""

@@ -1,4 +1,4 @@
-"""Cards as TOML tables: one that extends another, and one entry written for many (`each`)."""
+"""Read cards as TOML tables: `extends` inherits from another card, `each` expands an entry."""
 
 from __future__ import annotations
 
@@ -13,61 +13,62 @@ from ...errors import UsageError
 from ...plugins import named_files, unknown
 from ...storage.files import absent, read_toml
 
-Table = dict[str, Any]
+TomlTable = dict[str, Any]
 
-#: Entries that one may stand for: more than any data set needs, and few enough to be written out.
-_MOST = 10_000
+#: Limit of entries that one `each` expands to: more than any data set needs, and small enough that
+#: a card from someone else cannot exhaust the memory.
+_MOST_ENTRIES = 10_000
 
 
-class _Part(BaseModel):
+class _StrictModel(BaseModel):
+    # Strict, since the tables are used as they are: pydantic would validate a converted copy and
+    # leave the wrong type in the table.
     model_config = ConfigDict(strict=True)
 
 
-class _Entry(_Part):
+class _Template(_StrictModel):
     name: str = ""
     each: dict[str, list[str | int | float]] = {}
 
     @model_validator(mode="after")
     def _is_bounded(self) -> Self:
-        if math.prod(map(len, self.each.values())) > _MOST:
-            raise ValueError(f"each: stands for more than {_MOST} entries")
+        if math.prod(map(len, self.each.values())) > _MOST_ENTRIES:
+            raise ValueError(f"each: expands to more than {_MOST_ENTRIES} entries")
         return self
 
 
-class _Fetch(_Part):
-    archives: list[_Entry] = []
+class _Fetch(_StrictModel):
+    archives: list[_Template] = []
 
 
-class _Shape(_Part):
-    """What has to hold before tables are merged and entries written out; the cards' own models see
-    the result.
-    """
+class _Shape(_StrictModel):
+    """The types that merging and expanding rely on; the cards' own models validate the result."""
 
     extends: str | None = None
     without: list[str] = []
-    shifts: list[_Entry] = []
-    parts: dict[str, _Entry] = {}
+    shifts: list[_Template] = []
+    parts: dict[str, _Template] = {}
     fetch: _Fetch = _Fetch()
 
 
-def read_table(path: Path) -> Table:
-    """The table of a card's file, complete.
+def read_table(path: Path) -> TomlTable:
+    """Read the table of a card, with `extends`, `without` and `each` resolved.
 
-    `extends = "NAME"` (or a file beside it) begins with that suite's table. Tables are merged key
-    by key, anything else is replaced; shifts are merged by name, and `without = ["NAME"]` leaves
-    shifts out.
+    `extends = "NAME"` (or a file relative to the card) starts from that suite's table. Tables are
+    merged key by key and other values are replaced. Shifts are merged by name;
+    `without = ["NAME"]` removes shifts.
 
-    `each = { severity = [1, 2] }` in a shift, a part or an archive to fetch stands for one entry
-    per combination of values, with `{severity}` in its name and texts replaced.
+    `each = { severity = [1, 2] }` in a shift, a part or an archive to fetch expands to one entry
+    per combination of values, with `{severity}` replaced in its name and texts.
 
     Raises:
-        UsageError: the file is not TOML, extends itself, or has a table or a list where another
-            thing belongs.
+        UsageError: the file is not TOML, extends itself, or a value has the wrong type.
     """
     return _read(path, above=())
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> Table:
+def _read(path: Path, above: tuple[Path, ...]) -> TomlTable:
+    """Read a card; `above` are the cards that extend this one, the outermost first."""
     try:
         table = read_toml(path)
     except (OSError, ValueError) as error:
@@ -77,8 +78,10 @@ def _read(path: Path, above: tuple[Path, ...]) -> Table:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UsageError(
-            f"the card is wrong: {problems}", where=str(path), fix="mend these fields"
+            f"the card is invalid: {problems}", where=str(path), fix="fix these fields"
         ) from error
+    # Expanded before merging, so that a card can override or remove a single expanded shift of the
+    # card that it extends, such as `fog-3`.
     table = _expanded(table)
     base = table.pop("extends", None)
     without = table.pop("without", [])
@@ -87,26 +90,30 @@ def _read(path: Path, above: tuple[Path, ...]) -> Table:
             raise UsageError(
                 "the card extends itself",
                 where=" <- ".join(map(str, (*above, path))),
-                fix="mend `extends`",
+                fix="fix `extends`",
             )
         table = _merged(_read(suite_file(str(base), path.parent), (*above, path.resolve())), table)
+    # A misspelled name would otherwise leave in the average what the author meant to remove.
     unknown = set(without) - {shift.get("name") for shift in table.get("shifts", [])}
     if unknown:
         raise UsageError(
-            f"`without` names no shift of it: {', '.join(sorted(unknown))}", where=str(path)
+            f"`without` has names that are not shifts of the card: {', '.join(sorted(unknown))}",
+            where=str(path),
         )
     if without:
         table["shifts"] = [shift for shift in table["shifts"] if shift.get("name") not in without]
     return table
 
 
-def _merged(base: Table, over: Table) -> Table:
+def _merged(base: TomlTable, over: TomlTable) -> TomlTable:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
             merged[key] = _merged(old, value)
         elif key == "shifts" and isinstance(old, list):
+            # Shifts of the base stay in its order, new ones follow: boards show columns in this
+            # order.
             own = {shift.get("name"): shift for shift in value}
             merged[key] = [_merged(shift, own.pop(shift.get("name"), {})) for shift in old] + list(
                 own.values()
@@ -116,11 +123,13 @@ def _merged(base: Table, over: Table) -> Table:
     return merged
 
 
-def _expanded(table: Table) -> Table:
+def _expanded(table: TomlTable) -> TomlTable:
     table = dict(table)
     if isinstance(table.get("shifts"), list):
         table["shifts"] = [entry for shift in table["shifts"] for entry in _each(shift)]
     if isinstance(table.get("parts"), dict):
+        # A part's name is the key of its table. It is added to the entry under a key that is no
+        # field's name, so that placeholders in it are replaced like those in other texts.
         entries = [
             entry for name, part in table["parts"].items() for entry in _each({"": name, **part})
         ]
@@ -131,7 +140,8 @@ def _expanded(table: Table) -> Table:
     return table
 
 
-def _each(entry: Table) -> list[Table]:
+def _each(entry: TomlTable) -> list[TomlTable]:
+    """Expand an entry with `each` to one entry per combination of its values."""
     entry = dict(entry)
     values = entry.pop("each", None)
     if values is None:
@@ -141,6 +151,8 @@ def _each(entry: Table) -> list[Table]:
 
 
 def _filled(value: Any, chosen: dict[str, Any]) -> Any:
+    # Not `str.format`, which fails on braces with another meaning, such as `{column}` in the
+    # pattern of a table, and which a card could ask for a text of any width.
     if isinstance(value, str):
         for key, text in chosen.items():
             value = value.replace(f"{{{key}}}", str(text))
@@ -153,57 +165,71 @@ def _filled(value: Any, chosen: dict[str, Any]) -> Any:
 
 
 def suite_paths() -> dict[str, Path]:
-    """Cards of the installed suites by name."""
+    """Return the card files of the installed suites by name."""
     return named_files("bench.suites", "card")
 
 
 def suite_names() -> list[str]:
-    """Names of the installed suites."""
+    """Return the names of the installed suites, sorted."""
     return sorted(suite_paths())
 
 
-def suite_file(name: str, beside: Path | None = None) -> Path:
-    """Where the card of a suite lies.
+def suite_file(name: str, relative_to: Path | None = None) -> Path:
+    """Return the file of a suite's card.
 
     Args:
-        beside: folder that the path of a file is relative to; default: the working directory.
+        name: name of an installed suite, or path of a TOML file.
+        relative_to: folder that the path is relative to; default: the working directory.
 
     Raises:
-        UsageError: unknown name, or there is no such file.
+        UsageError: the name is unknown, or there is no such file.
     """
+    # The suffix decides, not whether the file exists: an installed suite's name means the same in
+    # every working directory.
     if name.endswith(".toml"):
-        path = (beside or Path()) / name
+        path = (relative_to or Path()) / name
         if why := absent(path):
-            raise UsageError(why, fix="`bench suites` lists the installed suites")
+            raise UsageError(why, fix="run `bench suites` to list the installed suites")
         return path.resolve()
     paths = suite_paths()
     if name not in paths:
         raise unknown(
-            "suite", name, paths, fix="`bench suites` lists them; a card of your own ends in .toml"
+            "suite",
+            name,
+            paths,
+            fix=(
+                "run `bench suites` to list them; the file name of your own card has to end in"
+                " .toml"
+            ),
         )
     return paths[name]
 
 
 def data_set_paths() -> dict[str, Path]:
-    """Cards of the installed data sets by name."""
+    """Return the card files of the installed data sets by name."""
     return named_files("bench.data_sets", "data set's card")
 
 
-def find_list(name: str, beside: Path) -> Path:
-    """The file of a list of classes or prompts: an installed one by its name, or a file (.tsv or
-    .txt) beside a card.
+def find_list(name: str, card_folder: Path) -> Path:
+    """Return the file of a list of classes or prompts.
+
+    Args:
+        name: name of an installed list, or path of a .tsv or .txt file.
+        card_folder: folder of the card, which the path is relative to.
 
     Raises:
-        UsageError: unknown name, or there is no such file.
+        UsageError: the name is unknown, or there is no such file.
     """
     if name.endswith((".tsv", ".txt")):
-        if not (beside / name).is_file():
+        if not (card_folder / name).is_file():
             raise UsageError(
-                f"there is no list {beside / name}",
-                fix="a list has a class or a prompt on every line",
+                f"there is no list {card_folder / name}",
+                fix="write this file, with a class or a prompt on every line",
             )
-        return beside / name
+        return card_folder / name
     lists = named_files("bench.lists", "list")
     if name not in lists:
-        raise unknown("list", name, lists, fix="a list of your own ends in .tsv or .txt")
+        raise unknown(
+            "list", name, lists, fix="the file name of your own list has to end in .tsv or .txt"
+        )
     return lists[name]

@@ -1,6 +1,4 @@
-"""Parts of data sets that are another's images under a generated corruption: nothing of their own
-lies on disk.
-"""
+"""Data set parts that are the images of another part under a generated corruption."""
 
 from __future__ import annotations
 
@@ -19,26 +17,26 @@ from ..cards.data_set import Corrupted
 from ..collection import Collection, Originals, fingerprint
 from ..pixels.cache import prepared
 from ..pixels.decoder import Pixels
-from ..readers.here import DataSet, NotHere, Opened, open_data_set
+from ..readers.located import DataSet, NotHere, Opened, open_data_set
 from ..split import MappedPixels
 from .generate import FROST_PHOTOGRAPHS, VERSION, Bytes, corrupted
 
-#: `parts.open_part`, which calls this module.
+#: `parts.open_part`, passed as an argument, since its module imports this one.
 Opener = Callable[..., Opened]
-#: Corruptions act on what the official files were made from: torchvision's resize to 256 pixels and
-#: centre crop of 224.
+#: Preprocessing before the corruption, as for the official files: torchvision's resize to 256
+#: pixels and centre crop of 224. The strengths of the corruptions are defined on that size.
 BEFORE = Pixels(size=224, resize=256, interpolation="bilinear")
 
 
 @dataclass(frozen=True, eq=False)
 class CorruptedOriginals(Originals):
-    """Images of 224 x 224 pixels, corrupted when they are opened; their content keys the random
-    streams.
+    """Images of 224 x 224 pixels that are corrupted when they are opened.
 
     Attributes:
-        clean: the images that are corrupted.
-        photographs: of frost, which the corruption of that name needs.
-        crops: the clean images at the pixels `BEFORE`, by row, where they are kept decoded.
+        clean: the images to corrupt.
+        layout: corruption, severity and seed.
+        photographs: photographs of frost, for the corruption of that name.
+        crops: the clean images with the preprocessing `BEFORE`, by row, if they are cached.
     """
 
     clean: Collection
@@ -47,13 +45,15 @@ class CorruptedOriginals(Originals):
     crops: MappedPixels | None = None
 
     def open(self, row: int) -> Image.Image:
-        """Raises what opening the clean image raises, which PIL decodes: it is part of what the
-        corruptions are defined on.
-        """
+        """Return the corrupted image of a row; raises what opening the clean image raises."""
+        # Always decoded by Pillow, whatever the backbone's decoder: the corruptions are defined on
+        # its pixels, as the official files were.
         if self.crops is not None:
             image: NDArray[np.uint8] = self.crops.take(np.array([row]))[0]
         else:
             image = prepared(self.clean.originals.open(row), BEFORE)
+        # The content keys the random stream, not the row or the path: an image is corrupted in the
+        # same way in every subset and on every machine.
         how, key = self.layout, str(self.clean.content[row])
         made = corrupted(
             image,
@@ -66,7 +66,7 @@ class CorruptedOriginals(Originals):
         return Image.fromarray(made)
 
     def place(self, row: int) -> str:
-        """Of the clean image."""
+        """Return where the clean image is located."""
         return self.clean.originals.place(row)
 
 
@@ -79,7 +79,13 @@ def read_corrupted(
     cache: Path,
     progress: Progress | None,
 ) -> Opened:
-    """See `parts.open_part`: the part of the clean data set, its images corrupted."""
+    """Open a part of the clean data set with its images corrupted; see `parts.open_part`.
+
+    Raises:
+        NotHere: the clean images or the photographs of frost are missing.
+        UsageError: the classes differ from those of the clean data set.
+    """
+    # Part of the fingerprint, so it names everything that changes a pixel.
     treatment = (
         f"{layout.corruption} {layout.severity} seed {layout.seed} version {VERSION} on"
         f" {BEFORE.name}"
@@ -91,7 +97,7 @@ def read_corrupted(
             lambda: _photographs(data_set, layout, open_part, cache),
         )
         treatment += f" photographs {shown}"
-    # All corruptions of a part are of the same images: indexed once, however many there are.
+    # All corruptions of a part (75 in ImageNet-C) share one index of the clean images.
     opened = data_set.once(
         (layout.path, *labels), lambda: _clean(data_set, layout, labels, open_part, cache, progress)
     )
@@ -114,11 +120,11 @@ def _clean(
     progress: Progress | None,
 ) -> Opened:
     name, _, part = layout.path.rpartition("/")
-    clean_set = open_data_set(name, data_set.roots, beside=data_set.beside)
+    clean_set = open_data_set(name, data_set.roots, card_folder=data_set.card_folder)
     if clean_set.classes.ids != data_set.classes.ids:
         raise UsageError(
             f"{data_set.card.name} has other classes than {name}, whose images it corrupts",
-            fix="mend its card",
+            fix=f"state the same `classes` on the card of {data_set.card.name}",
         )
     return open_part(clean_set, part, labels, cache=cache, progress=progress)
 
@@ -126,25 +132,27 @@ def _clean(
 def _photographs(
     data_set: DataSet, layout: Corrupted, open_part: Opener, cache: Path
 ) -> tuple[tuple[Bytes, ...], str]:
-    """The photographs of frost in the order of their names, and what identifies them.
+    """Return the photographs of frost in the order of their names, and their fingerprint.
 
     Raises:
-        NotHere: they are not on this machine, or not all of them.
+        NotHere: photographs are missing on this machine.
     """
     name, _, part = layout.photographs.rpartition("/")
-    frost = open_data_set(name, data_set.roots, beside=data_set.beside)
+    frost = open_data_set(name, data_set.roots, card_folder=data_set.card_folder)
     try:
         collection = open_part(frost, part, [0], cache=cache).collection
     except NotHere as why:
         raise NotHere(
-            f"{layout.corruption} needs photographs that are not here: {why}; `bench data fetch"
-            f" {name}`"
+            f"{layout.corruption} needs photographs, which are missing: {why}; download them with"
+            f" `bench data fetch {name}`"
         ) from why
+    # All of them, although the last is never used: other photographs would be another corruption.
     if len(collection) != FROST_PHOTOGRAPHS:
         raise NotHere(
             f"{frost.card.title}: {len(collection)} images in {frost.folder}, not"
             f" {FROST_PHOTOGRAPHS}"
         )
+    # A collection is sorted by content; the corruption chooses a photograph by its number.
     order = np.argsort(collection.keys)
     return tuple(np.asarray(collection.originals.open(int(row))) for row in order), fingerprint(
         collection, order

@@ -1,11 +1,10 @@
-"""The corruptions of ImageNet-C (Hendrycks & Dietterich, ICLR 2019, arXiv:1903.12261), generated
-from explicit streams.
+"""Generate the corruptions of ImageNet-C (Hendrycks & Dietterich, ICLR 2019, arXiv:1903.12261).
 
-Definitions and parameters follow the published ones; every random draw comes from a stream that is
-keyed by seed, image, corruption and severity, so that an image is corrupted in the same way
-wherever and in whatever order that happens. The numbers differ from those on the official files:
-those are other draws, and saved as JPEGs of quality 85. Frost pastes photographs, which are not
-shipped here and have to be given.
+Definitions and parameters are the published ones, on NumPy and SciPy instead of OpenCV, Wand and
+scikit-image. Random numbers come from a stream keyed by seed, image, corruption and severity, so an
+image is corrupted in the same way wherever and in whatever order that happens. Scores differ from
+those on the official files, which have other random numbers and are JPEGs of quality 85. Frost
+needs photographs, which are not part of ShiftBench.
 """
 
 from __future__ import annotations
@@ -24,30 +23,33 @@ from scipy import ndimage, signal
 from ...errors import BenchError, UsageError
 from ...identity import numpy_stream
 
-#: Raised when the same image, seed, corruption and severity give other pixels.
+#: Part of fingerprints and stream keys; increase it when a corruption gives other pixels.
 VERSION = 1
 
-#: The benchmark's 15 corruptions, over which mCE is the mean, and the 4 that are meant for
-#: development.
+#: The 15 corruptions of the benchmark, which mCE averages over: noise, blur, weather, digital.
 BENCHMARK: Final = (
     *("gaussian_noise", "shot_noise", "impulse_noise"),
     *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
     *("snow", "frost", "fog", "brightness"),
     *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
+#: The 4 corruptions for development.
 EXTRA: Final = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 SEVERITIES: Final = (1, 2, 3, 4, 5)
 
-#: Photographs of frost that were published, of which the code draws from the first five.
+#: Number of published photographs of frost. The published code samples from the first five.
 FROST_PHOTOGRAPHS: Final = 6
 
-#: Added to whole grey levels so that rounding errors do not make the final cut take one off.
+#: Added to whole grey levels, so that a rounding error does not turn one into the next lower level
+#: when `corrupted` rounds down.
 _WHOLE = 0.25
 _GREY = np.array([0.299, 0.587, 0.114])
 
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
+#: Image in [0, 1], index of the severity (0 to 4) and random stream -> image, not yet clipped.
 Corruption = Callable[[Floats, int, np.random.Generator], Floats]
+Border = Literal["nearest", "reflect", "mirror"]
 
 
 def corrupted(
@@ -62,33 +64,29 @@ def corrupted(
     """Corrupt one image.
 
     Args:
-        image: (S, S, 3) uint8 RGB, already resized and cropped. The parameters are those for 224
-            pixels.
-        key: what identifies the image, such as its SHA-256; part of the random stream's key.
-        photographs: what frost pastes, (H, W, 3) uint8 RGB each, larger than the image.
+        image: (S, S, 3) uint8 RGB, resized and cropped. The parameters are meant for 224 pixels.
+        corruption: a name in `BENCHMARK` or `EXTRA`.
+        severity: 1 to 5.
+        key: identity of the image, such as its SHA-256; part of the random stream's key.
+        seed: part of the random stream's key.
+        photographs: at least five for frost, (H, W, 3) uint8 RGB each, larger than the image.
 
     Returns:
         (S, S, 3) uint8.
 
     Raises:
         UsageError: unknown corruption or severity, or not a square RGB image.
-        BenchError: the photographs of frost are too few, or too small.
+        BenchError: there are too few photographs of frost, or they are too small.
     """
     if corruption not in BENCHMARK + EXTRA:
-        raise UsageError(
-            f"no corruption {corruption!r}", fix=f"one of {', '.join(BENCHMARK + EXTRA)}"
-        )
+        names = ", ".join(BENCHMARK + EXTRA)
+        raise UsageError(f"unknown corruption {corruption!r}", fix=f"use one of {names}")
     if severity not in SEVERITIES:
-        raise UsageError(f"no severity {severity}", fix="1 to 5")
-    if (
-        image.ndim != 3
-        or image.shape[0] != image.shape[1]
-        or image.shape[2] != 3
-        or image.dtype != np.uint8
-    ):
+        raise UsageError(f"unknown severity {severity}", fix="use 1 to 5")
+    side = image.shape[:1]
+    if image.shape != (*side, *side, 3) or image.dtype != np.uint8:
         raise UsageError(
-            f"corruptions are defined on square uint8 RGB images, this is {image.dtype}"
-            f" {image.shape}"
+            f"corruptions need square uint8 RGB images, not {image.dtype} {image.shape}"
         )
     rng = numpy_stream("corruption", VERSION, seed, key, corruption, severity)
     made: Floats
@@ -96,7 +94,7 @@ def corrupted(
         made = _frost(image, severity - 1, rng, photographs) / 255
     else:
         made = _CORRUPTIONS[corruption](image / 255.0, severity - 1, rng)
-    # Cut off, not rounded, as the official images were.
+    # Rounded down, as the official images were.
     return np.asarray((made.clip(0, 1) * 255).astype(np.uint8))
 
 
@@ -128,6 +126,7 @@ def _defocus_blur(image: Floats, level: int, rng: np.random.Generator) -> Floats
 
 
 def _glass_blur(image: Floats, level: int, rng: np.random.Generator) -> Floats:
+    # Shuffled as bytes, as published: the blur before is rounded down.
     sigma, reach, rounds = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[level]
     shuffled = (smoothed(image, sigma) * 255).astype(np.uint8)
     for _ in range(rounds):
@@ -137,12 +136,12 @@ def _glass_blur(image: Floats, level: int, rng: np.random.Generator) -> Floats:
 
 def _motion_blur(image: Floats, level: int, rng: np.random.Generator) -> Floats:
     radius, sigma = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))[level]
-    return (
-        np.rint(motion_blurred(image, radius, sigma, rng.uniform(-45, 45)) * 255) + _WHOLE
-    ) / 255
+    blurred = motion_blurred(image, radius, sigma, rng.uniform(-45, 45))
+    return (np.rint(blurred * 255) + _WHOLE) / 255
 
 
 def _zoom_blur(image: Floats, level: int, rng: np.random.Generator) -> Floats:
+    # Single precision, as in the published code.
     last, step = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))[level]
     factors = np.arange(1, last, step)
     exact = image.astype(np.float32)
@@ -160,30 +159,29 @@ def _snow(image: Floats, level: int, rng: np.random.Generator) -> Floats:
         (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
         (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
     )[level]
+    # The published code blurs the flakes as a grey image of 8 bits, so they have its levels
+    # before and after.
     flakes = zoomed(rng.normal(mean, spread, image.shape[:2]), zoom)
     flakes = np.floor(np.where(flakes < least, 0, flakes).clip(0, 1) * 255) / 255
     fallen = np.rint(motion_blurred(flakes, radius, sigma, rng.uniform(-135, -45)) * 255) / 255
     whitened = np.maximum(image, (image @ _GREY)[..., None] * 1.5 + 0.5)
-    return np.asarray(
-        keep * image + (1 - keep) * whitened + (fallen + np.rot90(fallen, 2))[..., None]
-    )
+    fallen = (fallen + np.rot90(fallen, 2))[..., None]
+    return np.asarray(keep * image + (1 - keep) * whitened + fallen)
 
 
 def _frost(
     image: Bytes, level: int, rng: np.random.Generator, photographs: Sequence[Bytes]
 ) -> Floats:
-    """In grey levels, with what keeps the cut from taking one off."""
-    side, drawn_from = len(image), FROST_PHOTOGRAPHS - 1  # the published code never draws the last
-    if (
-        len(photographs) < drawn_from
-        or min(min(one.shape[:2]) for one in photographs[:drawn_from]) <= side
-    ):
+    """Return the image in grey levels, 1e-6 higher for the reason given at `_WHOLE`."""
+    # The published code never samples the last photograph.
+    side, count = len(image), FROST_PHOTOGRAPHS - 1
+    if len(photographs) < count or min(min(one.shape[:2]) for one in photographs[:count]) <= side:
         raise BenchError(
-            f"frost needs {drawn_from} photographs of more than {side} pixels",
-            fix="use those that were published",
+            f"frost needs {count} photographs of more than {side} pixels",
+            fix="use the published ones: `bench data fetch imagenet-c-frost`",
         )
     keep, cover = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[level]
-    photograph = photographs[int(rng.integers(drawn_from))]
+    photograph = photographs[int(rng.integers(count))]
     top, left = (int(rng.integers(length - side)) for length in photograph.shape[:2])
     pasted = photograph[top : top + side, left : left + side]
     return np.asarray(keep * image.astype(np.float64) + cover * pasted + 1e-6)
@@ -192,12 +190,14 @@ def _frost(
 def _fog(image: Floats, level: int, rng: np.random.Generator) -> Floats:
     strength, decay = ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))[level]
     side, brightest = len(image), image.max()
+    # The map is square with a side of a power of two, 256 as published unless the image is larger.
     haze = plasma(1 << max(8, (side - 1).bit_length()), decay, rng)[:side, :side]
     return np.asarray((image + strength * haze[..., None]) * brightest / (brightest + strength))
 
 
 def _brightness(image: Floats, level: int, rng: np.random.Generator) -> Floats:
-    value = image.max(axis=2, keepdims=True)  # of hue, saturation and value; the first two stay
+    # Brighter in HSV: scaling the channels alike changes the value, and neither hue nor saturation.
+    value = image.max(axis=2, keepdims=True)
     raised = np.minimum(value + (0.1, 0.2, 0.3, 0.4, 0.5)[level], 1)
     return np.asarray(np.where(value > 0, image * raised / np.maximum(value, 1e-9), raised))
 
@@ -220,7 +220,8 @@ def _contrast(image: Floats, level: int, rng: np.random.Generator) -> Floats:
 
 
 def _elastic_transform(image: Floats, level: int, rng: np.random.Generator) -> Floats:
-    # Written for 244 pixels, a slip of the published code that made the official images.
+    # Multiples of 244 pixels, not of 224: a slip of the published code, by which the official
+    # images were made.
     strength, sigma, shake = (
         (488, 170.8, 24.4),
         (488, 19.52, 48.8),
@@ -229,15 +230,12 @@ def _elastic_transform(image: Floats, level: int, rng: np.random.Generator) -> F
         (29.28, 2.44, 4.88),
     )[level]
     side = len(image)
-    centre, reach = side // 2, side // 3
-    corners = np.array(
-        [[centre + reach] * 2, [centre + reach, centre - reach], [centre - reach] * 2],
-        dtype=np.float64,
-    )  # x, y
+    far, near = side // 2 + side // 3, side // 2 - side // 3
+    # Three points (x, y) before and after a shake define the affine map of the published code.
+    corners = np.array([[far, far], [far, near], [near, near]], dtype=np.float64)
     moved = corners + rng.uniform(-shake, shake, corners.shape)
-    to_source = np.linalg.solve(
-        np.column_stack([moved, np.ones(3)]), corners
-    )  # rows: x, y, 1 of the result
+    # From (x, y, 1) in the result to (x, y) in the image, since `map_coordinates` looks up sources.
+    to_source = np.linalg.solve(np.column_stack([moved, np.ones(3)]), corners)
     y, x = np.mgrid[:side, :side].astype(np.float64)
     source = np.stack([x, y, np.ones_like(x)], axis=-1) @ to_source
     tilted = _sampled(image, source[..., 1], source[..., 0], "mirror")
@@ -295,7 +293,9 @@ def _spatter(image: Floats, level: int, rng: np.random.Generator) -> Floats:
 
 
 def _water(liquid: Floats) -> Floats:
-    """Transparent drops, lit from one side, in [0, 1]."""
+    """Return transparent drops, lit from one side, in [0, 1]."""
+    # The steps of the published code, which stacks OpenCV's filters on 8-bit images. The exact
+    # distance transform in place of OpenCV's approximate one is the only difference that shows.
     grey = (liquid * 255).astype(np.uint8)
     away = ndimage.distance_transform_edt(~edges(grey, 50, 150))
     relief = equalised(_box(np.minimum(away, 20)).astype(np.uint8))
@@ -310,46 +310,31 @@ def _box(image: NDArray[Any]) -> Floats:
     return np.asarray(ndimage.uniform_filter(image.astype(np.float64), 3, mode="mirror"))
 
 
+#: All corruptions by name, except frost, which takes photographs and bytes.
 _CORRUPTIONS: Final[dict[str, Corruption]] = {
-    "gaussian_noise": _gaussian_noise,
-    "shot_noise": _shot_noise,
-    "impulse_noise": _impulse_noise,
-    "defocus_blur": _defocus_blur,
-    "glass_blur": _glass_blur,
-    "motion_blur": _motion_blur,
-    "zoom_blur": _zoom_blur,
-    "snow": _snow,
-    "fog": _fog,
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "elastic_transform": _elastic_transform,
-    "pixelate": _pixelate,
-    "jpeg_compression": _jpeg_compression,
-    "speckle_noise": _speckle_noise,
-    "gaussian_blur": _gaussian_blur,
-    "spatter": _spatter,
-    "saturate": _saturate,
+    function.__name__[1:]: function
+    for function in (
+        *(_gaussian_noise, _shot_noise, _impulse_noise, _speckle_noise),
+        *(_defocus_blur, _glass_blur, _motion_blur, _zoom_blur, _gaussian_blur),
+        *(_snow, _fog, _spatter, _brightness, _saturate, _contrast),
+        *(_elastic_transform, _pixelate, _jpeg_compression),
+    )
 }
-
-
-Border = Literal["nearest", "reflect", "mirror"]
 
 
 def smoothed(
     image: Floats, sigma: float, *, mode: Border = "nearest", truncate: float = 4.0
 ) -> Floats:
-    """Gaussian blur of the first two axes."""
-    return np.asarray(
-        ndimage.gaussian_filter(
-            image, (sigma, sigma, *[0] * (image.ndim - 2)), mode=mode, truncate=truncate
-        )
-    )
+    """Blur the first two axes with a Gaussian of `sigma` pixels."""
+    sigmas = (sigma, sigma, *[0] * (image.ndim - 2))
+    return np.asarray(ndimage.gaussian_filter(image, sigmas, mode=mode, truncate=truncate))
 
 
 @lru_cache
 def disk(radius: int, softness: float) -> Floats:
-    """A disk of sum 1 (1.01 at radius 8: its rim is mirrored, as published), softened by a Gaussian
-    of `softness` pixels.
+    """Return a disk of sum 1, softened by a Gaussian of `softness` pixels.
+
+    The sum is 1.01 at radius 8, where the disk touches the border and is mirrored, as published.
     """
     reach, taps = (8, 3) if radius <= 8 else (radius, 5)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
@@ -360,46 +345,43 @@ def disk(radius: int, softness: float) -> Floats:
 
 
 def convolved(image: Floats, kernel: Floats) -> Floats:
-    """Every channel convolved with an odd, symmetric kernel, the border mirrored without its
-    edge.
-    """
+    """Convolve every channel with an odd, symmetric kernel; mirror the border without its edge."""
     reach = len(kernel) // 2
     padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
     return np.asarray(signal.fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1)))
 
 
 def motion_blurred(image: Floats, radius: int, sigma: float, angle: float) -> Floats:
-    """One-sided Gaussian trail of 2 * `radius` + 1 pixels, as ImageMagick defines motion blur; the
-    border is repeated.
+    """Blur along a one-sided Gaussian trail, as ImageMagick defines motion blur.
 
     Args:
-        image: (H, W) or (H, W, C).
-        angle: degrees.
+        image: (H, W) or (H, W, C); the border is repeated.
+        radius: of which the trail has 2 * `radius` + 1 pixels.
+        sigma: standard deviation of the trail in pixels.
+        angle: direction of the trail in degrees.
     """
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     weights /= weights.sum()
     turn = math.radians(angle)
+    # Whole pixels, rounded as ImageMagick does (a half down).
     right = np.ceil(steps * math.cos(turn) - 0.5).astype(int)
     down = np.ceil(steps * math.sin(turn) - 0.5).astype(int)
     height, width = image.shape[:2]
     reach = 2 * radius + 1
-    padded = np.pad(
-        image, [(reach, reach), (reach, reach), *[(0, 0)] * (image.ndim - 2)], mode="edge"
-    )
+    border = [(reach, reach), (reach, reach), *[(0, 0)] * (image.ndim - 2)]
+    padded = np.pad(image, border, mode="edge")
     blurred = np.zeros(image.shape, dtype=np.float64)
-    for weight, dx, dy in zip(weights, right, down, strict=True):
-        blurred += (
-            weight * padded[reach + dy : reach + dy + height, reach + dx : reach + dx + width]
-        )
+    for weight, x, y in zip(weights, reach + right, reach + down, strict=True):
+        blurred += weight * padded[y : y + height, x : x + width]
     return blurred
 
 
 @lru_cache(maxsize=256)
 def _zoom_taps(side: int, factor: float) -> tuple[NDArray[np.int64], Floats]:
-    """For every pixel of a zoomed axis the source pixel before it and the weight of the one
-    behind.
-    """
+    """Return the source pixel before every pixel of a zoomed axis, and the weight of the next."""
+    # SciPy's `zoom` of the central cut, which the published code crops to the image again. Cached,
+    # since the factors are the same for every image.
     cut = math.ceil(side / factor)
     zoomed = round(cut * factor)
     place = (np.arange(side) + (zoomed - side) // 2) * ((cut - 1) / (zoomed - 1))
@@ -408,7 +390,7 @@ def _zoom_taps(side: int, factor: float) -> tuple[NDArray[np.int64], Floats]:
 
 
 def zoomed(image: Floats, factor: float) -> Floats:
-    """The centre of a square image (S, S) or (S, S, C), enlarged by `factor` >= 1, bilinear."""
+    """Enlarge the centre of a square image (S, S) or (S, S, C) by `factor` >= 1, bilinear."""
     before, weight = _zoom_taps(len(image), factor)
     across = weight.reshape(-1, *[1] * (image.ndim - 2)).astype(image.dtype)
     down = across[:, None]
@@ -417,11 +399,12 @@ def zoomed(image: Floats, factor: float) -> Floats:
 
 
 def plasma(side: int, decay: float, rng: np.random.Generator) -> Floats:
-    """A fractal height map in [0, 1] by the diamond-square algorithm on a torus.
+    """Return a fractal height map in [0, 1] by the diamond-square algorithm on a torus.
 
     Args:
-        side: a power of two.
-        decay: by how much the roughness falls at every halving of the grid.
+        side: side of the map in pixels, a power of two.
+        decay: factor by which the roughness falls at every halving of the grid.
+        rng: random stream.
     """
     field = np.zeros((side, side))
     step, rough = side, 100.0
@@ -447,18 +430,19 @@ def plasma(side: int, decay: float, rng: np.random.Generator) -> Floats:
 
 
 def scattered(image: Bytes, reach: int, rng: np.random.Generator) -> Bytes:
-    """Every pixel replaced by one at most `reach` away, from the lower right corner on, replaced
-    pixels being taken again.
+    """Replace every pixel by one at most `reach` away, from the lower right corner on.
 
-    The published code means to swap, but its NumPy assignment copies; the official images are made
-    by the copy. Following the chain of copies by pointer doubling gives the same pixels as the
-    loop, a thousand times faster.
+    The published code means to swap two pixels, but its NumPy assignment copies one, which later
+    pixels may copy in turn. The official images are made by these copies.
     """
+    # The chain of copies is followed by pointer doubling, which gives the same pixels as the loop
+    # over all of them, a thousand times faster.
     height, width = image.shape[:2]
     rows, cols = np.arange(height - reach, reach, -1), np.arange(width - reach, reach, -1)
     here = (rows[:, None] * width + cols).ravel()
     moves = rng.integers(-reach, reach, size=(len(here), 2))
     target = here + moves[:, 1] * width + moves[:, 0]
+    # source: the pixel that each one copies. turn: when it is replaced, at the end if never.
     source = np.arange(height * width)
     turn = np.full(height * width, len(here))
     turn[here] = np.arange(len(here))
@@ -476,32 +460,26 @@ def scattered(image: Bytes, reach: int, rng: np.random.Generator) -> Bytes:
 
 
 def edges(image: Bytes, low: int, high: int) -> NDArray[np.bool_]:
-    """Canny's edges (Canny 1986) of a grey image: Sobel gradients, L1 magnitude, thresholds in
-    their units.
-    """
+    """Return the Canny edges of a grey image; the thresholds are L1 norms of Sobel gradients."""
     grey = image.astype(np.int64)
     dx = ndimage.sobel(grey, axis=1, mode="nearest")
     dy = ndimage.sobel(grey, axis=0, mode="nearest")
     size = np.abs(dx) + np.abs(dy)
     padded = np.pad(size, 1)
 
-    def beside(down: int, right: int) -> NDArray[np.int64]:
+    def next_to(down: int, right: int) -> NDArray[np.int64]:
         return padded[1 + down : 1 + down + len(size), 1 + right : 1 + right + size.shape[1]]
 
     steep = np.abs(dy) / np.maximum(np.abs(dx), 1e-9)
-    flat, upright, falling = (
-        steep < math.tan(math.pi / 8),
-        steep > math.tan(3 * math.pi / 8),
-        (dx < 0) == (dy < 0),
-    )
-    before = np.select(
-        [flat, upright, falling], [beside(0, -1), beside(-1, 0), beside(-1, -1)], beside(-1, 1)
-    )
-    behind = np.select(
-        [flat, upright, falling], [beside(0, 1), beside(1, 0), beside(1, 1)], beside(1, -1)
-    )
+    flat, upright = steep < math.tan(math.pi / 8), steep > math.tan(3 * math.pi / 8)
+    # Left and right, above and below, or along the diagonal that the gradient falls on.
+    ways = [flat, upright, (dx < 0) == (dy < 0)]
+    before = np.select(ways, [next_to(0, -1), next_to(-1, 0), next_to(-1, -1)], next_to(-1, 1))
+    behind = np.select(ways, [next_to(0, 1), next_to(1, 0), next_to(1, 1)], next_to(1, -1))
     diagonal = ~flat & ~upright
+    # Of two equal neighbours OpenCV takes the first, and on diagonals neither.
     ridge = (size > low) & (size > before) & np.where(diagonal, size > behind, size >= behind)
+    # Hysteresis: a ridge is an edge if it is connected to a strong one; label 0 is the background.
     connected, count = ndimage.label(ridge, structure=np.ones((3, 3)))
     strong = np.zeros(count + 1, dtype=bool)
     strong[connected[ridge & (size > high)]] = True
@@ -510,7 +488,7 @@ def edges(image: Bytes, low: int, high: int) -> NDArray[np.bool_]:
 
 
 def equalised(image: Bytes) -> Bytes:
-    """Grey values spread so that their histogram is even, the lowest becoming 0."""
+    """Spread grey values so that their histogram is even and the lowest becomes 0."""
     counts = np.bincount(image.ravel(), minlength=256)
     lowest = int(np.flatnonzero(counts)[0])
     rest = image.size - counts[lowest]

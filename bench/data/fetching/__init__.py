@@ -1,1 +1,1 @@
-"""Bring a data set to this machine: download, check, unpack."""
+"""Download, check and unpack data sets."""

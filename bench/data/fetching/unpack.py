@@ -1,8 +1,7 @@
-"""Unpack a downloaded archive that is not trusted: never outside the folder, no links, no more than
-was to be expected.
+"""Unpack untrusted archives: nothing outside the folder, no links, and a limit on the size.
 
-The standard library's filters bound no sizes and follow links that stay below the folder, and know
-tar archives alone.
+The filters of the standard library only exist for tar archives, have no limit on sizes, and allow
+links that stay below the folder.
 """
 
 from __future__ import annotations
@@ -24,11 +23,13 @@ from ...storage.atomic import Progress
 from ...storage.files import most_unpacked
 from ..readers.archive import CheckedTarInfo
 
+#: More files than any supported data set has; beyond that, an archive is taken for an attack on the
+#: file system.
 _MOST_FILES: Final = 5_000_000
 _BLOCK: Final = 1 << 20
 
-
-#: What reading a damaged archive may raise, beside an OSError without a number.
+#: Errors of damaged archives, besides an OSError without a number. zipfile raises RuntimeError for
+#: encrypted members, and the others come from sizes and offsets that are nonsense.
 _DAMAGED = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError,
     ValueError, OverflowError,
@@ -37,7 +38,9 @@ _DAMAGED = (
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _Member:
+    """A member of a tar or zip archive; `target` is where a link leads."""
+
     name: str
     size: int
     kind: Literal["file", "folder", "link", "other"]
@@ -53,23 +56,30 @@ def unpack(
     unpacked_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Unpack into `folder`, which has to be empty or new, and count the files.
+    """Unpack an archive into an empty or new folder.
 
-    Names that are absolute or lead out of the folder, links and devices refuse the whole archive;
-    an image data set has no use for them. Files get the permissions of new files and the time of
-    now.
+    An archive with links, devices, absolute names or names that lead out of the folder is refused:
+    image data sets have no use for them. Files get default permissions and the current time.
 
     Args:
-        strip: leading folders of every name that are left out; files that lie higher are, too.
-        unpacked_bytes: what the archive should hold; a tenth more is too much. Default: twenty
-            times its own size.
+        archive: path of the archive.
+        kind: its format; tar archives may be compressed.
+        folder: where to unpack it.
+        strip: number of leading folders to remove from every name; files above them are left out.
+        unpacked_bytes: expected size of the contents, of which 110 % are allowed; by default twenty
+            times the archive's own size.
+        progress: called with what is done, the number of files so far, and 0 (or all, at the end).
+
+    Returns:
+        The number of files.
 
     Raises:
-        BenchError: the archive is damaged or truncated, unsafe, or larger than it may be. What was
-            unpacked stays.
+        BenchError: the archive is damaged, truncated, unsafe or too large. Files that are unpacked
+            already stay.
     """
     most = round(1.1 * unpacked_bytes) if unpacked_bytes else most_unpacked(archive)
     files, written = 0, 0
+    # `mkdir` once per folder instead of once per file: ImageNet has a million files in 1,000.
     made: set[Path] = set()
     try:
         for entry, content in _tar(archive) if kind == "tar" else _zip(archive):
@@ -91,12 +101,13 @@ def unpack(
     except _DAMAGED as error:
         raise _damaged(archive, str(error) or type(error).__name__) from error
     except OSError as error:
-        if error.errno is None:  # gzip and bz2 report damage so; the system always gives a number
+        # gzip and bz2 report damage as an OSError without a number; the system's have one.
+        if error.errno is None:
             raise _damaged(archive, str(error)) from error
         raise BenchError(
             f"{archive.name} cannot be unpacked: {error.strerror}",
             where=str(error.filename or folder),
-            fix="mend that, and run again",
+            fix="fix the cause, and run the same command again",
         ) from error
     if progress is not None:
         progress(f"unpacking {archive.name}", files, files)
@@ -104,13 +115,14 @@ def unpack(
 
 
 class _TooMuch(Exception):
-    pass
+    """More bytes than allowed have been unpacked."""
 
 
-def _tar(archive: Path) -> Iterator[tuple[_Entry, IO[bytes] | None]]:
+def _tar(archive: Path) -> Iterator[tuple[_Member, IO[bytes] | None]]:
     with tarfile.open(archive, "r:*", tarinfo=CheckedTarInfo) as tar:
         for member in tar:
-            tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member: gigabytes for a million files
+            # tarfile remembers every member, which takes gigabytes for a million files.
+            tar.members = []  # type: ignore[attr-defined]
             kind: Literal["file", "folder", "link", "other"] = "other"
             if member.isreg():
                 kind = "file"
@@ -119,29 +131,33 @@ def _tar(archive: Path) -> Iterator[tuple[_Entry, IO[bytes] | None]]:
             elif member.issym() or member.islnk():
                 kind = "link"
             yield (
-                _Entry(member.name, member.size, kind, member.linkname),
+                _Member(member.name, member.size, kind, member.linkname),
                 (tar.extractfile(member) if kind == "file" else None),
             )
 
 
-def _zip(archive: Path) -> Iterator[tuple[_Entry, IO[bytes] | None]]:
+def _zip(archive: Path) -> Iterator[tuple[_Member, IO[bytes] | None]]:
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():
             if info.flag_bits & 1:
                 raise zipfile.BadZipFile("it is encrypted")
             if info.is_dir():
-                yield _Entry(info.filename, 0, "folder"), None
+                yield _Member(info.filename, 0, "folder"), None
+            # The upper half is the mode of a Unix file, whose type 0o120000 is a symbolic link.
             elif (info.external_attr >> 16) & 0o170000 == 0o120000:
-                yield _Entry(info.filename, 0, "link"), None
+                yield _Member(info.filename, 0, "link"), None
             else:
                 with opened.open(info) as content:
-                    yield _Entry(info.filename, info.file_size, "file"), content
+                    yield _Member(info.filename, info.file_size, "file"), content
 
 
-def _place(entry: _Entry, folder: Path, strip: int, archive: Path) -> Path | None:
-    """Where an entry goes; None if it goes nowhere (a folder, or a name of no more than `strip`
-    parts).
+def _place(entry: _Member, folder: Path, strip: int, archive: Path) -> Path | None:
+    """Return the path to write an entry to; None for folders and for names above `strip`.
+
+    Folders are made when a file needs them, so empty ones are not unpacked.
     """
+    # Names are judged by the rules of both systems on either one: "C:\x" and "..\x" are harmless
+    # names on Linux, but an archive with them was made to attack.
     name = PurePosixPath(entry.name)
     if (
         name.is_absolute()
@@ -162,9 +178,10 @@ def _place(entry: _Entry, folder: Path, strip: int, archive: Path) -> Path | Non
 
 
 def _copy(content: IO[bytes], target: Path, most: int) -> int:
-    """Write a new file; the bytes are counted, whatever the archive says that there are."""
+    """Write a new file, and count its bytes instead of trusting the size in the archive."""
     written = 0
-    # Exclusive: a second file of the same name would replace the first.
+    # O_EXCL: a second member of the same name must not replace the first. O_NOFOLLOW: nor may a
+    # link that appeared in the folder lead elsewhere.
     with os.fdopen(
         os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666),
         "wb",
@@ -187,13 +204,13 @@ def _damaged(archive: Path, why: str) -> BenchError:
 
 def _unsafe(archive: Path, why: str) -> BenchError:
     return BenchError(
-        f"{archive.name} is not unpacked, since it is not safe: {why}", where=str(archive)
+        f"{archive.name} was not unpacked because it is not safe: {why}", where=str(archive)
     )
 
 
 def _bomb(archive: Path, what: str) -> BenchError:
     return BenchError(
-        f"{archive.name} is not unpacked further: it holds {what}, far beyond what its"
-        f" {size(archive.stat().st_size)} should",
+        f"{archive.name} was not unpacked further: it has {what}, far beyond what is expected of"
+        f" {size(archive.stat().st_size)}",
         where=str(archive),
     )

@@ -1,1 +1,1 @@
-"""From the bytes of an image to the pixels that a backbone is given, decoded once."""
+"""Decode the bytes of images into the pixels that a backbone is given."""

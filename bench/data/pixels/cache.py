@@ -1,6 +1,4 @@
-"""Decode once: images as uint8 pixels of one size in a memory-mapped array that every run on the
-machine shares.
-"""
+"""Decode images once, into a memory-mapped uint8 array that all runs on a machine share."""
 
 from __future__ import annotations
 
@@ -24,29 +22,31 @@ from rich.filesize import decimal as size
 
 from ...errors import BenchError
 from ...identity import digest
-from ...storage.atomic import Progress, in_cache, stored_folder
+from ...storage.atomic import Progress, cached_folder, in_cache
 from .decoder import Decoder, Interpolation, Pixels
 from .image_bytes import Undecodable
 
-#: Raised when this module turns the same image into other pixels.
+#: Part of the cache key; increase it when this module turns the same image into other pixels.
 VERSION = 1
 
+#: Images per task of a thread: enough that the tasks' overhead does not count, few enough that
+#: progress moves and Ctrl-C is noticed.
 _CHUNK = 32
+#: Bytes to leave free on the disk, for the other small files of the cache.
 _SPARE_BYTES = 64 << 20
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-
-#: An RGB image as PIL has it, or (H, W, 3) uint8: which it is decides what resizes it.
+#: An RGB image of PIL, which PIL resizes, or an array (H, W, 3) uint8, which torch resizes.
 Original = Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class CachedPixels:
-    """A memory-mapped array on disk.
+    """Decoded images in the cache.
 
     Attributes:
         path: .npy file, (N, S, S, 3) uint8.
-        unreadable: reason by row; those rows are black.
+        unreadable: row -> reason; these rows are black.
     """
 
     path: Path
@@ -56,9 +56,15 @@ class CachedPixels:
 def prepared(image: Original, pixels: Pixels) -> NDArray[np.uint8]:
     """Resize and crop an RGB image as torchvision's `Resize` and `CenterCrop` do.
 
+    Args:
+        image: the image at its full size.
+        pixels: size of the short side and of the crop.
+
     Returns:
-        (S, S, 3) uint8; black borders where the image is smaller than the crop.
+        (S, S, 3) uint8, with black borders where the image is smaller than the crop.
     """
+    # The long side is rounded down, the padding and the crop are centred as torchvision does it, to
+    # the pixel: accuracies of published weights depend on it.
     width, height = sides(image)
     if width <= height:
         width, height = pixels.resize, int(pixels.resize * height / width)
@@ -76,12 +82,12 @@ def prepared(image: Original, pixels: Pixels) -> NDArray[np.uint8]:
 
 
 def sides(image: Original) -> tuple[int, int]:
-    """Width and height in pixels."""
+    """Return width and height in pixels."""
     return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
 
 
 def cut(image: Original, left: int, top: int, width: int, height: int) -> Original:
-    """A rectangle of an image."""
+    """Crop a rectangle from an image; all values are in pixels."""
     if isinstance(image, Image.Image):
         return image.crop((left, top, left + width, top + height))
     return image[top : top + height, left : left + width]
@@ -90,8 +96,10 @@ def cut(image: Original, left: int, top: int, width: int, height: int) -> Origin
 def resized(
     image: Original, width: int, height: int, interpolation: Interpolation
 ) -> NDArray[np.uint8]:
-    """An RGB image at another size, antialiased, (height, width, 3): by PIL, or an array by torch,
-    which is faster.
+    """Resize an RGB image with antialiasing: PIL images with PIL, arrays with torch (faster).
+
+    Returns:
+        (height, width, 3) uint8.
     """
     if isinstance(image, Image.Image):
         return np.asarray(image.resize((width, height), _FILTERS[interpolation]))
@@ -100,8 +108,8 @@ def resized(
     import torch
     from torch.nn.functional import interpolate
 
-    # Seen with the channels first, as torch wants them, and left where they are in memory: it then
-    # computes in whole numbers.
+    # A view with the channels first, as torch expects them, over memory with the channels last:
+    # for uint8 in this layout, torch computes in integers.
     channels_first = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)[None]
     made = interpolate(
         channels_first, (height, width), mode=interpolation, antialias=True, align_corners=False
@@ -118,23 +126,28 @@ def cached_pixels(
     what: str,
     progress: Progress | None = None,
 ) -> CachedPixels:
-    """The pixels of the images with these contents, from the cache or decoded now on all cores.
+    """Return the pixels of images from the cache, or decode them on all cores.
 
     Args:
-        content: SHA-256 of every image, which (not their paths) is what the cache is keyed by.
-        open_image: gives the RGB image of a row, or raises `Undecodable`; called from several
-            threads.
+        content: identity of every image, such as its SHA-256; the cache is keyed by these, not by
+            paths.
+        open_image: returns the RGB image of a row, or raises `Undecodable`; called from several
+            threads at the same time.
+        pixels: preprocessing.
         cache: folder of the pixel cache.
-        what: what these images are, for progress and messages.
+        what: name of the images, for progress and messages.
+        progress: called with what is done, the images so far, and their number.
 
     Raises:
-        BenchError: the disk is too small. Whatever else `open_image` raises; nothing is kept then.
+        BenchError: the disk is too small. Other errors of `open_image` are passed on. Nothing is
+            cached then.
     """
     key = digest(
         {
             "content": list(content),
             "pixels": pixels.model_dump(exclude={"decoder"}),
             "version": VERSION,
+            # In place of its name in `pixels`, which does not change with the library's version.
             "decoder": _decoder(pixels.decoder),
         }
     )
@@ -142,6 +155,7 @@ def cached_pixels(
     folder = cache / key[:32]
 
     def build(part: Path) -> None:
+        # Checked first, so that a disk that is obviously too small is reported at once.
         _check_space(int(np.prod(shape)), part, what)
         array = _allocate(part / "pixels.npy", shape)
         unreadable = _fill(array, open_image, pixels, f"decoding {what}", progress)
@@ -151,7 +165,7 @@ def cached_pixels(
             {"what": what, "shape": shape, "pixels": pixels.name, "unreadable": unreadable},
         )
 
-    stored_folder(folder, build, lambda at: _is_intact(at, shape), progress)
+    cached_folder(folder, build, lambda at: _is_intact(at, shape), progress)
     with in_cache(folder):
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     return CachedPixels(
@@ -160,7 +174,10 @@ def cached_pixels(
 
 
 def _decoder(decoder: Decoder) -> list[str | None]:
-    """Versions of what turns bytes into pixels."""
+    """Return the versions of the libraries that turn bytes into pixels.
+
+    Releases of a JPEG decoder differ in single grey levels; pixels of two of them are not mixed.
+    """
     libraries = [
         PIL.__version__,
         features.version("jpg"),
@@ -175,9 +192,12 @@ def _decoder(decoder: Decoder) -> list[str | None]:
 
 
 def available_cores(processes: int = 1) -> int:
-    """Cores that each of so many processes like this one may use, at most 16 (in one process,
-    decoding gains nothing beyond).
+    """Return how many cores each of `processes` processes may use, at most 16.
+
+    Decoding in one process gains nothing beyond 16 threads.
     """
+    # The affinity, where the system has it: `cpu_count` ignores what a scheduler or `taskset`
+    # allows this process.
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -191,6 +211,7 @@ def _fill(
     what: str,
     progress: Progress | None,
 ) -> dict[int, str]:
+    """Decode all images into the rows of an array; return the reason for each unreadable one."""
     total, done = len(array), 0
     unreadable: dict[int, str] = {}
     stop = threading.Event()
@@ -217,7 +238,9 @@ def _fill(
                 done += count
                 if progress is not None:
                     progress(what, done, total)
-        except BaseException:  # an error or Ctrl-C: do not decode the rest first
+        # After an error or Ctrl-C, leaving the pool would wait for all images. Tasks that have not
+        # started are cancelled, and the running ones stop at the next image.
+        except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
@@ -225,8 +248,10 @@ def _fill(
 
 
 def _allocate(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
-    """A new .npy file whose blocks are reserved: a disk that fills up later would kill the process
-    (SIGBUS) without a word.
+    """Create a .npy file with its blocks reserved on the disk.
+
+    Otherwise a write to the memory map on a full disk would kill the process (SIGBUS) without a
+    message.
     """
     try:
         array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
@@ -238,7 +263,7 @@ def _allocate(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.
         raise BenchError(
             f"the decoded pixels cannot be written: {error.strerror}",
             where=str(file.parent.parent),
-            fix="mend the permissions or the quota, or: export BENCH_CACHE=/another/folder",
+            fix="fix the permissions or the quota, or: export BENCH_CACHE=/another/folder",
         ) from error
     return array
 
@@ -248,10 +273,8 @@ def _reserve(file: Path) -> None:
         try:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
         except OSError as error:
-            if error.errno not in (
-                errno.EOPNOTSUPP,
-                errno.EINVAL,
-            ):  # file systems that cannot reserve
+            # Some file systems cannot reserve blocks. That is no reason not to use them.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
 
 

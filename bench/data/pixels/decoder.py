@@ -1,6 +1,4 @@
-"""The pixels that a backbone is evaluated on: one deterministic resize and crop, named so that it
-can be compared.
-"""
+"""The deterministic preprocessing of images for evaluation: decoder, resize and centre crop."""
 
 from __future__ import annotations
 
@@ -8,10 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-#: What decodes and resizes. `pil` is what published numbers were measured with; `torchvision` takes
-#: half the time, and its pixels are others by a few grey levels.
+#: The library that decodes and resizes. Published numbers were measured with `pil`; `torchvision`
+#: takes half the time, and its pixels differ by two grey levels at most.
 Decoder = Literal["pil", "torchvision"]
-
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -19,8 +16,8 @@ Interpolation = Literal["bicubic", "bilinear"]
 class Pixels(BaseModel):
     """Resize the short side to `resize` (antialiased), crop the centre to `size`, RGB, uint8.
 
-    Normalisation (mean, std) is not here: it belongs to the image tower, so that a mask-and-refill
-    acts on plain pixels.
+    Normalisation (mean, std) is part of the image tower instead, so that methods which mask and
+    refill images act on plain pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,5 +29,5 @@ class Pixels(BaseModel):
 
     @property
     def name(self) -> str:
-        """Such as `pil-bicubic-256-224`."""
+        """Name for records and caches, such as `pil-bicubic-256-224`."""
         return f"{self.decoder}-{self.interpolation}-{self.resize}-{self.size}"

@@ -1,6 +1,4 @@
-"""What the bytes of a file are: an image and of which format, or what is wrong with them; and their
-pixels.
-"""
+"""Recognise the bytes of a file as an image, and decode them."""
 
 from __future__ import annotations
 
@@ -11,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
-#: Raised when the same bytes are judged differently, so that older indexes are not believed.
+#: Part of the keys of cached indexes; increase it when the same bytes are judged differently.
 VERSION = 2
 
+# The problems of a file, as they are stored in indexes and shown to the user.
 EMPTY: Final = "empty"
 NOT_IMAGE: Final = "not an image"
 BROKEN: Final = "broken image"
@@ -28,20 +27,21 @@ TURNED: Final = "turned by EXIF"
 SYSTEM: Final = "system file"
 OTHER: Final = "other file"
 
-#: Files that should be an image and are not.
+#: Files that should be an image and cannot be read.
 UNREADABLE = (EMPTY, NOT_IMAGE, BROKEN, DANGLING, SPECIAL, FOREIGN, WIDE)
-#: What is read all the same, and what is done with it.
+#: Unusual images that are read -> the remark about them, with how they are read.
 READ_ALL_THE_SAME: Final = {
-    MISNAMED: "another format than their names say (read all the same)",
-    DEEP: "images of 16 bits a channel (the higher 8 are read)",
-    FRAMES: "images of several frames (the first is read)",
+    MISNAMED: "images in another format than their names say (read anyway)",
+    DEEP: "images with 16 bits per channel (the higher 8 are read)",
+    FRAMES: "images with several frames (the first is read)",
     TURNED: (
-        "images that their EXIF data turn (read as they are stored, as the reference preprocessing"
+        "images with an EXIF rotation (read as stored, which is what the reference preprocessing"
         " does)"
     ),
 }
 
-#: Others are refused: decoders that run external programs have no place in reading data.
+#: Formats that Pillow may open. Some of its other decoders run external programs (EPS starts
+#: Ghostscript), which must not happen while data are read.
 _FORMATS = (
     "JPEG",
     "PNG",
@@ -62,51 +62,58 @@ _SUFFIXES = {
     ".gif": "GIF",
     ".avif": "AVIF",
 }
-#: What other images are called, and how the commonest begin: to leave them out without a word would
-#: shrink a data set.
+#: Image formats that are not read, by suffix and by their first bytes. They are reported instead of
+#: ignored: a data set must not shrink without a warning.
 _FOREIGN_SUFFIXES = (
     ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".jxl", ".jxr", ".heic", ".heif", ".hif", ".psd",
     ".xcf", ".tga", ".dds", ".exr",
     ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw",
 )  # fmt: skip
+# JPEG 2000 (as a file and as a bare codestream), JPEG XL, Photoshop.
 _FOREIGN_MAGIC = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cJXL ", b"8BPS")
+# HEIF and AVIF are ISO media files: their brand follows after a length of four bytes.
 _FOREIGN_BRANDS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypavif")
+# JPEG comes first: `decode_fast` recognises it by this entry.
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 
 
 class Undecodable(Exception):
-    """Bytes that are no image, or a damaged one; the message is the reason."""
+    """The bytes are not an image, or a damaged one; the message is the reason."""
 
 
 def by_name(name: str) -> str:
-    """The problem of a file that nobody looks into: "" if it is called like an image, `FOREIGN` or
-    `OTHER`.
-    """
+    """Return the problem of a file by its name: "" for an image, else `FOREIGN` or `OTHER`."""
     suffix = _suffix(name)
     return "" if suffix in _SUFFIXES else FOREIGN if suffix in _FOREIGN_SUFFIXES else OTHER
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a file of this name claims to be an image, of a kind that is read or of another."""
+    """Return whether a file name has the suffix of an image, whether the format is read or not."""
     return by_name(name) != OTHER
 
 
 def inspect(data: bytes, name: str) -> tuple[str, str]:
-    """Format by content and problem of a file, each "" if there is none; the pixels are not
-    decoded.
+    """Return the format and the problem of a file, without decoding its pixels.
 
-    Damage behind the header is found when the pixels are decoded (`decode`).
+    Damage behind the header is only found by `decode`.
+
+    Args:
+        data: bytes of the file.
+        name: its name, whose suffix is compared with the content.
+
+    Returns:
+        Pillow's name of the format, and one of the problems above; "" where there is none.
     """
     claimed = _SUFFIXES.get(_suffix(name), "")
     if not data:
         return "", EMPTY if has_image_suffix(name) else OTHER
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            found = (
-                "JPEG" if image.format == "MPO" else str(image.format)
-            )  # MPO: a JPEG with further views behind it
+            # MPO is a JPEG followed by further views, as 3D cameras write it.
+            found = "JPEG" if image.format == "MPO" else str(image.format)
             odd = _odd(image)
-    except Exception:  # PIL raises a dozen types on damaged headers
+    # Pillow raises a dozen types of error on damaged headers.
+    except Exception:
         if data.startswith(_FOREIGN_MAGIC) or data[4:12] in _FOREIGN_BRANDS:
             return "", FOREIGN
         if not claimed:
@@ -116,63 +123,63 @@ def inspect(data: bytes, name: str) -> tuple[str, str]:
 
 
 def _odd(image: Image.Image) -> str:
-    """What should be known of an image that was opened and not decoded, the weightiest first."""
+    """Return the most serious problem of an image that was opened but not decoded, "" if none."""
     if _wide(image):
         return WIDE
+    # Pillow opens 16-bit RGB as 8-bit RGB; only the tile's raw mode ("RGB;16B") shows the depth.
     if any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ())) or image.mode == "I":
         return DEEP
     try:
         if image.format != "MPO" and getattr(image, "is_animated", False):
             return FRAMES
-        # PNG: asked for its EXIF data without any, PIL would decode it. TIFF: PIL turns it, as does
-        # everyone who reads with it.
+        # PNG: `getexif` decodes the whole image if its header has no EXIF data. TIFF: Pillow itself
+        # applies the rotation, and so does everyone who reads with it.
         known = image.format != "TIFF" and "exif" in image.info
         return TURNED if known and image.getexif().get(ExifTags.Base.Orientation, 1) != 1 else ""
-    except (
-        Exception
-    ):  # damage beside the pixels, which PIL tells in a dozen ways, does not matter to them
+    # Damaged metadata, for which Pillow has a dozen errors, do not affect the pixels.
+    except Exception:
         return ""
 
 
 def _wide(image: Image.Image) -> bool:
-    """Whether no scale is known by which its numbers become 8 bits. PIL reads portable grey maps of
-    16 bits as mode I.
-    """
+    """Return whether there is no scale by which the image's numbers become 8 bits."""
+    # Mode I is 32-bit integers, except that Pillow also uses it for 16-bit portable grey maps.
     return image.mode == "F" or (image.mode == "I" and image.format != "PPM")
 
 
 def decode(data: bytes) -> Image.Image:
-    """The image as RGB, before anything else is done to it, as torchvision's image folder reads it.
+    """Decode an image to RGB before anything else is done to it, as torchvision's ImageFolder does.
 
-    The order matters for palette and transparent images: resizing first would blend palette indices
-    or alpha. EXIF orientation is not applied, since the reference preprocessing does not. Of
-    several frames the first is taken, of 16 bits the higher 8.
+    EXIF orientation is not applied, as in the reference preprocessing. Images with several frames
+    give the first one, images with 16 bits per channel the higher 8.
 
     Raises:
-        Undecodable: not an image, truncated or damaged. JPEG has no checksum: damage that is itself
-            valid code (one changed byte, a block of zeros) decodes to wrong pixels without a sign,
-            here as in every other reader.
+        Undecodable: the bytes are not an image, truncated or damaged. JPEG has no checksum: damage
+            that is itself valid code (one changed byte, a block of zeros) decodes to wrong pixels
+            without an error, here as in every other reader.
     """
+    # To RGB first, resizing later: resizing a palette image would blend the indices of colours, and
+    # a transparent one its alpha.
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             if _wide(opened):
                 raise Undecodable(WIDE)
-            if opened.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255
+            # 16-bit grey, which `convert` would clip at 255.
+            if opened.mode.startswith("I"):
                 return Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8)).convert("RGB")
             return opened.convert("RGB")
+    # Too little memory says nothing about the image, and must not be taken for damage.
     except (MemoryError, Undecodable):
         raise
     except UnidentifiedImageError as error:
         raise Undecodable(inspect(data, "unknown.png")[1] or BROKEN) from error
-    except (
-        Exception
-    ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damage
+    # Decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damage.
+    except Exception as error:
         raise Undecodable(f"{BROKEN}: {error}") from error
 
 
 def decode_fast(data: bytes) -> NDArray[np.uint8]:
-    """As `decode`, (H, W, 3) uint8, by torchvision where it can: JPEG files of one or three
-    channels. Others are left to PIL.
+    """Decode an image to (H, W, 3) uint8, with torchvision if it is a JPEG, else as `decode`.
 
     Raises:
         Undecodable: as `decode`.
@@ -185,8 +192,10 @@ def decode_fast(data: bytes) -> NDArray[np.uint8]:
             made = decode_jpeg(
                 torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED
             ).permute(1, 2, 0)
-        except RuntimeError:  # damaged, or of a kind that it does not know: PIL tells
+        # Damaged, or a kind of JPEG that torchvision does not know: Pillow decides which.
+        except RuntimeError:
             return np.asarray(decode(data))
+        # Four channels are CMYK, whose conversion to RGB is left to Pillow below.
         if made.shape[2] in (1, 3):
             return np.asarray(made.expand(-1, -1, 3).numpy())
     return np.asarray(decode(data))

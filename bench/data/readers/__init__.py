@@ -1,1 +1,1 @@
-"""The layouts in which data sets lie on people's disks, one reader for each."""
+"""Readers for the layouts in which data sets are commonly stored on disk, one module each."""

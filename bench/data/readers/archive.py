@@ -1,8 +1,7 @@
-"""Tar archives read in place: where every file lies in them, remembered, so that nothing has to be
-unpacked.
+"""Read files in tar archives in place, by a cached index of their offsets.
 
-Readers such as webdataset's go through a tar from its begin to its end; here any image is read at
-once, by its offset.
+Readers such as webdataset's go through a tar from start to end. Here any image is read directly by
+its offset, so that nothing has to be unpacked and samples can be in any order.
 """
 
 from __future__ import annotations
@@ -26,61 +25,70 @@ from ...storage.atomic import Progress, write_with
 from ..pixels import image_bytes
 from ..pixels.image_bytes import EMPTY, SYSTEM
 
-#: Columns of an archive's index: `within` is the inner archive that a file lies in ("" for none),
+#: Columns of an archive's index: `within` is the inner archive that contains a file ("" for none),
 #: `name` its path there.
 COLUMNS: Final = ("within", "name", "offset", "size", "sha256", "format", "problem")
 
+#: Part of the cache key; raise it when the same archive gives another index.
 _VERSION: Final = 1
+#: Magic numbers of compressed archives, which have no offsets to read at.
 _COMPRESSED: Final = (
     (b"\x1f\x8b", "gzip"),
     (b"BZh", "bzip2"),
     (b"\xfd7zXZ", "xz"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
 )
+#: Files between two reports of progress.
 _STEP: Final = 1000
-#: Kinds of members that tarfile reads whole, since they describe the next one, and their bytes at
-#: most.
+#: Kinds of members that describe the next one. tarfile reads these into memory whatever their
+#: size, so a header of gigabytes has to be refused before.
 _HEADERS: Final = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
+#: Limit of bytes in such a header. Paths in them have a few hundred.
 _LONGEST_HEADER: Final = 1 << 20
-#: Texts that a pattern with ranges may stand for: ImageNet-21k has 2,048 shards.
-_MOST_TEXTS: Final = 100_000
+#: Limit of names that a pattern with ranges expands to. ImageNet-21k has 2,048 shards.
+_MOST_NAMES: Final = 100_000
 
 
 class CheckedTarInfo(tarfile.TarInfo):
-    """A member of an archive that ends with its end mark, and whose long names and further headers
-    are short enough to be read into memory.
+    """A tar member that raises on damaged or oversized headers and on a missing end mark.
+
+    tarfile takes any block that is not a header for the end of the archive. An archive that was
+    truncated between two members, or is damaged in a header, would silently lose images.
     """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> CheckedTarInfo:
-        """The header in a block. tarfile takes whatever is none for the archive's end: an archive
-        that was cut off between two members, or is damaged in one of their headers, would lose
-        images without a word.
-        """
+        """Parse a header block; raise ReadError if it is neither a header nor the end mark."""
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
+            # A block of zeros is the end mark, which tarfile handles.
             if buf and not any(buf):
                 raise
+            # ReadError and not HeaderError: tarfile catches the latter and stops there.
             raise tarfile.ReadError(
-                "it has no end mark" if not buf else f"a header is none: {error}"
+                "the end mark is missing" if not buf else f"a header is invalid: {error}"
             ) from error
 
     def _proc_member(self, tar: tarfile.TarFile) -> Any:
         if self.type in _HEADERS and not 0 <= self.size <= _LONGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+            raise tarfile.ReadError(f"a header has {self.size:,} bytes")
         return super()._proc_member(tar)  # type: ignore[misc]
 
 
 def archives_at(folder: Path, pattern: str) -> list[Path]:
-    """The files that a card's path names: `*` stands for anything, `{000..127}` for every number of
-    as many digits.
+    """Return the files that match a card's path, sorted.
+
+    Args:
+        folder: folder that a relative pattern is relative to.
+        pattern: path in which `*` matches anything and `{000..127}` every number of that width.
     """
     found: set[Path] = set()
     for one in map(Path, expanded(pattern)):
+        # `Path.glob` accepts relative patterns only.
         place, names = (
             (Path(one.anchor), one.relative_to(one.anchor)) if one.is_absolute() else (folder, one)
         )
@@ -89,26 +97,29 @@ def archives_at(folder: Path, pattern: str) -> list[Path]:
 
 
 def expanded(pattern: str) -> list[str]:
-    """Every text that a pattern with ranges such as `{000..127}` stands for.
+    """Return all names that a pattern with ranges such as `{000..127}` expands to.
 
     Raises:
-        UsageError: there are more than any data set has files.
+        UsageError: there are more names than any data set has files, or `**` occurs twice.
     """
     pieces = re.split(r"\{([0-9]{1,9})\.\.([0-9]{1,9})\}", pattern)
     spans = [
         range(int(first), int(last) + 1)
         for first, last in zip(pieces[1::3], pieces[2::3], strict=True)
     ]
-    if math.prod(map(len, spans)) > _MOST_TEXTS:
+    # Counted before anything is expanded: cards come from others, and two ranges of nine digits
+    # would fill the memory.
+    if math.prod(map(len, spans)) > _MOST_NAMES:
         raise UsageError(
-            f"{pattern:.200} stands for more than {_MOST_TEXTS:,} files",
+            f"{pattern:.200} expands to more than {_MOST_NAMES:,} files",
             where="the data set's card",
         )
+    # Each further ** multiplies the time of a glob by the number of folders.
     if pattern.count("**") > 1:
         raise UsageError(
             f"{pattern:.200} has ** more than once",
             where="the data set's card",
-            fix="** once stands for all folders",
+            fix="use ** once, which matches all folders",
         )
     numbers = (
         [f"{n:0{len(first)}d}" for n in span]
@@ -124,25 +135,31 @@ def expanded(pattern: str) -> list[str]:
 def index_archive(
     path: Path, *, read: bool, cache: Path, progress: Progress | None = None
 ) -> pd.DataFrame:
-    """Every file in a tar archive and in the tar archives in it (ImageNet's training images lie so,
-    an archive per class).
+    """Index every file in a tar archive and in the tar archives that it contains.
+
+    ImageNet's training images are published as an archive of one archive per class.
 
     Args:
-        read: whether the files are read, for their SHA-256 and format; otherwise they are judged by
-            name and size.
-        cache: folder of remembered indexes. One is believed while size and time stamp of the
-            archive are the same.
+        path: the archive.
+        read: whether to read the files, for their SHA-256 and format; otherwise only their names
+            and sizes are checked.
+        cache: folder of cached indexes. An index is reused while the size and the modification
+            time of the archive are unchanged.
+        progress: called with the position in the archive (MiB).
 
     Returns:
-        The columns `COLUMNS`; `sha256` and `format` are "" for files that were not read.
+        A table with the columns `COLUMNS`; `sha256` and `format` are "" for files that were not
+        read.
 
     Raises:
         BenchError: the archive is compressed, damaged or truncated, or cannot be read.
     """
     status = path.stat()
+    # Pillow's version as well, since it decides which files are images.
     judged_by = f"{_VERSION} {image_bytes.VERSION} {PIL.__version__} {read}"
     what = f"{path.absolute().as_posix()}\n{status.st_size} {status.st_mtime_ns}\n{judged_by}"
     stored = cache / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.archive.parquet"
+    # A missing or damaged index is made again: a cache is not worth an error.
     try:
         return pd.read_parquet(stored)[list(COLUMNS)]
     except (OSError, ValueError, KeyError):
@@ -154,12 +171,18 @@ def index_archive(
 
 
 def read_at(descriptor: int, offset: int, size: int) -> bytes:
-    """Bytes of an open file, whatever other threads read from it.
+    """Read bytes of an open file, independent of its position, so that threads can share it.
+
+    Args:
+        descriptor: file descriptor.
+        offset: position of the first byte.
+        size: number of bytes.
 
     Raises:
         EOFError: the file is shorter.
     """
     data = os.pread(descriptor, size, offset)
+    # Linux reads at most 2 GiB at once, and network file systems may return less than requested.
     while len(data) < size:
         more = os.pread(descriptor, size - len(data), offset + len(data))
         if not more:
@@ -175,7 +198,7 @@ def _rows(path: Path, read: bool, progress: Progress | None) -> Iterator[tuple[o
         for magic, name in _COMPRESSED:
             if start.startswith(magic):
                 raise BenchError(
-                    f"an archive compressed with {name} cannot be read in place",
+                    f"an archive that is compressed with {name} cannot be read in place",
                     where=str(path),
                     fix="decompress or unpack it",
                 )
@@ -185,6 +208,8 @@ def _rows(path: Path, read: bool, progress: Progress | None) -> Iterator[tuple[o
                 count += 1
                 if progress is not None and count % _STEP == 0:
                     progress(f"indexing {path.name}", offset >> 20, length >> 20)
+                # tarfile seeks over the content, so it does not notice that the last member is
+                # truncated.
                 if offset + member.size > length:
                     raise tarfile.ReadError("unexpected end of data")
                 data = read_at(file.fileno(), offset, member.size) if read else b""
@@ -199,10 +224,12 @@ def _rows(path: Path, read: bool, progress: Progress | None) -> Iterator[tuple[o
             raise BenchError(
                 f"the archive is damaged or truncated: {error}",
                 where=str(path),
-                fix="compare its size or checksum; get it again",
+                fix="compare its size or checksum, and download it again if they differ",
             ) from error
         except OSError as error:
-            raise BenchError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+            raise BenchError(
+                f"the archive cannot be read: {error.strerror}", where=str(path)
+            ) from error
     if progress is not None and count >= _STEP:
         progress(f"indexing {path.name}", length >> 20, length >> 20)
 
@@ -210,10 +237,14 @@ def _rows(path: Path, read: bool, progress: Progress | None) -> Iterator[tuple[o
 def _members(
     file: IO[bytes], start: int, size: int, within: str
 ) -> Iterator[tuple[str, tarfile.TarInfo, int]]:
+    """Yield the inner archive, the member and its offset in `file` of every regular file."""
+    # A buffer of one tar block: a larger one would read content of images that is then skipped.
     window = io.BufferedReader(_Window(file, start, size), 512)
     with tarfile.open(fileobj=window, mode="r:", tarinfo=CheckedTarInfo) as tar:
         for member in tar:
-            tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member: gigabytes for a million files
+            # tarfile keeps every member, which takes gigabytes for a million files.
+            tar.members = []  # type: ignore[attr-defined]
+            # A sparse file is not contiguous, so it cannot be read by offset and size.
             if not member.isreg() or member.issparse():
                 continue
             offset = start + member.offset_data
@@ -221,10 +252,10 @@ def _members(
                 _check_unicode(member.name, str(file.name))
             if member.name.endswith(".tar") and within:
                 raise BenchError(
-                    f"{member.name:.200} lies in {within:.200}, and archives in archives in"
-                    " archives are not read",
+                    f"the archives are nested too deeply: {member.name:.200} is in {within:.200},"
+                    " which is in this archive",
                     where=str(file.name),
-                    fix="unpack the outer one",
+                    fix="unpack the outer archive",
                 )
             if member.name.endswith(".tar"):
                 yield from _members(file, offset, member.size, member.name)
@@ -233,18 +264,20 @@ def _members(
 
 
 def _check_unicode(name: str, archive: str) -> None:
-    """tarfile keeps bytes that are no UTF-8 as halves of letters, which no table and no terminal
-    takes.
-    """
+    """Raise BenchError if a name is not valid Unicode."""
+    # tarfile decodes bytes that are not UTF-8 to surrogates, which neither Parquet nor a terminal
+    # can write.
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        what = f"the name of a file in it is not valid Unicode: {name!r:.200}"
-        raise BenchError(what, where=archive, fix="unpack it, and rename the file") from error
+        what = f"the name of a file in the archive is not valid Unicode: {name!r:.200}"
+        raise BenchError(
+            what, where=archive, fix="unpack the archive and rename the file"
+        ) from error
 
 
 def _judged(member: tarfile.TarInfo, data: bytes | None) -> tuple[str, str, str]:
-    """SHA-256, format and problem of a file."""
+    """Return the SHA-256, format and problem of a file."""
     name = member.name.rpartition("/")[2]
     if name.startswith("."):
         return "", "", SYSTEM
@@ -256,7 +289,9 @@ def _judged(member: tarfile.TarInfo, data: bytes | None) -> tuple[str, str, str]
 
 
 class _Window(io.RawIOBase):
-    """A part of a file as a file of its own; reading it does not move the file."""
+    """A section of a file as a file of its own; reading it does not move the file's position."""
+
+    # Nested archives are indexed while the outer one is iterated, on the same descriptor.
 
     def __init__(self, file: IO[bytes], start: int, size: int) -> None:
         self._descriptor, self._start, self._size, self._at = file.fileno(), start, size, 0
@@ -283,11 +318,18 @@ class _Window(io.RawIOBase):
 
 
 def require_some(files: Sequence[Path], pattern: str, folder: Path) -> None:
-    """Raise BenchError if a pattern of shards leaves gaps: a missing shard is missing images."""
-    wanted = [name for name in expanded(pattern) if "*" not in name]
-    missing = [name for name in wanted if not (folder / name).is_file()]
+    """Raise BenchError if some shards of a pattern exist and others are missing.
+
+    Args:
+        files: shards that were found.
+        pattern: the card's path.
+        folder: folder that the pattern is relative to.
+    """
+    # None at all is another case: the layout is not on disk, and the next one is tried.
+    expected = [name for name in expanded(pattern) if "*" not in name]
+    missing = [name for name in expected if not (folder / name).is_file()]
     if missing and files:
         raise BenchError(
-            f"{len(missing)} of {len(wanted)} shards are missing: {', '.join(missing[:3])}",
+            f"{len(missing)} of {len(expected)} shards are missing: {', '.join(missing[:3])}",
             where=str(folder),
         )

@@ -1,6 +1,4 @@
-"""Parts of data sets that lie in class folders: which folder is which class, which are missing,
-which are not on the card.
-"""
+"""Read images from class folders, or from one flat folder that a list of classes labels."""
 
 from __future__ import annotations
 
@@ -14,10 +12,10 @@ from ..cards.data_set import Flat, Folders, Part
 from ..collection import folder_collection
 from ..pixels.image_bytes import OTHER, SYSTEM
 from .folder import COLUMNS, count_ignored, index_folder, remarks_on, remarks_outside
-from .ground_truth import find_truth, read_truth
-from .here import DataSet, NotHere, Opened, class_remarks, labelled
-from .kept import kept
+from .ground_truth import find_ground_truth, read_ground_truth
+from .index_cache import from_cache
 from .listing import list_folder
+from .located import DataSet, NotHere, Opened, class_remarks, labelled
 
 
 def read_class_folders(
@@ -29,17 +27,24 @@ def read_class_folders(
     cache: Path,
     progress: Progress | None,
 ) -> Opened:
-    """See `parts.open_part`. Folders that name no class, and classes without a folder, are told and
-    not fatal.
+    """Read a part in class folders (see `parts.open_part`).
+
+    Folders that name no class and classes without a folder are reported in the remarks; they are
+    not errors, since copies with some classes or with folders of other files are common.
+
+    Raises:
+        NotHere: no folder of a requested class has images.
     """
     assert data_set.folder is not None
     if data_set.card.identity == "content":
         index = index_folder(data_set.folder, layout.path, cache=cache, progress=progress)
         return _read(data_set, part, layout, labels, index)
     listing = list_folder(data_set.folder, layout.path, cache=cache, progress=progress)
+    # A small listing has no stamp: it is made on every start, and so is what follows from it.
     if not listing.stamp:
         return _read(data_set, part, layout, labels, listing.frame())
-    return kept(
+    # The frame of a million files is only read from disk if the collection is not cached.
+    return from_cache(
         data_set,
         part,
         layout,
@@ -57,6 +62,7 @@ def _read(
     card, what = data_set.card, f"{data_set.card.name} {layout.path}".removesuffix(" .")
     images = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] != "")]
     present = sorted(set(images["folder"]))
+    # All folders decide how they are named, also those of classes that are not requested.
     numbers = data_set.classes.labels_of(present, layout.named_by)
     wanted = {folder: labels[number] for folder, number in numbers.items() if labels[number] >= 0}
     if not wanted:
@@ -66,14 +72,19 @@ def _read(
     chosen = images[images["folder"].isin(list(wanted))].copy()
     chosen["label"] = chosen["folder"].map(wanted).astype("int64")
     chosen["group"] = -1
-    # A copy with other folder names is the same data set: what an image is called goes by its
-    # class's identity.
+    # A copy with other folder names is the same data set, so the identity of a listed image is
+    # made of its class and not of its folder.
     chosen["class"] = chosen["folder"].map(
         {folder: data_set.classes.ids[number] for folder, number in numbers.items()}
     )
     outside = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] == "")]
     remarks = class_remarks(
-        what, data_set.classes, present, numbers, lacking="no folder with images", called="folders"
+        what,
+        data_set.classes,
+        present,
+        numbers,
+        lacking="no folder with images",
+        called="folders",
     )
     remarks += remarks_on(chosen, what) + remarks_outside(outside, what)
     collection = folder_collection(
@@ -97,17 +108,25 @@ def read_flat(
     cache: Path,
     progress: Progress | None,
 ) -> Opened:
-    """See `parts.open_part`. Images in subfolders are none of it."""
+    """Read a part in one folder, labelled by a list (see `parts.open_part`).
+
+    Images in subfolders are not part of it.
+
+    Raises:
+        NotHere: there is no list of classes, or no image of a requested class.
+        BenchError: the list cannot be read, or does not match the images.
+    """
     assert data_set.folder is not None
     listed, what = data_set.card.identity == "listing", f"{data_set.card.name} {layout.path}"
-    truth = find_truth(data_set.folder, layout.path, layout.lists)
+    truth = find_ground_truth(data_set.folder, layout.path, layout.lists)
     if listed:
         index = list_folder(data_set.folder, layout.path, cache=cache, progress=progress).frame()
     else:
         index = index_folder(data_set.folder, layout.path, cache=cache, progress=progress)
     images = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] == "")].copy()
+    # Lists name images without their suffix, which differs between copies (.JPEG, .png).
     stems = images["key"].str.rpartition("/")[2].str.rpartition(".")[0]
-    images["token"] = stems.map(read_truth(truth, stems.tolist()))
+    images["token"] = stems.map(read_ground_truth(truth, stems.tolist()))
     chosen, remarks = labelled(data_set, labels, images, layout.named_by, what)
     collection = folder_collection(
         what,

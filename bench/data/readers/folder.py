@@ -1,6 +1,4 @@
-"""The index of an image folder: what every file is and its SHA-256, remembered so that only changed
-files are read again.
-"""
+"""Index the files of an image folder: type, problems and SHA-256, cached until a file changes."""
 
 from __future__ import annotations
 
@@ -41,20 +39,29 @@ COLUMNS = (
     "problem",
 )
 
-#: A file read this soon after its last change may change again without a new time stamp; it is not
-#: believed next time.
+#: A file that was read this soon after its last change may have changed again within the resolution
+#: of its time stamp (2 s on FAT), so it is read again next time.
 UNSETTLED_NS = 2_000_000_000
 
+#: Files and folders that Windows, macOS and network storage leave in data sets. They are ignored,
+#: as is every name that starts with a dot.
 _SYSTEM_NAMES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
 )
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file, or a system folder: its POSIX path below the folder, bytes, time stamps, whether it
-    belongs to a system, why it is none that can be read (`DANGLING`, `SPECIAL`), and the number
-    that it has on disk, whatever names lead to it.
+class FileEntry:
+    """A file, or a system folder, that `walk` found.
+
+    Attributes:
+        relative: POSIX path below the walked folder.
+        size: bytes.
+        mtime_ns: time of the last change of the content.
+        ctime_ns: time of the last change of the content or the inode.
+        system: whether it belongs to an operating system and is ignored.
+        unreadable: why it cannot be read (`DANGLING`, `SPECIAL`), or "".
+        inode: its number on disk, the same for all links to it; 0 if the system has none.
     """
 
     relative: str
@@ -69,19 +76,22 @@ class Found:
 def index_folder(
     root: Path, part: str, *, cache: Path, progress: Progress | None = None
 ) -> pd.DataFrame:
-    """Every file below `root/part`, each once, sorted by key.
+    """Index every file below `root/part`, each once, sorted by key.
 
-    The index is kept below `cache` and is a hint only: a file whose size or time stamps differ from
-    it is read again, and the decoder compares the SHA-256 once more.
+    The cached index is only a hint: a file whose size or time stamps differ from it is read again,
+    and decoding compares the SHA-256 once more.
+
+    Args:
+        root: folder of the data set.
+        part: folder below `root`, or an absolute path.
+        cache: folder of cached indexes.
+        progress: called with the number of files read.
 
     Returns:
-        The columns `COLUMNS` and `inode`: `key` is the POSIX path relative to `root`; `folder` the
-            first folder below `part`
-        ("" for a file that lies in none); `sha256` and `format` (by content) are "" for files that
-            were not read; `problem` is
-        "" or one of the names in `image_bytes`; `inode` is as of `inodes`. A system folder is one
-            row; its files are not
-        looked at.
+        A table with the columns `COLUMNS` and `inode`. `key` is the POSIX path relative to `root`.
+        `folder` is the first folder below `part`, or "". `sha256` and `format` (by content) are ""
+        for files that were not read. `problem` is "" or one of the names in `image_bytes`.
+        `inode` is the number from `inodes`. A system folder is one row, without its files.
 
     Raises:
         BenchError: a file or folder cannot be read, or its name is not valid Unicode.
@@ -91,17 +101,19 @@ def index_folder(
     stored = cache / f"{_store_name(folder)}.parquet"
     known = _read(stored)
     rows: list[tuple[object, ...]] = []
-    changed: list[Found] = []
+    changed: list[FileEntry] = []
     for file in found:
         row = known.get(file.relative)
-        if row is not None and _believed(row, file):
+        if row is not None and _is_current(row, file):
             rows.append(row)
         else:
             changed.append(file)
+    # A shorter list means that files were removed: the index is written again without them.
     if changed or len(rows) != len(known):
         rows.extend(_read_files(folder, part, changed, progress))
         _write(stored, rows)
     index = pd.DataFrame(rows, columns=["relative", *COLUMNS[1:]])
+    # Not from the cache, since `walk` reads the inodes on every start anyway.
     names = [file.relative for file in found]
     numbers = inodes(folder, names, [file.size for file in found], [file.inode for file in found])
     index["inode"] = index["relative"].map(dict(zip(names, numbers.tolist(), strict=True)))
@@ -112,11 +124,18 @@ def index_folder(
 def inodes(
     folder: Path, relative: Sequence[str], size: Sequence[int], inode: Sequence[int]
 ) -> NDArray[np.int64]:
-    """A number for every file, the same for all its names; a system that has none to give (0) knows
-    a file by its path.
+    """Return a number (N,) for every file that is the same for all links to it.
+
+    Args:
+        folder: folder that the paths are relative to.
+        relative: (N,) paths.
+        size: (N,) bytes.
+        inode: (N,) inodes, 0 where the system has none.
     """
     known = np.array(inode, dtype=np.uint64)
     numbers = file_numbers(np.array(size, dtype=np.uint64), known)
+    # Some network and FUSE file systems have no inodes. There the resolved path identifies a file,
+    # which finds symbolic links but no hard links.
     for row in np.flatnonzero(known == 0).tolist():
         path = os.path.realpath(folder / relative[row]).encode()
         numbers[row] = int.from_bytes(
@@ -126,14 +145,13 @@ def inodes(
 
 
 def key_prefix(part: str) -> str:
-    """What the keys of a part's files begin with: `root / key` is the file, also where the part is
-    an absolute path.
-    """
+    """Return the prefix of the keys of a part's files, such that `root / key` is the file."""
+    # This holds for an absolute part as well, since `root / "/absolute"` is the latter.
     return "" if part in ("", ".") else part.rstrip("/") + "/"
 
 
 def count_ignored(index: pd.DataFrame) -> int:
-    """How many files of class folders are no images, or lie in no class's folder."""
+    """Return the number of files that are not images, or that are outside every class folder."""
     return int(
         (
             (index["problem"] == OTHER) | ((index["problem"] != SYSTEM) & (index["folder"] == ""))
@@ -142,29 +160,28 @@ def count_ignored(index: pd.DataFrame) -> int:
 
 
 def has_images(index: pd.DataFrame) -> bool:
-    """Whether any file of an index is, or claims to be, an image."""
+    """Return whether any file of an index is an image, or has the suffix of one."""
     return bool((~index["problem"].isin([SYSTEM, OTHER])).any())
 
 
 def class_images(
     index: pd.DataFrame, part: str, folders: Sequence[str], groups: Sequence[str] | None = None
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The images of an index with their labels, unreadable ones included, and warnings on what is
-    left out.
+    """Label the images of an index by their class folders, including unreadable ones.
 
     Args:
-        index: of `index_folder`.
+        index: result of `index_folder`.
         part: folder of the index, for messages.
-        folders: name of each class's folder, in label order.
+        folders: (C,) names of the class folders, in label order.
         groups: names of the subfolders of every class folder, in the order of the group numbers.
 
     Returns:
-        The index's image rows with the columns `label` and `group` (-1 without `groups`), and
-            sentences for the user.
+        The rows of images, with the columns `label` and `group` (-1 without `groups`), and
+        warnings about files that are left out or unusual.
 
     Raises:
-        BenchError: class folders are missing, or hold images without being on the card (both named
-            in one message), or a group's folder is not on the card.
+        BenchError: class folders are missing, or folders with images are not on the card (one
+            message names both), or an image is in no group's folder.
     """
     images = index[~index["problem"].isin([SYSTEM, OTHER])]
     present = sorted(set(images["folder"]) - {""})
@@ -174,12 +191,13 @@ def class_images(
         [name for label, name in enumerate(folders) if label not in found],
         sorted(set(present) - label_of.keys()),
     )
+    # Both in one message, since a renamed folder shows up as one missing and one extra name.
     if missing or extra:
         raise BenchError(
-            f"the class folders of {part} do not match the card; missing or without images:"
-            f" {', '.join(missing) or 'none'}; not on the card: {', '.join(extra) or 'none'}",
+            f"the class folders of {part} do not match the card. Missing or without images:"
+            f" {', '.join(missing) or 'none'}. Not on the card: {', '.join(extra) or 'none'}",
             where=part,
-            fix="rename or restore the folders, or mend `classes` or `source.folders` on the card",
+            fix="rename or restore the folders, or fix `classes` or `source.folders` on the card",
         )
     outside = images["folder"] == ""
     labelled = images[~outside].copy()
@@ -199,20 +217,21 @@ def _groups(images: pd.DataFrame, part: str, groups: Sequence[str] | None) -> pd
     if numbers.isna().any():
         key = images["key"][numbers.isna()].iloc[0]
         raise BenchError(
-            f"an image lies in no group's folder ({', '.join(groups)})",
+            f"an image is not in the folder of any group ({', '.join(groups)})",
             where=key,
-            fix="mend `source.groups`",
+            fix="move the image, or fix `source.groups` on the card",
         )
     return numbers.astype("int64")
 
 
 def remarks_on(index: pd.DataFrame, part: str) -> list[str]:
-    """What the user should know about the files of an index, a sentence per kind of problem."""
+    """Return remarks on unusual files of an index, one sentence per kind of problem."""
+    # "(ignored)" and the like mark remarks that are not differences to `bench data verify`.
     remarks = []
     for problem, note in (
         *READ_ALL_THE_SAME.items(),
         (SYSTEM, "system files (ignored)"),
-        (OTHER, "files that are no images (ignored)"),
+        (OTHER, "files that are not images (ignored)"),
         *((problem, f"{problem}: cannot be read") for problem in UNREADABLE),
     ):
         keys = list(index["key"][index["problem"] == problem])
@@ -222,7 +241,7 @@ def remarks_on(index: pd.DataFrame, part: str) -> list[str]:
 
 
 def remarks_outside(outside: pd.DataFrame, part: str) -> list[str]:
-    """Of the images that lie in no class folder."""
+    """Return the remark on images outside every class folder, if there are any."""
     if outside.empty:
         return []
     return [
@@ -231,21 +250,24 @@ def remarks_outside(outside: pd.DataFrame, part: str) -> list[str]:
     ]
 
 
-def walk(folder: Path, folders: dict[str, int] | None = None) -> Iterator[Found]:
-    """All files; links are followed (data sets are often linked together), each real folder only
-    once on a path.
+def walk(folder: Path, folders: dict[str, int] | None = None) -> Iterator[FileEntry]:
+    """Yield all files below a folder, following links, which data sets often consist of.
 
     Args:
-        folders: filled with the modification time of every folder by its path below `folder` (""
-            for itself).
+        folder: folder to walk.
+        folders: filled with the modification time (ns) of every folder by its path below `folder`,
+            "" for `folder` itself.
 
     Raises:
         BenchError: a file or folder cannot be read, or its name is not valid Unicode.
     """
+    # Each pending folder has the real paths of the folders above it: a link to one of those would
+    # never end. A link to a folder elsewhere is followed, even if that was visited already.
     pending: list[tuple[str, frozenset[str]]] = [("", frozenset({os.path.realpath(folder)}))]
     while pending:
         relative, above = pending.pop()
         try:
+            # Taken before the folder is read: a file that is added meanwhile then changes it.
             if folders is not None:
                 folders[relative] = os.stat(folder / relative).st_mtime_ns
             with os.scandir(folder / relative) as entries:
@@ -258,7 +280,7 @@ def walk(folder: Path, folders: dict[str, int] | None = None) -> Iterator[Found]
                     except OSError:
                         if not entry.is_symlink():
                             raise
-                        yield Found(name, 0, 0, 0, system, DANGLING)
+                        yield FileEntry(name, 0, 0, 0, system, DANGLING)
                         continue
                     if is_folder and not system:
                         real = os.path.realpath(entry.path)
@@ -267,15 +289,16 @@ def walk(folder: Path, folders: dict[str, int] | None = None) -> Iterator[Found]
                         continue
                     times = status.st_mtime_ns, status.st_ctime_ns
                     unreadable = SPECIAL if special(status.st_mode) else ""
-                    yield Found(name, status.st_size, *times, system, unreadable, status.st_ino)
+                    yield FileEntry(name, status.st_size, *times, system, unreadable, status.st_ino)
         except OSError as error:
             raise BenchError(
-                f"it cannot be read: {error.strerror}",
+                f"the file or folder cannot be read: {error.strerror}",
                 where=str(error.filename or folder / relative),
             ) from error
 
 
 def _check_name(name: str, folder: Path) -> None:
+    # Python decodes bytes that are not UTF-8 to surrogates, which Parquet and JSON cannot store.
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -285,9 +308,11 @@ def _check_name(name: str, folder: Path) -> None:
 
 
 def _read_files(
-    folder: Path, part: str, files: list[Found], progress: Progress | None
+    folder: Path, part: str, files: list[FileEntry], progress: Progress | None
 ) -> Iterator[tuple[object, ...]]:
-    Image.init()  # loads the format plug-ins before several threads do
+    # Pillow loads its format plug-ins on first use; here once, before several threads do.
+    Image.init()
+    # Threads suffice: reading waits for the disk, and hashing releases the GIL.
     with ThreadPoolExecutor(available_cores(), thread_name_prefix="index") as pool:
         for done, row in enumerate(pool.map(lambda file: _row(folder, file), files), start=1):
             yield row
@@ -295,8 +320,10 @@ def _read_files(
                 progress(f"indexing {part}", done, len(files))
 
 
-def _row(folder: Path, file: Found) -> tuple[object, ...]:
+def _row(folder: Path, file: FileEntry) -> tuple[object, ...]:
     path = folder / file.relative
+    # Before the read, for the comparison with `UNSETTLED_NS`: a change during it must not look
+    # older than the read.
     read_ns = time.time_ns()
     sha256, found, problem = "", "", SYSTEM
     if file.unreadable and not file.system:
@@ -305,7 +332,9 @@ def _row(folder: Path, file: Found) -> tuple[object, ...]:
         try:
             sha256, found, problem = _judge(path, file.relative)
         except OSError as error:
-            raise BenchError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+            raise BenchError(
+                f"the file cannot be read: {error.strerror}", where=str(path)
+            ) from error
     top = file.relative.partition("/")[0] if "/" in file.relative else ""
     return (
         file.relative,
@@ -321,9 +350,9 @@ def _row(folder: Path, file: Found) -> tuple[object, ...]:
 
 
 def _judge(path: Path, name: str) -> tuple[str, str, str]:
-    """SHA-256, format and problem of a file; one that neither by its name nor by its first bytes is
-    an image is not hashed.
-    """
+    """Return the SHA-256, format and problem of a file."""
+    # 64 KiB tell whether a file without the suffix of an image is one. Large archives and weights
+    # next to images are not read to the end.
     with regular(path).open("rb") as file:
         data = file.read(1 << 16)
         if not image_bytes.has_image_suffix(name) and image_bytes.inspect(data, name)[1] == OTHER:
@@ -333,8 +362,10 @@ def _judge(path: Path, name: str) -> tuple[str, str, str]:
     return hashlib.sha256(data).hexdigest(), found, problem
 
 
-def _believed(row: tuple[object, ...], file: Found) -> bool:
+def _is_current(row: tuple[object, ...], file: FileEntry) -> bool:
+    """Return whether a row of the cached index still describes a file."""
     _, _, size, mtime_ns, ctime_ns, read_ns, _, _, problem = row
+    # The ctime as well: tools such as rsync set the mtime, but none can set the ctime.
     if (size, mtime_ns, ctime_ns, problem == SYSTEM) != (
         file.size,
         file.mtime_ns,
@@ -355,11 +386,8 @@ def _read(stored: Path) -> dict[str, tuple[object, ...]]:
         table = pd.read_parquet(stored)
         rows = table[["relative", *COLUMNS[1:]]].itertuples(index=False, name=None)
         return {str(row[0]): tuple(row) for row in rows}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-    ):  # none yet, damaged, or of other columns: a cache is not worth an error
+    # Missing, damaged, or with other columns: a cache is not worth an error.
+    except (OSError, ValueError, KeyError):
         return {}
 
 

@@ -1,6 +1,4 @@
-"""The classes of ImageNet's validation images, which lie in one flat archive or folder and are
-labelled by a list beside it.
-"""
+"""Read the lists that label ImageNet's validation images, which come without class folders."""
 
 from __future__ import annotations
 
@@ -17,45 +15,51 @@ from typing import IO, Final
 from ...errors import BenchError
 from ...storage.files import read_text, regular
 from .archive import CheckedTarInfo
-from .here import NotHere
+from .located import NotHere
 from .same_file import refuse
 
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-#: Bytes of the development kit's two files at most. They have 0.2 and 0.1 million; the second is
-#: compressed in itself.
+#: File of the development kit -> limit of its bytes. The files have 0.2 and 0.1 million bytes. The
+#: limit of meta.mat is lower, since it is compressed and SciPy unpacks it in memory.
 _MOST_BYTES: Final = {_TRUTH: 1 << 24, "meta.mat": 1 << 19}
+#: Names of the validation images; the WordNet id is in the copies of Hugging Face.
 _NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})(?:_n\d{8})?$")
 
 
-def find_truth(folder: Path, images: str, lists: Sequence[str]) -> Path:
-    """The first of the lists that exists below `folder`.
+def find_ground_truth(folder: Path, images: str, lists: Sequence[str]) -> Path:
+    """Return the first of the lists that exists below `folder`.
 
     Args:
-        images: what it gives the classes of, for messages.
+        folder: folder of the data set.
+        images: path of the images, for messages.
+        lists: paths of the lists, in order of preference.
 
     Raises:
-        NotHere: there is none.
+        NotHere: none of them exists.
     """
     for name in lists:
         if (folder / name).exists():
             return folder / name
-    raise NotHere(f"{folder / images} is here, but no list of its classes: {', '.join(lists)}")
+    raise NotHere(
+        f"{folder / images} exists, but there is no list of its classes: {', '.join(lists)}"
+    )
 
 
-def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Class (WordNet id, name or number, as the list has it) of every image, by its file name
-    without suffix.
+def read_ground_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the class of every image by its file name without suffix.
+
+    The classes are WordNet ids, names or numbers, as in the list.
 
     Args:
-        path: the development kit (its folder, or `ILSVRC2012_devkit_t12.tar.gz`), whose ground
-            truth numbers classes in an order of its own that its meta.mat explains; Kaggle's
+        path: the development kit (its folder, or `ILSVRC2012_devkit_t12.tar.gz`); Kaggle's
             `LOC_val_solution.csv`; or a text with a class per line, in the order of the sorted file
             names, such as TensorFlow's `imagenet_2012_validation_synset_labels.txt`.
         names: file names of the images, without suffix. `ILSVRC2012_val_00000017` is line 17,
-            whichever others are there; of other names there have to be as many as lines.
+            whichever other images exist. If there are other names, there have to be as many images
+            as lines.
 
     Raises:
-        BenchError: the list is not one of these, or which line is which image cannot be told.
+        BenchError: the list is not one of these, or the images cannot be matched with its lines.
     """
     try:
         if path.suffix == ".csv":
@@ -64,8 +68,8 @@ def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
             class_of = dict(rows)
             if len(class_of) < len(rows):
                 often = Counter(name for name, _ in rows)
-                told = [f"{name} ({token})" for name, token in sorted(rows) if often[name] > 1]
-                refuse(told, str(path), "lines are of an image that another is of, too")
+                repeated = [f"{name} ({token})" for name, token in sorted(rows) if often[name] > 1]
+                refuse(repeated, str(path), "listed more than once")
             return class_of
         classes = (
             _devkit(path)
@@ -84,6 +88,8 @@ def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
         tarfile.TarError,
     ) as error:
         raise BenchError(f"the list of classes cannot be read: {error}", where=str(path)) from error
+    # By the number in the name, so that half a copy keeps its classes: by rank, each image would
+    # get the class of another one.
     numbers = [int(match[1]) for name in names if (match := _NUMBERED.match(name))]
     if len(numbers) == len(names) and max(numbers, default=0) <= len(classes):
         return {
@@ -91,14 +97,14 @@ def read_truth(path: Path, names: Sequence[str]) -> dict[str, str]:
         }
     if len(classes) != len(names):
         raise BenchError(
-            f"the list has {len(classes)} lines for {len(names)} images: which line is which?",
+            f"the list has {len(classes)} lines for {len(names)} images, so they cannot be matched",
             where=str(path),
         )
     return dict(zip(sorted(names), classes, strict=True))
 
 
-def _start(file: IO[bytes], name: str) -> bytes:
-    """All of a file that is not too long."""
+def _bounded(file: IO[bytes], name: str) -> bytes:
+    """Return the content of a file of the development kit, if it is within its limit."""
     with file:
         data = file.read(_MOST_BYTES[name] + 1)
     if len(data) > _MOST_BYTES[name]:
@@ -107,19 +113,26 @@ def _start(file: IO[bytes], name: str) -> bytes:
 
 
 def _devkit(path: Path) -> list[str]:
+    """Return the WordNet id of every validation image, in the order of their numbers."""
+    # SciPy is slow to import, and no other list needs it.
     from scipy.io import loadmat
 
+    # Only the two files are read: an archive from elsewhere is never unpacked to disk.
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.name in _MOST_BYTES]
-        files = {file.name: _start(regular(file).open("rb"), file.name) for file in found}
+        files = {file.name: _bounded(regular(file).open("rb"), file.name) for file in found}
     else:
         with tarfile.open(regular(path), tarinfo=CheckedTarInfo) as tar:
             members = [
                 member for member in tar if member.isreg() and Path(member.name).name in _MOST_BYTES
             ]
             opened = {Path(member.name).name: tar.extractfile(member) for member in members}
-            files = {name: _start(file, name) for name, file in opened.items() if file is not None}
-    # SciPy reads open files too, which its type stubs do not know.
-    synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]  # type: ignore[arg-type]
+            files = {
+                name: _bounded(file, name) for name, file in opened.items() if file is not None
+            }
+    # The kit numbers classes in its own order, which only meta.mat maps to WordNet ids.
+    # `loadmat` accepts open files, which its type stubs omit.
+    meta = io.BytesIO(files["meta.mat"])
+    synsets = loadmat(meta, squeeze_me=True)["synsets"]  # type: ignore[arg-type]
     wordnet = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
     return [wordnet[int(number)] for number in files[_TRUTH].split()]

@@ -1,6 +1,4 @@
-"""The images of a data set's part, in whichever of its layouts they lie, and which class each of
-them has.
-"""
+"""Open a part of a data set: find its layout on disk, and read its images and their classes."""
 
 from __future__ import annotations
 
@@ -9,21 +7,21 @@ from pathlib import Path
 
 from ...errors import UsageError
 from ...storage.atomic import Progress
-from ..cards.data_set import Arrays, Corrupted, Flat, Folders, ParquetFiles, Table, Tars
+from ..cards.data_set import Arrays, Corrupted, FileTable, Flat, Folders, ParquetFiles, Tars
 from ..corruptions.corrupted import read_corrupted
 from .arrays import read_arrays
 from .class_folders import read_class_folders, read_flat
-from .here import DataSet, NotHere, Opened, present_layout
+from .located import DataSet, NotHere, Opened, present_layout
 from .packed import read_parquet, read_tars
 from .same_file import refuse_repeated
 from .tables import read_table
 
-#: The reader of each layout: called with the data set, the part, the layout, and the labels, cache
-#: and progress of `open_part`.
+#: Layout -> its reader, which is called with the data set, the part and the layout, and with
+#: `labels`, `cache` and `progress` of `open_part`. `Corrupted` is missing here, as it has no files.
 _READERS: Mapping[type, Callable[..., Opened]] = {
     Folders: read_class_folders,
     Flat: read_flat,
-    Table: read_table,
+    FileTable: read_table,
     Tars: read_tars,
     ParquetFiles: read_parquet,
     Arrays: read_arrays,
@@ -41,23 +39,28 @@ def open_part(
     """Index a part of a data set.
 
     Args:
-        labels: for every class of the data set the label that its images get, -1 for classes that
-            are not wanted.
+        data_set: data set, from `open_data_set`.
+        part: name of the part on its card.
+        labels: (C,) label for the images of every class of the data set; -1 leaves a class out.
+        cache: folder of cached indexes.
+        progress: called while files are read.
 
     Raises:
-        NotHere: the data set, or every layout of this part, is missing on disk.
+        NotHere: the data set, or every layout of this part, is missing on disk, or none of its
+            images is of a requested class.
         UsageError: the card has no such part.
-        BenchError: a file is not readable, the images belong to none of the classes, or a file is
-            more than one image.
+        BenchError: a file cannot be read, or a file is more than one image.
     """
     card = data_set.card
     if part not in card.parts:
         raise UsageError(
             f"the data set {card.name} has no part {part!r}",
             where="the suite's card",
-            fix=f"one of {', '.join(card.parts)}",
+            fix=f"use one of {', '.join(card.parts)}",
         )
     stated = card.parts[part]
+    # Before the check of the folder: a corrupted set has none. Its reader gets `open_part` as an
+    # argument, since importing it there would be circular.
     if isinstance(stated.layouts[0], Corrupted):
         return read_corrupted(
             data_set, stated.layouts[0], labels, open_part, cache=cache, progress=progress
@@ -67,10 +70,11 @@ def open_part(
     layout = present_layout(stated, data_set.folder, data_set.classes)
     if layout is None:
         tried = ", ".join(str(data_set.folder / layout.path) for layout in stated.layouts)
-        raise NotHere(f"{card.title}: nothing of `{part}` at {tried}")
+        raise NotHere(f"{card.title}: nothing of `{part}` is at {tried}")
     opened = _READERS[type(layout)](
         data_set, stated, layout, labels, cache=cache, progress=progress
     )
+    # For every layout alike, and before training: an image under two labels makes a score wrong.
     ids = data_set.classes.ids
     refuse_repeated(
         opened.collection,

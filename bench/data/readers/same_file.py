@@ -1,6 +1,4 @@
-"""One file is one image: a file that lies in two splits, or under two labels, is refused with its
-names, before training.
-"""
+"""Refuse a file that is in two splits or under two labels, through links or repeated entries."""
 
 from __future__ import annotations
 
@@ -16,28 +14,33 @@ from numpy.typing import ArrayLike, NDArray
 from ...errors import BenchError
 from ..collection import Collection, Rows
 
-#: What is wrong with files that are listed twice, or under two classes.
+#: What files are that are listed twice, or under two classes, in a message.
 TWICE: Final = "more than one image"
 
 _MOST_NAMED = 5
+#: Two equal files are allowed, unlike two names of one file: official data sets contain the former,
+#: while the latter come from a mistake in links or lists.
 _FIX = (
-    "keep every image in one place, under one class; if the data set has it twice, as two files and"
-    " no link"
+    "keep every image in one place, under one class; replace a link by a copy if the data set is"
+    " published with both images"
 )
 
 
 def file_numbers(size: ArrayLike, inode: ArrayLike, place: ArrayLike = 0) -> NDArray[np.int64]:
-    """A number for every place on disk: two names of one file have the same one, whatever links
-    lead to it.
+    """Return a number for every place on disk, which is the same for all links to a file.
 
-    The number of the device is not in it: that of a network's file system changes when it is
-    mounted anew, and the numbers are remembered. Whether files of one number are one file is found
-    out by `_place`.
+    Different files may have the same number, so a match has to be confirmed (see `_place`).
 
     Args:
-        size, inode: (N,) of the files, as `os.stat` has them.
-        place: (N,) where in the file an image is: an offset or a row.
+        size: (N,) bytes of the files.
+        inode: (N,) inodes of the files.
+        place: (N,) where in its file an image is: an offset or a row.
+
+    Returns:
+        (N,) int64.
     """
+    # Without the number of the device, since that of a network file system changes when it is
+    # mounted again, and these numbers are cached. The size makes up for some of it.
     shape = np.broadcast_shapes(*(np.shape(one) for one in (size, inode, place)))
     value = np.zeros(shape, dtype=np.uint64)
     for part in (size, inode, place):
@@ -46,8 +49,12 @@ def file_numbers(size: ArrayLike, inode: ArrayLike, place: ArrayLike = 0) -> NDA
 
 
 def numbers_in(files: Sequence[Path], file: NDArray[Any], place: NDArray[Any]) -> NDArray[np.int64]:
-    """As `file_numbers`, of images that lie many to a file: image i at `place[i]` of
-    `files[file[i]]`.
+    """Return the numbers of images with many per file, as `file_numbers` does.
+
+    Args:
+        files: (F,) the files.
+        file: (N,) index in `files` of every image.
+        place: (N,) offset or row of every image in its file.
     """
     status = [os.stat(one) for one in files]
     size, inode = (
@@ -58,9 +65,8 @@ def numbers_in(files: Sequence[Path], file: NDArray[Any], place: NDArray[Any]) -
 
 
 def _mixed(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele et al., 2014): every bit of the input changes half of the
-    output's.
-    """
+    """Mix bits by the finaliser of SplitMix64 (Steele et al., 2014)."""
+    # Inodes and offsets are small and regular. Combined without mixing, they would often collide.
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -68,56 +74,64 @@ def _mixed(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def refuse_repeated(collection: Collection, called: Callable[[int], str]) -> None:
-    """Nothing, unless a collection names a file twice, or a file has two names under two labels.
+    """Raise if a collection contains a file twice under one name, or under two labels.
 
-    Two names under one label are two equal images, which are counted as such (see `equal`).
+    Two names under one label are two equal images, which are counted elsewhere (`duplicates`).
 
     Args:
-        called: what a label is called.
+        collection: the collection to check.
+        called: returns the name of a label, for the message.
 
     Raises:
-        BenchError: it does; the message has the names.
+        BenchError: there is such a file; the message has its names and labels.
     """
+    # The numbers of distinct files are cached. For almost every collection they settle the
+    # question without a look at the disk.
     if collection.files is None or len(collection.distinct_files) == len(collection):
         return
-    told = []
+    repeated = []
     for rows in _same(collection):
         names = sorted({str(collection.keys[row]) for row in rows})
         labels = sorted(called(int(collection.labels[row])) for row in rows)
         if len(names) < len(rows) or len(set(labels)) > 1:
-            told.append(f"{' = '.join(names)} ({' and '.join(labels)})")
-    refuse(told, collection.what, TWICE)
+            repeated.append(f"{' = '.join(names)} ({' and '.join(labels)})")
+    refuse(repeated, collection.what, TWICE)
 
 
 def refuse_parted(collection: Collection, parts: Mapping[str, Rows]) -> None:
-    """Nothing, unless a division parts two names of one file.
+    """Raise if a division puts two names of one file into different splits.
+
+    Args:
+        collection: the collection that is divided.
+        parts: rows of every split.
 
     Raises:
-        BenchError: it does.
+        BenchError: there is such a file; the message has its names and splits.
     """
     if collection.files is None or len(collection.distinct_files) == len(collection):
         return
     split_of = {int(row): name for name, rows in parts.items() for row in rows}
-    told = [
+    divided = [
         " = ".join(f"{collection.keys[row]} ({split_of[row]})" for row in rows)
         for rows in _same(collection)
         if len({split_of[row] for row in rows}) > 1
     ]
-    refuse(told, collection.what, "in two splits")
+    refuse(divided, collection.what, "in two splits")
 
 
 def refuse_shared(collections: Mapping[str, Collection], chosen_on: Sequence[str]) -> None:
-    """Nothing, unless two splits share a file.
+    """Raise if two splits share a file.
 
-    Test sets may be the same files, or one of them a part of the other: then a card measures them
-    in two ways.
+    Two test sets may be the same files, or one a subset of the other: the card then measures them
+    in two ways, such as by average and by worst group.
 
     Args:
-        chosen_on: the collections that are trained or selected on, which no other may share a file
-            with.
+        collections: the collections by name.
+        chosen_on: names of the collections that are trained or selected on, which must not share a
+            file with any other.
 
     Raises:
-        BenchError: they do.
+        BenchError: two splits share files; the message has their names.
     """
     found = {name: one for name, one in collections.items() if one.files is not None and len(one)}
     if not _any_shared([one.distinct_files for one in found.values()]):
@@ -127,15 +141,21 @@ def refuse_shared(collections: Mapping[str, Collection], chosen_on: Sequence[str
         for other in names[:number]:
             one, two = found[name], found[other]
             may_be_part = name not in chosen_on and other not in chosen_on
-            told = shared_files(one, two, may_be_part=may_be_part) or []
-            refuse(told, f"{two.what} and {one.what}", f"in two splits, {other} and {name}")
+            shared = shared_files(one, two, may_be_part=may_be_part) or []
+            refuse(shared, f"{two.what} and {one.what}", f"in two splits, {other} and {name}")
 
 
 def shared_files(one: Collection, two: Collection, *, may_be_part: bool = True) -> list[str] | None:
-    """Names of the files that both have, as `two` calls them and, where that is another name, as
-    `one` does.
+    """Return the names of the files that two collections share.
 
-    None if all files of one are files of the other, and that `may_be`.
+    Args:
+        one: a collection.
+        two: another one.
+        may_be_part: whether one may be a subset of the other.
+
+    Returns:
+        The names in `two`, followed by those in `one` where they differ; or None if one collection
+        is a subset of the other and may be.
     """
     if one.files is None or two.files is None or not len(one) or not len(two):
         return []
@@ -150,11 +170,10 @@ def shared_files(one: Collection, two: Collection, *, may_be_part: bool = True) 
 
 
 def _any_shared(sets: Sequence[NDArray[np.int64]]) -> bool:
-    """Whether any two of these sorted sets share a number: the largest is never copied, since it
-    may be a million.
-    """
+    """Return whether any two of these sorted sets have a number in common."""
     if len(sets) < 2:
         return False
+    # The largest set, often a million mapped training images, is searched and never copied.
     *small, large = sorted(sets, key=len)
     rest = np.sort(np.concatenate(small))
     place = np.searchsorted(large, rest)
@@ -170,8 +189,9 @@ def _rows_of(collection: Collection, numbers: NDArray[np.int64]) -> list[int]:
 
 
 def _same(collection: Collection) -> list[list[int]]:
-    """Groups of rows that are one file, in the order of their first names."""
+    """Return groups of rows that are the same file, in the order of their first names."""
     assert collection.files is not None
+    # Only rows whose numbers repeat are confirmed on disk.
     numbers, count = np.unique(collection.files, return_counts=True)
     groups: defaultdict[object, list[int]] = defaultdict(list)
     for row in _rows_of(collection, numbers[count > 1]):
@@ -183,27 +203,34 @@ def _same(collection: Collection) -> list[list[int]]:
 
 
 def _place(collection: Collection, row: int) -> object:
-    """What is the same for two names of one file, and only for them.
-
-    Files of two devices, and on some network file systems of one, may have the same number. A file
-    with several names is counted as such by the system, or a symbolic link leads to it.
-    """
+    """Return a value that is equal for two names if and only if they are the same file."""
+    # Files on two devices may have the same inode, and on some network file systems even two files
+    # on one. So the inode is used only for a file with several hard links; any other file has one
+    # name once symbolic links are resolved.
     assert collection.files is not None
     path = collection.originals.place(row)
     try:
         status = os.stat(path)
-    except OSError:  # not a file of its own but a place in one
+    # The image is a section of a file, and `place` is not a path.
+    except OSError:
         return int(collection.files[row])
     return (status.st_dev, status.st_ino) if status.st_nlink > 1 else os.path.realpath(path)
 
 
-def refuse(told: Sequence[str], where: str, what: str) -> None:
-    """Raise BenchError if there is anything to tell: how many files are `what`, and the first of
-    them by name.
+def refuse(names: Sequence[str], where: str, what: str) -> None:
+    """Raise if there are any names.
+
+    Args:
+        names: the files that are refused.
+        where: data set and part, or file, for the message.
+        what: completes the sentence "2 files are ...".
+
+    Raises:
+        BenchError: there are names; the message has their number and the first ones.
     """
-    if told:
-        some = "; ".join(told[:_MOST_NAMED]) + (
-            f"; and {len(told) - _MOST_NAMED} more" if len(told) > _MOST_NAMED else ""
+    if names:
+        some = "; ".join(names[:_MOST_NAMED]) + (
+            f"; and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         )
-        files = "1 file is" if len(told) == 1 else f"{len(told)} files are"
+        files = "1 file is" if len(names) == 1 else f"{len(names)} files are"
         raise BenchError(f"{files} {what}: {some}", where=where, fix=_FIX)

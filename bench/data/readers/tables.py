@@ -1,5 +1,6 @@
-"""Parts of data sets that a table lists (a CSV file, or lines of `path label`): WILDS, Waterbirds,
-DomainNet.
+"""Read image files that a table lists: a CSV file, or lines of `path label`.
+
+WILDS, Waterbirds and DomainNet are published in this form.
 """
 
 from __future__ import annotations
@@ -16,30 +17,33 @@ import pandas as pd
 from ...errors import BenchError
 from ...storage.atomic import Progress
 from ...storage.files import regular
-from ..cards.data_set import Part, Table
+from ..cards.data_set import FileTable, Part
 from ..cards.labels import ClassList
 from ..collection import folder_collection
 from ..pixels.image_bytes import OTHER, SYSTEM
 from .folder import COLUMNS, index_folder, key_prefix, remarks_on
-from .here import DataSet, NotHere, Opened
 from .listing import list_folder
+from .located import DataSet, NotHere, Opened
 from .same_file import TWICE, refuse
 
 
 def read_table(
     data_set: DataSet,
     part: Part,
-    layout: Table,
+    layout: FileTable,
     labels: Sequence[int],
     *,
     cache: Path,
     progress: Progress | None,
 ) -> Opened:
-    """See `parts.open_part`. Images that the table lists and that are not there are told and not
-    fatal.
+    """Read a part that a table lists (see `parts.open_part`).
+
+    Images that are listed but missing on disk are reported in the remarks and are not an error.
 
     Raises:
-        BenchError: the table cannot be read, or lacks a column or a class's number.
+        NotHere: none of the listed images is on disk.
+        BenchError: the table cannot be read, lacks a column, has a value that is not a class, or
+            lists an image twice.
     """
     assert data_set.folder is not None
     card, what = data_set.card, f"{data_set.card.name} {layout.path}"
@@ -58,23 +62,26 @@ def read_table(
     )
     listed["label"] = listed["number"].map(dict(enumerate(labels))).astype("int64")
     listed["class"] = listed["number"].map(dict(enumerate(data_set.classes.ids)))
+    # Before classes are left out: an image under a class that is not requested and under another
+    # one has an uncertain label.
     if not listed["key"].is_unique:
         again = listed[listed["key"].duplicated(keep=False)].groupby("key")["class"]
         refuse([f"{key} ({' and '.join(sorted(classes))})" for key, classes in again], what, TWICE)
     listed = listed[listed["label"] >= 0]
+    # An inner join: files that the table does not list are usually those of other parts.
     found = index[~index["problem"].isin([SYSTEM, OTHER])].merge(listed, on="key", how="inner")
     if found.empty:
         raise NotHere(
-            f"{card.title}: {layout.path} lists images of which none is below"
+            f"{card.title}: none of the images that {layout.path} lists is below"
             f" {data_set.folder / layout.images}"
         )
     remarks = remarks_on(found, what)
-    lacking = sorted(set(listed["key"]) - set(found["key"]))
-    if lacking:
+    missing = sorted(set(listed["key"]) - set(found["key"]))
+    if missing:
         remarks.insert(
             0,
-            f"{what}: {len(lacking)} of {len(listed)} listed images are not there:"
-            f" {', '.join(lacking[:3])}",
+            f"{what}: {len(missing)} of {len(listed)} listed images are missing:"
+            f" {', '.join(missing[:3])}",
         )
     collection = folder_collection(
         what,
@@ -87,25 +94,25 @@ def read_table(
     return Opened(collection, remarks, found[found["problem"] != ""][list(COLUMNS)])
 
 
-def _rows(folder: Path, layout: Table) -> pd.DataFrame:
-    """The rows of the table that belong to the part, every value as text; `row` is the number of a
-    row in the file.
-    """
+def _rows(folder: Path, layout: FileTable) -> pd.DataFrame:
+    """Return the rows of the table that belong to the part, with every value as text."""
     table = _read(folder / layout.path, layout.separator, header=layout.header)
+    # Numbered before rows are filtered: FMoW's files are named by the row in the whole table.
     table["row"] = np.arange(len(table)).astype(str)
     if layout.join is not None:
         other = _read(folder / layout.join.path, ",", header=True)
         _check_columns(other, (layout.join.key, layout.join.value), folder / layout.join.path)
         _check_columns(table, (layout.join.column,), folder / layout.path)
+        # A key may repeat as long as it has one value; the second table may have more columns.
         pairs = other[[layout.join.key, layout.join.value]].drop_duplicates()
         again = pairs[pairs[layout.join.key].duplicated(keep=False)].sort_values(
             layout.join.key, kind="stable"
         )
-        told = [f"{key} ({value})" for key, value in again.itertuples(index=False, name=None)]
+        ambiguous = [f"{key} ({value})" for key, value in again.itertuples(index=False, name=None)]
         refuse(
-            told,
+            ambiguous,
             str(folder / layout.join.path),
-            f"lines say different things of one {layout.join.key}",
+            f"listed with different values for the same {layout.join.key}",
         )
         values = dict(pairs.itertuples(index=False, name=None))
         table[layout.join.value] = (
@@ -120,18 +127,21 @@ def _rows(folder: Path, layout: Table) -> pd.DataFrame:
         *_fields(layout.file),
     ]
     _check_columns(table, needed, folder / layout.path)
-    keep = pd.Series(True, index=table.index)
+    # Comparison of text, which is right for ISO dates and their prefixes: "2013" <= "2013-05-01".
+    selected = pd.Series(True, index=table.index)
     for column, wanted in layout.where.items():
         allowed = wanted if isinstance(wanted, list) else [wanted]
-        keep &= table[column].isin([str(value) for value in allowed])
+        selected &= table[column].isin([str(value) for value in allowed])
     for column, least in layout.since.items():
-        keep &= table[column] >= least
-    for column, beyond in layout.before.items():
-        keep &= table[column] < beyond
-    return table[keep]
+        selected &= table[column] >= least
+    for column, limit in layout.before.items():
+        selected &= table[column] < limit
+    return table[selected]
 
 
 def _read(path: Path, separator: str, *, header: bool) -> pd.DataFrame:
+    # Text throughout: pandas would turn class "007" into 7, and a class named "NA" into a
+    # missing value.
     try:
         table = pd.read_csv(
             regular(path),
@@ -150,22 +160,22 @@ def _read(path: Path, separator: str, *, header: bool) -> pd.DataFrame:
 
 
 def _check_columns(table: pd.DataFrame, needed: Sequence[str], path: Path) -> None:
-    lacking = sorted(set(needed) - set(table.columns))
-    if lacking:
+    missing = sorted(set(needed) - set(table.columns))
+    if missing:
         raise BenchError(
-            f"the table has no column {', '.join(lacking)}; it has"
+            f"the table has no column {', '.join(missing)}; its columns are"
             f" {', '.join(map(str, table.columns))}",
             where=str(path),
-            fix="take the data set's own table, or mend the card",
+            fix="use the table that comes with the data set, or fix the card",
         )
 
 
 def _fields(file: str) -> list[str]:
-    """The columns that a file's name is made of."""
+    """Return the columns in a pattern of file names, or the column itself."""
     return re.findall(r"\{([^{}]*)\}", file) or [file]
 
 
-def _files(rows: pd.DataFrame, layout: Table) -> pd.Series[str]:
+def _files(rows: pd.DataFrame, layout: FileTable) -> pd.Series[str]:
     if "{" not in layout.file:
         return rows[layout.file]
     columns = _fields(layout.file)
@@ -177,25 +187,28 @@ def _files(rows: pd.DataFrame, layout: Table) -> pd.Series[str]:
 
 
 def _filled(pattern: str, values: dict[str, str]) -> str:
+    # Not `str.format`, which would interpret format specifications and attributes on the card.
     return re.sub(r"\{([^{}]*)\}", lambda field: values[field[1]], pattern)
 
 
-def _found_as(paths: pd.Series[str], there: pd.Series[str]) -> pd.Series[str]:
-    """The paths as a folder's listing has them.
+def _found_as(paths: pd.Series[str], present: pd.Series[str]) -> pd.Series[str]:
+    """Return the paths of a table as they are in the listing of the folder.
 
-    `./a.png`, `b//../a.png` and (where no file is called so) `b\\a.png` are made plain, accents
-    that are letters of their own as macOS writes them are found, and absolute paths lose what the
-    first of them that is here begins with: the list was made on another machine.
+    A table is often from another machine. `./a.png` and `b//../a.png` are normalised, and so is
+    `b\\a.png` unless there is a file of that name. Accents are compared in composed form. The
+    leading folders of absolute paths are removed.
     """
-    by_form = {unicodedata.normalize("NFC", name): name for name in there}
+    by_form = {unicodedata.normalize("NFC", name): name for name in present}
 
-    def plain(path: str) -> str:
+    def normalised(path: str) -> str:
         form = unicodedata.normalize("NFC", path)
         if form not in by_form:
             form = posixpath.normpath(form.replace("\\", "/"))
         return by_form.get(form, form)
 
-    found = paths.map({path: plain(path) for path in paths.unique()})
+    found = paths.map({path: normalised(path) for path in paths.unique()})
+    # The first absolute path that ends in an existing one decides what to remove from all of them:
+    # removing more from some would find files of the same name in other folders.
     elsewhere = [
         path for path in found.unique() if path.startswith("/") or re.match("[A-Za-z]:/", path)
     ]
@@ -212,14 +225,15 @@ def _found_as(paths: pd.Series[str], there: pd.Series[str]) -> pd.Series[str]:
     return found
 
 
-def _numbers(values: pd.Series[str], classes: ClassList, layout: Table) -> pd.Series[int]:
+def _numbers(values: pd.Series[str], classes: ClassList, layout: FileTable) -> pd.Series[int]:
+    # Once per distinct value: a table of a million rows has a few hundred.
     names = classes.labels_of(values.unique(), (layout.labelled_by,))
     unknown = sorted(set(values) - set(names))
     if unknown:
         raise BenchError(
-            f"the column {layout.label} has values that are no class: {', '.join(unknown[:5])}",
+            f"the column {layout.label} has values that are not a class: {', '.join(unknown[:5])}",
             where=layout.path,
-            fix="take the data set's own table, or mend the card",
+            fix="use the table that comes with the data set, or fix the card",
         )
     return values.map(names).astype("int64")
 
@@ -228,13 +242,13 @@ def _columns(group: str) -> list[str]:
     return [column.strip() for column in group.split(",") if column.strip()]
 
 
-def _groups(rows: pd.DataFrame, layout: Table) -> pd.Series[int]:
-    """Number of every row's group in the sorted list of all groups that are no part of `ungrouped`;
-    -1 without one.
-    """
+def _groups(rows: pd.DataFrame, layout: FileTable) -> pd.Series[int]:
+    """Return the number of every row's group, -1 for rows without one."""
     columns = _columns(layout.group)
     if not columns:
         return pd.Series(-1, index=rows.index, dtype="int64")
+    # Numbered in sorted order among the rows of this part. Numbers are not comparable between
+    # parts that have other groups; the worst group of a part does not depend on them.
     values = rows[columns].agg(", ".join, axis=1)
     names = sorted(set(values) - set(layout.ungrouped))
     return (

@@ -1,1 +1,1 @@
-"""Ray Tune as the dispatcher of a sweep, on this machine or on a cluster."""
+"""Dispatch a sweep with Ray Tune, on this machine or on a cluster."""

@@ -1,6 +1,4 @@
-"""Before a sweep starts: every node must be able to do its work, and would do the same work as the
-driver.
-"""
+"""Check before a sweep that all nodes can run its trials, and would compute the same results."""
 
 from __future__ import annotations
 
@@ -25,27 +23,30 @@ from ...stopping import Reporter
 from ...storage.atomic import write_text
 from ..job import Resources
 from ..queue import Queue
-from ..work import Work
+from ..worker import Work
 from .session import carried
 
-#: Free bytes below which a node is refused, and below which it is mentioned.
+#: Free bytes on a disk below which a node is refused, and below which the user is warned.
 _TOO_LITTLE, _LITTLE = 500 * 2**20, 5 * 2**30
-_MEND = "mend these nodes, or leave them out of the cluster; `bench doctor` on a node tells more"
-#: Seconds that a node may take: it imports torch, and reads the backbones' weights.
+_FIX = "fix these nodes or remove them from the cluster; run `bench doctor` on a node for details"
+#: Seconds that a node may take. It imports torch, and hashes the weights of the backbones, perhaps
+#: over a slow network.
 _PATIENCE = 600.0
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a node is asked.
+class NodeQuery:
+    """The questions to a node, as plain values.
 
     Args:
         places: (suite, backbone) of the jobs.
-        files: those of methods.
-        store, data_root: absolute paths.
-        token: what the driver wrote to `<store>/<mark>`.
-        gpus: how many Ray offers there, 0 if trials use none.
-        environment: variables of the driver.
+        files: files of methods.
+        store: absolute path of the store.
+        mark: name of the file in the store that the driver wrote.
+        token: content of that file.
+        data_root: absolute path of the data sets, if given.
+        gpus: number of GPUs that Ray offers on the node; 0 if trials use none.
+        environment: variables of the driver, as (name, value).
     """
 
     places: tuple[tuple[str, str], ...]
@@ -60,12 +61,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node says.
+    """The answers of a node.
 
     Attributes:
-        facts: what must be the same everywhere.
-        problems: what it lacks.
-        notes: what deserves a line.
+        host: name of the machine.
+        facts: versions and hashes that must be the same on all nodes.
+        problems: reasons why the node cannot run trials.
+        notes: warnings.
     """
 
     host: str
@@ -77,18 +79,24 @@ class Answer:
 def preflight(
     queue: Queue, work: Work, reporter: Reporter, resources: Resources, nodes: list[dict[str, Any]]
 ) -> None:
-    """Ask every node, and this process, whose answer is the measure.
+    """Check every node; the answers of the driver's own process are the reference.
 
     Args:
-        nodes: as `ray.nodes()` lists them; those on which trials may run.
+        queue: the jobs of the sweep.
+        work: settings that all trials share.
+        reporter: receives warnings; its `stop` ends the check.
+        resources: resources of a trial.
+        nodes: the nodes on which trials may run, as `ray.nodes()` lists them.
 
     Raises:
-        MissingPrerequisite: a node lacks something or would compute something else; all of them are
-            named.
+        MissingPrerequisite: nodes lack something or would compute something else; the error names
+            all of them.
     """
+    # A trial that finds another fit than the plan's fails by itself, and so does one without data.
+    # But it fails after minutes in a queue, once per job, and names one problem at a time.
     mark, token = f".preflight-{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
     jobs = [entry.job for entry in queue if entry.state != "done"]
-    question = Question(
+    question = NodeQuery(
         places=tuple(dict.fromkeys((job.suite, job.backbone) for job in jobs)),
         files=tuple(
             dict.fromkeys(job.method["name"] for job in jobs if job.method["name"].endswith(".py"))
@@ -99,6 +107,8 @@ def preflight(
         data_root=work.spec.data_root,
         environment=tuple(carried().items()),
     )
+    # A path alone does not show that two machines have the same store, so the driver leaves a mark
+    # there, which every node has to find.
     uses_gpus = bool(resources.gpus) and (work.device is None or work.device.startswith("cuda"))
     offered = {
         node["NodeID"]: int(node["Resources"].get("GPU", 0)) if uses_gpus else 0 for node in nodes
@@ -107,7 +117,7 @@ def preflight(
         work.store.mkdir(parents=True, exist_ok=True)
         (work.store / mark).write_text(token, encoding="utf-8")
         if resources.address is None:
-            # The one node is this machine, with this very installation.
+            # The only node is this machine, with the driver's own installation.
             here = inspect(_with_gpus(question, max(offered.values(), default=0)))
             answers = [here]
         else:
@@ -117,7 +127,7 @@ def preflight(
         raise MissingPrerequisite(
             f"the store cannot be written: {error.strerror}",
             where=str(work.store),
-            fix="another one with --store",
+            fix="fix its permissions, or choose another store with --store",
         ) from error
     finally:
         with suppress(OSError):
@@ -131,19 +141,20 @@ def preflight(
         raise MissingPrerequisite(
             "no node of the cluster answers",
             where=f"--address {resources.address}",
-            fix="`ray status`",
+            fix="check the cluster with `ray status`",
         )
     wrong = {
         index: [*answer.problems, *_differences(here, answer)]
         for index, answer in enumerate(answers)
     }
+    # All problems of all nodes in one error, so that one round of repairs is enough.
     if any(wrong.values()):
         here_alone = resources.address is None
         raise MissingPrerequisite(
             (
-                "this machine cannot do it"
+                "this machine cannot run the sweep"
                 if here_alone
-                else f"{sum(map(bool, wrong.values()))} of {len(answers)} nodes cannot take part"
+                else f"{sum(map(bool, wrong.values()))} of {len(answers)} nodes cannot run trials"
             ),
             where="; ".join(
                 dict.fromkeys(
@@ -152,24 +163,23 @@ def preflight(
                     for text in texts
                 )
             ),
-            fix="`bench doctor` tells more" if here_alone else _MEND,
+            fix="run `bench doctor` for details" if here_alone else _FIX,
         )
 
 
-def _with_gpus(question: Question, gpus: int) -> Question:
-    return Question(**{**question.__dict__, "gpus": gpus})
+def _with_gpus(question: NodeQuery, gpus: int) -> NodeQuery:
+    return NodeQuery(**{**question.__dict__, "gpus": gpus})
 
 
-def _ask(question: Question, offered: dict[str, int], reporter: Reporter) -> list[Answer]:
-    """Every node's answer, asked side by side; those that have answered when a stop is asked
-    for.
-    """
+def _ask(question: NodeQuery, offered: dict[str, int], reporter: Reporter) -> list[Answer]:
+    """Query all nodes in parallel; after a requested stop, return the answers so far."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # A process of its own (max_calls=1): what it sees of the GPUs must not stay with a trial.
+    # A process of its own (max_calls=1): it sees all GPUs of the node, which no trial's process
+    # should. Without a CPU, so that it also runs on a node that is busy with others' work.
     remote = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_inspect_on_node)
-    asked = {
+    requested = {
         node: (
             remote.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
@@ -177,11 +187,11 @@ def _ask(question: Question, offered: dict[str, int], reporter: Reporter) -> lis
         )
         for node, gpus in offered.items()
     }
-    until, left = time.monotonic() + _PATIENCE, list(asked.values())
+    until, left = time.monotonic() + _PATIENCE, list(requested.values())
     while left and time.monotonic() < until and not reporter.stop:
         _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
     answers = []
-    for node, answer in asked.items():
+    for node, answer in requested.items():
         try:
             answers.append(ray.get(answer, timeout=0))
         except ray.exceptions.GetTimeoutError:
@@ -189,29 +199,35 @@ def _ask(question: Question, offered: dict[str, int], reporter: Reporter) -> lis
                 answers.append(
                     Answer(f"node {node[:8]}", {}, (f"no answer within {_PATIENCE:g} s",))
                 )
+        # The node has just died, and Ray still lists it.
         except ray.exceptions.TaskUnschedulableError:
-            continue  # it has died a moment ago, and Ray lists it still
+            continue
+        # A node without ShiftBench cannot even unpickle the query.
         except ray.exceptions.RayError as error:
-            # A node without ShiftBench cannot even unpickle the question.
             reason = str(error).strip().splitlines()[-1]
-            answers.append(Answer(f"node {node[:8]}", {}, (f"it cannot be asked: {reason}",)))
+            answers.append(Answer(f"node {node[:8]}", {}, (f"the check failed: {reason}",)))
     return answers
 
 
-def _inspect_on_node(question: Question) -> Answer:
-    # A task without a GPU may be shown none; here all of them are of interest.
+def _inspect_on_node(question: NodeQuery) -> Answer:
+    # Ray may hide GPUs from a task that requests none, but this one counts all of them.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     os.environ.update(question.environment)
     return inspect(question)
 
 
-def inspect(question: Question) -> Answer:
-    """What this machine is and lacks."""
+def inspect(question: NodeQuery) -> Answer:
+    """Answer a query about this machine.
+
+    Args:
+        question: the query.
+    """
     problems: list[str] = []
     notes: list[str] = []
     facts = _versions()
     for path in question.files:
         facts[f"the file {path}"] = _sha(Path(path))
+    # Each check yields (whether it is a problem, text); a text that is no problem is a note.
     for check in (_store, _disk, _gpus):
         for bad, text in check(question):
             (problems if bad else notes).append(text)
@@ -227,13 +243,14 @@ def inspect(question: Question) -> Answer:
 def _versions() -> dict[str, str]:
     from ...results.provenance import source_sha256, versions
 
+    # The source too: two checkouts of one version may differ.
     return {
         **{name: str(version) for name, version in versions().items()},
         "ShiftBench's source": source_sha256()[:12],
     }
 
 
-def _store(question: Question) -> Iterator[tuple[bool, str]]:
+def _store(question: NodeQuery) -> Iterator[tuple[bool, str]]:
     try:
         seen = (question.store / question.mark).read_text(encoding="utf-8")
     except OSError:
@@ -247,9 +264,10 @@ def _store(question: Question) -> Iterator[tuple[bool, str]]:
             ),
         )
         return
+    # `exclusive` makes a hard link, as leases do, which some file systems do not support.
     mine = question.store / f"{question.mark}-{uuid.uuid4().hex[:8]}"
     try:
-        write_text(mine, "", exclusive=True)  # by a hard link, as leases are
+        write_text(mine, "", exclusive=True)
     except BenchError as error:
         yield True, f"the store cannot be written: {error.what}"
     finally:
@@ -257,16 +275,16 @@ def _store(question: Question) -> Iterator[tuple[bool, str]]:
             mine.unlink(missing_ok=True)
 
 
-def _disk(question: Question) -> Iterator[tuple[bool, str]]:
+def _disk(question: NodeQuery) -> Iterator[tuple[bool, str]]:
     for what, folder in (("the store", question.store), ("the cache", cache_dir())):
         if folder.is_dir():
             free = shutil.disk_usage(folder).free
             if free < _LITTLE:
-                wanted = f", at least {size(_TOO_LITTLE)} are wanted" if free < _TOO_LITTLE else ""
+                wanted = f", at least {size(_TOO_LITTLE)} are needed" if free < _TOO_LITTLE else ""
                 yield free < _TOO_LITTLE, f"{size(free)} are free for {what} ({folder}){wanted}"
 
 
-def _gpus(question: Question) -> Iterator[tuple[bool, str]]:
+def _gpus(question: NodeQuery) -> Iterator[tuple[bool, str]]:
     if question.gpus:
         import torch
 
@@ -275,14 +293,16 @@ def _gpus(question: Question) -> Iterator[tuple[bool, str]]:
             yield (
                 True,
                 (
-                    f"Ray offers {question.gpus} GPUs and torch sees {seen} (install a torch for"
-                    " its driver, or --device cpu)"
+                    f"Ray offers {question.gpus} GPUs, but torch sees {seen} (install a torch build"
+                    " for its driver, or use --device cpu)"
                 ),
             )
 
 
 def _data(suite: str, data_root: Path | None) -> dict[str, str]:
-    """The card's content, and which of its folders are there."""
+    """Return the hash of a suite's card, and the data folders that exist."""
+    # Only the names of folders: to read all images would take long, and the fit_id, which every
+    # trial checks, covers the training images.
     card, path = find_card(suite)
     facts = {f"the card of {card.name}": _sha(path)}
     if isinstance(card.source, FolderSource):
@@ -308,4 +328,4 @@ def _sha(path: Path) -> str:
 def _differences(here: Answer, there: Answer) -> Iterator[str]:
     for name, value in there.facts.items():
         if here.facts.get(name) != value:
-            yield f"{name} is {value}, and {here.facts.get(name)} on the driver ({here.host})"
+            yield f"{name} is {value}, but {here.facts.get(name)} on the driver ({here.host})"

@@ -1,6 +1,4 @@
-"""What runs on the cluster: one job per trial, and the board on which trials and the driver leave
-each other word.
-"""
+"""Run one job in a Ray worker, and exchange events and the stop signal with the driver."""
 
 from __future__ import annotations
 
@@ -18,81 +16,88 @@ from typing import Any
 import ray
 
 from ...stopping import Reporter
-from ..job import LOG, Job, Outcome, Resources, progress_of
-from ..work import Work
+from ..job import LOG, Job, JobResult, Resources, progress_of
+from ..worker import Work
 
-#: Kinds of events that come many times a second, of which one every so many seconds travels.
+#: Kinds of events that come many times a second, and the seconds between two that are sent.
 _OFTEN, _EVERY = ("step", "data", "evaluate"), 0.5
-#: Seconds between two looks at the board.
+#: Seconds between two checks for a stop, which a training loop asks for at every step.
 _LOOK = 0.2
 
 
+# An actor, since workers cannot call the driver. Without a CPU of its own, so that it takes no room
+# from a trial. Its methods are async, so that a call that waits for a stop blocks no other one.
 @ray.remote(num_cpus=0)
-class Board:
-    """Lives beside the driver: trials post events without waiting, and learn at once of a stop."""
+class EventQueue:
+    """A Ray actor next to the driver that collects events and distributes the stop signal."""
 
     def __init__(self) -> None:
         self._posted: list[tuple[str, str, dict[str, Any]]] = []
         self._stop, self._event = 0, asyncio.Event()
 
     async def post(self, attempt: str, kind: str, fields: dict[str, Any]) -> None:
-        """Something happened in an attempt."""
+        """Add an event of an attempt."""
         self._posted.append((attempt, kind, fields))
 
     async def read(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Every event since the last call."""
+        """Return all events since the last call."""
         posted, self._posted = self._posted, []
         return posted
 
-    async def ask_to_stop(self, number: int) -> None:
-        """From now on every trial is asked to stop by this signal."""
+    async def request_stop(self, number: int) -> None:
+        """Request every trial to stop, present and future ones, with the number of a signal."""
         self._stop = number
         self._event.set()
 
-    async def asked(self) -> int:
-        """Number of the signal that has asked to stop, or 0."""
+    async def requested(self) -> int:
+        """Return the number of the signal that requested a stop, or 0."""
         return self._stop
 
     async def wait_for_stop(self) -> int:
-        """Answered only when a stop is asked for: the number of the signal."""
+        """Wait for a request to stop, and return the number of the signal."""
         await self._event.wait()
         return self._stop
 
 
-class BoardReporter(Reporter):
-    """The reporter of a trial.
+class EventReporter(Reporter):
+    """The reporter of a trial, which posts events to the driver's queue.
 
     Args:
-        attempt: names this attempt to the driver.
+        events: handle of the `EventQueue`.
+        attempt: the driver's id of this attempt.
     """
 
-    def __init__(self, board: Any, attempt: str) -> None:
-        self._board, self._attempt = board, attempt
-        self._answer = board.wait_for_stop.remote()
+    def __init__(self, events: Any, attempt: str) -> None:
+        self._events, self._attempt = events, attempt
+        # One call stays open for the whole trial, so that a check for a stop is local and needs no
+        # round trip to the driver's machine.
+        self._answer = events.wait_for_stop.remote()
         self._looked = 0.0
         self._posted: dict[str, float] = {}
-        self._stop: int = ray.get(board.asked.remote())
+        self._stop: int = ray.get(events.requested.remote())
 
     @property
     def stop(self) -> int:  # type: ignore[override]
-        """Number of the signal that asked to stop, or 0; cheap enough for every step."""
+        """The number of the signal that requested a stop, or 0; cheap enough for every step."""
         now = time.monotonic()
         if not self._stop and now - self._looked > _LOOK:
             self._looked = now
             if ray.wait([self._answer], timeout=0)[0]:
                 try:
                     self._stop = ray.get(self._answer)
-                except ray.exceptions.RayError:  # the driver is gone, and nobody waits for a result
+                # The driver is gone, and with it the queue: nobody waits for a result.
+                except ray.exceptions.RayError:
                     self._stop = signal.SIGTERM
         return self._stop
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Post what travels, without waiting."""
-        told = progress_of(kind, fields)
+        """Post an event without waiting; frequent kinds are thinned out."""
+        progress = progress_of(kind, fields)
         now = time.monotonic()
-        if told is not None and not (kind in _OFTEN and now - self._posted.get(kind, 0.0) < _EVERY):
+        too_soon = kind in _OFTEN and now - self._posted.get(kind, 0.0) < _EVERY
+        if progress is not None and not too_soon:
             self._posted[kind] = now
-            self._board.post.remote(self._attempt, kind, told)
+            self._events.post.remote(self._attempt, kind, progress)
 
 
 def do(
@@ -101,29 +106,35 @@ def do(
     work: Work,
     resources: Resources,
     environment: dict[str, str],
-    board: Any,
+    events: Any,
 ) -> dict[str, Any]:
-    """Do a job in this process, and return its outcome as a dictionary.
+    """Execute a job in this process, and return its outcome as a dictionary.
 
     Args:
-        work: of this process, which does one job after another with it.
-        environment: variables of the driver that a process on another machine lacks.
+        job: the job.
+        attempt: the driver's id of this attempt.
+        work: settings that all trials share; reused for the next job of this process.
+        resources: resources of a trial.
+        environment: variables of the driver, which a process on another machine lacks.
+        events: handle of the `EventQueue`.
     """
     os.environ.update(environment)
     # Read when torch is imported: waiting threads must not burn the cores of other trials.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A cluster that others started may lack the setting by which Ray hides GPUs from such trials.
     if not resources.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray would show all of them
-    reporter = BoardReporter(board, attempt)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    reporter = EventReporter(events, attempt)
+    # A stop may have been requested while this process was starting.
     if reporter.stop:
-        return asdict(Outcome("cancelled"))
-    board.post.remote(attempt, "started", {"where": _where(resources)})
+        return asdict(JobResult("cancelled"))
+    events.post.remote(attempt, "started", {"where": _where(resources)})
     with _ended_if_it_hangs(work):
         outcome = asdict(work.do(job, reporter))
-    with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, and nobody reads
-        ray.get(
-            board.asked.remote()
-        )  # calls of one process keep their order: what it posted has arrived
+    # Calls of one process are executed in their order, so after this one all events have arrived.
+    # It fails if the driver is gone, when nobody reads them anyway.
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(events.requested.remote())
     return outcome
 
 
@@ -134,12 +145,14 @@ def _where(resources: Resources) -> str:
 
 @contextlib.contextmanager
 def _ended_if_it_hangs(work: Work) -> Iterator[None]:
-    """The last resort for a dead device or file server; the log says where it hung."""
+    """Kill this process if the job does not end in time, and log where it hung."""
+    # For a dead device or file server, which no signal and no Python code interrupts. Then only the
+    # death of the process frees its slot.
     if work.patience is None:
         yield
         return
     with (work.store / LOG).open("a") as log:
-        # By a thread of C's, which works even if Python's lock is held.
+        # By a thread in C, which works even if the main thread holds the GIL.
         faulthandler.dump_traceback_later(work.patience, exit=True, file=log)
         try:
             yield

@@ -1,3 +1,1 @@
-"""The choice of hyper-parameters on id-val: samplers, successive halving, and the trials of a
-sweep.
-"""
+"""Hyper-parameter search on id-val: samplers, successive halving, and the trials of a method."""

@@ -1,0 +1,1 @@
+"""What tests share: suites, towers, runs, packs and hostile files to try things on."""
