@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.data.pixels.decoder import Pixels
-from bench.testing.outcome import Outcome
-from bench.testing.suite_checks import SuiteChecks
+from bench.testing import CheckResult, suite_checks
 
-PIXELS = Pixels(size=16, resize=16)
 MINE = """\
 name = "mine"
 title = "My shapes"
@@ -38,8 +35,9 @@ def mine(tiny_suite: Path, tmp_path: Path) -> Path:
     return tmp_path / "mine.toml"
 
 
-def outcomes(card: Path) -> dict[str, Outcome]:
-    return {outcome.check: outcome for outcome in SuiteChecks(str(card), pixels=PIXELS).run()}
+def outcomes(card: Path) -> dict[str, CheckResult]:
+    results = [check.run() for check in suite_checks(card, size=16)]
+    return {result.check: result for result in results}
 
 
 def test_a_right_suite_passes(mine: Path) -> None:
@@ -59,13 +57,12 @@ def test_a_file_that_is_no_image_is_named(mine: Path) -> None:
     assert "images/inverted/disc/000.png" in outcome.detail
 
 
-def test_a_split_too_large_to_be_kept_is_sampled_and_said_so(
+def test_a_split_too_large_for_the_cache_is_sampled_and_reported_so(
     mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "bench.data.suite._MOST_CACHED_BYTES", 20 * 16**2 * 3
-    )  # the training images alone are more
-    monkeypatch.setattr("bench.testing.suite_checks.SAMPLE", 10)
+    # The training images alone are more.
+    monkeypatch.setattr("bench.data.suite._MOST_CACHED_BYTES", 20 * 16**2 * 3)
+    monkeypatch.setattr("bench.testing.suite_contract.SAMPLE", 10)
     detail = outcomes(mine)["the images of every split can be decoded"].detail
     assert detail.startswith(
         "train 44 of which 10 were tried: `bench data verify NAME --full` reads all, id-val 14"
@@ -83,13 +80,12 @@ def test_one_image_in_two_ready_splits(mine: Path) -> None:
     mine.write_text(card)
     images = mine.parent / "images"
     shutil.copytree(images / "inverted", images / "test")
-    Image.open(images / "photo/disc/003.png").save(
-        images / "test/disc/again.bmp"
-    )  # the same pixels in another file
+    # The same pixels in another file.
+    Image.open(images / "photo/disc/003.png").save(images / "test/disc/again.bmp")
     outcome = outcomes(mine)["train, id-val and id-test share no image"]
     assert (outcome.status, outcome.detail) == (
         "fail",
-        "AssertionError: 1 images are in two of them",
+        "AssertionError: 1 images are in two of these splits",
     )
 
 
@@ -112,7 +108,7 @@ def test_a_missing_shift_is_a_remark_unless_it_is_the_last(mine: Path) -> None:
         ('path = "photo"', 'path = "photos"', "photos"),
     ],
 )
-def test_a_wrong_card_is_told(wrong: str, right: str, text: str, mine: Path) -> None:
+def test_a_wrong_card_is_reported(wrong: str, right: str, text: str, mine: Path) -> None:
     mine.write_text(mine.read_text().replace(wrong, right))
     assert any(text in outcome.detail for outcome in outcomes(mine).values())
 
