@@ -8,8 +8,8 @@ for a minute, or at once when the owner is known to be dead.
 # Why this is safe. (1) Two processes cannot both take over: a claim is created by a hard link under
 # the number after the highest one, which succeeds for one process only, on NFS too. A taker that
 # was delayed so long that its number has come and gone gets a claim below the highest; it does not
-# own the folder either, and `check` says so. (2) No clocks are compared: the waiting process
-# watches the beat stand still on its own monotonic clock, so that neither the clocks of two
+# own the folder either, withdraws the claim, and waits on. (2) No clocks are compared: the waiting
+# process watches the beat stand still on its own monotonic clock, so that neither the clocks of two
 # machines nor a step of one matter. (3) A stalled owner that wakes up does no harm: it calls
 # `check` before every commit; should it stall again between check and write, it writes only files
 # that carry its own generation or are created exclusively, so it overwrites nothing of its
@@ -175,7 +175,11 @@ class Lease:
             ):
                 if write_text(self._path(top + 1), self._text(), exclusive=True):
                     self.generation = top + 1
-                    break
+                    if self.held():
+                        break
+                    # This process was delayed so long that its number had come and gone, and
+                    # another one owns the folder by now: nothing below may be removed.
+                    self._path(self.generation).unlink(missing_ok=True)
                 # Another process was faster: look at its claim.
                 continue
             self._waiting(claim)

@@ -51,6 +51,35 @@ def test_released_folder_is_taken_at_once(tmp_path: Path) -> None:
         assert second.generation == first.generation + 1
 
 
+def test_a_taker_whose_number_has_come_and_gone_removes_nothing_of_the_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Lease(tmp_path):
+        pass
+    partial = tmp_path / "checkpoint" / ".000003.safetensors.x.part"
+    partial.parent.mkdir()
+
+    def late(path: Path, text: str, *, exclusive: bool = False) -> bool:
+        """Claim number 2 when two others have taken the folder, of which the second is at work."""
+        monkeypatch.undo()
+        claim_of_another_machine(tmp_path, generation=3)
+        partial.touch()
+        return write_text(path, text, exclusive=exclusive)
+
+    class Waits(Exception):
+        pass
+
+    def waiting(claim: dict[str, object]) -> None:
+        raise Waits
+
+    monkeypatch.setattr("bench.storage.lease.write_text", late)
+    with pytest.raises(Waits), Lease(tmp_path, waiting=waiting):
+        pass
+    assert partial.exists()
+    assert not (tmp_path / "lease" / "000002.json").exists(), "the claim is withdrawn"
+    assert (tmp_path / "lease" / "000003.json").exists()
+
+
 @pytest.mark.waits
 def test_silent_owner_elsewhere_is_taken_over_on_our_clock(tmp_path: Path) -> None:
     claim_of_another_machine(tmp_path)
