@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .engine import Engine
-from .errors import MissingPrerequisite
+from .errors import MissingPrerequisite, UsageError
 from .plugins import trust
 from .results.record import RunRecord
 from .results.store import Store, store_root
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def run(
     *methods: str,
-    store: Path | None = None,
+    store: str | Path | None = None,
     engine: Engine | None = None,
     reporter: Reporter | None = None,
     fresh: bool = False,
@@ -59,14 +59,14 @@ def run(
     names = [name for name in Settings.model_fields if engine is not None]
     settings = Settings(**{name: getattr(engine, name) for name in names})
     spec = run_spec({"methods": methods, **fields})
-    whole = run_sweep(spec, store=store, settings=settings, reporter=reporter, fresh=fresh)
+    whole = run_sweep(spec, store=_folder(store), settings=settings, reporter=reporter, fresh=fresh)
     whole.run(reporter)
     return whole.records()
 
 
 def sweep(
     *methods: str,
-    store: Path | None = None,
+    store: str | Path | None = None,
     settings: Settings | None = None,
     reporter: Reporter | None = None,
     **fields: Any,
@@ -96,7 +96,7 @@ def sweep(
     trust([methods, fields])
     whole = Sweep(
         sweep_spec({"methods": methods, **fields}),
-        store=store,
+        store=_folder(store),
         settings=settings,
         reporter=reporter or Reporter(),
     )
@@ -105,44 +105,56 @@ def sweep(
 
 
 def evaluate(
-    weights: Path,
-    spec: RunSpec,
+    weights: str | Path,
+    spec: RunSpec | None = None,
     *,
-    name: str,
+    name: str | None = None,
     normalize: bool | None = None,
     averaged: bool = True,
-    store: Path | None = None,
+    store: str | Path | None = None,
     engine: Engine | None = None,
     reporter: Reporter | None = None,
+    **fields: Any,
 ) -> RunRecord:
     """Evaluate existing weights on a suite. The record is marked as external: training unverified.
+
+    Example:
+        `bench.evaluate("soup.pt", suite="imagenet-shifts", backbone="open_clip:ViT-B-32/openai")`
 
     Args:
         weights: a checkpoint of wise-ft, FLYP, model-soups, open_clip, robust-finetuning, Hugging
             Face's CLIPModel or timm with its classifier; a file with the tensors of a classifier
             (`tower.*`, `head.weight`, `head.bias`); or the folder of a fit.
-        spec: suite, backbone and data; its methods are not run.
-        name: label of the row.
+        spec: suite, backbone and data, instead of `fields`; its methods are not run.
+        name: label of the row; default: the file's name.
         normalize: whether the head divides features by their norm; None: as the file implies.
         averaged: prefer averaged weights (EMA) if the file has both.
         store: folder of the results; default: BENCH_STORE, else `bench-store`.
         engine: device, threads and batch sizes.
         reporter: receives progress, and is polled for a stop.
+        fields: fields of `RunSpec`, such as `suite`, `backbone` and `data_root`.
 
     Raises:
         BenchError: the file has another format, or does not fit the backbone or the suite.
         UsageError: a name or parameter is wrong.
         MissingPrerequisite: test images or weights are missing; train and id-val may be.
     """
+    if spec is not None and fields:
+        raise UsageError("give either a spec or its fields, not both", where=", ".join(fields))
+    # `external` is the method that such records name.
+    spec = spec or run_spec({"methods": ("external",), **fields})
+    weights = Path(weights)
     # Checked first: opening the suite may index a million files.
     if not weights.is_dir() and (why := absent(weights)):
         raise MissingPrerequisite(why, fix="give a weights file or a fit's folder")
     # `training=False`: nothing is fitted, so that the training images and id-val may be missing.
-    experiment = experiments(spec, store=store, engine=engine, reporter=reporter, training=False)[0]
+    experiment = experiments(
+        spec, store=_folder(store), engine=engine, reporter=reporter, training=False
+    )[0]
     return execute_external(
         experiment,
         weights,
-        name=name,
+        name=name or weights.name,
         normalize=normalize,
         averaged=averaged,
         limit=spec.limit,
@@ -150,8 +162,11 @@ def evaluate(
     )
 
 
-def load_runs(store: Path | None = None) -> pd.DataFrame:
+def load_runs(store: str | Path | None = None) -> pd.DataFrame:
     """Return all runs of a store as a table.
+
+    Args:
+        store: folder of the results; default: BENCH_STORE, else `bench-store`.
 
     Returns:
         One row per run, one column per field of the record, and a column `score.SPLIT` per split.
@@ -160,8 +175,12 @@ def load_runs(store: Path | None = None) -> pd.DataFrame:
 
     rows = []
     # Scores become columns of their own; what is nested deeper is left to the record itself.
-    for path, record in Store(store_root(store)).records():
+    for path, record in Store(store_root(_folder(store))).records():
         row = record.model_dump(exclude={"metrics", "provenance", "curve", "factors"})
         row |= {f"score.{split}": metrics.score for split, metrics in record.metrics.items()}
         rows.append({**row, "path": str(path)})
     return pd.DataFrame(rows)
+
+
+def _folder(store: str | Path | None) -> Path | None:
+    return None if store is None else Path(store)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from .configure import load_method
 from .errors import UsageError
@@ -95,7 +95,13 @@ def apart(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-Seeds = Annotated[tuple[int, ...], AfterValidator(apart)]
+def counted(seeds: Any) -> Any:
+    """Return the seeds 0 to N - 1 for a number N, as `--seeds N` means; else `seeds`."""
+    is_number = isinstance(seeds, int) and not isinstance(seeds, bool)
+    return tuple(range(seeds)) if is_number else seeds
+
+
+Seeds = Annotated[tuple[int, ...], BeforeValidator(counted), AfterValidator(apart)]
 
 
 class RunSpec(Common):

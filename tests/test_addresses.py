@@ -16,8 +16,7 @@ ADDRESSES = {
     "backbones/test_weight_files.py": "bench/backbones/weights",
     "runs/test_hostile_files.py": "bench/backbones/inert bench/storage/pickles",
     "cli/test_run.py": (
-        "bench/api bench/cli/methods bench/console/options bench/console/progress"
-        " bench/runs/illustrate"
+        "bench/cli/methods bench/console/options bench/console/progress bench/runs/illustrate"
     ),
     "cli/test_listing.py": (
         "bench/cli/backbones bench/cli/doctor bench/cli/suites bench/cli/show bench/cli/clean"
