@@ -18,6 +18,7 @@ from .method import FineTuner, Method
 from .plain import NAME
 from .plugins import entries, is_trusted, loaded, module_of, unknown
 from .storage.files import absent
+from .validation import problems
 
 
 def method_names() -> list[str]:
@@ -188,12 +189,8 @@ def configure(
     try:
         return method.model_validate(merged)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})"
-            for e in error.errors()
-        )
         raise UsageError(
-            f"invalid parameter of {method.name}: {problems}",
+            f"invalid parameter of {method.name}: {problems(error, method, given=True)}",
             fix=f"`bench methods show {method.name}`",
         ) from error
 

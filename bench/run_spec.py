@@ -14,6 +14,7 @@ from .errors import UsageError
 from .method import Method
 from .plugins import unknown
 from .storage.files import read_toml
+from .validation import problems
 
 DEFAULT_SUITE = "mini-shifts"
 DEFAULT_BACKBONE = "mini-clip"
@@ -343,13 +344,8 @@ def read_spec(kind: type[Spec], options: Mapping[str, Any], config: Path | None,
     try:
         return kind.model_validate({**merged, **given})
     except ValidationError as error:
-        messages = [
-            (".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, "))
-            for e in error.errors()
-        ]
-        problems = "; ".join(f"{where}: {why}".removeprefix(": ") for where, why in messages)
         raise UsageError(
-            f"invalid options of `bench {what}`: {problems}",
+            f"invalid options of `bench {what}`: {problems(error, kind)}",
             where=str(config or "options"),
             fix=f"`bench {what} --help`",
         ) from error

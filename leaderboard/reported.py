@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bench.errors import UsageError
 from bench.storage.files import read_toml
 from bench.tables.table import Column, Row, Table
+from bench.validation import problems
 
 from .board.rows import Board, BoardRow
 
@@ -97,11 +98,10 @@ def read(path: Path) -> ReportedFile:
     try:
         found = ReportedFile.model_validate(read_toml(path))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]
-        )
         raise UsageError(
-            f"the reported rows are invalid: {problems}", where=str(path), fix="fix these fields"
+            f"the reported rows are invalid: {problems(error, ReportedFile)}",
+            where=str(path),
+            fix="fix these fields",
         ) from error
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the reported rows: {error}", where=str(path)) from error

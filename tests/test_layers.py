@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 #: From the ground up. What is imported for annotations alone runs nothing, and may point up.
 FLOORS = """
-errors identity plain
+errors identity plain validation
 stopping engine storage
 tables
 plugins

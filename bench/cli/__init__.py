@@ -131,6 +131,10 @@ def _refusal(error: OSError) -> BenchError:
     )
 
 
+#: Typer's error for a wrong command line, which has no public name: the base of one that has.
+_WRONG_USAGE: Any = typer.BadParameter.__bases__[0]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run `bench`: print errors in at most three lines and exit with a documented code.
 
@@ -139,9 +143,25 @@ def main(arguments: list[str] | None = None) -> None:
     # Idle torch threads must not spin on the cores that other runs need. OpenMP reads this once,
     # when torch is imported, so it is set before any subcommand runs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    typed = sys.argv[1:] if arguments is None else arguments
     try:
         with handled_by(StopHandler()):
-            build_app()(arguments, prog_name="bench")
+            # Not standalone: Typer then raises its usage errors, which are reported as all others.
+            status = build_app()(arguments, prog_name="bench", standalone_mode=False)
+        if isinstance(status, int) and status:
+            sys.exit(status)
+    except _WRONG_USAGE as error:
+        from ..tables.table import print_error
+        from .usage import wrong_usage
+
+        # `bench` alone shows its help, which is an error of Typer too.
+        if typed:
+            print_error(wrong_usage(error, typed))
+        else:
+            error.show()
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(1)
     except UserFacingError as error:
         if os.environ.get("BENCH_DEBUG"):
             raise

@@ -24,6 +24,7 @@ from ...errors import UsageError
 from ...plain import NAME
 from ...plugins import unknown
 from ...storage.files import absent
+from ...validation import problems
 from .inheritance import data_set_paths, read_table
 
 #: What identifies a class in the data: its identity, its name, or its number in the class list.
@@ -371,11 +372,10 @@ def read_data_set(path: Path) -> DataSetCard:
     try:
         return DataSetCard.model_validate(read_table(path))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()
-        )
         raise UsageError(
-            f"the data set's card is invalid: {problems}", where=str(path), fix="fix these fields"
+            f"the data set's card is invalid: {problems(error, DataSetCard, whole='card')}",
+            where=str(path),
+            fix="fix these fields",
         ) from error
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ...errors import UsageError
 from ...plugins import named_files, unknown
 from ...storage.files import absent, read_toml
+from ...validation import problems
 
 TomlTable = dict[str, Any]
 
@@ -76,9 +77,10 @@ def _read(path: Path, above: tuple[Path, ...]) -> TomlTable:
     try:
         _Shape.model_validate(table)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UsageError(
-            f"the card is invalid: {problems}", where=str(path), fix="fix these fields"
+            f"the card is invalid: {problems(error, _Shape)}",
+            where=str(path),
+            fix="fix these fields",
         ) from error
     # Expanded before merging, so that a card can override or remove a single expanded shift of the
     # card that it extends, such as `fog-3`.

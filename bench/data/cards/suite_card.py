@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ...errors import UsageError
 from ...plain import NAME
+from ...validation import problems
 from .data_set import Duplicates, check_duplicates
 from .inheritance import find_list, read_table, suite_file
 from .labels import Protocol, list_lines, read_class_list
@@ -373,11 +374,10 @@ def read_card(path: Path) -> SuiteCard:
     try:
         return SuiteCard.model_validate(_with_lists(table, path))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()
-        )
         raise UsageError(
-            f"the suite card is invalid: {problems}", where=str(path), fix="fix these fields"
+            f"the suite card is invalid: {problems(error, SuiteCard, whole='card')}",
+            where=str(path),
+            fix="fix these fields",
         ) from error
 
 

@@ -1,0 +1,52 @@
+"""A wrong command line is reported like every error: what, where, and what was meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.cli import main
+
+from support.messages import states
+
+
+@pytest.mark.parametrize(
+    ("typed", "facts"),
+    [
+        ("run full-finetune --epochs 3", ("--epochs", "--set epochs=3")),
+        ("run full-finetune --lr=1e-4", ("--lr", "--set lr=1e-4")),
+        ("sweep wise-ft --alpha 0.3", ("--alpha", "--set alpha=0.3")),
+        ("run full-finetune --sedes 3", ("--sedes", "--seeds")),
+        ("run full-finetune --seeds x", ("--seeds", "whole number")),
+        ("sweep full-finetune --trials -1", ("--trials", "at least 0")),
+        ("run --seeds", ("--seeds", "argument")),
+        ("show", ("run",)),
+        ("leaderboard --format xml", ("--format", "xml", "table")),
+        ("data check imagenet", ("bench data check", "bench data verify")),
+        ("data download imagenet", ("bench data download", "bench data fetch")),
+        ("data fecth", ("bench data fecth", "bench data fetch")),
+        ("train full-finetune", ("bench train", "bench run")),
+        ("runn full-finetune", ("bench runn", "bench run")),
+    ],
+)
+def test_a_mistake_is_named_and_answered(
+    typed: str, facts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(typed.split())
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) <= 3
+    assert states(err.replace("\n", " "), *facts)
+    assert "Input should" not in err
+
+
+def test_help_and_version_are_no_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    main(["run", "--help"])
+    assert "Examples" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert "Usage" in "".join(capsys.readouterr())
