@@ -148,8 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
         with handled_by(StopHandler()):
             # Not standalone: Typer then raises its usage errors, which are reported as all others.
             status = build_app()(arguments, prog_name="bench", standalone_mode=False)
-        if isinstance(status, int) and status:
-            sys.exit(status)
+        sys.exit(status if isinstance(status, int) else 0)
     except _WRONG_USAGE as error:
         from ..tables.table import print_error
         from .usage import wrong_usage

@@ -42,11 +42,13 @@ def test_a_mistake_is_named_and_answered(
     assert "Input should" not in err
 
 
-def test_help_and_version_are_no_errors(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--version"])
-    main(["run", "--help"])
-    assert "Examples" in capsys.readouterr().out
+@pytest.mark.parametrize(("typed", "code"), [("--version", 0), ("run --help", 0), ("", 2)])
+def test_help_and_version_are_no_errors(
+    typed: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([])
-    assert ended.value.code == 2
-    assert "Usage" in "".join(capsys.readouterr())
+        main(typed.split())
+    shown = "".join(capsys.readouterr())
+    assert ended.value.code == code
+    assert "error:" not in shown
+    assert typed == "--version" or "Usage" in shown
