@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import re
 import stat
 import tomllib
 import zipfile
@@ -20,6 +21,7 @@ _LONGEST: Final = 256 << 20
 
 #: Largest header in bytes of a safetensors file; the limit of the safetensors library itself.
 _LONGEST_HEADER: Final = 100_000_000
+_ADDRESS = re.compile(r"(https?|hf|s3|gs|ftp):/")
 
 #: The kinds of file whose reading may block or never end, with their names in messages.
 _KINDS: Final = (
@@ -49,6 +51,10 @@ def absent(path: Path, *, what: str = "file") -> str:
     try:
         mode = path.stat().st_mode
     except OSError:
+        # A `Path` has lost one of the slashes of `https://`.
+        if _ADDRESS.match(str(path)):
+            whole = str(path).replace(":/", "://", 1)
+            return f"{whole} is an address, not a {what}; download it first"
         return f"there is no {what} {path}"
     kind = "a folder" if stat.S_ISDIR(mode) else special(mode)
     return f"{path} is {kind}, not a {what}" if kind else ""
