@@ -24,7 +24,9 @@ ADDRESSES = {
     "cli/test_data.py": "bench/data/prepare bench/data/verify",
     "cli/test_output.py": "bench/tables/table bench/plain bench/errors",
     "cli/test_sweep_console.py": "bench/console/sweep_plan bench/sweeps/estimate",
-    "contract/test_every_method.py": "bench/testing/method_contract bench/method bench/task",
+    "contract/test_every_method.py": (
+        "bench/testing/method_contract bench/method bench/task bench/fit_setup"
+    ),
     "contract/test_suite_checks.py": (
         "bench/testing/check bench/testing/suite_contract bench/cli/check"
     ),

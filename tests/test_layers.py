@@ -22,6 +22,7 @@ run_spec
 results
 training
 evaluation
+fit_setup
 task
 runs
 sweeps
@@ -77,3 +78,10 @@ def test_no_import_points_to_a_higher_floor() -> None:
             if FLOOR[other] > FLOOR[own] or (other != own and {own, other} <= APART):
                 found.append(f"{place} -> {target}")
     assert not found
+
+
+def test_no_file_has_more_than_500_lines() -> None:
+    folders = ("bench", "methods", "datasets", "leaderboard", "scripts", "tests")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    long = {str(f.relative_to(ROOT)) for f in files if len(f.read_text().splitlines()) > 500}
+    assert long == set(), "such a file is two files"

@@ -13,13 +13,13 @@ from ..configure import configure
 from ..data.split import Split
 from ..errors import BenchError, EndedByPlugin, Interrupted
 from ..evaluation.metrics import relative_scores
+from ..fit_setup import Setup
 from ..identity import PROTOCOL_VERSION, digest
 from ..method import Method
 from ..results.provenance import peak_memory_mb, provenance
 from ..results.record import RunRecord
 from ..stopping import Reporter, foreign
 from ..storage.lease import Lease, is_live
-from ..task import Setup
 from ..training.devices import DeviceLost
 from .experiment import Experiment
 from .measure import evaluate, measure_curve, metrics_of, with_line

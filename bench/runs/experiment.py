@@ -17,6 +17,7 @@ from ..data.cards.suite_card import SuiteCard, find_card
 from ..data.suite import open_suite
 from ..engine import Engine, default_device
 from ..errors import Diverged, UsageError
+from ..fit_setup import Fit, Setup
 from ..identity import PROTOCOL_VERSION, digest, tensors_sha256
 from ..method import HeadInit, Method
 from ..results.provenance import peak_memory_mb, provenance, reset_peak_memory
@@ -24,7 +25,7 @@ from ..results.store import LOG, FitRecord, Store, store_root
 from ..run_spec import RunSpec
 from ..stopping import PassedOn, Reporter, stop_if_requested
 from ..storage.lease import Lease
-from ..task import Fit, Setup, Task
+from ..task import Task
 from ..training.loop import Checkpoints
 
 

@@ -14,9 +14,9 @@ from ..backbones.open_clip_backbone import architectures_like
 from ..classifier import Classifier
 from ..errors import BenchError, MissingPrerequisite
 from ..evaluation.variants import activation_of
+from ..fit_setup import Setup
 from ..identity import digest, tensors_sha256
 from ..results.store import Store
-from ..task import Setup
 from .checkpoints import Checkpoint, read_checkpoint
 
 #: Cosine between two towers' weights below which one was not fine-tuned from the other. Fine-tuning

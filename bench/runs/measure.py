@@ -20,11 +20,11 @@ from ..evaluation.forward import logits_of
 from ..evaluation.guard import check_known
 from ..evaluation.metrics import fitted_temperature, matched, project, relative_scores, score
 from ..evaluation.variants import Variant, variants
+from ..fit_setup import Fit, Setup
 from ..method import FineTuner, Method, Traits
 from ..results.predictions import write_curve, write_predictions
 from ..results.record import CurvePoint, RunRecord
 from ..stopping import stop_if_requested
-from ..task import Fit, Setup
 from .experiment import Experiment
 
 #: The points of an interpolation curve. Rounded, so that 0.3 and not 0.30000000000000004 names a

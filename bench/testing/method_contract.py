@@ -21,13 +21,13 @@ from ..data.split import Split
 from ..data.suite import Shots, Suite
 from ..engine import Engine
 from ..errors import Interrupted
+from ..fit_setup import Fit
 from ..identity import digest
 from ..method import FineTuner, Method
 from ..plugins import trust
 from ..run_spec import DEFAULT_SUITE, RunSpec
 from ..runs.experiment import Experiment, experiments
 from ..stopping import Reporter
-from ..task import Fit
 from .check import Check, NotApplicable
 
 #: Images of each split: few enough for seconds, enough for several steps in each of two epochs.

@@ -17,6 +17,7 @@ from bench.data.cards.suite_card import find_card
 from bench.data.pixels.decoder import Pixels
 from bench.data.suite import open_suite
 from bench.engine import Engine
+from bench.fit_setup import Setup
 from bench.identity import digest
 from bench.method import Traits
 from bench.results.record import RunRecord
@@ -24,7 +25,6 @@ from bench.results.store import Store
 from bench.run_spec import run_spec
 from bench.runs.execute import _record, planned_record
 from bench.runs.experiment import Experiment, experiments
-from bench.task import Setup
 
 CARD = """
 name = "pinned"
