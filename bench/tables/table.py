@@ -9,8 +9,9 @@ import math
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +33,9 @@ JSON_SCHEMA = 1
 Cell = str | int | float | bool | None
 Row = Mapping[str, Cell]
 Kind = Literal["text", "count", "number", "percent", "seconds", "bytes"]
+
+#: Characters of a line of folded parameters: a name and four numbers then fit into 80 columns.
+_FOLDED = 26
 
 
 class Format(StrEnum):
@@ -101,6 +105,9 @@ class Table:
         notes: Sentences that are printed below it.
         caption: Caption for LaTeX, which then makes the table a float.
         bold: Cells that LaTeX sets in bold, as (index of the row, key of the column).
+        lead: Keys of the columns that a terminal shows first where it has no room for all. The
+            first one holds names, whose parameters are then folded below them.
+        more: How to see the columns that are left out there.
     """
 
     columns: Sequence[Column]
@@ -109,6 +116,8 @@ class Table:
     notes: Sequence[str] = ()
     caption: str = ""
     bold: Collection[tuple[int, str]] = ()
+    lead: Sequence[str] = ()
+    more: str = ""
 
 
 def print_tables(tables: Sequence[Table], form: Format) -> None:
@@ -323,12 +332,16 @@ def _text(table: Table) -> str:
 def _print_for_people(table: Table) -> None:
     # Rules and colour only where they can be displayed and no number would be cut.
     text, console = _text(table), _console()
-    columns, titles, rows = for_people(table)
-    if not (
-        sys.stdout.isatty() and _encodable(text) and _fits(columns, titles, rows, console.width)
-    ):
+    shown, notes = for_people(table), list(table.notes)
+    is_terminal = sys.stdout.isatty() and _encodable(text)
+    if is_terminal and table.lead and not _fits(*shown, console.width):
+        total = len(shown[0])
+        shown = _narrowed(table.lead, *shown, console.width)
+        notes.insert(0, f"{total - len(shown[0])} more columns: {table.more}")
+    if not is_terminal or not _fits(*shown, console.width):
         _write(text)
         return
+    columns, titles, rows = shown
     grid = RichTable(
         title=Text(plain(table.title), "bold") if table.title else None, title_justify="left"
     )
@@ -340,8 +353,47 @@ def _print_for_people(table: Table) -> None:
     for line in rows:
         grid.add_row(*map(Text, line))
     console.print(grid)
-    for note in table.notes:
+    for note in notes:
         console.print(Text(plain(note), "dim"))
+
+
+def _narrowed(
+    lead: Sequence[str],
+    columns: list[Column],
+    titles: list[str],
+    rows: list[list[str]],
+    width: int,
+) -> tuple[list[Column], list[str], list[list[str]]]:
+    """Return the leading columns, and of the others as many as fit, in their order."""
+    places = {column.key: i for i, column in enumerate(columns)}
+    first = [places[key] for key in lead if key in places]
+    name, rows = first[0], [list(line) for line in rows]
+    for line in rows:
+        line[name] = _folded(line[name])
+    columns = [*columns]
+    columns[name] = replace(columns[name], whole=True)
+
+    def part(chosen: list[int]) -> tuple[list[Column], list[str], list[list[str]]]:
+        return (
+            [columns[i] for i in chosen],
+            [titles[i] for i in chosen],
+            [[line[i] for i in chosen] for line in rows],
+        )
+
+    chosen = first
+    for i in range(len(columns)):
+        if i not in chosen and _fits(*part([*chosen, i]), width):
+            chosen = [*chosen, i]
+    return part(chosen)
+
+
+def _folded(name: str) -> str:
+    """Return a name with its parameters on lines of their own: `NAME` above `(key=value, ...)`."""
+    start, bracket, parameters = name.partition(" (")
+    if not bracket:
+        return name
+    lines = textwrap.wrap(f"({parameters}", _FOLDED, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([start, *(f" {line}" for line in lines)])
 
 
 def _fits(columns: Sequence[Column], titles: list[str], rows: list[list[str]], width: int) -> bool:
@@ -350,7 +402,7 @@ def _fits(columns: Sequence[Column], titles: list[str], rows: list[list[str]], w
     # characters for its rule and padding, and text can be folded to about 16.
     needed = 1
     for i, column in enumerate(columns):
-        natural = max(cell_len(line[i]) for line in (titles, *rows))
+        natural = max(cell_len(part) for line in (titles, *rows) for part in line[i].split("\n"))
         needed += 3 + (min(natural, 16) if column.kind == "text" and not column.whole else natural)
     return needed <= width
 

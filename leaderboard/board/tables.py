@@ -232,7 +232,17 @@ def board_table(of: Board, view: View) -> Table:
     ]
     below = notes(of, view)
     rows = [_row(row, of) for row in of.rows]
-    return Table(shown, rows, title(of), below, caption(of, title(of), below), bold(of))
+    return Table(
+        shown,
+        rows,
+        title(of),
+        below,
+        caption(of, title(of), below),
+        bold(of),
+        # The trade-off itself: on a terminal it is on the line of the name, whatever the width.
+        lead=("method", "id", "ood", "tie", "rank"),
+        more="--columns all, --format csv, or --html FILE",
+    )
 
 
 def _column(measure: Measure, spread: Spread, printed: bool) -> Column:

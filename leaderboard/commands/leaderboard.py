@@ -71,7 +71,8 @@ def leaderboard(
         typer.Option(
             "--columns",
             help=(
-                "additional columns, comma-separated: accuracy, class_mean, macro_f1, worst_group,"
+                "additional columns, comma-separated, or `all` those that a terminal has no room"
+                " for: accuracy, class_mean, macro_f1, worst_group,"
                 " nll, ece, brier, id_matched, worst_shift, curve_area, id_val, memory,"
                 " eval_seconds"
             ),
@@ -164,7 +165,7 @@ def leaderboard(
     from ..board.tables import View
 
     # Options are checked before the store is read, which takes seconds where there are many runs.
-    extras = _extra_columns(columns)
+    extras, every = _extra_columns(columns)
     _check_outputs(form, html, serve, bibtex, port)
     root = Store(store_root(store))
     suites, backbones, methods = suite or (), backbone or (), method or ()
@@ -194,24 +195,30 @@ def leaderboard(
         if reported:
             made += _reported_tables(chosen, view, everything, suites, backbones)
         if made:
-            print_tables(made, form)
+            # Without leading columns a terminal that is too narrow gets all, at their full width.
+            print_tables([replace(table, lead=()) for table in made] if every else made, form)
             return
     raise _nothing(chosen, everything, root)
 
 
-def _extra_columns(columns: str) -> list[str]:
-    """Parse `--columns`; `id-val` and `id_val` are the same column."""
+def _extra_columns(columns: str) -> tuple[list[str], bool]:
+    """Parse `--columns`; `id-val` and `id_val` are the same column.
+
+    Returns:
+        The additional columns, and whether a narrow terminal shows all columns.
+    """
     from ..board.measures import EXTRAS
 
-    extras = [name.strip().replace("-", "_") for name in columns.split(",") if name.strip()]
+    named = [name.strip().replace("-", "_") for name in columns.split(",") if name.strip()]
+    extras = [name for name in named if name != "all"]
     for name in extras:
         if name not in EXTRAS:
             raise UsageError(
                 f"there is no column `{name}`",
                 where="--columns",
-                fix=f"one of: {', '.join(EXTRAS)}",
+                fix=f"one of: all, {', '.join(EXTRAS)}",
             )
-    return extras
+    return extras, "all" in named
 
 
 def _check_outputs(

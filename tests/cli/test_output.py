@@ -247,3 +247,28 @@ def test_durations_sizes_and_shortened_texts_read_well() -> None:
     ]
     assert shortened("CC-BY-NC-SA-4.0", 6) == "CC-BY\u2026"
     assert for_people(Table([Column("it", kind="bytes")], [{"it": 2048}]))[2] == [["2.0 kB"]]
+
+
+_BOARD = """
+from bench.tables.table import *
+columns = [Column('method'), *(Column(f'shift{i}', kind='percent') for i in range(9)),
+           Column('ood', kind='percent')]
+row = {'method': 'masked-counterfactual (lr=0.00102, weight=1.1, fill=none)', 'ood': 0.673}
+row |= {f'shift{i}': 0.1 + i / 100 for i in range(9)}
+print_tables([Table(columns, [row], lead=('method', 'ood'), more='--columns all')], Format.table)
+"""
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_shows_the_leading_columns_and_as_many_others_as_fit(width: int) -> None:
+    text = _on_a_terminal(width, _BOARD, NO_COLOR="1")
+    lines = text.splitlines()
+    assert max(len(line) for line in lines) <= width
+    (named,) = (line for line in lines if "masked-counterfactual" in line)
+    assert "67.3" in named, "the leading column is on the line of the name"
+    assert "fill=none" in text
+    shown = [i for i in range(9) if f"shift{i}" in text]
+    assert shown == list(range(len(shown))), "the others are in their order"
+    assert all(f"{10 + i}.0" in named for i in shown), "no number is broken"
+    left = 9 - len(shown)
+    assert (f"{left} more columns: --columns all" in text) == (left > 0)
