@@ -104,7 +104,7 @@ def test_a_missing_shift_is_a_remark_unless_it_is_the_last(mine: Path) -> None:
     ("wrong", "right", "text"),
     [
         ('"disc", ', "", "disc"),  # a folder that the card does not know
-        ('licence = "CC0"\n', "", "licence: Field required"),
+        ('licence = "CC0"\n', "", "licence: is missing"),
         ('path = "photo"', 'path = "photos"', "photos"),
     ],
 )
