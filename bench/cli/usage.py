@@ -69,9 +69,11 @@ def _unknown_option(error: Any, command: str, arguments: list[str]) -> UsageErro
     what = f"`{command}` has no option {name}"
     if command in ("bench run", "bench sweep") and key in _parameters():
         # Both `--epochs 3` and `--epochs=3`.
-        given = " ".join(arguments).partition(f"{name} ")[2].split(" ")[0]
-        given = given or " ".join(arguments).partition(f"{name}=")[2].split(" ")[0]
-        value = given or "VALUE"
+        places = [i for i, one in enumerate(arguments) if one.partition("=")[0] == name]
+        words = [
+            word for i in places for word in (arguments[i].partition("=")[2], *arguments[i + 1 :])
+        ]
+        value = next(filter(None, words), "VALUE")
         return UsageError(f"{what}: `{key}` is a parameter", fix=f"--set {key}={value}")
     near = difflib.get_close_matches(name, error.possibilities or (), n=1, cutoff=0.6)
     return UsageError(what, fix=f"did you mean {near[0]}?" if near else f"`{command} --help`")

@@ -376,9 +376,10 @@ def merged(parts: Sequence[Collection]) -> Collection:
     def joined(values: Iterable[NDArray[Any]]) -> NDArray[Any]:
         return np.concatenate(list(values))[order]
 
-    def joined_if_any(values: Iterable[NDArray[Any] | None]) -> NDArray[Any] | None:
-        found = [one for one in values if one is not None]
-        return joined(found) if found else None
+    def joined_if_all(values: Iterable[NDArray[Any] | None]) -> NDArray[Any] | None:
+        every = list(values)
+        found = [one for one in every if one is not None]
+        return joined(found) if len(found) == len(every) else None
 
     content = np.concatenate([part.content for part in parts])
     # Sorted again, by content, label and key: the order must not depend on that of the parts.
@@ -389,7 +390,7 @@ def merged(parts: Sequence[Collection]) -> Collection:
         what=", ".join(part.what for part in parts),
         keys=joined(part.keys for part in parts),
         labels=joined(part.labels for part in parts),
-        groups=joined_if_any(part.groups for part in parts),
+        groups=joined_if_all(part.groups for part in parts),
         content=content[order],
         problems=joined(part.problems for part in parts),
         originals=MergedOriginals(
@@ -397,7 +398,7 @@ def merged(parts: Sequence[Collection]) -> Collection:
             joined(np.full(len(part), number) for number, part in enumerate(parts)),
             joined(np.arange(len(part), dtype=np.int64) for part in parts),
         ),
-        stamps=joined_if_any(part.stamps for part in parts),
+        stamps=joined_if_all(part.stamps for part in parts),
         listed=parts[0].listed,
         treatment=parts[0].treatment,
         ignored=sum(part.ignored for part in parts),

@@ -85,7 +85,7 @@ def done_before(
 
     Args:
         experiment: where the run belongs.
-        method: resolved.
+        method: bound to the backbone.
         folder: of the run.
         curve: whether a curve is requested.
         keep_logits: whether logits are requested.
@@ -145,7 +145,7 @@ def status_of(
 
     Args:
         experiment: where the run belongs.
-        method: resolved.
+        method: bound to the backbone.
         folder: of the run, by `Store.run_dir`.
         curve: whether a curve is requested.
         keep_logits: whether logits are requested.

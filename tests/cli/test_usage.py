@@ -15,6 +15,7 @@ from support.messages import states
         ("run full-finetune --epochs 3", ("--epochs", "--set epochs=3")),
         ("run full-finetune --lr=1e-4", ("--lr", "--set lr=1e-4")),
         ("sweep wise-ft --alpha 0.3", ("--alpha", "--set alpha=0.3")),
+        ("run wise-ft --set note=--lr --lr", ("--lr", "--set lr=VALUE")),
         ("run full-finetune --sedes 3", ("--sedes", "--seeds")),
         ("run full-finetune --seeds x", ("--seeds", "whole number")),
         ("sweep full-finetune --trials -1", ("--trials", "at least 0")),
@@ -36,7 +37,7 @@ def test_a_mistake_is_named_and_answered(
     with pytest.raises(SystemExit) as ended:
         main(typed.split())
     out, err = capsys.readouterr()
-    assert ended.value.code in (2, 3)
+    assert ended.value.code == (3 if "://" in typed else 2)
     assert out == ""
     assert err.startswith("error: ")
     assert len(err.splitlines()) <= 3

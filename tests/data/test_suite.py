@@ -4,12 +4,15 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bench.data.cards.suite_card import SuiteCard
+from bench.data.collection import Collection, Originals, merged
 from bench.data.pixels.cache import prepared
 from bench.data.pixels.decoder import Pixels
 from bench.data.suite import Suite, open_suite
@@ -285,3 +288,26 @@ def test_a_split_pickles_without_its_pixels(card_of: Make, data: Path) -> None:
     packed = pickle.dumps(split)
     assert len(packed) < 40_000
     np.testing.assert_array_equal(pickle.loads(packed).take(np.arange(3)), pixels)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the first", "the second"])
+def test_stamps_that_one_of_two_parts_lacks_are_left_out_of_both(first: bool) -> None:
+    def part(name: str, stamps: bool) -> Collection:
+        return Collection(
+            what=name,
+            keys=np.array([f"{name}/0", f"{name}/1"]),
+            labels=np.array([0, 1]),
+            groups=None,
+            content=np.array([f"{name}0", f"{name}1"]),
+            problems=np.array(["", ""]),
+            originals=cast(Originals, SimpleNamespace()),
+            stamps=np.array([3, 4]) if stamps else None,
+            files=np.array([0, 1]),
+        )
+
+    both = merged([part("b", first), part("a", not first)])
+    assert both.stamps is None
+    assert both.keys.tolist() == ["a/0", "a/1", "b/0", "b/1"]
+    stamped = merged([part("b", True), part("a", True)]).stamps
+    assert stamped is not None
+    assert stamped.tolist() == [3, 4, 3, 4]
