@@ -80,7 +80,7 @@ class Common(BaseModel):
     skip_unreadable: int = requested(
         0, "skip up to this many undecodable images, and record how many", ge=0
     )
-    data_root: Path | None = requested(None, "folder of the data sets; also BENCH_DATA")
+    data_root: Path | None = requested(None, "folder of the datasets; also BENCH_DATA")
 
     @property
     def shared(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Cards of the data sets and suites that come with ShiftBench, class lists, and rendered worlds."""
+"""Cards of the datasets and suites that come with ShiftBench, class lists, and rendered worlds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def cards() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_HERE.glob("*.toml"))}
 
 
-def data_sets() -> dict[str, Path]:
-    """Return name -> file of every data set's card."""
+def datasets() -> dict[str, Path]:
+    """Return name -> file of every dataset's card."""
     return {path.stem: path for path in sorted((_HERE / "sets").glob("*.toml"))}
 
 

@@ -30,7 +30,7 @@ ADDRESSES = {
     "contract/test_suite_checks.py": (
         "bench/testing/check bench/testing/suite_contract bench/cli/check"
     ),
-    "data/test_card.py": "bench/data/cards/suite_card bench/data/cards/data_set",
+    "data/test_card.py": "bench/data/cards/suite_card bench/data/cards/dataset",
     "data/test_corruption.py": "bench/data/corruptions/generate",
     "data/test_fetch.py": "bench/data/fetching/download bench/data/fetching/unpack",
     "data/test_generated.py": "bench/data/corruptions/corrupted",

@@ -58,6 +58,7 @@ PROSE = {
     r"\bmend(s|ed)?\b": "fix",
     r"\b(the|an?|each|every|one|no|bootstrap|random|\d+) draws?\b": "sample",
     r"\bheadlines?\b": "summary",
+    r"\bdata[ -]sets?\b": "dataset",
 }
 #: A field of the record, which earlier files have, and names of Pillow.
 OTHERS = {"holes", "ImageDraw", "Draw"}
@@ -96,6 +97,8 @@ def old_words(source: str) -> list[str]:
                 for word in words
                 if word.lower() in NAMES
             ]
+            if re.search(r"data_set(s|\b)|DataSet", token.string):
+                found.append(f"{line}: {token.string}: write dataset")
         # A string without a space is a key, a name or an option.
         elif token.type == tokenize.COMMENT or (
             token.type == tokenize.STRING and " " in token.string.strip()

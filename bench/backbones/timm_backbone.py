@@ -40,7 +40,7 @@ DATA = {
     "datacompxl": "DataComp-XL",
     "metaclip": "MetaCLIP",
 }
-#: Suites and data sets with ImageNet's training images, of which id-val is a part. For a backbone
+#: Suites and datasets with ImageNet's training images, of which id-val is a part. For a backbone
 #: that was trained on ImageNet, id-val is not unseen data.
 IMAGENET_SUITES = ("imagenet",)
 

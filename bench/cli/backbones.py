@@ -117,7 +117,7 @@ def _hub_cache() -> list[dict[str, Cell]]:
     found: list[dict[str, Cell]] = []
     for repository in sorted(repositories, key=lambda repository: repository.repo_id):
         files = {file.file_name for revision in repository.revisions for file in revision.files}
-        # The cache also has tokenizers and data sets, which are not backbones.
+        # The cache also has tokenizers and datasets, which are not backbones.
         if any(name.endswith((".safetensors", ".bin", ".pt", ".pth")) for name in files):
             # timm publishes as `timm/NAME`, which is a backbone's name. Of other repositories it is
             # not known which library reads them, so they are listed as they are called on the hub.

@@ -166,7 +166,7 @@ def survey_store(store: Store) -> Iterator[Item]:
 
 
 def survey_cache(folder: Path) -> Iterator[Item]:
-    """Yield the contents of the cache: an item per data set, or per backbone's features."""
+    """Yield the contents of the cache: an item per dataset, or per backbone's features."""
     for part in sorted(path for path in folder.glob("*") if path.is_dir()):
         below = sorted(path for path in part.glob("*") if path.is_dir())
         # A part without subfolders is one item.

@@ -1,4 +1,4 @@
-"""`bench data`: list the data sets, and link, download, verify or prepare one."""
+"""`bench data`: list the datasets, and link, download, verify or prepare one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.filesize import decimal as size
 
-from ..data.cards.data_set import Part, find_data_set
-from ..data.cards.inheritance import data_set_paths, suite_names
+from ..data.cards.dataset import Part, find_dataset
+from ..data.cards.inheritance import dataset_paths, suite_names
 from ..data.cards.locations import data_roots, writable_root
 from ..data.cards.suite_card import find_card
 from ..errors import BenchError, Interrupted, MissingPrerequisite, UsageError
@@ -22,13 +22,13 @@ from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tabl
 from .suites import DataRootOption
 
 if TYPE_CHECKING:
-    from ..data.readers.located import DataSet
+    from ..data.readers.located import Dataset
     from ..storage.atomic import Progress
 
 app = typer.Typer(rich_markup_mode=None)
 
 NameArgument = Annotated[
-    str, typer.Argument(help="name of a data set, or a card of your own (.toml)")
+    str, typer.Argument(help="name of a dataset, or a card of your own (.toml)")
 ]
 
 
@@ -36,11 +36,11 @@ NameArgument = Annotated[
 def data(
     context: typer.Context, data_root: DataRootOption = None, form: FormatOption = Format.table
 ) -> None:
-    """List the data sets, or link, download, verify or prepare one.
+    """List the datasets, or link, download, verify or prepare one.
 
     \b
     Examples:
-      bench data                                        list data sets and where they are
+      bench data                                        list datasets and where they are
       bench data show imagenet-r                        show licence, parts and source
       bench data link imagenet /datasets/ILSVRC2012     use a folder without copying it
       bench data fetch imagenet-r                       download, check and unpack
@@ -48,16 +48,16 @@ def data(
       bench data prepare imagenet --size 256            make a smaller copy that loads faster
     """
     if context.invoked_subcommand is None:
-        print_data_sets(data_root, form)
+        print_datasets(data_root, form)
 
 
 @app.command("list")
-def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
-    """List the data sets with their size, licence, location and the suites that need them."""
+def print_datasets(data_root: DataRootOption = None, form: FormatOption = Format.table) -> None:
+    """List the datasets with their size, licence, location and the suites that need them."""
     users = _users()
     # The table fits a terminal; other formats have every column in full.
     brief = form is Format.table
-    rows = [_row(name, data_root, users.get(name, []), brief=brief) for name in data_set_paths()]
+    rows = [_row(name, data_root, users.get(name, []), brief=brief) for name in dataset_paths()]
     columns = [
         Column("name", whole=True),
         Column("title", human=not brief),
@@ -68,7 +68,7 @@ def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Forma
         Column("data"),
     ]
     notes = [
-        "`bench data show NAME` shows the details. `bench data fetch NAME` downloads a data set, or"
+        "`bench data show NAME` shows the details. `bench data fetch NAME` downloads a dataset, or"
         " explains how to obtain it."
     ]
     print_tables([Table(columns, rows, notes=notes)], form)
@@ -78,20 +78,20 @@ def print_data_sets(data_root: DataRootOption = None, form: FormatOption = Forma
 def show(
     name: NameArgument, data_root: DataRootOption = None, form: FormatOption = Format.table
 ) -> None:
-    """Show a data set's licence, citation, open questions, parts, image counts and source."""
-    from ..data.readers.located import open_data_set
+    """Show a dataset's licence, citation, open questions, parts, image counts and source."""
+    from ..data.readers.located import open_dataset
 
-    data_set = open_data_set(name, data_roots(data_root))
-    card = data_set.card
+    dataset = open_dataset(name, data_roots(data_root))
+    card = dataset.card
     # `field` cells are read by programs too: their texts are part of the json output.
     about: dict[str, Cell] = {
         **{
             key: getattr(card, key)
             for key in ("name", "title", "licence", "citation", "homepage", "uncertain")
         },
-        "data": str(data_set.folder) if data_set.folder else "missing",
+        "data": str(dataset.folder) if dataset.folder else "missing",
         "looked for as": ", ".join(card.folders),
-        "classes": len(data_set.classes),
+        "classes": len(dataset.classes),
         "identity": card.identity,
         "duplicates": ", ".join(f"{where}: {count}" for where, count in card.duplicates.items()),
         "suites": ", ".join(_users().get(card.name, [])),
@@ -147,7 +147,7 @@ def show(
 @app.command()
 def link(
     name: NameArgument,
-    path: Annotated[Path, typer.Argument(help="folder of the data set on this machine")],
+    path: Annotated[Path, typer.Argument(help="folder of the dataset on this machine")],
     force: Annotated[
         bool,
         typer.Option("--force", help="replace an earlier link, or link a folder that looks wrong"),
@@ -155,11 +155,11 @@ def link(
     data_root: DataRootOption = None,
 ) -> None:
     """Use a folder without copying it: link to it from the data root."""
-    from ..data.readers.located import class_folders, open_data_set, present_layout
+    from ..data.readers.located import class_folders, open_dataset, present_layout
 
     # Without data roots: only the card matters, wherever a copy may already be.
-    data_set = open_data_set(name, [])
-    card, folder = data_set.card, path.expanduser().absolute()
+    dataset = open_dataset(name, [])
+    card, folder = dataset.card, path.expanduser().absolute()
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
     # One part is enough: many users have, say, only the validation images of ImageNet.
@@ -167,7 +167,7 @@ def link(
     found = [
         part
         for part, stated in parts.items()
-        if present_layout(stated, folder, data_set.classes) is not None
+        if present_layout(stated, folder, dataset.classes) is not None
     ]
     if not found and not force:
         searched = sorted({layout.path for part in parts.values() for layout in part.layouts})
@@ -197,10 +197,10 @@ def link(
     # A folder with other class names than the card's is linked, but would give no images: report
     # it now rather than when a run starts.
     for part in found:
-        own, others = class_folders(parts[part], folder, data_set.classes)
-        if own and (own < len(data_set.classes) or others):
+        own, others = class_folders(parts[part], folder, dataset.classes)
+        if own and (own < len(dataset.classes) or others):
             say(
-                f"{part}: found folders for {own} of {len(data_set.classes)} classes, and {others}"
+                f"{part}: found folders for {own} of {len(dataset.classes)} classes, and {others}"
                 " other folders"
             )
     say(f"run `bench data verify {name}` to compare it with the card")
@@ -215,26 +215,26 @@ def verify(
     data_root: DataRootOption = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Compare a data set with its card: layout, images per class, unreadable and duplicate files.
+    """Compare a dataset with its card: layout, images per class, unreadable and duplicate files.
 
     Duplicates are images with identical bytes. To find them, only files of equal size are read,
     first at both ends.
 
-    Exit code 1 if the data set differs from its card.
+    Exit code 1 if the dataset differs from its card.
     """
     from ..data.verify import verify as compare
 
-    data_set = _here(name, data_root)
+    dataset = _here(name, data_root)
     with shown_progress() as progress:
-        verdicts = compare(data_set, full=full, progress=progress)
+        verdicts = compare(dataset, full=full, progress=progress)
     rows: list[dict[str, Cell]] = [
         {
             "part": verdict.part,
             "verdict": verdict.word,
             "images": verdict.images,
-            "stated": data_set.card.parts[verdict.part].images,
+            "stated": dataset.card.parts[verdict.part].images,
             "classes": verdict.classes,
-            "of": len(data_set.classes),
+            "of": len(dataset.classes),
             "checksum": verdict.checksum,
         }
         for verdict in verdicts
@@ -246,7 +246,7 @@ def verify(
         Table(
             [Column(key, kind=kinds.get(key, "text")) for key in keys],  # type: ignore[arg-type]
             rows,
-            str(data_set.folder),
+            str(dataset.folder),
         )
     ]
     # Only differences make a part differ; remarks, such as ignored files, do not.
@@ -263,7 +263,7 @@ def verify(
     if notes:
         tables.append(Table([Column("part"), Column("kind"), Column("what")], notes, "details"))
     print_tables(tables if form is not Format.csv else tables[:1], form)
-    # A data set may be here in part, which is no difference, but not without any part.
+    # A dataset may be here in part, which is no difference, but not without any part.
     if any(verdict.word == "differs" for verdict in verdicts) or all(
         verdict.missing for verdict in verdicts
     ):
@@ -278,14 +278,14 @@ def fetch(
     ] = False,
     data_root: DataRootOption = None,
 ) -> None:
-    """Download a data set from its official source, check it and unpack it.
+    """Download a dataset from its official source, check it and unpack it.
 
-    Run the command again to continue an interrupted download. A data set that requires a login or
+    Run the command again to continue an interrupted download. A dataset that requires a login or
     the acceptance of a licence is not downloaded: the command prints the steps and exits with 3.
     """
-    from ..data.fetching.download import fetch_data_set
+    from ..data.fetching.download import fetch_dataset
 
-    card, _ = find_data_set(name)
+    card, _ = find_dataset(name)
     root = writable_root(data_root)
     # Folder and licence are shown before the download, while it is cheap to stop.
     if card.fetch.archives:
@@ -295,7 +295,7 @@ def fetch(
             say(card.fetch.note.strip())
     try:
         with shown_progress("bytes") as progress:
-            place = fetch_data_set(
+            place = fetch_dataset(
                 card, root, requested=name, keep_archives=keep_archives, progress=progress
             )
     except Interrupted as stop:
@@ -325,34 +325,34 @@ def prepare(
     ] = 95,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="folder of the copy; default: next to the data set"),
+        typer.Option("--out", help="folder of the copy; default: next to the dataset"),
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
     """Make a copy with smaller images in tar shards, which trains faster.
 
-    Run the command again to continue an interrupted copy. The copy is a data set with a card of its
+    Run the command again to continue an interrupted copy. The copy is a dataset with a card of its
     own, so its results are not mixed with results on the original images.
     """
     from ..data.prepare import Preparation
     from ..data.prepare import prepare as make
 
-    data_set = _here(name, data_root)
-    assert data_set.folder is not None
+    dataset = _here(name, data_root)
+    assert dataset.folder is not None
     # Training reads its images once per epoch, so only it gains from smaller ones. Parts that are
     # not prepared stay in the copy's card as the originals.
-    parts = part or (["train"] if "train" in data_set.card.parts else [])
+    parts = part or (["train"] if "train" in dataset.card.parts else [])
     if not parts:
         raise UsageError(
             f"{name} has no part `train`",
-            fix=f"choose parts with --part: {', '.join(data_set.card.parts)}",
+            fix=f"choose parts with --part: {', '.join(dataset.card.parts)}",
         )
     # The folder's name has size and quality in it, so that several copies can exist.
     how = Preparation(side, lossless, quality)
-    folder = out or data_set.folder.parent / f"{data_set.card.name}-{how.name}"
+    folder = out or dataset.folder.parent / f"{dataset.card.name}-{how.name}"
     try:
         with shown_progress() as progress:
-            card = make(data_set, parts, how, folder, progress=progress)
+            card = make(dataset, parts, how, folder, progress=progress)
     except Interrupted as stop:
         raise Interrupted(
             "interrupted; finished shards are saved",
@@ -367,52 +367,52 @@ def prepare(
     )
 
 
-def _here(name: str, data_root: Path | None) -> DataSet:
-    """Return a data set that is on this machine.
+def _here(name: str, data_root: Path | None) -> Dataset:
+    """Return a dataset that is on this machine.
 
     Raises:
-        MissingPrerequisite: The data set is not on this machine.
+        MissingPrerequisite: The dataset is not on this machine.
     """
-    from ..data.readers.located import open_data_set
+    from ..data.readers.located import open_dataset
 
-    data_set = open_data_set(name, data_roots(data_root))
-    if data_set.folder is None:
+    dataset = open_dataset(name, data_roots(data_root))
+    if dataset.folder is None:
         raise MissingPrerequisite(
-            f"{data_set.card.title} is not on this machine",
-            where=data_set.missing,
+            f"{dataset.card.title} is not on this machine",
+            where=dataset.missing,
             fix=f"`bench data fetch {name}`, or `bench data link {name} /folder/of/it`",
         )
-    return data_set
+    return dataset
 
 
 def _users() -> dict[str, list[str]]:
-    """Return the names of the suites that need each data set."""
+    """Return the names of the suites that need each dataset."""
     users: dict[str, list[str]] = {}
     for suite in suite_names():
         try:
             card, _ = find_card(suite)
         except BenchError:
-            # An invalid card must not hide the data sets; `bench suites` reports it.
+            # An invalid card must not hide the datasets; `bench suites` reports it.
             continue
-        for name in card.data_sets:
+        for name in card.datasets:
             users.setdefault(name, []).append(suite)
     return users
 
 
 def _row(name: str, data_root: Path | None, suites: list[str], *, brief: bool) -> dict[str, Cell]:
-    """Return the data set's row of the list.
+    """Return the dataset's row of the list.
 
     Args:
         brief: Shorten the licence and the list of suites.
     """
-    from ..data.readers.located import open_data_set
+    from ..data.readers.located import open_dataset
 
     try:
-        data_set = open_data_set(name, data_roots(data_root))
+        dataset = open_dataset(name, data_roots(data_root))
     except BenchError as error:
-        # An invalid card must not hide the other data sets.
+        # An invalid card must not hide the other datasets.
         return {"name": name, "data": f"the card is invalid: {plain(error.what)}"}
-    card = data_set.card
+    card = dataset.card
     # Some hosts do not state the size of an archive; a sum without it would mislead.
     archives = [archive.bytes for archive in card.fetch.archives]
     known = [count for count in archives if count is not None]
@@ -431,7 +431,7 @@ def _row(name: str, data_root: Path | None, suites: list[str], *, brief: bool) -
             else f"{suites[0]} and {len(suites) - 1} more"
         ),
         "data": (
-            str(data_set.folder) if data_set.folder else "generated" if card.is_made else "missing"
+            str(dataset.folder) if dataset.folder else "generated" if card.is_made else "missing"
         ),
     }
 

@@ -31,7 +31,7 @@ DataRootOption = Annotated[
 def suites(
     context: typer.Context, data_root: DataRootOption = None, form: FormatOption = Format.table
 ) -> None:
-    """List the suites (an ID data set and its shifts), or show one.
+    """List the suites (an ID dataset and its shifts), or show one.
 
     \b
     Examples:
@@ -124,7 +124,7 @@ def data_state(card: SuiteCard, path: Path, data_root: Path | None = None) -> st
         data_root: Folder to search before those of the configuration.
     """
     if card.source is None:
-        return _data_sets(card, path, data_root)
+        return _datasets(card, path, data_root)
     if card.source.kind == "rendered":
         return "rendered here, nothing to download"
     try:
@@ -133,16 +133,16 @@ def data_state(card: SuiteCard, path: Path, data_root: Path | None = None) -> st
         return f"missing: {error.fix or error.where or error.what}"
 
 
-def _data_sets(card: SuiteCard, path: Path, data_root: Path | None) -> str:
-    """Return where the suite's ID data set is, and which of its data sets are missing."""
-    from ..data.readers.located import open_data_set
+def _datasets(card: SuiteCard, path: Path, data_root: Path | None) -> str:
+    """Return where the suite's ID dataset is, and which of its datasets are missing."""
+    from ..data.readers.located import open_dataset
 
     roots = data_roots(data_root)
-    found = {name: open_data_set(name, roots, card_folder=path.parent) for name in card.data_sets}
+    found = {name: open_dataset(name, roots, card_folder=path.parent) for name in card.datasets}
     missing = [
         name
-        for name, data_set in found.items()
-        if data_set.folder is None and not data_set.card.is_made
+        for name, dataset in found.items()
+        if dataset.folder is None and not dataset.card.is_made
     ]
     # Without its ID data nothing can run; without one of the shifts, the rest can.
     if card.id.data in missing:

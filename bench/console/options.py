@@ -39,7 +39,7 @@ BackboneOption = Annotated[
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data-root", help="folder of the data sets; also BENCH_DATA"),
+    typer.Option("--data-root", help="folder of the datasets; also BENCH_DATA"),
 ]
 DeviceOption = Annotated[
     str | None,

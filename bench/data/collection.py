@@ -265,7 +265,7 @@ def folder_collection(
         what: name for messages.
         root: folder that the keys are relative to.
         images: rows of an index with `label` and `group`, as from `folder.class_images` or of a
-            part of a data set.
+            part of a dataset.
         grouped: whether the images have groups.
         listed: identify an image by its class (column `class`), file name and size instead of by
             its bytes.
@@ -363,7 +363,7 @@ class MergedOriginals(Originals):
 
 
 def merged(parts: Sequence[Collection]) -> Collection:
-    """Merge several parts of one data set into one collection; groups stay those of the parts.
+    """Merge several parts of one dataset into one collection; groups stay those of the parts.
 
     Raises:
         ValueError: the parts differ in groups, in how they are identified or in their treatment.

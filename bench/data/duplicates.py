@@ -213,7 +213,7 @@ class EqualImages:
             or (_sizes(one.originals) is None) != (_sizes(two.originals) is None)
         ):
             return False
-        # A cached result counts only for the listings that it was computed with: another data set,
+        # A cached result counts only for the listings that it was computed with: another dataset,
         # or the same one after a change, has another hash.
         return (not one.listed or two.listing in known) and (not two.listed or one.listing in also)
 
@@ -252,7 +252,7 @@ class EqualImages:
 def _code(sha256: str) -> int:
     """Return the first 60 bits, which fit an int64.
 
-    Two of a million images share a code by chance in one of two million such data sets.
+    Two of a million images share a code by chance in one of two million such datasets.
     """
     return int(sha256[:15], 16)
 

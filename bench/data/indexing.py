@@ -10,14 +10,14 @@ import pandas as pd
 
 from ..errors import BenchError, MissingPrerequisite, UsageError
 from ..storage.atomic import Progress
-from .cards.data_set import DataSetCard
+from .cards.dataset import DatasetCard
 from .cards.labels import Projection, Protocol, projection
 from .cards.locations import DataRoot, cache_dir
 from .cards.suite_card import ID_SPLITS, FolderSource, SuiteCard
 from .collection import Collection, folder_collection, merged
 from .duplicates import EqualImages, Repetition
 from .readers.folder import COLUMNS, class_images, count_ignored, has_images, index_folder
-from .readers.located import DataSet, NotHere, open_data_set
+from .readers.located import Dataset, NotHere, open_dataset
 from .readers.parts import open_part
 from .readers.same_file import refuse_repeated, refuse_shared
 
@@ -32,7 +32,7 @@ class Index:
 
     Attributes:
         card: the suite's card.
-        places: collection -> folder below the root, parts of a data set, or rendered split. The
+        places: collection -> folder below the root, parts of a dataset, or rendered split. The
             collections are the ID data (`WHOLE`, if the card divides them), ready-made ID splits,
             and the shifts.
         collections: those that are on this machine. Rendered suites start with none, since their
@@ -45,10 +45,10 @@ class Index:
         get: collection -> how to obtain it.
         counts: collection -> number of images that the card states, or None.
         training: whether the suite will be trained on; if not, train and id-val may be missing.
-        id_names: names of the data sets that the ID images come from, prepared copies included.
+        id_names: names of the datasets that the ID images come from, prepared copies included.
         miscounted: collection -> how many images are here and how many the card states, where these
             differ.
-        parts: collection -> its data set and the parts of it that it consists of.
+        parts: collection -> its dataset and the parts of it that it consists of.
         equal: the known equal images.
     """
 
@@ -64,7 +64,7 @@ class Index:
     training: bool = True
     id_names: frozenset[str] = frozenset()
     miscounted: dict[str, str] = field(default_factory=dict)
-    parts: dict[str, tuple[DataSetCard, tuple[str, ...]]] = field(default_factory=dict)
+    parts: dict[str, tuple[DatasetCard, tuple[str, ...]]] = field(default_factory=dict)
     equal: EqualImages = field(default_factory=lambda: EqualImages(cache_dir("index")))
 
     def add(self, name: str, collection: Collection) -> None:
@@ -213,12 +213,12 @@ class Index:
         return found
 
     def _stated(self, name: str, other: str) -> int:
-        """Return how many equal images the suite's card states, or else the data set's."""
+        """Return how many equal images the suite's card states, or else the dataset's."""
         key = _id(name) if name == other else f"{_id(name)} in {_id(other)}"
         if key in self.card.duplicates or name not in self.parts:
             return self.card.duplicates.get(key, 0)
         (card, mine), (others_card, theirs) = self.parts[name], self.parts[other]
-        # A data set's card knows nothing of other data sets.
+        # A dataset's card knows nothing of other datasets.
         if card.name != others_card.name:
             return 0
         pairs = {f"{one} in {two}" for one in mine for two in theirs} | (
@@ -241,7 +241,7 @@ def places(card: SuiteCard) -> dict[str, tuple[str, ...]]:
     """Return where every collection of a card is located.
 
     Returns:
-        Collection -> folder below the root, parts of the data set, or rendered split.
+        Collection -> folder below the root, parts of the dataset, or rendered split.
     """
     own = card.id
     ready: dict[str, str | tuple[str, ...] | None]
@@ -270,7 +270,7 @@ def index_root(
 ) -> Index:
     """Index the class folders below one root.
 
-    Unlike a data set, such a card is strict about its class folders (a missing or an additional one
+    Unlike a dataset, such a card is strict about its class folders (a missing or an additional one
     is an error), and may have groups in their subfolders.
 
     Args:
@@ -314,7 +314,7 @@ def index_root(
     return index
 
 
-def index_data_sets(
+def index_datasets(
     card: SuiteCard,
     roots: Sequence[DataRoot],
     card_folder: Path | None,
@@ -322,44 +322,40 @@ def index_data_sets(
     *,
     training: bool = True,
 ) -> Index:
-    """Index the parts of data sets that the card refers to.
+    """Index the parts of datasets that the card refers to.
 
     Args:
         card: the suite's card.
-        roots: folders to search for data sets.
-        card_folder: folder that relative paths of data set cards start from, if the card is a file.
+        roots: folders to search for datasets.
+        card_folder: folder that relative paths of dataset cards start from, if the card is a file.
         progress: called with what is done, how far, and out of how many.
         training: whether the suite will be trained on; if not, train and id-val may be missing.
 
     Raises:
         MissingPrerequisite: the ID images are missing.
-        UsageError: a data set is unknown, or its classes do not match the suite's.
+        UsageError: a dataset is unknown, or its classes do not match the suite's.
     """
     index = Index(card, places(card), training=training)
-    data_sets = {
-        name: open_data_set(name, roots, card_folder=card_folder) for name in card.data_sets
-    }
-    # A prepared copy is another data set with the same images: a backbone that was trained on the
+    datasets = {name: open_dataset(name, roots, card_folder=card_folder) for name in card.datasets}
+    # A prepared copy is another dataset with the same images: a backbone that was trained on the
     # one has seen the other.
-    id_card = data_sets[card.id.data].card
+    id_card = datasets[card.id.data].card
     index.id_names = frozenset({id_card.name, id_card.made_of} - {""})
     shifts = {shift.name: shift for shift in card.shifts}
     problems = [index.problems]
     index.missing_where_test_only()
     for name, parts in index.places.items():
-        data_set = data_sets[shifts[name].data if name in shifts else card.id.data]
+        dataset = datasets[shifts[name].data if name in shifts else card.id.data]
         if name in shifts:
-            labels = _shift_labels(
-                index, name, shifts[name].projection or card.projection, data_set
-            )
+            labels = _shift_labels(index, name, shifts[name].projection or card.projection, dataset)
         else:
-            labels = _id_labels(card.identities, data_set)
-        index.get[name] = data_set.get
-        index.parts[name] = data_set.card, parts
+            labels = _id_labels(card.identities, dataset)
+        index.get[name] = dataset.get
+        index.parts[name] = dataset.card, parts
         # A collection of several parts is missing as soon as one of them is.
         try:
             opened = [
-                open_part(data_set, part, labels, cache=cache_dir("index"), progress=progress)
+                open_part(dataset, part, labels, cache=cache_dir("index"), progress=progress)
                 for part in parts
             ]
         except NotHere as why:
@@ -369,7 +365,7 @@ def index_data_sets(
             index.warnings += one.remarks
             problems.append(one.problems)
         index.add(name, merged([one.collection for one in opened]))
-        stated = [data_set.card.parts[part].images for part in parts]
+        stated = [dataset.card.parts[part].images for part in parts]
         # Where the suite leaves classes out (label -1), the counts of whole parts do not apply.
         known = all(label >= 0 for label in labels) and None not in stated
         index.counts[name] = sum(count or 0 for count in stated) if known else None
@@ -379,30 +375,30 @@ def index_data_sets(
     return index
 
 
-def _id_labels(space: Sequence[str], data_set: DataSet) -> list[int]:
-    """Return the suite's label of every class of the ID data set, -1 for a class that is left out.
+def _id_labels(space: Sequence[str], dataset: Dataset) -> list[int]:
+    """Return the suite's label of every class of the ID dataset, -1 for a class that is left out.
 
     Raises:
         UsageError: the ID data lack a class of the suite.
     """
     number = {identity: label for label, identity in enumerate(space)}
-    # By identity (such as the WordNet ID), not by name or order: data sets name and sort the same
+    # By identity (such as the WordNet ID), not by name or order: datasets name and sort the same
     # classes differently.
-    labels = [number.get(identity, -1) for identity in data_set.classes.ids]
-    there = set(data_set.classes.ids)
+    labels = [number.get(identity, -1) for identity in dataset.classes.ids]
+    there = set(dataset.classes.ids)
     lacking = [identity for identity in space if identity not in there]
     if lacking:
         raise UsageError(
-            f"the ID data set {data_set.card.name} has no class {', '.join(lacking[:5])}"
+            f"the ID dataset {dataset.card.name} has no class {', '.join(lacking[:5])}"
             + (", ..." if lacking[5:] else ""),
             fix="name only classes of the ID data on the suite's card",
         )
     return labels
 
 
-def _shift_labels(index: Index, name: str, protocol: Protocol, data_set: DataSet) -> list[int]:
-    """Return the label of every class of a shift's data set, and note a projection if needed."""
-    space, classes = index.card.identities, data_set.classes
+def _shift_labels(index: Index, name: str, protocol: Protocol, dataset: Dataset) -> list[int]:
+    """Return the label of every class of a shift's dataset, and note a projection if needed."""
+    space, classes = index.card.identities, dataset.classes
     found, labels = projection(space, classes, protocol)
     if not found.identity:
         index.projections[name] = found

@@ -1,4 +1,4 @@
-"""Make a copy of a data set with smaller images in tar shards, which is read faster."""
+"""Make a copy of a dataset with smaller images in tar shards, which is read faster."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .cards.locations import cache_dir
 from .collection import Collection, fingerprint
 from .pixels.cache import available_cores
 from .pixels.image_bytes import UNREADABLE, Undecodable
-from .readers.located import DataSet, NotHere, present_layout
+from .readers.located import Dataset, NotHere, present_layout
 from .readers.parts import open_part
 
 #: Images per shard. An interrupted run loses the shard that it was writing, and no more.
@@ -59,7 +59,7 @@ class Preparation:
 
 
 def prepare(
-    data_set: DataSet,
+    dataset: Dataset,
     parts: Sequence[str],
     how: Preparation,
     folder: Path,
@@ -73,7 +73,7 @@ def prepare(
     scores are never mistaken for those of the originals.
 
     Args:
-        data_set: the originals.
+        dataset: the originals.
         parts: names of the parts to copy.
         how: size and format of the copies.
         folder: target folder; created if it does not exist.
@@ -87,30 +87,30 @@ def prepare(
         BenchError: a part is missing, an image cannot be read, a shard cannot be written, or
             `folder` holds another preparation.
     """
-    unknown = sorted(set(parts) - set(data_set.card.parts))
+    unknown = sorted(set(parts) - set(dataset.card.parts))
     if unknown or how.size < 1:
         raise UsageError(
             (
-                f"{data_set.card.name} has no part {', '.join(unknown)}"
+                f"{dataset.card.name} has no part {', '.join(unknown)}"
                 if unknown
                 else f"the size must be at least 1 pixel, not {how.size}"
             ),
-            fix=f"the parts are {', '.join(data_set.card.parts)}",
+            fix=f"the parts are {', '.join(dataset.card.parts)}",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    labels = list(range(len(data_set.classes)))
+    labels = list(range(len(dataset.classes)))
     for part in parts:
         try:
             collection = open_part(
-                data_set, part, labels, cache=cache_dir("index"), progress=progress
+                dataset, part, labels, cache=cache_dir("index"), progress=progress
             ).collection
         except NotHere as why:
-            raise BenchError(f"{part} of {data_set.card.title} is missing", where=str(why)) from why
+            raise BenchError(f"{part} of {dataset.card.title} is missing", where=str(why)) from why
         _claim(folder / f"{part}.json", how, collection)
-        _shards(collection, part, data_set.classes.ids, how, folder, progress)
+        _shards(collection, part, dataset.classes.ids, how, folder, progress)
     # Last, when all shards are there: a copy without a card cannot be used by mistake.
-    card = folder / f"{data_set.card.name}-{how.name}.toml"
-    text = _card(data_set, parts, how)
+    card = folder / f"{dataset.card.name}-{how.name}.toml"
+    text = _card(dataset, parts, how)
     write_text(card, text)
     return card
 
@@ -123,7 +123,7 @@ def _shards(
     folder: Path,
     progress: Progress | None,
 ) -> None:
-    # Before anything is written: a copy with images left out would be another data set.
+    # Before anything is written: a copy with images left out would be another dataset.
     bad = [row for row in range(len(collection)) if collection.problems[row] in UNREADABLE]
     if bad:
         named = ", ".join(collection.originals.place(row) for row in bad[:5])
@@ -253,16 +253,16 @@ def _encoded(image: Image.Image, how: Preparation) -> bytes:
     return file.getvalue()
 
 
-def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
+def _card(dataset: Dataset, parts: Sequence[str], how: Preparation) -> str:
     """Return the copy's card as TOML; parts that were not prepared are read from the originals."""
-    card = data_set.card
+    card = dataset.card
     made: dict[str, Any] = {
         "name": f"{card.name}-{how.name}",
         "title": f"{card.title}, short side {how.size} ({how.name})",
         **{key: getattr(card, key) for key in ("licence", "citation", "homepage", "identity")},
         "made_of": card.made_of or card.name,
         "folders": ["."],
-        "classes": _classes(data_set),
+        "classes": _classes(dataset),
         # Equal images stay equal, since each goes through the same steps.
         "duplicates": {
             where: count
@@ -277,30 +277,30 @@ def _card(data_set: DataSet, parts: Sequence[str], how: Preparation) -> str:
             layout: dict[str, Any] = {"kind": "tar", "path": f"{name}-*.tar"}
         else:
             found = (
-                present_layout(part, data_set.folder, data_set.classes)
-                if data_set.folder is not None
+                present_layout(part, dataset.folder, dataset.classes)
+                if dataset.folder is not None
                 else None
             )
             # A part that is not on this machine has no path that the card could name.
-            if found is None or data_set.folder is None:
+            if found is None or dataset.folder is None:
                 continue
             layout = _absolute(
-                {"kind": found.kind} | found.model_dump(exclude_defaults=True), data_set.folder
+                {"kind": found.kind} | found.model_dump(exclude_defaults=True), dataset.folder
             )
             stated |= {"pre_crop": part.pre_crop} if part.pre_crop else {}
         made["parts"][name] = stated | {"layouts": [layout]}
     return f"# Made by `bench data prepare {card.name}`, version {_VERSION}.\n{toml_of(made)}"
 
 
-def _classes(data_set: DataSet) -> str | tuple[str, ...]:
+def _classes(dataset: Dataset) -> str | tuple[str, ...]:
     """Return the classes as on the card; a list next to the card as an absolute path."""
-    classes = data_set.card.classes
+    classes = dataset.card.classes
     if (
         isinstance(classes, str)
         and classes.endswith((".tsv", ".txt"))
-        and data_set.card_folder is not None
+        and dataset.card_folder is not None
     ):
-        return str((data_set.card_folder / classes).resolve())
+        return str((dataset.card_folder / classes).resolve())
     return classes
 
 
@@ -317,7 +317,7 @@ def _absolute(layout: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key in ("more", "lists"):
         if key in placed:
             placed[key] = [absolute(path) for path in placed[key]]
-    # The only layout whose image folder has a default, the folder of the data set, which has to be
+    # The only layout whose image folder has a default, the folder of the dataset, which has to be
     # written out here.
     if layout["kind"] == "table":
         placed["images"] = absolute(layout.get("images", "."))

@@ -27,7 +27,7 @@ from .collection import (
 )
 from .corruptions.corrupted import BEFORE, CorruptedOriginals
 from .duplicates import Repetition
-from .indexing import WHOLE, Index, index_data_sets, index_root, places
+from .indexing import WHOLE, Index, index_datasets, index_root, places
 from .pixels.cache import cached_pixels
 from .pixels.decoder import Pixels
 from .pixels.image_bytes import UNREADABLE
@@ -69,7 +69,7 @@ class Suite:
             opened without training).
         projections: shift -> how its label space maps to the suite's, where they differ.
         warnings: what the user should know about the data, one sentence each.
-        id_names: names of the data sets that the ID images come from, prepared copies included.
+        id_names: names of the datasets that the ID images come from, prepared copies included.
         cut: whether the limit has left out an image of a loaded split.
         problems: every file that is not a plain image under its right name, with the columns
             `folder.COLUMNS`.
@@ -272,7 +272,7 @@ class Suite:
             taken = DecodedPixels(collection.originals, readable, pixels)
         else:
             # A suite with images of its own decodes all splits of a collection into one array. Of a
-            # data set only the requested split is decoded: its training images may be many, and
+            # dataset only the requested split is decoded: its training images may be many, and
             # not be needed at all.
             whole = self.card.source is not None
             needed = np.sort(np.concatenate(list(self._division(name).values()))) if whole else rows
@@ -448,7 +448,7 @@ def open_suite(
         )
     elif source is None:
         card_folder = card_path.parent if card_path is not None else None
-        index = index_data_sets(card, roots, card_folder, progress, training=training)
+        index = index_datasets(card, roots, card_folder, progress, training=training)
     else:
         index = Index(card, places(card))
         index.counts = {shift.name: shift.count for shift in card.shifts}

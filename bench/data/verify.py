@@ -1,4 +1,4 @@
-"""Compare a data set on this machine with its card."""
+"""Compare a dataset on this machine with its card."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from ..errors import BenchError
 from ..storage.atomic import Progress
-from .cards.data_set import Part
+from .cards.dataset import Part
 from .cards.locations import cache_dir
 from .collection import Collection
 from .duplicates import EqualImages, Repetition
 from .pixels.cache import available_cores
 from .pixels.image_bytes import UNREADABLE, Undecodable
-from .readers.located import DataSet, NotHere
+from .readers.located import Dataset, NotHere
 from .readers.parts import open_part
 from .readers.same_file import shared_files
 
-#: Items to list in a message; the rest is a number. Half a data set may be missing.
+#: Items to list in a message; the rest is a number. Half a dataset may be missing.
 _MOST_NAMED = 5
 
 
@@ -58,20 +58,20 @@ class PartCheck:
         return "missing" if self.missing else "differs" if self.differences else "as stated"
 
 
-def verify(data_set: DataSet, *, full: bool, progress: Progress | None = None) -> list[PartCheck]:
-    """Compare all parts of a data set with its card and with each other, ignoring cached indexes.
+def verify(dataset: Dataset, *, full: bool, progress: Progress | None = None) -> list[PartCheck]:
+    """Compare all parts of a dataset with its card and with each other, ignoring cached indexes.
 
     Args:
-        data_set: the data set.
+        dataset: the dataset.
         full: decode every image and hash its pixels, instead of comparing only names, sizes and
-            (for data sets that are identified by content) bytes.
+            (for datasets that are identified by content) bytes.
         progress: called with what is done, how far, and out of how many.
 
     Raises:
         BenchError: an image cannot be read, or a file is more than one image of a part.
     """
     verdicts = [
-        _verify_part(data_set, part, full=full, progress=progress) for part in data_set.card.parts
+        _verify_part(dataset, part, full=full, progress=progress) for part in dataset.card.parts
     ]
     here = [verdict for verdict in verdicts if verdict.collection is not None]
     # The real cache, unlike the index of `_verify_part`: later runs report what is found here.
@@ -83,7 +83,7 @@ def verify(data_set: DataSet, *, full: bool, progress: Progress | None = None) -
     )
     for number, verdict in enumerate(here):
         for other in here[: number + 1]:
-            _compare(data_set.card.duplicates, equal, verdict, other)
+            _compare(dataset.card.duplicates, equal, verdict, other)
     return verdicts
 
 
@@ -123,14 +123,14 @@ def _compare(
 
 
 def _verify_part(
-    data_set: DataSet, part: str, *, full: bool, progress: Progress | None
+    dataset: Dataset, part: str, *, full: bool, progress: Progress | None
 ) -> PartCheck:
-    stated = data_set.card.parts[part]
-    labels = list(range(len(data_set.classes)))
+    stated = dataset.card.parts[part]
+    labels = list(range(len(dataset.classes)))
     # An empty index makes the readers look at every file again, and leaves the real one as it is.
     with tempfile.TemporaryDirectory(prefix="bench-verify-") as fresh:
         try:
-            opened = open_part(data_set, part, labels, cache=Path(fresh), progress=progress)
+            opened = open_part(dataset, part, labels, cache=Path(fresh), progress=progress)
         except NotHere as why:
             return PartCheck(part, missing=str(why))
     collection = opened.collection
@@ -138,7 +138,7 @@ def _verify_part(
     verdict = PartCheck(
         part, images=len(collection), classes=int((counts > 0).sum()), collection=collection
     )
-    verdict.differences = _counts(stated, counts, data_set.classes.ids)
+    verdict.differences = _counts(stated, counts, dataset.classes.ids)
     for remark in opened.remarks:
         # Misnamed files and files that are not images do no harm. What is missing or unreadable is
         # a difference. Remarks are plain sentences; these marks are the readers' own (see

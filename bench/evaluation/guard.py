@@ -83,7 +83,7 @@ def _cause_in_logits(
         return abs(accuracy - expected) <= known.tolerance
 
     classes = logits.shape[1]
-    # Papers report data sets with a part of ImageNet's classes under two protocols: these classes
+    # Papers report datasets with a part of ImageNet's classes under two protocols: these classes
     # compete among themselves, or with all classes of the suite.
     if projection is not None:
         everyone = Projection("full", _with_rivals(projection, classes), projection.num_classes)

@@ -50,7 +50,7 @@ def _source() -> dict[str, Any]:
     # By name and content, without the folder, which differs between installations.
     for file in sorted(file for folder in folders for file in folder.rglob("*.py")):
         sha.update(file.name.encode() + b"\0" + file.read_bytes())
-    # Untracked files are ignored: a store or a data set in the checkout changes no code.
+    # Untracked files are ignored: a store or a dataset in the checkout changes no code.
     commit = _git("rev-parse", "HEAD")
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no")) if commit else None
     return {"source_sha256": sha.hexdigest(), "git_commit": commit, "git_dirty": dirty}

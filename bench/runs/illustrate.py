@@ -37,7 +37,7 @@ def illustrate(
         output: file to write.
         suite: name or card of the run's suite.
         store: folder of the store; default: as `store_root`.
-        data_root: folder of the data sets.
+        data_root: folder of the datasets.
         count: number of images.
 
     Raises:

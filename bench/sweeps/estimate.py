@@ -265,7 +265,7 @@ class Costs:
         """Forget how far a fit has come, so that it is read from the store again."""
         self._behind.pop(fit_id, None)
 
-    def learn(self, planned: Planned) -> None:
+    def add_finished(self, planned: Planned) -> None:
         """Add the times of a job that has just finished."""
         fit = self._store.fit(planned.job.fit_id)
         if fit is not None:

@@ -163,7 +163,7 @@ class Queue:
             for under_way in [entry, *self.running]:
                 self._costs.refresh(under_way.job.fit_id)
             if entry.state == "done":
-                self._costs.learn(entry.planned)
+                self._costs.add_finished(entry.planned)
             self._known_seconds.clear()
         self._conclude()
 

@@ -50,7 +50,7 @@ class Work:
     _relay: _Relay = field(default_factory=lambda: _Relay(), init=False, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
-        # Open data sets and reporters belong to a process.
+        # Open datasets and reporters belong to a process.
         return {**self.__dict__, "_open": {}, "_relay": _Relay()}
 
     @property

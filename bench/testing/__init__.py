@@ -44,7 +44,7 @@ def method_checks(
         method: name of an installed method, or a `.py` file.
         suite: name or card to try it on; the embedded suite by default.
         backbone: name; the suite's by default.
-        data_root: folder that holds the data sets.
+        data_root: folder that holds the datasets.
         images: largest number of images of each split.
 
     Raises:
@@ -67,7 +67,7 @@ def suite_checks(
     Args:
         suite: name or card.
         size: side in pixels at which images are decoded.
-        data_root: folder that holds the data sets.
+        data_root: folder that holds the datasets.
     """
     from ..data.pixels.decoder import Pixels
 

@@ -81,7 +81,7 @@ class MethodChecks:
         name: name of an installed method, or a `.py` file.
         suite: name or card; the embedded suite by default.
         backbone: name; the suite's by default.
-        data_root: folder that holds the data sets.
+        data_root: folder that holds the datasets.
         images: largest number of images of each split.
     """
 

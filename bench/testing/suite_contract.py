@@ -26,7 +26,7 @@ class SuiteChecks:
     Args:
         name: name of a suite, or path of a card.
         pixels: preprocessing with which images are decoded.
-        data_root: folder of the data sets.
+        data_root: folder of the datasets.
         progress: called while images are indexed.
     """
 

@@ -233,7 +233,7 @@ def _cgroups(membership: Path, root: Path) -> list[int]:
 
 def _reclaimable(folder: Path) -> int:
     """Return the bytes of a group that the kernel frees on demand: file pages not in use."""
-    # They count as used. Without them, a process that has read a large data set would seem to have
+    # They count as used. Without them, a process that has read a large dataset would seem to have
     # no memory left.
     with suppress(OSError, ValueError):
         for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines():

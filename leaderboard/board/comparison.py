@@ -34,15 +34,15 @@ MEAN = "OOD"
 
 @dataclass(frozen=True)
 class Difference:
-    """A minus B on one data set, or on the mean over shifts (`about` is then `OOD`).
+    """A minus B on one dataset, or on the mean over shifts (`about` is then `OOD`).
 
     Attributes:
         about: name of the split, or `OOD`.
         a: score of A in [0, 1], the mean over the seeds used.
         b: score of B.
-        interval: 95 % interval of the difference, on this data set alone.
+        interval: 95 % interval of the difference, on this dataset alone.
         p: two-sided p-value.
-        p_holm: p corrected over all data sets; that of the mean is a question of its own and not
+        p_holm: p corrected over all datasets; that of the mean is a question of its own and not
             corrected.
         verdict: of A, by `p_holm` at 5 %. `tie` means "not shown to differ"; `unknown`, that
             nothing could be computed.
@@ -71,7 +71,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class McNemar:
-    """An exact McNemar test (1947) of the two models of one seed on one data set.
+    """An exact McNemar test (1947) of the two models of one seed on one dataset.
 
     Attributes:
         about: name of the split.
@@ -79,7 +79,7 @@ class McNemar:
         only_a: number of images that only A gets right.
         only_b: number of images that only B gets right.
         p: two-sided binomial p-value on these images.
-        p_holm: p corrected over the data sets of that seed.
+        p_holm: p corrected over the datasets of that seed.
     """
 
     about: str
@@ -92,7 +92,7 @@ class McNemar:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike two rows err on one data set: shares of its images, means over the shared seeds.
+    """How alike two rows err on one dataset: shares of its images, means over the shared seeds.
 
     Attributes:
         about: name of the split.
@@ -126,7 +126,7 @@ class Comparison:
         models: about the trained models: ID, every shift that both have, then the mean over shifts.
         method: the same about the methods, over seeds.
         tests: exact McNemar tests, per seed.
-        alike: agreement per data set.
+        alike: agreement per dataset.
         seeds: the seeds that both rows have.
     """
 
@@ -267,8 +267,8 @@ def _method(
 
 
 def _corrected(found: list[Difference]) -> list[Difference]:
-    """Add Holm's correction over the data sets, and the verdicts that follow from it."""
-    # The mean over shifts is one question that was fixed beforehand, and not one of many data sets
+    """Add Holm's correction over the datasets, and the verdicts that follow from it."""
+    # The mean over shifts is one question that was fixed beforehand, and not one of many datasets
     # of which a reader picks the clearest.
     sets = [d.p for d in found if d.about != MEAN and d.p is not None]
     p_values = iter(holm(sets).tolist())
@@ -291,7 +291,7 @@ def _image_by_image(
     seeds: Sequence[int],
     predictions: Predictions | None,
 ) -> tuple[list[McNemar], list[Agreement]]:
-    """Return McNemar tests per seed, and agreement per data set, of the shared seeds."""
+    """Return McNemar tests per seed, and agreement per dataset, of the shared seeds."""
     tests: dict[int, list[McNemar]] = {seed: [] for seed in seeds}
     alike: list[Agreement] = []
     for split in splits:
@@ -312,7 +312,7 @@ def _image_by_image(
         if found:
             alike.append(_mean(found))
     corrected = [
-        # Each seed is a pair of models of its own, so that the family of a test is the data sets of
+        # Each seed is a pair of models of its own, so that the family of a test is the datasets of
         # its seed.
         replace(test, p_holm=p)
         for found in tests.values()
@@ -360,7 +360,7 @@ def _words(found: Sequence[Difference], ending: str) -> str:
     """
     shifts = [d for d in found if d.about not in (ID, MEAN)]
     reasons = [d.missing for d in found if d.verdict == "unknown"]
-    # One reason for everything is reported; otherwise unknown data sets are counted among the
+    # One reason for everything is reported; otherwise unknown datasets are counted among the
     # others.
     if all(d.verdict == "unknown" for d in found):
         return f"unknown: {reasons[0]}" if reasons else "unknown: nothing is shared"

@@ -116,7 +116,7 @@ def reliability(
             labelExpr="format(100 * datum.value, '~g')",
         )
 
-    # A facet splits one data set for all of its layers. The diagonal is therefore a mark of the
+    # A facet splits one dataset for all of its layers. The diagonal is therefore a mark of the
     # same data: the same line, once for each bin.
     diagonal = data.mark_rule(color=palette.quiet, strokeDash=[5, 4]).encode(
         x=alt.XDatum(0), y=alt.YDatum(0), x2=alt.X2Datum(1), y2=alt.Y2Datum(1)

@@ -54,7 +54,7 @@ def scatter(
         zoom: whether wheel and drag zoom and move.
 
     Returns:
-        A layered chart. The data set of the marks is called `points`; the selections `hover` and
+        A layered chart. The dataset of the marks is called `points`; the selections `hover` and
         `chosen` have the field `key`. A click chooses a row, Shift adds one, a double click clears
         the choice.
     """

@@ -216,9 +216,9 @@ def configured(chart: Any, dark: bool) -> Any:
 
 
 def inline(name: str, frame: pd.DataFrame) -> alt.InlineData:
-    """Return the frame as a named data set of the specification; NaN becomes null.
+    """Return the frame as a named dataset of the specification; NaN becomes null.
 
-    The page finds and replaces data sets by name.
+    The page finds and replaces datasets by name.
     """
     plain = frame.astype(object).where(frame.notna(), None)
     rows = [{str(key): value for key, value in row.items()} for row in plain.to_dict("records")]

@@ -54,7 +54,7 @@ def compare(
     The first test is about the trained models: a paired bootstrap over test images, which keeps the
     predictions of all seeds on an image together, and McNemar's exact test per seed. The second is
     about the methods: a t-test on the differences per seed; three seeds have little power. p-values
-    are corrected over the data sets (Holm). A difference is A minus B. Duplicate runs, such as a
+    are corrected over the datasets (Holm). A difference is A minus B. Duplicate runs, such as a
     local run and the same run in a merged pack, are compared split by split. Exit code 5 if no row
     matches.
 
@@ -223,7 +223,7 @@ def tables(of: Comparison, place: str) -> list[Table]:
             "these trained models, on other images of the same kind",
             "images",
             "A minus B in points, with a 95 % paired bootstrap interval over the images of one data"
-            " set. p is corrected over the data sets (Holm), except for the OOD mean, which is a"
+            " set. p is corrected over the datasets (Holm), except for the OOD mean, which is a"
             " separate question.",
         ),
         _differences(
@@ -231,7 +231,7 @@ def tables(of: Comparison, place: str) -> list[Table]:
             "the method, with other seeds",
             "seeds",
             f"A minus B in points, means over the shared seeds ({_seeds(of)}), with a 95 %"
-            " t-interval of the per-seed differences. p is corrected over the data sets"
+            " t-interval of the per-seed differences. p is corrected over the datasets"
             f" (Holm).{few}",
         ),
         _tests(of),
@@ -247,7 +247,7 @@ def _seeds(of: Comparison) -> str:
 def _differences(found: Sequence[Difference], title: str, units: str, note: str) -> Table:
     # A reason column is shown only where some row needs it.
     columns = [
-        Column("about", "data set"),
+        Column("about", "dataset"),
         Column("a", "A", "percent"),
         Column("b", "B", "percent"),
         Column("shown", "A - B [95 %]"),
@@ -309,7 +309,7 @@ def _tests(of: Comparison) -> Table:
             f"{at}_p_holm": test.p_holm,
         }
     columns = [
-        Column("about", "data set"),
+        Column("about", "dataset"),
         *(Column(f"seed_{seed}", f"seed {seed}") for seed in of.seeds),
     ]
     # People read a test as one cell per seed, machines as four numbers.
@@ -317,7 +317,7 @@ def _tests(of: Comparison) -> Table:
     columns += [Column(f"seed_{seed}_{part}", human=False) for seed in of.seeds for part in parts]
     note = (
         "Images that exactly one of a seed's two models gets right, as only A : only B. Exact"
-        " two-sided test; p is corrected over the data sets of that seed (Holm)."
+        " two-sided test; p is corrected over the datasets of that seed (Holm)."
     )
     return Table(columns, list(rows.values()), "McNemar's test, per seed", [note])
 
@@ -337,7 +337,7 @@ def _alike(of: Comparison) -> Table:
         "overlap": "shared errors",
     }
     columns = [
-        Column("about", "data set"),
+        Column("about", "dataset"),
         *(Column(key, title, "percent") for key, title in keys.items()),
     ]
     rows: list[Row] = [

@@ -120,7 +120,7 @@ def _table(found: Sequence[Copy], predictions: Predictions) -> Table:
         for split in copy.splits
     ]
     more = Column("differ", "predictions that differ", "count"), Column("images", kind="count")
-    columns = _columns(Column("split", "data set"), *more)
+    columns = _columns(Column("split", "dataset"), *more)
     equal = sum(copy.widest is None for copy in found)
     worst = max(
         (copy for copy in found if copy.widest),

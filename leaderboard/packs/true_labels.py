@@ -26,9 +26,9 @@ _PIXELS = re.compile(r"pil-(bicubic|bilinear)-([0-9]{1,4})-([0-9]{1,4})")
 
 
 class TrueLabels:
-    """The labels of every data set that is known, by its fingerprint.
+    """The labels of every dataset that is known, by its fingerprint.
 
-    The reference for a data set is the first that exists of: the suite's images on this machine, a
+    The reference for a dataset is the first that exists of: the suite's images on this machine, a
     run in the store, the first packed run.
 
     Args:
@@ -40,7 +40,7 @@ class TrueLabels:
         self._data = data
         self._known: dict[str, LabelOfImage] = {}
         # One file per fingerprint, opened when it is first needed: a store has thousands of runs on
-        # a handful of data sets.
+        # a handful of datasets.
         self._places: dict[str, Path] = {}
         for path, record in store.records():
             for split, fingerprint in record.data.items():
@@ -140,7 +140,7 @@ def data_here(data_root: Path | None = None) -> DataOfSuite:
     """Return a reader of the labels of installed suites on this machine.
 
     Args:
-        data_root: folder of the data sets, as in `bench run --data-root`.
+        data_root: folder of the datasets, as in `bench run --data-root`.
     """
     from bench.data.pixels.decoder import Pixels
     from bench.data.suite import Suite, open_suite

@@ -24,7 +24,7 @@ function drawComparison() {
       question("The method, with other seeds", `Would training again give the same result? t-interval of the differences of ` +
         `${found.seeds.length} shared seeds${found.seeds.length < 5 ? ", which are too few for much power" : ""}.`,
         found.verdicts.method, found.method)),
-    make("p", { class: "caption" }, "A minus B in points with 95 % intervals. p is corrected over the data sets (Holm), except for the OOD mean, " +
+    make("p", { class: "caption" }, "A minus B in points with 95 % intervals. p is corrected over the datasets (Holm), except for the OOD mean, " +
       "which is a separate question. A tie is no evidence of equality."),
     ...details(found));
 }
@@ -36,7 +36,7 @@ function whyNotCompared(rows) {
 }
 
 function question(title, about, verdict, differences) {
-  // One scale for all data sets of a question. An entry is a list, in the order of `_difference` in details.py.
+  // One scale for all datasets of a question. An entry is a list, in the order of `_difference` in details.py.
   const widest = Math.max(0.001, ...differences.flatMap((d) => [d[3], d[4], d[5]].map((end) => Math.abs(end ?? 0))));
   const rows = differences.map(([name, a, b, difference, low, high, p, says, why, deterministic]) => [
     name, a === null ? null : percent(a), b === null ? null : percent(b), difference === null ? missing(why) : signed(difference),
@@ -45,7 +45,7 @@ function question(title, about, verdict, differences) {
   return make("section", { class: "question" }, make("h3", {}, title), make("p", { class: "caption" }, about),
     make("p", { class: "words" }, verdict.startsWith("unknown") ? verdict : `A is ${verdict}`),
     make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
-      simpleTable(title, ["data set", "A", "B", "A \u2212 B", "95 %", "", "p", "A is"], rows, (i) => [1, 2, 3, 4, 6].includes(i))));
+      simpleTable(title, ["dataset", "A", "B", "A \u2212 B", "95 %", "", "p", "A is"], rows, (i) => [1, 2, 3, 4, 6].includes(i))));
 }
 
 /** The difference as a mark and its interval as a line, around zero in the middle. */
@@ -70,14 +70,14 @@ function details(found) {
   const sets = [...new Set(found.tests.map((test) => test[0]))], made = [];
   const cell = (about, seed) => found.tests.find((t) => t[0] === about && t[1] === seed);
   if (found.tests.length) made.push(folded("McNemar\u2019s exact test, per seed", simpleTable(
-    "Images that only A gets right : only B; p corrected over the data sets of the seed", ["data set", ...found.seeds.map((s) => `seed ${s}`)],
+    "Images that only A gets right : only B; p corrected over the datasets of the seed", ["dataset", ...found.seeds.map((s) => `seed ${s}`)],
     sets.map((about) => [about, ...found.seeds.map((seed) => {
       const test = cell(about, seed);
       return test ? `${test[2]} : ${test[3]}, p ${pValue(test[4])}` : null;
     })]))));
   if (found.alike.length) made.push(folded("Agreement and overlap of errors", simpleTable(
     "Percent of the images, means over the shared seeds. Error consistency is Cohen\u2019s kappa of right and wrong.",
-    ["data set", "same prediction", "only A right", "only B right", "shared errors", "error consistency"],
+    ["dataset", "same prediction", "only A right", "only B right", "shared errors", "error consistency"],
     found.alike.map(([about, same, onlyA, onlyB, overlap, kappa]) => [about, percent(same), percent(onlyA), percent(onlyB),
       overlap === null ? null : percent(overlap), kappa === null ? null : kappa.toFixed(2)]), (i) => i > 0)));
   return made;

@@ -129,7 +129,7 @@ class Document:
             "kind": board.kind,
             "title": title(board),
             # Parts that are rows become links; the others are text.
-            "headline": [
+            "summary": [
                 part if isinstance(part, str) else {"row": row_id(part.key)}
                 for part in summary(board)
             ],
@@ -374,7 +374,7 @@ def _without_results(
         "backbone": backbone,
         "kind": kind,
         "title": f"{suite} · {backbone}",
-        "headline": [],
+        "summary": [],
         "apart": {},
         "facts": {},
         "shifts": shifts,

@@ -60,9 +60,9 @@ function drawControls() {
   const runs = leaderboard.boards.reduce((sum, b) => sum + b.rows.reduce((own, row) => own + row.runs.length, 0), 0);
   byId("title").textContent = board() ? `${board().suite} on ${board().backbone}` : "Leaderboard";
   byId("about").textContent = board()?.averaged.length ? `OOD: mean over ${board().averaged.join(", ")}.` +
-    (board().headline.length && board().ties ? " Ties: all pairs of rows are tested at the same time, with a family-wise error of 5 %." : "") : "";
-  byId("headline").hidden = !board()?.headline.length;
-  byId("headline").replaceChildren(...(board()?.headline ?? []).map((part) => (typeof part === "string" ? part : rowLink(part.row))));
+    (board().summary.length && board().ties ? " Ties: all pairs of rows are tested at the same time, with a family-wise error of 5 %." : "") : "";
+  byId("summary").hidden = !board()?.summary.length;
+  byId("summary").replaceChildren(...(board()?.summary ?? []).map((part) => (typeof part === "string" ? part : rowLink(part.row))));
   byId("made").textContent = `ShiftBench ${leaderboard.version}, ${leaderboard.made.slice(0, 16).replace("T", " ")} UTC, ${runs} runs.`;
 }
 

@@ -196,15 +196,15 @@ def test_a_link_is_a_view(opened: Open) -> None:
 
 def test_one_sentence_says_what_leads_and_its_names_open_the_drawer(opened: Open) -> None:
     page = opened()
-    stated = page.locator("#headline").inner_text()
+    stated = page.locator("#summary").inner_text()
     assert "wise-ft has the highest OOD average, " in stated
     assert "on these test images" in stated
     assert "points less ID than" in stated
-    link = page.locator("#headline").get_by_role("button", name="wise-ft")
+    link = page.locator("#summary").get_by_role("button", name="wise-ft")
     link.click()
     assert page.get_by_role("dialog").is_visible()
     page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement.closest('#headline') !== null")
+    assert page.evaluate("document.activeElement.closest('#summary') !== null")
     page.keyboard.press("Enter")
     assert page.get_by_role("dialog").is_visible()
 

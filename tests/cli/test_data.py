@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from bench.cli import build_app, main
 from bench.data.cards.locations import DataRoot
-from bench.data.readers.located import open_data_set
+from bench.data.readers.located import open_dataset
 from bench.data.readers.parts import open_part
 from bench.errors import BenchError, MissingPrerequisite, UsageError
 
@@ -47,7 +47,7 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """The card of a small data set whose images lie outside of the data root."""
+    """The card of a small dataset whose images lie outside of the data root."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 4), ("test", 2)):
         for name in ("cat", "dog"):
@@ -86,7 +86,7 @@ def test_the_list_tells_what_there_is_which_suites_need_it_and_where_it_is(tmp_p
     assert found["imagenet-c-generated"]["data"] == "generated"
 
 
-def test_one_data_set_is_shown_whole() -> None:
+def test_one_dataset_is_shown_whole() -> None:
     about = {
         row["field"]: row["value"] for row in table(bench("show", "imagenet-a", "--format", "json"))
     }
@@ -213,8 +213,8 @@ def test_data_behind_a_licence_show_their_steps(pets: Path) -> None:
 
 
 def read(card: Path, root: Path, part: str, cache: Path) -> Any:
-    data_set = open_data_set(str(card), [DataRoot(root, "test")])
-    return open_part(data_set, part, [0, 1], cache=cache).collection
+    dataset = open_dataset(str(card), [DataRoot(root, "test")])
+    return open_part(dataset, part, [0, 1], cache=cache).collection
 
 
 def test_a_prepared_copy_has_the_same_labels_in_smaller_images(here: Path, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_prepared_copy_has_the_same_labels_in_smaller_images(here: Path, tmp_p
     }
     assert set(small.content).isdisjoint(whole.content)
     assert bench("verify", card).exit_code == 0
-    assert open_data_set(str(card), []).card.made_of == "pets"
+    assert open_dataset(str(card), []).card.made_of == "pets"
     # Parts that were not prepared are the originals.
     rest, originals = (
         read(card, tmp_path, "test", tmp_path / "index"),

@@ -189,7 +189,7 @@ def test_equal_images_are_in_the_record_and_on_the_board_once_they_were_compared
     assert record(suite)["duplicates"] == found
 
 
-def test_a_data_set_tells_what_equal_images_it_is_known_for(suite: Path) -> None:
+def test_a_dataset_tells_what_equal_images_it_is_known_for(suite: Path) -> None:
     write_set(suite.parent, 'duplicates = { all = 2, "dark in all" = 12 }')
     assert "all: 2, dark in all: 12" in bench("data", "show", suite.parent / "set.toml").out
     assert (

@@ -86,7 +86,7 @@ def new_part() -> Callable[..., None]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data root with the folder of the data set, empty."""
+    """A data root with the folder of the dataset, empty."""
     (tmp_path / "data" / "pets").mkdir(parents=True)
     return tmp_path / "data"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench.data.cards.data_set import Arrays, Part
+from bench.data.cards.dataset import Arrays, Part
 from bench.data.readers.arrays import read_arrays
 
 from support.arrays import LABELS, PIXELS, saved, verify
@@ -19,10 +19,10 @@ from support.arrays import LABELS, PIXELS, saved, verify
 def opened(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images and labels in the order of their rows in the file."""
     card = SimpleNamespace(name="ds", title="Arrays")
-    data_set: Any = SimpleNamespace(card=card, folder=folder / "d", classes=("a", "b", "c"))
+    dataset: Any = SimpleNamespace(card=card, folder=folder / "d", classes=("a", "b", "c"))
     layout = Arrays(kind="arrays", path="x.npy", labels="y.npy")
     collection = read_arrays(
-        data_set, Part(layouts=(layout,)), layout, [0, 1, 2], cache=folder, progress=None
+        dataset, Part(layouts=(layout,)), layout, [0, 1, 2], cache=folder, progress=None
     ).collection
     order = np.argsort(collection.keys)
     return (

@@ -1,4 +1,4 @@
-"""Data sets that ask for more than they hold, or are no files: told at once, in bounded memory."""
+"""Datasets that ask for more than they hold, or are no files: told at once, in bounded memory."""
 
 from __future__ import annotations
 

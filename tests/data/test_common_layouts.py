@@ -1,4 +1,4 @@
-"""Data sets as people have them: lists made elsewhere, byte-order marks, accents, folders with
+"""Datasets as people have them: lists made elsewhere, byte-order marks, accents, folders with
 numbers, capital letters.
 """
 
@@ -18,7 +18,7 @@ import bench
 from bench.cli import main
 from bench.data.cards.labels import ClassList
 from bench.data.cards.locations import DataRoot
-from bench.data.readers.located import open_data_set
+from bench.data.readers.located import open_dataset
 from bench.data.readers.parts import open_part
 from bench.errors import UsageError
 
@@ -199,8 +199,8 @@ def test_cifar_100(kind: str, tmp_path: Path) -> None:
                 np.uint8
             )
             (folder / f"{part}.bin").write_bytes(records.tobytes())
-    data_set = open_data_set("cifar-100", [DataRoot(tmp_path, "test")])
-    collection = open_part(data_set, "test", range(100), cache=tmp_path / "index").collection
+    dataset = open_dataset("cifar-100", [DataRoot(tmp_path, "test")])
+    collection = open_part(dataset, "test", range(100), cache=tmp_path / "index").collection
     for key, label, row in zip(collection.keys, collection.labels, range(100), strict=True):
         number = int(key.rpartition("/")[2])
         assert label == fine[number]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.data.cards.data_set import read_data_set
+from bench.data.cards.dataset import read_dataset
 from bench.data.cards.suite_card import SuiteCard, read_card
 from bench.data.collection import FolderOriginals
 from bench.data.duplicates import END
@@ -261,12 +261,12 @@ class TestStated:
             ),
         )
 
-    def test_by_the_data_set(self, with_copies: Pets) -> None:
+    def test_by_the_dataset(self, with_copies: Pets) -> None:
         assert with_copies.check(of_the_set=OF_THE_SET)[0] == "pass"
         status, detail = with_copies.check(
             of_the_set=OF_THE_SET, stated='[duplicates]\n"id-test in train" = 1\n'
         )
-        assert status == "fail", "the suite's own word counts before the data set's"
+        assert status == "fail", "the suite's own word counts before the dataset's"
         assert detail.startswith(
             "AssertionError: id-test in train: 2 equal images, the card says 1: "
         )
@@ -321,7 +321,7 @@ class TestStated:
             read_card(pets.write(id_data, f'[duplicates]\n"{key}" = 1\n'))
         pets.write(of_the_set='duplicates = { "train in other" = 1 }')
         with pytest.raises(UsageError, match=r"duplicates: no other; .* train, val, test, sketch"):
-            read_data_set(pets.folder / "set.toml")
+            read_dataset(pets.folder / "set.toml")
 
 
 def test_a_listing_that_is_divided_says_what_the_division_parted(pets: Pets) -> None:

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.data.cards.data_set import DataSetCard
+from bench.data.cards.dataset import DatasetCard
 from bench.data.fetching import download as download_module
-from bench.data.fetching.download import Wanted, download, fetch_data_set
+from bench.data.fetching.download import Wanted, download, fetch_dataset
 from bench.errors import BenchError, MissingPrerequisite
 
 
@@ -167,8 +167,8 @@ IMAGES: dict[str, Any] = {
 }
 
 
-def card(*archives: dict[str, Any], **fetch: Any) -> DataSetCard:
-    return DataSetCard.model_validate(
+def card(*archives: dict[str, Any], **fetch: Any) -> DatasetCard:
+    return DatasetCard.model_validate(
         {
             "name": "pets",
             "title": "Pets",
@@ -310,9 +310,9 @@ class TestFetch:
             ("zip", zip_of(IMAGES)),
         ],
     )
-    def test_a_data_set_is_there_whole(self, tmp_path: Path, kind: str, body: bytes) -> None:
+    def test_a_dataset_is_there_whole(self, tmp_path: Path, kind: str, body: bytes) -> None:
         with serving({"/pets": Answer(body)}) as at:
-            made = fetch_data_set(
+            made = fetch_dataset(
                 card({"urls": [f"{at}/pets"], "kind": kind, "strip": 1, "sha256": sha256(body)}),
                 tmp_path,
             )
@@ -324,7 +324,7 @@ class TestFetch:
         }
         assert [path.name for path in tmp_path.iterdir()] == ["pets"]
 
-    def test_several_archives_and_files_make_one_data_set(self, tmp_path: Path) -> None:
+    def test_several_archives_and_files_make_one_dataset(self, tmp_path: Path) -> None:
         second = zip_of({"cat/3.png": b"four"})
         with serving(
             {
@@ -333,7 +333,7 @@ class TestFetch:
                 "/labels.txt": Answer(b"cat\n"),
             }
         ) as at:
-            made = fetch_data_set(
+            made = fetch_dataset(
                 card(
                     {"urls": [f"{at}/a.tar"], "kind": "tar"},
                     {"urls": [f"{at}/b.zip"], "kind": "zip", "into": "pets"},
@@ -353,10 +353,10 @@ class TestFetch:
                 {"urls": [f"{at}/a.tar"], "kind": "tar"}, {"urls": [f"{at}/b.zip"], "kind": "zip"}
             )
             with pytest.raises(BenchError, match="404"):
-                fetch_data_set(both, tmp_path)
+                fetch_dataset(both, tmp_path)
             assert not (tmp_path / "pets").exists()
             answers["/b.zip"] = Answer(zip_of({"more/3.png": b"four"}))
-            fetch_data_set(both, tmp_path)
+            fetch_dataset(both, tmp_path)
         assert len(first.requested) == 1
 
     @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ class TestFetch:
             serving({"/pets": Answer(body)}) as at,
             pytest.raises(BenchError, match=f"not safe.*{reason}"),
         ):
-            fetch_data_set(card({"urls": [f"{at}/pets"], "kind": kind}), root)
+            fetch_dataset(card({"urls": [f"{at}/pets"], "kind": kind}), root)
         assert not (root / "pets").exists()
         assert not [
             path
@@ -423,10 +423,10 @@ class TestFetch:
         with serving(answers) as at:
             mine = card({"urls": [f"{at}/pets"], "kind": kind})
             with pytest.raises(BenchError, match="damaged or truncated"):
-                fetch_data_set(mine, tmp_path)
+                fetch_dataset(mine, tmp_path)
             assert not (tmp_path / "pets").exists()
             answers["/pets"] = Answer(tar_of(IMAGES) if kind == "tar" else zip_of(IMAGES))
-            fetch_data_set(mine, tmp_path)
+            fetch_dataset(mine, tmp_path)
         assert set(files_below(tmp_path / "pets")) == set(IMAGES)
 
     @pytest.mark.parametrize("kind", ["tar", "zip"])
@@ -441,7 +441,7 @@ class TestFetch:
         body = tar_of(zeros, "w:gz") if kind == "tar" else zip_of(zeros)
         assert len(body) < 100_000
         with serving({"/pets": Answer(body)}) as at, pytest.raises(BenchError, match="far beyond"):
-            fetch_data_set(card({"urls": [f"{at}/pets"], "kind": kind}), tmp_path)
+            fetch_dataset(card({"urls": [f"{at}/pets"], "kind": kind}), tmp_path)
         assert not (tmp_path / "pets").exists()
         assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 1000
 
@@ -449,10 +449,10 @@ class TestFetch:
         with pytest.raises(
             MissingPrerequisite, match=r"(?s)Sign the form.*bench data link pets"
         ) as caught:
-            fetch_data_set(card(steps="Sign the form."), tmp_path)
+            fetch_dataset(card(steps="Sign the form."), tmp_path)
         assert caught.value.exit_code == 3
 
     def test_what_is_here_is_not_fetched_over(self, tmp_path: Path) -> None:
         (tmp_path / "pets").mkdir()
         with pytest.raises(BenchError, match="already exists"):
-            fetch_data_set(card({"urls": ["http://127.0.0.1:9/x"], "kind": "tar"}), tmp_path)
+            fetch_dataset(card({"urls": ["http://127.0.0.1:9/x"], "kind": "tar"}), tmp_path)

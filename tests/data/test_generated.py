@@ -1,4 +1,4 @@
-"""Corruptions that are generated from a data set's images, and what they share with the clean
+"""Corruptions that are generated from a dataset's images, and what they share with the clean
 ones.
 """
 
@@ -21,14 +21,14 @@ from bench.data.corruptions.generate import corrupted
 from bench.data.pixels.cache import prepared
 from bench.data.pixels.decoder import Pixels
 from bench.data.pixels.image_bytes import decode
-from bench.data.readers.located import NotHere, open_data_set
+from bench.data.readers.located import NotHere, open_dataset
 from bench.data.readers.parts import open_part
 from bench.data.suite import Suite, open_suite
 
 from support.pets import CARD, opened, unpacked
 
 
-def test_generated_corruptions_are_a_data_set_of_the_same_images(
+def test_generated_corruptions_are_a_dataset_of_the_same_images(
     root: Path, photos: dict[str, bytes], tmp_path: Path
 ) -> None:
     unpacked(root, photos)
@@ -42,8 +42,8 @@ def test_generated_corruptions_are_a_data_set_of_the_same_images(
         card.write_text(
             lines.replace('"pets"', f'"{name}"', 1).replace("NAME", name), encoding="utf-8"
         )
-        data_set = open_data_set(str(card), [DataRoot(root, "test")])
-        found.append(open_part(data_set, "test", [0, 1, 2], cache=tmp_path / "index").collection)
+        dataset = open_dataset(str(card), [DataRoot(root, "test")])
+        found.append(open_part(dataset, "test", [0, 1, 2], cache=tmp_path / "index").collection)
     rows = np.arange(12)
     assert len({fingerprint(collection, rows) for collection in found}) == 2
     assert found[0].labels.tolist() == found[1].labels.tolist()
@@ -92,7 +92,7 @@ def foggy(
     of: str = "clean",
 ) -> Suite:
     """A suite with a shift per severity of fog. id_data, of: how the ID images are divided, and the
-    data set that they are of.
+    dataset that they are of.
     """
     tmp_path = root.parent
     clean = CARD.format(identity=identity, layout='{ path = "test" }')
@@ -136,7 +136,7 @@ each = { severity = [1, 2, 3] }
     return open_suite(read_card(suite), card_path=suite, data_root=root)
 
 
-def test_two_corruptions_of_a_data_set_may_paste_two_sets_of_photographs(
+def test_two_corruptions_of_a_dataset_may_paste_two_sets_of_photographs(
     root: Path, photos: dict[str, bytes], tmp_path: Path, new_photo: Any
 ) -> None:
     unpacked(root, photos)
@@ -162,9 +162,9 @@ severity = 3
 photographs = "./{name}.toml/photographs"
 """
     (tmp_path / "frost.toml").write_text(lines, encoding="utf-8")
-    data_set = open_data_set(str(tmp_path / "frost.toml"), [DataRoot(root, "test")])
+    dataset = open_dataset(str(tmp_path / "frost.toml"), [DataRoot(root, "test")])
     white, grey = (
-        open_part(data_set, part, [0, 1, 2], cache=tmp_path / "index").collection
+        open_part(dataset, part, [0, 1, 2], cache=tmp_path / "index").collection
         for part in ("white", "grey")
     )
     assert fingerprint(white, np.arange(12)) != fingerprint(grey, np.arange(12))

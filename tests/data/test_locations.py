@@ -24,7 +24,7 @@ def test_the_option_comes_before_the_environment_before_the_configuration(
     assert [root.origin for root in roots[:3]] == ["--data-root", "BENCH_DATA", "BENCH_DATA"]
 
 
-def test_the_first_root_that_holds_the_data_set_is_taken(
+def test_the_first_root_that_holds_the_dataset_is_taken(
     card_of: Make, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENCH_DATA", os.pathsep.join([str(tmp_path / "empty"), str(data)]))
@@ -59,7 +59,7 @@ def test_without_any_data_root_the_three_ways_to_name_one_are_listed(card_of: Ma
         find_root(card_of(), data_roots())
 
 
-def test_naming_the_data_set_instead_of_the_folder_above_it_is_recognised(
+def test_naming_the_dataset_instead_of_the_folder_above_it_is_recognised(
     card_of: Make, data: Path
 ) -> None:
     with pytest.raises(MissingPrerequisite, match=f"export BENCH_DATA={data}$"):

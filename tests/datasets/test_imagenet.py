@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.data.cards.data_set import find_data_set
-from bench.data.cards.inheritance import data_set_paths
+from bench.data.cards.dataset import find_dataset
+from bench.data.cards.inheritance import dataset_paths
 from bench.data.cards.labels import ClassList, projection, read_class_list
 from bench.data.cards.suite_card import find_card
 from bench.data.pixels.decoder import Pixels
@@ -40,7 +40,7 @@ def put(folder: Path, name: str, data: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every data set under its usual folder names; not to be changed by a test."""
+    """Every dataset under its usual folder names; not to be changed by a test."""
     root = tmp_path_factory.mktemp("imagenet")
     imagenet(root)
     return root
@@ -99,15 +99,15 @@ def test_lists_are_those_that_the_field_uses() -> None:
         assert (len(set(numbers)), sum(numbers)) == expected
 
 
-def test_every_card_of_a_data_set_is_valid() -> None:
-    for name in data_set_paths():
-        card, _ = find_data_set(name)
+def test_every_card_of_a_dataset_is_valid() -> None:
+    for name in dataset_paths():
+        card, _ = find_dataset(name)
         assert card.name == name
         assert card.fetch.archives or card.fetch.steps, f"{name}: nobody learns how to get it"
         assert card.licence
 
 
-def test_every_suite_names_data_sets_and_parts_that_exist() -> None:
+def test_every_suite_names_datasets_and_parts_that_exist() -> None:
     for name in cards():
         card, _ = find_card(name)
         whole = card.id.path or card.id.train
@@ -116,7 +116,7 @@ def test_every_suite_names_data_sets_and_parts_that_exist() -> None:
         ]
         for data, part in [*parts, *((shift.data, shift.part) for shift in card.shifts)]:
             if data:
-                assert part in find_data_set(data)[0].parts
+                assert part in find_dataset(data)[0].parts
 
 
 def test_a_perfect_classifier_is_perfect_everywhere(suite: Suite) -> None:
@@ -167,7 +167,7 @@ def test_v2_folders_are_numbers_and_are_not_sorted_as_text(suite: Suite, root: P
     assert accuracy(suite, "imagenet-v2", perfect(shown_classes)) == 1
 
 
-def test_v2_under_wordnet_names_is_the_same_data_set(
+def test_v2_under_wordnet_names_is_the_same_dataset(
     suite: Suite, root: Path, tmp_path: Path
 ) -> None:
     copied = tmp_path / "data"
@@ -313,7 +313,7 @@ def test_a_listing_identifies_images_wherever_they_lie_and_notices_another_size(
 
 
 @pytest.mark.parametrize("form", ["unpacked", "Kaggle", "inside of Kaggle's"])
-def test_flat_validation_images_are_the_same_data_set(
+def test_flat_validation_images_are_the_same_dataset(
     form: str, suite: Suite, root: Path, tmp_path: Path
 ) -> None:
     """The archive of the validation images unpacked and nothing moved, and Kaggle's release, which

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.data.cards.data_set import find_data_set
+from bench.data.cards.dataset import find_dataset
 from bench.data.cards.labels import ClassList, read_class_list
 from bench.data.cards.suite_card import find_card
 from bench.data.pixels.decoder import Pixels
@@ -22,7 +22,7 @@ from bench.evaluation.metrics import project, score
 from support import stand_ins
 
 PIXELS = Pixels(size=4, resize=4)
-CIFAR = ClassList.plain(find_data_set("cifar-10")[0].classes)
+CIFAR = ClassList.plain(find_dataset("cifar-10")[0].classes)
 
 
 def small(name: str, root: Path, folder: Path, val_count: int | None = None) -> Suite:

@@ -52,7 +52,7 @@ def test_the_models_differ_where_they_do(
     assert sketch.interval
     assert sketch.interval.low < by_hand < sketch.interval.high
     assert sketch.p is not None
-    # Three data sets; the mean is not among them.
+    # Three datasets; the mean is not among them.
     assert sketch.p_holm == pytest.approx(3 * sketch.p)
     words, _ = found.verdict
     assert words.startswith("better on 1 of 2 shifts, tie on 1; ID: tie; mean difference +")

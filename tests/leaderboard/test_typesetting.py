@@ -17,7 +17,7 @@ from support.messages import states
 def of(
     make: Make, scores: dict[str, tuple[float, float, float]], ties: str | None = "method"
 ) -> str:
-    """The headline of rows with (ID, OOD, step of the OOD from seed to seed), over four seeds."""
+    """The summary of rows with (ID, OOD, step of the OOD from seed to seed), over four seeds."""
     records: list[RunRecord] = [
         make(
             name, seed, {"id-test": at_home, "cartoon": away + step * (seed - 1.5), "sketch": away}
@@ -72,7 +72,7 @@ def test_a_leader_that_was_not_tested_is_reported_to_tie_with_nothing(make: Make
 def on_images(
     make: Make, predict: Predict, store: Store, *, seeds: dict[str, int], saved: str
 ) -> str:
-    """The headline under `--ties models`: `a` is right on 80 % of 400 images of each shift, `b` on
+    """The summary under `--ties models`: `a` is right on 80 % of 400 images of each shift, `b` on
     50 %, `c` on 20 %.
     """
     records = [make(name, seed, {"id-test": 0.9}) for name in seeds for seed in range(seeds[name])]

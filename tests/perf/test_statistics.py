@@ -140,7 +140,7 @@ def test_paired_beats_unpaired() -> None:
         assert min(boot, exact) > unpaired
 
 
-def test_holm_over_data_sets() -> None:
+def test_holm_over_datasets() -> None:
     rng, times = np.random.default_rng(5), 3000
     wrong = 0
     for _ in range(times):
@@ -148,7 +148,7 @@ def test_holm_over_data_sets() -> None:
         p = stats.ttest_1samp(shared + rng.normal(0, 0.01, (5, 10)), 0).pvalue
         wrong += holm(p).min() <= 0.05
     message(
-        "Holm over 10 data sets, the method, 5 seeds | any false positive",
+        "Holm over 10 datasets, the method, 5 seeds | any false positive",
         wrong / times,
         0.0,
         0.05,

@@ -228,7 +228,7 @@ def test_a_backbone_of_another_library(tuned: CLIP, tiny_suite: Path, tmp_path: 
 def test_without_training_images_the_rest_is_measured(
     tuned: CLIP, backbone: str, tiny_suite: Path, tmp_path: Path
 ) -> None:
-    """Evaluating needs no training images, which are often the largest part of a data set and not
+    """Evaluating needs no training images, which are often the largest part of a dataset and not
     at hand.
     """
     card = only_test_images(tiny_suite, tmp_path)

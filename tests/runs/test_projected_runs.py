@@ -1,4 +1,4 @@
-"""A suite of data sets of one's own, through runs: projections, matched ID accuracy, relative
+"""A suite of datasets of one's own, through runs: projections, matched ID accuracy, relative
 errors, few shots, the guard.
 """
 

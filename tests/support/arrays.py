@@ -1,4 +1,4 @@
-"""A data set of six small images in NumPy files, and what `bench data verify` says of it."""
+"""A dataset of six small images in NumPy files, and what `bench data verify` says of it."""
 
 from __future__ import annotations
 

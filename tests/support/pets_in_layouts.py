@@ -1,4 +1,4 @@
-"""A data set of three classes and a suite on it, in whatever layout a test writes."""
+"""A dataset of three classes and a suite on it, in whatever layout a test writes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ READY = 'train = "train"\nval = "val"\ntest = "test"'
 
 
 class Pets:
-    """A data set of three classes below `data/pets`, written in any layout, and a suite on it."""
+    """A dataset of three classes below `data/pets`, written in any layout, and a suite on it."""
 
     def __init__(self, folder: Path, identity: str) -> None:
         self.folder, self.root, self.identity = folder, folder / "data" / "pets", identity

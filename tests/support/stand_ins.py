@@ -101,7 +101,7 @@ def domainnet(root: Path) -> None:
 
 
 def domains(root: Path, name: str) -> None:
-    """Five images of every class in each of a data set's four domains."""
+    """Five images of every class in each of a dataset's four domains."""
     card, _ = find_card(name)
     folder, names = DOMAINS[next(known for known in DOMAINS if name.startswith(known))]
     for number, domain in enumerate(names):
@@ -229,7 +229,7 @@ BUILDERS: dict[str, tuple[Callable[[Path], None], int | None]] = {
 
 
 def stand_in(name: str, folder: Path) -> tuple[Path, Path]:
-    """Build a stand-in of a shipped suite; returns its card and the folder of its data sets.
+    """Build a stand-in of a shipped suite; returns its card and the folder of its datasets.
 
     Raises:
         LookupError: no stand-in is known for this suite.

@@ -1,1 +1,1 @@
-"""Cards of suites and data sets, their label spaces, and where their data is located."""
+"""Cards of suites and datasets, their label spaces, and where their data is located."""

@@ -16,7 +16,7 @@ from ...validation import problems
 
 TomlTable = dict[str, Any]
 
-#: Limit of entries that one `each` expands to: more than any data set needs, and small enough that
+#: Limit of entries that one `each` expands to: more than any dataset needs, and small enough that
 #: a card from someone else cannot exhaust the memory.
 _MOST_ENTRIES = 10_000
 
@@ -207,9 +207,9 @@ def suite_file(name: str, relative_to: Path | None = None) -> Path:
     return paths[name]
 
 
-def data_set_paths() -> dict[str, Path]:
-    """Return the card files of the installed data sets by name."""
-    return named_files("bench.data_sets", "data set's card")
+def dataset_paths() -> dict[str, Path]:
+    """Return the card files of the installed datasets by name."""
+    return named_files("bench.data_sets", "dataset's card")
 
 
 def find_list(name: str, card_folder: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Literal
 from ...errors import UsageError
 from ...identity import digest
 from ...storage.files import read_text
-from .data_set import Naming
+from .dataset import Naming
 
 Protocol = Literal["masked", "full"]
 
@@ -169,14 +169,14 @@ def list_lines(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Projection:
-    """A map from logits over a suite's classes to logits over a data set's classes.
+    """A map from logits over a suite's classes to logits over a dataset's classes.
 
     The logit of projected class k is the maximum over the suite's logits `members[k]`.
 
     Attributes:
         name: the protocol and its size, such as `identity`, `masked200`, `max125to113`, `full1000`.
         members: (K,) labels of the suite that each projected class stands for, disjoint.
-        num_classes: number of projected classes that belong to the data set. They come first; the
+        num_classes: number of projected classes that belong to the dataset. They come first; the
             others (protocol `full`) only compete with them.
     """
 
@@ -198,7 +198,7 @@ class Projection:
 
     @cached_property
     def class_of(self) -> dict[int, int]:
-        """The projected class of each of the suite's labels that the data set has."""
+        """The projected class of each of the suite's labels that the dataset has."""
         return {
             label: k
             for k, members in enumerate(self.members[: self.num_classes])
@@ -209,20 +209,20 @@ class Projection:
 def projection(
     space: Sequence[str], classes: ClassList, protocol: Protocol = "masked"
 ) -> tuple[Projection, list[int]]:
-    """Match a data set's classes with a suite's label space by identity.
+    """Match a dataset's classes with a suite's label space by identity.
 
     Args:
         space: (C,) identities of the suite's classes.
-        classes: classes of the data set.
-        protocol: `masked` compares the data set's classes only with each other; `full` lets every
+        classes: classes of the dataset.
+        protocol: `masked` compares the dataset's classes only with each other; `full` lets every
             class of the suite compete.
 
     Returns:
-        The projection, and the projected label of every class of the data set (-1 if the suite
+        The projection, and the projected label of every class of the dataset (-1 if the suite
         does not have the class).
 
     Raises:
-        UsageError: two classes of the data set cover the same class of the suite, or the two label
+        UsageError: two classes of the dataset cover the same class of the suite, or the two label
             spaces have nothing in common.
     """
     number = {identity: label for label, identity in enumerate(space)}
@@ -235,21 +235,21 @@ def projection(
     flat = [label for group in members for label in group]
     if not flat:
         raise UsageError(
-            "the data set and the suite have no class in common",
+            "the dataset and the suite have no class in common",
             fix="compare the identities in their class lists",
         )
     if len(set(flat)) < len(flat):
         raise UsageError(
-            "two classes of the data set stand for the same class of the suite",
-            fix="fix the third column of the data set's class list",
+            "two classes of the dataset stand for the same class of the suite",
+            fix="fix the third column of the dataset's class list",
         )
-    # The data set's own classes come first, so that `num_classes` separates them from those that
+    # The dataset's own classes come first, so that `num_classes` separates them from those that
     # only compete.
     count = len(members)
     if members == [(label,) for label in range(len(space))]:
         return Projection("identity", tuple(members), count), labels
     # The same classes in another order: the suite's order is used, so that scores have the same
-    # identity as those of a data set in that order.
+    # identity as those of a dataset in that order.
     if sorted(members) == [(label,) for label in range(len(space))]:
         order = [members[label][0] if label >= 0 else -1 for label in labels]
         return Projection("identity", tuple((label,) for label in range(len(space))), count), order

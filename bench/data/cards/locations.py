@@ -1,4 +1,4 @@
-"""Locate data sets and caches by command-line option, environment and user configuration."""
+"""Locate datasets and caches by command-line option, environment and user configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _APPLICATION = "shiftbench"
 
 @dataclass(frozen=True)
 class DataRoot:
-    """A folder that contains data sets, and which setting named it (for messages)."""
+    """A folder that contains datasets, and which setting named it (for messages)."""
 
     path: Path
     origin: str
@@ -29,7 +29,7 @@ def user_configuration() -> Path:
 
 
 def data_roots(argument: Path | None = None) -> list[DataRoot]:
-    """Return the folders to search for data sets, in the order of precedence.
+    """Return the folders to search for datasets, in the order of precedence.
 
     Args:
         argument: value of `--data-root`.
@@ -37,7 +37,7 @@ def data_roots(argument: Path | None = None) -> list[DataRoot]:
     Raises:
         UsageError: the user configuration is not TOML, or its `data_roots` is not a list of paths.
     """
-    # The more specific setting comes first, and later ones still apply: a data set that is not
+    # The more specific setting comes first, and later ones still apply: a dataset that is not
     # below --data-root is found where it usually is.
     roots = [DataRoot(argument.expanduser(), "--data-root")] if argument is not None else []
     for entry in os.environ.get("BENCH_DATA", "").split(os.pathsep):
@@ -50,7 +50,7 @@ def data_roots(argument: Path | None = None) -> list[DataRoot]:
 
 
 def writable_root(argument: Path | None = None) -> Path:
-    """Return the folder for new data sets: the first data root, or the user's data folder."""
+    """Return the folder for new datasets: the first data root, or the user's data folder."""
     roots = data_roots(argument)
     return roots[0].path.absolute() if roots else _own_root()
 
@@ -141,11 +141,11 @@ def _in_any_case(place: Path) -> Path | None:
 
 def _how_to_get(card: SuiteCard, wanted: str, roots: list[DataRoot]) -> str:
     """Return the fix of the error for missing images."""
-    # The most common mistake: the data set itself is given as the data root.
+    # The most common mistake: the dataset itself is given as the data root.
     for root in roots:
         if root.path.name.casefold() == wanted.casefold() and root.path.is_dir():
             return (
-                f"{root.path} looks like the data set itself; use its parent folder: export"
+                f"{root.path} looks like the dataset itself; use its parent folder: export"
                 f" BENCH_DATA={root.path.parent}"
             )
     get = f"{card.get.strip().rstrip('.')}; then: " if card.get.strip() else ""

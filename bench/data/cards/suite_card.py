@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ...errors import UsageError
 from ...plain import NAME
 from ...validation import problems
-from .data_set import Duplicates, check_duplicates
+from .dataset import Duplicates, check_duplicates
 from .inheritance import find_list, read_table, suite_file
 from .labels import Protocol, list_lines, read_class_list
 
@@ -31,7 +31,7 @@ class FolderSource(_Card):
     kind: Literal["folder"] = "folder"
     root: str = Field(
         description=(
-            "folder of the data set below a data root, such as `pacs`, or an absolute or ./relative"
+            "folder of the dataset below a data root, such as `pacs`, or an absolute or ./relative"
             " path"
         )
     )
@@ -65,19 +65,19 @@ class InDistribution(_Card):
     There are four ways: one `path` that is divided in three; three ready splits; ready splits
     `train` and `test`, with id-val held out of train; or `test` alone, for a suite without
     training. Each is a folder below the root, the name of a rendered split or, with `data`, a part
-    of a data set.
+    of a dataset.
     """
 
     data: str = Field(
         default="",
         description=(
-            "data set whose parts the ID images are; empty if the card has a source of its own"
+            "dataset whose parts the ID images are; empty if the card has a source of its own"
         ),
     )
     path: str | tuple[str, ...] | None = Field(
         default=None,
         description=(
-            "folder with all ID images, or several parts of a data set; divided by `split_seed`,"
+            "folder with all ID images, or several parts of a dataset; divided by `split_seed`,"
             " stratified by class"
         ),
     )
@@ -108,7 +108,7 @@ class InDistribution(_Card):
                 " `val_count`, or `test` alone"
             )
         if isinstance(self.path, tuple) and not self.data:
-            raise ValueError("several paths have to be parts of a data set (`data`)")
+            raise ValueError("several paths have to be parts of a dataset (`data`)")
         if self.val_count is not None and not held_out:
             raise ValueError("`val_count` needs `train` and `test`, and excludes `val`")
         if self.path is not None and self.val_fraction + self.test_fraction >= 1:
@@ -122,15 +122,15 @@ class InDistribution(_Card):
 
 
 class Shift(_Card):
-    """One OOD test set: a part of a data set, or a folder or rendered split of the suite."""
+    """One OOD test set: a part of a dataset, or a folder or rendered split of the suite."""
 
     # Names of suites and shifts become names of folders and files in the run store.
     name: str = Field(pattern=NAME)
     path: str = Field(default="", description="folder below the root, or name of a rendered split")
     data: str = Field(
-        default="", description="data set, in place of `path`: its name, or a card's .toml file"
+        default="", description="dataset, in place of `path`: its name, or a card's .toml file"
     )
-    part: str = Field(default="test", description="part of the data set")
+    part: str = Field(default="test", description="part of the dataset")
     projection: Protocol | None = Field(default=None, description="default: the suite's")
     # The official files of ImageNet-C are crops of 224 pixels. The usual resize to 256 and crop
     # would enlarge them and cut their borders off.
@@ -159,7 +159,7 @@ class Shift(_Card):
     @model_validator(mode="after")
     def _one_place(self) -> Shift:
         if bool(self.path) == bool(self.data):
-            raise ValueError("a shift has either a `path` or a data set (`data`)")
+            raise ValueError("a shift has either a `path` or a dataset (`data`)")
         return self
 
 
@@ -189,7 +189,7 @@ class Known(_Card):
 
 
 class SuiteCard(_Card):
-    """One ID data set and its shifts, sharing one label space."""
+    """One ID dataset and its shifts, sharing one label space."""
 
     name: str = Field(pattern=NAME)
     title: str
@@ -202,7 +202,7 @@ class SuiteCard(_Card):
     )
     ids: tuple[str, ...] = Field(
         default=(),
-        description="identities of the classes, which match data sets; default: the names",
+        description="identities of the classes, which match datasets; default: the names",
     )
     templates: tuple[str, ...] = Field(
         default=("a photo of a {}.",), description="prompts, or the name of a list of prompts"
@@ -219,7 +219,7 @@ class SuiteCard(_Card):
         default=None,
         discriminator="kind",
         description=(
-            "where the images are; omitted if the ID data and the shifts are parts of data sets"
+            "where the images are; omitted if the ID data and the shifts are parts of datasets"
         ),
     )
     id: InDistribution
@@ -227,7 +227,7 @@ class SuiteCard(_Card):
     duplicates: Duplicates = Field(
         default_factory=dict,
         description=(
-            "known equal images, in addition to those on the data sets' cards: split -> how many"
+            "known equal images, in addition to those on the datasets' cards: split -> how many"
             " repeat another image of it, `split in other` -> how many are also in the other; `id`"
             " is the set that the card divides"
         ),
@@ -259,8 +259,8 @@ class SuiteCard(_Card):
         return self.ids or self.classes
 
     @property
-    def data_sets(self) -> tuple[str, ...]:
-        """The data sets that the suite refers to, each once, in the order of the card."""
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets that the suite refers to, each once, in the order of the card."""
         return tuple(
             dict.fromkeys(
                 name for name in (self.id.data, *(shift.data for shift in self.shifts)) if name
@@ -269,17 +269,17 @@ class SuiteCard(_Card):
 
     @model_validator(mode="after")
     def _places_agree(self) -> SuiteCard:
-        # All or nothing: with its own source the root is one folder, and with data sets there is
+        # All or nothing: with its own source the root is one folder, and with datasets there is
         # no root that a plain `path` could be relative to.
         inline = [self.id.data == "", *(shift.data == "" for shift in self.shifts)]
         if self.source is None and any(inline):
             raise ValueError(
-                "a suite without a `source` needs a data set (`data`) for its ID images and for"
+                "a suite without a `source` needs a dataset (`data`) for its ID images and for"
                 " every shift"
             )
         if self.source is not None and not all(inline):
             raise ValueError(
-                "a suite has either a `source` of its own or data sets (`data`), not both"
+                "a suite has either a `source` of its own or datasets (`data`), not both"
             )
         if self.ids and len(self.ids) != len(self.classes):
             raise ValueError(f"{len(self.ids)} ids for {len(self.classes)} classes")

@@ -1,1 +1,1 @@
-"""The corruptions of ImageNet-C, and the parts of data sets that are made by them."""
+"""The corruptions of ImageNet-C, and the parts of datasets that are made by them."""

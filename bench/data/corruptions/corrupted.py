@@ -1,4 +1,4 @@
-"""Data set parts that are the images of another part under a generated corruption."""
+"""Dataset parts that are the images of another part under a generated corruption."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from PIL import Image
 
 from ...errors import UsageError
 from ...storage.atomic import Progress
-from ..cards.data_set import Corrupted
+from ..cards.dataset import Corrupted
 from ..collection import Collection, Originals, fingerprint
 from ..pixels.cache import prepared
 from ..pixels.decoder import Pixels
-from ..readers.located import DataSet, NotHere, Opened, open_data_set
+from ..readers.located import Dataset, NotHere, Opened, open_dataset
 from ..split import MappedPixels
 from .generate import FROST_PHOTOGRAPHS, VERSION, Bytes, corrupted
 
@@ -71,7 +71,7 @@ class CorruptedOriginals(Originals):
 
 
 def read_corrupted(
-    data_set: DataSet,
+    dataset: Dataset,
     layout: Corrupted,
     labels: Sequence[int],
     open_part: Opener,
@@ -79,11 +79,11 @@ def read_corrupted(
     cache: Path,
     progress: Progress | None,
 ) -> Opened:
-    """Open a part of the clean data set with its images corrupted; see `parts.open_part`.
+    """Open a part of the clean dataset with its images corrupted; see `parts.open_part`.
 
     Raises:
         NotHere: the clean images or the photographs of frost are missing.
-        UsageError: the classes differ from those of the clean data set.
+        UsageError: the classes differ from those of the clean dataset.
     """
     # Part of the fingerprint, so it names everything that changes a pixel.
     treatment = (
@@ -92,19 +92,19 @@ def read_corrupted(
     )
     photographs: tuple[Bytes, ...] = ()
     if layout.corruption == "frost":
-        photographs, shown = data_set.once(
+        photographs, shown = dataset.once(
             ("photographs", layout.photographs),
-            lambda: _photographs(data_set, layout, open_part, cache),
+            lambda: _photographs(dataset, layout, open_part, cache),
         )
         treatment += f" photographs {shown}"
     # All corruptions of a part (75 in ImageNet-C) share one index of the clean images.
-    opened = data_set.once(
-        (layout.path, *labels), lambda: _clean(data_set, layout, labels, open_part, cache, progress)
+    opened = dataset.once(
+        (layout.path, *labels), lambda: _clean(dataset, layout, labels, open_part, cache, progress)
     )
     clean = opened.collection
     collection = dataclasses.replace(
         clean,
-        what=f"{data_set.card.name} {layout.corruption}-{layout.severity}",
+        what=f"{dataset.card.name} {layout.corruption}-{layout.severity}",
         originals=CorruptedOriginals(clean, layout, photographs),
         treatment=f"{clean.treatment} {treatment}".strip(),
     )
@@ -112,7 +112,7 @@ def read_corrupted(
 
 
 def _clean(
-    data_set: DataSet,
+    dataset: Dataset,
     layout: Corrupted,
     labels: Sequence[int],
     open_part: Opener,
@@ -120,17 +120,17 @@ def _clean(
     progress: Progress | None,
 ) -> Opened:
     name, _, part = layout.path.rpartition("/")
-    clean_set = open_data_set(name, data_set.roots, card_folder=data_set.card_folder)
-    if clean_set.classes.ids != data_set.classes.ids:
+    clean_set = open_dataset(name, dataset.roots, card_folder=dataset.card_folder)
+    if clean_set.classes.ids != dataset.classes.ids:
         raise UsageError(
-            f"{data_set.card.name} has other classes than {name}, whose images it corrupts",
-            fix=f"state the same `classes` on the card of {data_set.card.name}",
+            f"{dataset.card.name} has other classes than {name}, whose images it corrupts",
+            fix=f"state the same `classes` on the card of {dataset.card.name}",
         )
     return open_part(clean_set, part, labels, cache=cache, progress=progress)
 
 
 def _photographs(
-    data_set: DataSet, layout: Corrupted, open_part: Opener, cache: Path
+    dataset: Dataset, layout: Corrupted, open_part: Opener, cache: Path
 ) -> tuple[tuple[Bytes, ...], str]:
     """Return the photographs of frost in the order of their names, and their fingerprint.
 
@@ -138,7 +138,7 @@ def _photographs(
         NotHere: photographs are missing on this machine.
     """
     name, _, part = layout.photographs.rpartition("/")
-    frost = open_data_set(name, data_set.roots, card_folder=data_set.card_folder)
+    frost = open_dataset(name, dataset.roots, card_folder=dataset.card_folder)
     try:
         collection = open_part(frost, part, [0], cache=cache).collection
     except NotHere as why:

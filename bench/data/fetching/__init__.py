@@ -1,1 +1,1 @@
-"""Download, check and unpack data sets."""
+"""Download, check and unpack datasets."""

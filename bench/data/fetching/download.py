@@ -1,4 +1,4 @@
-"""Download files and data sets: resumable, from several mirrors, checked and all or nothing.
+"""Download files and datasets: resumable, from several mirrors, checked and all or nothing.
 
 Libraries do not cover this: huggingface_hub resumes only files of its own hub, and pooch and
 torch.hub start over after an interruption.
@@ -22,7 +22,7 @@ from rich.filesize import decimal as size
 
 from ...errors import BenchError, MissingPrerequisite
 from ...storage.atomic import Progress, made_by_one, sync, write_text
-from ..cards.data_set import Archive, DataSetCard
+from ..cards.dataset import Archive, DatasetCard
 from .unpack import unpack
 
 #: Seconds to wait for a connection, and for the next bytes.
@@ -358,29 +358,29 @@ def _short(error: Exception) -> str:
     return str(error).partition("\n")[0][:200]
 
 
-def fetch_data_set(
-    card: DataSetCard,
+def fetch_dataset(
+    card: DatasetCard,
     root: Path,
     *,
     requested: str = "",
     keep_archives: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Download and unpack a data set below `root`; a repeated call resumes an interrupted one.
+    """Download and unpack a dataset below `root`; a repeated call resumes an interrupted one.
 
-    Archives and unpacked files are first in `root/.NAME.fetch`, so that the folder of the data set
+    Archives and unpacked files are first in `root/.NAME.fetch`, so that the folder of the dataset
     is complete or does not exist.
 
     Args:
-        card: the data set's card, which has the addresses and the name of the folder.
-        root: folder of data sets; created if it does not exist.
+        card: the dataset's card, which has the addresses and the name of the folder.
+        root: folder of datasets; created if it does not exist.
         requested: name or card file that the user gave, for commands in messages; default: the name
             on the card.
         keep_archives: whether to move the archives to `root/archives` instead of deleting them.
         progress: called with what is done, how far, and out of how many.
 
     Returns:
-        The folder of the data set.
+        The folder of the dataset.
 
     Raises:
         MissingPrerequisite: the data are behind a licence or a login; the message has the steps.
@@ -388,9 +388,7 @@ def fetch_data_set(
             or the disk is too small.
     """
     if not card.fetch.archives:
-        steps = (
-            card.fetch.steps.strip() or f"see {card.homepage or 'the home page of the data set'}"
-        )
+        steps = card.fetch.steps.strip() or f"see {card.homepage or 'the home page of the dataset'}"
         raise MissingPrerequisite(
             f"{card.title} cannot be downloaded automatically",
             where=f"licence: {card.licence}",
@@ -423,7 +421,7 @@ def fetch_data_set(
             _merge(staging / f"part-{number}", whole / archive.into)
         if keep_archives:
             _merge(staging / "downloads", root / "archives")
-        # The step that makes the data set exist. Staging is below the root, and so on the same
+        # The step that makes the dataset exist. Staging is below the root, and so on the same
         # disk, where a rename is atomic.
         sync(whole)
         whole.rename(target)

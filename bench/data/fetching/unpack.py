@@ -23,7 +23,7 @@ from ...storage.atomic import Progress
 from ...storage.files import most_unpacked
 from ..readers.archive import CheckedTarInfo
 
-#: More files than any supported data set has; beyond that, an archive is taken for an attack on the
+#: More files than any supported dataset has; beyond that, an archive is taken for an attack on the
 #: file system.
 _MOST_FILES: Final = 5_000_000
 _BLOCK: Final = 1 << 20
@@ -59,7 +59,7 @@ def unpack(
     """Unpack an archive into an empty or new folder.
 
     An archive with links, devices, absolute names or names that lead out of the folder is refused:
-    image data sets have no use for them. Files get default permissions and the current time.
+    image datasets have no use for them. Files get default permissions and the current time.
 
     Args:
         archive: path of the archive.

@@ -63,7 +63,7 @@ _SUFFIXES = {
     ".avif": "AVIF",
 }
 #: Image formats that are not read, by suffix and by their first bytes. They are reported instead of
-#: ignored: a data set must not shrink without a warning.
+#: ignored: a dataset must not shrink without a warning.
 _FOREIGN_SUFFIXES = (
     ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".jxl", ".jxr", ".heic", ".heif", ".hif", ".psd",
     ".xcf", ".tga", ".dds", ".exr",

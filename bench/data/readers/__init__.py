@@ -1,1 +1,1 @@
-"""Readers for the layouts in which data sets are commonly stored on disk, one module each."""
+"""Readers for the layouts in which datasets are commonly stored on disk, one module each."""

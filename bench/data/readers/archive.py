@@ -100,7 +100,7 @@ def expanded(pattern: str) -> list[str]:
     """Return all names that a pattern with ranges such as `{000..127}` expands to.
 
     Raises:
-        UsageError: there are more names than any data set has files, or `**` occurs twice.
+        UsageError: there are more names than any dataset has files, or `**` occurs twice.
     """
     pieces = re.split(r"\{([0-9]{1,9})\.\.([0-9]{1,9})\}", pattern)
     spans = [
@@ -112,13 +112,13 @@ def expanded(pattern: str) -> list[str]:
     if math.prod(map(len, spans)) > _MOST_NAMES:
         raise UsageError(
             f"{pattern:.200} expands to more than {_MOST_NAMES:,} files",
-            where="the data set's card",
+            where="the dataset's card",
         )
     # Each further ** multiplies the time of a glob by the number of folders.
     if pattern.count("**") > 1:
         raise UsageError(
             f"{pattern:.200} has ** more than once",
-            where="the data set's card",
+            where="the dataset's card",
             fix="use ** once, which matches all folders",
         )
     numbers = (

@@ -21,10 +21,10 @@ from ...errors import BenchError
 from ...storage.atomic import Progress
 from ...storage.files import most_unpacked, regular
 from ...storage.pickles import BoundedUnpickler
-from ..cards.data_set import Arrays, Part
+from ..cards.dataset import Arrays, Part
 from ..collection import Collection, Originals, Rows
 from .folder import COLUMNS
-from .located import DataSet, NotHere, Opened
+from .located import Dataset, NotHere, Opened
 from .same_file import numbers_in
 
 #: Exceptions of reading a damaged file of arrays or pickle of them. The list is long because NumPy
@@ -64,7 +64,7 @@ class ArrayOriginals(Originals):
 
 
 def read_arrays(
-    data_set: DataSet,
+    dataset: Dataset,
     part: Part,
     layout: Arrays,
     labels: Sequence[int],
@@ -80,10 +80,10 @@ def read_arrays(
         NotHere: no image is of a requested class.
         BenchError: the file is damaged, or does not contain images and class numbers.
     """
-    assert data_set.folder is not None
-    file, what = data_set.folder / layout.path, f"{data_set.card.name} {layout.path}"
+    assert dataset.folder is not None
+    file, what = dataset.folder / layout.path, f"{dataset.card.name} {layout.path}"
     try:
-        pixels, numbers, counts = _read(data_set.folder, layout)
+        pixels, numbers, counts = _read(dataset.folder, layout)
     except _DAMAGED as error:
         raise BenchError(
             f"the images cannot be read: {error}", where=str(file), fix="restore the file"
@@ -108,16 +108,16 @@ def read_arrays(
     first, last = layout.rows or (0, len(pixels))
     # Signed before the subtraction: an unsigned 0 minus 1 would wrap around to a large number.
     pixels, numbers = pixels[first:last], numbers[first:last].astype(np.int64) - layout.first_label
-    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(data_set.classes):
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(dataset.classes):
         raise BenchError(
             f"the labels are {numbers.min()} to {numbers.max()}, expected 0 to"
-            f" {len(data_set.classes) - 1}",
+            f" {len(dataset.classes) - 1}",
             where=str(file),
         )
     wanted = np.array(labels, dtype=np.int64)[numbers]
     rows = np.flatnonzero(wanted >= 0)
     if not len(rows):
-        raise NotHere(f"{data_set.card.title}: no image of a requested class in {file}")
+        raise NotHere(f"{dataset.card.title}: no image of a requested class in {file}")
     # The shape is hashed as well, or images of 2 x 8 and 4 x 4 equal pixels would be the same.
     content = np.array(
         [
@@ -138,7 +138,7 @@ def read_arrays(
         content=content[order],
         problems=np.full(len(rows), "", dtype="U1"),
         originals=ArrayOriginals(pixels, rows, file),
-        files=_places(data_set.folder, layout, counts)[first:last][rows],
+        files=_places(dataset.folder, layout, counts)[first:last][rows],
     )
     excluded = len(numbers) - len(rows)
     remarks = (

@@ -8,18 +8,18 @@ from pathlib import Path
 import pandas as pd
 
 from ...storage.atomic import Progress
-from ..cards.data_set import Flat, Folders, Part
+from ..cards.dataset import Flat, Folders, Part
 from ..collection import folder_collection
 from ..pixels.image_bytes import OTHER, SYSTEM
 from .folder import COLUMNS, count_ignored, index_folder, remarks_on, remarks_outside
 from .ground_truth import find_ground_truth, read_ground_truth
 from .index_cache import from_cache
 from .listing import list_folder
-from .located import DataSet, NotHere, Opened, class_remarks, labelled
+from .located import Dataset, NotHere, Opened, class_remarks, labelled
 
 
 def read_class_folders(
-    data_set: DataSet,
+    dataset: Dataset,
     part: Part,
     layout: Folders,
     labels: Sequence[int],
@@ -35,52 +35,52 @@ def read_class_folders(
     Raises:
         NotHere: no folder of a requested class has images.
     """
-    assert data_set.folder is not None
-    if data_set.card.identity == "content":
-        index = index_folder(data_set.folder, layout.path, cache=cache, progress=progress)
-        return _read(data_set, part, layout, labels, index)
-    listing = list_folder(data_set.folder, layout.path, cache=cache, progress=progress)
+    assert dataset.folder is not None
+    if dataset.card.identity == "content":
+        index = index_folder(dataset.folder, layout.path, cache=cache, progress=progress)
+        return _read(dataset, part, layout, labels, index)
+    listing = list_folder(dataset.folder, layout.path, cache=cache, progress=progress)
     # A small listing has no stamp: it is made on every start, and so is what follows from it.
     if not listing.stamp:
-        return _read(data_set, part, layout, labels, listing.frame())
+        return _read(dataset, part, layout, labels, listing.frame())
     # The frame of a million files is only read from disk if the collection is not cached.
     return from_cache(
-        data_set,
+        dataset,
         part,
         layout,
         labels,
         listing.stamp,
-        lambda: _read(data_set, part, layout, labels, listing.frame()),
+        lambda: _read(dataset, part, layout, labels, listing.frame()),
         cache,
     )
 
 
 def _read(
-    data_set: DataSet, part: Part, layout: Folders, labels: Sequence[int], index: pd.DataFrame
+    dataset: Dataset, part: Part, layout: Folders, labels: Sequence[int], index: pd.DataFrame
 ) -> Opened:
-    assert data_set.folder is not None
-    card, what = data_set.card, f"{data_set.card.name} {layout.path}".removesuffix(" .")
+    assert dataset.folder is not None
+    card, what = dataset.card, f"{dataset.card.name} {layout.path}".removesuffix(" .")
     images = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] != "")]
     present = sorted(set(images["folder"]))
     # All folders decide how they are named, also those of classes that are not requested.
-    numbers = data_set.classes.labels_of(present, layout.named_by)
+    numbers = dataset.classes.labels_of(present, layout.named_by)
     wanted = {folder: labels[number] for folder, number in numbers.items() if labels[number] >= 0}
     if not wanted:
         raise NotHere(
-            f"{card.title}: no class folder with images at {data_set.folder / layout.path}"
+            f"{card.title}: no class folder with images at {dataset.folder / layout.path}"
         )
     chosen = images[images["folder"].isin(list(wanted))].copy()
     chosen["label"] = chosen["folder"].map(wanted).astype("int64")
     chosen["group"] = -1
-    # A copy with other folder names is the same data set, so the identity of a listed image is
+    # A copy with other folder names is the same dataset, so the identity of a listed image is
     # made of its class and not of its folder.
     chosen["class"] = chosen["folder"].map(
-        {folder: data_set.classes.ids[number] for folder, number in numbers.items()}
+        {folder: dataset.classes.ids[number] for folder, number in numbers.items()}
     )
     outside = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] == "")]
     remarks = class_remarks(
         what,
-        data_set.classes,
+        dataset.classes,
         present,
         numbers,
         lacking="no folder with images",
@@ -89,7 +89,7 @@ def _read(
     remarks += remarks_on(chosen, what) + remarks_outside(outside, what)
     collection = folder_collection(
         what,
-        data_set.folder,
+        dataset.folder,
         chosen,
         grouped=False,
         listed=card.identity == "listing",
@@ -100,7 +100,7 @@ def _read(
 
 
 def read_flat(
-    data_set: DataSet,
+    dataset: Dataset,
     part: Part,
     layout: Flat,
     labels: Sequence[int],
@@ -116,21 +116,21 @@ def read_flat(
         NotHere: there is no list of classes, or no image of a requested class.
         BenchError: the list cannot be read, or does not match the images.
     """
-    assert data_set.folder is not None
-    listed, what = data_set.card.identity == "listing", f"{data_set.card.name} {layout.path}"
-    truth = find_ground_truth(data_set.folder, layout.path, layout.lists)
+    assert dataset.folder is not None
+    listed, what = dataset.card.identity == "listing", f"{dataset.card.name} {layout.path}"
+    truth = find_ground_truth(dataset.folder, layout.path, layout.lists)
     if listed:
-        index = list_folder(data_set.folder, layout.path, cache=cache, progress=progress).frame()
+        index = list_folder(dataset.folder, layout.path, cache=cache, progress=progress).frame()
     else:
-        index = index_folder(data_set.folder, layout.path, cache=cache, progress=progress)
+        index = index_folder(dataset.folder, layout.path, cache=cache, progress=progress)
     images = index[~index["problem"].isin([SYSTEM, OTHER]) & (index["folder"] == "")].copy()
     # Lists name images without their suffix, which differs between copies (.JPEG, .png).
     stems = images["key"].str.rpartition("/")[2].str.rpartition(".")[0]
     images["token"] = stems.map(read_ground_truth(truth, stems.tolist()))
-    chosen, remarks = labelled(data_set, labels, images, layout.named_by, what)
+    chosen, remarks = labelled(dataset, labels, images, layout.named_by, what)
     collection = folder_collection(
         what,
-        data_set.folder,
+        dataset.folder,
         chosen,
         grouped=False,
         listed=listed,

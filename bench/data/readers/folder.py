@@ -43,7 +43,7 @@ COLUMNS = (
 #: of its time stamp (2 s on FAT), so it is read again next time.
 UNSETTLED_NS = 2_000_000_000
 
-#: Files and folders that Windows, macOS and network storage leave in data sets. They are ignored,
+#: Files and folders that Windows, macOS and network storage leave in datasets. They are ignored,
 #: as is every name that starts with a dot.
 _SYSTEM_NAMES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
@@ -82,7 +82,7 @@ def index_folder(
     and decoding compares the SHA-256 once more.
 
     Args:
-        root: folder of the data set.
+        root: folder of the dataset.
         part: folder below `root`, or an absolute path.
         cache: folder of cached indexes.
         progress: called with the number of files read.
@@ -251,7 +251,7 @@ def remarks_outside(outside: pd.DataFrame, part: str) -> list[str]:
 
 
 def walk(folder: Path, folders: dict[str, int] | None = None) -> Iterator[FileEntry]:
-    """Yield all files below a folder, following links, which data sets often consist of.
+    """Yield all files below a folder, following links, which datasets often consist of.
 
     Args:
         folder: folder to walk.

@@ -30,7 +30,7 @@ def find_ground_truth(folder: Path, images: str, lists: Sequence[str]) -> Path:
     """Return the first of the lists that exists below `folder`.
 
     Args:
-        folder: folder of the data set.
+        folder: folder of the dataset.
         images: path of the images, for messages.
         lists: paths of the lists, in order of preference.
 

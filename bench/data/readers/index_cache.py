@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from ...identity import digest
 from ...storage.atomic import cached_folder, in_cache, write_text, write_with
-from ..cards.data_set import Layout, Part
+from ..cards.dataset import Layout, Part
 from ..cards.suite_card import InDistribution
 from ..collection import Collection, FolderOriginals, Originals, Rows, divide, fingerprint
 from ..pixels import image_bytes
 from . import listing
 from .folder import COLUMNS
-from .located import DataSet, Opened
+from .located import Dataset, Opened
 from .shard_images import ShardImages
 
 #: Part of the cache key; raise it when the same listing gives another collection, division or
@@ -36,7 +36,7 @@ _ABOUT: Final = "about.json"
 
 
 def from_cache(
-    data_set: DataSet,
+    dataset: Dataset,
     part: Part,
     layout: Layout,
     labels: Sequence[int],
@@ -47,8 +47,8 @@ def from_cache(
     """Return a listed part from the cache, or make it, and cache it if it is large.
 
     Args:
-        data_set: data set of the part.
-        part: part as on the data set's card.
+        dataset: dataset of the part.
+        part: part as on the dataset's card.
         layout: layout that is read.
         labels: label of every class, as in `parts.open_part`.
         made_of: a JSON value that changes with the files, such as the stamp of a listing, or sizes
@@ -58,10 +58,10 @@ def from_cache(
     """
     # The folder's name is a hash of everything that the result depends on. So a folder never
     # changes its meaning: other processes may have mapped it, and add divisions and fingerprints.
-    card, classes = data_set.card, data_set.classes
+    card, classes = dataset.card, dataset.classes
     requested = [
         card.name,
-        str(data_set.folder),
+        str(dataset.folder),
         layout.model_dump(),
         part.pre_crop,
         list(labels),
@@ -88,7 +88,7 @@ def _write(folder: Path, opened: Opened) -> None:
     for name in ("sizes", "file", "offsets") if isinstance(originals, ShardImages) else ("sizes",):
         np.save(folder / f"{name}.npy", getattr(originals, name), allow_pickle=False)
     opened.problems.to_parquet(folder / "problems.parquet", index=False)
-    # The paths are absolute, so a folder of the cache belongs to one place on disk; the data set's
+    # The paths are absolute, so a folder of the cache belongs to one place on disk; the dataset's
     # folder and the archives' paths are part of its name.
     about = {
         "what": collection.what,

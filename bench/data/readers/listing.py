@@ -65,7 +65,7 @@ def list_folder(
     does if its size has changed; `refresh` always does.
 
     Args:
-        root: folder of the data set.
+        root: folder of the dataset.
         part: folder below `root`, or an absolute path.
         cache: folder of cached listings.
         progress: called with the number of files listed.

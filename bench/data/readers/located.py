@@ -1,4 +1,4 @@
-"""Find a data set's folder on this machine and the layout that its images are stored in."""
+"""Find a dataset's folder on this machine and the layout that its images are stored in."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from ...plain import some
-from ..cards.data_set import (
+from ..cards.dataset import (
     Arrays,
     Corrupted,
-    DataSetCard,
+    DatasetCard,
     FileTable,
     Flat,
     Folders,
@@ -22,7 +22,7 @@ from ..cards.data_set import (
     ParquetFiles,
     Part,
     Tars,
-    find_data_set,
+    find_dataset,
 )
 from ..cards.inheritance import find_list
 from ..cards.labels import ClassList, read_class_list
@@ -46,20 +46,20 @@ class NotHere(Exception):
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A data set's card, its classes, and its folder on this machine.
+class Dataset:
+    """A dataset's card, its classes, and its folder on this machine.
 
     Attributes:
-        card: card of the data set.
+        card: card of the dataset.
         classes: its classes, in the order of its labels.
         folder: where its images are; None if they are not on this machine.
         missing: why there is no folder.
-        roots: where to search for further data sets that the card names.
+        roots: where to search for further datasets that the card names.
         card_folder: folder of the card, which paths on the card are relative to.
         requested: name or card's file by which it was requested, for commands in messages.
     """
 
-    card: DataSetCard
+    card: DatasetCard
     classes: ClassList
     folder: Path | None
     missing: str = ""
@@ -81,7 +81,7 @@ class DataSet:
 
     @property
     def get(self) -> str:
-        """How to obtain the data set: a command, or what to do by hand."""
+        """How to obtain the dataset: a command, or what to do by hand."""
         if self.card.fetch.archives:
             return f"bench data fetch {self.requested or self.card.name}"
         return (
@@ -92,7 +92,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Opened:
-    """A part of a data set, indexed.
+    """A part of a dataset, indexed.
 
     Attributes:
         collection: the images of the requested classes.
@@ -105,28 +105,28 @@ class Opened:
     problems: pd.DataFrame
 
 
-def open_data_set(
+def open_dataset(
     name: str, roots: Sequence[DataRoot], *, card_folder: Path | None = None
-) -> DataSet:
-    """Read a data set's card and find its folder.
+) -> Dataset:
+    """Read a dataset's card and find its folder.
 
     Args:
-        name: name of the data set, or a card's file relative to `card_folder`.
+        name: name of the dataset, or a card's file relative to `card_folder`.
         roots: folders to search, in the order of precedence.
-        card_folder: folder of the card that names this data set; default: the working directory.
+        card_folder: folder of the card that names this dataset; default: the working directory.
 
     Raises:
         UsageError: the name is unknown, or the card is invalid.
     """
     # From here on paths are relative to this card, which may be elsewhere than the one that names
     # it.
-    card, path = find_data_set(name, card_folder)
+    card, path = find_dataset(name, card_folder)
     classes = ClassList.plain(card.classes) if not isinstance(card.classes, str) else None
     if classes is None:
         assert isinstance(card.classes, str)
         classes = read_class_list(find_list(card.classes, path.parent))
     folder, searched = find_folder(card, roots, card_folder=path.parent)
-    return DataSet(
+    return Dataset(
         card,
         classes,
         folder,
@@ -138,12 +138,12 @@ def open_data_set(
 
 
 def find_folder(
-    card: DataSetCard, roots: Sequence[DataRoot], *, card_folder: Path
+    card: DatasetCard, roots: Sequence[DataRoot], *, card_folder: Path
 ) -> tuple[Path | None, str]:
-    """Return the first existing folder of a data set, or the reason why there is none.
+    """Return the first existing folder of a dataset, or the reason why there is none.
 
     Args:
-        card: card of the data set.
+        card: card of the dataset.
         roots: folders to search, in the order of precedence.
         card_folder: folder of the card, which a folder such as `./images` is relative to.
 
@@ -176,7 +176,7 @@ def present_layout(part: Part, folder: Path, classes: ClassList) -> Present | No
     It is the first one on disk. Among class folders it is the one with the most folders that name
     a class.
     """
-    # With layouts such as `test` and `.`, the folder of the data set itself always exists, so
+    # With layouts such as `test` and `.`, the folder of the dataset itself always exists, so
     # existence alone would not tell class folders apart. They win over any layout after them.
     best: Folders | None = None
     most = 0
@@ -222,7 +222,7 @@ def _is_here(layout: Present, folder: Path) -> bool:
 
 
 def labelled(
-    data_set: DataSet,
+    dataset: Dataset,
     labels: Sequence[int],
     images: pd.DataFrame,
     named_by: Sequence[Naming],
@@ -231,7 +231,7 @@ def labelled(
     """Label the images of requested classes by a class token per image.
 
     Args:
-        data_set: data set of the images.
+        dataset: dataset of the images.
         labels: label of every class, -1 to leave it out, as in `parts.open_part`.
         images: an index with the column `token`: what the data calls the class, or missing.
         named_by: what the tokens may be.
@@ -244,12 +244,12 @@ def labelled(
     Raises:
         NotHere: no image is of a requested class.
     """
-    classes = data_set.classes
+    classes = dataset.classes
     tokens = sorted(set(images["token"].dropna()))
     numbers = classes.labels_of(tokens, named_by)
     wanted = {token: labels[number] for token, number in numbers.items() if labels[number] >= 0}
     if not wanted:
-        raise NotHere(f"{data_set.card.title}: no image of a requested class in {what}")
+        raise NotHere(f"{dataset.card.title}: no image of a requested class in {what}")
     chosen = images[images["token"].isin(list(wanted))].copy()
     # These layouts have no class folders; the column is there because an index has it.
     chosen["folder"] = chosen["token"]
@@ -281,7 +281,7 @@ def class_remarks(
 
     Args:
         what: name of the part, for messages.
-        classes: classes of the data set.
+        classes: classes of the dataset.
         present: folders or labels in the data.
         numbers: class number of each of them that names a class.
         lacking: what missing classes have, such as `no image`.

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ...storage.atomic import Progress, in_cache
-from ..cards.data_set import ParquetFiles, Part, Tars
+from ..cards.dataset import ParquetFiles, Part, Tars
 from ..cards.locations import cache_dir
 from ..collection import folder_collection
 from ..fetching.download import Wanted, download
@@ -21,7 +21,7 @@ from .archive import archives_at, expanded, index_archive, read_at, require_some
 from .folder import COLUMNS
 from .ground_truth import find_ground_truth, read_ground_truth
 from .index_cache import from_cache
-from .located import DataSet, Opened, labelled
+from .located import Dataset, Opened, labelled
 from .parquet import IMAGES, INDEX, pack_parquet, rows_in
 from .same_file import numbers_in, refuse
 from .shard_images import ShardImages, stamp
@@ -30,7 +30,7 @@ _SAME_NAME = "under the name of another file"
 
 
 def read_tars(
-    data_set: DataSet,
+    dataset: Dataset,
     part: Part,
     layout: Tars,
     labels: Sequence[int],
@@ -44,18 +44,18 @@ def read_tars(
         NotHere: no image is of a requested class, or there is no list of classes.
         BenchError: an archive is damaged, a shard is missing, or two images have the same name.
     """
-    assert data_set.folder is not None
-    files = _shards(data_set.folder, layout.path, progress)
+    assert dataset.folder is not None
+    files = _shards(dataset.folder, layout.path, progress)
 
     def read() -> Opened:
-        return _read_tars(data_set, part, layout, labels, files, cache, progress)
+        return _read_tars(dataset, part, layout, labels, files, cache, progress)
 
     # The cache's key has the time stamps of the archives, but not that of a list of classes. Parts
     # identified by content cannot be cached, as `from_cache` is for listed ones.
-    if data_set.card.identity == "content" or layout.class_in == "list":
+    if dataset.card.identity == "content" or layout.class_in == "list":
         return read()
     return from_cache(
-        data_set,
+        dataset,
         part,
         layout,
         labels,
@@ -66,7 +66,7 @@ def read_tars(
 
 
 def _read_tars(
-    data_set: DataSet,
+    dataset: Dataset,
     part: Part,
     layout: Tars,
     labels: Sequence[int],
@@ -74,8 +74,8 @@ def _read_tars(
     cache: Path,
     progress: Progress | None,
 ) -> Opened:
-    assert data_set.folder is not None
-    read, what = data_set.card.identity == "content", f"{data_set.card.name} {layout.path}"
+    assert dataset.folder is not None
+    read, what = dataset.card.identity == "content", f"{dataset.card.name} {layout.path}"
     indexes = []
     for number, file in enumerate(files):
         index = index_archive(file, read=read, cache=cache, progress=progress)
@@ -100,7 +100,7 @@ def _read_tars(
     stems = images["name"].str.rpartition("/")[2].str.rpartition(".")[0]
     if layout.class_in == "list":
         truth = read_ground_truth(
-            find_ground_truth(data_set.folder, layout.path, layout.lists), stems.tolist()
+            find_ground_truth(dataset.folder, layout.path, layout.lists), stems.tolist()
         )
         images["token"] = stems.map(truth)
     elif layout.class_in == "archive":
@@ -108,7 +108,7 @@ def _read_tars(
     elif layout.class_in == "folder":
         images["token"] = images["name"].str.rpartition("/")[0].str.rpartition("/")[2]
     return _opened(
-        data_set,
+        dataset,
         part,
         layout,
         labels,
@@ -119,7 +119,7 @@ def _read_tars(
 
 
 def read_parquet(
-    data_set: DataSet,
+    dataset: Dataset,
     part: Part,
     layout: ParquetFiles,
     labels: Sequence[int],
@@ -133,8 +133,8 @@ def read_parquet(
         NotHere: no image is of a requested class.
         BenchError: a file is damaged or lacks a column, or two rows have the same name and bytes.
     """
-    assert data_set.folder is not None
-    files, what = archives_at(data_set.folder, layout.path), f"{data_set.card.name} {layout.path}"
+    assert dataset.folder is not None
+    files, what = archives_at(dataset.folder, layout.path), f"{dataset.card.name} {layout.path}"
     named = "number" not in layout.named_by
     packed = pack_parquet(
         files, layout.image, layout.label, named=named, cache=cache_dir("packed"), progress=progress
@@ -160,13 +160,13 @@ def read_parquet(
             what,
             f"{_SAME_NAME} and have the same bytes",
         )
-        return _opened(data_set, part, layout, labels, [packed / IMAGES], images)
+        return _opened(dataset, part, layout, labels, [packed / IMAGES], images)
 
     with in_cache(packed):
-        if data_set.card.identity == "content":
+        if dataset.card.identity == "content":
             return read()
         return from_cache(
-            data_set,
+            dataset,
             part,
             layout,
             labels,
@@ -177,7 +177,7 @@ def read_parquet(
 
 
 def _opened(
-    data_set: DataSet,
+    dataset: Dataset,
     part: Part,
     layout: Tars | ParquetFiles,
     labels: Sequence[int],
@@ -186,8 +186,8 @@ def _opened(
     ignored: int = 0,
 ) -> Opened:
     """Label the images of archives and make a collection of them."""
-    what, listed = f"{data_set.card.name} {layout.path}", data_set.card.identity == "listing"
-    chosen, remarks = labelled(data_set, labels, images, layout.named_by, what)
+    what, listed = f"{dataset.card.name} {layout.path}", dataset.card.identity == "listing"
+    chosen, remarks = labelled(dataset, labels, images, layout.named_by, what)
     # The time stamp of the archive stands for that of its images: if the archive is replaced, the
     # cached pixels of its listed images are not used again.
     stamps = np.array([file.stat().st_mtime_ns for file in files])
@@ -220,7 +220,7 @@ def _shards(folder: Path, path: str, progress: Progress | None) -> list[Path]:
         files = archives_at(folder, path)
         require_some(files, path, folder)
         return files
-    # A folder per pattern, since shards of different data sets have the same names.
+    # A folder per pattern, since shards of different datasets have the same names.
     place = cache_dir("shards", hashlib.sha256(path.encode()).hexdigest()[:16])
     urls = expanded(path)
     return [

@@ -121,7 +121,7 @@ def _copy(
                     raise BenchError(
                         f"the Parquet file has no column {', '.join(sorted(missing))}",
                         where=str(file),
-                        fix="fix `image` and `label` on the data set's card",
+                        fix="fix `image` and `label` on the dataset's card",
                     )
                 names = _class_names(opened, label) if named else {}
                 for batch in opened.iter_batches(_ROWS, columns=[image, label]):

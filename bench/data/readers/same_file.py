@@ -18,10 +18,10 @@ from ..collection import Collection, Rows
 TWICE: Final = "more than one image"
 
 _MOST_NAMED = 5
-#: Two equal files are allowed, unlike two names of one file: official data sets contain the former,
+#: Two equal files are allowed, unlike two names of one file: official datasets contain the former,
 #: while the latter come from a mistake in links or lists.
 _FIX = (
-    "keep every image in one place, under one class; replace a link by a copy if the data set is"
+    "keep every image in one place, under one class; replace a link by a copy if the dataset is"
     " published with both images"
 )
 
@@ -222,7 +222,7 @@ def refuse(names: Sequence[str], where: str, what: str) -> None:
 
     Args:
         names: the files that are refused.
-        where: data set and part, or file, for the message.
+        where: dataset and part, or file, for the message.
         what: completes the sentence "2 files are ...".
 
     Raises:

@@ -17,18 +17,18 @@ import pandas as pd
 from ...errors import BenchError
 from ...storage.atomic import Progress
 from ...storage.files import regular
-from ..cards.data_set import FileTable, Part
+from ..cards.dataset import FileTable, Part
 from ..cards.labels import ClassList
 from ..collection import folder_collection
 from ..pixels.image_bytes import OTHER, SYSTEM
 from .folder import COLUMNS, index_folder, key_prefix, remarks_on
 from .listing import list_folder
-from .located import DataSet, NotHere, Opened
+from .located import Dataset, NotHere, Opened
 from .same_file import TWICE, refuse
 
 
 def read_table(
-    data_set: DataSet,
+    dataset: Dataset,
     part: Part,
     layout: FileTable,
     labels: Sequence[int],
@@ -45,23 +45,23 @@ def read_table(
         BenchError: the table cannot be read, lacks a column, has a value that is not a class, or
             lists an image twice.
     """
-    assert data_set.folder is not None
-    card, what = data_set.card, f"{data_set.card.name} {layout.path}"
-    rows = _rows(data_set.folder, layout)
+    assert dataset.folder is not None
+    card, what = dataset.card, f"{dataset.card.name} {layout.path}"
+    rows = _rows(dataset.folder, layout)
     if card.identity == "listing":
-        index = list_folder(data_set.folder, layout.images, cache=cache, progress=progress).frame()
+        index = list_folder(dataset.folder, layout.images, cache=cache, progress=progress).frame()
     else:
-        index = index_folder(data_set.folder, layout.images, cache=cache, progress=progress)
+        index = index_folder(dataset.folder, layout.images, cache=cache, progress=progress)
     prefix = key_prefix(layout.images)
     listed = pd.DataFrame(
         {
             "key": prefix + _found_as(_files(rows, layout), index["key"].str.removeprefix(prefix)),
-            "number": _numbers(rows[layout.label], data_set.classes, layout),
+            "number": _numbers(rows[layout.label], dataset.classes, layout),
             "group": _groups(rows, layout),
         }
     )
     listed["label"] = listed["number"].map(dict(enumerate(labels))).astype("int64")
-    listed["class"] = listed["number"].map(dict(enumerate(data_set.classes.ids)))
+    listed["class"] = listed["number"].map(dict(enumerate(dataset.classes.ids)))
     # Before classes are left out: an image under a class that is not requested and under another
     # one has an uncertain label.
     if not listed["key"].is_unique:
@@ -73,7 +73,7 @@ def read_table(
     if found.empty:
         raise NotHere(
             f"{card.title}: none of the images that {layout.path} lists is below"
-            f" {data_set.folder / layout.images}"
+            f" {dataset.folder / layout.images}"
         )
     remarks = remarks_on(found, what)
     missing = sorted(set(listed["key"]) - set(found["key"]))
@@ -85,7 +85,7 @@ def read_table(
         )
     collection = folder_collection(
         what,
-        data_set.folder,
+        dataset.folder,
         found,
         grouped=bool(layout.group),
         listed=card.identity == "listing",
@@ -166,7 +166,7 @@ def _check_columns(table: pd.DataFrame, needed: Sequence[str], path: Path) -> No
             f"the table has no column {', '.join(missing)}; its columns are"
             f" {', '.join(map(str, table.columns))}",
             where=str(path),
-            fix="use the table that comes with the data set, or fix the card",
+            fix="use the table that comes with the dataset, or fix the card",
         )
 
 
@@ -233,7 +233,7 @@ def _numbers(values: pd.Series[str], classes: ClassList, layout: FileTable) -> p
         raise BenchError(
             f"the column {layout.label} has values that are not a class: {', '.join(unknown[:5])}",
             where=layout.path,
-            fix="use the table that comes with the data set, or fix the card",
+            fix="use the table that comes with the dataset, or fix the card",
         )
     return values.map(names).astype("int64")
 

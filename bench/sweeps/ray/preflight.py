@@ -44,7 +44,7 @@ class NodeQuery:
         store: absolute path of the store.
         mark: name of the file in the store that the driver wrote.
         token: content of that file.
-        data_root: absolute path of the data sets, if given.
+        data_root: absolute path of the datasets, if given.
         gpus: number of GPUs that Ray offers on the node; 0 if trials use none.
         environment: variables of the driver, as (name, value).
     """

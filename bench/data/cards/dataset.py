@@ -1,4 +1,4 @@
-"""Read a data set's card: a TOML file with its licence, classes, layouts on disk and downloads.
+"""Read a dataset's card: a TOML file with its licence, classes, layouts on disk and downloads.
 
 A card lists every layout in which people commonly have the data, so that an existing copy is used
 in place. `bench.data.readers` has a reader for each layout.
@@ -25,7 +25,7 @@ from ...plain import NAME
 from ...plugins import unknown
 from ...storage.files import absent
 from ...validation import problems
-from .inheritance import data_set_paths, read_table
+from .inheritance import dataset_paths, read_table
 
 #: What identifies a class in the data: its identity, its name, or its number in the class list.
 Naming = Literal["id", "name", "number"]
@@ -57,7 +57,7 @@ class Folders(_CardModel):
 
     # The only layout that may omit its kind; `_kind` supplies the default for tables from TOML.
     kind: Literal["folders"] = "folders"
-    path: str = Field(description='below the data set\'s folder; "." for the folder itself')
+    path: str = Field(description='below the dataset\'s folder; "." for the folder itself')
     named_by: tuple[Naming, ...] = Field(
         default=("id",),
         description="how class folders may be named; detected if there are several ways",
@@ -75,7 +75,7 @@ class Flat(_CardModel):
     lists: tuple[str, ...] = Field(
         min_length=1,
         description=(
-            "lists of classes (see `ground_truth`) below the data set's folder; the first that"
+            "lists of classes (see `ground_truth`) below the dataset's folder; the first that"
             " exists is read"
         ),
     )
@@ -210,18 +210,18 @@ class ParquetFiles(_CardModel):
 
 
 class Corrupted(_CardModel):
-    """Images of another data set's part, corrupted when they are read; nothing is on disk."""
+    """Images of another dataset's part, corrupted when they are read; nothing is on disk."""
 
     kind: Literal["corrupted"]
     # Named `path` as in the other layouts, which lets code that lists layouts treat all alike.
-    path: str = Field(description="data set and part of the clean images, such as `imagenet/val`")
+    path: str = Field(description="dataset and part of the clean images, such as `imagenet/val`")
     corruption: str
     severity: int
     seed: int = 0
     # The photographs belong to the published code of ImageNet-C and are not part of this package.
     photographs: str = Field(
         default="imagenet-c-frost/photographs",
-        description="data set and part of the photographs that the corruption frost uses",
+        description="dataset and part of the photographs that the corruption frost uses",
     )
 
 
@@ -245,7 +245,7 @@ Layout = Annotated[
 
 
 class Part(_CardModel):
-    """One part of a data set, such as its test images.
+    """One part of a dataset, such as its test images.
 
     The first of its layouts that is on disk is read.
     """
@@ -280,7 +280,7 @@ class Archive(_CardModel):
         description="type of the file; compression of a tar is detected"
     )
     into: str = Field(
-        default=".", description="folder below the data set's folder to unpack or move it to"
+        default=".", description="folder below the dataset's folder to unpack or move it to"
     )
     strip: int = Field(
         default=0, ge=0, description="number of leading folders to remove from names in the archive"
@@ -301,8 +301,8 @@ class Fetch(_CardModel):
     note: str = Field(default="", description="what to know before downloading")
 
 
-class DataSetCard(_CardModel):
-    """One data set, independent of the suites that use it."""
+class DatasetCard(_CardModel):
+    """One dataset, independent of the suites that use it."""
 
     name: str = Field(pattern=NAME)
     title: str
@@ -311,7 +311,7 @@ class DataSetCard(_CardModel):
     homepage: str = ""
     uncertain: str = Field(default="", description="facts on this card that could not be checked")
     # A backbone that was trained on the original has seen the images of the prepared copy, too.
-    made_of: str = Field(default="", description="data set that this is a prepared copy of")
+    made_of: str = Field(default="", description="dataset that this is a prepared copy of")
     folders: tuple[str, ...] = Field(
         min_length=1,
         description="names that its folder below a data root may have, usual name first",
@@ -341,17 +341,17 @@ class DataSetCard(_CardModel):
 
     @property
     def is_made(self) -> bool:
-        """Whether all images are generated from another data set's and none are on disk."""
+        """Whether all images are generated from another dataset's and none are on disk."""
         # As in `open_part`: a part whose first layout is `Corrupted` is generated.
         return all(isinstance(part.layouts[0], Corrupted) for part in self.parts.values())
 
     @model_validator(mode="after")
-    def _duplicates_are_of_parts(self) -> DataSetCard:
+    def _duplicates_are_of_parts(self) -> DatasetCard:
         check_duplicates(self.duplicates, self.parts)
         return self
 
     @model_validator(mode="after")
-    def _folders_are_plain(self) -> DataSetCard:
+    def _folders_are_plain(self) -> DatasetCard:
         # An absolute path is for the card of one person's own data. Among alternatives it would
         # win on that machine alone, and others would read different images.
         for folder in self.folders:
@@ -363,27 +363,27 @@ class DataSetCard(_CardModel):
         return self
 
 
-def read_data_set(path: Path) -> DataSetCard:
-    """Read and validate a data set's card.
+def read_dataset(path: Path) -> DatasetCard:
+    """Read and validate a dataset's card.
 
     Raises:
         UsageError: the file is not TOML, or a field is invalid (the message names it).
     """
     try:
-        return DataSetCard.model_validate(read_table(path))
+        return DatasetCard.model_validate(read_table(path))
     except ValidationError as error:
         raise UsageError(
-            f"the data set's card is invalid: {problems(error, DataSetCard, whole='card')}",
+            f"the dataset's card is invalid: {problems(error, DatasetCard, whole='card')}",
             where=str(path),
             fix="fix these fields",
         ) from error
 
 
-def find_data_set(name: str, relative_to: Path | None = None) -> tuple[DataSetCard, Path]:
-    """Return the card of a data set and the path of its file.
+def find_dataset(name: str, relative_to: Path | None = None) -> tuple[DatasetCard, Path]:
+    """Return the card of a dataset and the path of its file.
 
     Args:
-        name: name of an installed data set, or path of a TOML file.
+        name: name of an installed dataset, or path of a TOML file.
         relative_to: folder that the path is relative to; default: the working directory.
 
     Raises:
@@ -392,13 +392,13 @@ def find_data_set(name: str, relative_to: Path | None = None) -> tuple[DataSetCa
     if name.endswith(".toml"):
         path = (relative_to or Path()) / name
         if why := absent(path):
-            raise UsageError(why, fix="run `bench data list` to list the data sets")
+            raise UsageError(why, fix="run `bench data list` to list the datasets")
         # Paths on the card are relative to the card's own folder, also if a link leads to it.
-        return read_data_set(path), path.resolve()
-    paths = data_set_paths()
+        return read_dataset(path), path.resolve()
+    paths = dataset_paths()
     if name not in paths:
         raise unknown(
-            "data set",
+            "dataset",
             name,
             paths,
             fix=(
@@ -406,4 +406,4 @@ def find_data_set(name: str, relative_to: Path | None = None) -> tuple[DataSetCa
                 " .toml"
             ),
         )
-    return read_data_set(paths[name]), paths[name]
+    return read_dataset(paths[name]), paths[name]
