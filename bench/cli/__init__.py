@@ -8,12 +8,13 @@ import sys
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand
 
 from ..console.signals import StopHandler, handled_by
 from ..errors import BenchError, EndedByPlugin, UserFacingError
 from ..plain import plain
 from ..plugins import entries, loaded
+from .help import Command, Group, Verbs
 
 _HELP = """Fine-tune a pre-trained image model and measure its in-distribution and
 out-of-distribution accuracy.
@@ -25,8 +26,7 @@ out-of-distribution accuracy.
   bench methods                                  list the installed methods
 """
 
-#: Subcommands in the order in which the help lists them: running first, then looking at results,
-#: then the inventory, then maintenance. Each name is also the name of its module in this package.
+#: The built-in subcommands. Each name is also the name of its module in this package.
 _VERBS = (
     "run",
     "sweep",
@@ -56,6 +56,8 @@ def build_app() -> typer.Typer:
         help=_HELP,
         no_args_is_help=True,
         rich_markup_mode=None,
+        # Subcommands inherit it. As wide as the terminal, up to where lines are hard to follow.
+        context_settings={"max_content_width": 120},
         # `main` prints the errors; Typer's own tracebacks would come before it.
         pretty_exceptions_enable=False,
     )
@@ -84,7 +86,7 @@ def build_app() -> typer.Typer:
     return app
 
 
-class _Verbs(TyperGroup):
+class _Verbs(Verbs):
     """A command group that reports `sys.exit` inside a built-in command as a plug-in's failure.
 
     Built-in commands end by returning or by raising an error, so only code of a method or another
@@ -103,9 +105,12 @@ class _Verbs(TyperGroup):
 
 def _add(app: typer.Typer, verb: str, command: Any) -> None:
     if isinstance(command, typer.Typer):
-        app.add_typer(command, name=verb)
+        for registered in command.registered_commands:
+            if registered.cls is TyperCommand:
+                registered.cls = Command
+        app.add_typer(command, name=verb, cls=Group)
     else:
-        app.command(verb)(command)
+        app.command(verb, cls=Command)(command)
 
 
 def _version(requested: bool) -> None:

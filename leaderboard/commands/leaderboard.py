@@ -139,7 +139,7 @@ def leaderboard(
         int | None, typer.Option("--port", help="with --serve: the port", show_default="a free one")
     ] = None,
 ) -> None:
-    """Show the measured trade-off.
+    """Show the measured trade-off: ID and OOD accuracy of every method, or the same as a web page.
 
     ID, every shift, the OOD average and the cost of every method, averaged over seeds. Only
     comparable rows share a table: same suite, backbone weights, images and pixels. Other runs are

@@ -66,7 +66,7 @@ def plot(
     ] = False,
     dark: Annotated[bool, typer.Option("--dark", help="colours for a dark background")] = False,
 ) -> None:
-    """Plot a board.
+    """Write a chart of a board to a file.
 
     scatter: ID against OOD with 95 % intervals over seeds, the interpolation curve of full
     fine-tuning, the Pareto front and the line of standard models where it is known. curve: accuracy

@@ -19,7 +19,7 @@ def report(
     method: MethodsOption = None,
     dark: Annotated[bool, typer.Option("--dark", help="colours for a dark background")] = False,
 ) -> None:
-    """Write a report that is ready to quote.
+    """Write a report of a board that is ready to quote: tables, figures and the protocol.
 
     report.md describes the results and the protocol in sentences, with tables and figures. Next to
     it are references.bib and, per suite and backbone, the board as LaTeX, Markdown, CSV and JSON
