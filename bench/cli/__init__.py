@@ -46,8 +46,12 @@ _VERBS = (
 _REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT})
 
 
-def build_app() -> typer.Typer:
-    """Return the application with all subcommands, including those of plug-ins."""
+def build_app(only: str = "") -> typer.Typer:
+    """Return the application with all subcommands, including those of plug-ins.
+
+    Args:
+        only: Name of a subcommand that is enough; the modules of the others are not imported.
+    """
     import importlib
 
     app = typer.Typer(
@@ -73,10 +77,14 @@ def build_app() -> typer.Typer:
         if debug:
             os.environ["BENCH_DEBUG"] = "1"
 
-    for verb in _VERBS:
+    plugins = entries("bench.commands")
+    wanted = {only} if only in {*_VERBS, *plugins} else {*_VERBS, *plugins}
+    for verb in (verb for verb in _VERBS if verb in wanted):
         module = importlib.import_module(f".{verb}", __name__)
         _add(app, verb, getattr(module, "app", None) or module.command)
-    for verb, entry in entries("bench.commands").items():
+    for verb, entry in plugins.items():
+        if verb not in wanted:
+            continue
         try:
             _add(app, verb, loaded(entry))
         except BenchError as error:
@@ -111,6 +119,19 @@ def _add(app: typer.Typer, verb: str, command: Any) -> None:
         app.add_typer(command, name=verb, cls=Group)
     else:
         app.command(verb, cls=Command)(command)
+
+
+def _completed_verb() -> str:
+    """Return the subcommand whose words a shell wants completed; empty if there is none.
+
+    A TAB must not wait for the modules of the other subcommands.
+    """
+    if "_BENCH_COMPLETE" not in os.environ:
+        return ""
+    words = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    typed = words.split()
+    # The word at the cursor is still being typed, unless a space ends it.
+    return typed[1] if len(typed) > 2 or (len(typed) == 2 and words[-1].isspace()) else ""
 
 
 def _version(requested: bool) -> None:
@@ -152,7 +173,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with handled_by(StopHandler()):
             # Not standalone: Typer then raises its usage errors, which are reported as all others.
-            status = build_app()(arguments, prog_name="bench", standalone_mode=False)
+            status = build_app(_completed_verb())(
+                arguments, prog_name="bench", standalone_mode=False
+            )
         sys.exit(status if isinstance(status, int) else 0)
     except _WRONG_USAGE as error:
         from ..tables.table import print_error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..console import completion
 from ..console.options import BackboneOption, DataOption, SuiteOption
 from ..tables.table import Column, Format, FormatOption, Table, print_tables, say
 
@@ -20,7 +21,9 @@ def command(
     name: Annotated[
         str,
         typer.Argument(
-            help="method (name or .py file) or suite (name or .toml card)", show_default=False
+            help="method (name or .py file) or suite (name or .toml card)",
+            show_default=False,
+            autocompletion=completion.methods_and_suites,
         ),
     ],
     suite: SuiteOption = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.filesize import decimal as size
 
+from ..console import completion
 from ..data.cards.dataset import Part, find_dataset
 from ..data.cards.inheritance import dataset_paths, suite_names
 from ..data.cards.locations import data_roots, writable_root
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None)
 
 NameArgument = Annotated[
-    str, typer.Argument(help="name of a dataset, or a card of your own (.toml)")
+    str,
+    typer.Argument(
+        help="name of a dataset, or a card of your own (.toml)",
+        autocompletion=completion.datasets,
+    ),
 ]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 
 from ..configure import broken_methods, load_method, method_names
+from ..console import completion
 from ..errors import UsageError
 from ..plugins import trust
 from ..tables.table import Cell, Column, Format, FormatOption, Table, print_tables, say
@@ -78,7 +79,9 @@ def print_methods(form: FormatOption = Format.table) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="name or file of a method")],
+    name: Annotated[
+        str, typer.Argument(help="name or file of a method", autocompletion=completion.methods)
+    ],
     form: FormatOption = Format.table,
 ) -> None:
     """Show a method and its parameters with defaults, bounds and search spaces."""

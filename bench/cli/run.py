@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..console import completion
 from ..console.options import (
     AllowCodeOption,
     ConfigOption,
@@ -39,7 +40,11 @@ def command(
     settings: dict[str, Any],
     methods: Annotated[
         list[str] | None,
-        typer.Argument(help="names or .py files of methods", show_default=False),
+        typer.Argument(
+            help="names or .py files of methods",
+            show_default=False,
+            autocompletion=completion.methods,
+        ),
     ] = None,
     seeds: SeedsOption = None,
     seed: SeedOption = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..console import completion
 from ..console.options import DataOption, SuiteOption
 from ..errors import NothingMatched, UsageError
 from ..tables.table import (
@@ -55,7 +56,8 @@ def command(
     run: Annotated[
         str,
         typer.Argument(
-            help="folder, start of the fit_id or eval_id, or name on the leaderboard of a run"
+            help="folder, start of the fit_id or eval_id, or name on the leaderboard of a run",
+            autocompletion=completion.rows,
         ),
     ],
     seed: Annotated[

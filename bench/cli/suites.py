@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..console import completion
 from ..data.cards.inheritance import suite_names
 from ..data.cards.locations import data_roots, find_root
 from ..data.cards.suite_card import SuiteCard, find_card
@@ -65,7 +66,13 @@ def print_suites(data_root: DataRootOption = None, form: FormatOption = Format.t
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="name of a suite, or a card of your own (.toml)")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="name of a suite, or a card of your own (.toml)",
+            autocompletion=completion.suites,
+        ),
+    ],
     data_root: DataRootOption = None,
     form: FormatOption = Format.table,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..console import completion
 from ..console.options import (
     AllowCodeOption,
     ConfigOption,
@@ -38,6 +39,7 @@ def command(
         typer.Argument(
             help="names or .py files of methods, METHOD:KEY=VALUE,..., or `all` for all installed",
             show_default=False,
+            autocompletion=completion.methods,
         ),
     ] = None,
     seeds: SeedsOption = None,

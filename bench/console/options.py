@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ..run_spec import parse_assignments
+from . import completion
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -27,6 +28,7 @@ SuiteOption = Annotated[
         "--suite",
         help="name of a suite, or a card of your own (.toml)",
         show_default="mini-shifts",
+        autocompletion=completion.suites,
     ),
 ]
 BackboneOption = Annotated[
@@ -35,6 +37,7 @@ BackboneOption = Annotated[
         "--backbone",
         help="such as timm:tf_efficientnet_lite0 (`bench backbones`)",
         show_default="the suite's own",
+        autocompletion=completion.backbones,
     ),
 ]
 DataOption = Annotated[
@@ -134,6 +137,16 @@ def _kind(field: FieldInfo) -> Any:
     return field.annotation
 
 
+#: Field of a spec -> what completes its option.
+_COMPLETED: dict[str, Callable[..., list[str]]] = {
+    "of": completion.methods,
+    "suite": completion.suites,
+    "suites": completion.suites,
+    "backbone": completion.backbones,
+    "backbones": completion.backbones,
+}
+
+
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     extra: Any = field.json_schema_extra
     kind, origin = _kind(field), get_origin(_kind(field))
@@ -145,6 +158,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         help=field.description,
         show_default=extra["shown"],
         min=least,
+        autocompletion=_COMPLETED.get(name),
         metavar=extra["metavar"] or ("KEY=VALUE" if origin is dict else None),
     )
     # A Literal is parsed as text, so that a wrong value gets the error of the model, which is the

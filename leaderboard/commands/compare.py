@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.console import completion
 from bench.errors import NothingMatched, UsageError
 from bench.tables.table import (
     Cell,
@@ -31,13 +32,15 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="a row: its name on the board, its method, or the first characters of a fit_id"
+            help="a row: its name on the board, its method, or the first characters of a fit_id",
+            autocompletion=completion.rows,
         ),
     ],
     b: Annotated[
         str | None,
         typer.Argument(
-            help="the row to compare with, likewise; if omitted, duplicate runs of A are compared"
+            help="the row to compare with, likewise; if omitted, duplicate runs of A are compared",
+            autocompletion=completion.rows,
         ),
     ] = None,
     store: StoreOption = None,

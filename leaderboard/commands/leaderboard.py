@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bench.console import completion
 from bench.errors import Interrupted, NothingMatched, UsageError
 from bench.tables.table import Format, FormatOption, StoreOption, Table, print_tables, say
+
+from .selection import BackbonesOption, MethodsOption, SuitesOption
 
 if TYPE_CHECKING:
     from bench.results.record import RunRecord
@@ -20,6 +23,29 @@ if TYPE_CHECKING:
 
     from ..board.tables import View
     from ..page.source import Source
+
+
+#: `measures.EXTRAS`, which takes SciPy to import: help and completion must not wait for it.
+COLUMNS = (
+    "accuracy",
+    "class_mean",
+    "macro_f1",
+    "worst_group",
+    "nll",
+    "ece",
+    "brier",
+    "id_matched",
+    "worst_shift",
+    "curve_area",
+    "id_val",
+    "memory",
+    "eval_seconds",
+)
+
+
+def _complete_columns(incomplete: str) -> list[str]:
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in completion.starting(("all", *COLUMNS), last)]
 
 
 class Ties(StrEnum):
@@ -47,15 +73,9 @@ class By(StrEnum):
 
 def leaderboard(
     store: StoreOption = None,
-    suite: Annotated[
-        list[str] | None, typer.Option("--suite", help="only this suite; repeat it, or use * and ?")
-    ] = None,
-    backbone: Annotated[
-        list[str] | None, typer.Option("--backbone", help="only this backbone, likewise")
-    ] = None,
-    method: Annotated[
-        list[str] | None, typer.Option("--method", help="only this method or row, likewise")
-    ] = None,
+    suite: SuitesOption = None,
+    backbone: BackbonesOption = None,
+    method: MethodsOption = None,
     sort: Annotated[
         str,
         typer.Option("--sort", help="column to sort by, best first: ood, id, a shift, cost ..."),
@@ -72,10 +92,9 @@ def leaderboard(
             "--columns",
             help=(
                 "additional columns, comma-separated, or `all` those that a terminal has no room"
-                " for: accuracy, class_mean, macro_f1, worst_group,"
-                " nll, ece, brier, id_matched, worst_shift, curve_area, id_val, memory,"
-                " eval_seconds"
+                f" for: {', '.join(COLUMNS)}"
             ),
+            autocompletion=_complete_columns,
         ),
     ] = "",
     ties: Annotated[
@@ -207,16 +226,14 @@ def _extra_columns(columns: str) -> tuple[list[str], bool]:
     Returns:
         The additional columns, and whether a narrow terminal shows all columns.
     """
-    from ..board.measures import EXTRAS
-
     named = [name.strip().replace("-", "_") for name in columns.split(",") if name.strip()]
     extras = [name for name in named if name != "all"]
     for name in extras:
-        if name not in EXTRAS:
+        if name not in COLUMNS:
             raise UsageError(
                 f"there is no column `{name}`",
                 where="--columns",
-                fix=f"one of: all, {', '.join(EXTRAS)}",
+                fix=f"one of: all, {', '.join(COLUMNS)}",
             )
     return extras, "all" in named
 

@@ -21,6 +21,8 @@ from bench.tables.table import (
     print_tables,
 )
 
+from .selection import BackbonesOption, MethodsOption, SuitesOption
+
 if TYPE_CHECKING:
     from bench.results.record import RunRecord
 
@@ -44,15 +46,9 @@ def scores(
         typer.Argument(help="calibration, reliability (the bins), detection, classes, groups"),
     ],
     store: StoreOption = None,
-    suite: Annotated[
-        list[str] | None, typer.Option("--suite", help="only this suite; repeat it, or use * and ?")
-    ] = None,
-    backbone: Annotated[
-        list[str] | None, typer.Option("--backbone", help="only this backbone, likewise")
-    ] = None,
-    method: Annotated[
-        list[str] | None, typer.Option("--method", help="only this method or row, likewise")
-    ] = None,
+    suite: SuitesOption = None,
+    backbone: BackbonesOption = None,
+    method: MethodsOption = None,
     split: Annotated[
         list[str] | None,
         typer.Option(

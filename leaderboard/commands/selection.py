@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.console import completion
 from bench.errors import NothingMatched
 
 if TYPE_CHECKING:
@@ -17,13 +18,30 @@ if TYPE_CHECKING:
 Patterns = list[str] | None
 SuitesOption = Annotated[
     Patterns,
-    typer.Option("--suite", help="only this suite; repeat it, or use * and ?", show_default=False),
+    typer.Option(
+        "--suite",
+        help="only this suite; repeat it, or use * and ?",
+        show_default=False,
+        autocompletion=completion.suites,
+    ),
 ]
 BackbonesOption = Annotated[
-    Patterns, typer.Option("--backbone", help="only this backbone, likewise", show_default=False)
+    Patterns,
+    typer.Option(
+        "--backbone",
+        help="only this backbone, likewise",
+        show_default=False,
+        autocompletion=completion.backbones,
+    ),
 ]
 MethodsOption = Annotated[
-    Patterns, typer.Option("--method", help="only this method or row, likewise", show_default=False)
+    Patterns,
+    typer.Option(
+        "--method",
+        help="only this method or row, likewise",
+        show_default=False,
+        autocompletion=completion.rows,
+    ),
 ]
 OutputOption = Annotated[
     Path, typer.Option("-o", "--output", help="the file or folder to write", show_default=False)
