@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ..results.store import Store
 
 _SCORES = ("score", "accuracy", "class_mean", "macro_f1", "nll", "ece", "brier", "worst_group")
+#: Fields of the record that only `--verbose` shows.
+_HASHES = ("record_schema", "protocol", "backbone_sha256", "identity", "origin")
 #: Fields of the record that have a table, a column or a note of their own, and so are not repeated
 #: in the table `run`. A field that is added to the record appears there by itself.
 _APART = {
@@ -71,6 +73,9 @@ def command(
             help="render what the method does to training images: maps, masks and fills",
         ),
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="show hashes and the identity of the run too")
+    ] = False,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="with --masks: the image file to write")
     ] = Path("masks.png"),
@@ -78,7 +83,7 @@ def command(
     data_root: DataOption = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Show one run: its parameters, metrics, selection on id-val and provenance.
+    """Show one run: its scores, parameters, selection on id-val and provenance.
 
     csv contains the metrics only. json is the record itself.
 
@@ -103,7 +108,7 @@ def command(
         print_json({"record": record.model_dump(mode="json")})
         return
     # csv is one table, and the metrics are the one that a program can use.
-    described = describe(record)
+    described = describe(record, verbose=verbose)
     print_tables(
         [table for table in described if form is not Format.csv or table.title == "metrics"], form
     )
@@ -141,6 +146,8 @@ def find_run(store: Store, name: str, seed: int | None = None) -> RunRecord:
         or record.eval_id.startswith(name)
         if seed is None or record.seed == seed
     ]
+    # `full-finetune` is the plain row, where there is one, and not also `full-finetune (lr=1)`.
+    found = [record for record in found if record.label == name] or found
     if not found:
         raise NothingMatched(
             f"no run matches `{name}`" + ("" if seed is None else f" with seed {seed}"),
@@ -167,27 +174,33 @@ def find_run(store: Store, name: str, seed: int | None = None) -> RunRecord:
     return found[0]
 
 
-def describe(record: RunRecord) -> list[Table]:
-    """Return a record as tables, without the empty ones."""
-    whole = record.model_dump(mode="json")
+def describe(record: RunRecord, *, verbose: bool) -> list[Table]:
+    """Return a record as tables, without the empty ones: what a reader wants first comes first.
+
+    Args:
+        record: The run.
+        verbose: Add what only programs compare: hashes, versions of formats, the identity.
+    """
+    stated = {
+        key: value
+        for key, value in record.model_dump(mode="json").items()
+        if key not in _APART and value not in (None, "", {}, [])
+    }
     tables = [
-        _pairs(
-            "run",
-            {
-                key: value
-                for key, value in whole.items()
-                if key not in _APART and value not in (None, "")
-            },
-        ),
-        _pairs("method", flat(record.method)),
+        Table([Column("error")], [{"error": line} for line in record.error.splitlines()], "error"),
         _metrics(record),
+        _pairs("run", {key: value for key, value in stated.items() if key not in _HASHES}),
+        _pairs("method", flat(record.method)),
         _pairs("selection on id-val", flat(record.selection)),
         _pairs("measured constants", record.facts),
         _curve(record),
-        _pairs("data (fingerprints)", record.data),
         _pairs("provenance", flat(record.provenance)),
-        Table([Column("error")], [{"error": line} for line in record.error.splitlines()], "error"),
     ]
+    if verbose:
+        tables += [
+            _pairs("identity", {key: stated[key] for key in _HASHES if key in stated}),
+            _pairs("data (fingerprints)", record.data),
+        ]
     return [table for table in tables if table.rows]
 
 

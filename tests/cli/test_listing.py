@@ -99,6 +99,25 @@ def test_show_lists_the_candidates_of_an_ambiguous_name(store: Store) -> None:
     assert isinstance(bench("show", "nothing", "--store", store.root).exception, NothingMatched)
 
 
+def test_the_exact_name_of_a_row_wins_over_its_variants(store: Store) -> None:
+    store.save_run(run_record("abc"))
+    store.save_run(run_record("def", label="wise-ft (alpha=0.3)"))
+    for name, fit_id in (("wise-ft", "abc"), ("wise-ft (alpha=0.3)", "def")):
+        shown = bench("show", name, "--store", store.root, "--format", "json")
+        assert json.loads(shown.stdout)["record"]["fit_id"] == fit_id
+
+
+def test_show_begins_with_scores_and_leaves_hashes_to_verbose(store: Store) -> None:
+    store.save_run(run_record("abc"))
+    shown = bench("show", "abc", "--store", store.root).stdout
+    assert shown.startswith("metrics\nsplit ")
+    assert shown.index("\nrun\n") < shown.index("\nmethod\n")
+    assert "backbone_sha256" not in shown
+    everything = bench("show", "abc", "--store", store.root, "--verbose").stdout
+    assert everything.startswith(shown.rstrip("\n"))
+    assert "backbone_sha256" in everything.removeprefix(shown.rstrip("\n"))
+
+
 def test_show_tells_a_whole_error(store: Store) -> None:
     store.save_run(
         run_record(
