@@ -124,7 +124,7 @@ class RunSpec(Common):
     search: bool = requested(
         False,
         "fit and score id-val only, for choosing parameters; no shift is evaluated",
-        flag="--search",
+        flag="--id-val-only",
     )
     trials: int = requested(
         0,
@@ -311,7 +311,7 @@ def read_config(path: Path | None) -> dict[str, Any]:
     try:
         return read_toml(path)
     except OSError as error:
-        fix = "give a TOML file; `bench sweep METHOD... --dump-config` writes one"
+        fix = "give a TOML file; `bench run` and `bench sweep` write one with --dump-config"
         raise UsageError(
             f"the configuration cannot be read: {error.strerror}", where=str(path), fix=fix
         ) from error

@@ -17,6 +17,7 @@ from ..console.options import (
 )
 from ..plugins import backbone_kinds, entries, trust, unknown
 from ..run_spec import RunSpec, Settings, read_config, run_spec
+from ..storage.files import toml_of
 from ..tables.table import (
     Column,
     Format,
@@ -50,6 +51,9 @@ def command(
     seed: SeedOption = None,
     config: ConfigOption = None,
     allow_code: AllowCodeOption = False,
+    dump_config: Annotated[
+        bool, typer.Option("--dump-config", help="print the configuration as TOML and exit")
+    ] = False,
     fresh: Annotated[
         bool,
         typer.Option(
@@ -101,6 +105,9 @@ def command(
     # may come from somebody else, so they need --allow-code.
     trust([options, read_config(config) if allow_code else {}])
     spec = run_spec(options, config)
+    if dump_config:
+        typer.echo(toml_of(spec.model_dump(mode="json", exclude_none=True)), nl=False)
+        return
     check_names(spec.methods, spec.suite, spec.backbone)
 
     # Imported only now: these import torch, and a misspelt name should be reported at once.

@@ -23,6 +23,10 @@ _MEANT = {
     "bench board": "bench leaderboard",
     "bench list": "bench methods",
 }
+#: (command, option) -> what an option that is gone, or that another command has, is here.
+_RENAMED = {
+    ("bench run", "search"): "--id-val-only to fit and score id-val only, --trials N to search",
+}
 #: What Typer, or pydantic within it, says of a value -> what it must be.
 _VALUES = (
     (r"Input should be a valid integer.*|.* is not a valid integer\.?", "must be a whole number"),
@@ -75,6 +79,8 @@ def _unknown_option(error: Any, command: str, arguments: list[str]) -> UsageErro
         ]
         value = next(filter(None, words), "VALUE")
         return UsageError(f"{what}: `{key}` is a parameter", fix=f"--set {key}={value}")
+    if (command, key) in _RENAMED:
+        return UsageError(what, fix=_RENAMED[command, key])
     near = difflib.get_close_matches(name, error.possibilities or (), n=1, cutoff=0.6)
     return UsageError(what, fix=f"did you mean {near[0]}?" if near else f"`{command} --help`")
 

@@ -58,10 +58,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help=(
-            "TOML file with these fields (`bench sweep --dump-config` writes one); options override"
-            " it"
-        ),
+        help=("TOML file with these fields, as --dump-config writes one; options override it"),
     ),
 ]
 AllowCodeOption = Annotated[

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from bench.cli import main
@@ -27,6 +30,7 @@ from support.messages import states
         ("data fecth", ("bench data fecth", "bench data fetch")),
         ("merge https://example.org/x.shiftpack", ("https://example.org", "download")),
         ("evaluate hf://a/b", ("hf://a/b", "download")),
+        ("run wise-ft --search", ("--search", "--id-val-only", "--trials")),
         ("train full-finetune", ("bench train", "bench run")),
         ("runn full-finetune", ("bench runn", "bench run")),
     ],
@@ -55,3 +59,19 @@ def test_help_and_version_are_no_errors(
     assert ended.value.code == code
     assert "error:" not in shown
     assert typed == "--version" or "Usage" in shown
+
+
+@pytest.mark.parametrize("verb", ["run", "sweep"])
+def test_a_dumped_configuration_means_the_same_command(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dumped(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([verb, *arguments, "--dump-config"])
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    file = tmp_path / "my.toml"
+    file.write_text(dumped("wise-ft", "--of", "lp-ft", "--set", "alpha=0.3", "--seeds", "2"))
+    assert tomllib.loads(file.read_text())["set"] == {"alpha": 0.3}
+    assert dumped("--config", str(file)) == file.read_text()
