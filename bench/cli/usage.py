@@ -23,7 +23,7 @@ _MEANT = {
     "bench board": "bench leaderboard",
     "bench list": "bench methods",
 }
-#: (command, option) -> what an option that is gone, or that another command has, is here.
+#: (command, option that it has no longer) -> what to type instead.
 _RENAMED = {
     ("bench run", "search"): "--id-val-only to fit and score id-val only, --trials N to search",
 }

@@ -1,14 +1,13 @@
 """What a shell completes: names of methods, suites, backbones, datasets and rows.
 
 Each function takes what has been typed of a word and returns the words that it may become. Nothing
-here imports torch or executes a plug-in's code: a TAB must be answered at once. What cannot be read
-completes to nothing, since a shell has no place for an error.
+here imports torch or a method: a TAB must be answered at once. What cannot be read completes to
+nothing, since a shell has no place for an error.
 """
 
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Iterable
 from itertools import islice
@@ -17,8 +16,10 @@ from typing import Any
 
 from ..errors import UserFacingError
 from ..plugins import backbone_kinds, entries, named_files
+from ..storage.files import read_json
 
-#: Records that are read for names of rows; the newest would take a `stat` of each.
+#: How many records are read for names of rows, whichever come first: a TAB on a store of thousands
+#: must not take seconds.
 _AT_MOST = 500
 
 
@@ -56,9 +57,9 @@ def rows(ctx: Any, incomplete: str) -> list[str]:
     names = set()
     for path in islice(glob.iglob(pattern), _AT_MOST):
         try:
-            record = json.loads(Path(path).read_bytes())
+            record = read_json(Path(path))
             names |= {record["method"]["name"], record["label"]}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     # bash inserts a word as it is: a name with spaces would become several words.
     return starting((n for n in names if isinstance(n, str) and " " not in n), incomplete)

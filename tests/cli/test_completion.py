@@ -1,8 +1,10 @@
 """Completion in a shell: the words that a TAB offers, and what it must not wait for."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ from bench.cli import main
 from bench.leaderboard.board.measures import EXTRAS
 from bench.leaderboard.commands.leaderboard import COLUMNS
 
+Offered = Callable[[str], list[str]]
+
 
 @pytest.fixture
-def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Offered:
     """What bash is offered for the last word of a command line."""
 
     def complete(line: str) -> list[str]:
@@ -47,11 +51,11 @@ def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("bench run no-such-method", []),
     ],
 )
-def test_names_are_completed(offered, line: str, words: list[str]) -> None:
+def test_names_are_completed(offered: Offered, line: str, words: list[str]) -> None:
     assert offered(line) == words
 
 
-def test_rows_of_the_store_are_completed(offered, tmp_path: Path) -> None:
+def test_rows_of_the_store_are_completed(offered: Offered, tmp_path: Path) -> None:
     def save(run: str, text: str) -> None:
         folder = tmp_path / "store" / "runs" / "suite" / "backbone" / "method" / run
         folder.mkdir(parents=True)
@@ -61,6 +65,10 @@ def test_rows_of_the_store_are_completed(offered, tmp_path: Path) -> None:
     save("b", json.dumps({"method": {"name": "my\x1b[31m"}, "label": "my-own"}))
     save("c", json.dumps({"method": [], "label": "my-other"}))
     save("d", "[" * 100_000)
+    save("e", "")
+    pipe = tmp_path / "store" / "runs" / "suite" / "backbone" / "method" / "e" / "record.json"
+    pipe.unlink()
+    os.mkfifo(pipe)  # reading it would never end
     at = f"--store {tmp_path / 'store'}"
     # A label with spaces would become several words.
     assert offered(f"bench compare {at} m") == ["mine", "my-own"]
